@@ -1,0 +1,25 @@
+"""`shoal`: the command line. Heavy imports happen inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from shoal.errors import UserError
+from shoal_data.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Pre-train DeepSeek-V3-style models on clusters whose nodes come and go.",
+)
+
+
+def run() -> None:
+    """Entry point: errors that are the user's to mend are one message and exit code 2."""
+    try:
+        app()
+    except (UserError, InputError) as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,112 @@
+"""What the platform asks of a workload: the whole of what it knows about models.
+
+A workload is named by its dotted path (`package.module:Class`) and started inside a worker whose cell
+already is a `torch.distributed` world. It never sees Ray, nodes, other cells or failures. The platform sums
+what it is given over the cells, decides whether a step commits, and copies state between replicas.
+
+Every quantity a replica hands out is a **sum over the samples it was given**, never a mean: sums over workers
+and cells do not depend on how many there are, and are divided once, in `commit`, by the global batch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from shoal.errors import UserError
+
+__all__ = ["Replica", "Workload", "load_workload"]
+
+
+class Replica(Protocol):
+    """One worker's share of one copy of the model and its optimizer."""
+
+    def begin(self, step: int) -> None:
+        """Forget what was accumulated and start step `step` (0-based)."""
+
+    def accumulate(self, ids: Sequence[int]) -> None:
+        """Forward and backward over this worker's samples of one micro-batch; `ids` are positions in the global
+        order. Collective over the cell: every worker of the cell calls it with equally many ids.
+
+        Raises:
+            RuntimeError: a peer of the cell is gone.
+        """
+
+    def sums(self) -> Any:
+        """A flat float32 tensor, the same length on matching workers of all cells: local gradient shards summed over
+        the cell and the samples so far, then whatever else must be summed over cells (router loads). May be collective
+        over the cell. The platform adds a copy of it over the cells; a repeated call gives the same values."""
+
+    def stats(self) -> list[float]:
+        """Additive figures of this worker's samples so far (losses, tokens), summed by the platform over all workers."""
+
+    def norm_sq(self, total: Any) -> float:
+        """This worker's part of the squared norm of the averaged gradient; parts of a cell's workers add up to it."""
+
+    def commit(self, total: Any, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
+        """Apply the optimizer step. `total`: `sums` over all cells; `stats`, `norm_sq`: over all workers of a cell or
+        run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a token; tokens of the step)
+        and any further figures."""
+
+    def evaluate(self, part: int, parts: int) -> list[float]:
+        """Additive figures of part `part` of `parts` of the held-out set. Collective over the cell, whose workers call
+        it with different parts."""
+
+    def eval_metrics(self, stats: Sequence[float]) -> dict[str, float]:
+        """`bpb` (bits per byte) and others from the summed figures of `evaluate`."""
+
+    def tensors(self) -> list[Any]:
+        """Every local tensor a twin needs to become this replica, in a fixed order: parameters, moments, router biases,
+        averages. A healed replica receives them in place."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The same state for `torch.distributed.checkpoint`: DTensors where sharded, so that it loads on any mesh.
+        The returned tensors are views: a checkpoint copies them before training goes on."""
+
+    def loaded(self, step: int) -> None:
+        """Called after `tensors()` or `state_dict()` were written to: the state is that of `step` committed steps."""
+
+
+class Workload(Protocol):
+    """A kind of model with its data and recipe, made from a validated config.
+
+    The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`)."""
+
+    Config: type
+
+    def __init__(self, config: Any) -> None: ...
+
+    def preflight(self, workers_per_cell: int) -> dict[str, Any]:
+        """Check what can be checked before any worker starts (corpus, shapes, divisibility) and describe the run:
+        plain figures such as `parameters`, `tokens_per_step`. Raises an error that names file, field and remedy."""
+
+    def samples(self, step: int) -> tuple[int, int]:
+        """`[first, last)`: the positions in the global order that step `step` (0-based) consumes. Pure."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples one worker takes in one `accumulate`."""
+
+    def warm_up(self) -> None:
+        """Pay for imports, kernels and thread pools in a spare, before it is needed. No collectives."""
+
+    def build(self, seed: int) -> Replica:
+        """Build this worker's share in the current default process group (the cell). Collective over the cell.
+        The initial values depend on `seed` alone, not on the cell's shape."""
+
+
+def load_workload(path: str) -> type[Workload]:
+    """The class at `package.module:Class`.
+
+    Raises:
+        UserError: no such module or class.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name or "Workload")
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"workload.path: {path!r} cannot be loaded ({error})", "name an importable class as package.module:Class"
+        ) from error
+    return found  # type: ignore[no-any-return]
