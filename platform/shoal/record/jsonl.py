@@ -1,0 +1,205 @@
+"""Files of JSON lines that survive a crash of their writer, and whole files replaced in one move.
+
+A line counts once its newline is on the file: readers stop before a last line without one (its writer is writing it,
+or died doing so), and the next writer cuts it off.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import UserError
+
+__all__ = ["Appender", "Tail", "dumps", "read_json", "read_lines", "repair", "write_atomic"]
+
+_BLOCK = 1 << 16
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that every tool can read: a number that is not finite becomes null."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def write_atomic(path: Path, text: str, durable: bool = True) -> None:
+    """Replace the file in one move: a reader sees the old text or the new, never a part.
+
+    `durable` waits until the disk has it; leave it off for snapshots that are stale in a second anyway."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None if there is no such file.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})", "restore the file, or remove it if the run is over") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object", "restore the file, or remove it if the run is over")
+    return value
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error})", "the record was edited or damaged: restore it") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where} is no JSON object", "the record was edited or damaged: restore it")
+    return value
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of `path` in order; nothing if there is no such file. An unfinished last line is left out.
+
+    Raises:
+        UserError: a finished line is no JSON object.
+    """
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield _parse(line, f"{path}:{number}")
+
+
+def repair(path: Path) -> int:
+    """Cut off an unfinished last line, as a writer that died in mid-write leaves it. Returns the bytes cut."""
+    if not path.exists():
+        return 0
+    with open(path, "r+b") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+        return size - end
+
+
+class Appender:
+    """The one writer of a file of JSON lines. Each line has reached the operating system when `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        repair(path)
+        self.path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line.
+
+        Raises:
+            OSError: the line could not be written whole (a full disk); no part of it stays.
+        """
+        line = dumps(dict(record)).encode() + b"\n"
+        written = os.write(self._file, line)
+        if written < len(line):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Replace the file by one with the wanted lines only, in one move. Returns the number of lines dropped."""
+        kept: list[str] = []
+        dropped = 0
+        for record in read_lines(self.path):
+            if wanted(record):
+                kept.append(dumps(record) + "\n")
+            else:
+                dropped += 1
+        if dropped:
+            write_atomic(self.path, "".join(kept))
+            self.close()
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        return dropped
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._file)
+
+
+class Tail:
+    """Reads a growing file of JSON lines, from another process than its writer's.
+
+    When the file is replaced (steps were taken back), lines are read again from its start, except those stamped
+    (`time`) no later than the last one seen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: io.BufferedReader | None = None
+        self._line = 0
+        self._seen = -math.inf
+        self._skip_until = -math.inf
+
+    def read(self) -> list[dict[str, Any]]:
+        """The lines finished since the last call; never waits."""
+        if not self._open():
+            return []
+        assert self._file is not None
+        found: list[dict[str, Any]] = []
+        while (line := self._file.readline()).endswith(b"\n"):
+            self._line += 1
+            record = _parse(line, f"{self.path}:{self._line}")
+            time = float(record.get("time", math.inf))
+            if time > self._skip_until:
+                found.append(record)
+                self._seen = max(self._seen, time)
+        self._file.seek(-len(line), os.SEEK_CUR)
+        return found
+
+    def _open(self) -> bool:
+        try:
+            now = os.stat(self.path)
+        except FileNotFoundError:
+            return self._file is not None
+        # An inode cannot be used again while it is held open, so a different one means a different file.
+        if self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), now):
+            return True
+        self.close()
+        self._file = io.BufferedReader(io.FileIO(self.path))
+        self._line, self._skip_until = 0, self._seen
+        return True
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

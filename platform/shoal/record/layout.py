@@ -1,0 +1,79 @@
+"""What a run directory holds: the names of its files and the fields of its lines. A contract (docs/record.md)."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "EVENTS",
+    "EVENT_FIELDS",
+    "MLFLOW",
+    "PLAN",
+    "REPORT",
+    "RUN",
+    "SAMPLES",
+    "STATUS",
+    "STEPS",
+    "STEP_FIELDS",
+    "StepRecord",
+]
+
+CONFIG = "config.yaml"
+PLAN = "plan.json"
+STEPS = "steps.jsonl"
+SAMPLES = "samples.jsonl"
+EVENTS = "events.jsonl"
+STATUS = "status.json"
+RUN = "run.json"
+REPORT = "report.html"
+CHECKPOINTS = "checkpoints"
+MLFLOW = "mlflow.json"
+
+
+class StepRecord(TypedDict):
+    """A line of `steps.jsonl`: one committed step. A workload's further figures may stand beside these."""
+
+    step: int  # 0-based: step k consumes samples [k*B, (k+1)*B)
+    time: float  # unix seconds of the commit
+    loss: float  # nats a token: lm_loss + weighted mtp_loss
+    lm_loss: float
+    mtp_loss: float
+    grad_norm: float  # before clipping
+    lr: float
+    tokens: int  # of this step
+    samples: list[int]  # [first, last) in the global order
+    cells: int  # cells that took part
+    generation: int
+    seconds: float  # since the commit before (or the start of training)
+
+
+STEP_FIELDS: tuple[str, ...] = tuple(StepRecord.__annotations__)
+
+# What each kind of line in `events.jsonl` holds beside `time` (unix seconds) and `kind`.
+EVENT_FIELDS: dict[str, tuple[str, ...]] = {
+    "run_started": ("run_id", "steps", "cells", "workers_per_cell", "resumed_from"),
+    "config_changed": ("changes",),
+    "worker_ready": ("actor", "node", "pid"),
+    "death": ("actor", "node", "pid", "cell", "coords", "how", "step"),
+    "node_lost": ("node", "actors"),
+    "drain": ("generation", "reason"),
+    "decision": ("rung", "cells", "reason"),
+    "generation": ("generation", "step", "cells"),
+    "recovery": (
+        "rung",
+        "cell",
+        "nodes",
+        "actors",
+        "reason",
+        "phases",
+        "next_commit",
+        "full_strength",
+        "steps_lost",
+        "sentence",
+    ),
+    "checkpoint": ("step", "path", "seconds", "bytes"),
+    "evaluation": ("step", "bpb"),
+    "run_ended": ("status", "reason"),
+}

@@ -1,0 +1,157 @@
+"""The run directory from its writer's side. The controller is the only writer; readers use `shoal.record.read`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shoal.errors import UserError
+from shoal.record import layout
+from shoal.record.jsonl import Appender, dumps, read_json, read_lines, write_atomic
+from shoal.record.masking import flat_masked
+
+__all__ = ["RunDir", "check_run_id"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_run_id(storage: Path | str, run_id: str, resume: bool) -> Path:
+    """Where the run's directory is or will be. Writes nothing, so a driver may call it before anything starts.
+
+    Raises:
+        UserError: the id cannot name a directory, is in use and `resume` is false, or is unknown and `resume` is true.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise UserError(
+            f"run_id: {run_id!r} cannot name a run",
+            "use letters, digits, '.', '_' and '-', beginning with a letter or digit",
+        )
+    path = Path(storage) / run_id
+    if path.exists() and not resume:
+        raise UserError(
+            f"run_id: {run_id!r} is in use ({path} exists)", "choose another run_id, or go on with it: --resume"
+        )
+    if resume and not path.is_dir():
+        raise UserError(
+            f"run_id: there is no run {run_id!r} to resume in {storage}", "leave out --resume, or name its storage"
+        )
+    return path
+
+
+class RunDir:
+    """Opens an existing run directory for writing, mending what a writer that crashed left unfinished."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        for unfinished in self.path.glob(".*.tmp"):
+            unfinished.unlink()
+        self._steps = Appender(self.path / layout.STEPS)
+        self._events = Appender(self.path / layout.EVENTS)
+        self._samples: Appender | None = None
+        if (self.path / layout.SAMPLES).exists():
+            self._samples = Appender(self.path / layout.SAMPLES)
+        self._last_step = self._find_last_step()
+
+    @classmethod
+    def create(cls, storage: Path | str, run_id: str, config: Mapping[str, Any], resume: bool) -> RunDir:
+        """Claim `run_id`, or with `resume` open the run that has it. Writes the resolved config; one that differs from
+        the recorded one is told in the journal (`config_changed`).
+
+        Raises:
+            UserError: as `check_run_id`.
+        """
+        path = check_run_id(storage, run_id, resume)
+        try:
+            path.mkdir(parents=True, exist_ok=resume)
+        except FileExistsError as error:  # claimed by another between the check and here
+            raise UserError(f"run_id: {run_id!r} is in use ({path} exists)", "choose another run_id") from error
+        (path / layout.CHECKPOINTS).mkdir(exist_ok=True)
+        (path / layout.RUN).unlink(missing_ok=True)  # a run that goes on has not ended
+        run = cls(path)
+        config_file = path / layout.CONFIG
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        if config_file.exists():
+            before = flat_masked(yaml.safe_load(config_file.read_text(encoding="utf-8")) or {})
+            after = flat_masked(yaml.safe_load(text) or {})
+            changes = {
+                key: [before.get(key), after.get(key)]
+                for key in sorted(before.keys() | after.keys())
+                if before.get(key) != after.get(key)
+            }
+            if changes:
+                run.append_event("config_changed", changes=changes)
+        write_atomic(config_file, text)
+        return run
+
+    @property
+    def last_step(self) -> int:
+        """The last step in `steps.jsonl`; -1 when there is none."""
+        return self._last_step
+
+    def append_step(self, step: Mapping[str, Any]) -> None:
+        """Record a committed step (`layout.StepRecord` and further figures); `time` is now unless given.
+
+        Raises:
+            ValueError: a field is missing, or the step is recorded already (take it back with `truncate_steps` first).
+        """
+        record = {"step": step["step"], "time": time.time(), **step}
+        missing = [field for field in layout.STEP_FIELDS if field not in record]
+        if missing:
+            raise ValueError(f"a step record without {', '.join(missing)}")
+        if record["step"] <= self._last_step:
+            raise ValueError(f"step {record['step']} is recorded already (the last is {self._last_step})")
+        self._steps.append(record)
+        self._last_step = record["step"]
+
+    def append_samples(self, samples: Mapping[str, Any]) -> None:
+        """Record which samples a worker put into a committed step: `step, cell, worker, ids`."""
+        if self._samples is None:
+            self._samples = Appender(self.path / layout.SAMPLES)
+        self._samples.append(samples)
+
+    def append_event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Add a line to the journal and return it; `time` is now unless given. A field of the contract
+        (`layout.EVENT_FIELDS`) that is not known is null: readers find every field of a kind."""
+        unknown = dict.fromkeys(layout.EVENT_FIELDS.get(kind, ()))
+        event = {"time": time.time(), "kind": kind, **unknown, **fields}
+        self._events.append(event)
+        return event
+
+    def truncate_steps(self, step: int) -> int:
+        """Take back the steps `>= step` (training goes on from an earlier state). Returns how many were recorded."""
+        if (
+            self._samples is not None
+        ):  # samples first: a crash between leaves committed steps unaudited, not the reverse
+            self._samples.keep(lambda record: record["step"] < step)
+        dropped = self._steps.keep(lambda record: record["step"] < step)
+        self._last_step = self._find_last_step()
+        return dropped
+
+    def write_plan(self, generation: int, assignment: Mapping[str, Any]) -> None:
+        """Add to `plan.json` who holds what in `generation`: cell -> list of actors, or any richer JSON object."""
+        plan = read_json(self.path / layout.PLAN) or {"generations": []}
+        others = [entry for entry in plan["generations"] if entry["generation"] != generation]
+        entry = {"generation": generation, "time": time.time(), "assignment": dict(assignment)}
+        write_atomic(self.path / layout.PLAN, dumps({"generations": [*others, entry]}, indent=1) + "\n")
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace the live snapshot; `written` is now unless given."""
+        write_atomic(self.path / layout.STATUS, dumps({"written": time.time(), **status}) + "\n", durable=False)
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Write `run.json`, the figures at the end (`shoal.record.summary.summarize`)."""
+        write_atomic(self.path / layout.RUN, dumps(dict(run), indent=1) + "\n")
+
+    def close(self) -> None:
+        """Release the files."""
+        for appender in (self._steps, self._events, self._samples):
+            if appender is not None:
+                appender.close()
+
+    def _find_last_step(self) -> int:
+        return max((int(record["step"]) for record in read_lines(self.path / layout.STEPS)), default=-1)

@@ -1,0 +1,142 @@
+"""One plain sentence an event, for terminals and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["sentence", "short_actor"]
+
+Event = Mapping[str, Any]
+
+
+def sentence(event: Event) -> str | None:
+    """What happened, in one line without its time; None for an event that is of no interest to people."""
+    tell = _SENTENCES.get(str(event.get("kind")))
+    return tell(event) if tell else None
+
+
+def short_actor(actor: str | None) -> str:
+    """`run/cell1/stage0/shard1@node3` as `cell1/stage0/shard1@node3`: the run is known where sentences are read."""
+    return (actor or "a worker").split("/", 1)[-1]
+
+
+def _listing(items: Sequence[Any] | None) -> str:
+    names = [str(item) for item in items or []]
+    if len(names) > 4:
+        return ", ".join(names[:3]) + f" and {len(names) - 3} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _count(number: Any, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _because(event: Event) -> str:
+    return f": {event['reason']}" if event.get("reason") else ""
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.2f} s" if isinstance(value, int | float) else "an unknown time"
+
+
+def _run_started(event: Event) -> str:
+    shape = f"{_count(event.get('cells'), 'cell')} of {_count(event.get('workers_per_cell'), 'worker')}"
+    if event.get("resumed_from") is not None:
+        return f"Run {event.get('run_id')} goes on from step {event['resumed_from']} with {shape}."
+    return f"Run {event.get('run_id')} started: {_count(event.get('steps'), 'step')} on {shape}."
+
+
+def _config_changed(event: Event) -> str:
+    changes = event.get("changes") or {}
+    return "The config changed: " + _listing([f"{key} {was} -> {now}" for key, (was, now) in changes.items()]) + "."
+
+
+def _worker_ready(event: Event) -> str:
+    return f"Worker {short_actor(event.get('actor'))} is ready on {event.get('node')} (pid {event.get('pid')})."
+
+
+def _death(event: Event) -> str:
+    place = f" of cell {event['cell']}" if event.get("cell") is not None else ", a spare,"
+    when = f" during step {event['step']}" if event.get("step") is not None else ""
+    how = f" ({event['how']})" if event.get("how") else ""
+    return f"Worker {short_actor(event.get('actor'))}{place} died on {event.get('node')}{when}{how}."
+
+
+def _node_lost(event: Event) -> str:
+    actors = event.get("actors") or []
+    took = _listing([short_actor(actor) for actor in actors]) if actors else "no worker"
+    return f"Node {event.get('node')} is lost, and with it {took}."
+
+
+def _drain(event: Event) -> str:
+    return f"Generation {event.get('generation')} stops at a step boundary{_because(event)}."
+
+
+_RUNGS: dict[str, str] = {
+    "retry": "run the same step again in a new generation",
+    "heal": "heal {cells} on a spare from a living peer",
+    "shrink": "go on without {cells}",
+    "grow": "bring back {cells}",
+    "restore": "go back to the last checkpoint",
+}
+
+
+def _decision(event: Event) -> str:
+    cells = event.get("cells") or []
+    named = f"cell {cells[0]}" if len(cells) == 1 else f"cells {_listing(cells)}" if cells else "the cell"
+    rung = str(event.get("rung"))
+    return f"Decision: {_RUNGS.get(rung, rung).format(cells=named)}{_because(event)}."
+
+
+def _generation(event: Event) -> str:
+    return (
+        f"Generation {event.get('generation')} stands at step {event.get('step')} with "
+        f"{_count(len(event.get('cells') or {}), 'cell')}."
+    )
+
+
+def _recovery(event: Event) -> str:
+    if event.get("sentence"):
+        return str(event["sentence"])
+    nodes = event.get("nodes") or []
+    what = f"after the loss of {_listing(nodes)}" if nodes else "after a failure"
+    lost = event.get("steps_lost") or 0
+    steps = "no step was lost" if not lost else f"{_count(lost, 'step')} taken back"
+    full = f", full strength after {_seconds(event['full_strength'])}" if event.get("full_strength") is not None else ""
+    return (
+        f"Recovered ({event.get('rung')}) {what}: the next step committed {_seconds(event.get('next_commit'))} "
+        f"after the first sign{full}; {steps}."
+    )
+
+
+def _checkpoint(event: Event) -> str:
+    size = event.get("bytes")
+    told = f" ({size / 1e6:.1f} MB, {_seconds(event.get('seconds'))} in the background)" if size is not None else ""
+    return f"Checkpoint of step {event.get('step')} is whole{told}."
+
+
+def _evaluation(event: Event) -> str:
+    bpb = event.get("bpb")
+    value = f"{bpb:.4f}" if isinstance(bpb, int | float) else "unknown"
+    return f"Held-out text at step {event.get('step')}: {value} bits a byte."
+
+
+def _run_ended(event: Event) -> str:
+    return f"The run ended: {event.get('status')}{_because(event)}."
+
+
+_SENTENCES: dict[str, Callable[[Event], str]] = {
+    "run_started": _run_started,
+    "config_changed": _config_changed,
+    "worker_ready": _worker_ready,
+    "death": _death,
+    "node_lost": _node_lost,
+    "drain": _drain,
+    "decision": _decision,
+    "generation": _generation,
+    "recovery": _recovery,
+    "checkpoint": _checkpoint,
+    "evaluation": _evaluation,
+    "run_ended": _run_ended,
+}

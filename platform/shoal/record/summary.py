@@ -1,0 +1,80 @@
+"""The figures of a run, computed from its record: the content of `run.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from shoal.record import layout, read
+from shoal.record.audit import committed_ids_audit
+from shoal.record.jsonl import read_json
+
+__all__ = ["sessions", "summarize"]
+
+Line = Mapping[str, Any]
+
+
+def summarize(path: Path) -> dict[str, Any]:
+    """The content of `run.json` for the run directory `path`, at any time; docs/record.md explains each figure.
+
+    `status` is that of the last `run_ended` event, or "running". A figure that cannot be known yet is null.
+    """
+    path = Path(path)
+    steps, events = read.steps(path), read.events(path)
+    kinds = Counter(event["kind"] for event in events)
+    recoveries = [event for event in events if event["kind"] == "recovery"]
+    bpb = [event["bpb"] for event in events if event["kind"] == "evaluation" and event.get("bpb") is not None]
+    last: Line = steps[-1] if steps else {}
+    audit = committed_ids_audit(path, steps)
+    ended = events[-1] if events and events[-1]["kind"] == "run_ended" else None
+    spans = sessions(steps, events)
+    training = sum(span["training"] for span in spans)
+    tokens = sum(step["tokens"] for step in steps)
+    next_commits = [event["next_commit"] for event in recoveries if event.get("next_commit") is not None]
+    return {
+        "run_id": next((event["run_id"] for event in events if event["kind"] == "run_started"), path.name),
+        "status": ended["status"] if ended else "running",
+        "reason": ended.get("reason") if ended else None,
+        "steps": len(steps),
+        "tokens": tokens,
+        "loss": last.get("loss"),
+        "lm_loss": last.get("lm_loss"),
+        "mtp_loss": last.get("mtp_loss"),
+        "loss_first": steps[0]["loss"] if steps else None,
+        "bpb": bpb[-1] if bpb else None,
+        "bpb_before": bpb[0] if len(bpb) > 1 else None,
+        "deaths": kinds["death"],
+        "nodes_lost": kinds["node_lost"],
+        "recoveries": len(recoveries),
+        "recovery_events": recoveries,
+        "next_commit_median": median(next_commits) if next_commits else None,
+        "steps_lost": sum(event.get("steps_lost") or 0 for event in recoveries),
+        "samples_repeated": audit.repeated,
+        "samples_skipped": audit.skipped,
+        "samples_outside": audit.outside,
+        "samples_source": audit.source,
+        "checkpoints": kinds["checkpoint"],
+        "sessions": len(spans),
+        "seconds": sum(span["seconds"] for span in spans),
+        "training_seconds": training,
+        "tokens_per_second": tokens / training if training > 0 else None,
+        "step_seconds_median": median(step["seconds"] for step in steps) if steps else None,
+        "mlflow_run_id": (read_json(path / layout.MLFLOW) or {}).get("mlflow_run_id"),
+    }
+
+
+def sessions(steps: Sequence[Line], events: Sequence[Line]) -> list[dict[str, float]]:
+    """Each stretch from a `run_started` to the last line before the next: `start`, `end` (unix seconds), `seconds`
+    between them, and `training`: seconds from the beginning of its first committed step to the commit of its last,
+    recoveries included."""
+    starts = [event["time"] for event in events if event["kind"] == "run_started"]
+    found = []
+    for start, until in zip(starts, [*starts[1:], float("inf")], strict=True):
+        commits = [step for step in steps if start <= step["time"] < until]
+        times = [line["time"] for line in (*events, *commits) if start <= line["time"] < until]
+        training = commits[-1]["time"] - commits[0]["time"] + commits[0]["seconds"] if commits else 0.0
+        found.append({"start": start, "end": max(times), "seconds": max(times) - start, "training": training})
+    return found

@@ -1,0 +1,224 @@
+"""The writer's side of a run directory, and what its readers see of it while it is being written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.errors import UserError
+from shoal.record import layout, read
+from shoal.record.jsonl import Tail, read_lines, repair
+from shoal.record.rundir import RunDir, check_run_id
+
+CONFIG: dict[str, Any] = {"steps": 4, "cells": 2, "mlflow": {"uri": "http://me:hunter2@host:5000"}}
+
+
+def a_step(step: int, batch: int = 4, **more: Any) -> dict[str, Any]:
+    return {
+        "step": step, "loss": 2.0, "lm_loss": 1.8, "mtp_loss": 2.1, "grad_norm": 1.0, "lr": 1e-3, "tokens": 64,
+        "samples": [step * batch, (step + 1) * batch], "cells": 2, "generation": 0, "seconds": 0.1, **more,
+    }  # fmt: skip
+
+
+def test_a_run_id_is_claimed_once(tmp_path: Path) -> None:
+    RunDir.create(tmp_path, "a", CONFIG, resume=False).close()
+    assert (tmp_path / "a" / layout.CHECKPOINTS).is_dir()
+    assert read.config(tmp_path / "a") == CONFIG
+    with pytest.raises(UserError, match=r"'a' is in use(.|\n)*--resume"):
+        RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    with pytest.raises(UserError, match="no run 'b' to resume"):
+        RunDir.create(tmp_path, "b", CONFIG, resume=True)
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(UserError, match="cannot name a run"):
+        check_run_id(tmp_path, "../b", resume=False)
+
+
+def test_resume_keeps_the_record_and_tells_changed_settings_without_secrets(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    run.append_step(a_step(0))
+    run.write_run({"status": "stopped"})
+    run.close()
+    changed = {**CONFIG, "steps": 8, "mlflow": {"uri": "http://me:hunter3@host:5000"}}
+    run = RunDir.create(tmp_path, "a", changed, resume=True)
+    assert run.last_step == 0
+    assert not (tmp_path / "a" / layout.RUN).exists()
+    assert read.config(run.path)["steps"] == 8
+    (event,) = read.events(run.path)
+    assert event["changes"] == {"steps": [4, 8]}
+    assert "hunter" not in (run.path / layout.EVENTS).read_text()
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 2, "lo', b'{"step": 2, "loss": 1.0}', b"x" * 200_000])
+def test_a_torn_last_line_is_no_line_and_is_cut_off(tmp_path: Path, torn: bytes) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    for step in range(2):
+        run.append_step(a_step(step))
+    run.close()
+    file = run.path / layout.STEPS
+    whole = file.read_bytes()
+    file.write_bytes(whole + torn)
+    assert [line["step"] for line in read.steps(run.path)] == [0, 1]
+    again = RunDir(run.path)
+    assert file.read_bytes() == whole
+    again.append_step(a_step(2))
+    assert [line["step"] for line in read.steps(run.path)] == [0, 1, 2]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b"y" * 70_000)
+    assert repair(file) == 70_000
+    assert file.read_bytes() == b""
+    assert repair(file) == 0
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b'{"step": 0}\nnot json\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"x\.jsonl:2 is not JSON"):
+        list(read_lines(file))
+
+
+def test_a_step_is_recorded_once_and_whole(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    before = time.time()
+    run.append_step(a_step(0, bias_max=0.25))
+    (line,) = read.steps(run.path)
+    assert line.keys() == {*layout.STEP_FIELDS, "bias_max"}
+    assert before <= line["time"] <= time.time()
+    with pytest.raises(ValueError, match="recorded already"):
+        run.append_step(a_step(0))
+    incomplete = a_step(1)
+    del incomplete["lr"]
+    with pytest.raises(ValueError, match="without lr"):
+        run.append_step(incomplete)
+    run.append_step(a_step(1, loss=float("nan"), grad_norm=float("inf")))
+    text = (run.path / layout.STEPS).read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert read.steps(run.path)[1]["loss"] is None
+
+
+def test_events_carry_every_field_of_the_contract(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    returned = run.append_event("death", actor="a/cell0/stage0/shard1@node2", node="node2", pid=7, time=12.5)
+    assert read.events(run.path) == [returned]
+    assert returned == {
+        "time": 12.5, "kind": "death", "actor": "a/cell0/stage0/shard1@node2", "node": "node2", "pid": 7,
+        "cell": None, "coords": None, "how": None, "step": None,
+    }  # fmt: skip
+
+
+def test_steps_are_taken_back_from_both_files(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    for step in range(5):
+        run.append_samples({"step": step, "cell": 0, "worker": "w", "ids": list(range(step * 4, step * 4 + 4))})
+        run.append_step(a_step(step))
+    assert run.truncate_steps(3) == 2
+    assert run.last_step == 2
+    assert [line["step"] for line in read.steps(run.path)] == [0, 1, 2]
+    assert [line["step"] for line in read.samples(run.path)] == [0, 1, 2]
+    run.append_step(a_step(3))
+    assert [line["step"] for line in read.steps(run.path)] == [0, 1, 2, 3]
+    assert run.truncate_steps(9) == 0
+
+
+def test_the_plan_keeps_all_generations(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    run.write_plan(0, {"0": ["w0", "w1"]})
+    run.write_plan(1, {"0": ["w0", "w2"]})
+    run.write_plan(1, {"0": ["w0", "w3"]})  # a controller that died in mid-plan decides again
+    assert [(entry["generation"], entry["assignment"]) for entry in read.plan(run.path)] == [
+        (0, {"0": ["w0", "w1"]}),
+        (1, {"0": ["w0", "w3"]}),
+    ]
+
+
+def test_a_tail_sees_lines_once_and_follows_a_replaced_file(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    tail = Tail(run.path / layout.STEPS)
+    assert tail.read() == []
+    for step in range(4):
+        run.append_step(a_step(step, time=float(step)))
+    assert [line["step"] for line in tail.read()] == [0, 1, 2, 3]
+    with open(run.path / layout.STEPS, "ab") as other:
+        other.write(b'{"step": 4, "ti')
+        other.flush()
+        assert tail.read() == []
+        other.write(b'me": 4.0}\n')
+    assert [line["step"] for line in tail.read()] == [4]
+    run.truncate_steps(2)
+    for step in range(2, 5):
+        run.append_step(a_step(step, time=10.0 + step))
+    assert [line["step"] for line in tail.read()] == [2, 3, 4]
+
+
+def test_follow_gives_lines_as_they_come_until_the_run_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def write() -> None:
+        run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+        run.append_event("run_started", run_id="a", steps=3, cells=2, workers_per_cell=2)
+        for step in range(3):
+            run.append_step(a_step(step))
+            time.sleep(0.02)
+        run.append_event("run_ended", status="done")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = list(read.follow(path, poll=0.01))
+    writer.join()
+    assert [kind for kind, _ in seen] == ["event", "step", "step", "step", "event"]
+    assert [line["step"] for kind, line in seen if kind == "step"] == [0, 1, 2]
+    assert list(read.follow(path, since=time.time(), stop=lambda: True)) == []
+
+
+def test_find_run_by_id_by_path_or_the_last(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runs in"):
+        read.find_run(None, tmp_path)
+    for index, name in enumerate(["first", "second"]):
+        run = RunDir.create(tmp_path, name, CONFIG, resume=False)
+        os.utime(run.path / layout.EVENTS, (index, index))
+    assert read.find_run("first", tmp_path) == tmp_path / "first"
+    assert read.find_run(tmp_path / "first", "elsewhere") == tmp_path / "first"
+    assert read.find_run(None, tmp_path) == tmp_path / "second"
+    with pytest.raises(UserError, match=r"no run 'third'(.|\n)*second, first"):
+        read.find_run("third", tmp_path)
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_lines(tmp_path: Path) -> None:
+    code = (
+        "import sys; from shoal.record.rundir import RunDir\n"
+        "run = RunDir(sys.argv[1]); n = run.last_step\n"
+        "while True:\n"
+        "    n += 1\n"
+        "    run.append_step(dict(step=n, loss=1.0, lm_loss=1.0, mtp_loss=1.0, grad_norm=1.0, lr=1.0, tokens=1,"
+        " samples=[n, n + 1], cells=1, generation=0, seconds=0.1, more='x' * 5000))\n"
+        "    run.write_status({'step': n, 'workers': ['w' * 5000]})\n"
+    )
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    run.close()
+    last = -1
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(run.path)])
+        deadline = time.monotonic() + 30
+        while len(read.steps(run.path)) < last + 50:
+            assert time.monotonic() < deadline
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        numbers = [line["step"] for line in read.steps(run.path)]
+        assert numbers == list(range(len(numbers)))
+        last = numbers[-1]
+        RunDir(run.path).close()
+        assert not list(run.path.glob("*.tmp"))
+        assert not list(run.path.glob(".*.tmp"))
+        assert json.loads((run.path / layout.STATUS).read_text())["step"] in (last - 1, last)
