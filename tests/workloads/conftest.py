@@ -1,0 +1,33 @@
+"""Makes the helpers beside the tests importable, here and in the processes that tests spawn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+from shoal_workloads.testing import World, world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[World]:
+    """Two processes that run a function as a gloo world of two."""
+    with world(2) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def four() -> Iterator[World]:
+    """Four processes that run a function as a gloo world of four."""
+    with world(4) as found:
+        yield found

@@ -1,0 +1,151 @@
+"""A tiny model on a language that can be learnt in a few steps, and rank functions that drive replicas of it.
+
+The functions run in this process or in those of a `World`; what they return is plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+import shoal_workloads.replica
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.pretrain import Pretrain
+from shoal_workloads.replica import PretrainReplica
+
+VOCAB, SEQ = 64, 16
+
+
+class SyntheticSamples:
+    """Sample p depends on p alone: an affine walk over the vocabulary with some noise."""
+
+    def __init__(self, corpus: str, seq_len: int, seed: int, device: str) -> None:
+        self.seq_len, self.device = seq_len, device
+
+    def read(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = []
+        for i in ids:
+            random = np.random.default_rng(i)
+            start, noise = random.integers(VOCAB), random.integers(0, 2, self.seq_len + 1)
+            rows.append((start + 5 * np.arange(self.seq_len + 1) + noise) % VOCAB)
+        return torch.from_numpy(np.stack(rows)), torch.full((len(ids),), 2 * self.seq_len)
+
+
+def tiny(**sections: Any) -> PretrainConfig:
+    """A configuration of a model of some ten thousand parameters; `sections` replace or extend its sections."""
+    base: dict[str, Any] = {
+        "model": {
+            "preset": "demo",
+            "vocab_size": VOCAB,
+            "d_model": 32,
+            "n_layers": 3,
+            "n_heads": 2,
+            "d_head": 8,
+            "d_rope": 4,
+            "d_v": 8,
+            "d_kv": 12,
+            "d_q": 20,
+            "n_experts": 8,
+            "d_expert": 12,
+            "d_ffn": 40,
+            "top_k": 2,
+            "init_std": 0.1,
+        },
+        "data": {"corpus": "synthetic", "heldout": "synthetic", "seq_len": SEQ},
+        "batch": {"global_batch": 8, "micro_batch": 2},
+        "schedule": {"budget": 100 * 8 * SEQ, "lr": 3e-3, "warmup_steps": 0},
+        "eval": {"samples": 5},
+    }
+    for name, section in sections.items():
+        base[name] = {**base[name], **section} if isinstance(base.get(name), dict) else section
+    return PretrainConfig.model_validate(base)
+
+
+def build(config: PretrainConfig) -> PretrainReplica:
+    """A replica on synthetic samples, in the current process group or alone."""
+    shoal_workloads.replica.Samples = SyntheticSamples  # type: ignore[misc,assignment]
+    return Pretrain(config).build(seed=7)
+
+
+def run_step(replica: PretrainReplica, step: int) -> dict[str, float]:
+    """One step of a run of a single cell, as the platform drives it."""
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    config = replica.config
+    first, micro = step * config.batch.global_batch, config.batch.micro_batch
+    replica.begin(step)
+    for i in range(first + rank * micro, first + config.batch.global_batch, workers * micro):
+        replica.accumulate(range(i, i + micro))
+    total = replica.sums()
+    figures = torch.tensor([*replica.stats(), replica.norm_sq(total)], dtype=torch.float64)
+    if workers > 1:
+        dist.all_reduce(figures)
+    *stats, norm_sq = figures.tolist()
+    return replica.commit(total, stats, norm_sq)
+
+
+def whole(tensor: Any) -> np.ndarray:
+    """The full value of a (possibly sharded) tensor. Collective."""
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone().numpy()
+
+
+def gradients(config: PretrainConfig) -> dict[str, np.ndarray]:
+    """The gradient summed over the samples of step 0, whole, by parameter; `loads`: the router loads."""
+    replica = build(config)
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    micro = config.batch.micro_batch
+    for i in range(rank * micro, config.batch.global_batch, workers * micro):
+        replica.accumulate(range(i, i + micro))
+    total, first, out = replica.sums(), 0, {}
+    for slot in replica.slots:
+        local = slot.local
+        out[slot.name] = whole(slot.whole(total[first : first + local.numel()].view_as(local).clone()))
+        first += local.numel()
+    out["loads"] = total[first:].clone().numpy()
+    return out
+
+
+def train(config: PretrainConfig, steps: int) -> tuple[list[dict[str, float]], dict[str, np.ndarray], list[float]]:
+    """Metrics by step, the whole state at the end, and the figures of an evaluation."""
+    replica = build(config)
+    metrics = [run_step(replica, step) for step in range(steps)]
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    figures = torch.tensor(replica.evaluate(dist.get_rank() if workers > 1 else 0, workers), dtype=torch.float64)
+    if workers > 1:
+        dist.all_reduce(figures)
+    return metrics, {name: whole(t) for name, t in replica.state_dict().items()}, figures.tolist()
+
+
+def save(config: PretrainConfig, steps: int, path: str) -> dict[str, np.ndarray]:
+    """Train, write a distributed checkpoint, and return the whole state."""
+    replica = build(config)
+    for step in range(steps):
+        run_step(replica, step)
+    dcp.save(replica.state_dict(), checkpoint_id=path, no_dist=not dist.is_initialized())
+    return {name: whole(t) for name, t in replica.state_dict().items()}
+
+
+def load(config: PretrainConfig, steps: int, path: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Load a distributed checkpoint of `steps` steps; the state, and the metrics of the next step."""
+    replica = build(config)
+    dcp.load(replica.state_dict(), checkpoint_id=path, no_dist=not dist.is_initialized())
+    replica.loaded(steps)
+    return {name: whole(t) for name, t in replica.state_dict().items()}, run_step(replica, steps)
+
+
+def twin(config: PretrainConfig) -> bool:
+    """Whether a replica that receives `tensors()` goes on bit for bit like its source."""
+    source, other = build(config), build(config)
+    for step in range(2):
+        run_step(source, step)
+    for mine, theirs in zip(other.tensors(), source.tensors(), strict=True):
+        mine.copy_(theirs)
+    other.loaded(2)
+    same = [run_step(source, step) == run_step(other, step) for step in (2, 3)]
+    return all(same) and all(torch.equal(a, b) for a, b in zip(source.tensors(), other.tensors(), strict=True))

@@ -1,0 +1,79 @@
+"""A cell of several workers does exactly what one worker does; state travels whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic
+
+from shoal_workloads.testing import World
+
+
+def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = np.abs(value).max() + 1e-12
+        assert np.abs(found[name] - value).max() / scale < tolerance, name
+
+
+@pytest.mark.parametrize("ep", [1, 2])
+def test_gradients_and_steps_of_two_workers_equal_one(pair: World, ep: int) -> None:
+    alone = synthetic.gradients(synthetic.tiny())
+    assert alone["loads"].sum() == (2 * 16 + 15) * 8 * 2  # 2 MoE layers of 16 and an MTP layer of 15 positions, top 2
+    for answer in pair.run(synthetic.gradients, synthetic.tiny(parallel={"ep": ep})):
+        assert np.array_equal(answer["loads"], alone["loads"])
+        close(answer, alone, 1e-5)
+
+    metrics, state, figures = synthetic.train(synthetic.tiny(), 4)
+    for found, found_state, found_figures in pair.run(synthetic.train, synthetic.tiny(parallel={"ep": ep}), 4):
+        for a, b in zip(found, metrics, strict=True):
+            assert a == pytest.approx(b, rel=1e-4)
+        close(found_state, state, 2e-3)  # Adam turns the smallest gradients, and their rounding, into full steps
+        assert found_figures == pytest.approx(figures, rel=1e-4)
+
+
+def test_two_by_two(four: World) -> None:
+    """efsdp and ep together: every expert split over two workers, the experts over two groups."""
+    alone = synthetic.gradients(synthetic.tiny())
+    for answer in four.run(synthetic.gradients, synthetic.tiny(parallel={"ep": 2})):
+        close(answer, alone, 1e-5)
+
+
+def test_it_learns() -> None:
+    metrics, _, _ = synthetic.train(synthetic.tiny(schedule={"lr": 1e-2}), 60)
+    assert metrics[0]["lm_loss"] == pytest.approx(np.log(synthetic.VOCAB), rel=0.1)
+    assert metrics[-1]["lm_loss"] < 0.5 * metrics[0]["lm_loss"]
+    assert metrics[-1]["mtp_loss"] < 0.7 * metrics[0]["mtp_loss"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_twin_continues_bit_for_bit(pair: World, workers: int) -> None:
+    config = synthetic.tiny(parallel={"ep": workers})
+    assert all(pair.run(synthetic.twin, config)) if workers == 2 else synthetic.twin(config)
+
+
+def test_checkpoint_loads_on_another_cell(pair: World, tmp_path: Path) -> None:
+    def check(saved: dict[str, Any], loaded: tuple[dict[str, Any], dict[str, float]]) -> dict[str, float]:
+        assert saved.keys() == loaded[0].keys()
+        assert all(np.array_equal(saved[name], loaded[0][name]) for name in saved)
+        return loaded[1]
+
+    saved = pair.run(synthetic.save, synthetic.tiny(parallel={"ep": 2}), 3, str(tmp_path / "two"))[0]
+    after_one = check(saved, synthetic.load(synthetic.tiny(), 3, str(tmp_path / "two")))
+    for answer in pair.run(synthetic.load, synthetic.tiny(parallel={"ep": 1}), 3, str(tmp_path / "two")):
+        assert check(saved, answer) == pytest.approx(after_one, rel=1e-5)
+
+
+def test_sums_repeat_and_begin_forgets() -> None:
+    replica = synthetic.build(synthetic.tiny())
+    replica.accumulate([0, 1])
+    first = replica.sums().clone()
+    assert np.array_equal(replica.sums().numpy(), first.numpy())
+    replica.accumulate([2, 3])
+    assert not np.array_equal(replica.sums().numpy(), first.numpy())
+    replica.begin(0)
+    assert not replica.sums().any()
+    assert replica.stats() == [0.0, 0.0, 0.0, 0.0]

@@ -1,0 +1,74 @@
+"""The `workload` section of a job file: model, data, recipe and how a cell is laid out."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.recipe.adamw import AdamWConfig
+from shoal_workloads.recipe.schedule import ScheduleConfig
+
+__all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "PretrainConfig"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """What is read. `corpus` and `heldout` are directories written by `shoal data tokenize`."""
+
+    corpus: str
+    heldout: str | None = None
+    seq_len: int = Field(default=4096, gt=1, description="tokens a sample trains on")
+    seed: int = Field(default=0, ge=0, description="of the order of samples")
+    verify: Literal["size", "full"] = Field(default="size", description="full: every checksum before the run starts")
+
+
+class BatchConfig(_Section):
+    """In samples. `global_batch` is the step's, whatever the cluster looks like."""
+
+    global_batch: int = Field(gt=0)
+    micro_batch: int = Field(default=1, gt=0, description="samples one worker takes at a time")
+
+
+class ParallelConfig(_Section):
+    """How the workers of a cell share a model."""
+
+    ep: int = Field(default=1, gt=0, description="workers that share the experts; the rest of the cell is FSDP")
+    reshard_after_forward: bool = Field(default=False, description="gather parameters again in backward: less memory")
+
+
+class EvalConfig(_Section):
+    """Evaluation on held-out text."""
+
+    samples: int = Field(default=64, gt=0, description="samples of the held-out corpus, from its start")
+
+
+class PretrainConfig(_Section):
+    """A pre-training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    batch: BatchConfig
+    optim: AdamWConfig = AdamWConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    eval: EvalConfig = EvalConfig()
+    balance_alpha: float = Field(default=1e-4, ge=0, description="factor of the sequence-wise balance loss")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of the products; the master copy is float32"
+    )
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch.global_batch % self.batch.micro_batch:
+            raise ValueError(
+                f"batch.micro_batch: {self.batch.micro_batch} does not divide global_batch {self.batch.global_batch}"
+            )
+        if self.model.mtp_depth >= self.data.seq_len:
+            raise ValueError(f"model.mtp_depth: {self.model.mtp_depth} needs a longer data.seq_len")
+        return self

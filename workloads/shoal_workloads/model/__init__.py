@@ -1,0 +1,1 @@
+"""The DeepSeek-V3 architecture: one file a part, put together in `deepseek`."""

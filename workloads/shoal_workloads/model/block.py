@@ -1,0 +1,37 @@
+"""One transformer layer: attention and FFN, each behind a norm and added to the residual stream."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.ffn import SwiGLU
+from shoal_workloads.model.mla import MLA
+from shoal_workloads.model.moe import MoE
+from shoal_workloads.model.norm import RMSNorm
+
+__all__ = ["Block"]
+
+
+class Block(nn.Module):
+    """A dense layer (`dense=True`, the first ones) or a MoE layer."""
+
+    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None, *, dense: bool) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(c.d_model, c.norm_eps)
+        self.attention = MLA(c)
+        self.ffn_norm = RMSNorm(c.d_model, c.norm_eps)
+        self.ffn = SwiGLU(c.d_model, c.d_ffn) if dense else MoE(c, group)
+
+    def forward(
+        self, x: torch.Tensor, rope: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer."""
+        x = x + self.attention(self.attention_norm(x), rope)
+        inner = self.ffn_norm(x)
+        if isinstance(self.ffn, MoE):
+            y, load, balance = self.ffn(inner)
+            return x + y, load, balance
+        return x + self.ffn(inner), None, None

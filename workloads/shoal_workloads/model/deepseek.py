@@ -1,0 +1,95 @@
+"""The whole model: embedding, layers, final norm, head, and the MTP chain on top.
+
+Shapes: B sequences, T positions, D width, V vocabulary, E experts, L_r routers (MoE layers, then MTP modules).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from shoal_workloads.model.block import Block
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.linear import Linear
+from shoal_workloads.model.loss import head_nll
+from shoal_workloads.model.moe import MoE
+from shoal_workloads.model.mtp import MTPModule
+from shoal_workloads.model.norm import RMSNorm
+from shoal_workloads.model.rope import rope_table
+
+__all__ = ["DeepSeekV3", "Losses"]
+
+
+class Losses(NamedTuple):
+    """Sums over the batch, in nats. lm: (), differentiable; lm_each: (B,); mtp: (), differentiable, summed over depths;
+    balance: (), summed over sequences and MoE layers, without alpha; loads: (L_r, E) int64."""
+
+    lm: torch.Tensor
+    lm_each: torch.Tensor
+    mtp: torch.Tensor
+    balance: torch.Tensor
+    loads: torch.Tensor
+
+
+class DeepSeekV3(nn.Module):
+    """`group`: the workers that share the experts (none: all experts are here). `dtype`: of activations and products;
+    losses, router and norms' statistics are float32 in any case."""
+
+    def __init__(
+        self, c: ModelConfig, group: dist.ProcessGroup | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.config, self.dtype = c, dtype
+        self.embedding = nn.Embedding(c.vocab_size, c.d_model)
+        self.layers = nn.ModuleList(Block(c, group, dense=i < c.n_dense) for i in range(c.n_layers))
+        self.norm = RMSNorm(c.d_model, c.norm_eps)
+        self.head = Linear(c.d_model, c.vocab_size)
+        self.mtp = nn.ModuleList(MTPModule(c, group) for _ in range(c.mtp_depth))
+
+    def forward(self, tokens: torch.Tensor, *, mtp: bool = True) -> Losses:
+        """The losses of predicting every token from those before it.
+
+        tokens: (B, T+1) int64; position i < T predicts token i+1, MTP module k token i+1+k where there is one."""
+        c, length = self.config, tokens.shape[1] - 1
+        embedded = self.embedding(tokens).to(self.dtype)
+        rope = rope_table(length, c.d_rope, c.rope_theta, tokens.device)
+        x, loads, balances = embedded[:, :length], [], []
+        for layer in self.layers:
+            x, load, balance = layer(x, rope)
+            if load is not None:
+                loads.append(load)
+                balances.append(balance)
+        x = self.norm(x)
+        head = self.head.weight.to(self.dtype)
+        lm, nll = head_nll(x.flatten(0, 1), head, tokens[:, 1:].flatten())
+        mtp_sum = torch.zeros((), device=tokens.device)
+        if mtp:
+            for k, module in enumerate(self.mtp, start=1):
+                # Depth k sees positions 0..T-1-k: its input at i is the embedding of token i+k, its target i+1+k.
+                x, normed, load, balance = module(x[:, : length - k], embedded[:, k:length], rope[: length - k])
+                mtp_sum = mtp_sum + head_nll(normed.flatten(0, 1), head, tokens[:, 1 + k :].flatten())[0]
+                loads.append(load)
+                balances.append(balance)
+        return Losses(
+            lm=lm,
+            lm_each=nll.view(len(tokens), length).sum(dim=1),
+            mtp=mtp_sum,
+            balance=torch.stack(balances).sum() if balances else torch.zeros((), device=tokens.device),
+            loads=torch.stack(loads) if loads else torch.zeros(0, c.n_experts, dtype=torch.int64, device=tokens.device),
+        )
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Next-token logits. tokens: (B, T) int64 -> (B, T, V)."""
+        x = self.embedding(tokens).to(self.dtype)
+        rope = rope_table(tokens.shape[1], self.config.d_rope, self.config.rope_theta, tokens.device)
+        for layer in self.layers:
+            x, _, _ = layer(x, rope)
+        return self.head(self.norm(x))
+
+    def moe_layers(self) -> list[MoE]:
+        """The MoE layers in the order of `Losses.loads`."""
+        blocks = [*self.layers, *(m.block for m in self.mtp)]
+        return [b.ffn for b in blocks if isinstance(b.ffn, MoE)]

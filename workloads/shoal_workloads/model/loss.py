@@ -1,0 +1,61 @@
+"""Cross-entropy through the output head, a block of rows at a time: the logits are never all in memory.
+
+Shapes: N rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["head_nll"]
+
+ROWS = 1024  # logits of a block: ROWS x V
+
+
+class _HeadNLL(torch.autograd.Function):
+    """The gradients of hidden states and head are computed in forward, while a block's logits are at hand; backward
+    scales them. The scale of every row is the same, since all rows carry the same weight in the loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, train: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if train else None
+        d_head = torch.zeros_like(head, dtype=torch.float32) if train else None
+        for start in range(0, len(targets), ROWS):
+            block, rows = slice(start, start + ROWS), targets[start : start + ROWS].unsqueeze(1)
+            logits = (hidden[block] @ head.T).float()
+            top = logits.amax(dim=1, keepdim=True)
+            picked = logits.gather(1, rows)
+            logits.sub_(top).exp_()
+            total = logits.sum(dim=1, keepdim=True)
+            nll[block] = (total.log() + top - picked).squeeze(1)
+            if d_hidden is not None and d_head is not None:
+                logits.div_(total)
+                logits.scatter_add_(1, rows, torch.full_like(picked, -1.0))
+                d_logits = logits.to(head.dtype)
+                torch.mm(d_logits, head, out=d_hidden[block])
+                if head.dtype == torch.float32:
+                    d_head.addmm_(d_logits.T, hidden[block])
+                else:
+                    d_head += d_logits.T @ hidden[block]
+        if d_hidden is not None and d_head is not None:
+            ctx.save_for_backward(d_hidden, d_head.to(head.dtype))
+        ctx.mark_non_differentiable(nll)
+        return nll.sum(), nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        scale = grads[0]
+        d_hidden, d_head = ctx.saved_tensors
+        return d_hidden * scale.to(d_hidden.dtype), d_head * scale.to(d_head.dtype), None, None
+
+
+def head_nll(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihood of `targets` in nats. hidden: (N, D); head: (V, D); targets: (N,) int64 -> the sum
+    (differentiable) and each row's (N,), float32."""
+    train = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
+    return _HeadNLL.apply(hidden, head, targets, train)

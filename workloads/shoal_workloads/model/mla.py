@@ -1,0 +1,64 @@
+"""Multi-head latent attention (report, equations 1-11).
+
+Shapes: B sequences, T positions, D model width, H heads, C rank of the key-value latent, Q rank of the query latent,
+h width of a head without RoPE, R width of the RoPE part, v width of a value head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.linear import Linear
+from shoal_workloads.model.norm import RMSNorm
+from shoal_workloads.model.rope import rope_apply
+
+__all__ = ["MLA"]
+
+
+class MLA(nn.Module):
+    """Causal attention whose keys and values come from one low-rank latent, and whose position is carried by a
+    decoupled part of query and key: the key's is one head shared by all."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.d_head, self.d_rope, self.d_v, self.d_kv = c.n_heads, c.d_head, c.d_rope, c.d_v, c.d_kv
+        d_qk = c.d_head + c.d_rope
+        if c.d_q is None:
+            self.wq = Linear(c.d_model, c.n_heads * d_qk)
+        else:
+            self.wq_a = Linear(c.d_model, c.d_q)
+            self.q_norm = RMSNorm(c.d_q, c.norm_eps)
+            self.wq_b = Linear(c.d_q, c.n_heads * d_qk)
+        self.wkv_a = Linear(c.d_model, c.d_kv + c.d_rope)
+        self.kv_norm = RMSNorm(c.d_kv, c.norm_eps)
+        self.wkv_b = Linear(c.d_kv, c.n_heads * (c.d_head + c.d_v))
+        self.wo = Linear(c.n_heads * c.d_v, c.d_model)
+        self.scale = d_qk**-0.5
+
+    def query(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, T, D) -> queries before RoPE (B, T, H, h+R)."""
+        q = self.wq_b(self.q_norm(self.wq_a(x))) if hasattr(self, "wq_a") else self.wq(x)
+        return q.unflatten(-1, (self.heads, -1))
+
+    def forward(self, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+        """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D)."""
+        q_c, q_r = self.query(x).split([self.d_head, self.d_rope], dim=-1)
+        latent, k_r = self.wkv_a(x).split([self.d_kv, self.d_rope], dim=-1)
+        k_c, v = self.wkv_b(self.kv_norm(latent)).unflatten(-1, (self.heads, -1)).split([self.d_head, self.d_v], dim=-1)
+        k_r = rope_apply(k_r.unsqueeze(2), rope).expand(-1, -1, self.heads, -1)
+        q = torch.cat([q_c, rope_apply(q_r, rope)], dim=-1)
+        k = torch.cat([k_c, k_r], dim=-1)
+        return self.wo(attend(q, k, v, self.scale).flatten(2))
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v).
+
+    Values are padded to the keys' width: fused kernels want one width and are twice as fast, here too."""
+    padded = F.pad(v, (0, k.shape[-1] - v.shape[-1]))
+    q, k, padded = q.transpose(1, 2), k.transpose(1, 2), padded.transpose(1, 2)
+    o = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)
+    return o[..., : v.shape[-1]].transpose(1, 2)

@@ -1,0 +1,73 @@
+"""DeepSeekMoE: routed experts, spread over workers, beside shared ones. No token is ever dropped.
+
+Shapes: B sequences, T positions, D width, N = B*T tokens, K experts a token, E experts in all, P workers that share the
+experts (expert parallelism), R rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.experts import Experts
+from shoal_workloads.model.ffn import SwiGLU
+from shoal_workloads.model.permute import gather_rows, spread, unspread
+from shoal_workloads.model.router import Router, sequence_balance
+from shoal_workloads.parallel.all_to_all import all_to_all
+
+__all__ = ["MoE"]
+
+
+class MoE(nn.Module):
+    """`group`: the workers that share the experts; none: all experts are here."""
+
+    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None) -> None:
+        super().__init__()
+        self.n_experts, self.top_k, self.group = c.n_experts, c.top_k, group
+        self.router = Router(c)
+        self.experts = Experts(c.n_experts // (group.size() if group else 1), c.d_model, c.d_expert)
+        self.shared = SwiGLU(c.d_model, c.n_shared * c.d_expert) if c.n_shared else None
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x: (B, T, D) -> output (B, T, D), this worker's load of each expert (E,) int64, and the balance loss summed
+        over sequences, without its factor."""
+        tokens = x.flatten(0, 1)
+        routing = self.router(tokens)
+        load = torch.bincount(routing.experts.flatten(), minlength=self.n_experts)
+        balance = sequence_balance(routing.scores, x.shape[0], self.top_k)
+        order, inverse = _sort(routing.experts.flatten())
+        rows = spread(tokens, order, inverse, self.top_k)
+        gates = gather_rows(routing.gates.flatten(), order, inverse)
+        out = self._apply_experts(rows, gates, load)
+        y = unspread(out, order, inverse, self.top_k)
+        if self.shared is not None:
+            y = y + self.shared(tokens)
+        return y.view_as(x), load, balance
+
+    def _apply_experts(self, rows: torch.Tensor, gates: torch.Tensor, load: torch.Tensor) -> torch.Tensor:
+        """rows: (R, D) sorted by expert over all E -> (R, D) in the same order, wherever the experts are."""
+        if self.group is None:
+            return self.experts(rows, gates, load)
+        ranks = self.group.size()
+        arriving = torch.empty_like(load)
+        dist.all_to_all_single(arriving, load, group=self.group)
+        counts = arriving.view(ranks, -1)  # (P, E/P): rows for my experts by source
+        send = load.view(ranks, -1).sum(dim=1).tolist()
+        receive = counts.sum(dim=1).tolist()
+        # Rows arrive by source, then expert; the products want them by expert, then source.
+        mine = torch.arange(counts.shape[1], device=load.device).repeat(ranks)
+        order, inverse = _sort(mine.repeat_interleave(arriving))
+        arrived = gather_rows(all_to_all(rows, receive, send, self.group), order, inverse)
+        arrived_gates = gather_rows(all_to_all(gates, receive, send, self.group), order, inverse)
+        out = self.experts(arrived, arrived_gates, counts.sum(dim=0))
+        return all_to_all(gather_rows(out, inverse, order), send, receive, self.group)
+
+
+def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The stable sorting permutation of `keys` and its inverse."""
+    order = keys.argsort(stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.numel(), device=order.device)
+    return order, inverse

@@ -1,0 +1,107 @@
+"""The DeepSeek-V3 pre-training workload, named in a job file as `shoal_workloads.pretrain:Pretrain`."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+
+from shoal_data.errors import InputError
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.parallel.layout import Layout, shard_model
+from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
+from shoal_workloads.replica import PretrainReplica
+
+__all__ = ["Pretrain"]
+
+
+class Pretrain:
+    """See `shoal.workload.Workload`, whose methods these are."""
+
+    Config = PretrainConfig
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+
+    def preflight(self, workers_per_cell: int) -> dict[str, Any]:
+        """Check corpora, vocabulary and divisibility, and describe the run.
+
+        Raises:
+            InputError: what is wrong and how to mend it.
+        """
+        from shoal_data.reader import Corpus
+        from shoal_data.verify import verify
+
+        config = self.config
+        self._check_layout(workers_per_cell)
+        for field in ("corpus", "heldout"):
+            path = getattr(config.data, field)
+            if path is None:
+                continue
+            verify(path, full=config.data.verify == "full")
+            vocabulary = Corpus.open(path).vocab_size
+            if vocabulary > config.model.vocab_size:
+                raise InputError(
+                    f"data.{field}: the tokenizer of {path} has {vocabulary} tokens, the embedding "
+                    f"{config.model.vocab_size} rows",
+                    f"set model.vocab_size to at least {vocabulary}, or tokenize with a smaller vocabulary",
+                )
+        with torch.device("meta"):
+            _, slots = shard_model(
+                config.model, Layout(1, 1, None, None), device="meta", dtype=torch.float32, reshard_after_forward=False
+            )
+        return {
+            "parameters": sum(slot.parameter.numel() for slot in slots),
+            "tokens_per_step": config.batch.global_batch * config.data.seq_len,
+        }
+
+    def _check_layout(self, workers: int) -> None:
+        config, ep = self.config, self.config.parallel.ep
+        if workers % ep:
+            raise InputError(
+                f"workload.parallel.ep: {ep} does not divide the {workers} workers of a cell",
+                f"choose ep among the divisors of {workers}",
+            )
+        if config.model.n_experts % ep:
+            raise InputError(
+                f"workload.parallel.ep: {ep} does not divide {config.model.n_experts} experts",
+                "choose ep among the divisors of model.n_experts",
+            )
+        rest = workers // ep
+        for field, width in (("d_expert", 2 * config.model.d_expert), ("d_model", config.model.d_model)):
+            if width % rest:
+                raise InputError(
+                    f"workload.model.{field}: experts of width {width} do not divide by the {rest} workers a group",
+                    "raise parallel.ep or change the width",
+                )
+
+    def samples(self, step: int) -> tuple[int, int]:
+        """Positions in the global order that step `step` (0-based) consumes."""
+        batch = self.config.batch.global_batch
+        return step * batch, (step + 1) * batch
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples one worker takes in one `accumulate`."""
+        return self.config.batch.micro_batch
+
+    def warm_up(self) -> None:
+        """One step of a tiny model, without a process group: imports, kernels, thread pools."""
+        tiny = ModelConfig.from_preset("demo", d_model=32, n_heads=2, n_layers=2, vocab_size=64)
+        model, slots = shard_model(
+            tiny, Layout(1, 1, None, None), device=self.config.device, dtype=torch.float32, reshard_after_forward=False
+        )
+        for slot in slots:
+            torch.nn.init.normal_(slot.parameter, std=0.02)
+        losses = model(torch.zeros(2, 17, dtype=torch.int64, device=self.config.device))
+        (losses.lm + losses.mtp + losses.balance).backward()
+        optimizer = AdamW([slot.local for slot in slots], AdamWConfig())
+        optimizer.step([torch.zeros_like(slot.local) for slot in slots], 1e-3, 1)
+        del model, slots, losses, optimizer
+        gc.collect()
+
+    def build(self, seed: int) -> PretrainReplica:
+        """This worker's share in the current default process group. Collective over the cell."""
+        return PretrainReplica(self.config, seed)

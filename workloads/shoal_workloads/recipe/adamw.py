@@ -1,0 +1,59 @@
+"""AdamW on plain local shards, with the clip and the learning rate of the step passed in.
+
+An optimizer on DTensors pays their dispatch for every operation, and its state hides in a dictionary; here the moments
+are tensors beside the parameters, to be copied to a twin or written to a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["AdamW", "AdamWConfig"]
+
+
+class AdamWConfig(BaseModel):
+    """The report's values (section 4.2); `eps` is unpublished. Vectors (norm weights) are not decayed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient over the whole model")
+
+
+class AdamW:
+    """`parameters`: local shards, float32, updated in place."""
+
+    def __init__(self, parameters: Sequence[torch.Tensor], config: AdamWConfig) -> None:
+        self.config = config
+        self.parameters = list(parameters)
+        self.m = [torch.zeros_like(p) for p in self.parameters]
+        self.v = [torch.zeros_like(p) for p in self.parameters]
+
+    def step(self, grads: Sequence[torch.Tensor], lr: float, count: int) -> None:
+        """Apply one update. grads: averaged and clipped, like the parameters; count: 1 for the first step."""
+        c = self.config
+        for decay in (True, False):
+            index = [i for i, p in enumerate(self.parameters) if (p.dim() > 1) == decay and p.numel()]
+            if not index:
+                continue
+            torch._fused_adamw_(
+                [self.parameters[i] for i in index],
+                [grads[i] for i in index],
+                [self.m[i] for i in index],
+                [self.v[i] for i in index],
+                [],
+                [torch.tensor(float(count)) for _ in index],
+                lr=lr,
+                beta1=c.beta1,
+                beta2=c.beta2,
+                weight_decay=c.weight_decay if decay else 0.0,
+                eps=c.eps,
+                amsgrad=False,
+                maximize=False,
+            )

@@ -1,0 +1,204 @@
+"""One worker's share of one copy of the model: what the platform drives through a step.
+
+Gradients, loads and losses are handed out as sums over samples and divided once, in `commit`, by the step's batch. The
+loss of a sample is that of the report: mean over its T positions of the cross-entropy, plus lambda/D times the MTP
+modules' (also over T), plus alpha times the balance loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.parallel.init import init_slots
+from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.recipe.adamw import AdamW
+from shoal_workloads.recipe.balance import max_violation, update_bias
+from shoal_workloads.samples import Samples
+
+__all__ = ["PretrainReplica"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class PretrainReplica:
+    """See `shoal.workload.Replica`, whose methods these are."""
+
+    def __init__(self, config: PretrainConfig, seed: int) -> None:
+        self.config = config
+        layout = layout_of(config.device, config.parallel.ep)
+        self._world = dist.group.WORLD if layout.workers > 1 else None
+        self.model, self.slots = shard_model(
+            config.model,
+            layout,
+            device=config.device,
+            dtype=DTYPES[config.precision],
+            reshard_after_forward=config.parallel.reshard_after_forward,
+        )
+        init_slots(self.slots, seed, config.model.init_std)
+        self._parameters = [slot.local for slot in self.slots]
+        self._biases = [moe.router.bias for moe in self.model.moe_layers()]
+        self._optimizer = AdamW(self._parameters, config.optim)
+        self._numel = sum(p.numel() for p in self._parameters)
+        self._train: Samples | None = None
+        self._heldout: Samples | None = None
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Forget what was accumulated and start step `step` (0-based)."""
+        self._step = step
+        self._tokens = step * self.config.batch.global_batch * self.config.data.seq_len
+        self._loads = torch.zeros(len(self._biases), self.config.model.n_experts, device=self.config.device)
+        self._lm = self._mtp = self._balance = 0.0
+        self._samples = 0
+        self._summed: torch.Tensor | None = None
+        for slot in self.slots:
+            slot.parameter.grad = None
+
+    def accumulate(self, ids: Sequence[int]) -> None:
+        """Forward and backward over the samples at positions `ids`. Collective over the cell.
+
+        Raises:
+            RuntimeError: a peer of the cell is gone.
+        """
+        tokens, _ = self._training_samples().read(ids)
+        losses = self.model(tokens)
+        length = tokens.shape[1] - 1
+        total = losses.lm / length + losses.mtp * (self._mtp_weight() / length) + losses.balance * self._alpha()
+        total.backward()
+        self._loads += losses.loads
+        self._lm += float(losses.lm.detach())
+        self._mtp += float(losses.mtp.detach())
+        self._balance += float(losses.balance.detach())
+        self._samples += len(ids)
+        self._summed = None
+
+    def sums(self) -> torch.Tensor:
+        """Local gradient shards, then the load of every router, summed over the cell. float32, flat. Collective."""
+        if self._summed is None:
+            out = torch.empty(self._numel + self._loads.numel(), device=self.config.device)
+            first = 0
+            for slot, local in zip(self.slots, self._parameters, strict=True):
+                part, grad = out[first : first + local.numel()].view_as(local), slot.local_grad
+                if grad is None:
+                    part.zero_()
+                else:
+                    torch.mul(grad, slot.grad_scale, out=part)
+                first += local.numel()
+            loads = self._loads.clone()
+            if self._world is not None:
+                dist.all_reduce(loads, group=self._world)
+            out[first:] = loads.flatten()
+            self._summed = out
+        return self._summed
+
+    def stats(self) -> list[float]:
+        """Nats of the main head, of the MTP heads, the balance loss, and the number of samples."""
+        return [self._lm, self._mtp, self._balance, float(self._samples)]
+
+    def norm_sq(self, total: torch.Tensor) -> float:
+        """This worker's part of the squared norm of the gradient averaged over the global batch."""
+        grads = total[: self._numel]
+        return float(torch.linalg.vector_norm(grads, dtype=torch.float64)) ** 2 / self.config.batch.global_batch**2
+
+    @torch.no_grad()
+    def commit(self, total: torch.Tensor, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
+        """Apply the step: clip, AdamW, router biases. Not collective.
+
+        Returns `loss, lm_loss, mtp_loss, balance_loss` (nats a token), `grad_norm` (before clipping), `lr`, `tokens`
+        (of this step), `max_violation` (mean over routers)."""
+        config, schedule = self.config, self.config.schedule
+        lm, mtp, balance, _ = stats
+        tokens = config.batch.global_batch * config.data.seq_len
+        norm = math.sqrt(norm_sq)
+        scale = min(1.0, config.optim.clip / (norm + 1e-6)) / config.batch.global_batch
+        flat = total[: self._numel] * scale
+        grads = [
+            g.view_as(p)
+            for g, p in zip(flat.split([p.numel() for p in self._parameters]), self._parameters, strict=True)
+        ]
+        lr = schedule.lr_at(self._step, self._tokens)
+        self._optimizer.step(grads, lr, self._step + 1)
+        loads = total[self._numel :].view(len(self._biases), config.model.n_experts)
+        gamma = schedule.gamma_at(self._tokens)
+        for bias, load in zip(self._biases, loads, strict=True):
+            update_bias(bias, load, gamma)
+        weight = self._mtp_weight() * max(1, config.model.mtp_depth)
+        metrics = {
+            "lm_loss": lm / tokens,
+            "mtp_loss": mtp / tokens / max(1, config.model.mtp_depth),
+            "balance_loss": balance / config.batch.global_batch,
+            "grad_norm": norm,
+            "lr": lr,
+            "tokens": float(tokens),
+        }
+        metrics["loss"] = metrics["lm_loss"] + weight * metrics["mtp_loss"] + self._alpha() * metrics["balance_loss"]
+        if self._biases:
+            metrics["max_violation"] = sum(max_violation(load) for load in loads) / len(loads)
+        self.begin(self._step + 1)
+        return metrics
+
+    @torch.no_grad()
+    def evaluate(self, part: int, parts: int) -> list[float]:
+        """Nats, bytes and tokens of every `parts`-th held-out sample from `part`. Collective over the cell."""
+        if self.config.data.heldout is None:
+            return [0.0, 0.0, 0.0]
+        data, micro, wanted = self._heldout_samples(), self.config.batch.micro_batch, self.config.eval.samples
+        each = -(-wanted // parts)  # the same number of forward passes everywhere: surplus samples count for nothing
+        nats = size = count = 0.0
+        for first in range(0, each, micro):
+            ids = [part + parts * i for i in range(first, min(first + micro, each))]
+            tokens, lengths = data.read([i if i < wanted else 0 for i in ids])
+            losses = self.model(tokens, mtp=False).lm_each.tolist()
+            for i, loss, length in zip(ids, losses, lengths.tolist(), strict=True):
+                if i < wanted:
+                    nats, size, count = nats + loss, size + length, count + tokens.shape[1] - 1
+        return [nats, size, count]
+
+    def eval_metrics(self, stats: Sequence[float]) -> dict[str, float]:
+        """`bpb`: bits a byte of text, comparable across tokenizers; `heldout_loss`: nats a token. Nothing without a
+        held-out set."""
+        nats, size, count = stats
+        return {"bpb": nats / math.log(2) / size, "heldout_loss": nats / count} if size else {}
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Local parameters, both moments, router biases."""
+        return [*self._parameters, *self._optimizer.m, *self._optimizer.v, *self._biases]
+
+    def state_dict(self) -> dict[str, Any]:
+        """`model.NAME`, `adam_m.NAME`, `adam_v.NAME`, `router_bias.I`: views of the whole, sharded as they are here."""
+        state: dict[str, Any] = {}
+        kinds = (("model", self._parameters), ("adam_m", self._optimizer.m), ("adam_v", self._optimizer.v))
+        for kind, tensors in kinds:
+            for slot, local in zip(self.slots, tensors, strict=True):
+                state[f"{kind}.{slot.name}"] = slot.whole(local)
+        state.update({f"router_bias.{i}": bias for i, bias in enumerate(self._biases)})
+        return state
+
+    def loaded(self, step: int) -> None:
+        """The state was written to and is that of `step` committed steps."""
+        self.begin(step)
+
+    def _training_samples(self) -> Samples:
+        if self._train is None:
+            data = self.config.data
+            self._train = Samples(data.corpus, data.seq_len, data.seed, self.config.device)
+        return self._train
+
+    def _heldout_samples(self) -> Samples:
+        if self._heldout is None:
+            data = self.config.data
+            assert data.heldout is not None
+            self._heldout = Samples(data.heldout, data.seq_len, data.seed, self.config.device)
+        return self._heldout
+
+    def _mtp_weight(self) -> float:
+        return self.config.schedule.mtp_weight_at(self._tokens) / max(1, self.config.model.mtp_depth)
+
+    def _alpha(self) -> float:
+        return self.config.balance_alpha

@@ -1,0 +1,134 @@
+"""A workload without a model: a quadratic in a sharded vector, with a step time of your choosing.
+
+For measuring and testing the platform itself. The gradient of a step is a sum over its samples of known vectors, so a
+run's parameters have a closed form however the samples were shared out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Synthetic", "SyntheticConfig"]
+
+
+class SyntheticConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parameters: int = Field(4096, ge=1, description="length of the vector; a multiple of the workers of a cell")
+    global_batch: int = Field(12, ge=1)
+    micro_batch: int = Field(1, ge=1, description="samples a worker takes at once")
+    seconds: float = Field(0.0, ge=0, description="time one micro-batch takes")
+    lr: float = Field(0.05, gt=0)
+
+
+def sample(index: int, length: int) -> torch.Tensor:
+    """The target vector of one sample, values in [-1, 1]."""
+    generator = torch.Generator().manual_seed(index)
+    return torch.rand(length, generator=generator) * 2 - 1
+
+
+class SyntheticReplica:
+    """One worker's shard of the vector, with momentum. Loss of a sample: half the squared distance a coordinate."""
+
+    def __init__(self, config: SyntheticConfig, seed: int) -> None:
+        self.config = config
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.size = dist.get_world_size() if dist.is_initialized() else 1
+        full = torch.randn(config.parameters, generator=torch.Generator().manual_seed(seed))
+        self.vector = full.chunk(self.size)[self.rank].clone()
+        self.momentum = torch.zeros_like(self.vector)
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        self.gradient = torch.zeros_like(self.vector)
+        self.loss, self.samples = 0.0, 0
+
+    def accumulate(self, ids: Sequence[int]) -> None:
+        """Gather the vector, sum this worker's gradients, scatter the sum: the traffic of a fully sharded model."""
+        full = torch.empty(self.config.parameters)
+        parts = list(full.chunk(self.size))
+        if self.size > 1:
+            dist.all_gather(parts, self.vector)
+        else:
+            parts[0].copy_(self.vector)
+        if self.config.seconds:
+            time.sleep(self.config.seconds)
+        gradient = torch.zeros_like(full)
+        for index in ids:
+            distance = full - sample(index, self.config.parameters)
+            gradient += distance
+            self.loss += float(distance.pow(2).mean()) / 2
+            self.samples += 1
+        if self.size > 1:
+            dist.all_reduce(gradient)
+        self.gradient += gradient.chunk(self.size)[self.rank]
+
+    def sums(self) -> torch.Tensor:
+        return self.gradient
+
+    def stats(self) -> list[float]:
+        return [self.loss, float(self.samples)]
+
+    def norm_sq(self, total: torch.Tensor) -> float:
+        return float((total / self.config.global_batch).pow(2).sum())
+
+    def commit(self, total: torch.Tensor, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
+        self.momentum.mul_(0.9).add_(total / self.config.global_batch)
+        self.vector.sub_(self.momentum, alpha=self.config.lr)
+        loss = stats[0] / stats[1]
+        figures = {"grad_norm": math.sqrt(norm_sq), "lr": self.config.lr, "tokens": stats[1]}
+        return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures}
+
+    def evaluate(self, part: int, parts: int) -> list[float]:
+        return [float(self.vector.pow(2).sum())]
+
+    def eval_metrics(self, stats: Sequence[float]) -> dict[str, float]:
+        return {"bpb": math.sqrt(stats[0])}
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.vector, self.momentum]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.size == 1:
+            return {"vector": self.vector, "momentum": self.momentum}
+        from torch.distributed.device_mesh import DeviceMesh
+        from torch.distributed.tensor import DTensor, Shard
+
+        mesh = DeviceMesh("cpu", list(range(self.size)))
+        named = {"vector": self.vector, "momentum": self.momentum}
+        return {name: DTensor.from_local(value, mesh, [Shard(0)], run_check=False) for name, value in named.items()}
+
+    def loaded(self, step: int) -> None:
+        self.begin(step)
+
+
+class Synthetic:
+    """See the module."""
+
+    Config = SyntheticConfig
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        self.config = config
+
+    def preflight(self, workers_per_cell: int) -> dict[str, Any]:
+        return {"parameters": self.config.parameters, "tokens_per_step": self.config.global_batch}
+
+    def samples(self, step: int) -> tuple[int, int]:
+        return step * self.config.global_batch, (step + 1) * self.config.global_batch
+
+    @property
+    def micro_batch(self) -> int:
+        return self.config.micro_batch
+
+    def warm_up(self) -> None:
+        SyntheticReplica(self.config, 0).accumulate([0])
+
+    def build(self, seed: int) -> SyntheticReplica:
+        return SyntheticReplica(self.config, seed)

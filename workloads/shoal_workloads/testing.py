@@ -1,0 +1,77 @@
+"""For tests: runs functions on every rank of a small gloo world, whose processes are spawned once and used again."""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+__all__ = ["World", "world"]
+
+
+def _serve(rank: int, size: int, pipe: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    while True:
+        job = pipe.recv()
+        if job is None:
+            return
+        store, function, args = job
+        try:
+            dist.init_process_group(
+                "gloo", store=dist.FileStore(store, size), rank=rank, world_size=size, timeout=timedelta(seconds=60)
+            )
+            pipe.send((True, function(*args)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            gc.collect()
+
+
+class World:
+    """`run` calls a module-level function on all ranks, each time in a new process group, and returns their answers."""
+
+    def __init__(self, size: int) -> None:
+        context = mp.get_context("spawn")
+        self.size, self._pipes, self._processes = size, [], []
+        for rank in range(size):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, size, there), daemon=True)
+            process.start()
+            self._pipes.append(here)
+            self._processes.append(process)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            for pipe in self._pipes:
+                pipe.send((os.path.join(folder, "store"), function, args))
+            answers = [pipe.recv() for pipe in self._pipes]
+        for rank, (fine, answer) in enumerate(answers):
+            assert fine, f"rank {rank}:\n{answer}"
+        return [answer for _, answer in answers]
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._processes:
+            process.join(20)
+
+
+@contextmanager
+def world(size: int) -> Iterator[World]:
+    found = World(size)
+    try:
+        yield found
+    finally:
+        found.close()
