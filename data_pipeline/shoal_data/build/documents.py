@@ -1,0 +1,206 @@
+"""Reading documents out of input files as Arrow columns; what cannot be read is quarantined, never dropped silently.
+
+Broken input is the slow path: columns are checked as a whole, and only a column that fails is looked at row by row.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+import pyarrow.parquet as pq
+import zstandard
+
+from shoal_data.build.inputs import Piece
+
+__all__ = ["Documents", "Quarantined", "read_piece"]
+
+UNKNOWN_LANGUAGE = "und"
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents of one file, in its order.
+
+    Attributes:
+        text: LargeString, no nulls, valid UTF-8, none empty.
+        row: row number in the file, 0-based.
+        lang: language tag of each.
+    """
+
+    path: str
+    text: pa.LargeStringArray
+    row: npt.NDArray[np.int64]
+    lang: pa.StringArray
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Something that was not taken in: which file, which row (None: the file from there on), and why."""
+
+    file: str
+    row: int | None
+    cause: str
+
+
+def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator[Documents]:
+    """The documents of `piece`, in batches that fit in memory; what is broken goes to `quarantine`."""
+    if piece.format == "parquet":
+        yield from _parquet(piece, column, quarantine)
+    elif piece.format == "jsonl":
+        yield from _jsonl(piece, column, quarantine)
+    else:
+        yield from _text(piece, quarantine)
+
+
+def _parquet(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator[Documents]:
+    row = piece.row
+    try:
+        with pq.ParquetFile(piece.path) as file:
+            names = file.schema_arrow.names
+            if column not in names:
+                cause = f"no column {column!r} (it has {', '.join(names)})"
+                quarantine.append(Quarantined(piece.path, None, cause))
+                return
+            wanted = [column, "lang"] if "lang" in names else [column]
+            for group in range(piece.first, piece.last or file.num_row_groups):
+                table = file.read_row_group(group, columns=wanted, use_threads=False)
+                lang = table["lang"] if "lang" in names else None
+                yield from _clean(piece.path, table[column], lang, row, quarantine)
+                row += len(table)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        quarantine.append(Quarantined(piece.path, row or None, f"unreadable Parquet: {_first_line(error)}"))
+
+
+def _jsonl(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator[Documents]:
+    content = _whole_file(piece, quarantine)
+    if not content.strip():
+        return
+    schema = pa.schema([(column, pa.large_string()), ("lang", pa.string())])
+    try:
+        table = pyarrow.json.read_json(
+            io.BytesIO(content),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=max(1 << 20, len(content) + 1)),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+        if len(table) != content.rstrip(b"\n").count(b"\n") + 1:
+            raise ValueError("blank lines")
+    except (ValueError, pa.ArrowException):
+        table = _lines_one_by_one(piece, content, column, quarantine)
+    yield from _clean(piece.path, table[column], table["lang"], piece.row, quarantine)
+
+
+def _lines_one_by_one(piece: Piece, content: bytes, column: str, quarantine: list[Quarantined]) -> pa.Table:
+    """The slow path of JSONL: rows that do not parse become empty bytes, which say why in the quarantine."""
+    texts: list[bytes | None] = []
+    langs: list[str | None] = []
+    for number, line in enumerate(content.split(b"\n")[: None if content[-1:] != b"\n" else -1], start=piece.row):
+        try:
+            value: Any = json.loads(line)
+            text = value.get(column) if isinstance(value, dict) else None
+            if not isinstance(text, str):
+                raise ValueError(f"no text in field {column!r}")
+            texts.append(text.encode())
+            lang = value.get("lang")
+            langs.append(lang if isinstance(lang, str) else None)
+        except ValueError as error:
+            quarantine.append(Quarantined(piece.path, number, f"unreadable JSON line: {_first_line(error)}"))
+            texts.append(_SAID)
+            langs.append(None)
+    return pa.table({column: pa.array(texts, pa.large_binary()), "lang": pa.array(langs, pa.string())})
+
+
+def _text(piece: Piece, quarantine: list[Quarantined]) -> Iterator[Documents]:
+    content = _whole_file(piece, quarantine)
+    yield from _clean(piece.path, pa.chunked_array([pa.array([content], pa.large_binary())]), None, 0, quarantine)
+
+
+def _whole_file(piece: Piece, quarantine: list[Quarantined]) -> bytes:
+    with open(piece.path, "rb") as file:
+        if piece.path.endswith(".gz"):
+            stream: Any = gzip.GzipFile(fileobj=file)
+        elif piece.path.endswith(".zst"):
+            stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        else:
+            file.seek(piece.first)
+            return file.read(piece.last - piece.first if piece.last else -1)
+        read: list[bytes] = []
+        try:
+            while block := stream.read(1 << 22):
+                read.append(block)
+        except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
+            content = b"".join(read)
+            whole, _, _ = content.rpartition(b"\n")
+            rows = whole.count(b"\n") + 1 if whole else 0
+            quarantine.append(Quarantined(piece.path, rows, f"truncated or corrupt: {_first_line(error)}"))
+            return whole if piece.format == "jsonl" else b""
+        return b"".join(read)
+
+
+_SAID = b"\xff"  # stands in for a row whose cause is already in the quarantine
+
+
+def _clean(
+    path: str, column: pa.ChunkedArray, lang: pa.ChunkedArray | None, first_row: int, quarantine: list[Quarantined]
+) -> Iterator[Documents]:
+    """The column as valid, non-empty text, without the rows that are not."""
+    if len(column) == 0:
+        return
+    row = np.arange(first_row, first_row + len(column))
+    keep = np.ones(len(column), bool)
+    if column.null_count:
+        for number in np.flatnonzero(column.is_null().to_numpy()):
+            quarantine.append(Quarantined(path, int(row[number]), "null text"))
+            keep[number] = False
+    try:
+        text = column.cast(pa.large_string()).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+            quarantine.append(Quarantined(path, None, f"the text column is {column.type}: {_first_line(error)}"))
+            return
+        text = _decode_one_by_one(path, column, row, keep, quarantine)
+    empty = pc.equal(pc.binary_length(text), 0).fill_null(False).to_numpy(zero_copy_only=False)
+    for number in np.flatnonzero(empty & keep):
+        quarantine.append(Quarantined(path, int(row[number]), "empty document"))
+    keep &= ~empty
+    tags = pa.nulls(len(text), pa.string()) if lang is None else lang.cast(pa.string()).combine_chunks()
+    tags = tags.fill_null(UNKNOWN_LANGUAGE)
+    if not keep.all():
+        chosen = pa.array(keep)
+        text, tags, row = text.filter(chosen), tags.filter(chosen), row[keep]
+    if len(row):
+        yield Documents(path, text, row, tags)
+
+
+def _decode_one_by_one(
+    path: str,
+    column: pa.ChunkedArray,
+    row: npt.NDArray[np.int64],
+    keep: npt.NDArray[np.bool_],
+    quarantine: list[Quarantined],
+) -> pa.LargeStringArray:
+    texts: list[str | None] = []
+    for number, value in enumerate(column.to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode())
+        except UnicodeDecodeError as error:
+            if value != _SAID:
+                cause = f"invalid UTF-8 at byte {error.start}"
+                quarantine.append(Quarantined(path, int(row[number]), cause))
+            keep[number] = False
+            texts.append(None)
+    return pa.array(texts, pa.large_string())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,85 @@
+"""Text to token ids with gigatoken, Arrow in and Arrow out, without a Python loop over documents or tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import awkward as ak
+import gigatoken
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shoal_data.errors import InputError
+
+__all__ = ["Encoder", "load_encoder"]
+
+
+class Encoder:
+    """A byte-level BPE `tokenizer.json`, ready to encode.
+
+    Text cannot forge control tokens: what looks like a special token in a document is encoded as plain text. Special
+    ids enter the stream only where the pipeline puts them.
+
+    Attributes:
+        vocab_size: one more than the largest token id.
+        special: content of each special token -> id.
+        digest: hex SHA-256 of the file.
+    """
+
+    def __init__(self, content: bytes, where: str) -> None:
+        remedy = "give the tokenizer.json that `shoal data tokenizer-train` wrote, or another byte-level BPE one"
+        try:
+            config = json.loads(content)
+            self.special = {token["content"]: int(token["id"]) for token in config.get("added_tokens") or []}
+            plain = json.dumps({**config, "added_tokens": []}, ensure_ascii=False)
+            self._backend = gigatoken.Tokenizer.from_json(plain).backend
+            vocab = self._backend.vocab
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{where}: not a tokenizer that can be used ({error})", remedy) from error
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.vocab_size = 1 + max([*vocab, *self.special.values()])
+        self._lengths = np.zeros(self.vocab_size, np.uint16)
+        for token, text in vocab.items():
+            self._lengths[token] = len(text)
+        self._lengths[list(self.special.values())] = 0
+
+    @property
+    def token_bytes(self) -> npt.NDArray[np.uint16]:
+        """Bytes of text each token id stands for, (vocab_size,); 0 for special tokens and unused ids."""
+        return self._lengths
+
+    def encode(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+        """Token ids of the documents `text` (n,), on the calling thread.
+
+        Returns:
+            offsets: (n + 1,), where each document's ids start in `ids`.
+            ids: the ids of all documents on end.
+        """
+        layout = self._backend.encode_batch(ak.from_arrow(text), parallel=False).layout
+        offsets = np.asarray(layout.offsets.data)
+        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        return (offsets - offsets[0]).astype(np.int64, copy=False), ids
+
+
+@lru_cache(maxsize=2)
+def _cached(path: str, digest: str) -> Encoder:
+    content = Path(path).read_bytes()
+    encoder = Encoder(content, path)
+    if digest and encoder.digest != digest:
+        raise InputError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
+    return encoder
+
+
+def load_encoder(path: str | Path, digest: str = "") -> Encoder:
+    """The encoder of a `tokenizer.json`; kept for the life of the process, since loading costs about a second.
+
+    Raises:
+        InputError: no such file, one that cannot be used, or not the one that `digest` (hex SHA-256) names.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
+    return _cached(str(path), digest)

@@ -1,0 +1,66 @@
+"""Token shards: one Arrow IPC file each, memory-mappable, one row a document, token values contiguous on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc
+
+from shoal_data.files import write_whole
+
+__all__ = ["ShardEntry", "write_shard"]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A row of the manifest's shard table (see `shoal_data.manifest.Shards`)."""
+
+    file: str
+    source: str
+    size: int
+    sha256: str
+    offset: int
+    tokens: int
+    documents: int
+    text_bytes: int
+
+
+def write_shard(
+    folder: Path,
+    name: str,
+    source: str,
+    columns: dict[str, pa.Array],
+    offsets: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.unsignedinteger],
+) -> ShardEntry:
+    """Write one shard, whole or not at all.
+
+    Args:
+        columns: what is known of each document: (n,) each, with at least `bytes`, its UTF-8 length.
+        offsets: (n + 1,) where each document's ids start.
+        ids: token ids of all documents on end, uint16 or uint32.
+    """
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
+    batch = pa.record_batch({**columns, "tokens": lists})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    content = sink.getvalue()
+    written = pa.ipc.open_file(content).get_batch(0)["tokens"]
+    path = f"shards/{name}.arrow"
+    write_whole(folder / path, memoryview(content))
+    return ShardEntry(
+        file=path,
+        source=source,
+        size=content.size,
+        sha256=hashlib.sha256(content).hexdigest(),
+        offset=written.values.buffers()[1].address - content.address,
+        tokens=len(ids),
+        documents=len(offsets) - 1,
+        text_bytes=int(pa.compute.sum(columns["bytes"]).as_py() or 0),
+    )
