@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from shoal.cli.train import train
 from shoal.errors import UserError
 from shoal_data.errors import InputError
 
@@ -14,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pre-train DeepSeek-V3-style models on clusters whose nodes come and go.",
 )
+app.command()(train)
 
 
 def run() -> None:

@@ -1,0 +1,53 @@
+"""Which samples a step consumes, and who takes them: pure functions of the step and the live cells.
+
+A step's samples `[first, last)` are cut into micro-batches of `workers * size` samples; a cell takes a whole
+micro-batch, and its worker of rank r the r-th part of it. Whatever the live cells are, a step consumes the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shoal.errors import UserError
+
+__all__ = ["count", "ids", "rest", "share"]
+
+
+def count(first: int, last: int, workers: int, size: int) -> int:
+    """Micro-batches in a step.
+
+    Raises:
+        UserError: the global batch is not a multiple of a cell's micro-batch.
+    """
+    batch, one = last - first, workers * size
+    if batch % one:
+        raise UserError(
+            f"a global batch of {batch} samples cannot be cut into micro-batches of {workers} workers x {size} samples",
+            f"choose a global batch that is a multiple of {one}, or a smaller micro-batch",
+        )
+    return batch // one
+
+
+def ids(first: int, micro_batch: int, rank: int, workers: int, size: int) -> range:
+    """Positions in the global order that worker `rank` of a cell takes of micro-batch `micro_batch`."""
+    start = first + (micro_batch * workers + rank) * size
+    return range(start, start + size)
+
+
+def share(micro_batches: int, cells: Sequence[int]) -> dict[int, list[int]]:
+    """Micro-batches of a fresh step for each live cell, dealt in turn."""
+    return {cell: list(range(place, micro_batches, len(cells))) for place, cell in enumerate(cells)}
+
+
+def rest(micro_batches: int, cells: Sequence[int], done: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    """Micro-batches that are still to be done in a step whose cells changed on the way: what nobody alive has done
+    goes to the cells that have least, so that finished work is kept."""
+    finished = {m for cell in cells for m in done.get(cell, ())}
+    load = {cell: len(done.get(cell, ())) for cell in cells}
+    todo: dict[int, list[int]] = {cell: [] for cell in cells}
+    for m in range(micro_batches):
+        if m not in finished:
+            cell = min(cells, key=lambda c: (load[c], cells.index(c)))
+            todo[cell].append(m)
+            load[cell] += 1
+    return todo

@@ -1,0 +1,72 @@
+"""`shoal train`: check a job, start it on the cluster, show it to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    job_file: Annotated[
+        Path, typer.Argument(help="The job: a YAML file, see docs/configuration.md.", metavar="JOB.yaml")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change.", metavar="[KEY.SUB=VALUE]...")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last whole checkpoint of run_id.")] = False,
+    check: Annotated[bool, typer.Option(help="Only check the job; start nothing.")] = False,
+) -> None:
+    """Train a job on the Ray cluster this runs in: `ray job submit -- shoal train job.yaml`.
+
+    The run goes on if this command dies; Ctrl-C and `ray job stop` end it in order. Exit code: 0 done, 1 failed or
+    stopped, 2 the job cannot start (the message says what to change).
+    """
+    from shoal import submit
+    from shoal.config import load_job
+
+    ready = submit.preflight(load_job(job_file, overrides or []), resume=resume)
+    job = ready.job
+    print(
+        f"run {job.run_id}: "
+        + ", ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in ready.about.items())
+    )
+    if check:
+        return
+    submit.connect()
+    print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {job.cells} cells x {job.workers_per_cell}")
+    controller, outcome = submit.launch(ready, resume=resume)
+    path = job.storage / str(job.run_id)
+    status, reason = submit.follow(controller, outcome, path, Printer(job.steps).show)
+    print(f"run {job.run_id}: {status} ({reason}); record: {path}", flush=True)
+    if status != "done":
+        raise typer.Exit(1)
+
+
+def show(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Printer:
+    """A line for every event people care about, and for about fifty steps of a run."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.every = steps, max(1, steps // 50)
+
+    def show(self, kind: str, line: dict[str, Any]) -> None:
+        from shoal.record.sentences import sentence
+
+        if kind == "event":
+            text = sentence(line)
+            if text:
+                print(f"  {text}", flush=True)
+        elif (line["step"] + 1) % self.every == 0:
+            rate = line["tokens"] / max(line["seconds"], 1e-9)
+            print(
+                f"step {line['step'] + 1:>5}/{self.steps}  loss {line['loss']:.4f}  grad norm {line['grad_norm']:.3f}"
+                f"  lr {line['lr']:.2e}  {line['cells']} cells  {rate:,.0f} tokens/s",
+                flush=True,
+            )

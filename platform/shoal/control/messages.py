@@ -1,0 +1,176 @@
+"""Events that reach the controller and actions it answers with. Plain values: the tests step through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shoal.control.state import Ack
+from shoal.plan import Seat
+
+__all__ = [
+    "Acked",
+    "Action",
+    "Checkpointed",
+    "Committed",
+    "End",
+    "Evaluated",
+    "Event",
+    "Failed",
+    "Finished",
+    "Form",
+    "Generation",
+    "Joined",
+    "Journal",
+    "Lost",
+    "Raise",
+    "Ready",
+    "Rewind",
+    "Stop",
+]
+
+# ---- events
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker is warm and has said so."""
+
+    worker: str
+    node: str
+    home: Seat | None = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is dead, or is taken for dead and has been fenced."""
+
+    worker: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker stands in its cell's new world with a model built."""
+
+    worker: str
+    cell: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Acked:
+    worker: str
+    generation: int
+    ack: Ack
+
+
+@dataclass(frozen=True)
+class Committed:
+    """`worker` applied its optimizer step: `steps` are committed in its state."""
+
+    worker: str
+    generation: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    worker: str
+    generation: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A worker cannot go on. `where`: `cell` (its cell's world is unusable), `between` (a collective between cells
+    failed), `form` (its new world did not come up), `code` (an exception of the training code itself)."""
+
+    worker: str
+    generation: int
+    where: Literal["cell", "between", "form", "code"]
+    message: str = ""
+    attempt: int = -1
+
+
+@dataclass(frozen=True)
+class Finished:
+    worker: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint of `steps` committed steps is whole."""
+
+    steps: int
+
+
+Event = Joined | Lost | Ready | Acked | Committed | Evaluated | Failed | Finished | Checkpointed
+
+# ---- actions
+
+
+@dataclass(frozen=True)
+class Form:
+    """Build (again) the world of a cell with these members; load the checkpoint of `restore` steps if given."""
+
+    cell: int
+    attempt: int
+    members: tuple[str, ...]
+    restore: int | None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave the generation at the next safe point and answer; leave the world too if the cell is broken."""
+
+    generation: int
+    broken: tuple[int, ...]
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Raise:
+    """Somebody committed `steps`: commit it too."""
+
+    generation: int
+    steps: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A new membership: `cells` go on from `steps`; `heals` are (from, to) copies; `todo` what is left of the step."""
+
+    generation: int
+    cells: Mapping[int, tuple[str, ...]]
+    attempts: Mapping[int, int]
+    steps: int
+    evaluated: int
+    todo: Mapping[int, list[int]]
+    heals: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """No copy in memory is left: committed steps from `steps` on are undone; `lost` of them."""
+
+    steps: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Journal:
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class End:
+    status: Literal["done", "failed"]
+    reason: str
+
+
+Action = Form | Stop | Raise | Generation | Rewind | Journal | End

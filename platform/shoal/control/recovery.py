@@ -1,0 +1,138 @@
+"""What each recovery took, phase by phase: values fed with times, so that it is tested without a clock.
+
+detect      last sign of life of the dead -> the controller knows
+decide      -> every living worker has answered and the others go on
+place       -> the cell's new members are chosen and told
+join        -> they stand in a world with a model built, and the cells have stopped at a step boundary for them
+state       the copy from the peer cell
+first_step  -> the first committed step with the cell back in it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Recoveries", "Recovery"]
+
+
+@dataclass
+class Recovery:
+    """One cell's loss and return; times in seconds of one clock."""
+
+    cell: int
+    alive: float
+    noticed: float
+    how: str
+    nodes: list[str] = field(default_factory=list)
+    actors: list[str] = field(default_factory=list)
+    rung: str = "heal"
+    reason: str = ""
+    lost: int = 0
+    decided: float | None = None
+    placed: float | None = None
+    joined: float | None = None
+    state: float = 0.0
+    committed: float | None = None
+    reported: bool = False
+
+    def record(self, now: float, cells: int, wanted: int) -> dict[str, Any]:
+        """The journal's `recovery` event; `now`: time of the step that ends it."""
+        decided = self.decided if self.decided is not None else now
+        placed = self.placed if self.placed is not None else decided
+        joined = self.joined
+        phases: dict[str, float | None] = {
+            "detect": self.noticed - self.alive,
+            "decide": decided - self.noticed,
+            "place": max(0.0, placed - decided) if joined is not None else None,
+            "join": max(0.0, joined - max(placed, decided)) if joined is not None else None,
+            "state": self.state if joined is not None else None,
+            "first_step": max(0.0, now - joined - self.state) if joined is not None else None,
+        }
+        next_commit = (self.committed if self.committed is not None else now) - self.alive
+        full = now - self.alive if joined is not None and cells == wanted else None
+        return {
+            "rung": self.rung,
+            "cell": self.cell,
+            "nodes": self.nodes,
+            "actors": self.actors,
+            "reason": self.reason,
+            "phases": phases,
+            "next_commit": next_commit,
+            "full_strength": full,
+            "steps_lost": self.lost,
+            "sentence": self.sentence(next_commit, full),
+        }
+
+    def sentence(self, next_commit: float, full: float | None) -> str:
+        who = f"{' and '.join(self.nodes)} died" if len(self.actors) > 1 else f"{self.actors[0]} died"
+        done = {
+            "heal": f"cell {self.cell} was healed from a living peer",
+            "shrink": f"no spare was left, so the other cells took cell {self.cell}'s share",
+            "grow": f"cell {self.cell} came back",
+            "restore": "no cell was whole, so the run went back to its last checkpoint",
+        }[self.rung]
+        after = f", full strength after {full:.2f} s" if full is not None else ""
+        return (
+            f"{who} ({self.how}): {done}; next step committed after {next_commit:.2f} s{after}; {self.lost} steps lost"
+        )
+
+
+class Recoveries:
+    """The open recoveries of a run, by cell."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self.open: dict[int, Recovery] = {}
+
+    def died(self, cell: int, actor: str, node: str, how: str, alive: float, now: float) -> None:
+        one = self.open.get(cell)
+        if one is None or one.reported:
+            one = self.open[cell] = Recovery(cell, alive, now, how)
+        one.alive = min(one.alive, alive)
+        one.actors.append(actor)
+        if node not in one.nodes:
+            one.nodes.append(node)
+
+    def decision(self, rung: str, cells: list[int], reason: str) -> None:
+        for cell in cells:
+            if cell in self.open and not self.open[cell].reported:
+                self.open[cell].rung, self.open[cell].reason = rung, reason
+
+    def rewound(self, lost: int) -> None:
+        for one in self.open.values():
+            one.lost = lost
+
+    def formed(self, cell: int, now: float) -> None:
+        one = self.open.get(cell)
+        if one is not None:
+            one.placed = now
+            if one.rung == "shrink":
+                one.rung = "grow"
+
+    def generation(self, cells: list[int], now: float) -> None:
+        for one in self.open.values():
+            if one.decided is None:
+                one.decided = now
+            if one.cell in cells and one.placed is not None:
+                one.joined = now
+
+    def copied(self, cell: int, seconds: float) -> None:
+        if cell in self.open:
+            self.open[cell].state = max(self.open[cell].state, seconds)
+
+    def step(self, cells: list[int], now: float) -> list[dict[str, Any]]:
+        """A step was committed by `cells`: the records of recoveries that it ends."""
+        records = []
+        for cell, one in list(self.open.items()):
+            if one.decided is None:
+                continue
+            if one.committed is None:
+                one.committed = now
+            if one.joined is not None and cell in cells:
+                records.append(one.record(now, len(cells), self.wanted))
+                del self.open[cell]
+            elif one.rung == "shrink" and not one.reported:
+                records.append(one.record(now, len(cells), self.wanted))
+                one.reported = True
+        return records

@@ -1,0 +1,149 @@
+"""The driver of a run: check everything, start the controller, show progress. It may die; the run goes on."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from shoal import batching, checkpoint
+from shoal.config import Job, parse
+from shoal.control.actor import Controller, controller_name
+from shoal.control.spawn import NAMESPACE
+from shoal.errors import UserError
+from shoal.nodes import free_slots, living
+from shoal.plan import first_plan
+from shoal.record import read
+from shoal.record.rundir import RunDir, check_run_id
+from shoal.workload import Workload, load_workload
+
+__all__ = ["Preflight", "follow", "launch", "preflight"]
+
+WORDS = ("amber", "brisk", "calm", "deft", "eager", "fleet", "glad", "keen", "lucid", "merry", "nimble", "quick")
+FISH = (
+    "anchovy",
+    "bream",
+    "cod",
+    "dace",
+    "herring",
+    "mackerel",
+    "minnow",
+    "perch",
+    "roach",
+    "sardine",
+    "smelt",
+    "tuna",
+)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A job that can start: with its id, its workload, what that says of itself, and where to go on from."""
+
+    job: Job
+    workload: Workload
+    about: dict[str, Any]
+    start: int
+
+
+def make_id() -> str:
+    return f"{random.choice(WORDS)}-{random.choice(FISH)}-{time.strftime('%m%d-%H%M%S')}"
+
+
+def preflight(job: Job, *, resume: bool) -> Preflight:
+    """Everything that can be checked without a cluster.
+
+    Raises:
+        UserError or the workload's own input error: what is wrong, and the remedy.
+    """
+    if resume and job.run_id is None:
+        raise UserError("--resume needs the run to go on with", "name it: run_id=NAME")
+    job = job.model_copy(update={"run_id": job.run_id or make_id(), "storage": job.storage.absolute()})
+    if "path" not in job.workload:
+        raise UserError("'workload.path' is missing", "name the workload's class as package.module:Class")
+    kind = load_workload(job.workload["path"])
+    settings = {key: value for key, value in job.workload.items() if key != "path"}
+    config = parse(kind.Config, settings, source="the job file", prefix="workload.")  # type: ignore[type-var]
+    workload = kind(config)
+    about = workload.preflight(job.workers_per_cell)
+    first, last = workload.samples(0)
+    batching.count(first, last, job.workers_per_cell, workload.micro_batch)
+    path = check_run_id(job.storage, str(job.run_id), resume)
+    found = checkpoint.last_whole(path / "checkpoints") if resume else None
+    if found is not None:
+        checkpoint.verify(found.path)
+    start = found.steps if found else 0
+    if start >= job.steps:
+        raise UserError(f"run {job.run_id}: all of its {start} steps are done", "ask for more: steps=N")
+    return Preflight(job, workload, about, start)
+
+
+def connect() -> None:
+    """Join the cluster that this process belongs to or that RAY_ADDRESS names.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        raise UserError(
+            "there is no Ray cluster to train on",
+            "start one (`shoal cluster up`) and submit: `ray job submit -- shoal train job.yaml`",
+        ) from error
+
+
+def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
+    """Start the controller of a checked job on the connected cluster; returns (controller, its run's future).
+
+    Raises:
+        UserError: too few slots, or the run id is in use.
+    """
+    job = ready.job
+    name = controller_name(str(job.run_id))
+    if any(actor["name"] == name for actor in ray.util.list_named_actors(all_namespaces=True)):
+        raise UserError(f"run_id: {job.run_id!r} is running now", "choose another run_id, or wait for its end")
+    seats = first_plan(free_slots(job.slot_resource), job.cells, job.workers_per_cell)
+    run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
+    run.close()
+    places = {(seat.cell, seat.rank): node for seat, node in seats.items()}
+    controller = Controller.options(name=name, namespace=NAMESPACE, lifetime="detached").remote(  # type: ignore[attr-defined]
+        job.model_dump(mode="json"), str(run.path), places, ready.start
+    )
+    return controller, controller.run.remote()
+
+
+def follow(controller: Any, outcome: Any, path: Path, show: Callable[[str, dict[str, Any]], None]) -> tuple[str, str]:
+    """Show a run as it goes, until it ends; returns (status, reason). A signal to end (Ctrl-C, `ray job stop`) ends it
+    in order."""
+
+    def interrupted(number: int, _: Any) -> None:
+        controller.stop.remote(f"stopped by {signal.Signals(number).name}")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
+    since = time.time() - 1.0
+
+    def over() -> bool:
+        return bool(ray.wait([outcome], timeout=0)[0])
+
+    for kind, line in read.follow(path, since=since, stop=over):
+        show(kind, line)
+    try:
+        status, reason = ray.get(outcome)
+    except ray.exceptions.RayActorError as error:
+        return "failed", f"the controller died ({error}); go on with `shoal train ... --resume run_id={path.name}`"
+    ray.kill(controller)
+    return str(status), str(reason)
+
+
+def nodes_in_words(slot_resource: str) -> str:
+    """The cluster in one line."""
+    nodes = [node for node in living(slot_resource) if node.slots]
+    return f"{len(nodes)} nodes, {sum(node.slots for node in nodes)} slots"

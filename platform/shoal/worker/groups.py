@@ -1,0 +1,153 @@
+"""Process groups that can be walked away from.
+
+A stuck gloo collective cannot be aborted, so nobody blocks in one that reaches over cells: it is polled beside the
+stop flag, and on the flag the worker leaves. The abandoned work and its buffers are kept until the next generation
+stands, then freed in a thread (freeing a group joins its threads). See DESIGN: cells.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Groups", "Stopped", "leave_world", "open_store", "serve_store"]
+
+POLL = 0.0005
+
+
+class Stopped(Exception):
+    """The generation is over: the controller said so while this worker waited."""
+
+
+def serve_store(listener: Any) -> dist.TCPStore:
+    """The controller's rendezvous store, on an already bound socket (so that it listens where it was told to)."""
+    address, port = listener.getsockname()
+    return dist.TCPStore(
+        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
+    )
+
+
+def open_store(address: tuple[str, int], timeout: float) -> dist.TCPStore:
+    """A client of the controller's store: one a thread, since a client serves one request at a time."""
+    return dist.TCPStore(
+        address[0], address[1], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout)
+    )
+
+
+class Groups:
+    """The groups of one worker, and those it has left behind.
+
+    `stopped`: tells whether to walk away. `timeout`: seconds, of every group; a safety net, not what ends a wait.
+    """
+
+    def __init__(self, store: tuple[str, int], timeout: float, stopped: Callable[[], bool]) -> None:
+        self._address, self._timeout, self._stopped = store, timeout, stopped
+        self._store = open_store(store, timeout)
+        self._left: list[Any] = []
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Wait for `done`.
+
+        Raises:
+            Stopped: the flag came first.
+        """
+        while not done():
+            if self._stopped():
+                raise Stopped
+            time.sleep(POLL)
+
+    def meet(self, key: str, rank: int, size: int) -> None:
+        """Wait until all `size` ranks of `key` are here. A group is only built once nobody has to be waited for."""
+        self._store.set(f"here/{key}/{rank}", b"1")
+        present = [f"here/{key}/{other}" for other in range(size)]
+        self.until(lambda: self._store.check(present))
+
+    def build(self, key: str, rank: int, size: int) -> dist.ProcessGroupGloo | None:
+        """A group of its own, outside the default world; None for a group of one.
+
+        Raises:
+            Stopped: while waiting for the others. RuntimeError: it could not be built.
+        """
+        if size == 1:
+            return None
+        self.meet(key, rank, size)
+        built: list[dist.ProcessGroupGloo | Exception] = []
+
+        def connect() -> None:
+            try:
+                store = dist.PrefixStore(key, open_store(self._address, self._timeout))
+                built.append(dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=self._timeout)))
+            except Exception as error:
+                built.append(error)
+
+        threading.Thread(target=connect, daemon=True, name="connect").start()
+        self.until(lambda: bool(built))
+        if isinstance(built[0], Exception):
+            raise RuntimeError(f"group {key}: {built[0]}") from built[0]
+        return built[0]
+
+    def world(self, key: str, rank: int, size: int) -> None:
+        """Make the cell's default world; its members have met already."""
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore(key, open_store(self._address, self._timeout)),
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=self._timeout),
+        )
+
+    def finish(self, work: dist.Work, *buffers: torch.Tensor) -> None:
+        """Poll a collective to its end.
+
+        Raises:
+            Stopped: walked away; `buffers` stay alive. RuntimeError: it failed.
+        """
+        self._left.append((work, buffers))
+        self.until(work.is_completed)
+        work.wait()  # completed is also what failed is: this raises
+        self._left.pop()
+
+    def sum(self, group: dist.ProcessGroupGloo | None, tensor: torch.Tensor) -> None:
+        """Add `tensor` over the group, in place."""
+        if group is not None:
+            self.finish(group.allreduce([tensor]), tensor)
+
+    def copy(self, group: dist.ProcessGroupGloo, tensor: torch.Tensor) -> None:
+        """Copy `tensor` from rank 0 of the group to the others, in place."""
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        options.rootTensor = 0
+        self.finish(group.broadcast([tensor], options), tensor)
+
+    def leave(self, *groups: dist.ProcessGroupGloo | None) -> None:
+        """Keep groups that may hold unfinished work until `retire`."""
+        self._left += [group for group in groups if group is not None]
+
+    def retire(self) -> None:
+        """Free what was left behind, off the training thread: nobody waits for it any more."""
+        left, self._left = self._left, []
+
+        def free() -> None:
+            for item in left:
+                if isinstance(item, dist.ProcessGroupGloo):
+                    item.abort()
+            left.clear()
+
+        threading.Thread(target=free, daemon=True, name="retire").start()
+
+
+def leave_world() -> None:
+    """Leave the cell's world so that its sockets close and peers blocked on them are freed.
+
+    The collection is needed: the world hangs in reference cycles, and while it lives its sockets stay open.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    gc.collect()
