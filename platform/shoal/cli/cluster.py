@@ -1,0 +1,144 @@
+"""`shoal cluster`: a real Ray cluster of several nodes on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import asdict
+from typing import Annotated, NoReturn
+
+import typer
+
+from shoal.cluster import connect, local
+from shoal.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="A real Ray cluster of several nodes on this machine.")
+
+Name = Annotated[str, typer.Option("--name", help="the cluster's name")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+LabelList = Annotated[
+    list[str] | None,
+    typer.Option("--labels", help="Ray node labels, as node1,node2:rack=a,zone=z or zone=z for all; may be repeated"),
+]
+
+
+def say(line: str) -> None:
+    """A progress line, seen at once also through a pipe."""
+    print(f"cluster: {line}", flush=True)
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(help="nodes beside the head")] = 4,
+    slots: Annotated[int, typer.Option(help="training workers a node can hold (custom resource `slot`)")] = 2,
+    cpus: Annotated[int | None, typer.Option(help="CPUs a node offers to Ray tasks [default: its slots]")] = None,
+    name: Name = local.DEFAULT_NAME,
+    mode: Annotated[str, typer.Option(help="netns: a network namespace a node (root); process; auto")] = "auto",
+    dashboard_port: Annotated[int, typer.Option(help="port of the dashboard and the job server")] = 8265,
+    object_store_mb: Annotated[int, typer.Option(help="shared memory of each node, MB")] = local.OBJECT_STORE_MB,
+    labels: LabelList = None,
+) -> None:
+    """Start a head and NODES nodes, and return when all have joined."""
+    signal.signal(signal.SIGTERM, _interrupt)  # like Ctrl-C: nothing is left behind
+    started = time.monotonic()
+    local.up(
+        name,
+        nodes=nodes,
+        slots=slots,
+        cpus=cpus,
+        mode=mode,
+        dashboard_port=dashboard_port,
+        object_store_mb=object_store_mb,
+        labels=parse_labels(labels or []),
+        say=say,
+    )
+    say(f"{nodes + 1} nodes in {time.monotonic() - started:.1f} s; `shoal cluster down --name {name}` ends it")
+
+
+@app.command()
+def status(name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
+    """The cluster's nodes, as they were made and as Ray sees them."""
+    found = local.describe(name)
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    print(f"{found.name} ({found.mode}, {found.phase})  dashboard {found.dashboard_url}  Ray {found.gcs_address}")
+    for node in found.nodes:
+        labels = ",".join(f"{k}={v}" for k, v in node.labels.items())
+        processes = f"{len(node.pids)} processes"
+        print(f"  {node.name:8} {node.state:8} {node.ip:15} {node.slots} slots  {processes:14} {labels}".rstrip())
+    if found.error:
+        print(f"  {found.error}")
+
+
+@app.command("kill-node")
+def kill_node(
+    node: Annotated[str, typer.Argument(help="node1, node2, ...")],
+    name: Name = local.DEFAULT_NAME,
+    as_json: AsJson = False,
+) -> None:
+    """SIGKILL every process of a node at once, as if its machine had died."""
+    kill = local.kill_node(name, node)
+    if as_json:
+        print(json.dumps(asdict(kill)))
+        return
+    say(f"{node}: {len(kill.pids)} processes killed at {kill.time:.3f} (unix), gone {kill.seconds * 1e3:.0f} ms later")
+
+
+@app.command("add-node")
+def add_node(
+    slots: Annotated[int, typer.Option(help="training workers it can hold")] = 2,
+    cpus: Annotated[int | None, typer.Option(help="CPUs it offers to Ray tasks [default: its slots]")] = None,
+    labels: LabelList = None,
+    name: Name = local.DEFAULT_NAME,
+) -> None:
+    """Add a node, named by the next number, and return when it has joined."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    parsed = parse_labels(labels or [])
+    if set(parsed) - {"*"}:
+        raise UserError("--labels: the new node has no name yet", "give KEY=VALUE alone")
+    node = local.add_node(name, slots=slots, cpus=cpus, labels=parsed.get("*", {}), say=say)
+    say(f"{node.name} at {node.ip}")
+
+
+@app.command()
+def down(name: Name = local.DEFAULT_NAME) -> None:
+    """Take the cluster down: nothing of it is left."""
+    local.down(name, say=say)
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def execute(
+    command: Annotated[list[str], typer.Argument(help="after --: the command and its arguments")],
+    node: Annotated[str, typer.Option(help="where it runs")] = "head",
+    name: Name = local.DEFAULT_NAME,
+) -> None:
+    """Run a command on a node, with Ray's addresses and token in its environment."""
+    sys.exit(connect.execute(name, command, node))
+
+
+@app.command("env")
+def env(name: Name = local.DEFAULT_NAME) -> None:
+    """Print `export` lines for a shell, so that `ray job submit` finds the cluster."""
+    for key, value in connect.environment(name).items():
+        print(f"export {key}={value}")
+
+
+def parse_labels(options: list[str]) -> dict[str, dict[str, str]]:
+    """`["node1,node2:rack=a", "zone=z"]` -> labels by node name, `*` for all nodes. Raises UserError."""
+    parsed: dict[str, dict[str, str]] = {}
+    for option in options:
+        names, colon, pairs = option.rpartition(":")
+        for pair in pairs.split(","):
+            key, equals, value = pair.partition("=")
+            if not (key and equals and value):
+                raise UserError(f"--labels {option}: {pair!r} is not KEY=VALUE", "as in node1,node2:rack=a,zone=z")
+            for node in names.split(",") if colon else ["*"]:
+                parsed.setdefault(node, {})[key] = value
+    return parsed
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,109 @@
+"""How one node of a local cluster is started: its environment, its Ray settings, its command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from shoal.cluster import api, namespaces, processes
+from shoal.cluster.state import ClusterState, NodeState, state_dir, token_file
+
+__all__ = ["NODE_LABEL", "command_in", "launch", "log_file", "node_environment", "ray_params"]
+
+NODE_LABEL = "shoal.io/node"
+"""The Ray node label that holds the node's name (`ray.nodes()[i]["Labels"]`)."""
+
+# A dead node is known within 1.3 s instead of 14, a frozen one within 4 s instead of 65.
+HEALTH_CHECKS = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+def log_file(name: str, node: str) -> Path:
+    """What the start of a node printed; the logs of its Ray processes are in Ray's session directory."""
+    return state_dir(name) / "logs" / f"{node}.log"
+
+
+def node_environment(state: ClusterState, node: NodeState) -> dict[str, str]:
+    """The environment of every process of `node`: this process's own, without what belongs to another Ray cluster."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return {
+        **inherited,
+        **HEALTH_CHECKS,
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file(state.name)),
+        "DASHBOARD_METRIC_PORT": str(state.metrics_port),
+        # job entrypoints find `shoal` and this Python
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        # gloo would look the host name up, and find an address that is not the node's
+        "GLOO_SOCKET_IFNAME": namespaces.INTERFACE if node.namespace else "lo",
+        **api.no_proxy(state),
+        "SHOAL_CLUSTER": state.name,
+        processes.MARK: processes.mark(state, node),
+    }
+
+
+def command_in(node: NodeState, command: list[str]) -> list[str]:
+    """`command` as it must be run on this machine to run inside `node`."""
+    return ["nsenter", f"--net=/run/netns/{node.namespace}", "--", *command] if node.namespace else command
+
+
+def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
+    """Keyword arguments of `RayParams` for `node`."""
+    common: dict[str, Any] = {
+        "node_ip_address": node.ip,
+        "node_name": node.name,
+        "num_cpus": node.cpus,
+        "num_gpus": 0,
+        "object_store_memory": state.object_store_mb * 1_000_000,
+        "temp_dir": str(Path(state.temp_dir) / node.name),
+        "labels": {**node.labels, NODE_LABEL: node.name},
+        # all nodes share this machine: workers take any free port
+        "min_worker_port": 0,
+        "max_worker_port": 0,
+        "dashboard_agent_listen_port": None,
+    }
+    if node.is_head:
+        return {
+            **common,
+            "gcs_server_port": state.gcs_port,
+            "include_dashboard": True,
+            "dashboard_host": node.ip,
+            "dashboard_port": state.dashboard_port,
+            "no_monitor": True,  # the autoscaler's process: nothing to scale here
+        }
+    # Nodes run no log monitor (1 s of CPU and 80 MB each): what workers print stays in the node's logs, which the
+    # dashboard shows.
+    return {
+        **common,
+        "gcs_address": state.gcs_address,
+        "resources": {"slot": node.slots},
+        "include_log_monitor": False,
+    }
+
+
+def launch(state: ClusterState, node: NodeState) -> subprocess.Popen[bytes]:
+    """Start `node`; the returned process ends, with 0, when the node has joined."""
+    (Path(state.temp_dir) / node.name).mkdir(mode=0o700)
+    spec = json.dumps({"head": node.is_head, "params": ray_params(state, node)})
+    log = log_file(state.name, node.name)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command_in(node, [sys.executable, "-m", "shoal.cluster.start_node", spec]),
+            env=node_environment(state, node),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=state.temp_dir,
+            start_new_session=True,  # Ctrl-C in the terminal is not the node's
+        )

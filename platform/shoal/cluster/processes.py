@@ -1,0 +1,110 @@
+"""Which processes belong to a node, and what can be done to all of them at once.
+
+In netns mode a node's processes are those in its network namespace. In process mode they are the descendants of its
+keeper (`start_node`), which carries a mark in its environment and to which the kernel hands every orphan; Ray's own
+processes cannot be told by a mark, for they overwrite their environment with a title.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from shoal.cluster.state import ClusterState, NodeState
+
+__all__ = ["MARK", "mark", "pids_of", "send", "wait_gone"]
+
+MARK = "SHOAL_NODE_OF"
+KEEPER = b"shoal.cluster.start_node"
+
+
+def mark(state: ClusterState, node: NodeState) -> str:
+    """The value of the environment variable `MARK` in the processes started in `node`."""
+    return f"{state.id}/{node.name}"
+
+
+def pids_of(state: ClusterState, node: NodeState) -> list[int]:
+    """Living processes (no zombies) of `node`, without its keeper, lowest first."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    if node.namespace:
+        try:
+            inode = os.stat(f"/run/netns/{node.namespace}").st_ino
+        except FileNotFoundError:
+            return []
+        found = [pid for pid in pids if _net_namespace(pid) == inode]
+    else:
+        wanted = f"{MARK}={mark(state, node)}".encode()
+        found = _with_descendants([pid for pid in pids if wanted in _read(pid, "environ").split(b"\0")], pids)
+    return sorted(
+        pid
+        for pid in found
+        if pid != os.getpid() and _status(pid)[0] not in "ZX" and KEEPER not in _read(pid, "cmdline")
+    )
+
+
+def send(state: ClusterState, node: NodeState, signum: int) -> tuple[float, list[int]]:
+    """Signal every process of `node` in one sweep: the wall time of the first signal and the pids it went to."""
+    pids = pids_of(state, node)
+    at = time.time()
+    reached = [pid for pid in pids if _signal(pid, signum)]
+    return at, reached
+
+
+def wait_gone(state: ClusterState, node: NodeState, timeout_s: float = 10.0) -> list[int]:
+    """SIGKILL whatever still appears in `node` until nothing is left: the pids that were killed here.
+
+    Raises TimeoutError: a process outlived the kill (in uninterruptible sleep).
+    """
+    deadline = time.monotonic() + timeout_s
+    killed: list[int] = []
+    while pids := pids_of(state, node):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"node {node.name}: processes {pids} outlive SIGKILL")
+        killed += [pid for pid in pids if _signal(pid, signal.SIGKILL) and pid not in killed]
+        time.sleep(0.01)
+    return killed
+
+
+def _with_descendants(roots: list[int], pids: list[int]) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for pid in pids:
+        children.setdefault(_status(pid)[1], []).append(pid)
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        if pid not in found:
+            found.add(pid)
+            todo += children.get(pid, [])
+    return list(found)
+
+
+def _net_namespace(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return -1
+
+
+def _read(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _status(pid: int) -> tuple[str, int]:
+    """State letter and parent of a process; `("X", 0)` once it is gone."""
+    # the command, in parentheses, may hold spaces and parentheses of its own
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return (fields[0].decode(), int(fields[1])) if fields else ("X", 0)
+
+
+def _signal(pid: int, signum: int) -> bool:
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return False
+    return True
