@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shoal_data.errors import InputError
 from shoal_workloads.model.presets import PRESETS
 
-__all__ = ["ModelConfig"]
+__all__ = ["ModelConfig", "YarnConfig"]
+
+
+class YarnConfig(BaseModel):
+    """YaRN context extension of the decoupled RoPE part (report, section 4.3; arXiv 2309.00071)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: float = Field(default=40.0, ge=1, description="s: the longest context over the original one")
+    alpha: float = Field(default=1.0, gt=0, description="turns below which a dimension is wholly interpolated")
+    beta: float = Field(default=32.0, gt=0, description="turns above which a dimension is left alone")
+    original_length: int = Field(default=4096, gt=0, description="context the model was trained with")
 
 
 class ModelConfig(BaseModel):
@@ -40,6 +51,7 @@ class ModelConfig(BaseModel):
     init_std: float = Field(default=0.006, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
     rope_theta: float = Field(default=1e4, gt=0)
+    yarn: YarnConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -55,7 +55,7 @@ class DeepSeekV3(nn.Module):
         tokens: (B, T+1) int64; position i < T predicts token i+1, MTP module k token i+1+k where there is one."""
         c, length = self.config, tokens.shape[1] - 1
         embedded = self.embedding(tokens).to(self.dtype)
-        rope = rope_table(length, c.d_rope, c.rope_theta, tokens.device)
+        rope = rope_table(c, length, tokens.device)
         x, loads, balances = embedded[:, :length], [], []
         for layer in self.layers:
             x, load, balance = layer(x, rope)
@@ -69,8 +69,8 @@ class DeepSeekV3(nn.Module):
         if mtp:
             for k, module in enumerate(self.mtp, start=1):
                 # Depth k sees positions 0..T-1-k: its input at i is the embedding of token i+k, its target i+1+k.
-                x, normed, load, balance = module(x[:, : length - k], embedded[:, k:length], rope[: length - k])
-                mtp_sum = mtp_sum + head_nll(normed.flatten(0, 1), head, tokens[:, 1 + k :].flatten())[0]
+                x, load, balance = module(x[:, : length - k], embedded[:, k:length], rope[: length - k])
+                mtp_sum = mtp_sum + head_nll(x.flatten(0, 1), head, tokens[:, 1 + k :].flatten())[0]
                 loads.append(load)
                 balances.append(balance)
         return Losses(
@@ -84,7 +84,7 @@ class DeepSeekV3(nn.Module):
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Next-token logits. tokens: (B, T) int64 -> (B, T, V)."""
         x = self.embedding(tokens).to(self.dtype)
-        rope = rope_table(tokens.shape[1], self.config.d_rope, self.config.rope_theta, tokens.device)
+        rope = rope_table(self.config, tokens.shape[1], tokens.device)
         for layer in self.layers:
             x, _, _ = layer(x, rope)
         return self.head(self.norm(x))

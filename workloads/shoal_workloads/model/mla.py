@@ -13,7 +13,7 @@ from torch import nn
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.norm import RMSNorm
-from shoal_workloads.model.rope import rope_apply
+from shoal_workloads.model.rope import rope_apply, softmax_scale
 
 __all__ = ["MLA"]
 
@@ -36,7 +36,7 @@ class MLA(nn.Module):
         self.kv_norm = RMSNorm(c.d_kv, c.norm_eps)
         self.wkv_b = Linear(c.d_kv, c.n_heads * (c.d_head + c.d_v))
         self.wo = Linear(c.n_heads * c.d_v, c.d_model)
-        self.scale = d_qk**-0.5
+        self.scale = softmax_scale(c)
 
     def query(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, T, D) -> queries before RoPE (B, T, H, h+R)."""
@@ -58,7 +58,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> t
     """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v).
 
     Values are padded to the keys' width: fused kernels want one width and are twice as fast, here too."""
-    padded = F.pad(v, (0, k.shape[-1] - v.shape[-1]))
+    padded = F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))
     q, k, padded = q.transpose(1, 2), k.transpose(1, 2), padded.transpose(1, 2)
     o = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)
     return o[..., : v.shape[-1]].transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Named model shapes: the report's three, and small ones made from one dial."""
+"""Named model shapes: the report's three (facts: sections 4.2 and 4.5), and small ones made from one dial."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["PRESETS", "from_dial"]
 
 
-def from_dial(d_model: int, n_layers: int, n_experts: int, vocab_size: int) -> dict[str, Any]:
+def from_dial(d_model: int, n_layers: int, n_experts: int = 16, vocab_size: int = 4096) -> dict[str, Any]:
     """A small V3-shaped model from its width: heads of 32+16, latents of d/2, experts of d/2, four of which and a
     shared one are active, a dense first layer as wide as the active experts, and V3's ratio of init std to width
     (0.006 at 7168 is 0.508 / sqrt(d))."""
@@ -58,7 +58,44 @@ _V3 = {
     "init_std": 0.006,
 }
 
+# The ablation models' route scale is not published: 1.
+_SMALL = {
+    **_V3,
+    "vocab_size": 102_400,
+    "d_model": 2048,
+    "n_layers": 27,
+    "n_dense": 1,
+    "n_heads": 16,
+    "d_q": None,
+    "n_experts": 64,
+    "n_shared": 2,
+    "top_k": 6,
+    "d_expert": 1408,
+    "d_ffn": 10_944,
+    "n_groups": 1,
+    "topk_groups": 1,
+    "route_scale": 1.0,
+}
+
+_LARGE = {
+    **_V3,
+    "d_model": 5120,
+    "n_layers": 60,
+    "n_experts": 160,
+    "n_shared": 2,
+    "top_k": 6,
+    "d_expert": 1536,
+    "d_ffn": 12_288,
+    "topk_groups": 3,
+    "route_scale": 1.0,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "deepseek-v3": _V3,
-    "demo": from_dial(d_model=128, n_layers=4, n_experts=16, vocab_size=4096),
+    "v3-small-16b": _SMALL,
+    "v3-large-230b": _LARGE,
+    "laptop-1m": from_dial(d_model=64, n_layers=4),
+    "demo": from_dial(d_model=128, n_layers=4),
+    "laptop-10m": from_dial(d_model=224, n_layers=6),
+    "laptop-100m": from_dial(d_model=448, n_layers=9, n_experts=32, vocab_size=16_384),
 }

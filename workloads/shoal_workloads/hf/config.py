@@ -1,0 +1,113 @@
+"""The model's shape as Hugging Face's `config.json` of `DeepseekV3ForCausalLM`, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal_data.errors import InputError
+from shoal_workloads.model.config import ModelConfig, YarnConfig
+
+__all__ = ["from_hf_config", "to_hf_config"]
+
+ARCHITECTURE = "DeepseekV3ForCausalLM"
+
+# theirs -> ours, where both hold the same number
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "n_layers",
+    "first_k_dense_replace": "n_dense",
+    "num_attention_heads": "n_heads",
+    "qk_nope_head_dim": "d_head",
+    "qk_rope_head_dim": "d_rope",
+    "v_head_dim": "d_v",
+    "kv_lora_rank": "d_kv",
+    "q_lora_rank": "d_q",
+    "n_routed_experts": "n_experts",
+    "n_shared_experts": "n_shared",
+    "num_experts_per_tok": "top_k",
+    "moe_intermediate_size": "d_expert",
+    "intermediate_size": "d_ffn",
+    "n_group": "n_groups",
+    "topk_group": "topk_groups",
+    "routed_scaling_factor": "route_scale",
+    "initializer_range": "init_std",
+    "rms_norm_eps": "norm_eps",
+}
+
+# What the architecture fixes: written, and refused on import where a checkpoint says otherwise.
+FIXED: dict[str, Any] = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "norm_topk_prob": True,
+    "tie_word_embeddings": False,
+    "rope_interleave": True,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+}
+
+
+def to_hf_config(c: ModelConfig, *, max_positions: int, dtype: str, mtp: bool, eos: int | None) -> dict[str, Any]:
+    """`config.json`. `max_positions`: the longest context; `dtype`: of the weights, torch's name; `mtp`: whether the
+    MTP modules are in the checkpoint; `eos`: id of the token that ends a document."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": c.rope_theta}
+    if c.yarn is not None:
+        rope = {
+            "rope_type": "yarn",
+            "rope_theta": c.rope_theta,
+            "factor": c.yarn.factor,
+            "beta_slow": c.yarn.alpha,
+            "beta_fast": c.yarn.beta,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": c.yarn.original_length,
+        }
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "deepseek_v3",
+        **{theirs: getattr(c, ours) for theirs, ours in FIELDS.items()},
+        **FIXED,
+        "num_key_value_heads": c.n_heads,
+        "num_nextn_predict_layers": c.mtp_depth if mtp else 0,
+        "max_position_embeddings": max_positions,
+        "rope_theta": c.rope_theta,
+        "rope_parameters": rope,
+        "bos_token_id": None,
+        "eos_token_id": eos,
+        "torch_dtype": dtype,
+    }
+
+
+def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
+    """The shape that `config.json` describes; `where`: its path, for messages.
+
+    Raises:
+        InputError: another architecture, or a setting that the model does not have.
+    """
+    remedy = "give a checkpoint of the DeepSeek-V3 architecture (DeepseekV3ForCausalLM)"
+    if ARCHITECTURE not in (found.get("architectures") or []):
+        raise InputError(f"{where}: architectures is {found.get('architectures')}, expected [{ARCHITECTURE!r}]", remedy)
+    for name, value in FIXED.items():
+        if found.get(name, value) != value:
+            raise InputError(f"{where}: {name} is {found[name]!r}, expected {value!r}", remedy)
+    missing = [name for name in FIELDS if name not in found and name not in ("q_lora_rank", "initializer_range")]
+    if missing:
+        raise InputError(f"{where}: no field {missing[0]!r}", remedy)
+    if found.get("quantization_config"):
+        raise InputError(f"{where}: quantized weights (quantization_config) are not read", "convert it to bf16 first")
+    fields = {ours: found[theirs] for theirs, ours in FIELDS.items() if theirs in found}
+    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    fields["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", 1e4))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "yarn":
+        fields["yarn"] = YarnConfig(
+            factor=rope["factor"],
+            alpha=rope.get("beta_slow", 1),
+            beta=rope.get("beta_fast", 32),
+            original_length=rope["original_max_position_embeddings"],
+        )
+        if not rope.get("mscale_all_dim") == rope.get("mscale") == 1.0:
+            raise InputError(f"{where}: rope mscale other than 1.0 for both is not read", remedy)
+    elif kind != "default":
+        raise InputError(f"{where}: rope_type is {kind!r}, expected 'default' or 'yarn'", remedy)
+    return ModelConfig.model_validate({**fields, "mtp_depth": found.get("num_nextn_predict_layers", 0)})
