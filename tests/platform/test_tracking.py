@@ -1,0 +1,228 @@
+"""The MLflow mirror: everything once, in one MLflow run, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal import tracking
+from shoal.record import layout
+from shoal.record.rundir import RunDir
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+CONFIG: dict[str, Any] = {
+    "run_id": "job",
+    "steps": 40,
+    "mlflow": {"uri": "http://me:hunter2@host:5000", "api_key": "hunter3"},
+    "workload": {"path": "a:B", "lr": 1e-3},
+}
+
+
+def a_step(step: int, **more: Any) -> dict[str, Any]:
+    return {
+        "step": step, "loss": 3.0 / (step + 1), "lm_loss": 2.0, "mtp_loss": 2.1, "grad_norm": 1.0, "lr": 1e-3,
+        "tokens": 64, "samples": [step * 4, step * 4 + 4], "cells": 2, "generation": 0, "seconds": 0.1, **more,
+    }  # fmt: skip
+
+
+def a_run(storage: Path, steps: int, config: dict[str, Any] = CONFIG, resume: bool = False) -> RunDir:
+    run = RunDir.create(storage, "job", config, resume)
+    run.append_event("run_started", run_id="job", steps=40, cells=2, workers_per_cell=2)
+    for step in range(run.last_step + 1, steps):
+        run.append_step(a_step(step))
+    return run
+
+
+def a_recovery(run: RunDir) -> None:
+    run.append_event(
+        "recovery", rung="heal", cell=1, nodes=["node3"], actors=["job/cell1/stage0/shard0@node3"], next_commit=0.31,
+        full_strength=0.62, steps_lost=0, phases={"detect": 0.08, "join": 0.1},
+        sentence="Node node3 died; nothing was lost.",
+    )  # fmt: skip
+
+
+def client_of(storage: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+
+
+def only_run(storage: Path) -> Run:
+    client = client_of(storage)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "shoal"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def history(storage: Path, run: Run, key: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client_of(storage).get_metric_history(run.info.run_id, key)]
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def logged_step(storage: Path) -> int:
+    try:
+        return int(json.loads(only_run(storage).data.tags["shoal.logged"])["step"])
+    except (KeyError, ValueError):
+        return -1
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables: making them takes seconds, copying them none."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def storage(tmp_path: Path, database: Path) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
+    return tmp_path
+
+
+def test_one_mlflow_run_with_every_step_once_though_the_mirror_is_killed_and_the_run_resumed(storage: Path) -> None:
+    run = a_run(storage, 10)
+    first = tracking.start(run.path)
+    wait_until(lambda: (run.path / layout.MLFLOW).exists() and logged_step(storage) == 9)
+    a_recovery(run)
+    for step in range(10, 14):
+        run.append_step(a_step(step))
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    run.append_event("run_ended", status="stopped")
+    run.close()
+
+    run = a_run(storage, 20, {**CONFIG, "steps": 50}, resume=True)
+    run.append_event("evaluation", step=20, bpb=1.75)
+    run.append_event("checkpoint", step=20, path="checkpoints/20", seconds=0.5, bytes=1000)
+    second = tracking.start(run.path)
+    run.append_event("run_ended", status="done")
+    run.write_run({"status": "done"})
+    run.write_plan(0, {"0": ["w"]})
+    (run.path / layout.REPORT).write_text("<html></html>")
+    assert tracking.finish(second, run.path, 60) is None
+
+    found = only_run(storage)
+    assert json.loads((run.path / layout.MLFLOW).read_text())["mlflow_run_id"] == found.info.run_id
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "job"
+    assert history(storage, found, "loss") == [(step, pytest.approx(3.0 / (step + 1))) for step in range(20)]
+    assert history(storage, found, "recovery.next_commit") == [(9, 0.31)]
+    assert history(storage, found, "recovery.phase.detect") == [(9, 0.08)]
+    assert history(storage, found, "bpb") == [(20, 1.75)]
+    assert history(storage, found, "checkpoint.bytes") == [(20, 1000)]
+    assert found.data.params["workload.lr"] == "0.001"
+    assert found.data.params["steps"] == "40"
+    assert found.data.tags["changed.steps"] == "50"
+    assert found.data.tags["shoal.recovery.1"] == "Node node3 died; nothing was lost."
+    names = {item.path for item in client_of(storage).list_artifacts(found.info.run_id)}
+    assert names == {layout.EVENTS, layout.PLAN, layout.RUN, layout.REPORT}
+    assert (storage / "mlartifacts").is_dir()
+    told = (run.path / tracking.LOG).read_text() + str(found.data.params) + str(found.data.tags)
+    assert "hunter" not in told
+
+
+def test_the_mirror_ends_with_its_parent(storage: Path) -> None:
+    run = a_run(storage, 3)
+    code = (
+        "import sys; from shoal import tracking; print(tracking.start(sys.argv[1]).pid, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    wait_until(lambda: (run.path / layout.MLFLOW).exists() and logged_step(storage) == 2)
+    parent.kill()
+    parent.wait()
+
+    def gone() -> bool:
+        status = Path(f"/proc/{pid}/stat")
+        return not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
+
+    wait_until(gone)
+    assert only_run(storage).info.status == "RUNNING"
+
+
+def test_a_finished_record_can_be_sent_later_by_hand(storage: Path) -> None:
+    run = a_run(storage, 5, {"run_id": "job"})
+    run.append_event("run_ended", status="failed", reason="no slots")
+    for _ in range(2):
+        subprocess.run([sys.executable, "-m", "shoal.tracking", str(run.path)], check=True, timeout=120)
+        found = only_run(storage)
+        assert found.info.status == "FAILED"
+        assert [step for step, _ in history(storage, found, "loss")] == [0, 1, 2, 3, 4]
+
+
+def test_a_server_that_never_answers_is_given_up_in_bounded_time(tmp_path: Path) -> None:
+    run = a_run(tmp_path, 3)
+    run.append_event("run_ended", status="done")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mirror = tracking.start(run.path, f"http://me:hunter2@127.0.0.1:{server.getsockname()[1]}")
+        server.accept()[0].close()  # it is up and asks
+        told = tracking.finish(mirror, run.path, 3.0)
+    assert mirror.returncode is not None
+    assert told is not None
+    assert "python -m shoal.tracking" in told
+    assert "hunter" not in (run.path / tracking.LOG).read_text()
+
+
+def test_a_store_that_fails_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the calls to MLflow fail, half of those after they took effect."""
+    from shoal.tracking.mirror import Mirror
+
+    dice = random.Random(7)
+
+    def flaky(name: str) -> None:
+        real = getattr(MlflowClient, name)
+
+        def call(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+            fate = dice.random()
+            if fate < 1 / 6:
+                raise ConnectionError("before")
+            result = real(self, *args, **kwargs)
+            if fate > 5 / 6:
+                raise ConnectionError("after")
+            return result
+
+        monkeypatch.setattr(MlflowClient, name, call)
+
+    for name in ("create_experiment", "create_run", "log_batch", "log_artifact", "search_runs", "update_run"):
+        flaky(name)
+    run = a_run(storage, 130)
+    a_recovery(run)
+    run.append_event("run_ended", status="done")
+    mirror = Mirror(run.path, tracking.default_uri(run.path), "shoal")
+    failures = 0
+    while failures < 60:
+        try:
+            mirror.sync()
+            mirror.close()
+            break
+        except ConnectionError:
+            failures += 1
+    monkeypatch.undo()
+    assert 2 < failures < 60
+    found = only_run(storage)
+    assert [step for step, _ in history(storage, found, "loss")] == list(range(130))
+    assert history(storage, found, "recovery.full_strength") == [(129, 0.62)]
+    assert found.info.status == "FINISHED"
