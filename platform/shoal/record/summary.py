@@ -72,7 +72,8 @@ def sessions(steps: Sequence[Line], events: Sequence[Line]) -> list[dict[str, fl
     recoveries included."""
     starts = [event["time"] for event in events if event["kind"] == "run_started"]
     found = []
-    for start, until in zip(starts, [*starts[1:], float("inf")], strict=True):
+    for index, start in enumerate(starts):
+        until = starts[index + 1] if index + 1 < len(starts) else float("inf")
         commits = [step for step in steps if start <= step["time"] < until]
         times = [line["time"] for line in (*events, *commits) if start <= line["time"] < until]
         training = commits[-1]["time"] - commits[0]["time"] + commits[0]["seconds"] if commits else 0.0

@@ -1,0 +1,246 @@
+"""The report's page: what a reader asks first comes first, the raw record last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from shoal.record import layout
+from shoal.record.sentences import sentence
+from shoal.report.figures import loss_figure, optimizer_figure
+from shoal.report.history import History
+from shoal.report.style import PHASES, cell_colour, svg
+from shoal.report.stylesheet import STYLESHEET
+from shoal.report.timeline import timeline_figure
+
+__all__ = ["page"]
+
+QUIET = {"worker_ready"}  # of interest in the journal, not to a reader of the story
+
+
+def page(history: History) -> str:
+    """The whole page; it refers to nothing outside itself."""
+    body = "\n".join(
+        (
+            header(history),
+            tiles(history),
+            section("Is it learning?", learning(history)),
+            section("What happened, when and where", timeline(history)),
+            section("Recoveries", recoveries(history)),
+            section("Steps", svg(optimizer_figure(history), "seconds, gradient norm and learning rate")),
+            section("Checkpoints", checkpoints(history)),
+            details("The story, event by event", story(history)),
+            details("Configuration", table(("setting", "value"), history.config.items())),
+            section("Where to look next", where_next(history)),
+        )
+        if history.steps
+        else (
+            header(history),
+            section("No step is committed yet", "<p>There is nothing to draw.</p>"),
+            details("The story, event by event", story(history)),
+            details("Configuration", table(("setting", "value"), history.config.items())),
+        )
+    )
+    title = escape(f"Shoal: {history.run['run_id']}")
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<style>{STYLESHEET}</style>\n</head>\n'
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+
+
+def details(title: str, content: str) -> str:
+    return f"<details>\n<summary>{escape(title)}</summary>\n{content}\n</details>"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = ["<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row) + "</tr>" for row in rows]
+    return f"<table>\n<tr>{cells}</tr>\n" + "\n".join(lines) + "\n</table>"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "unknown" if value is None else f"{value:,.{digits}f}"
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def header(history: History) -> str:
+    run = history.run
+    started = next((event for event in history.kind("run_started")), None)
+    shape = ""
+    if started is not None:
+        shape = f", {plural(started['cells'], 'cell')} of {plural(started['workers_per_cell'], 'worker')}"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started["time"])) if started else "not started"
+    sessions = f" in {run['sessions']} sessions" if run["sessions"] > 1 else ""
+    reason = (
+        f" <span class=reason>{escape(str(run['reason']))}</span>" if run["reason"] and run["status"] != "done" else ""
+    )
+    return (
+        f"<header><h1>{escape(str(run['run_id']))}</h1> "
+        f'<span class="status {escape(str(run["status"]))}">{escape(str(run["status"]))}</span>{reason}\n'
+        f"<p>{when}, {duration(run['seconds'])}{sessions}{shape}, {plural(run['steps'], 'step')}, "
+        f"{plural(run['tokens'], 'token')}</p></header>"
+    )
+
+
+def tile(question: str, answer: str, more: str, good: bool | None = None) -> str:
+    mood = "" if good is None else " good" if good else " bad"
+    return f'<div class="tile{mood}"><h3>{question}</h3><strong>{answer}</strong><p>{more}</p></div>'
+
+
+def tiles(history: History) -> str:
+    """The four questions: lost anything? learning? what died? how fast?"""
+    run = history.run
+    wrong = {
+        "skipped": run["samples_skipped"],
+        "seen twice": run["samples_repeated"],
+        "foreign": run["samples_outside"],
+    }
+    found = [f"{plural(count, 'sample')} {how}" for how, count in wrong.items() if count]
+    source = (
+        "counted from the ids of every sample"
+        if run["samples_source"] == "samples"
+        else "counted from the steps' ranges"
+    )
+    if found or run["steps_lost"]:
+        lost = tile("Lost anything?", ", ".join([plural(run["steps_lost"], "step") + " redone", *found]), source, False)
+    else:
+        lost = tile("Lost anything?", "nothing", f"0 steps lost, 0 samples skipped or seen twice, {source}", True)
+    if run["bpb"] is not None and run["bpb_before"] is not None:
+        better = run["bpb"] < run["bpb_before"]
+        more = f"bits a byte of held-out text; loss {number(run['loss_first'], 2)} → {number(run['loss'], 2)}"
+        learning = tile("Learning?", f"{run['bpb_before']:.3f} → {run['bpb']:.3f}", more, better)
+    else:
+        better = run["loss"] is not None and run["loss_first"] is not None and run["loss"] < run["loss_first"]
+        answer = f"{number(run['loss_first'], 2)} → {number(run['loss'], 2)}"
+        learning = tile("Learning?", answer, "loss, nats a token; no held-out evaluation", better)
+    if run["deaths"]:
+        answer = plural(run["nodes_lost"], "node") if run["nodes_lost"] else plural(run["deaths"], "worker")
+        median = run["next_commit_median"]
+        back = f"; next committed step after {median:.2f} s (median)" if median is not None else ""
+        times = plural(run["recoveries"], "recovery", "recoveries")
+        died = tile("What died?", answer, f"{plural(run['deaths'], 'worker')}, {times}{back}")
+    else:
+        died = tile("What died?", "nothing", "no worker, no node")
+    speed = tile(
+        "How fast?", f"{number(run['tokens_per_second'], 0)} tokens/s",
+        f"recoveries included; a step takes {number(run['step_seconds_median'], 2)} s (median)",
+    )  # fmt: skip
+    return f"<div class=tiles>\n{lost}\n{learning}\n{died}\n{speed}\n</div>"
+
+
+def learning(history: History) -> str:
+    text = svg(loss_figure(history), "loss by step")
+    entropy, loss = history.entropy, history.run["lm_loss"]
+    if entropy is not None and loss is not None:
+        side = "below" if loss < entropy else "above"
+        text += (
+            f"<p>The loss ended {abs(entropy - loss):.2f} nats {side} {entropy:.2f}, the entropy of the tokens' "
+            f"frequencies: what a model that knows nothing but those would reach.</p>"
+        )
+    return text
+
+
+def timeline(history: History) -> str:
+    cells = sorted({stay.cell for stay in history.stays if stay.cell is not None}, key=lambda cell: (len(cell), cell))
+    chips = [f"<span><i style='background:{cell_colour(cell)}'></i>cell {escape(cell)}</span>" for cell in cells[:8]]
+    chips.append(f"<span><i style='background:{cell_colour(None)}'></i>spare or on its way in</span>")
+    chips.append("<span><b>×</b> died</span><span><i class=recovering></i>recovering</span>")
+    return f"{svg(timeline_figure(history), 'workers by node over time')}\n<p class=legend>{''.join(chips)}</p>"
+
+
+def recoveries(history: History) -> str:
+    """One sentence and one bar of phases for each; all bars on one scale."""
+    events = history.kind("recovery")
+    if not events:
+        return "<p>None was needed.</p>"
+    totals = [sum(known_phases(event).values()) for event in events]
+    scale = max(*totals, *(event.get("full_strength") or 0.0 for event in events), 1e-9)
+    rows = []
+    for event in events:
+        at = history.clock(event["time"] - (event.get("full_strength") or event.get("next_commit") or 0.0))
+        parts = "".join(
+            f"<i style='width:{100 * took / scale:.2f}%;background:{PHASES.get(name, '#8a97a3')}' "
+            f"title='{escape(name)} {took:.2f} s'></i>"
+            for name, took in known_phases(event).items()
+        )
+        mark = ""
+        if event.get("next_commit") is not None:
+            place = min(100.0, 100 * event["next_commit"] / scale)
+            mark = f"<b style='left:{place:.2f}%' title='next committed step'></b>"
+        told = "; ".join(f"{escape(name)} {took:.2f}" for name, took in known_phases(event).items())
+        rows.append(
+            f"<li><p>{escape(sentence(event) or '')}</p>\n<div class=bar>{parts}{mark}</div>\n"
+            f"<p class=small>began {at:.1f} s into the run; seconds: {told}</p></li>"
+        )
+    chips = "".join(
+        f"<span><i style='background:{colour}'></i>{name.replace('_', ' ')}</span>" for name, colour in PHASES.items()
+    )
+    legend = f"<p class=legend>{chips}<span><b>|</b> next committed step of the run</span></p>"
+    listing = f"<ol class=recoveries>\n{''.join(rows)}\n</ol>"
+    return f"<p class=small>All bars have one scale: {scale:.2f} s.</p>\n{listing}\n{legend}"
+
+
+def known_phases(event: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(took) for name, took in (event.get("phases") or {}).items() if took is not None}
+
+
+def checkpoints(history: History) -> str:
+    events = history.kind("checkpoint")
+    if not events:
+        return "<p>None was written.</p>"
+    rows = [
+        (
+            event["step"],
+            f"{history.clock(event['time']):.1f} s",
+            "" if event.get("bytes") is None else f"{event['bytes'] / 1e6:.1f} MB",
+            "" if event.get("seconds") is None else f"{event['seconds']:.2f} s",
+            event.get("path") or "",
+        )
+        for event in events
+    ]
+    return table(("after step", "at", "size", "took, in the background", "where"), rows)
+
+
+def story(history: History) -> str:
+    rows = [
+        (f"{history.clock(event['time']):.2f}", history.committed(event["time"]), text)
+        for event in history.events
+        if event["kind"] not in QUIET and (text := sentence(event)) is not None
+    ]
+    return table(("seconds", "steps", "what"), rows)
+
+
+def where_next(history: History) -> str:
+    """Commands and files, as they are called from the folder that holds the storage."""
+    run_id, storage = escape(str(history.run["run_id"])), escape(str(history.path.parent))
+    items = [
+        f"<code>shoal status {run_id} --storage {storage}</code>: workers, progress, last events",
+        f"<code>{layout.STEPS}</code>, <code>{layout.EVENTS}</code>, <code>{layout.PLAN}</code> beside this file: the "
+        "record that all of this page is drawn from",
+    ]
+    if history.run["mlflow_run_id"]:
+        items.append(
+            f"MLflow run <code>{escape(str(history.run['mlflow_run_id']))}</code>: the same figures beside other runs"
+        )
+    if history.kind("checkpoint"):
+        items.append(
+            "the last checkpoint, under <code>checkpoints/</code>: <code>shoal train JOB.yaml --resume</code> "
+            "goes on from it"
+        )
+    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"

@@ -1,0 +1,85 @@
+"""The picture of cells and nodes over time: a bar a worker, coloured by its cell, with every event on it."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shoal.report.figures import speed_panel
+from shoal.report.history import History, Stay
+from shoal.report.style import INK, MUTED, TROUBLE, axes, cell_colour, figure
+
+__all__ = ["lanes", "timeline_figure"]
+
+MOST_LANES = 64
+MARKS = {"checkpoint": ("D", INK, "checkpoint"), "evaluation": ("o", INK, "evaluation")}
+
+
+def lanes(history: History) -> list[tuple[str, list[Stay]]]:
+    """`(node, stays)` a lane: workers one after the other on one slot of a node share a lane. When there are more than
+    `MOST_LANES`, those of nodes that saw a death come first and the rest is left out."""
+    found: list[tuple[str, list[Stay]]] = []
+    by_actor: dict[tuple[str, str], list[Stay]] = {}
+    for stay in history.stays:
+        by_actor.setdefault((stay.node, stay.actor), []).append(stay)
+    for (node, _), mine in sorted(by_actor.items(), key=lambda item: (item[0][0], item[1][0].start)):
+        free = (lane for name, lane in found if name == node and lane[-1].end <= mine[0].start)
+        lane = next(free, None)
+        if lane is None:
+            found.append((node, list(mine)))
+        else:
+            lane.extend(mine)
+    if len(found) > MOST_LANES:
+        struck = {event.get("node") for event in history.kind("death", "node_lost")}
+        found = sorted(found, key=lambda item: item[0] not in struck)[:MOST_LANES]
+    return sorted(found, key=lambda item: item[0])
+
+
+def timeline_figure(history: History) -> Figure:
+    """Tokens a second over the lanes of all workers, on one axis of time."""
+    rows = lanes(history)
+    height = max(1.6, 0.2 * len(rows) + 0.9)
+    fig = figure(10.5, 2.1 + height)
+    speed, places = axes(fig, 2, 1, heights=(1.9, height))
+    speed_panel(speed, history)
+    draw_lanes(places, history, rows)
+    for ax in (speed, places):
+        for event in history.kind("recovery"):
+            end = history.clock(event["time"])
+            start = history.clock(event["time"] - (event.get("full_strength") or event.get("next_commit") or 0.0))
+            ax.axvspan(start, end, color=TROUBLE, alpha=0.16, linewidth=0, zorder=0)
+        for seam in history.clock.seams:
+            ax.axvline(seam, color=MUTED, linestyle=":", linewidth=1)
+    places.set_xlabel("seconds of the run")
+    places.margins(x=0.01)
+    return fig
+
+
+def draw_lanes(ax: Axes, history: History, rows: list[tuple[str, list[Stay]]]) -> None:
+    """One bar a worker, grouped by node; crosses where workers died."""
+    deaths = {(event["actor"], event["time"]) for event in history.kind("death")}
+    dead = {actor for actor, _ in deaths}
+    position = 0.0
+    middles: dict[str, list[float]] = {}
+    previous: str | None = None
+    for node, mine in rows:
+        if previous is not None:
+            position += 1.0 if node == previous else 1.7
+        previous = node
+        middles.setdefault(node, []).append(position)
+        for stay in mine:
+            start, end = history.clock(stay.start), history.clock(stay.end)
+            ax.barh(position, end - start, left=start, height=0.78, color=cell_colour(stay.cell), linewidth=0)
+            if stay.actor in dead and (stay.actor, stay.end) in deaths:
+                ax.plot(end, position, marker="x", color=TROUBLE, markersize=7, markeredgewidth=2, zorder=4)
+    top = -1.5
+    for event in history.kind(*MARKS):
+        marker, colour, _ = MARKS[event["kind"]]
+        ax.plot(history.clock(event["time"]), top, marker=marker, color=colour, markersize=4.5, linestyle="none")
+    ax.set_ylim(max(position, 0.0) + 0.9, top - 0.9)
+    ax.set_yticks([top, *(sum(spots) / len(spots) for spots in middles.values())])
+    ax.set_yticklabels(["◆ checkpoint  ● evaluation", *middles])
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.set_title("Workers by node, coloured by cell")
