@@ -47,7 +47,7 @@ def demo_record(storage: Path, status: str = "done") -> RunDir:
             node = crews[cell][0][-5:]
             killed = now + 0.2
             for actor in crews[cell]:
-                run.append_event("death", actor=actor, node=node, pid=1, cell=int(cell), coords={"stage": 0, "shard": 0},
+                run.append_event("death", actor=actor, node=node, pid=1, cell=int(cell), coords={"shard": 0},
                                  how="connection lost", step=step, time=killed + 0.1)  # fmt: skip
             run.append_event("node_lost", node=node, actors=crews[cell], time=killed + 1.2)
             run.append_event("decision", rung="heal", cells=[int(cell)], reason="spares are there", time=killed + 0.2)
@@ -66,7 +66,8 @@ def demo_record(storage: Path, status: str = "done") -> RunDir:
         loss = 8.3 * math.exp(-step / 40) + 3.0
         run.append_step({
             "step": step, "time": now, "loss": loss * 1.1, "lm_loss": loss, "mtp_loss": loss + 0.2,
-            "grad_norm": 1 + 1 / (step + 1), "lr": 1e-3 * min(1, step / 10), "tokens": 4096, "samples": [step * BATCH, (step + 1) * BATCH], "cells": 2,
+            "grad_norm": 1 + 1 / (step + 1), "lr": 1e-3 * min(1, step / 10), "tokens": 4096,
+            "samples": [step * BATCH, (step + 1) * BATCH], "cells": 2,
             "generation": generation, "seconds": seconds,
         })  # fmt: skip
         if step % 30 == 29:
@@ -190,7 +191,8 @@ def test_the_clock_leaves_out_the_time_between_sessions() -> None:
 
 
 @pytest.mark.parametrize(("places", "value"), [
-    (({"a": {"unigram_entropy": 6.5}},), 6.5), (([], [{"unigram_entropy": 7}]), 7.0), (({"unigram_entropy": "x"},), None),
+    (({"a": {"unigram_entropy": 6.5}},), 6.5),
+    (([], [{"unigram_entropy": 7}]), 7.0), (({"unigram_entropy": ""},), None),
 ])  # fmt: skip
 def test_the_entropy_is_found_wherever_it_is_told(places: Any, value: float | None) -> None:
     assert unigram_entropy(*places) == value

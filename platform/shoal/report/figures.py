@@ -37,14 +37,15 @@ def thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return means[0], means[1]
 
 
-def label_end(ax: Axes, x: Floats, y: Floats, text: str, colour: str) -> None:
-    """Write a line's name at its last point, instead of a legend."""
+def label_end(ax: Axes, x: Floats, y: Floats, text: str, colour: str, above: bool) -> None:
+    """Write a line's name at its last point, a little above or below it, instead of a legend."""
     known = np.flatnonzero(~np.isnan(y))
     if known.size:
         last = known[-1]
         ax.annotate(
-            text, (x[last], y[last]), xytext=(6, 0), textcoords="offset points", va="center", color=colour, fontsize=10
-        )
+            text, (x[last], y[last]), xytext=(6, 6 if above else -6), textcoords="offset points", va="center",
+            color=colour, fontsize=10,
+        )  # fmt: skip
 
 
 def mark_recoveries(ax: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
@@ -76,7 +77,7 @@ def loss_figure(history: History) -> Figure:
     for key, name, colour, width in (("mtp_loss", "MTP", LOSS[1], 1.2), ("lm_loss", "next token", LOSS[0], 1.9)):
         points, values = thin(x, column(history, key))
         ax.plot(points, values, color=colour, linewidth=width)
-        label_end(ax, points, values, name, colour)
+        label_end(ax, points, values, name, colour, above=key == "mtp_loss")
     if history.entropy is not None:
         ax.axhline(history.entropy, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         ax.annotate(
@@ -84,7 +85,7 @@ def loss_figure(history: History) -> Figure:
             xytext=(-4, 3), textcoords="offset points", ha="right", color=MUTED, fontsize=9,
         )  # fmt: skip
     mark_recoveries(ax, *recovery_marks(history))
-    ax.set_title("Loss, nats a token")
+    ax.set_title("Loss, nats a token", loc="left")
     ax.set_xlabel("committed steps")
     ax.margins(x=0.01)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -96,12 +97,12 @@ def loss_figure(history: History) -> Figure:
 def heldout_panel(ax: Axes, steps: list[float], bpb: list[float]) -> None:
     """Bits per byte on held-out text, by committed steps."""
     ax.plot(steps, bpb, color=INK, marker="o", markersize=5)
-    for index in (0, -1):
+    for index, place, side in ((0, 8, "left"), (-1, -15, "right")):
         ax.annotate(
-            f"{bpb[index]:.3f}", (steps[index], bpb[index]), xytext=(0, 8), textcoords="offset points",
-            ha="left" if index == 0 else "right", color=INK, fontsize=10,
+            f"{bpb[index]:.3f}", (steps[index], bpb[index]), xytext=(0, place), textcoords="offset points",
+            ha=side, color=INK, fontsize=10,
         )  # fmt: skip
-    ax.set_title("Held-out text, bits a byte")
+    ax.set_title("Held-out text, bits a byte", loc="left")
     ax.set_xlabel("committed steps")
     ax.margins(x=0.08, y=0.2)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
@@ -115,13 +116,10 @@ def speed_panel(ax: Axes, history: History) -> None:
     mean = history.run["tokens_per_second"]
     if mean is not None:
         ax.axhline(mean, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        ax.annotate(
-            f"mean {mean:,.0f}, recoveries included", (0.0, mean), xycoords=("axes fraction", "data"), xytext=(4, 4),
-            textcoords="offset points", color=INK, fontsize=9,
-        )  # fmt: skip
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    ax.set_title("Tokens a second")
+    told = "" if mean is None else f" (dashed: {mean:,.0f} over all, recoveries included)"
+    ax.set_title(f"Tokens a second{told}", loc="left")
 
 
 def optimizer_figure(history: History) -> Figure:
@@ -133,7 +131,7 @@ def optimizer_figure(history: History) -> Figure:
     for ax, (key, title) in zip(panels, figures, strict=True):
         points, values = thin(x, column(history, key))
         ax.plot(points, values, color=LOSS[0], linewidth=1.3)
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
         ax.set_xlabel("committed steps")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.margins(x=0.02)

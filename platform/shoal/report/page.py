@@ -183,7 +183,7 @@ def recoveries(history: History) -> str:
         if event.get("next_commit") is not None:
             place = min(100.0, 100 * event["next_commit"] / scale)
             mark = f"<b style='left:{place:.2f}%' title='next committed step'></b>"
-        told = "; ".join(f"{escape(name)} {took:.2f}" for name, took in known_phases(event).items())
+        told = "; ".join(f"{escape(name.replace('_', ' '))} {took:.2f}" for name, took in known_phases(event).items())
         rows.append(
             f"<li><p>{escape(sentence(event) or '')}</p>\n<div class=bar>{parts}{mark}</div>\n"
             f"<p class=small>began {at:.1f} s into the run; seconds: {told}</p></li>"

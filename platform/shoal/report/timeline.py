@@ -51,7 +51,7 @@ def timeline_figure(history: History) -> Figure:
         for seam in history.clock.seams:
             ax.axvline(seam, color=MUTED, linestyle=":", linewidth=1)
     places.set_xlabel("seconds of the run")
-    places.margins(x=0.01)
+    places.set_xlim(left=0.0)
     return fig
 
 
@@ -82,4 +82,4 @@ def draw_lanes(ax: Axes, history: History, rows: list[tuple[str, list[Stay]]]) -
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
-    ax.set_title("Workers by node, coloured by cell")
+    ax.set_title("Workers by node, coloured by cell", loc="left")

@@ -1,0 +1,21 @@
+"""`shoal report`: write a run's report again, or while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
+    storage: Annotated[Path, typer.Option(envvar="SHOAL_STORAGE", help="Folder that holds the runs.")] = Path("runs"),
+) -> None:
+    """Write report.html into the run's directory from its record, and print where it is."""
+    from shoal.record.read import find_run
+    from shoal.report import build
+
+    print(build(find_run(run, storage)))

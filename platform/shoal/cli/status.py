@@ -1,0 +1,164 @@
+"""`shoal status` and `shoal runs`: how runs are doing, read from their directories."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["runs", "status"]
+
+Storage = Annotated[Path, typer.Option(envvar="SHOAL_STORAGE", help="Folder that holds the runs.")]
+COLOURS = {"done": "green", "running": "green", "recovering": "yellow", "failed": "red", "stopped": "yellow"}
+
+
+def status(
+    run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
+    storage: Storage = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    watch: Annotated[bool, typer.Option(help="Show it again every second until the run ends.")] = False,
+) -> None:
+    """Show a run's progress, its workers by cell and node, and the last events. Needs only the run's directory."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from shoal.record.read import find_run
+    from shoal.record.status import OVER, snapshot
+
+    path = find_run(run, storage)
+    if as_json:
+        while True:
+            found = snapshot(path)
+            print(json.dumps(found), flush=True)
+            if not watch or found["status"] in OVER:
+                return
+            time.sleep(1.0)
+    if not watch:
+        Console().print(picture(path, snapshot(path)))
+        return
+    with Live(picture(path, snapshot(path)), auto_refresh=False) as live:
+        while (found := snapshot(path))["status"] not in OVER:
+            live.update(picture(path, found), refresh=True)
+            time.sleep(1.0)
+        live.update(picture(path, found), refresh=True)
+
+
+def runs(storage: Storage = Path("runs")) -> None:
+    """List the runs in the storage folder, the last active first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shoal.record import layout, read
+    from shoal.record.status import snapshot
+
+    found = read.runs(storage)
+    if not found:
+        print(f"no runs in {storage}")
+        return
+    table = Table("run", "status", "steps", "loss", "last active", box=None, header_style="bold")
+    for path in found:
+        now = snapshot(path)
+        active = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((path / layout.EVENTS).stat().st_mtime))
+        table.add_row(path.name, state(now), progress(now), figure(now.get("loss"), ".4f"), active)
+    Console().print(table)
+
+
+def state(now: Mapping[str, Any]) -> str:
+    """The status in its colour; a running controller that says nothing is not running as far as anyone can tell."""
+    name = "silent" if now["silent"] else str(now["status"])
+    return f"[{COLOURS.get(name, 'red' if now['silent'] else 'cyan')}]{name}[/]"
+
+
+def progress(now: Mapping[str, Any]) -> str:
+    return f"{now['step']:,}" + (f" of {now['steps']:,}" if now["steps"] else "")
+
+
+def figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
+    """The whole picture of one run for a terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [
+        Text.from_markup(f"[bold]{now['run_id']}[/]  {state(now)}  step {progress(now)}"),
+        bar(now),
+        Text(facts(now), style="dim"),
+    ]
+    if now["silent"]:
+        since = "has not written yet" if now["age"] is None else f"has written nothing for {now['age']:.0f} s"
+        parts.append(Text(f"The controller {since}: what stands here is old.", style="red"))
+    if now["workers"]:
+        parts += [Text(), workers(now)]
+    return Group(*parts, Text(), *story(path))
+
+
+def bar(now: Mapping[str, Any]) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    return ProgressBar(total=now["steps"], completed=now["step"], width=60) if now["steps"] else Text()
+
+
+def facts(now: Mapping[str, Any]) -> str:
+    told = [
+        f"{name} {format(now[key], form)}"
+        for key, name, form in (("loss", "loss", ".4f"), ("cells", "cells", "d"), ("generation", "generation", "d"))
+        if now.get(key) is not None
+    ]
+    if now.get("tokens_per_second") is not None:
+        told.insert(1, f"{now['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(told)
+
+
+def workers(now: Mapping[str, Any]) -> RenderableType:
+    """A row a worker, cell by cell, spares last."""
+    from rich.table import Table
+
+    table = Table("cell", "coords", "node", "pid", "step", "heartbeat", "actor", box=None, header_style="bold")
+    order = sorted(now["workers"], key=lambda w: (w["cell"] is None, w["cell"] or 0, str(w["coords"]), w["node"]))
+    for worker in order:
+        spare = worker["cell"] is None
+        age = worker["heartbeat_age"]
+        table.add_row(
+            "spare" if spare else str(worker["cell"]),
+            place(worker["coords"]),
+            str(worker["node"]),
+            str(worker["pid"]),
+            "-" if spare else figure(worker["step"], "d"),
+            f"[{'red' if age > 5 else 'default'}]{age:.1f} s ago[/]",
+            str(worker["actor"]).partition("/")[2],
+            style="dim" if spare else "",
+        )
+    return table
+
+
+def place(coords: Any) -> str:
+    """`{"stage": 0, "shard": 1}` as `stage 0, shard 1`."""
+    if isinstance(coords, Mapping):
+        return ", ".join(f"{name} {value}" for name, value in coords.items())
+    return "" if coords is None else str(coords)
+
+
+def story(path: Path, count: int = 8) -> list[RenderableType]:
+    """The last events of the run as sentences, with their time of day."""
+    from rich.text import Text
+
+    from shoal.record.read import events
+    from shoal.record.sentences import sentence
+
+    told = [
+        (event["time"], text)
+        for event in events(path)
+        if event["kind"] != "worker_ready" and (text := sentence(event)) is not None
+    ]
+    return [Text(f"{time.strftime('%H:%M:%S', time.localtime(when))}  {text}") for when, text in told[-count:]]

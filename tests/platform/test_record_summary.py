@@ -1,0 +1,162 @@
+"""The figures at the end, the audit of samples, the sentences and the masking of secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.record import layout
+from shoal.record.audit import committed_ids_audit
+from shoal.record.masking import MASK, flat_masked, mask_text
+from shoal.record.rundir import RunDir
+from shoal.record.sentences import sentence
+from shoal.record.summary import sessions, summarize
+
+
+def a_step(step: int, time: float, **more: Any) -> dict[str, Any]:
+    return {
+        "step": step, "time": time, "loss": 4.0 - step, "lm_loss": 3.0, "mtp_loss": 3.5, "grad_norm": 1.0, "lr": 1e-3,
+        "tokens": 100, "samples": [step * 4, step * 4 + 4], "cells": 2, "generation": 0, "seconds": 1.0, **more,
+    }  # fmt: skip
+
+
+def two_sessions(storage: Path) -> RunDir:
+    """Steps 0 and 1, a break of 1000 s, steps 2 and 3 with a recovery of 3 s."""
+    run = RunDir.create(storage, "job", {}, resume=False)
+    run.append_event("run_started", run_id="job", steps=4, cells=2, workers_per_cell=2, time=100.0)
+    run.append_event("evaluation", step=0, bpb=3.0, time=101.0)
+    run.append_step(a_step(0, 103.0))
+    run.append_step(a_step(1, 104.0))
+    run.append_event("run_ended", status="stopped", time=105.0)
+    run.append_event("run_started", run_id="job", steps=4, cells=2, workers_per_cell=2, resumed_from=2, time=1105.0)
+    run.append_step(a_step(2, 1108.0))
+    run.append_event("death", actor="job/cell0/stage0/shard0@n1", node="n1", time=1109.0)
+    run.append_event("node_lost", node="n1", actors=["job/cell0/stage0/shard0@n1"], time=1109.5)
+    run.append_step(a_step(3, 1111.0, seconds=3.0))
+    run.append_event("recovery", rung="heal", next_commit=2.0, steps_lost=0, phases={}, time=1111.0)
+    run.append_event("evaluation", step=4, bpb=2.0, time=1111.5)
+    return run
+
+
+def test_run_json_is_computed_from_the_record(tmp_path: Path) -> None:
+    run = two_sessions(tmp_path)
+    assert summarize(run.path)["status"] == "running"
+    run.append_event("run_ended", status="done", reason="all committed", time=1112.0)
+    (run.path / layout.MLFLOW).write_text('{"mlflow_run_id": "abc"}')
+    found = summarize(run.path)
+    # Sessions last 5 s and 7 s; steps take 1 + 1 s (102..104) and 1 + 3 s (1107..1111).
+    expected = {
+        "run_id": "job", "status": "done", "reason": "all committed", "steps": 4, "tokens": 400, "loss": 1.0,
+        "loss_first": 4.0, "bpb": 2.0, "bpb_before": 3.0, "deaths": 1, "nodes_lost": 1, "recoveries": 1,
+        "steps_lost": 0, "next_commit_median": 2.0, "samples_repeated": 0, "samples_skipped": 0, "sessions": 2, "seconds": 12.0,
+        "training_seconds": 6.0, "step_seconds_median": 1.0, "mlflow_run_id": "abc", "checkpoints": 0,
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
+    assert found["tokens_per_second"] == pytest.approx(400 / 6)
+    assert found["recovery_events"][0]["rung"] == "heal"
+
+
+def test_a_run_without_a_start_has_no_session() -> None:
+    assert sessions([], []) == []
+
+
+def test_an_empty_record_has_a_summary(tmp_path: Path) -> None:
+    found = summarize(RunDir.create(tmp_path, "job", {}, resume=False).path)
+    assert found["steps"] == found["tokens"] == found["samples_skipped"] == 0
+    assert found["loss"] is found["bpb"] is found["tokens_per_second"] is None
+
+
+def test_one_evaluation_has_no_before(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    run.append_event("evaluation", step=0, bpb=3.0)
+    assert (summarize(run.path)["bpb"], summarize(run.path)["bpb_before"]) == (3.0, None)
+
+
+@given(ids=st.lists(st.lists(st.integers(0, 13), max_size=6), min_size=1, max_size=4))
+def test_the_audit_counts_as_plain_python_does(tmp_path_factory: pytest.TempPathFactory, ids: list[list[int]]) -> None:
+    run = RunDir.create(tmp_path_factory.mktemp("runs"), "job", {}, resume=False)
+    for step, mine in enumerate(ids):
+        half = len(mine) // 2
+        run.append_samples({"step": step, "cell": 0, "worker": "a", "ids": mine[:half]})
+        run.append_samples({"step": step, "cell": 1, "worker": "b", "ids": mine[half:]})
+        run.append_step(a_step(step, float(step), samples=[step * 3, step * 3 + 3]))
+    run.append_samples({"step": len(ids), "cell": 0, "worker": "a", "ids": [0, 1, 2]})  # not committed
+    everything = [one for mine in ids for one in mine]
+    wanted = set(range(3 * len(ids)))
+    found = committed_ids_audit(run.path)
+    assert found.source == "samples"
+    assert (found.steps, found.expected, found.seen) == (len(ids), len(wanted), len(everything))
+    assert found.repeated == len(everything) - len(set(everything))
+    assert found.skipped == len(wanted - set(everything))
+    assert found.outside == len(set(everything) - wanted)
+    run.close()
+
+
+def test_without_samples_the_ranges_are_audited(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    for step, (first, last) in enumerate([(0, 4), (3, 8), (10, 12)]):
+        run.append_step(a_step(step, float(step), samples=[first, last]))
+    found = committed_ids_audit(run.path)
+    assert (found.source, found.expected, found.repeated, found.skipped) == ("ranges", 12, 1, 2)
+
+
+def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:
+    for kind, fields in layout.EVENT_FIELDS.items():
+        told = sentence({"time": 0.0, "kind": kind, **dict.fromkeys(fields)})
+        assert told
+        assert told.endswith(".")
+        assert "\n" not in told
+    assert sentence({"time": 0.0, "kind": "something else"}) is None
+
+
+@pytest.mark.parametrize(("event", "told"), [
+    ({"kind": "run_started", "run_id": "a", "steps": 1, "cells": 2, "workers_per_cell": 1},
+     "Run a started: 1 step on 2 cells of 1 worker."),
+    ({"kind": "run_started", "run_id": "a", "steps": 9, "cells": 2, "workers_per_cell": 2, "resumed_from": 3},
+     "Run a goes on from step 3 with 2 cells of 2 workers."),
+    ({"kind": "death", "actor": "a/cell1/stage0/shard0@n3", "node": "n3", "cell": 1, "step": 7, "how": "SIGKILL"},
+     "Worker cell1/stage0/shard0@n3 of cell 1 died on n3 during step 7 (SIGKILL)."),
+    ({"kind": "death", "actor": "a/spare0@n3", "node": "n3", "cell": None},
+     "Worker spare0@n3, a spare, died on n3."),
+    ({"kind": "node_lost", "node": "n3", "actors": ["a/x", "a/y"]}, "Node n3 is lost, and with it x and y."),
+    ({"kind": "decision", "rung": "shrink", "cells": [0, 1], "reason": "no spare"},
+     "Decision: go on without cells 0 and 1: no spare."),
+    ({"kind": "generation", "generation": 2, "step": 9, "cells": {"0": []}},
+     "Generation 2 stands at step 9 with 1 cell."),
+    ({"kind": "recovery", "rung": "heal", "nodes": ["n3"], "next_commit": 0.31, "full_strength": 0.5, "steps_lost": 0},
+     "Recovered (heal) after the loss of n3: the next step committed 0.31 s after the first sign, "
+     "full strength after 0.50 s; no step was lost."),
+    ({"kind": "recovery", "sentence": "All well."}, "All well."),
+    ({"kind": "evaluation", "step": 4, "bpb": 1.5}, "Held-out text at step 4: 1.5000 bits a byte."),
+    ({"kind": "run_ended", "status": "done"}, "The run ended: done."),
+])  # fmt: skip
+def test_sentences(event: dict[str, Any], told: str) -> None:
+    assert sentence({"time": 0.0, **event}) == told
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["token", "hf_token", "apiKey", "aws.secret_access_key", "password", "storage_credentials", "HF_TOKEN", "api-key"],
+)
+def test_credentials_are_masked(key: str) -> None:
+    assert flat_masked({"a": {key: "hunter2"}}) == {f"a.{key}": MASK}
+    assert flat_masked({"a": {key: {"value": "hunter2"}}}) == {f"a.{key}": MASK}
+    assert flat_masked({"a": [{key: "hunter2"}]}) == {"a": [{key: MASK}]}
+
+
+@pytest.mark.parametrize(
+    "key", ["tokens", "token_shards", "tokenizer", "max_tokens", "key", "secretary", "slot_resource"]
+)
+def test_other_settings_are_not(key: str) -> None:
+    assert flat_masked({"a": {key: "plain"}}) == {f"a.{key}": "plain"}
+
+
+def test_passwords_in_uris_are_masked() -> None:
+    assert mask_text("at http://me:pw@host:5000/x now") == "at http://***@host:5000/x now"
+    assert mask_text("s3://bucket/key?X-Amz-Signature=abc&part=1") == "s3://bucket/key?X-Amz-Signature=***&part=1"
+    assert mask_text("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
+    assert flat_masked({"a": {}, "b": None, "c": ["http://u:p@h"]}) == {"a": {}, "b": None, "c": ["http://***@h"]}

@@ -1,0 +1,120 @@
+"""`shoal status`, `shoal runs` and `shoal report` on run directories alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from shoal.cli.report import report
+from shoal.cli.status import runs, status
+from shoal.errors import UserError
+from shoal.record import layout
+from shoal.record.rundir import RunDir
+from shoal.record.status import snapshot
+
+app = typer.Typer()
+for command in (status, runs, report):
+    app.command()(command)
+
+WORKER = {"actor": "job/cell0/stage0/shard1@node2", "pid": 77, "node": "node2", "cell": 0,
+          "coords": {"stage": 0, "shard": 1}, "step": 5, "heartbeat_age": 0.2}  # fmt: skip
+SPARE = {"actor": "job/spare0@node3", "pid": 78, "node": "node3", "cell": None, "coords": None, "step": -1,
+         "heartbeat_age": 0.1}  # fmt: skip
+STATUS: dict[str, Any] = {"run_id": "job", "status": "running", "step": 5, "steps": 20, "loss": 3.25, "cells": 2,
+                          "tokens_per_second": 8123.4, "generation": 1, "workers": [SPARE, WORKER]}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    made = RunDir.create(tmp_path, "job", {}, resume=False)
+    made.append_event("run_started", run_id="job", steps=20, cells=2, workers_per_cell=2)
+    return made
+
+
+def call(*words: object) -> str:
+    result = CliRunner(env={"COLUMNS": "140"}).invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_json_has_the_fields_of_the_contract(run: RunDir) -> None:
+    run.write_status(STATUS)
+    found = json.loads(call("status", "job", "--storage", run.path.parent, "--json"))
+    assert {"run_id", "status", "step", "workers"} <= found.keys()
+    assert [found["run_id"], found["status"], found["step"]] == ["job", "running", 5]
+    assert found["silent"] is False
+    for worker in found["workers"]:
+        assert worker.keys() == {"actor", "pid", "node", "cell", "coords", "step", "heartbeat_age"}
+    assert found == json.loads(call("status", run.path, "--json")) | {"age": found["age"], "workers": found["workers"]}
+
+
+def test_heartbeats_age_with_the_file_and_a_silent_controller_is_told(run: RunDir) -> None:
+    run.write_status({**STATUS, "written": 1000.0})
+    assert [worker["heartbeat_age"] for worker in snapshot(run.path, now=1004.0)["workers"]] == [4.1, 4.2]
+    assert snapshot(run.path, now=1004.0)["silent"] is False
+    assert snapshot(run.path, now=1030.0)["silent"] is True
+    assert snapshot(run.path, now=990.0)["age"] == 0.0  # another machine's clock
+    text = call("status", "job", "--storage", run.path.parent)
+    assert "silent" in text
+    assert "has written nothing for" in text
+    run.write_status({**STATUS, "status": "done", "workers": [], "written": 1000.0})
+    assert snapshot(run.path, now=1030.0)["silent"] is False
+
+
+def test_the_picture_shows_cells_before_spares_and_the_last_events(run: RunDir) -> None:
+    run.write_status(STATUS)
+    run.append_event("checkpoint", step=4, path="p", seconds=0.5, bytes=2_000_000)
+    text = call("status", "--storage", run.path.parent)
+    for words in ("job", "running", "step 5 of 20", "loss 3.2500", "8,123 tokens/s", "stage 0, shard 1", "node2", "77",
+                  "cell0/stage0/shard1@node2", "Checkpoint of step 4 is whole (2.0 MB"):  # fmt: skip
+        assert words in text
+    assert text.index("shard1@node2") < text.index("spare0@node3")
+
+
+def test_without_a_snapshot_the_record_speaks(tmp_path: Path) -> None:
+    young = RunDir.create(tmp_path, "young", {}, resume=False)
+    assert [snapshot(young.path)[key] for key in ("run_id", "status", "step", "workers")] == [
+        "young",
+        "starting",
+        0,
+        [],
+    ]
+    assert "has not written yet" in call("status", "young", "--storage", tmp_path)
+    young.append_event("run_started", run_id="young", steps=3, cells=1, workers_per_cell=1)
+    young.append_event("run_ended", status="failed", reason="no slots")
+    found = snapshot(young.path)
+    assert [found[key] for key in ("status", "step", "steps", "silent")] == ["failed", 0, 3, False]
+
+
+def test_watch_ends_with_the_run(run: RunDir) -> None:
+    run.write_status({**STATUS, "status": "done", "workers": []})
+    assert "done" in call("status", run.path, "--watch")
+    assert call("status", run.path, "--watch", "--json").count("\n") == 1
+
+
+def test_runs_lists_the_last_active_first(tmp_path: Path) -> None:
+    assert "no runs" in call("runs", "--storage", tmp_path)
+    for index, name in enumerate(("older", "newer")):
+        made = RunDir.create(tmp_path, name, {}, resume=False)
+        os.utime(made.path / layout.EVENTS, (index + 1, index + 1))
+    text = call("runs", "--storage", tmp_path)
+    assert text.index("newer") < text.index("older")
+
+
+def test_an_unknown_run_is_one_clear_message(tmp_path: Path) -> None:
+    RunDir.create(tmp_path, "job", {}, resume=False)
+    with pytest.raises(UserError, match=r"no run 'jib'(.|\n)*one of job"):
+        call("status", "jib", "--storage", tmp_path)
+
+
+def test_report_is_written_while_the_run_goes_on(run: RunDir) -> None:
+    where = call("report", "job", "--storage", run.path.parent).strip().replace("\n", "")
+    assert where == str(run.path / layout.REPORT)
+    assert time.time() - Path(where).stat().st_mtime < 600
