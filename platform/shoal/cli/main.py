@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from shoal.cli import cluster, data
+from shoal.cli.demo import demo
 from shoal.cli.train import train
 from shoal.errors import UserError
 from shoal_data.errors import InputError
@@ -15,7 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pre-train DeepSeek-V3-style models on clusters whose nodes come and go.",
 )
+app.command()(demo)
 app.command()(train)
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(data.app, name="data")
 
 
 def run() -> None:

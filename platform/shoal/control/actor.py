@@ -146,7 +146,7 @@ class Controller:
         self.scribe.ended(*self.outcome, self.state.committed)
         subprocess.run([sys.executable, "-m", "shoal.report", str(self.rundir)], check=False)
         if tracker is not None:
-            problem = tracking.finish(tracker)
+            problem = tracking.finish(tracker, self.rundir)
             if problem:
                 print(f"shoal: {problem}", flush=True)
 

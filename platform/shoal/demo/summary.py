@@ -1,0 +1,109 @@
+"""What the demo shows at its end: is it learning, what died, what did that cost, where to look next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shoal.demo.run import CLUSTER, Killed, Outcome
+from shoal.record import layout, read
+from shoal.record.jsonl import read_json
+
+__all__ = ["chart", "show", "since_kill"]
+
+
+def chart(values: Sequence[float], width: int = 72, height: int = 9) -> list[str]:
+    """A line chart in block characters: one text line a row, the highest value on top."""
+    marks = " ▁▂▃▄▅▆▇█"
+    step = max(1.0, len(values) / width)
+    columns = [values[int(i * step)] for i in range(min(width, len(values)))]
+    low, high = min(columns), max(columns)
+    scale = (height * 8 - 1) / ((high - low) or 1.0)
+    levels = [1 + round((value - low) * scale) for value in columns]
+    rows = []
+    for row in reversed(range(height)):
+        label = f"{low + (row + 1) * 8 / scale:7.2f} " if row in (0, height - 1) else " " * 8
+        rows.append(label + "".join(marks[max(0, min(8, level - row * 8))] for level in levels))
+    return rows
+
+
+def since_kill(kill: Killed, steps: Sequence[dict[str, Any]], cells: int) -> tuple[float | None, float | None]:
+    """Seconds from a kill to the next committed step of a new generation, and to the first one with all cells.
+
+    Steps of the generation that was hit do not count: they were complete before anything was noticed.
+    """
+    after = [line for line in steps if line["time"] > kill.time and line["generation"] > kill.generation]
+    full = [line for line in after if line["cells"] == cells]
+    return (after[0]["time"] - kill.time if after else None, full[0]["time"] - kill.time if full else None)
+
+
+def show(outcome: Outcome, console: Console, keep: bool) -> None:
+    """Print the summary of a finished demo."""
+    path = outcome.path
+    run, steps = read_json(path / layout.RUN) or {}, read.steps(path)
+    cells = max(line["cells"] for line in steps)
+    console.print("\n5. What happened\n", style="bold")
+    console.print("loss (nats a token), by step")
+    for row in chart([line["loss"] for line in steps]):
+        console.print(row, style="cyan", highlight=False)
+    console.print(f"{'':8}step 1 {'':>55} step {run['steps']}\n")
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in outcome.seconds.items())
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("status", f"{run['status']}: {run['steps']} steps, {run['tokens']:,.0f} tokens")
+    facts.add_row("held-out text", f"{run['bpb_before']:.3f} bits a byte before, {run['bpb']:.3f} after")
+    facts.add_row("speed", f"{run['tokens_per_second']:,.0f} tokens a second over all, deaths included ({seconds})")
+    facts.add_row(
+        "lost",
+        f"{run['steps_lost']} steps; {run['samples_skipped']} samples skipped, {run['samples_repeated']} seen twice",
+    )
+    console.print(facts, highlight=False)
+    console.print()
+    console.print(deaths(outcome, steps, cells, run))
+    for event in run["recovery_events"]:
+        phases = ", ".join(f"{name} {took:.2f}" for name, took in event["phases"].items() if took is not None)
+        console.print(f"  {event['sentence']}\n    phases (s): {phases}", highlight=False)
+    console.print("\nWhere to look next", style="bold")
+    store = path.parent / "mlflow.db"
+    console.print(f"  report    {path / layout.REPORT}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  record    {path} (steps.jsonl, events.jsonl, samples.jsonl, run.json)", highlight=False, soft_wrap=True
+    )
+    console.print(
+        f"  MLflow    run {run['mlflow_run_id']}: .venv/bin/mlflow ui --backend-store-uri sqlite:///{store}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if keep:
+        console.print(
+            f"  cluster   still up: shoal cluster status --name {CLUSTER}; end it: shoal cluster down --name {CLUSTER}"
+        )
+
+
+def deaths(outcome: Outcome, steps: Sequence[dict[str, Any]], cells: int, run: dict[str, Any]) -> Table:
+    table = Table(title="Nodes killed (SIGKILL to the raylet and every worker)", title_justify="left")
+    for column in ("node", "after step", "noticed after", "next committed step", "full strength", "steps lost"):
+        table.add_column(column, justify="left" if column == "node" else "right")
+    noticed = {
+        kill.node: min(
+            (
+                e["time"] - kill.time
+                for e in read.events(outcome.path)
+                if e["kind"] == "death" and e["node"] == kill.node
+            ),
+            default=None,
+        )
+        for kill in outcome.kills
+    }
+    for kill in outcome.kills:
+        following, full = since_kill(kill, steps, cells)
+        lost = sum(e["steps_lost"] for e in run["recovery_events"] if kill.node in e["nodes"])
+        times = [words(noticed[kill.node]), words(following), words(full)]
+        table.add_row(kill.node, str(kill.step), *times, str(lost))
+    return table
+
+
+def words(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f} s"
