@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from shoal.cluster import connect, local
+from shoal.cluster import chaos, connect, local
 from shoal.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="A real Ray cluster of several nodes on this machine.")
@@ -101,6 +102,50 @@ def add_node(
         raise UserError("--labels: the new node has no name yet", "give KEY=VALUE alone")
     node = local.add_node(name, slots=slots, cpus=cpus, labels=parsed.get("*", {}), say=say)
     say(f"{node.name} at {node.ip}")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="node1, node2, ...")],
+    deadline: Annotated[float, typer.Option(help="seconds until the node is taken away")] = 30.0,
+    name: Name = local.DEFAULT_NAME,
+) -> None:
+    """Tell Ray that a node will be preempted, as a cloud does before it takes the machine away."""
+    os.environ.update(connect.environment(name))  # before Ray is imported
+    from shoal.cluster import drain as ray_drain
+
+    found = local.describe(name)
+    node_id = {status.name: status.node_id for status in found.nodes}.get(node)
+    if not node_id:
+        raise UserError(f"cluster {name}: no living node {node!r} {found.error}".rstrip(), "shoal cluster status")
+    ends = ray_drain.drain_node(found.gcs_address, node_id, deadline, "shoal cluster drain")
+    say(f"{node}: drained, to be taken away at {ends:.1f} (unix), in {deadline:.0f} s")
+
+
+@app.command("freeze-node")
+def freeze_node(node: str, name: Name = local.DEFAULT_NAME) -> None:
+    """SIGSTOP every process of a node: it keeps its connections and answers nothing."""
+    at, pids = chaos.freeze_node(name, node)
+    say(f"{node}: {len(pids)} processes frozen at {at:.3f} (unix)")
+
+
+@app.command("thaw-node")
+def thaw_node(node: str, name: Name = local.DEFAULT_NAME) -> None:
+    """SIGCONT every process of a frozen node."""
+    at, pids = chaos.thaw_node(name, node)
+    say(f"{node}: {len(pids)} processes thawed at {at:.3f} (unix)")
+
+
+@app.command("partition")
+def partition(node: str, name: Name = local.DEFAULT_NAME) -> None:
+    """Cut a node's network: packets vanish, no connection is reset (netns mode)."""
+    say(f"{node}: cut off at {chaos.partition(name, node):.3f} (unix)")
+
+
+@app.command("heal-link")
+def heal_link(node: str, name: Name = local.DEFAULT_NAME) -> None:
+    """Give a node its network back."""
+    say(f"{node}: reachable again at {chaos.heal_link(name, node):.3f} (unix)")
 
 
 @app.command()

@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from shoal.cluster import api
-from shoal.cluster.launch import command_in, node_environment
+from shoal.cluster.launch import LOOPBACK_ONLY, command_in, node_environment
 from shoal.cluster.state import HEAD, load, token_file
 
 __all__ = ["command", "environment", "execute"]
@@ -27,6 +27,7 @@ def environment(name: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token_file(name)),
         "RAY_USAGE_STATS_ENABLED": "0",
         "SHOAL_CLUSTER": name,
+        **(LOOPBACK_ONLY if state.mode == "process" else {}),
         **api.no_proxy(state),
     }
 
@@ -37,12 +38,13 @@ def command(name: str, argv: list[str], node: str = HEAD) -> list[str]:
     return command_in(load(name).node(node), argv)
 
 
-def execute(name: str, argv: list[str], node: str = HEAD) -> int:
+def execute(name: str, argv: list[str], node: str = HEAD, timeout_s: float | None = None) -> int:
     """Run `argv` on `node` with the node's environment and Ray's addresses, and return its exit status.
 
-    It counts as a process of the node: it dies with it. Raises UserError: no such cluster or node.
+    It counts as a process of the node: it dies with it.
+    Raises UserError: no such cluster or node. subprocess.TimeoutExpired: it ran for `timeout_s`, and was killed.
     """
     state = load(name)
     target = state.node(node)
     environ = {**os.environ, **node_environment(state, target), **environment(name)}
-    return subprocess.run(command_in(target, argv), env=environ, check=False).returncode
+    return subprocess.run(command_in(target, argv), env=environ, check=False, timeout=timeout_s).returncode

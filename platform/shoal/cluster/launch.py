@@ -12,7 +12,7 @@ from typing import Any
 from shoal.cluster import api, namespaces, processes
 from shoal.cluster.state import ClusterState, NodeState, state_dir, token_file
 
-__all__ = ["NODE_LABEL", "command_in", "launch", "log_file", "node_environment", "ray_params"]
+__all__ = ["LOOPBACK_ONLY", "NODE_LABEL", "command_in", "launch", "log_file", "node_environment", "ray_params"]
 
 NODE_LABEL = "shoal.io/node"
 """The Ray node label that holds the node's name (`ray.nodes()[i]["Labels"]`)."""
@@ -24,6 +24,10 @@ HEALTH_CHECKS = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Process mode: Ray takes 127.0.0.1 for this machine's address instead of replacing it by one of the network, where
+the cluster, which listens on loopback alone, would never be found (Ray's default off Linux)."""
 
 
 def log_file(name: str, node: str) -> Path:
@@ -46,6 +50,7 @@ def node_environment(state: ClusterState, node: NodeState) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         # gloo would look the host name up, and find an address that is not the node's
         "GLOO_SOCKET_IFNAME": namespaces.INTERFACE if node.namespace else "lo",
+        **({} if node.namespace else LOOPBACK_ONLY),
         **api.no_proxy(state),
         "SHOAL_CLUSTER": state.name,
         processes.MARK: processes.mark(state, node),

@@ -29,15 +29,15 @@ def refusal() -> str:
         return "no ip or nsenter command (packages iproute2, util-linux)"
     try:
         bridge, subnet = claim_bridge()
-    except (RuntimeError, UserError) as error:
-        return str(error)
+    except UserError as error:
+        return error.problem
     probes = [(f"{bridge}-probe{i}", f"{subnet}.{2 + i}") for i in range(2)]
     try:
         for namespace, ip in probes:
             add_node(namespace, bridge, ip)
         return "" if _reaches(probes[0], probes[1]) else "this host's firewall does not let bridged nodes talk"
-    except RuntimeError as error:
-        return str(error)
+    except UserError as error:
+        return error.problem
     finally:
         for namespace, ip in probes:
             delete_node(namespace, bridge, ip)
@@ -59,14 +59,18 @@ def claim_bridge() -> tuple[str, str]:
         made = subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], capture_output=True, check=False)
         if made.returncode:
             continue
-        _ip("addr", "add", f"{subnet}.1/24", "dev", bridge)
-        _ip("link", "set", bridge, "up")
+        try:
+            _ip("addr", "add", f"{subnet}.1/24", "dev", bridge)
+            _ip("link", "set", bridge, "up")
+        except BaseException:
+            delete_bridge(bridge)
+            raise
         return bridge, subnet
     raise UserError("no free network 10.77.y.0/24 for the cluster", "use --mode process, or take old clusters down")
 
 
 def add_node(namespace: str, bridge: str, ip: str) -> None:
-    """A namespace with the address `ip`/24, joined to the bridge by a veth pair. Raises RuntimeError."""
+    """A namespace with the address `ip`/24, joined to the bridge by a veth pair. Raises UserError."""
     outer = _outer(bridge, ip)
     _ip("netns", "add", namespace)
     _ip("link", "add", outer, "type", "veth", "peer", "name", INTERFACE, "netns", namespace)
@@ -126,5 +130,5 @@ def _networks_in_use() -> list[ipaddress.IPv4Network]:
 def _ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise UserError(f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}", "use --mode process")
     return done.stdout

@@ -1,0 +1,219 @@
+"""The making and unmaking of a local cluster: its network and ports, its nodes started together, all of it removed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from shoal.cluster import api, namespaces, processes
+from shoal.cluster.launch import NODE_LABEL, launch, log_file
+from shoal.cluster.state import HEAD, ClusterState, NodeState, save, token_file
+from shoal.errors import UserError
+
+__all__ = [
+    "MAX_NODES",
+    "Labels",
+    "Say",
+    "choose_mode",
+    "claim",
+    "destroy",
+    "make_node",
+    "remove_nodes",
+    "start",
+    "with_nodes",
+]
+
+START_TIMEOUT_S = 120.0
+MAX_NODES = 200
+
+Say = Callable[[str], None]
+Labels = Mapping[str, Mapping[str, str]]
+
+
+def choose_mode(mode: str, say: Say) -> str:
+    """`netns` or `process`, as asked or as this machine allows. Raises UserError: not a mode, or not possible here."""
+    if mode not in ("auto", "netns", "process"):
+        raise UserError(f"--mode {mode}: not a mode", "auto, netns or process")
+    if mode == "process":
+        return mode
+    reason = namespaces.refusal()
+    if not reason:
+        say("mode netns: a network namespace a node")
+        return "netns"
+    if mode == "netns":
+        raise UserError(f"--mode netns: namespaces cannot be made here: {reason}", "run as root, or --mode process")
+    say(f"mode process: plain processes on 127.0.0.1, as namespaces cannot be made here ({reason})")
+    return "process"
+
+
+def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int) -> ClusterState:
+    """Claim the cluster's network or ports, and write its state, with the head alone, and its token.
+
+    Raises UserError: the dashboard's port is in use, or no network is free.
+    """
+    state = ClusterState(
+        name=name,
+        id=secrets.token_hex(6),
+        mode=mode,
+        phase="starting",
+        gcs_port=6379,
+        dashboard_port=dashboard_port,
+        metrics_port=44227,
+        object_store_mb=object_store_mb,
+        temp_dir=tempfile.mkdtemp(prefix=f"shoal-{name}-"),
+    )
+    try:
+        if mode == "netns":
+            bridge, subnet = namespaces.claim_bridge()
+            head = NodeState(HEAD, f"{subnet}.2", 0, 0, namespace=f"{bridge}-{HEAD}")
+            state = replace(state, bridge=bridge, subnet=subnet, nodes=(head,))
+        else:
+            _check_port(dashboard_port)
+            gcs_port, metrics_port = _free_ports(2)
+            head = NodeState(HEAD, "127.0.0.1", 0, 0)
+            state = replace(state, gcs_port=gcs_port, metrics_port=metrics_port, nodes=(head,))
+        save(state)
+        token = token_file(name)
+        token.unlink(missing_ok=True)
+        with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except BaseException:
+        destroy(state)
+        raise
+    return state
+
+
+def make_node(state: ClusterState, number: int, slots: int, cpus: int, labels: Mapping[str, str]) -> NodeState:
+    """The state of node number `number` (from 1), of which nothing is made yet. Raises UserError: too many nodes."""
+    name = f"node{number}"
+    if state.mode == "process":
+        return NodeState(name, "127.0.0.1", slots, cpus, dict(labels))
+    if number > MAX_NODES:
+        raise UserError(f"cluster {state.name}: {number} nodes were made", "take it down and start again")
+    return NodeState(name, f"{state.subnet}.{10 + number}", slots, cpus, dict(labels), f"{state.bridge}-{name}")
+
+
+def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: Labels) -> ClusterState:
+    """`state` with nodes 1 to `nodes`, of which nothing is made yet."""
+    for number in range(1, nodes + 1):
+        own = {**labels.get("*", {}), **labels.get(f"node{number}", {})}
+        state = state.with_node(make_node(state, number, slots, cpus, own))
+    return state
+
+
+def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
+    """Start `nodes` at the same time (the head's control store before the others) and wait until all have joined.
+
+    What was started is left to the caller to remove. Raises UserError: a node does not start.
+    """
+    started = time.monotonic()
+    deadline = started + START_TIMEOUT_S
+
+    def tell(line: str) -> None:
+        say(f"{time.monotonic() - started:5.1f} s  {line}")
+
+    waiting: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for node in nodes:
+            if node.namespace:
+                namespaces.add_node(node.namespace, state.bridge, node.ip)
+            waiting[node.name] = launch(state, node)
+            if node.is_head:
+                _wait_for_port(state, waiting[HEAD], deadline)
+                tell("control store answers")
+        while waiting:
+            for name in [name for name, process in waiting.items() if process.poll() is not None]:
+                if waiting.pop(name).returncode:
+                    raise _not_started(state, name)
+                tell(f"{name} joined" if name != HEAD else "head is up, with its dashboard")
+            if time.monotonic() > deadline:
+                raise _not_started(state, next(iter(waiting)))
+            time.sleep(0.05)
+        _wait_for_nodes(state, nodes, deadline)
+    except BaseException:
+        for process in waiting.values():
+            process.kill()
+            process.wait()
+        raise
+
+
+def _wait_for_port(state: ClusterState, head: subprocess.Popen[bytes], deadline: float) -> None:
+    while time.monotonic() < deadline and head.poll() is None:
+        try:
+            socket.create_connection((state.head.ip, state.gcs_port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise _not_started(state, HEAD)
+
+
+def _wait_for_nodes(state: ClusterState, nodes: list[NodeState], deadline: float) -> None:
+    """Return when Ray lists all of `nodes` as alive."""
+    missing = {node.name for node in nodes if not node.is_head}
+    while True:
+        try:
+            seen = {e["labels"].get(NODE_LABEL) for e in api.ray_nodes(state) if e["state"] == "ALIVE"}
+        except OSError:
+            seen = set()
+        if missing <= seen:
+            return
+        if time.monotonic() > deadline:
+            raise _not_started(state, sorted(missing - seen)[0])
+        time.sleep(0.1)
+
+
+def _not_started(state: ClusterState, node: str) -> UserError:
+    log = log_file(state.name, node)
+    tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:]) if log.exists() else ""
+    return UserError(
+        f"cluster {state.name}: {node} did not start within {START_TIMEOUT_S:.0f} s\n{tail}",
+        "free memory and CPU on this machine, then try again with fewer --nodes",
+    )
+
+
+def destroy(state: ClusterState) -> None:
+    """Kill all processes of the cluster and remove all it made, apart from its state directory."""
+    remove_nodes(state, list(state.nodes))
+    if state.bridge:
+        namespaces.delete_bridge(state.bridge)
+    shutil.rmtree(state.temp_dir, ignore_errors=True)
+
+
+def remove_nodes(state: ClusterState, nodes: list[NodeState]) -> None:
+    """Kill all processes of `nodes` and remove their namespaces and files."""
+    for node in nodes:
+        processes.send(state, node, signal.SIGKILL)
+    for node in nodes:
+        processes.wait_gone(state, node)
+        if node.namespace:
+            namespaces.delete_node(node.namespace, state.bridge, node.ip)
+        shutil.rmtree(os.path.join(state.temp_dir, node.name), ignore_errors=True)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"--dashboard-port {port} cannot be used: {error}", "give a free port") from error
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago (all different)."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

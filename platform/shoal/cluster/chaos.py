@@ -1,0 +1,66 @@
+"""What else can befall a node, apart from death (`local.kill_node`): to freeze, and to be cut off."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from shoal.cluster import namespaces, processes
+from shoal.cluster.state import ClusterState, NodeState, load
+from shoal.errors import UserError
+
+__all__ = ["freeze_node", "heal_link", "partition", "thaw_node"]
+
+
+def freeze_node(name: str, node: str) -> tuple[float, list[int]]:
+    """SIGSTOP every process of a node: it keeps its connections and answers nothing. `(wall time, pids)`.
+
+    Raises UserError: no such node, or it is dead.
+    """
+    return _send(name, node, signal.SIGSTOP)
+
+
+def thaw_node(name: str, node: str) -> tuple[float, list[int]]:
+    """SIGCONT every process of a node. One that Ray has declared dead meanwhile ends itself. `(wall time, pids)`.
+
+    Raises UserError: no such node, or it is dead.
+    """
+    return _send(name, node, signal.SIGCONT)
+
+
+def partition(name: str, node: str) -> float:
+    """Cut a node off: its packets, and those to it, vanish; no connection is reset. The wall time of the cut.
+
+    Raises UserError: no such node, the head, or not a cluster of namespaces.
+    """
+    state, target = _cable(name, node)
+    at = time.time()
+    namespaces.set_link(state.bridge, target.ip, up=False)
+    return at
+
+
+def heal_link(name: str, node: str) -> float:
+    """Undo `partition`: the wall time. Raises UserError as it does."""
+    state, target = _cable(name, node)
+    namespaces.set_link(state.bridge, target.ip, up=True)
+    return time.time()
+
+
+def _send(name: str, node: str, signum: int) -> tuple[float, list[int]]:
+    state = load(name)
+    at, pids = processes.send(state, state.node(node), signum)
+    if not pids:
+        raise UserError(f"cluster {name}: {node} is dead", "shoal cluster status shows who lives")
+    return at, pids
+
+
+def _cable(name: str, node: str) -> tuple[ClusterState, NodeState]:
+    state = load(name)
+    target = state.node(node)
+    if state.mode != "netns":
+        raise UserError(
+            f"cluster {name} is made of plain processes, whose network cannot be cut", "shoal cluster up --mode netns"
+        )
+    if target.is_head:
+        raise UserError(f"cluster {name}: all traffic with the head would end", "name one of the nodes")
+    return state, target
