@@ -46,11 +46,13 @@ def test_resume_keeps_the_record_and_tells_changed_settings_without_secrets(tmp_
     run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
     run.append_step(a_step(0))
     run.write_run({"status": "stopped"})
+    run.write_status({"status": "stopped"})
     run.close()
     changed = {**CONFIG, "steps": 8, "mlflow": {"uri": "http://me:hunter3@host:5000"}}
     run = RunDir.create(tmp_path, "a", changed, resume=True)
     assert run.last_step == 0
     assert not (tmp_path / "a" / layout.RUN).exists()
+    assert not (tmp_path / "a" / layout.STATUS).exists()
     assert read.config(run.path)["steps"] == 8
     (event,) = read.events(run.path)
     assert event["changes"] == {"steps": [4, 8]}

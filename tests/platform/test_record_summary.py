@@ -52,8 +52,9 @@ def test_run_json_is_computed_from_the_record(tmp_path: Path) -> None:
     expected = {
         "run_id": "job", "status": "done", "reason": "all committed", "steps": 4, "tokens": 400, "loss": 1.0,
         "loss_first": 4.0, "bpb": 2.0, "bpb_before": 3.0, "deaths": 1, "nodes_lost": 1, "recoveries": 1,
-        "steps_lost": 0, "next_commit_median": 2.0, "samples_repeated": 0, "samples_skipped": 0, "sessions": 2, "seconds": 12.0,
-        "training_seconds": 6.0, "step_seconds_median": 1.0, "mlflow_run_id": "abc", "checkpoints": 0,
+        "steps_lost": 0, "next_commit_median": 2.0, "samples_repeated": 0, "samples_skipped": 0,
+        "sessions": 2, "seconds": 12.0, "training_seconds": 6.0, "step_seconds_median": 1.0,
+        "mlflow_run_id": "abc", "checkpoints": 0,
     }  # fmt: skip
     assert {key: found[key] for key in expected} == expected
     assert found["tokens_per_second"] == pytest.approx(400 / 6)

@@ -71,7 +71,8 @@ class RunDir:
         except FileExistsError as error:  # claimed by another between the check and here
             raise UserError(f"run_id: {run_id!r} is in use ({path} exists)", "choose another run_id") from error
         (path / layout.CHECKPOINTS).mkdir(exist_ok=True)
-        (path / layout.RUN).unlink(missing_ok=True)  # a run that goes on has not ended
+        for of_the_end in (layout.RUN, layout.STATUS):  # a run that goes on has not ended
+            (path / of_the_end).unlink(missing_ok=True)
         run = cls(path)
         config_file = path / layout.CONFIG
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
