@@ -92,21 +92,26 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [
         Text.from_markup(f"[bold]{now['run_id']}[/]  {state(now)}  step {progress(now)}"),
         bar(now),
-        Text(facts(now), style="dim"),
     ]
     if now["silent"]:
         since = "has not written yet" if now["age"] is None else f"has written nothing for {now['age']:.0f} s"
         parts.append(Text(f"The controller {since}: what stands here is old.", style="red"))
     if now["workers"]:
         parts += [Text(), workers(now)]
-    return Group(*parts, Text(), *story(path))
+    return Group(*parts, Text(), story(path))
 
 
 def bar(now: Mapping[str, Any]) -> RenderableType:
+    """Progress and the last figures, in one row."""
     from rich.progress_bar import ProgressBar
-    from rich.text import Text
+    from rich.table import Table
 
-    return ProgressBar(total=now["steps"], completed=now["step"], width=60) if now["steps"] else Text()
+    row = Table.grid(padding=(0, 2))
+    cells: list[RenderableType] = (
+        [ProgressBar(total=now["steps"], completed=now["step"], width=30)] if now["steps"] else []
+    )
+    row.add_row(*cells, facts(now), style="dim")
+    return row
 
 
 def facts(now: Mapping[str, Any]) -> str:
@@ -124,14 +129,16 @@ def workers(now: Mapping[str, Any]) -> RenderableType:
     """A row a worker, cell by cell, spares last."""
     from rich.table import Table
 
-    table = Table("cell", "coords", "node", "pid", "step", "heartbeat", "actor", box=None, header_style="bold")
+    places = next((list(worker["coords"]) for worker in now["workers"] if isinstance(worker["coords"], Mapping)), [])
+    table = Table("cell", *places, "node", "pid", "step", "heartbeat", "actor", box=None, header_style="bold")
     order = sorted(now["workers"], key=lambda w: (w["cell"] is None, w["cell"] or 0, str(w["coords"]), w["node"]))
     for worker in order:
         spare = worker["cell"] is None
         age = worker["heartbeat_age"]
+        coords = worker["coords"] if isinstance(worker["coords"], Mapping) else {}
         table.add_row(
             "spare" if spare else str(worker["cell"]),
-            place(worker["coords"]),
+            *(str(coords.get(place, "")) for place in places),
             str(worker["node"]),
             str(worker["pid"]),
             "-" if spare else figure(worker["step"], "d"),
@@ -142,16 +149,10 @@ def workers(now: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def place(coords: Any) -> str:
-    """`{"stage": 0, "shard": 1}` as `stage 0, shard 1`."""
-    if isinstance(coords, Mapping):
-        return ", ".join(f"{name} {value}" for name, value in coords.items())
-    return "" if coords is None else str(coords)
-
-
-def story(path: Path, count: int = 8) -> list[RenderableType]:
+def story(path: Path, count: int = 8) -> RenderableType:
     """The last events of the run as sentences, with their time of day."""
-    from rich.text import Text
+    from rich.markup import escape
+    from rich.table import Table
 
     from shoal.record.read import events
     from shoal.record.sentences import sentence
@@ -161,4 +162,7 @@ def story(path: Path, count: int = 8) -> list[RenderableType]:
         for event in events(path)
         if event["kind"] != "worker_ready" and (text := sentence(event)) is not None
     ]
-    return [Text(f"{time.strftime('%H:%M:%S', time.localtime(when))}  {text}") for when, text in told[-count:]]
+    rows = Table.grid(padding=(0, 2))
+    for when, text in told[-count:]:
+        rows.add_row(time.strftime("%H:%M:%S", time.localtime(when)), escape(text))
+    return rows

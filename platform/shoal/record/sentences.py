@@ -64,13 +64,12 @@ def _death(event: Event) -> str:
 
 
 def _node_lost(event: Event) -> str:
-    actors = event.get("actors") or []
-    took = _listing([short_actor(actor) for actor in actors]) if actors else "no worker"
-    return f"Node {event.get('node')} is lost, and with it {took}."
+    took = _listing([short_actor(actor) for actor in event.get("actors") or []])
+    return f"Node {event.get('node')} is lost" + (f", and with it {took}." if took else ".")
 
 
 def _drain(event: Event) -> str:
-    return f"Generation {event.get('generation')} stops at a step boundary{_because(event)}."
+    return f"Generation {event.get('generation')} ends{_because(event)}."
 
 
 _RUNGS: dict[str, str] = {
