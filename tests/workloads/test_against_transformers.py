@@ -1,4 +1,4 @@
-"""Logits, gradients and MTP of random small models against `transformers`' own implementation, same weights, float32."""
+"""Logits and gradients of random small models against `transformers`' implementation, same weights, float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers.modeling_layers import MtpModel
 
 from shoal_workloads.hf.config import from_hf_config, to_hf_config
 from shoal_workloads.hf.weights import to_hf_state

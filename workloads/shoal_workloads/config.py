@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.precision.choose import check_tiles
 from shoal_workloads.recipe.adamw import AdamWConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
 
@@ -71,4 +72,6 @@ class PretrainConfig(_Section):
             )
         if self.model.mtp_depth >= self.data.seq_len:
             raise ValueError(f"model.mtp_depth: {self.model.mtp_depth} needs a longer data.seq_len")
+        if self.precision == "fp8":
+            check_tiles(self.model)
         return self

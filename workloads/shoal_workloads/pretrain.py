@@ -11,6 +11,7 @@ from shoal_data.errors import InputError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.layout import Layout, shard_model
+from shoal_workloads.params import count_parameters
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.replica import PretrainReplica
 
@@ -48,12 +49,10 @@ class Pretrain:
                     f"{config.model.vocab_size} rows",
                     f"set model.vocab_size to at least {vocabulary}, or tokenize with a smaller vocabulary",
                 )
-        with torch.device("meta"):
-            _, slots = shard_model(
-                config.model, Layout(1, 1, None, None), device="meta", dtype=torch.float32, reshard_after_forward=False
-            )
+        count = count_parameters(config.model)
         return {
-            "parameters": sum(slot.parameter.numel() for slot in slots),
+            "parameters": count.total + count.mtp,
+            "active_parameters": count.active,
             "tokens_per_step": config.batch.global_batch * config.data.seq_len,
         }
 
@@ -90,9 +89,7 @@ class Pretrain:
     def warm_up(self) -> None:
         """One step of a tiny model, without a process group: imports, kernels, thread pools."""
         tiny = ModelConfig.from_preset("demo", d_model=32, n_heads=2, n_layers=2, vocab_size=64)
-        model, slots = shard_model(
-            tiny, Layout(1, 1, None, None), device=self.config.device, dtype=torch.float32, reshard_after_forward=False
-        )
+        model, slots = shard_model(tiny, Layout(1, 1, None, None), device=self.config.device)
         for slot in slots:
             torch.nn.init.normal_(slot.parameter, std=0.02)
         losses = model(torch.zeros(2, 17, dtype=torch.int64, device=self.config.device))

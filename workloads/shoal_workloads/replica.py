@@ -17,13 +17,12 @@ import torch.distributed as dist
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.init import init_slots
 from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.precision.choose import choose
 from shoal_workloads.recipe.adamw import AdamW
 from shoal_workloads.recipe.balance import max_violation, update_bias
 from shoal_workloads.samples import Samples
 
 __all__ = ["PretrainReplica"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class PretrainReplica:
@@ -33,11 +32,13 @@ class PretrainReplica:
         self.config = config
         layout = layout_of(config.device, config.parallel.ep)
         self._world = dist.group.WORLD if layout.workers > 1 else None
+        dtype, products = choose(config.precision, config.device)
         self.model, self.slots = shard_model(
             config.model,
             layout,
             device=config.device,
-            dtype=DTYPES[config.precision],
+            dtype=dtype,
+            products=products,
             reshard_after_forward=config.parallel.reshard_after_forward,
         )
         init_slots(self.slots, seed, config.model.init_std)

@@ -1,8 +1,8 @@
 """Every tensor of the model under Hugging Face's names, one expert at a time, and back.
 
-Ours on the left, in the order of `Part`s that make it up; Hugging Face's on the right. MTP modules are stored as further
-layers, with copies of embedding and head, and with the embedding first where the report's equation 21 has the hidden
-state first.
+Ours on the left, in the order of `Part`s that make it up; Hugging Face's on the right. MTP modules are stored as
+further layers, with copies of embedding and head, and with the embedding first where the report's equation 21 has the
+hidden state first.
 """
 
 from __future__ import annotations

@@ -13,12 +13,15 @@ from torch import nn
 
 from shoal_workloads.model.block import Block
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.experts import Experts
+from shoal_workloads.model.ffn import SwiGLU
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.loss import head_nll
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.mtp import MTPModule
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.rope import rope_table
+from shoal_workloads.precision.products import Products
 
 __all__ = ["DeepSeekV3", "Losses"]
 
@@ -35,11 +38,15 @@ class Losses(NamedTuple):
 
 
 class DeepSeekV3(nn.Module):
-    """`group`: the workers that share the experts (none: all experts are here). `dtype`: of activations and products;
-    losses, router and norms' statistics are float32 in any case."""
+    """`group`: the workers that share the experts (none: all experts are here). `dtype`: of activations;
+    losses, router and norms' statistics are float32 in any case. `products`: the number format of the linear layers."""
 
     def __init__(
-        self, c: ModelConfig, group: dist.ProcessGroup | None = None, dtype: torch.dtype = torch.float32
+        self,
+        c: ModelConfig,
+        group: dist.ProcessGroup | None = None,
+        dtype: torch.dtype = torch.float32,
+        products: Products | None = None,
     ) -> None:
         super().__init__()
         self.config, self.dtype = c, dtype
@@ -48,6 +55,11 @@ class DeepSeekV3(nn.Module):
         self.norm = RMSNorm(c.d_model, c.norm_eps)
         self.head = Linear(c.d_model, c.vocab_size)
         self.mtp = nn.ModuleList(MTPModule(c, group) for _ in range(c.mtp_depth))
+        if products is not None:
+            for module in self.modules():
+                # The head stays as it is: it is among the parts the report keeps in higher precision.
+                if isinstance(module, (Linear, SwiGLU, Experts)) and module is not self.head:
+                    module.products = products
 
     def forward(self, tokens: torch.Tensor, *, mtp: bool = True) -> Losses:
         """The losses of predicting every token from those before it.

@@ -6,8 +6,10 @@ Shapes: R rows, D width, M hidden width, E experts held by this worker.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from shoal_workloads.precision.linear import swiglu_ffn
+from shoal_workloads.precision.products import Products
 
 __all__ = ["Experts"]
 
@@ -19,6 +21,7 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(n_experts, 2 * d_hidden, d_model))
         self.down = nn.Parameter(torch.empty(n_experts, d_model, d_hidden))
+        self.products = Products()
 
     def forward(self, x: torch.Tensor, gates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """x: (R, D) sorted by expert; gates: (R,); counts: (E,) rows of each expert, adding up to R -> (R, D).
@@ -26,6 +29,4 @@ class Experts(nn.Module):
         The gate multiplies the hidden activation: the down-projection is linear, and its output need not be kept."""
         ends = counts.cumsum(0, dtype=torch.int32)
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
-        gate, up = F.grouped_mm(x, gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
-        hidden = F.silu(gate) * up * gates.unsqueeze(1).to(x.dtype)
-        return F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
+        return swiglu_ffn(x, gate_up, down, self.products, scale=gates, ends=ends)

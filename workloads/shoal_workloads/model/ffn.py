@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from shoal_workloads.model.linear import Linear
+from shoal_workloads.precision.linear import swiglu_ffn
+from shoal_workloads.precision.products import Products
 
 __all__ = ["SwiGLU"]
 
@@ -18,8 +19,9 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.gate_up = Linear(d_model, 2 * d_hidden)
         self.down = Linear(d_hidden, d_model)
+        self.products = Products()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., D) -> (..., D)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        gate_up, down = self.gate_up.weight.to(x.dtype), self.down.weight.to(x.dtype)
+        return swiglu_ffn(x.reshape(-1, x.shape[-1]), gate_up, down, self.products).view_as(x)

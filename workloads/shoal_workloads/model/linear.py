@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from shoal_workloads.precision.linear import linear
+from shoal_workloads.precision.products import Products, Role
 
 __all__ = ["Linear"]
 
 
 class Linear(nn.Module):
-    """y = x W^T. The master weight is float32; where FSDP has cast it already, the cast here costs nothing."""
+    """y = x W^T. The master weight is float32; where FSDP has cast it already, the cast here costs nothing.
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    `products`: the number format, set for the whole model by `DeepSeekV3`. `role`: where the input comes from."""
+
+    def __init__(self, d_in: int, d_out: int, role: Role = "activation") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
+        self.products, self.role = Products(), role
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., d_in) -> (..., d_out), in x's type."""
-        return F.linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype), self.products, self.role)

@@ -35,7 +35,7 @@ class MLA(nn.Module):
         self.wkv_a = Linear(c.d_model, c.d_kv + c.d_rope)
         self.kv_norm = RMSNorm(c.d_kv, c.norm_eps)
         self.wkv_b = Linear(c.d_kv, c.n_heads * (c.d_head + c.d_v))
-        self.wo = Linear(c.n_heads * c.d_v, c.d_model)
+        self.wo = Linear(c.n_heads * c.d_v, c.d_model, role="attention")
         self.scale = softmax_scale(c)
 
     def query(self, x: torch.Tensor) -> torch.Tensor:

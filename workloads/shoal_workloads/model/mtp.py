@@ -30,8 +30,8 @@ class MTPModule(nn.Module):
         self, h: torch.Tensor, embedded: torch.Tensor, rope: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """h: (B, T', D), hidden states of depth k-1 after their norm (depth 0: the main model's final norm), which is
-        what the engines that serve the public checkpoints feed; embedded: (B, T', D), embeddings of the tokens k further
-        on -> hidden states after their norm (B, T', D), expert load and balance loss as of a block."""
+        what engines that serve the public checkpoints feed; embedded: (B, T', D), embeddings of the tokens k further on
+        -> hidden states after their norm (B, T', D), expert load and balance loss as of a block."""
         merged = self.merge(torch.cat([self.hidden_norm(h), self.embedding_norm(embedded)], dim=-1))
         out, load, balance = self.block(merged, rope)
         return self.norm(out), load, balance

@@ -96,6 +96,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "v3-large-230b": _LARGE,
     "laptop-1m": from_dial(d_model=64, n_layers=4),
     "demo": from_dial(d_model=128, n_layers=4),
-    "laptop-10m": from_dial(d_model=224, n_layers=6),
-    "laptop-100m": from_dial(d_model=448, n_layers=9, n_experts=32, vocab_size=16_384),
+    "laptop-10m": from_dial(d_model=256, n_layers=5),
+    "laptop-100m": from_dial(d_model=512, n_layers=7, n_experts=32, vocab_size=16_384),
 }

@@ -15,7 +15,7 @@ __all__ = ["rope_apply", "rope_frequencies", "rope_table", "softmax_scale"]
 
 
 def rope_frequencies(c: ModelConfig) -> torch.Tensor:
-    """Radians a position that each pair turns: (R/2,), float64. theta^(-2i/R), under YaRN the slow pairs divided by s."""
+    """Radians a position that each pair turns: (R/2,), float64. theta^(-2i/R); under YaRN slow pairs turn slower."""
     inverse = c.rope_theta ** -(torch.arange(0, c.d_rope, 2, dtype=torch.float64) / c.d_rope)
     if c.yarn is None:
         return inverse

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.precision.products import Products
 
 __all__ = ["Layout", "Slot", "layout_of", "shard_model"]
 
@@ -88,13 +89,19 @@ def layout_of(device: str, ep: int) -> Layout:
 
 
 def shard_model(
-    config: ModelConfig, layout: Layout, *, device: str, dtype: torch.dtype, reshard_after_forward: bool
+    config: ModelConfig,
+    layout: Layout,
+    *,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    products: Products | None = None,
+    reshard_after_forward: bool = False,
 ) -> tuple[DeepSeekV3, list[Slot]]:
     """Build the model with uninitialised values, only this worker's share in memory, and its slots in a fixed order.
 
-    `dtype`: of activations and products; parameters and gradients at rest are float32."""
+    `dtype`: of activations; `products`: the format of the products; parameters and gradients at rest are float32."""
     with torch.device("meta"):
-        model = DeepSeekV3(config, layout.ep_group, dtype)
+        model = DeepSeekV3(config, layout.ep_group, dtype, products)
     if layout.mesh is not None:
         # Router and norm weights are gathered in `dtype` as well; the router computes in float32 from there.
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)

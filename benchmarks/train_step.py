@@ -1,0 +1,165 @@
+"""Tokens a second and peak memory of one training step, beside `transformers`' model of the same shape and batch.
+
+    python benchmarks/train_step.py [--repeats 5] [--threads 2] [--json FILE]
+
+Every variant runs in a process of its own (so that its peak memory is its own), and the variants take turns, so that a
+noisy machine disturbs them alike; the figure is the median over the repeats. A step is forward, backward, clipping and
+AdamW (fused) on 8 x 512 tokens, 6 layers, d 256, 16 experts, top 4, no MTP, which `transformers` does not train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+BATCH, LENGTH, WARM, STEPS = 8, 512, 1, 3
+SHAPE: dict[str, Any] = {
+    "vocab_size": 4096,
+    "d_model": 256,
+    "n_layers": 6,
+    "n_dense": 1,
+    "n_heads": 8,
+    "d_head": 32,
+    "d_rope": 16,
+    "d_v": 32,
+    "d_kv": 128,
+    "d_q": 128,
+    "n_experts": 16,
+    "n_shared": 1,
+    "top_k": 4,
+    "d_expert": 256,
+    "d_ffn": 1024,
+    "n_groups": 4,
+    "topk_groups": 2,
+    "route_scale": 2.5,
+    "mtp_depth": 0,
+    "init_std": 0.03,
+}
+VARIANTS = ("ours-fp32", "ours-bf16", "transformers-fp32", "transformers-bf16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", help="write the figures here as well")
+    parser.add_argument("--one", choices=VARIANTS, help="measure one variant in this process and print it")
+    options = parser.parse_args()
+    if options.one:
+        torch.set_num_threads(options.threads)
+        print(json.dumps(measure(options.one)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for repeat in range(options.repeats):
+        for name in VARIANTS:
+            command = [sys.executable, __file__, "--one", name, "--threads", str(options.threads)]
+            runs[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            print(f"{repeat + 1}/{options.repeats} {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
+    result = {
+        name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()
+    }
+    ours = max(("ours-fp32", "ours-bf16"), key=lambda name: result[name]["tokens_per_second"])
+    peer = max(VARIANTS[2:], key=lambda name: result[name]["tokens_per_second"])
+    summary = {
+        "variants": result,
+        "speed_ratio": result[ours]["tokens_per_second"] / result[peer]["tokens_per_second"],
+        "memory_ratio": result[ours]["peak_mib"] / result[peer]["peak_mib"],
+        "compared": [ours, peer],
+        "torch": torch.__version__,
+        "threads": options.threads,
+    }
+    print(json.dumps(summary, indent=2))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(summary, file, indent=2)
+
+
+def measure(name: str) -> dict[str, float]:
+    """Build a variant, warm it up, time some steps. peak_mib: growth of the process over what its imports took."""
+    library, kind = name.split("-")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
+    torch.manual_seed(0)
+    tokens = torch.randint(SHAPE["vocab_size"], (BATCH, LENGTH + 1))
+    make: Callable[[torch.dtype, torch.Tensor], Callable[[], float]] = ours if library == "ours" else peer
+    warm_libraries()
+    before = peak_mib()
+    step = make(dtype, tokens)
+    first = step()
+    for _ in range(WARM - 1):
+        step()
+    times = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        last = step()
+        times.append(time.perf_counter() - start)
+    assert last < first, "the loss must fall on a repeated batch"
+    return {"tokens_per_second": BATCH * LENGTH / statistics.median(times), "peak_mib": peak_mib() - before}
+
+
+def warm_libraries() -> None:
+    """Import and touch what both variants need, so that memory counts the step and not the libraries."""
+    import transformers  # noqa: F401
+
+    x = torch.randn(64, 64, requires_grad=True)
+    (x @ x).sum().backward()
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], float]:
+    from shoal_workloads.model.config import ModelConfig
+    from shoal_workloads.model.deepseek import DeepSeekV3
+
+    config = ModelConfig.model_validate(SHAPE)
+    model = DeepSeekV3(config, dtype=dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1.0) if p.dim() == 1 else p.normal_(0.0, config.init_std)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+    def step() -> float:
+        loss = model(tokens).lm / (BATCH * LENGTH)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    return step
+
+
+def peer(dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], float]:
+    import transformers
+
+    from shoal_workloads.hf.config import to_hf_config
+    from shoal_workloads.model.config import ModelConfig
+
+    shape = to_hf_config(ModelConfig.model_validate(SHAPE), max_positions=LENGTH, dtype="float32", mtp=False, eos=None)
+    model = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**shape)).to(dtype).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def step() -> float:
+        loss = model(inputs, labels=targets, shift_labels=targets).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    return step
+
+
+if __name__ == "__main__":
+    main()

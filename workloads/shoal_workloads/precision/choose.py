@@ -1,0 +1,41 @@
+"""The number format of a run: what its activations are, and which back end multiplies."""
+
+from __future__ import annotations
+
+import torch
+
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.precision.fp8 import TILE, EmulatedFp8
+from shoal_workloads.precision.products import Products
+
+__all__ = ["check_tiles", "choose"]
+
+
+def choose(precision: str, device: str) -> tuple[torch.dtype, Products]:
+    """Type of the activations and the products. precision: fp32, bf16 or fp8; device: cpu or cuda."""
+    if precision != "fp8":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision], Products()
+    if device == "cuda" and torch.cuda.get_device_capability() >= (9, 0):
+        from shoal_workloads.precision.hopper import HopperFp8
+
+        return torch.bfloat16, HopperFp8()
+    return torch.bfloat16, EmulatedFp8()
+
+
+def check_tiles(c: ModelConfig) -> None:
+    """Refuse widths that FP8's tiles of 128 do not divide.
+
+    Raises:
+        ValueError: the field, what was found and what was expected.
+    """
+    widths = {
+        "d_model": c.d_model,
+        "d_expert": c.d_expert,
+        "d_ffn": c.d_ffn,
+        "d_kv": c.d_kv,
+        "d_q": c.d_q or TILE,
+        "n_heads * d_v": c.n_heads * c.d_v,
+    }
+    for field, width in widths.items():
+        if width % TILE:
+            raise ValueError(f"model.{field}: {width} is no multiple of {TILE}, the width of FP8's tiles")

@@ -1,0 +1,103 @@
+"""A linear layer and a SwiGLU feed-forward network over `Products`, keeping between forward and backward as little as
+the number format allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from shoal_workloads.precision.products import Products, Role
+
+__all__ = ["linear", "swiglu_ffn"]
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, products: Products, role: Role) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        kept = products.cache(rows, role)
+        ctx.save_for_backward(w, *kept)
+        ctx.products, ctx.shape = products, x.shape
+        return products.fprop(kept, w, None, x.dtype).unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        w, *kept = ctx.saved_tensors
+        dy = grads[0].reshape(-1, w.shape[0])
+        dx = ctx.products.dgrad(dy, w, None).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        dw = ctx.products.wgrad(dy, tuple(kept), None, w.dtype) if ctx.needs_input_grad[1] else None
+        return dx, dw, None, None
+
+
+def linear(x: torch.Tensor, w: torch.Tensor, products: Products, role: Role = "activation") -> torch.Tensor:
+    """x w^T. x: (..., I); w: (O, I) -> (..., O) in x's type."""
+    return _Linear.apply(x, w, products, role)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """Keeps its input x and the input of the activation; the activation's output is made again in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+        scale: torch.Tensor | None,
+        ends: torch.Tensor | None,
+        products: Products,
+    ) -> torch.Tensor:
+        kept = products.cache(x, "activation" if ends is None else "dispatched")
+        inner = products.fprop(kept, gate_up, ends, x.dtype)
+        hidden, _ = _activate(inner, scale)
+        y = products.fprop(products.cache(hidden), down, ends, x.dtype)
+        inner_kept = products.cache(inner)
+        ctx.save_for_backward(gate_up, down, scale, ends, *kept, *inner_kept)
+        ctx.products, ctx.dtype, ctx.count = products, x.dtype, len(kept)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gate_up, down, scale, ends, *both = ctx.saved_tensors
+        products, kept = ctx.products, tuple(both[: ctx.count])
+        inner = products.restore(tuple(both[ctx.count :]), ctx.dtype)
+        dy = grads[0].contiguous()
+        d_hidden = products.dgrad(dy, down, ends)
+        hidden, unscaled = _activate(inner, scale)
+        d_down = products.wgrad(dy, products.cache(hidden), ends, down.dtype)
+        d_scale = None
+        if scale is not None:
+            d_scale = (d_hidden * unscaled).sum(dim=1, dtype=scale.dtype)
+            d_hidden = d_hidden * scale.unsqueeze(1).to(d_hidden.dtype)
+        del hidden, unscaled
+        gate, up = inner.chunk(2, dim=1)
+        half = gate.shape[1]
+        d_inner = torch.empty_like(inner)
+        torch.mul(d_hidden, F.silu(gate), out=d_inner[:, half:])
+        torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :half])
+        del d_hidden
+        d_x = products.dgrad(d_inner, gate_up, ends)
+        return d_x, products.wgrad(d_inner, kept, ends, gate_up.dtype), d_down, d_scale, None, None
+
+
+def _activate(inner: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """silu(gate) * up, scaled by rows, and before scaling. inner: (R, 2M) -> two of (R, M)."""
+    gate, up = inner.chunk(2, dim=1)
+    plain = F.silu(gate).mul_(up)
+    return (plain, plain) if scale is None else (plain * scale.unsqueeze(1).to(plain.dtype), plain)
+
+
+def swiglu_ffn(
+    x: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    products: Products,
+    *,
+    scale: torch.Tensor | None = None,
+    ends: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """scale * down(silu(gate(x)) * up(x)). x: (R, D); gate_up: (2M, D), gate first; down: (D, M); scale: (R,) or none.
+    With `ends` (E,) int32, rows are grouped by expert and the weights stacked: (E, 2M, D), (E, D, M)."""
+    return _SwiGLU.apply(x, gate_up, down, scale, ends, products)

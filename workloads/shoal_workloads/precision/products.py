@@ -1,0 +1,62 @@
+"""The three products of a linear layer, plain or over rows grouped by expert, in one number format.
+
+With y = x w^T: fprop makes y, dgrad dx = dy w, wgrad dw = dy^T x. Shapes: R rows, I inputs, O outputs, E experts;
+w: (O, I), or (E, O, I) with `ends` (E,) int32, the end of each expert's rows.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["Cached", "Products", "Role", "multiply"]
+
+Cached = tuple[torch.Tensor, ...]
+Role = Literal["activation", "dispatched", "attention"]
+
+
+@cache
+def _cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware. Where it does not, widening to float32 is three times faster
+    than letting the kernels emulate it, and rounds the same products once."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+class Products:
+    """Products in the type of their operands, accumulated in float32. The base of the FP8 back ends."""
+
+    name = "plain"
+
+    def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
+        """What is kept of a linear layer's input x (R, I) between forward and backward. `role`: where it comes from,
+        since FP8 treats what was dispatched to experts and what attention puts out differently."""
+        return (x,)
+
+    def restore(self, kept: Cached, dtype: torch.dtype) -> torch.Tensor:
+        """The tensor that was cached, as good as it was kept."""
+        return kept[0]
+
+    def fprop(self, kept: Cached, w: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """kept: the cached x (R, I) -> y (R, O) in `dtype`."""
+        return multiply(kept[0], w.transpose(-2, -1), ends, dtype)
+
+    def dgrad(self, dy: torch.Tensor, w: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
+        """dy: (R, O) -> dx (R, I), in dy's type."""
+        return multiply(dy, w, ends, dy.dtype)
+
+    def wgrad(self, dy: torch.Tensor, kept: Cached, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """dy: (R, O), kept: the cached x -> dw (O, I) or (E, O, I), in `dtype`."""
+        return multiply(dy.T, kept[0], ends, dtype)
+
+
+def multiply(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """a @ b for each group. a: (R, K) and b: (E, K, N) -> (R, N); a: (M, R) and b: (R, N), grouped by R -> (E, M, N);
+    without `ends` the plain product of two matrices."""
+    if a.device.type == "cpu" and a.dtype == torch.bfloat16 and not _cpu_has_bf16():
+        a, b = a.float(), b.float()
+    if ends is None:
+        return (a @ b.to(a.dtype)).to(dtype)
+    return F.grouped_mm(a, b.to(a.dtype), offs=ends).to(dtype)
