@@ -19,7 +19,7 @@ from shoal.errors import UserError
 
 __all__ = ["Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class Section(BaseModel):
@@ -55,7 +55,7 @@ class Mlflow(Section):
 class Job(Section):
     """What to train, on how many workers, and what to keep of it."""
 
-    run_id: str | None = Field(None, pattern=RUN_ID.pattern, description="name of the run; made up when not given")
+    run_id: str | None = Field(None, pattern=RUN_ID, description="name of the run; made up when not given")
     storage: Path = Field(Path("runs"), description="folder (shared by all nodes) that holds the runs")
     steps: int = Field(ge=1, description="optimizer steps to commit")
     cells: int = Field(2, ge=1, description="replicas of the model (HSDP groups)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -40,7 +42,10 @@ def train(
     print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {job.cells} cells x {job.workers_per_cell}")
     controller, outcome = submit.launch(ready, resume=resume)
     path = job.storage / str(job.run_id)
-    status, reason = submit.follow(controller, outcome, path, Printer(job.steps).show)
+    printer = Printer(job.steps, sys.stdout)
+    # Ray prints what it thinks of every dead node, at length: kept, but not between the lines of the run.
+    with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
+        status, reason = submit.follow(controller, outcome, path, printer.show)
     print(f"run {job.run_id}: {status} ({reason}); record: {path}", flush=True)
     if status != "done":
         raise typer.Exit(1)
@@ -53,20 +58,23 @@ def show(value: Any) -> str:
 class Printer:
     """A line for every event people care about, and for about fifty steps of a run."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.every = steps, max(1, steps // 50)
+    QUIET = frozenset({"drain", "generation", "worker_ready", "config_changed"})
+
+    def __init__(self, steps: int, out: TextIO) -> None:
+        self.steps, self.every, self.out = steps, max(1, steps // 50), out
 
     def show(self, kind: str, line: dict[str, Any]) -> None:
         from shoal.record.sentences import sentence
 
         if kind == "event":
-            text = sentence(line)
+            text = None if line["kind"] in self.QUIET else sentence(line)
             if text:
-                print(f"  {text}", flush=True)
+                print(f"  {text}", file=self.out, flush=True)
         elif (line["step"] + 1) % self.every == 0:
             rate = line["tokens"] / max(line["seconds"], 1e-9)
             print(
                 f"step {line['step'] + 1:>5}/{self.steps}  loss {line['loss']:.4f}  grad norm {line['grad_norm']:.3f}"
                 f"  lr {line['lr']:.2e}  {line['cells']} cells  {rate:,.0f} tokens/s",
+                file=self.out,
                 flush=True,
             )

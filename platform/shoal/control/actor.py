@@ -83,6 +83,7 @@ class Controller:
         self.rundir = Path(rundir)
         self.nodes: dict[str, Node] = {}
         self.node_of: dict[str, str] = {}
+        """Of every worker that ever spoke, until its node is lost."""
         self.committed: dict[str, Any] = {}
         """The newest commit record: what a laggard needs to catch up."""
         self.start = start
@@ -166,6 +167,8 @@ class Controller:
         found = {node.name: node for node in await asyncio.to_thread(living, self.job.slot_resource)}
         for name in self.nodes.keys() - found.keys():
             actors = [worker for worker, node in self.node_of.items() if node == name]
+            for worker in actors:
+                del self.node_of[worker]
             self.scribe.event("node_lost", node=name, actors=actors)
         self.nodes = found
 
@@ -222,7 +225,6 @@ class Controller:
         self.scribe.event("death", **fields, how=why, step=self.state.committed)
         if seat is not None and self.state.cells[seat.cell].phase == "live":
             self.recoveries.died(seat.cell, line.worker, line.node, why, wall - (now - line.heard), wall)
-        self.node_of.pop(line.worker, None)
         self.spawner.kill(line.worker)
         self.on(Lost(line.worker, why))
 

@@ -1,0 +1,59 @@
+"""The phases of a recovery, fed with times."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.control.recovery import Recoveries
+
+
+def lose_node(log: Recoveries) -> None:
+    log.died(1, "r/cell1/stage0/shard0@n2", "n2", "connection closed", alive=9.9, now=10.0)
+    log.died(1, "r/cell1/stage0/shard1@n2", "n2", "connection closed", alive=9.95, now=10.01)
+
+
+def test_a_heal_is_told_phase_by_phase() -> None:
+    log = Recoveries(wanted=2)
+    lose_node(log)
+    log.generation([0], 10.3)  # the other cell goes on
+    log.decision("heal", [1], "because")
+    log.formed(1, 10.31)
+    assert log.step([0], 10.5) == []
+    log.generation([0, 1], 11.0)
+    log.copied(1, 0.2)
+    (record,) = log.step([0, 1], 11.6)
+    assert record["phases"] == pytest.approx(
+        {"detect": 0.1, "decide": 0.3, "place": 0.01, "join": 0.69, "state": 0.2, "first_step": 0.4}
+    )
+    assert sum(record["phases"].values()) == pytest.approx(record["full_strength"])
+    assert record["next_commit"] == pytest.approx(0.6)
+    assert record["full_strength"] == pytest.approx(1.7)
+    assert (record["rung"], record["nodes"], len(record["actors"])) == ("heal", ["n2"], 2)
+    assert record["sentence"].startswith("n2 died (connection closed): cell 1 was healed")
+    assert not log.open
+
+
+def test_a_shrink_is_told_at_once_and_the_return_later() -> None:
+    log = Recoveries(wanted=2)
+    lose_node(log)
+    log.generation([0], 10.3)
+    log.decision("shrink", [1], "no spare")
+    (record,) = log.step([0], 10.5)
+    assert (record["rung"], record["full_strength"]) == ("shrink", None)
+    assert log.step([0], 10.7) == []
+    log.formed(1, 20.0)
+    log.generation([0, 1], 21.0)
+    (record,) = log.step([0, 1], 21.5)
+    assert record["rung"] == "grow"
+    assert record["full_strength"] == pytest.approx(11.6)
+
+
+def test_a_restore_says_what_was_lost() -> None:
+    log = Recoveries(wanted=2)
+    lose_node(log)
+    log.decision("restore", [0, 1], "no cell is whole")
+    log.rewound(7)
+    log.formed(1, 10.2)
+    log.generation([0, 1], 12.0)
+    (record,) = log.step([0, 1], 12.5)
+    assert (record["rung"], record["steps_lost"]) == ("restore", 7)
