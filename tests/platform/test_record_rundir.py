@@ -93,8 +93,9 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_a_step_is_recorded_once_and_whole(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
     before = time.time()
-    run.append_step(a_step(0, bias_max=0.25))
+    run.append_step(a_step(0, bias_max=0.25, tokens=64.0))
     (line,) = read.steps(run.path)
+    assert '"tokens": 64,' in (run.path / layout.STEPS).read_text()
     assert line.keys() == {*layout.STEP_FIELDS, "bias_max"}
     assert before <= line["time"] <= time.time()
     with pytest.raises(ValueError, match="recorded already"):

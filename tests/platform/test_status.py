@@ -72,8 +72,8 @@ def test_the_picture_shows_cells_before_spares_and_the_last_events(run: RunDir) 
     run.write_status(STATUS)
     run.append_event("checkpoint", step=4, path="p", seconds=0.5, bytes=2_000_000)
     text = call("status", "--storage", run.path.parent)
-    for words in ("job", "running", "step 5 of 20", "loss 3.2500", "8,123 tokens/s", "stage  shard  node", "node2", "77",
-                  "cell0/stage0/shard1@node2", "Checkpoint of step 4 is whole (2.0 MB"):  # fmt: skip
+    for words in ("job", "running", "loss 3.2500", "8,123 tokens/s", "stage  shard  node", "node2", "77",
+                  "step 5 of 20", "cell0/stage0/shard1@node2", "Checkpoint of step 4 is whole (2.0 MB"):  # fmt: skip
         assert words in text
     assert text.index("shard1@node2") < text.index("spare0@node3")
 

@@ -106,6 +106,7 @@ class RunDir:
             raise ValueError(f"a step record without {', '.join(missing)}")
         if record["step"] <= self._last_step:
             raise ValueError(f"step {record['step']} is recorded already (the last is {self._last_step})")
+        record["tokens"] = round(record["tokens"])  # workloads sum figures as floats
         self._steps.append(record)
         self._last_step = record["step"]
 

@@ -32,7 +32,7 @@ def summarize(path: Path) -> dict[str, Any]:
     ended = events[-1] if events and events[-1]["kind"] == "run_ended" else None
     spans = sessions(steps, events)
     training = sum(span["training"] for span in spans)
-    tokens = sum(step["tokens"] for step in steps)
+    tokens = round(sum(step["tokens"] for step in steps))
     next_commits = [event["next_commit"] for event in recoveries if event.get("next_commit") is not None]
     return {
         "run_id": next((event["run_id"] for event in events if event["kind"] == "run_started"), path.name),

@@ -137,5 +137,5 @@ def optimizer_figure(history: History) -> Figure:
         ax.margins(x=0.02)
         ax.set_ylim(bottom=0)
         mark_recoveries(ax, recovery_marks(history)[0], [""] * len(history.kind("recovery")))
-    panels[2].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    panels[2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     return fig

@@ -121,14 +121,16 @@ def tiles(history: History) -> str:
         lost = tile("Lost anything?", ", ".join([plural(run["steps_lost"], "step") + " redone", *found]), source, False)
     else:
         lost = tile("Lost anything?", "nothing", f"0 steps lost, 0 samples skipped or seen twice, {source}", True)
+    first, last = history.steps[0].get("lm_loss"), run["lm_loss"]
+    loss = f"{number(first, 2)} → {number(last, 2)}"
     if run["bpb"] is not None and run["bpb_before"] is not None:
-        better = run["bpb"] < run["bpb_before"]
-        more = f"bits a byte of held-out text; loss {number(run['loss_first'], 2)} → {number(run['loss'], 2)}"
-        learning = tile("Learning?", f"{run['bpb_before']:.3f} → {run['bpb']:.3f}", more, better)
+        more = f"bits a byte of held-out text; next-token loss {loss}"
+        learning = tile(
+            "Learning?", f"{run['bpb_before']:.3f} → {run['bpb']:.3f}", more, run["bpb"] < run["bpb_before"]
+        )
     else:
-        better = run["loss"] is not None and run["loss_first"] is not None and run["loss"] < run["loss_first"]
-        answer = f"{number(run['loss_first'], 2)} → {number(run['loss'], 2)}"
-        learning = tile("Learning?", answer, "loss, nats a token; no held-out evaluation", better)
+        better = first is not None and last is not None and last < first
+        learning = tile("Learning?", loss, "next-token loss, nats; no held-out evaluation", better)
     if run["deaths"]:
         answer = plural(run["nodes_lost"], "node") if run["nodes_lost"] else plural(run["deaths"], "worker")
         median = run["next_commit_median"]
