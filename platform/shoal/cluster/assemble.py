@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from shoal.cluster import api, namespaces, processes
-from shoal.cluster.launch import NODE_LABEL, launch, log_file
+from shoal.cluster.launch import NODE_LABEL, go, launch, log_file
 from shoal.cluster.state import HEAD, ClusterState, NodeState, save, token_file
 from shoal.errors import UserError
 
@@ -28,10 +28,11 @@ __all__ = [
     "make_node",
     "remove_nodes",
     "start",
+    "stop",
     "with_nodes",
 ]
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 180.0
 MAX_NODES = 200
 
 Say = Callable[[str], None]
@@ -110,49 +111,48 @@ def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: L
 
 
 def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
-    """Start `nodes` at the same time (the head's control store before the others) and wait until all have joined.
+    """Start `nodes`, the head first, then as many at a time as there are processors, and wait until all have joined.
 
-    What was started is left to the caller to remove. Raises UserError: a node does not start.
+    Under load Ray gives a node up after 30 s: each is tried twice. What was started is left to the caller to remove.
+    Raises UserError: a node does not start.
     """
-    started = time.monotonic()
-    deadline = started + START_TIMEOUT_S
+    began = time.monotonic()
+    deadline = began + START_TIMEOUT_S
 
     def tell(line: str) -> None:
-        say(f"{time.monotonic() - started:5.1f} s  {line}")
+        say(f"{time.monotonic() - began:5.1f} s  {line}")
 
-    waiting: dict[str, subprocess.Popen[bytes]] = {}
+    ready: dict[str, subprocess.Popen[bytes]] = {}  # have imported Ray, and wait for the word
+    going: dict[str, subprocess.Popen[bytes]] = {}
+    tried: set[str] = set()
     try:
         for node in nodes:
             if node.namespace:
                 namespaces.add_node(node.namespace, state.bridge, node.ip)
-            waiting[node.name] = launch(state, node)
-            if node.is_head:
-                _wait_for_port(state, waiting[HEAD], deadline)
-                tell("control store answers")
-        while waiting:
-            for name in [name for name, process in waiting.items() if process.poll() is not None]:
-                if waiting.pop(name).returncode:
-                    raise _not_started(state, name)
-                tell(f"{name} joined" if name != HEAD else "head is up, with its dashboard")
+            ready[node.name] = launch(state, node)
+        while ready or going:
+            while ready and HEAD not in going and len(going) < max(2, os.cpu_count() or 1):
+                name = next(iter(ready))
+                going[name] = ready.pop(name)
+                go(going[name])
+            for name in [name for name, process in going.items() if process.poll() is not None]:
+                if going.pop(name).returncode == 0:
+                    tell(f"{name} joined" if name != HEAD else "head is up, with its dashboard")
+                elif name not in tried:
+                    tell(f"{name} did not start: once more")
+                    tried.add(name)
+                    stop(state, state.node(name))
+                    ready = {name: launch(state, state.node(name)), **ready}
+                else:
+                    raise _not_started(state, name, "twice")
             if time.monotonic() > deadline:
-                raise _not_started(state, next(iter(waiting)))
+                raise _not_started(state, next(iter([*going, *ready])), f"within {START_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
         _wait_for_nodes(state, nodes, deadline)
-    except BaseException:
-        for process in waiting.values():
+    finally:
+        for process in (*ready.values(), *going.values()):
             process.kill()
             process.wait()
-        raise
-
-
-def _wait_for_port(state: ClusterState, head: subprocess.Popen[bytes], deadline: float) -> None:
-    while time.monotonic() < deadline and head.poll() is None:
-        try:
-            socket.create_connection((state.head.ip, state.gcs_port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise _not_started(state, HEAD)
 
 
 def _wait_for_nodes(state: ClusterState, nodes: list[NodeState], deadline: float) -> None:
@@ -166,15 +166,15 @@ def _wait_for_nodes(state: ClusterState, nodes: list[NodeState], deadline: float
         if missing <= seen:
             return
         if time.monotonic() > deadline:
-            raise _not_started(state, sorted(missing - seen)[0])
+            raise _not_started(state, sorted(missing - seen)[0], f"within {START_TIMEOUT_S:.0f} s")
         time.sleep(0.1)
 
 
-def _not_started(state: ClusterState, node: str) -> UserError:
+def _not_started(state: ClusterState, node: str, how: str) -> UserError:
     log = log_file(state.name, node)
     tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:]) if log.exists() else ""
     return UserError(
-        f"cluster {state.name}: {node} did not start within {START_TIMEOUT_S:.0f} s\n{tail}",
+        f"cluster {state.name}: {node} did not start ({how})\n{tail}",
         "free memory and CPU on this machine, then try again with fewer --nodes",
     )
 
@@ -192,10 +192,15 @@ def remove_nodes(state: ClusterState, nodes: list[NodeState]) -> None:
     for node in nodes:
         processes.send(state, node, signal.SIGKILL)
     for node in nodes:
-        processes.wait_gone(state, node)
+        stop(state, node)
         if node.namespace:
             namespaces.delete_node(node.namespace, state.bridge, node.ip)
-        shutil.rmtree(os.path.join(state.temp_dir, node.name), ignore_errors=True)
+
+
+def stop(state: ClusterState, node: NodeState) -> None:
+    """Kill all processes of `node` and remove its files."""
+    processes.wait_gone(state, node)
+    shutil.rmtree(os.path.join(state.temp_dir, node.name), ignore_errors=True)
 
 
 def _check_port(port: int) -> None:

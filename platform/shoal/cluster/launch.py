@@ -12,7 +12,7 @@ from typing import Any
 from shoal.cluster import api, namespaces, processes
 from shoal.cluster.state import ClusterState, NodeState, state_dir, token_file
 
-__all__ = ["LOOPBACK_ONLY", "NODE_LABEL", "command_in", "launch", "log_file", "node_environment", "ray_params"]
+__all__ = ["LOOPBACK_ONLY", "NODE_LABEL", "command_in", "go", "launch", "log_file", "node_environment", "ray_params"]
 
 NODE_LABEL = "shoal.io/node"
 """The Ray node label that holds the node's name (`ray.nodes()[i]["Labels"]`)."""
@@ -97,7 +97,7 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
 
 
 def launch(state: ClusterState, node: NodeState) -> subprocess.Popen[bytes]:
-    """Start `node`; the returned process ends, with 0, when the node has joined."""
+    """Prepare `node`: a process that imports Ray, waits for `go`, then ends, with 0 when the node has joined."""
     (Path(state.temp_dir) / node.name).mkdir(mode=0o700)
     spec = json.dumps({"head": node.is_head, "params": ray_params(state, node)})
     log = log_file(state.name, node.name)
@@ -106,9 +106,15 @@ def launch(state: ClusterState, node: NodeState) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command_in(node, [sys.executable, "-m", "shoal.cluster.start_node", spec]),
             env=node_environment(state, node),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=state.temp_dir,
             start_new_session=True,  # Ctrl-C in the terminal is not the node's
         )
+
+
+def go(launched: subprocess.Popen[bytes]) -> None:
+    """Let a launched node start: a node gives up when the head it wants to join is not up."""
+    assert launched.stdin is not None
+    launched.stdin.close()

@@ -1,7 +1,8 @@
 """Starts the Ray processes of one node, inside the node: `python -m shoal.cluster.start_node JSON`.
 
-Ends when the node has joined, with 0, and leaves a keeper behind (a bare Python, 10 MB) to which the kernel hands
-every orphan of the node: it reaps them, and shows which processes are the node's. It ends with the last of them.
+Imports Ray, waits until its standard input is closed, starts the node, and ends, with 0, when it has joined. Leaves
+a keeper behind (a bare Python, 10 MB) to which the kernel hands every orphan of the node: it reaps them, and shows
+which processes are the node's. It ends with the last of them.
 
 The node is started as `ray start` does, but for its command line, which takes 3 s to import (0.9 here) and cannot
 leave out the Ray client server. Ray's own test clusters (`ray.cluster_utils`) go through the same call.
@@ -24,6 +25,8 @@ def start(spec: str) -> None:
     from ray._private.parameter import RayParams
 
     wanted = json.loads(spec)
+    sys.stdin.read()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     Node(RayParams(**wanted["params"]), head=wanted["head"], shutdown_at_exit=False, spawn_reaper=False)
 
 

@@ -1,0 +1,46 @@
+"""Runs inside a local cluster (`connect.execute`) and prints, as one line of JSON, what a Ray driver sees there."""
+
+import json
+import os
+import sys
+
+import ray
+
+from shoal.cluster import drain
+from shoal.cluster.launch import NODE_LABEL
+
+
+@ray.remote(num_cpus=0, resources={"slot": 1})
+class Worker:
+    def where(self) -> dict:
+        context = ray.get_runtime_context()
+        return {
+            "node_id": context.get_node_id(),
+            "pid": os.getpid(),
+            "ip": ray.util.get_node_ip_address(),
+            "niceness": os.nice(0),
+            "interface": os.environ["GLOO_SOCKET_IFNAME"],
+            "cluster": os.environ["SHOAL_CLUSTER"],
+        }
+
+
+@ray.remote(num_cpus=1)
+def plain_task() -> str:
+    return ray.get_runtime_context().get_node_id()
+
+
+def main(nodes: list[str]) -> dict:
+    ray.init(log_to_driver=False, logging_level="error")
+    workers = [Worker.options(label_selector={NODE_LABEL: node}).remote() for node in nodes]
+    found = {
+        "ray_nodes": ray.nodes(),
+        "workers": dict(zip(nodes, ray.get([w.where.remote() for w in workers], timeout=90), strict=True)),
+        "task_on": ray.get(plain_task.remote(), timeout=90),
+        "draining": drain.draining_nodes(),
+    }
+    print(json.dumps(found))
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
