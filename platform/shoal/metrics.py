@@ -1,6 +1,7 @@
 """A run's figures for Prometheus, through Ray's metrics: `ray_shoal_*` at the node where the controller lives.
 
-The controller feeds it the same lines that it writes into the record, so the two cannot disagree.
+The controller feeds it the same lines that it writes into the record, so the two cannot disagree. Durations are
+counters of seconds, not histograms: Ray's agent passes on a histogram by its buckets, and its sum is a guess.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray.util.metrics import Counter, Gauge, Histogram, Metric
+from ray.util.metrics import Counter, Gauge, Metric
 
 __all__ = ["RunMetrics"]
 
@@ -27,14 +28,13 @@ GAUGES = {
 }
 COUNTERS = {
     "shoal_tokens_total": "Tokens of committed steps",
+    "shoal_step_seconds_total": "Seconds between commits, added up",
     "shoal_deaths_total": "Workers that died",
     "shoal_nodes_lost_total": "Nodes that were lost",
     "shoal_recoveries_total": "Recoveries that ended",
+    "shoal_recovery_seconds_total": "Seconds from the first sign of a death to the next committed step, added up",
     "shoal_steps_lost_total": "Committed steps that were taken back",
 }
-STEP_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
-RECOVERY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-
 OF_STEP = {
     "shoal_loss": "loss",
     "shoal_lm_loss": "lm_loss",
@@ -56,17 +56,6 @@ class RunMetrics:
         tags = ("run_id",)
         self._gauges = {name: tagged(Gauge(name, about, tags)) for name, about in GAUGES.items()}
         self._counters = {name: tagged(Counter(name, about, tags)) for name, about in COUNTERS.items()}
-        self._step_seconds = tagged(
-            Histogram("shoal_step_seconds", "Seconds between commits", list(STEP_SECONDS), tags)
-        )
-        self._recovery_seconds = tagged(
-            Histogram(
-                "shoal_recovery_seconds",
-                "Seconds from the first sign of a death to the next committed step",
-                list(RECOVERY_SECONDS),
-                tags,
-            )
-        )
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Take a line of `steps.jsonl`."""
@@ -77,7 +66,7 @@ class RunMetrics:
         self._counters["shoal_tokens_total"].inc(float(record["tokens"]))
         if record["seconds"] > 0:
             self._gauges["shoal_tokens_per_second"].set(record["tokens"] / record["seconds"])
-            self._step_seconds.observe(record["seconds"])
+            self._counters["shoal_step_seconds_total"].inc(record["seconds"])
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take a line of `events.jsonl`; kinds without a figure change nothing."""
@@ -91,7 +80,7 @@ class RunMetrics:
                 if event.get("steps_lost"):
                     self._counters["shoal_steps_lost_total"].inc(event["steps_lost"])
                 if event.get("next_commit"):
-                    self._recovery_seconds.observe(event["next_commit"])
+                    self._counters["shoal_recovery_seconds_total"].inc(event["next_commit"])
             case "evaluation" if event.get("bpb") is not None:
                 self._gauges["shoal_heldout_bpb"].set(float(event["bpb"]))
             case "checkpoint":
