@@ -1,8 +1,8 @@
 """FP8 training as DeepSeek-V3 does it (report, section 3.3): fine-grained scales, computed online, E4M3 everywhere.
 
 Activations and their gradients are scaled in tiles of 1 x 128 along the contraction (fprop, dgrad), regrouped to
-128 x 1 for wgrad, whose contraction runs over rows; weights in blocks of 128 x 128. A scale is amax / 448. This back end
-emulates: values are rounded to E4M3 and multiplied as float32, which is what promotion of partial sums every 128
+128 x 1 for wgrad, whose contraction runs over rows; weights in blocks of 128 x 128. A scale is amax / 448. Here it is
+emulated: values are rounded to E4M3 and multiplied as float32, which is what promotion of partial sums every 128
 elements approximates on the tensor cores.
 """
 
