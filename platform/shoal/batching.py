@@ -1,7 +1,7 @@
 """Which samples a step consumes, and who takes them: pure functions of the step and the live cells.
 
 A step's samples `[first, last)` are cut into micro-batches of `workers * size` samples; a cell takes a whole
-micro-batch, and its worker of rank r the r-th part of it. Whatever the live cells are, a step consumes the same samples.
+micro-batch, its worker of rank r the r-th part of it. Whatever the live cells are, a step consumes the same samples.
 """
 
 from __future__ import annotations

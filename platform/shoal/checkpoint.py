@@ -73,7 +73,7 @@ def verify(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{file}: differs from what was committed", f"remove {path} to go on from an older checkpoint"
             )
-    return marker  # type: ignore[no-any-return]
+    return marker
 
 
 def load(path: Path, state: dict[str, Any], process_group: Any) -> int:
@@ -144,6 +144,7 @@ class Saver:
 def commit(folder: Path, final: Path, about: dict[str, Any]) -> int:
     """Mark `folder` whole and give it its final name. Returns its bytes."""
     files = {file.name: {"bytes": file.stat().st_size, "sha256": digest(file)} for file in sorted(folder.iterdir())}
+    size = sum(file.stat().st_size for file in folder.iterdir())
     marker = folder / MARKER
     with marker.with_suffix(".tmp").open("w") as out:
         json.dump({**about, "time": time.time(), "files": files}, out, indent=1)
@@ -153,7 +154,7 @@ def commit(folder: Path, final: Path, about: dict[str, Any]) -> int:
     if final.exists():
         shutil.rmtree(final)
     folder.rename(final)
-    return sum(file["bytes"] for file in files.values())
+    return size
 
 
 def prune(root: Path, keep: int) -> None:

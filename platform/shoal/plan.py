@@ -100,7 +100,7 @@ def choose(
 ) -> dict[Seat, str]:
     """Spares for the empty `seats` of one cell.
 
-    `spares`: worker -> node; `kept`: nodes of the cell's remaining members; `others`: nodes of the other cells' members.
+    `spares`: worker -> node; `kept`: nodes of the cell's remaining members; `others`: of the other cells' members.
     Prefers the members' own node, then a node that serves all seats at once, then nodes without another cell.
     Returns worker of each seat, or nothing when there are too few.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 import time
@@ -23,7 +24,7 @@ from shoal.record import read
 from shoal.record.rundir import RunDir, check_run_id
 from shoal.workload import Workload, load_workload
 
-__all__ = ["Preflight", "follow", "launch", "preflight"]
+__all__ = ["Preflight", "connect", "follow", "launch", "nodes_in_words", "preflight", "stop"]
 
 WORDS = ("amber", "brisk", "calm", "deft", "eager", "fleet", "glad", "keen", "lucid", "merry", "nimble", "quick")
 FISH = (
@@ -69,7 +70,7 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
         raise UserError("'workload.path' is missing", "name the workload's class as package.module:Class")
     kind = load_workload(job.workload["path"])
     settings = {key: value for key, value in job.workload.items() if key != "path"}
-    config = parse(kind.Config, settings, source="the job file", prefix="workload.")  # type: ignore[type-var]
+    config = parse(kind.Config, settings, source="the job file", prefix="workload.")
     workload = kind(config)
     about = workload.preflight(job.workers_per_cell)
     first, last = workload.samples(0)
@@ -91,7 +92,7 @@ def connect() -> None:
         UserError: there is none.
     """
     try:
-        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise UserError(
             "there is no Ray cluster to train on",
@@ -141,6 +142,21 @@ def follow(controller: Any, outcome: Any, path: Path, show: Callable[[str, dict[
         return "failed", f"the controller died ({error}); go on with `shoal train ... --resume run_id={path.name}`"
     ray.kill(controller)
     return str(status), str(reason)
+
+
+def stop(run_id: str) -> None:
+    """Tell a run's controller to end it.
+
+    Raises:
+        UserError: no such run is running on this cluster.
+    """
+    try:
+        controller = ray.get_actor(controller_name(run_id), namespace=NAMESPACE)
+    except ValueError as error:
+        raise UserError(
+            f"no run {run_id!r} is running on this cluster", "`shoal runs` lists those on record"
+        ) from error
+    ray.get(controller.stop.remote("stopped by `shoal stop`"), timeout=30)
 
 
 def nodes_in_words(slot_resource: str) -> str:

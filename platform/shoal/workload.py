@@ -11,12 +11,14 @@ and cells do not depend on how many there are, and are divided once, in `commit`
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from shoal.errors import UserError
 
-__all__ = ["Replica", "Workload", "load_workload"]
+__all__ = ["Replica", "Workload", "load_workload", "make_workload"]
 
 
 class Replica(Protocol):
@@ -39,7 +41,7 @@ class Replica(Protocol):
         over the cell. The platform adds a copy of it over the cells; a repeated call gives the same values."""
 
     def stats(self) -> list[float]:
-        """Additive figures of this worker's samples so far (losses, tokens), summed by the platform over all workers."""
+        """Additive figures of this worker's samples so far (losses, tokens); summed over all workers."""
 
     def norm_sq(self, total: Any) -> float:
         """This worker's part of the squared norm of the averaged gradient; parts of a cell's workers add up to it."""
@@ -73,7 +75,7 @@ class Workload(Protocol):
 
     The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`)."""
 
-    Config: type
+    Config: type[BaseModel]
 
     def __init__(self, config: Any) -> None: ...
 
@@ -96,6 +98,12 @@ class Workload(Protocol):
         The initial values depend on `seed` alone, not on the cell's shape."""
 
 
+def make_workload(section: Mapping[str, Any]) -> Workload:
+    """The workload of a job's `workload` section that was checked before."""
+    kind = load_workload(section["path"])
+    return kind(kind.Config.model_validate({key: value for key, value in section.items() if key != "path"}))
+
+
 def load_workload(path: str) -> type[Workload]:
     """The class at `package.module:Class`.
 
@@ -109,4 +117,4 @@ def load_workload(path: str) -> type[Workload]:
         raise UserError(
             f"workload.path: {path!r} cannot be loaded ({error})", "name an importable class as package.module:Class"
         ) from error
-    return found  # type: ignore[no-any-return]
+    return found

@@ -17,7 +17,7 @@ def demo(
     storage: Annotated[Path, typer.Option(help="Folder for the run, its corpus and MLflow.")] = Path("runs"),
     keep: Annotated[bool, typer.Option(help="Leave the cluster up at the end.")] = False,
 ) -> None:
-    """Start a cluster of five Ray nodes here, build a corpus, train on it, kill two nodes on the way, and say what it cost.
+    """Start five Ray nodes here, build a corpus, train on it, kill two nodes on the way, and say what that cost.
 
     Takes under five minutes on two cores. Example: shoal demo steps=60 --keep
     """

@@ -8,7 +8,9 @@ import typer
 
 from shoal.cli import cluster, data
 from shoal.cli.demo import demo
-from shoal.cli.train import train
+from shoal.cli.report import report
+from shoal.cli.status import runs, status
+from shoal.cli.train import stop, train
 from shoal.errors import UserError
 from shoal_data.errors import InputError
 
@@ -19,6 +21,10 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(stop)
+app.command()(status)
+app.command()(report)
+app.command()(runs)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(data.app, name="data")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["train"]
+__all__ = ["stop", "train"]
 
 
 def train(
@@ -49,6 +49,15 @@ def train(
     print(f"run {job.run_id}: {status} ({reason}); record: {path}", flush=True)
     if status != "done":
         raise typer.Exit(1)
+
+
+def stop(run: Annotated[str, typer.Argument(help="Id of a run on this cluster.")]) -> None:
+    """End a run in order: workers reaped, record closed. It can be resumed from its last checkpoint."""
+    from shoal import submit
+
+    submit.connect()
+    submit.stop(run)
+    print(f"run {run} was told to end")
 
 
 def show(value: Any) -> str:

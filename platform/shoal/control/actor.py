@@ -50,7 +50,7 @@ from shoal.plan import Node, Seat
 from shoal.timeouts import Timeouts
 from shoal.worker.actor import Setup
 from shoal.worker.groups import serve_store
-from shoal.workload import load_workload
+from shoal.workload import make_workload
 
 __all__ = ["Controller", "controller_name"]
 
@@ -59,17 +59,15 @@ def controller_name(run_id: str) -> str:
     return f"{run_id}/controller"
 
 
-@ray.remote(max_restarts=0, num_cpus=0, max_concurrency=16)
+@ray.remote(max_restarts=0, num_cpus=0)
 class Controller:
-    """Runs one job. `seats`: node name of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none)."""
+    """Runs one job. `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none)."""
 
     def __init__(self, job: dict[str, Any], rundir: str, seats: dict[tuple[int, int], str], start: int) -> None:
         self.job = Job.model_validate(job)
         self.run_id = str(self.job.run_id)
         self.timeouts = Timeouts(self.job.patience)
-        kind = load_workload(self.job.workload["path"])
-        settings = {key: value for key, value in self.job.workload.items() if key != "path"}
-        self.workload = kind(kind.Config.model_validate(settings))  # type: ignore[attr-defined]
+        self.workload = make_workload(self.job.workload)
         self.seats = {Seat(*seat): node for seat, node in seats.items()}
         self.secret = secrets.token_hex(16)
         self.address = ray.util.get_node_ip_address()

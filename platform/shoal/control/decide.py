@@ -30,7 +30,7 @@ from shoal.control.messages import (
     Rewind,
     Stop,
 )
-from shoal.control.state import State, Worker
+from shoal.control.state import Phase, State, Worker
 from shoal.plan import Seat, choose
 
 __all__ = ["FRUITLESS", "decide", "unanswered"]
@@ -55,8 +55,8 @@ def decide(before: State, event: Event) -> tuple[State, list[Action]]:
             cell = state.cells[index]
             if cell.phase == "forming" and cell.attempt == attempt:
                 ready = cell.ready | {worker}
-                phase = "ready" if len(ready) == state.shape.workers else "forming"
-                state.cells[index] = replace(cell, ready=ready, phase=phase)  # type: ignore[arg-type]
+                phase: Phase = "ready" if len(ready) == state.shape.workers else "forming"
+                state.cells[index] = replace(cell, ready=ready, phase=phase)
         case Acked(worker, generation, ack):
             if generation == state.generation and state.mode == "draining" and worker in state.workers:
                 state.acks[worker] = ack
@@ -280,7 +280,7 @@ def publish(
     actions: list[Action],
     good: list[int] | None = None,
 ) -> None:
-    """A new generation of `cells`; those not in `good` (by default all but the first) are healed from those that are."""
+    """A new generation of `cells`; those not in `good` (by default the first alone) are healed from those that are."""
     good = [cells[0]] if good is None else good
     if state.committed < state.shape.steps:
         todo = batching.rest(state.shape.micro_batches(state.committed), cells, done)

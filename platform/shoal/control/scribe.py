@@ -11,6 +11,7 @@ from shoal.config import Job
 from shoal.control.lifelines import Line
 from shoal.control.messages import Generation
 from shoal.control.state import State
+from shoal.metrics import RunMetrics
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
 from shoal.workload import Workload
@@ -29,6 +30,7 @@ class Scribe:
         self.last = start
         self.when: float | None = None
         self.figures: dict[str, Any] = {}
+        self.metrics = RunMetrics(str(job.run_id))
 
     def started(self, start: int) -> None:
         if start:
@@ -43,7 +45,7 @@ class Scribe:
         )
 
     def event(self, kind: str, **fields: Any) -> None:
-        self.run.append_event(kind, **fields)
+        self.metrics.event(self.run.append_event(kind, **fields))
 
     def step(self, message: Mapping[str, Any], generation: int) -> None:
         """A committed step, from the first worker that told of it."""
@@ -59,7 +61,9 @@ class Scribe:
         seconds = message["seconds"] if self.when is None else now - self.when
         self.when = now
         figures = {"cells": message["cells"], "generation": generation, "seconds": seconds}
-        self.run.append_step({"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures})
+        record = {"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures}
+        self.run.append_step(record)
+        self.metrics.step(record)
         tokens = float(message["metrics"]["tokens"])
         self.figures = {"loss": message["metrics"]["loss"], "tokens_per_second": tokens / max(seconds, 1e-9)}
 
@@ -108,7 +112,13 @@ class Scribe:
     def ended(self, status: str, reason: str, committed: int) -> None:
         """Close the record; `run.json` comes last but for the report."""
         self.event("run_ended", status=status, reason=reason)
-        final = {"run_id": self.job.run_id, "status": status, "step": committed, "steps": self.job.steps, "workers": []}
+        final: dict[str, Any] = {
+            "run_id": self.job.run_id,
+            "status": status,
+            "step": committed,
+            "steps": self.job.steps,
+            "workers": [],
+        }
         self.run.write_status(final | self.figures)
         self.run.write_run(summarize(self.run.path))
         self.run.close()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from shoal.plan import Seat
 
-__all__ = ["Ack", "Cell", "Shape", "State", "Worker"]
+__all__ = ["Ack", "Cell", "Phase", "Shape", "State", "Worker"]
 
 Phase = Literal["empty", "forming", "ready", "live"]
 Mode = Literal["gathering", "running", "draining", "ended"]

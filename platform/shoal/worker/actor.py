@@ -58,13 +58,11 @@ def main(setup: Setup) -> None:
         from shoal.timeouts import Timeouts
         from shoal.worker.link import Link
         from shoal.worker.loop import Loop
-        from shoal.workload import load_workload
+        from shoal.workload import make_workload
 
         job = Job.model_validate(setup.job)
         torch.set_num_threads(job.threads)
-        kind = load_workload(job.workload["path"])
-        settings = {key: value for key, value in job.workload.items() if key != "path"}
-        workload = kind(kind.Config.model_validate(settings))  # type: ignore[attr-defined]
+        workload = make_workload(job.workload)
         workload.warm_up()
         hello = {
             "type": "hello",

@@ -65,11 +65,11 @@ class Groups:
 
     def meet(self, key: str, rank: int, size: int) -> None:
         """Wait until all `size` ranks of `key` are here. A group is only built once nobody has to be waited for."""
-        self._store.set(f"here/{key}/{rank}", b"1")
+        self._store.set(f"here/{key}/{rank}", "1")
         present = [f"here/{key}/{other}" for other in range(size)]
         self.until(lambda: self._store.check(present))
 
-    def build(self, key: str, rank: int, size: int) -> dist.ProcessGroupGloo | None:
+    def build(self, key: str, rank: int, size: int) -> Any:
         """A group of its own, outside the default world; None for a group of one.
 
         Raises:
@@ -78,7 +78,7 @@ class Groups:
         if size == 1:
             return None
         self.meet(key, rank, size)
-        built: list[dist.ProcessGroupGloo | Exception] = []
+        built: list[Any] = []
 
         def connect() -> None:
             try:
@@ -114,19 +114,19 @@ class Groups:
         work.wait()  # completed is also what failed is: this raises
         self._left.pop()
 
-    def sum(self, group: dist.ProcessGroupGloo | None, tensor: torch.Tensor) -> None:
+    def sum(self, group: dist.ProcessGroup | None, tensor: torch.Tensor) -> None:
         """Add `tensor` over the group, in place."""
         if group is not None:
             self.finish(group.allreduce([tensor]), tensor)
 
-    def copy(self, group: dist.ProcessGroupGloo, tensor: torch.Tensor) -> None:
+    def copy(self, group: dist.ProcessGroup, tensor: torch.Tensor) -> None:
         """Copy `tensor` from rank 0 of the group to the others, in place."""
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
         self.finish(group.broadcast([tensor], options), tensor)
 
-    def leave(self, *groups: dist.ProcessGroupGloo | None) -> None:
+    def leave(self, *groups: dist.ProcessGroup | None) -> None:
         """Keep groups that may hold unfinished work until `retire`."""
         self._left += [group for group in groups if group is not None]
 

@@ -125,7 +125,7 @@ class Step:
                 self.replica.accumulate(ids)
                 self.done.append(micro_batch)
                 self.taken += ids
-            return self.replica.sums().clone()  # type: ignore[no-any-return]
+            return self.replica.sums().clone()
         except RuntimeError as error:
             if world_broke(error):
                 raise CellBroken from error
