@@ -115,7 +115,7 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     run.close()
     places = {(seat.cell, seat.rank): node for seat, node in seats.items()}
     controller = Controller.options(name=name, namespace=NAMESPACE, lifetime="detached").remote(  # type: ignore[attr-defined]
-        job.model_dump(mode="json"), str(run.path), places, ready.start
+        job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about
     )
     return controller, controller.run.remote()
 

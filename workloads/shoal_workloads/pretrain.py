@@ -32,6 +32,7 @@ class Pretrain:
         Raises:
             InputError: what is wrong and how to mend it.
         """
+        from shoal_data.entropy import unigram_entropy
         from shoal_data.reader import Corpus
         from shoal_data.verify import verify
 
@@ -54,6 +55,7 @@ class Pretrain:
             "parameters": count.total + count.mtp,
             "active_parameters": count.active,
             "tokens_per_step": config.batch.global_batch * config.data.seq_len,
+            "unigram_entropy": unigram_entropy(Corpus.open(config.data.corpus)),
         }
 
     def _check_layout(self, workers: int) -> None:
@@ -78,8 +80,7 @@ class Pretrain:
 
     def samples(self, step: int) -> tuple[int, int]:
         """Positions in the global order that step `step` (0-based) consumes."""
-        batch = self.config.batch.global_batch
-        return step * batch, (step + 1) * batch
+        return self.config.batch.samples(step, self.config.data.seq_len)
 
     @property
     def micro_batch(self) -> int:

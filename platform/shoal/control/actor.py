@@ -61,9 +61,20 @@ def controller_name(run_id: str) -> str:
 
 @ray.remote(max_restarts=0, num_cpus=0)
 class Controller:
-    """Runs one job. `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none)."""
+    """Runs one job.
 
-    def __init__(self, job: dict[str, Any], rundir: str, seats: dict[tuple[int, int], str], start: int) -> None:
+    `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none); `about`: what the
+    workload said of itself before the start.
+    """
+
+    def __init__(
+        self,
+        job: dict[str, Any],
+        rundir: str,
+        seats: dict[tuple[int, int], str],
+        start: int,
+        about: dict[str, Any],
+    ) -> None:
         self.job = Job.model_validate(job)
         self.run_id = str(self.job.run_id)
         self.timeouts = Timeouts(self.job.patience)
@@ -84,7 +95,7 @@ class Controller:
         """Of every worker that ever spoke, until its node is lost."""
         self.committed: dict[str, Any] = {}
         """The newest commit record: what a laggard needs to catch up."""
-        self.start = start
+        self.start, self.about = start, about
         self.stopped = 0.0
         """Monotonic time of the last stop."""
         self.ended = asyncio.Event()
@@ -115,7 +126,7 @@ class Controller:
             else None
         )
         try:
-            self.scribe.started(self.start)
+            self.scribe.started(self.start, self.about)
             await self.watch_nodes()
             homes = {seat: self.spawner.spawn(self.nodes[node], seat) for seat, node in self.seats.items()}
             self.state = State.new(self.state.shape, homes, self.start)

@@ -32,7 +32,7 @@ class Scribe:
         self.figures: dict[str, Any] = {}
         self.metrics = RunMetrics(str(job.run_id))
 
-    def started(self, start: int) -> None:
+    def started(self, start: int, about: Mapping[str, Any]) -> None:
         if start:
             self.run.truncate_steps(start)
         self.event(
@@ -42,6 +42,7 @@ class Scribe:
             cells=self.job.cells,
             workers_per_cell=self.job.workers_per_cell,
             resumed_from=start or None,
+            **about,
         )
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -1,0 +1,32 @@
+"""The entropy of single tokens, against a closed form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal_data.entropy import unigram_entropy
+
+
+class Half:
+    """Stands for a corpus: token 1 half of the time, the other half spread over four tokens."""
+
+    vocab_size, tokens = 8, 1 + 64 * 1024
+    path = Path()
+
+    def reader(self, seq_len: int, seed: int) -> Half:
+        return self
+
+    samples = 64
+
+    def read(self, ids: range) -> tuple[np.ndarray, None]:
+        row = np.tile([1, 2, 1, 3, 1, 4, 1, 5], 128)
+        return np.stack([np.concatenate(([0], row)) for _ in ids]).astype(np.int32), None
+
+
+def test_it_is_the_entropy_of_the_frequencies() -> None:
+    expected = -(0.5 * math.log(0.5) + 4 * 0.125 * math.log(0.125))
+    assert unigram_entropy(Half()) == pytest.approx(expected)
