@@ -113,7 +113,8 @@ def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: L
 def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
     """Start `nodes`, the head first, then as many at a time as there are processors, and wait until all have joined.
 
-    Under load Ray gives a node up after 30 s: each is tried twice. What was started is left to the caller to remove.
+    Under load Ray gives a node up after 30 s: it is waited for while its raylet lives. One that fails is tried once more.
+    What was started is left to the caller to remove.
     Raises UserError: a node does not start.
     """
     began = time.monotonic()
@@ -138,6 +139,10 @@ def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
             for name in [name for name, process in going.items() if process.poll() is not None]:
                 if going.pop(name).returncode == 0:
                     tell(f"{name} joined" if name != HEAD else "head is up, with its dashboard")
+                elif processes.raylet_lives(state, state.node(name)):
+                    tell(f"{name} is slow to join: waiting on")
+                    _wait_for_nodes(state, [state.node(name)], deadline)
+                    tell(f"{name} joined")
                 elif name not in tried:
                     tell(f"{name} did not start: once more")
                     tried.add(name)
@@ -157,7 +162,7 @@ def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
 
 def _wait_for_nodes(state: ClusterState, nodes: list[NodeState], deadline: float) -> None:
     """Return when Ray lists all of `nodes` as alive."""
-    missing = {node.name for node in nodes if not node.is_head}
+    missing = {node.name for node in nodes}
     while True:
         try:
             seen = {e["labels"].get(NODE_LABEL) for e in api.ray_nodes(state) if e["state"] == "ALIVE"}

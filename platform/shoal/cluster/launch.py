@@ -43,6 +43,7 @@ def node_environment(state: ClusterState, node: NodeState) -> dict[str, str]:
         **HEALTH_CHECKS,
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "150",  # its 60 s are not enough on a machine under load
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file(state.name)),
         "DASHBOARD_METRIC_PORT": str(state.metrics_port),

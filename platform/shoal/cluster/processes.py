@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shoal.cluster.state import ClusterState, NodeState
 
-__all__ = ["MARK", "mark", "pids_of", "send", "wait_gone"]
+__all__ = ["MARK", "mark", "pids_of", "raylet_lives", "send", "wait_gone"]
 
 MARK = "SHOAL_NODE_OF"
 KEEPER = b"shoal.cluster.start_node"
@@ -42,6 +42,11 @@ def pids_of(state: ClusterState, node: NodeState) -> list[int]:
         for pid in found
         if pid != os.getpid() and _status(pid)[0] not in "ZX" and KEEPER not in _read(pid, "cmdline")
     )
+
+
+def raylet_lives(state: ClusterState, node: NodeState) -> bool:
+    """Whether the node's own scheduler, which joins the cluster, is running."""
+    return any(_read(pid, "cmdline").split(b"\0")[0].endswith(b"/raylet") for pid in pids_of(state, node))
 
 
 def send(state: ClusterState, node: NodeState, signum: int) -> tuple[float, list[int]]:
