@@ -113,8 +113,8 @@ def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: L
 def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
     """Start `nodes`, the head first, then as many at a time as there are processors, and wait until all have joined.
 
-    Under load Ray gives a node up after 30 s: it is waited for while its raylet lives. One that fails is tried once more.
-    What was started is left to the caller to remove.
+    Under load Ray gives a node up after 30 s: it is waited for while its raylet lives. One that fails is tried again,
+    once. What was started is left to the caller to remove.
     Raises UserError: a node does not start.
     """
     began = time.monotonic()
