@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.precision.choose import check_tiles
 from shoal_workloads.recipe.adamw import AdamWConfig
+from shoal_workloads.recipe.batch import BatchConfig
+from shoal_workloads.recipe.guard import GuardConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
 
 __all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "PretrainConfig"]
@@ -26,13 +28,6 @@ class DataConfig(_Section):
     seq_len: int = Field(default=4096, gt=1, description="tokens a sample trains on")
     seed: int = Field(default=0, ge=0, description="of the order of samples")
     verify: Literal["size", "full"] = Field(default="size", description="full: every checksum before the run starts")
-
-
-class BatchConfig(_Section):
-    """In samples. `global_batch` is the step's, whatever the cluster looks like."""
-
-    global_batch: int = Field(gt=0)
-    micro_batch: int = Field(default=1, gt=0, description="samples one worker takes at a time")
 
 
 class ParallelConfig(_Section):
@@ -58,18 +53,16 @@ class PretrainConfig(_Section):
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
     eval: EvalConfig = EvalConfig()
+    guard: GuardConfig = GuardConfig()
+    ema_decay: float | None = Field(default=None, gt=0, lt=1, description="keep an average of the parameters")
     balance_alpha: float = Field(default=1e-4, ge=0, description="factor of the sequence-wise balance loss")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="of the products; the master copy is float32"
+    precision: Literal["fp32", "bf16", "fp8"] = Field(
+        default="fp32", description="of the linear layers; the master copy is float32; fp8: activations in bf16"
     )
     device: Literal["cpu", "cuda"] = "cpu"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.batch.global_batch % self.batch.micro_batch:
-            raise ValueError(
-                f"batch.micro_batch: {self.batch.micro_batch} does not divide global_batch {self.batch.global_batch}"
-            )
         if self.model.mtp_depth >= self.data.seq_len:
             raise ValueError(f"model.mtp_depth: {self.model.mtp_depth} needs a longer data.seq_len")
         if self.precision == "fp8":

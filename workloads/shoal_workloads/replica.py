@@ -20,6 +20,8 @@ from shoal_workloads.parallel.layout import layout_of, shard_model
 from shoal_workloads.precision.choose import choose
 from shoal_workloads.recipe.adamw import AdamW
 from shoal_workloads.recipe.balance import max_violation, update_bias
+from shoal_workloads.recipe.ema import Ema
+from shoal_workloads.recipe.guard import Guard
 from shoal_workloads.samples import Samples
 
 __all__ = ["PretrainReplica"]
@@ -46,6 +48,8 @@ class PretrainReplica:
         self._biases = [moe.router.bias for moe in self.model.moe_layers()]
         self._optimizer = AdamW(self._parameters, config.optim)
         self._numel = sum(p.numel() for p in self._parameters)
+        self._guard = Guard(config.guard)
+        self._ema = Ema(self._parameters, config.ema_decay) if config.ema_decay else None
         self._train: Samples | None = None
         self._heldout: Samples | None = None
         self.begin(0)
@@ -53,7 +57,8 @@ class PretrainReplica:
     def begin(self, step: int) -> None:
         """Forget what was accumulated and start step `step` (0-based)."""
         self._step = step
-        self._tokens = step * self.config.batch.global_batch * self.config.data.seq_len
+        first, last = self.config.batch.samples(step, self.config.data.seq_len)
+        self._tokens, self._batch = first * self.config.data.seq_len, last - first
         self._loads = torch.zeros(len(self._biases), self.config.model.n_experts, device=self.config.device)
         self._lm = self._mtp = self._balance = 0.0
         self._samples = 0
@@ -105,44 +110,57 @@ class PretrainReplica:
     def norm_sq(self, total: torch.Tensor) -> float:
         """This worker's part of the squared norm of the gradient averaged over the global batch."""
         grads = total[: self._numel]
-        return float(torch.linalg.vector_norm(grads, dtype=torch.float64)) ** 2 / self.config.batch.global_batch**2
+        return float(torch.linalg.vector_norm(grads, dtype=torch.float64)) ** 2 / self._batch**2
 
     @torch.no_grad()
     def commit(self, total: torch.Tensor, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
         """Apply the step: clip, AdamW, router biases. Not collective.
 
         Returns `loss, lm_loss, mtp_loss, balance_loss` (nats a token), `grad_norm` (before clipping), `lr`, `tokens`
-        (of this step), `max_violation` (mean over routers)."""
+        (of this step), `max_violation` (mean over routers); `fault` and `roll_back` as `GuardConfig` says."""
         config, schedule = self.config, self.config.schedule
         lm, mtp, balance, _ = stats
-        tokens = config.batch.global_batch * config.data.seq_len
-        norm = math.sqrt(norm_sq)
-        scale = min(1.0, config.optim.clip / (norm + 1e-6)) / config.batch.global_batch
+        tokens = self._batch * config.data.seq_len
+        depth = max(1, config.model.mtp_depth)
+        metrics = {
+            "lm_loss": lm / tokens,
+            "mtp_loss": mtp / tokens / depth,
+            "balance_loss": balance / self._batch,
+            "grad_norm": math.sqrt(norm_sq),
+            "lr": schedule.lr_at(self._step, self._tokens),
+            "tokens": float(tokens),
+        }
+        mtp_part = self._mtp_weight() * depth * metrics["mtp_loss"]
+        metrics["loss"] = metrics["lm_loss"] + mtp_part + self._alpha() * metrics["balance_loss"]
+        loads = total[self._numel :].view(len(self._biases), config.model.n_experts)
+        if self._biases:
+            metrics["max_violation"] = sum(max_violation(load) for load in loads) / len(loads)
+        verdict = self._guard.judge(metrics["loss"], metrics["grad_norm"])
+        if verdict != "fine":
+            metrics["fault"] = 1.0 if verdict == "spike" else 2.0
+            metrics["roll_back"] = float(config.guard.action == "roll_back")
+        if self._guard.apply(verdict):
+            self._apply(total, loads, metrics["grad_norm"], metrics["lr"])
+        self.begin(self._step + 1)
+        return metrics
+
+    def _apply(self, total: torch.Tensor, loads: torch.Tensor, norm: float, lr: float) -> None:
+        """Clip, update parameters and router biases, and begin to average."""
+        config = self.config
+        if self._ema is not None:
+            self._ema.wait()
+        scale = min(1.0, config.optim.clip / (norm + 1e-6)) / self._batch
         flat = total[: self._numel] * scale
         grads = [
             g.view_as(p)
             for g, p in zip(flat.split([p.numel() for p in self._parameters]), self._parameters, strict=True)
         ]
-        lr = schedule.lr_at(self._step, self._tokens)
         self._optimizer.step(grads, lr, self._step + 1)
-        loads = total[self._numel :].view(len(self._biases), config.model.n_experts)
-        gamma = schedule.gamma_at(self._tokens)
+        gamma = config.schedule.gamma_at(self._tokens)
         for bias, load in zip(self._biases, loads, strict=True):
             update_bias(bias, load, gamma)
-        weight = self._mtp_weight() * max(1, config.model.mtp_depth)
-        metrics = {
-            "lm_loss": lm / tokens,
-            "mtp_loss": mtp / tokens / max(1, config.model.mtp_depth),
-            "balance_loss": balance / config.batch.global_batch,
-            "grad_norm": norm,
-            "lr": lr,
-            "tokens": float(tokens),
-        }
-        metrics["loss"] = metrics["lm_loss"] + weight * metrics["mtp_loss"] + self._alpha() * metrics["balance_loss"]
-        if self._biases:
-            metrics["max_violation"] = sum(max_violation(load) for load in loads) / len(loads)
-        self.begin(self._step + 1)
-        return metrics
+        if self._ema is not None:
+            self._ema.update()
 
     @torch.no_grad()
     def evaluate(self, part: int, parts: int) -> list[float]:
@@ -168,22 +186,34 @@ class PretrainReplica:
         return {"bpb": nats / math.log(2) / size, "heldout_loss": nats / count} if size else {}
 
     def tensors(self) -> list[torch.Tensor]:
-        """Local parameters, both moments, router biases."""
-        return [*self._parameters, *self._optimizer.m, *self._optimizer.v, *self._biases]
+        """Local parameters, both moments, router biases, the guard's state, averages."""
+        averages = self._averages()
+        return [*self._parameters, *self._optimizer.m, *self._optimizer.v, *self._biases, self._guard.state, *averages]
 
     def state_dict(self) -> dict[str, Any]:
-        """`model.NAME`, `adam_m.NAME`, `adam_v.NAME`, `router_bias.I`: views of the whole, sharded as they are here."""
+        """`model.NAME`, `adam_m.NAME`, `adam_v.NAME`, `ema.NAME` if averaged, `router_bias.I`, `guard`: views of the
+        whole, sharded as they are here."""
         state: dict[str, Any] = {}
-        kinds = (("model", self._parameters), ("adam_m", self._optimizer.m), ("adam_v", self._optimizer.v))
-        for kind, tensors in kinds:
+        kinds = {"model": self._parameters, "adam_m": self._optimizer.m, "adam_v": self._optimizer.v}
+        if self._ema is not None:
+            kinds["ema"] = self._averages()
+        for kind, tensors in kinds.items():
             for slot, local in zip(self.slots, tensors, strict=True):
                 state[f"{kind}.{slot.name}"] = slot.whole(local)
         state.update({f"router_bias.{i}": bias for i, bias in enumerate(self._biases)})
+        state["guard"] = self._guard.state
         return state
 
     def loaded(self, step: int) -> None:
         """The state was written to and is that of `step` committed steps."""
         self.begin(step)
+
+    def _averages(self) -> list[torch.Tensor]:
+        """The averages after every update begun, none where none are kept."""
+        if self._ema is None:
+            return []
+        self._ema.wait()
+        return self._ema.averages
 
     def _training_samples(self) -> Samples:
         if self._train is None:

@@ -66,8 +66,8 @@ class DeepSeekV3(nn.Module):
 
         tokens: (B, T+1) int64; position i < T predicts token i+1, MTP module k token i+1+k where there is one."""
         c, length = self.config, tokens.shape[1] - 1
-        embedded = self.embedding(tokens).to(self.dtype)
-        rope = rope_table(c, length, tokens.device)
+        embedded = self.embed(tokens)
+        rope = self.rope(length, tokens.device)
         x, loads, balances = embedded[:, :length], [], []
         for layer in self.layers:
             x, load, balance = layer(x, rope)
@@ -93,13 +93,24 @@ class DeepSeekV3(nn.Module):
             loads=torch.stack(loads) if loads else torch.zeros(0, c.n_experts, dtype=torch.int64, device=tokens.device),
         )
 
-    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Next-token logits. tokens: (B, T) int64 -> (B, T, V)."""
-        x = self.embedding(tokens).to(self.dtype)
-        rope = rope_table(self.config, tokens.shape[1], tokens.device)
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: (B, T) -> (B, T, D), in the type of the activations."""
+        return self.embedding(tokens).to(self.dtype)
+
+    def rope(self, length: int, device: torch.device) -> torch.Tensor:
+        """Rotations of positions 0..length-1, as the layers take them."""
+        return rope_table(self.config, length, device)
+
+    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Last hidden states after the final norm. tokens: (B, T) int64 -> (B, T, D)."""
+        x, rope = self.embed(tokens), self.rope(tokens.shape[1], tokens.device)
         for layer in self.layers:
             x, _, _ = layer(x, rope)
-        return self.head(self.norm(x))
+        return self.norm(x)
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Next-token logits. tokens: (B, T) int64 -> (B, T, V)."""
+        return self.head(self.hidden(tokens))
 
     def moe_layers(self) -> list[MoE]:
         """The MoE layers in the order of `Losses.loads`."""

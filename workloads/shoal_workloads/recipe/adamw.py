@@ -7,6 +7,7 @@ are tensors beside the parameters, to be copied to a twin or written to a checkp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,7 @@ class AdamWConfig(BaseModel):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    moments: Literal["fp32", "bf16"] = Field(default="fp32", description="the report keeps them in bf16")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient over the whole model")
 
 
@@ -32,8 +34,9 @@ class AdamW:
     def __init__(self, parameters: Sequence[torch.Tensor], config: AdamWConfig) -> None:
         self.config = config
         self.parameters = list(parameters)
-        self.m = [torch.zeros_like(p) for p in self.parameters]
-        self.v = [torch.zeros_like(p) for p in self.parameters]
+        dtype = torch.float32 if config.moments == "fp32" else torch.bfloat16
+        self.m = [torch.zeros_like(p, dtype=dtype) for p in self.parameters]
+        self.v = [torch.zeros_like(p, dtype=dtype) for p in self.parameters]
 
     def step(self, grads: Sequence[torch.Tensor], lr: float, count: int) -> None:
         """Apply one update. grads: averaged and clipped, like the parameters; count: 1 for the first step."""
@@ -42,11 +45,12 @@ class AdamW:
             index = [i for i, p in enumerate(self.parameters) if (p.dim() > 1) == decay and p.numel()]
             if not index:
                 continue
+            wide = [(self.m[i].float(), self.v[i].float()) for i in index]  # no copy where they are float32
             torch._fused_adamw_(
                 [self.parameters[i] for i in index],
                 [grads[i] for i in index],
-                [self.m[i] for i in index],
-                [self.v[i] for i in index],
+                [m for m, _ in wide],
+                [v for _, v in wide],
                 [],
                 [torch.tensor(float(count)) for _ in index],
                 lr=lr,
@@ -57,3 +61,7 @@ class AdamW:
                 amsgrad=False,
                 maximize=False,
             )
+            if c.moments == "bf16":
+                for i, (m, v) in zip(index, wide, strict=True):
+                    self.m[i].copy_(m)
+                    self.v[i].copy_(v)

@@ -1,0 +1,137 @@
+"""`shoal export`, `import`, `eval`, `generate`, `params`: what a finished checkpoint is good for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+__all__ = ["eval_app", "export", "generate", "import_", "params"]
+
+eval_app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint.")
+
+CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint folder: RUN/checkpoints/step-00000100.")]
+Ema = Annotated[bool, typer.Option("--ema", help="The averages of the parameters instead of the parameters.")]
+
+
+def export(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(help="New folder to write.")],
+    format: Annotated[Literal["hf"], typer.Option(help="hf: safetensors, config.json and tokenizer.")] = "hf",
+    ema: Ema = False,
+    with_mtp: Annotated[bool, typer.Option("--with-mtp", help="Keep the MTP modules, as a draft head.")] = False,
+    dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Type of the weights.")] = "bf16",
+) -> None:
+    """Write a checkpoint in a format that other tools load: `hf` is what transformers reads."""
+    from shoal_workloads.hf.export import export as write
+
+    _print({"out": str(out), "format": format, **write(checkpoint, out, ema=ema, mtp=with_mtp, dtype=dtype)})
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="Folder with config.json and safetensors (DeepSeek-V3 architecture).")],
+    job: Annotated[Path, typer.Argument(help="Job file whose workload section the checkpoint is for.")],
+    out: Annotated[Path, typer.Argument(help="New checkpoint folder, e.g. RUN/checkpoints/step-00000000.")],
+) -> None:
+    """Make a checkpoint that a run starts from out of a Hugging Face checkpoint."""
+    from shoal.config import read_yaml
+    from shoal.errors import UserError
+    from shoal_workloads.hf.load import import_checkpoint
+
+    settings = read_yaml(job)
+    if not isinstance(settings.get("workload"), dict):
+        raise UserError(f"{job}: has no section `workload`", "name a job file as for `shoal train`")
+    _print({"out": str(out), **import_checkpoint(source, settings["workload"], out)})
+
+
+@eval_app.command("bpb")
+def bpb(
+    checkpoint: CheckpointArgument,
+    data: Annotated[Path, typer.Option(help="Corpus folder written by `shoal data tokenize`.")],
+    samples: Annotated[int | None, typer.Option(min=1, help="Only the first ones.")] = None,
+    ema: Ema = False,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+) -> None:
+    """Bits per byte on a corpus, comparable across tokenizers."""
+    from rich.progress import Progress
+
+    from shoal_workloads.evaluate import bits_per_byte
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("samples", total=None)
+        found = bits_per_byte(
+            checkpoint,
+            data,
+            samples=samples,
+            ema=ema,
+            device=device,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _print(found)
+
+
+def generate(
+    checkpoint: CheckpointArgument,
+    prompt: Annotated[str, typer.Argument(help="Text to go on from.")],
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to make.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    speculative: Annotated[bool, typer.Option("--speculative", help="Draft with the MTP modules.")] = False,
+    ema: Ema = False,
+) -> None:
+    """Continue a text, to see what a model has learnt."""
+    from tokenizers import Tokenizer
+
+    from shoal.errors import UserError
+    from shoal_data.reader import Corpus
+    from shoal_workloads.checkpoint import Checkpoint
+    from shoal_workloads.evaluate import build_model
+    from shoal_workloads.generate import generate as go_on
+
+    if speculative and temperature > 0:
+        raise UserError("--speculative is greedy and does not go with --temperature", "leave one of them out")
+    source = Checkpoint(checkpoint)
+    tokenizer = Tokenizer.from_file(str(Corpus.open(source.config.data.corpus).tokenizer_path))
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    if not ids:
+        raise UserError("the prompt is empty", "give at least one character")
+    model = build_model(source, ema=ema)
+    found = go_on(model, ids, tokens, temperature=temperature, seed=seed, speculative=speculative)
+    print(prompt + tokenizer.decode(found.tokens))
+    if speculative:
+        print(
+            f"\n[{len(found.tokens)} tokens in {found.passes} passes; {found.accepted} of {found.drafted} drafted "
+            f"tokens accepted: {found.acceptance:.0%}]"
+        )
+
+
+def params(
+    model: Annotated[str, typer.Argument(help="Preset, e.g. deepseek-v3.")],
+    override: Annotated[list[str] | None, typer.Argument(help="field=value, e.g. n_layers=12.")] = None,
+) -> None:
+    """Count the parameters of a model in closed form."""
+    from dataclasses import asdict
+
+    import yaml
+    from pydantic import ValidationError
+
+    from shoal.errors import UserError
+    from shoal_workloads.model.config import ModelConfig
+    from shoal_workloads.params import count_parameters
+
+    pairs = [item.partition("=") for item in override or []]
+    if wrong := [field for field, equals, _ in pairs if not equals]:
+        raise UserError(f"{wrong[0]!r} is no override", "write field=value")
+    try:
+        config = ModelConfig.from_preset(model, **{field: yaml.safe_load(value) for field, _, value in pairs})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ("model", *first["loc"]))
+        raise UserError(f"{where}: {first['msg']}", "see docs/model.md for the fields") from error
+    _print(asdict(count_parameters(config)))
+
+
+def _print(figures: dict[str, Any]) -> None:
+    print(json.dumps(figures, indent=2))

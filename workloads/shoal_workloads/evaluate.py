@@ -1,0 +1,89 @@
+"""Bits per byte of a checkpoint on a tokenized corpus: comparable across tokenizers and with general compressors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from shoal_data.errors import InputError
+from shoal_workloads.checkpoint import Checkpoint
+from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.parallel.layout import Layout, shard_model
+from shoal_workloads.precision.choose import choose
+
+__all__ = ["bits_per_byte", "build_model"]
+
+
+def build_model(checkpoint: Checkpoint, *, ema: bool = False, device: str = "cpu") -> DeepSeekV3:
+    """The model of a checkpoint, whole, in this process, ready to evaluate.
+
+    Raises:
+        InputError: a tensor is missing, or has another shape than the configuration says.
+    """
+    dtype, products = choose(checkpoint.config.precision, device)
+    model, slots = shard_model(
+        checkpoint.config.model, Layout(1, 1, None, None), device=device, dtype=dtype, products=products
+    )
+    weights = checkpoint.weights(ema=ema)
+    targets = {slot.name: slot.local for slot in slots}
+    targets |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(model.moe_layers())}
+    for name, target in targets.items():
+        if name not in weights:
+            raise InputError(f"{checkpoint.path}: tensor {name} is missing", "use a checkpoint of this model")
+        if weights[name].shape != target.shape:
+            raise InputError(
+                f"{checkpoint.path}: {name} has shape {list(weights[name].shape)}, expected {list(target.shape)}"
+            )
+        target.copy_(weights[name])
+    return model.eval()
+
+
+@torch.no_grad()
+def bits_per_byte(
+    checkpoint: str | Path,
+    corpus: str | Path,
+    *,
+    samples: int | None = None,
+    ema: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Evaluate on the first `samples` samples of `corpus` (all of its samples if None), in the order of the text.
+
+    Returns:
+        `bpb`, `loss` (nats a token), `tokens`, `bytes` (of text predicted), `samples`.
+
+    Raises:
+        InputError: no whole checkpoint or corpus, or a corpus of another tokenizer.
+    """
+    from shoal_data.reader import Corpus
+
+    source, data = Checkpoint(checkpoint), Corpus.open(corpus)
+    if data.vocab_size > source.config.model.vocab_size:
+        raise InputError(
+            f"{corpus}: {data.vocab_size} tokens in its vocabulary, {source.config.model.vocab_size} rows in the embedding",
+            "tokenize the text with the tokenizer of the run",
+        )
+    length, micro = source.config.data.seq_len, source.config.batch.micro_batch
+    reader = data.reader(length, 0)
+    wanted = reader.samples if samples is None else min(samples, reader.samples)
+    model = build_model(source, ema=ema, device=device)
+    nats = size = 0.0
+    for first in range(0, wanted, micro):
+        ids = range(first, min(first + micro, wanted))
+        tokens, lengths = reader.read(ids)
+        nats += float(model(torch.from_numpy(tokens.astype("int64")).to(device), mtp=False).lm)
+        size += float(lengths.sum())
+        if progress is not None:
+            progress(ids.stop, wanted)
+    count = wanted * length
+    return {
+        "bpb": nats / math.log(2) / size,
+        "loss": nats / count,
+        "tokens": float(count),
+        "bytes": size,
+        "samples": float(wanted),
+    }

@@ -1,0 +1,111 @@
+"""Checkpoint -> a folder that `transformers` loads with no code of ours: safetensors, `config.json`, tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shoal_data.errors import InputError
+from shoal_workloads.checkpoint import Checkpoint
+from shoal_workloads.hf.config import to_hf_config
+from shoal_workloads.hf.names import parts_of
+from shoal_workloads.hf.weights import cut
+
+__all__ = ["export"]
+
+SHARD_BYTES = 4 << 30
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def export(
+    checkpoint: str | Path, out: str | Path, *, ema: bool = False, mtp: bool = False, dtype: str = "bf16"
+) -> dict[str, Any]:
+    """Write the checkpoint in Hugging Face's format to the new folder `out`, whole or not at all.
+
+    Args:
+        ema: the averages instead of the parameters.
+        mtp: with the MTP modules, as further layers (a draft head for engines that know them).
+        dtype: of the weights, bf16 or fp32; router biases stay float32.
+
+    Returns:
+        `tensors`, `parameters`, `bytes`, `files`.
+
+    Raises:
+        InputError: no whole checkpoint, no averages in it, `out` exists, or the tokenizer is gone or too large.
+    """
+    target = Path(out)
+    if target.exists():
+        raise InputError(f"{target}: exists", "name a new folder")
+    source = Checkpoint(checkpoint)
+    model = source.config.model
+    if mtp and not model.mtp_depth:
+        raise InputError(f"{source.path}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
+    half = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    end = _write_tokenizer(source, half)
+    config = to_hf_config(
+        model,
+        max_positions=source.config.data.seq_len,
+        dtype={"fp32": "float32", "bf16": "bfloat16"}[dtype],
+        mtp=mtp,
+        eos=end,
+    )
+    (half / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    figures = _write_weights(source, half, ema=ema, mtp=mtp, dtype=DTYPES[dtype])
+    os.replace(half, target)
+    return figures
+
+
+def _write_weights(source: Checkpoint, folder: Path, *, ema: bool, mtp: bool, dtype: torch.dtype) -> dict[str, Any]:
+    from safetensors.torch import save_file
+
+    weights = source.weights(ema=ema)
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = total = parameters = 0
+    for part in parts_of(source.config.model, mtp=mtp):
+        tensor = cut(part, weights[part.ours])
+        tensor = tensor.clone() if part.ours.startswith("router_bias.") else tensor.to(dtype, copy=True)
+        if size and size + tensor.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][part.theirs] = tensor
+        size, total, parameters = size + tensor.nbytes, total + tensor.nbytes, parameters + tensor.numel()
+    where = {}
+    for i, shard in enumerate(shards, start=1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        where.update(dict.fromkeys(shard, name))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return {"tensors": len(where), "parameters": parameters, "bytes": total, "files": len(shards)}
+
+
+def _write_tokenizer(source: Checkpoint, folder: Path) -> int | None:
+    """Copy the corpus's tokenizer beside what `AutoTokenizer` needs; returns the id that ends a document, if any."""
+    from shoal_data.reader import Corpus
+
+    path = Corpus.open(source.config.data.corpus).tokenizer_path
+    found = json.loads(path.read_text(encoding="utf-8"))
+    added = {token["content"]: int(token["id"]) for token in found.get("added_tokens") or []}
+    largest = max([*found["model"]["vocab"].values(), *added.values()])
+    rows = source.config.model.vocab_size
+    if largest >= rows:
+        raise InputError(f"{path}: token id {largest}, the embedding has {rows} rows", "give the run's own corpus")
+    shutil.copyfile(path, folder / "tokenizer.json")
+    end = next((token for token in added if "eos" in token or "end" in token), None)
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": source.config.data.seq_len,
+    }
+    if end is not None:
+        settings["eos_token"] = settings["pad_token"] = end
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return None if end is None else added[end]
