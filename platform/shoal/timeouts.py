@@ -32,6 +32,11 @@ class Timeouts:
         return 2 * self.patience
 
     @property
+    def build(self) -> float:
+        """Of building a process group once its members have met: only a death in between takes longer."""
+        return self.patience / 4
+
+    @property
     def start(self) -> float:
         """From asking Ray for a worker to its first word (imports included)."""
         return 6 * self.patience

@@ -24,6 +24,7 @@ from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
 pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent
 CLUSTER = "test-runs"
+STEPS = 200
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.05, "global_batch": 8, "parameters": 1024}
 
 
@@ -55,13 +56,17 @@ def train(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
 
 
-def wait_for(path: Path, steps: int, deadline: float = 120.0) -> None:
+def wait_for(path: Path, steps: int, spares: int = 0, deadline: float = 120.0) -> None:
+    """Until `steps` are committed, both cells are there, and `spares` warm workers beside them."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:
-        if (path / "steps.jsonl").exists() and len(read.steps(path)) >= steps:
+        lines = read.steps(path) if (path / "steps.jsonl").exists() else []
+        status = read_json(path / "status.json") or {"workers": []}
+        warm = [worker for worker in status["workers"] if worker["cell"] is None]
+        if len(lines) >= steps and lines[-1]["cells"] == 2 and len(warm) >= spares:
             return
         time.sleep(0.05)
-    raise AssertionError(f"{path} did not reach step {steps}")
+    raise AssertionError(f"{path} did not reach step {steps} with {spares} spares")
 
 
 def actors() -> list[str]:
@@ -87,29 +92,29 @@ def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
 
 
 def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
-    job = submit(write_job(tmp_path, run_id="killed", audit={"samples": True}))
+    job = submit(write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}))
     path = tmp_path / "runs" / "killed"
-    for number, after in ((1, 10), (0, 25)):
-        wait_for(path, after)
+    for number, after in ((1, 10), (0, 100)):
+        wait_for(path, after, spares=2)
         crew = read.plan(path)[-1]["assignment"][str(number)]
         local.kill_node(CLUSTER, crew[0].rpartition("@")[2])
     output, _ = job.communicate(timeout=180)
     assert job.returncode == 0, output
     run, steps = read_json(path / "run.json"), read.steps(path)
     assert run is not None
-    assert (run["status"], run["steps"], run["steps_lost"]) == ("done", 40, 0)
+    assert (run["status"], run["steps"], run["steps_lost"]) == ("done", STEPS, 0)
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-    assert run["recoveries"] >= 2
-    assert [line["step"] for line in steps] == list(range(40))
+    assert [event["rung"] for event in run["recovery_events"]] == ["heal", "heal"]
+    assert [line["step"] for line in steps] == list(range(STEPS))
     ids = sorted(i for line in read.samples(path) for i in line["ids"])
-    assert ids == list(range(40 * 8))
-    vector, losses = alone(40)
+    assert ids == list(range(STEPS * 8))
+    vector, losses = alone(STEPS)
     assert [line["loss"] for line in steps] == pytest.approx(losses, rel=1e-4)
     assert {line["cells"] for line in steps[-1:]} == {2}
     state = {"vector": torch.empty_like(vector)}
     last = checkpoint.last_whole(path / "checkpoints")
     assert last is not None
-    assert last.steps == 40
+    assert last.steps == STEPS
     torch.distributed.checkpoint.load(state, checkpoint_id=last.path, no_dist=True)
     torch.testing.assert_close(state["vector"], vector, rtol=1e-4, atol=1e-5)
     assert (path / "report.html").stat().st_size > 10_000

@@ -45,10 +45,13 @@ class Groups:
     """The groups of one worker, and those it has left behind.
 
     `stopped`: tells whether to walk away. `timeout`: seconds, of every group; a safety net, not what ends a wait.
+    `build_timeout`: seconds for building one, when all its members are there: only a death in between exhausts it.
     """
 
-    def __init__(self, store: tuple[str, int], timeout: float, stopped: Callable[[], bool]) -> None:
-        self._address, self._timeout, self._stopped = store, timeout, stopped
+    def __init__(
+        self, store: tuple[str, int], timeout: float, build_timeout: float, stopped: Callable[[], bool]
+    ) -> None:
+        self._address, self._timeout, self._build_timeout, self._stopped = store, timeout, build_timeout, stopped
         self._store = open_store(store, timeout)
         self._left: list[Any] = []
 
@@ -64,10 +67,24 @@ class Groups:
             time.sleep(POLL)
 
     def meet(self, key: str, rank: int, size: int) -> None:
-        """Wait until all `size` ranks of `key` are here. A group is only built once nobody has to be waited for."""
+        """Wait until all `size` ranks of `key` are here. A group is only built once nobody has to be waited for.
+
+        The first rank that sees everybody, or that leaves before, decides for all of them: nobody goes on alone into a
+        group whose other members have turned round.
+
+        Raises:
+            Stopped: somebody left, or was told to.
+        """
         self._store.set(f"here/{key}/{rank}", "1")
         present = [f"here/{key}/{other}" for other in range(size)]
-        self.until(lambda: self._store.check(present))
+        try:
+            self.until(lambda: self._store.check(present))
+        except Stopped:
+            if self._store.compare_set(f"go/{key}", "", "left") == b"left":
+                raise
+            return
+        if self._store.compare_set(f"go/{key}", "", "enter") != b"enter":
+            self.until(lambda: False)
 
     def build(self, key: str, rank: int, size: int) -> Any:
         """A group of its own, outside the default world; None for a group of one.
@@ -83,7 +100,9 @@ class Groups:
         def connect() -> None:
             try:
                 store = dist.PrefixStore(key, open_store(self._address, self._timeout))
-                built.append(dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=self._timeout)))
+                group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=self._build_timeout))
+                group._set_default_timeout(timedelta(seconds=self._timeout))
+                built.append(group)
             except Exception as error:
                 built.append(error)
 
@@ -94,14 +113,19 @@ class Groups:
         return built[0]
 
     def world(self, key: str, rank: int, size: int) -> None:
-        """Make the cell's default world; its members have met already."""
+        """Make the cell's default world; its members have met already.
+
+        torch names a world by a counter that an attempt which failed leaves behind; members must agree on the name.
+        """
+        dist.distributed_c10d._world.group_count = 0
         dist.init_process_group(
             "gloo",
             store=dist.PrefixStore(key, open_store(self._address, self._timeout)),
             rank=rank,
             world_size=size,
-            timeout=timedelta(seconds=self._timeout),
+            timeout=timedelta(seconds=self._build_timeout),
         )
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
 
     def finish(self, work: dist.Work, *buffers: torch.Tensor) -> None:
         """Poll a collective to its end.

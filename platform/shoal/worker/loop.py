@@ -36,7 +36,8 @@ class Loop:
         self, name: str, job: Job, workload: Workload, rundir: Path, link: Link, store: tuple[str, int]
     ) -> None:
         self.name, self.job, self.workload, self.rundir, self.link = name, job, workload, rundir, link
-        self.groups = Groups(store, Timeouts(job.patience).collective, lambda: not link.inbox.empty())
+        timeouts = Timeouts(job.patience)
+        self.groups = Groups(store, timeouts.collective, timeouts.build, lambda: not link.inbox.empty())
         self.seat: tuple[int, int] | None = None
         self.step: Step | None = None
         self.saver: checkpoint.Saver | None = None
