@@ -133,7 +133,7 @@ def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:
      "full strength after 0.50 s; no step was lost."),
     ({"kind": "recovery", "sentence": "All well."}, "All well."),
     ({"kind": "evaluation", "step": 4, "bpb": 1.5}, "Held-out text at step 4: 1.5000 bits a byte."),
-    ({"kind": "run_ended", "status": "done"}, "The run ended: done."),
+    ({"kind": "run_ended", "status": "done"}, "The run ended (done)."),
 ])  # fmt: skip
 def test_sentences(event: dict[str, Any], told: str) -> None:
     assert sentence({"time": 0.0, **event}) == told

@@ -122,7 +122,7 @@ def _evaluation(event: Event) -> str:
 
 
 def _run_ended(event: Event) -> str:
-    return f"The run ended: {event.get('status')}{_because(event)}."
+    return f"The run ended ({event.get('status')}){_because(event)}."
 
 
 _SENTENCES: dict[str, Callable[[Event], str]] = {

@@ -112,7 +112,10 @@ def main() -> int:
     stop = Stop(arguments.attended)
     os.nice(10)
     os.environ.update(
-        MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+        MLFLOW_DISABLE_TELEMETRY="true",
+        MLFLOW_HTTP_REQUEST_TIMEOUT="10",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",  # tries again by itself, at its own pace
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",  # it would print a password in the URI
     )
     if not arguments.path.is_dir():
         print(f"shoal.tracking: there is no run directory {arguments.path}", file=sys.stderr)
