@@ -32,13 +32,21 @@ def documents(corpus: Corpus) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.u
 
 
 class _Decoder:
-    """Token ids to text, special tokens left out."""
+    """Token ids to text, special tokens left out and fill-in-the-middle undone."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
         self.tokenizer.decoder = decoders.ByteLevel()
+        self.special = corpus.manifest.special
 
-    def __call__(self, ids: npt.NDArray[np.unsignedinteger]) -> str:
+    def __call__(self, ids: npt.NDArray[np.unsignedinteger], *, fim: bool) -> str:
+        if not fim:
+            return self._text(ids)
+        hole = int(np.flatnonzero(ids == self.special["fim_hole"])[0])
+        end = int(np.flatnonzero(ids == self.special["fim_end"])[0])
+        return self._text(ids[:hole]) + self._text(ids[end:]) + self._text(ids[hole:end])
+
+    def _text(self, ids: npt.NDArray[np.unsignedinteger]) -> str:
         return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
     def pieces(self, ids: npt.NDArray[np.unsignedinteger]) -> list[str]:
@@ -52,7 +60,8 @@ def write_documents(path: str | Path, out: BinaryIO) -> None:
     decode = _Decoder(corpus)
     for row, ids in documents(corpus):
         fields = {key: row[key] for key in ("source", "file", "row", "lang")}
-        out.write(json.dumps({**fields, "text": decode(ids)}, ensure_ascii=False).encode() + b"\n")
+        text = decode(ids, fim=row["fim"])
+        out.write(json.dumps({**fields, "text": text}, ensure_ascii=False).encode() + b"\n")
 
 
 def show(path: str | Path, count: int) -> None:
@@ -67,7 +76,5 @@ def show(path: str | Path, count: int) -> None:
     totals = corpus.manifest.totals
     for by in ("by_source", "by_lang"):
         for name, counts in totals[by].items():
-            share = counts["bytes"] / max(1, counts["tokens"])
-            print(
-                f"{by[3:]:>8} {name}: {counts['tokens']:,} tokens, {counts['documents']:,} documents, {share:.2f} bytes a token"
-            )
+            figures = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
+            print(f"{by[3:]:>8} {name}: {figures}, {counts['bytes'] / max(1, counts['tokens']):.2f} bytes a token")

@@ -6,7 +6,10 @@ its samples, and the whole state of reading is one integer, the next position. N
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_data.errors import InputError
+from shoal_data.files import write_whole
 from shoal_data.manifest import Manifest
-from shoal_data.permutation import Permutation
-from shoal_data.verify import check_shard
+from shoal_data.order import SampleOrder
+from shoal_data.store import LocalStore, S3Store, open_store
 
 __all__ = ["Corpus", "Reader", "bits_per_byte"]
+
+Ids = Sequence[int] | npt.NDArray[np.int64]
 
 
 def bits_per_byte(nats: float, text_bytes: float) -> float:
@@ -31,35 +37,27 @@ class Corpus:
     """A finished corpus, opened; cheap to hold, safe to share between threads.
 
     Attributes:
-        path: its folder.
+        path: its folder or `s3://` URL.
         manifest: what it holds.
         digest: hex SHA-256 of the manifest, which itself holds the checksum of every file: names the content.
         token_bytes: bytes of text each token id stands for, (vocab_size,); 0 for special tokens.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
-        self.path, self.manifest, self.digest = path, manifest, digest
-        name = manifest.files["token_bytes"]["file"]
-        try:
-            table = np.load(path / name, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path / name}: {error}", "run `shoal data verify` and build the corpus again") from error
-        if table.shape != (manifest.vocab_size,):
-            raise InputError(f"{path / name}: {table.shape[0]} entries, the vocabulary has {manifest.vocab_size}")
-        self.token_bytes: npt.NDArray[np.uint16] = table
-        #: first token of each shard in the stream of all shards, and the total: (shards + 1,)
-        self.starts: npt.NDArray[np.int64] = np.concatenate(([0], np.cumsum(manifest.shards.tokens, dtype=np.int64)))
-        self._open: dict[int, npt.NDArray[np.unsignedinteger]] = {}
+    def __init__(self, path: str | Path, store: LocalStore | S3Store, manifest: Manifest, digest: str) -> None:
+        self.path, self.store, self.manifest, self.digest = Path(path), store, manifest, digest
+        self.token_bytes: npt.NDArray[np.uint16] = np.load(io.BytesIO(self._checked("token_bytes")), allow_pickle=False)
+        if self.token_bytes.shape != (manifest.vocab_size,):
+            raise InputError(f"{path}: token_bytes.npy has {self.token_bytes.shape} entries, not {manifest.vocab_size}")
+        self._tokenizer: Path | None = None
 
     @staticmethod
     def open(path: str | Path) -> Corpus:
-        """Open the corpus folder `path`.
+        """Open the corpus in a folder or under an `s3://bucket/prefix`.
 
         Raises:
             InputError: there is none, it is unfinished, or its files do not fit its manifest.
         """
-        folder = Path(path)
-        return Corpus(folder, *Manifest.load(folder))
+        return Corpus(path, *open_store(path))
 
     @property
     def vocab_size(self) -> int:
@@ -69,59 +67,56 @@ class Corpus:
     @property
     def tokens(self) -> int:
         """Tokens in all shards."""
-        return int(self.starts[-1])
+        return int(self.manifest.shards.tokens.sum())
 
     @property
     def tokenizer_path(self) -> Path:
-        """The `tokenizer.json` the corpus was encoded with."""
-        return self.path / self.manifest.files["tokenizer"]["file"]
+        """The `tokenizer.json` the corpus was encoded with; of a corpus on S3, a private local copy."""
+        if isinstance(self.store, LocalStore):
+            return self.path / self.manifest.files["tokenizer"]["file"]
+        if self._tokenizer is None:
+            self._tokenizer = Path(tempfile.mkdtemp(prefix="shoal-")) / "tokenizer.json"
+            write_whole(self._tokenizer, self._checked("tokenizer"))
+        return self._tokenizer
 
     def samples(self, seq_len: int) -> int:
         """Samples an epoch at `seq_len`: each predicts `seq_len` tokens that no other predicts."""
-        return max(0, (self.tokens - 1) // seq_len)
+        return sum(max(0, (int(starts[-1]) - 1) // seq_len) for _, starts in self.streams())
+
+    def streams(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """What samples are cut from: one stream of all shards, or one for each source if the manifest has weights.
+
+        Each is the indices of its shards (k,), and the first token of each in the stream, and the total (k + 1,).
+        """
+        tokens, source = self.manifest.shards.tokens, self.manifest.shards.source
+        members = [np.arange(len(tokens))]
+        if self.manifest.weights is not None:
+            members = [np.flatnonzero(source == number) for number in range(len(self.manifest.sources))]
+        return [(shards, np.concatenate(([0], np.cumsum(tokens[shards], dtype=np.int64)))) for shards in members]
 
     def reader(self, seq_len: int, seed: int) -> Reader:
         """Samples of `seq_len + 1` tokens in the order that `seed` names.
 
         Raises:
-            InputError: the corpus is shorter than one sample.
+            InputError: the corpus, or a source of it, is shorter than one sample.
         """
         return Reader(self, seq_len, seed)
 
-    def shard(self, index: int) -> npt.NDArray[np.unsignedinteger]:
-        """All token values of a shard, memory-mapped: (tokens,).
-
-        Raises:
-            InputError: the file is missing or has another size than the manifest says.
-        """
-        found = self._open.get(index)
-        if found is None:
-            shards = self.manifest.shards
-            path = check_shard(self.path, shards, index)
-            found = np.memmap(
-                path,
-                dtype=np.dtype(self.manifest.dtype).newbyteorder("<"),
-                mode="r",
-                offset=int(shards.offset[index]),
-                shape=(int(shards.tokens[index]),),
+    def _checked(self, role: str) -> bytes:
+        entry = self.manifest.files[role]
+        try:
+            content = self.store.small(entry["file"])
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path}/{entry['file']}: missing", "build or copy the corpus again") from error
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise InputError(
+                f"{self.path}/{entry['file']}: its SHA-256 is not the manifest's", "build or copy the corpus again"
             )
-            self._open[index] = found
-        return found
-
-    def span(self, first: int, out: npt.NDArray[np.int32]) -> None:
-        """Fill `out` with the consecutive tokens from `first` on of the stream of all shards."""
-        shard = int(np.searchsorted(self.starts, first, side="right")) - 1
-        done = 0
-        while done < len(out):
-            here = first + done - int(self.starts[shard])
-            part = self.shard(shard)[here : here + len(out) - done]
-            out[done : done + len(part)] = part
-            done += len(part)
-            shard += 1
+        return content
 
 
 class Reader:
-    """Reads samples by position: position p is index `p % samples` of epoch `p // samples`.
+    """Reads samples by position: of `samples` an epoch, position p is index `p % samples` of epoch `p // samples`.
 
     Attributes:
         samples: samples an epoch.
@@ -129,26 +124,60 @@ class Reader:
 
     def __init__(self, corpus: Corpus, seq_len: int, seed: int) -> None:
         self.corpus, self.seq_len, self.seed = corpus, seq_len, seed
-        self.samples = corpus.samples(seq_len)
-        if self.samples < 1:
-            raise InputError(
-                f"{corpus.path}: {corpus.tokens} tokens are less than one sample of seq_len + 1 = {seq_len + 1}",
-                "tokenize more text or choose a smaller seq_len",
-            )
+        manifest = corpus.manifest
+        self._streams = corpus.streams()
+        counts = [max(0, (int(starts[-1]) - 1) // seq_len) for _, starts in self._streams]
+        for number, count in enumerate(counts):
+            if count < 1:
+                what = f"source {manifest.sources[number]!r}" if manifest.weights else "the corpus"
+                raise InputError(
+                    f"{corpus.path}: {what} has {int(self._streams[number][1][-1])} tokens, less than one sample of "
+                    f"seq_len + 1 = {seq_len + 1}",
+                    "tokenize more text or choose a smaller seq_len",
+                )
+        self.samples = sum(counts)
+        weights = [manifest.weights[name] for name in manifest.sources] if manifest.weights else None
+        self._order = SampleOrder(counts, weights, seed)
 
-    def locate(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """First token, in the stream of all shards, of the samples at positions `ids`: (n,). Pure."""
+    def locate(self, ids: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where the samples at positions `ids` begin: stream, position of the shard in it, token in the shard. Pure."""
         position = np.asarray(ids, dtype=np.int64)
         if position.size and position.min() < 0:
             raise ValueError("positions in the global order start at 0")
-        epoch, index = np.divmod(position, self.samples)
-        sample = np.empty_like(index)
-        for one in np.unique(epoch):
-            here = epoch == one
-            sample[here] = Permutation(self.samples, self.seed, int(one))(index[here])
-        return sample * self.seq_len
+        stream, sample = self._order(position)
+        first = sample * self.seq_len
+        shard = np.empty_like(first)
+        for number in np.unique(stream).tolist():
+            mine = stream == number
+            starts = self._streams[number][1]
+            shard[mine] = np.searchsorted(starts, first[mine], side="right") - 1
+            first[mine] -= starts[shard[mine]]
+        return stream, shard, first
 
-    def read(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    def tokens(self, ids: Ids, out: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.integer]:
+        """Token ids of the samples at positions `ids`: (n, seq_len + 1), in the corpus's own dtype or into `out`."""
+        if out is None:
+            out = np.empty((len(ids), self.seq_len + 1), self.corpus.manifest.dtype)
+        stream, shard, first = self.locate(ids)
+        store, width, lengths = self.corpus.store, self.seq_len + 1, self.corpus.manifest.shards.tokens
+        places = list(zip(stream.tolist(), shard.tolist(), first.tolist(), strict=True))
+        if not isinstance(store, LocalStore):
+            for number, at, begin in places:
+                index = int(self._streams[number][0][at])
+                store.prefetch(index, begin, min(begin + width, int(lengths[index])))
+        for row, (number, at, begin) in zip(out, places, strict=True):
+            shards = self._streams[number][0]
+            got = store.tokens(int(shards[at]), begin, min(begin + width, int(lengths[shards[at]])))
+            row[: len(got)] = got
+            done = len(got)
+            while done < width:  # a sample that goes on in the next shard
+                at += 1
+                got = store.tokens(int(shards[at]), 0, min(width - done, int(lengths[shards[at]])))
+                row[done : done + len(got)] = got
+                done += len(got)
+        return out
+
+    def read(self, ids: Ids) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """The samples at positions `ids` of the global order.
 
         Returns:
@@ -156,6 +185,12 @@ class Reader:
             bytes: (n,) int64, UTF-8 bytes of text that the predicted tokens of each sample stand for.
         """
         tokens = np.empty((len(ids), self.seq_len + 1), np.int32)
-        for row, first in zip(tokens, self.locate(ids).tolist(), strict=True):
-            self.corpus.span(first, row)
+        self.tokens(ids, tokens)
         return tokens, self.corpus.token_bytes[tokens[:, 1:]].sum(axis=1, dtype=np.int64)
+
+    def prefetch(self, ids: Ids) -> None:
+        """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""
+        for number, at, begin in zip(*(part.tolist() for part in self.locate(ids)), strict=True):
+            index = int(self._streams[number][0][at])
+            end = min(begin + self.seq_len + 1, int(self.corpus.manifest.shards.tokens[index]))
+            self.corpus.store.prefetch(index, begin, end)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from shoal_data.build.recipe import Splits, Stream, splits_of
 from shoal_data.errors import InputError
 
 __all__ = ["Encoder", "load_encoder"]
@@ -28,6 +29,7 @@ class Encoder:
         vocab_size: one more than the largest token id.
         special: content of each special token -> id.
         digest: hex SHA-256 of the file.
+        tokens: text bytes of each token by id; empty for special tokens and unused ids.
     """
 
     def __init__(self, content: bytes, where: str) -> None:
@@ -42,27 +44,33 @@ class Encoder:
             raise InputError(f"{where}: not a tokenizer that can be used ({error})", remedy) from error
         self.digest = hashlib.sha256(content).hexdigest()
         self.vocab_size = 1 + max([*vocab, *self.special.values()])
-        self._lengths = np.zeros(self.vocab_size, np.uint16)
+        self.tokens: list[bytes] = [b""] * self.vocab_size
         for token, text in vocab.items():
-            self._lengths[token] = len(text)
-        self._lengths[list(self.special.values())] = 0
+            self.tokens[token] = text
+        for token in self.special.values():
+            self.tokens[token] = b""
+        self._splits: Splits | None = None
+        self._lengths = np.zeros(self.vocab_size, np.uint16)
+        self._lengths[:] = [len(text) for text in self.tokens]
 
     @property
     def token_bytes(self) -> npt.NDArray[np.uint16]:
         """Bytes of text each token id stands for, (vocab_size,); 0 for special tokens and unused ids."""
         return self._lengths
 
-    def encode(self, text: pa.LargeStringArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-        """Token ids of the documents `text` (n,), on the calling thread.
+    @property
+    def splits(self) -> Splits:
+        """How its tokens of punctuation and line breaks fall apart."""
+        if self._splits is None:
+            self._splits = splits_of(self.tokens, lambda texts: self.encode(pa.array(texts, pa.large_string())))
+        return self._splits
 
-        Returns:
-            offsets: (n + 1,), where each document's ids start in `ids`.
-            ids: the ids of all documents on end.
-        """
+    def encode(self, text: pa.LargeStringArray) -> Stream:
+        """Token ids of the documents `text` (n,), on the calling thread."""
         layout = self._backend.encode_batch(ak.from_arrow(text), parallel=False).layout
         offsets = np.asarray(layout.offsets.data)
         ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
-        return (offsets - offsets[0]).astype(np.int64, copy=False), ids
+        return Stream((offsets - offsets[0]).astype(np.int64, copy=False), ids)
 
 
 @lru_cache(maxsize=2)

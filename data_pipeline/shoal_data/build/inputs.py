@@ -19,6 +19,7 @@ from shoal_data.errors import InputError
 __all__ = ["Part", "Piece", "plan_parts", "source_name"]
 
 _COMPRESSED = (".gz", ".zst")
+_SMALLEST, _LARGEST = 4 << 20, 32 << 20
 _NOTHING = "check the pattern (quote it, so that the shell does not expand it) and that the files exist"
 
 
@@ -66,22 +67,24 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
     Args:
         inputs: globs (`**` for any depth), each with an optional `NAME=` in front that names its source.
         column: the column or field with the text.
-        target: bytes of text a part; small files share a part, large ones are cut at row groups or lines.
+        target: bytes of text a part; small files share a part, large ones are cut at row groups or lines. 0 to choose:
+            an eighth of the text, within 4 to 32 MiB, so that small jobs run in parallel and large ones stay few.
 
     Raises:
         InputError: a glob that matches nothing.
     """
-    by_source: dict[str, list[Piece]] = {}
-    seen: set[str] = set()
+    files: dict[str, str] = {}
     for pattern in inputs:
         name, path_glob = _named(pattern)
         paths = sorted(path for path in glob.glob(path_glob, recursive=True) if os.path.isfile(path))
         if not paths:
             raise InputError(f"--input {pattern!r}: no file matches", _NOTHING)
         for path in paths:
-            if path not in seen:
-                seen.add(path)
-                by_source.setdefault(name or source_name(path), []).extend(_pieces(path, column, target))
+            files.setdefault(path, name or source_name(path))
+    target = target or min(_LARGEST, max(_SMALLEST, sum(_text_size(path) for path in files) // 8))
+    by_source: dict[str, list[Piece]] = {}
+    for path, source in files.items():
+        by_source.setdefault(source, []).extend(_pieces(path, column, target))
     parts: list[Part] = []
     for source in sorted(by_source):
         group: list[Piece] = []
@@ -111,6 +114,12 @@ def source_name(path: str) -> str:
 def _named(pattern: str) -> tuple[str, str]:
     found = re.match(r"([A-Za-z0-9_.-]+)=(.+)", pattern)
     return (found[1], found[2]) if found else ("", pattern)
+
+
+def _text_size(path: str) -> int:
+    """Bytes of text in a file, guessed from its size: compressed formats hold about four times as much."""
+    packed = path.lower().endswith((*_COMPRESSED, ".parquet", ".pq"))
+    return os.path.getsize(path) * (4 if packed else 1)
 
 
 def _pieces(path: str, column: str, target: int) -> list[Piece]:

@@ -10,46 +10,41 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import ray.data
 
-from shoal_data.build.documents import Documents, Quarantined, read_piece
+from shoal_data.build.duplicates import find_duplicates
 from shoal_data.build.encode import Encoder, load_encoder
+from shoal_data.build.encode_part import Recipe, encode_part, part_record
 from shoal_data.build.inputs import Part, plan_parts
-from shoal_data.build.progress import Progress
-from shoal_data.build.session import ray_session
-from shoal_data.build.shards import ShardEntry, write_shard
-from shoal_data.build.special import end_of_text
+from shoal_data.build.special import beginning_of_text, end_of_text, fim_sentinels
+from shoal_data.build.tasks import run_parts
 from shoal_data.errors import InputError
 from shoal_data.files import sha256_file, sweep_temporary, write_json, write_whole
 from shoal_data.manifest import MANIFEST, Manifest, Shards
+from shoal_data.permutation import Permutation
 from shoal_data.verify import verify
 
-__all__ = ["TokenizeOptions", "tokenize"]
-
-PART_BYTES = 32 << 20
+__all__ = ["Recipe", "TokenizeOptions", "tokenize"]
 
 
 @dataclass(frozen=True)
 class TokenizeOptions:
-    """What the corpus is made with; recorded in its manifest.
+    """What the corpus is made from; recorded in its manifest.
 
     Attributes:
         column: column or field that holds the text.
-        part_bytes: bytes of text a task works on.
-        strict: broken input is an error instead of a line in `quarantine.jsonl`.
+        part_bytes: bytes of text a task works on; 0 to choose by the size of the text.
+        recipe: what happens to documents on the way.
     """
 
     column: str = "text"
-    part_bytes: int = PART_BYTES
-    strict: bool = False
+    part_bytes: int = 0
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, options: TokenizeOptions) -> Manifest:
@@ -58,32 +53,55 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
     Run again after it was killed, it finishes what is missing; run again after it finished, it does nothing.
 
     Raises:
-        InputError: nothing matches, the tokenizer cannot be used, `out` holds another corpus, or (strict) bad input.
+        InputError: nothing matches, the tokenizer cannot be used, `out` holds another corpus, a setting is out of
+            range, or (strict) bad input.
     """
-    corpus = Path(out)
+    corpus, recipe = Path(out), options.recipe
+    recipe.check()
     encoder = load_encoder(tokenizer)
+    _specials(encoder, recipe)
     parts = plan_parts(inputs, options.column, options.part_bytes)
+    unknown = set(recipe.weights or {}) ^ {part.source for part in parts}
+    if recipe.weights and unknown:
+        raise InputError(
+            f"--mixture: {', '.join(sorted(unknown))} is weighted but not among the inputs, or the other way round",
+            f"weigh each of {', '.join(sorted({part.source for part in parts}))}",
+        )
     _claim(corpus, parts, encoder, options)
-    if (corpus / MANIFEST).exists() and all(_record(corpus, part.id) is not None for part in parts):
+    missing = [part for part in parts if part_record(corpus, part.id) is None]
+    if (corpus / MANIFEST).exists() and not missing:
         return verify(corpus, full=False)
     for folder in (corpus, corpus / "job", corpus / "shards"):
         sweep_temporary(folder)
-    tokenizer_file = corpus / "tokenizer.json"
-    write_whole(tokenizer_file, Path(tokenizer).read_bytes())
-    missing = [part for part in parts if _record(corpus, part.id) is None]
+    write_whole(corpus / "tokenizer.json", Path(tokenizer).read_bytes())
     if missing:
-        with ray_session():
-            _run(corpus, missing, encoder, options)
+        if recipe.deduplicate:
+            find_duplicates(parts, options.column, corpus / "job")
+        settings = {
+            "corpus": str(corpus.absolute()),
+            "tokenizer": str((corpus / "tokenizer.json").absolute()),
+            "digest": encoder.digest,
+            "column": options.column,
+            "recipe": asdict(recipe),
+        }
+        run_parts("tokenize", encode_part, missing, settings, ["documents", "tokens"])
     return _finish(corpus, parts, encoder, options)
+
+
+def _specials(encoder: Encoder, recipe: Recipe) -> dict[str, int]:
+    """Ids of the special tokens the recipe uses, by role."""
+    ids = {"eos": end_of_text(encoder.special)}
+    if recipe.bos:
+        ids["bos"] = beginning_of_text(encoder.special)
+    if recipe.fim_rate > 0:
+        ids.update(zip(("fim_begin", "fim_hole", "fim_end"), fim_sentinels(encoder.special), strict=True))
+    return ids
 
 
 def _claim(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: TokenizeOptions) -> None:
     """Make `corpus` this job's, or see that it already is."""
-    job = json.loads(
-        json.dumps(
-            {"tokenizer": encoder.digest, "options": asdict(options), "parts": [part.to_json() for part in parts]}
-        )
-    )
+    plan = {"tokenizer": encoder.digest, "options": asdict(options), "parts": [part.to_json() for part in parts]}
+    job = json.loads(json.dumps(plan))
     path = corpus / "job" / "job.json"
     if path.exists():
         if json.loads(path.read_bytes()) != job:
@@ -97,125 +115,34 @@ def _claim(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Token
     write_json(path, job)
 
 
-def _record(corpus: Path, part: int) -> dict[str, Any] | None:
-    """What part `part` made, if it is done and its shards stand."""
-    try:
-        record: dict[str, Any] = json.loads((corpus / "job" / f"{part:06d}.json").read_bytes())
-    except FileNotFoundError:
-        return None
-    for shard in record["shards"]:
-        path = corpus / shard["file"]
-        if not path.exists() or path.stat().st_size != shard["size"]:
-            return None
-    return record
-
-
-def _run(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: TokenizeOptions) -> None:
-    rows = [{"part": json.dumps(part.to_json())} for part in parts]
-    task = {
-        "corpus": str(corpus.absolute()),
-        "tokenizer": str((corpus / "tokenizer.json").absolute()),
-        "digest": encoder.digest,
-        "options": asdict(options),
-    }
-    progress = Progress("tokenize", sum(piece.size for part in parts for piece in part.pieces))
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        partial(_encode_parts, task=task), batch_size=1, batch_format="numpy", num_cpus=1
-    )
-    documents = tokens = 0
-    for row in done.iter_rows():
-        if row["error"]:
-            raise InputError(row["error"], "mend the input, or leave out --strict to quarantine it")
-        documents, tokens = documents + row["documents"], tokens + row["tokens"]
-        progress.advance(row["bytes"], f"{documents:,} documents  {tokens:,} tokens")
-    progress.finish(f"{documents:,} documents  {tokens:,} tokens")
-
-
-def _encode_parts(batch: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
-    """The Ray Data task: encode the parts of `batch`, return a row of figures for each."""
-    options = TokenizeOptions(**task["options"])
-    encoder = load_encoder(task["tokenizer"], task["digest"])
-    rows = []
-    for text in batch["part"]:
-        part = Part.from_json(json.loads(text))
-        try:
-            rows.append(_encode_part(Path(task["corpus"]), part, encoder, options))
-        except InputError as error:
-            rows.append({"documents": 0, "tokens": 0, "bytes": 0, "error": str(error)})
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _encode_part(corpus: Path, part: Part, encoder: Encoder, options: TokenizeOptions) -> dict[str, Any]:
-    quarantine: list[Quarantined] = []
-    read = [documents for piece in part.pieces for documents in read_piece(piece, options.column, quarantine)]
-    if options.strict and quarantine:
-        first = quarantine[0]
-        raise InputError(f"{first.file}, row {first.row}: {first.cause}")
-    shards: list[ShardEntry] = []
-    by_lang: dict[str, list[int]] = {}
-    if read:
-        shards.append(_encode_documents(corpus, part, read, encoder, by_lang))
-    record = {
-        "part": part.id,
-        "shards": [asdict(shard) for shard in shards],
-        "by_lang": dict(sorted(by_lang.items())),
-        "quarantine": [asdict(entry) for entry in quarantine],
-    }
-    write_json(corpus / "job" / f"{part.id:06d}.json", record)
-    return {
-        "documents": sum(shard.documents for shard in shards),
-        "tokens": sum(shard.tokens for shard in shards),
-        "bytes": sum(shard.text_bytes for shard in shards),
-        "error": "",
-    }
-
-
-def _encode_documents(
-    corpus: Path, part: Part, read: Sequence[Documents], encoder: Encoder, by_lang: dict[str, list[int]]
-) -> ShardEntry:
-    text = pa.concat_arrays([documents.text for documents in read])
-    offsets, ids = encoder.encode(text)
-    # One end-of-text token after each document.
-    ids = np.insert(ids, offsets[1:], end_of_text(encoder.special))
-    offsets = offsets + np.arange(len(offsets))
-    dtype = np.uint16 if encoder.vocab_size <= 1 << 16 else np.uint32
-    lengths = pa.compute.binary_length(text).cast(pa.int64())
-    files = pa.array(np.repeat(np.arange(len(read), dtype=np.int32), [len(documents.row) for documents in read]))
-    lang = pa.concat_arrays([documents.lang for documents in read])
-    columns = {
-        "file": pa.DictionaryArray.from_arrays(files, pa.array([documents.path for documents in read])),
-        "row": pa.array(np.concatenate([documents.row for documents in read])),
-        "lang": lang.dictionary_encode(),
-        "bytes": lengths,
-    }
-    table = pa.table({"lang": lang, "tokens": pa.array(np.diff(offsets)), "bytes": lengths})
-    for row in table.group_by("lang").aggregate([("tokens", "sum"), ("lang", "count"), ("bytes", "sum")]).to_pylist():
-        by_lang[row["lang"]] = [row["tokens_sum"], row["lang_count"], row["bytes_sum"]]
-    return write_shard(corpus, f"{part.id:06d}", part.source, columns, offsets, ids.astype(dtype, copy=False))
-
-
-def _finish(corpus: Path, parts: Iterable[Part], encoder: Encoder, options: TokenizeOptions) -> Manifest:
+def _finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: TokenizeOptions) -> Manifest:
     """Write quarantine, token lengths and, last, the manifest."""
-    records = [_record(corpus, part.id) for part in parts]
-    rows = [shard for record in records if record for shard in record["shards"]]
+    recipe = options.recipe
+    records = [part_record(corpus, part.id) or {"shards": [], "quarantine": [], "by_lang": {}} for part in parts]
+    order = np.arange(len(parts))
+    if recipe.shuffle:
+        order = Permutation(len(parts), recipe.seed, "parts")(order)
+    rows = [shard for at in order for shard in records[at]["shards"]]
     if not rows:
         raise InputError(f"{corpus}: no document could be read", f"see why in {corpus / 'job'} (field quarantine)")
     sources = sorted({row["source"] for row in rows})
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     columns["source"] = [sources.index(name) for name in columns["source"]]
-    lines = [json.dumps(entry, ensure_ascii=False) for record in records if record for entry in record["quarantine"]]
+    lines = [json.dumps(entry, ensure_ascii=False) for record in records for entry in record["quarantine"]]
     write_whole(corpus / "quarantine.jsonl", "".join(line + "\n" for line in lines).encode())
     table = io.BytesIO()
     np.save(table, encoder.token_bytes)
     write_whole(corpus / "token_bytes.npy", table.getvalue())
     roles = {"tokenizer": "tokenizer.json", "token_bytes": "token_bytes.npy", "quarantine": "quarantine.jsonl"}
+    total = sum((recipe.weights or {}).values())
     manifest = Manifest(
         dtype="uint16" if encoder.vocab_size <= 1 << 16 else "uint32",
         vocab_size=encoder.vocab_size,
         sources=sources,
         shards=Shards.from_columns(columns),
         files={role: {"file": name, "sha256": sha256_file(corpus / name)} for role, name in roles.items()},
-        special={"eos": end_of_text(encoder.special)},
+        weights={name: recipe.weights[name] / total for name in sources} if recipe.weights else None,
+        special=_specials(encoder, recipe),
         totals=_totals(records, rows),
         options=asdict(options),
         version=importlib.metadata.version("shoal"),
@@ -224,7 +151,7 @@ def _finish(corpus: Path, parts: Iterable[Part], encoder: Encoder, options: Toke
     return manifest
 
 
-def _totals(records: Sequence[dict[str, Any] | None], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _totals(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def add(into: dict[str, dict[str, int]], name: str, tokens: int, documents: int, size: int) -> None:
         entry = into.setdefault(name, {"tokens": 0, "documents": 0, "bytes": 0})
         entry["tokens"] += tokens
@@ -238,6 +165,12 @@ def _totals(records: Sequence[dict[str, Any] | None], rows: Sequence[dict[str, A
         add(everything, "", row["tokens"], row["documents"], row["text_bytes"])
         add(by_source, row["source"], row["tokens"], row["documents"], row["text_bytes"])
     for record in records:
-        for lang, counts in (record or {})["by_lang"].items():
+        for lang, counts in record["by_lang"].items():
             add(by_lang, lang, *counts)
-    return {**everything[""], "by_source": by_source, "by_lang": dict(sorted(by_lang.items()))}
+    return {
+        **everything[""],
+        "duplicates": sum(record.get("duplicates", 0) for record in records),
+        "quarantined": sum(len(record["quarantine"]) for record in records),
+        "by_source": dict(sorted(by_source.items())),
+        "by_lang": dict(sorted(by_lang.items())),
+    }

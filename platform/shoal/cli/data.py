@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,11 +28,16 @@ def tokenizer_train(
     column: Column = "text",
     pattern: Annotated[str, typer.Option(help="Pre-tokenizer: deepseek-v3, gpt2 or cl100k.")] = "deepseek-v3",
     min_frequency: Annotated[int, typer.Option(help="Pairs that occur less often are not merged.")] = 0,
+    min_word_count: Annotated[int, typer.Option(help="Leave out rarer pre-tokens: bounds memory on huge text.")] = 1,
+    special: Annotated[list[str] | None, typer.Option(help="NAME=ID, a special token at a chosen id.")] = None,
 ) -> None:
     """Train a byte-level BPE tokenizer on text."""
     from shoal_data.build.tokenizer import TrainOptions, train
 
-    options = TrainOptions(vocab_size=vocab_size, column=column, pattern=pattern, min_frequency=min_frequency)
+    options = TrainOptions(vocab_size, column, pattern, min_frequency, min_word_count)
+    if special:
+        ids = {name: int(value) for name, value in _pairs("--special", special, "an id").items()}
+        options = replace(options, special=ids)
     print(train(inputs, out, options))
 
 
@@ -41,14 +47,38 @@ def tokenize(
     tokenizer: Annotated[Path, typer.Option(help="A byte-level BPE tokenizer.json.")],
     out: Annotated[Path, typer.Option(help="Folder for the corpus.")],
     column: Column = "text",
+    seed: Annotated[int, typer.Option(help="Names everything random.")] = 0,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Order documents by the seed.")] = False,
+    bos: Annotated[bool, typer.Option("--bos", help="Begin documents with the beginning-of-text token.")] = False,
+    fim_rate: Annotated[float, typer.Option(help="Share of documents in PSM order (DeepSeek-V3: 0.1).")] = 0.0,
+    split_rate: Annotated[float, typer.Option(help="Share of punctuation-and-newline tokens to split.")] = 0.0,
+    deduplicate: Annotated[bool, typer.Option("--deduplicate", help="Leave out documents seen before.")] = False,
+    mixture: Annotated[list[str] | None, typer.Option(help="SOURCE=WEIGHT, one for each source.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Broken input is an error, not quarantined.")] = False,
 ) -> None:
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
-    from shoal_data.build.tokenize import TokenizeOptions
+    from shoal_data.build.tokenize import Recipe, TokenizeOptions
     from shoal_data.build.tokenize import tokenize as build
 
-    totals = build(inputs, tokenizer, out, TokenizeOptions(column=column, strict=strict)).totals
+    weights = _pairs("--mixture", mixture, "a weight") if mixture else None
+    recipe = Recipe(seed, shuffle, bos, fim_rate, split_rate, deduplicate, weights, strict)
+    totals = build(inputs, tokenizer, out, TokenizeOptions(column=column, recipe=recipe)).totals
     print(f"{out}: {totals['tokens']:,} tokens, {totals['documents']:,} documents, {totals['bytes']:,} bytes of text")
+    if totals["quarantined"]:
+        print(f"{totals['quarantined']:,} rows or files were left out: {out / 'quarantine.jsonl'} says which and why")
+
+
+def _pairs(option: str, values: list[str], what: str) -> dict[str, float]:
+    from shoal.errors import UserError
+
+    pairs = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        try:
+            pairs[name] = float(number)
+        except ValueError as error:
+            raise UserError(f"{option} {value!r}: no number after '='", f"write NAME={what}") from error
+    return pairs
 
 
 @app.command()

@@ -1,0 +1,123 @@
+"""Counting the pre-tokens of a corpus: partial sums a part, then a hash-partitioned reduce, both on Ray Data.
+
+A task's memory is bounded by its part or its partition, whatever the size of the corpus; partial sums lie in files, so
+a job that is run again counts only what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shoal_data.build.documents import Quarantined, read_piece
+from shoal_data.build.inputs import Part, Piece
+from shoal_data.build.tasks import run_parts
+from shoal_data.build.wordcount import WordCounter
+from shoal_data.files import write_whole
+
+__all__ = ["count_words"]
+
+_PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in memory many times over
+
+
+def count_words(
+    parts: Sequence[Part], column: str, pattern: str, folder: Path, min_count: int
+) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
+    """Distinct pre-tokens of all parts and how often each occurs (64-bit).
+
+    Args:
+        column: column or field with the text.
+        pattern: pre-tokenizer, a key of `shoal_data.build.patterns.PATTERNS`.
+        folder: where partial sums are kept.
+        min_count: leave out words that occur less often in all parts together.
+    """
+    partitions = max(1, sum(piece.size for part in parts for piece in part.pieces) // _PARTITION_BYTES)
+    settings = {
+        "column": column,
+        "pattern": pattern,
+        "folder": str(folder.absolute()),
+        "partitions": partitions,
+        "parts": [part.id for part in parts],
+        "min_count": min_count,
+    }
+    missing = [part for part in parts if not _partial(folder, part.id).exists()]
+    if missing:
+        run_parts("count", _count_part, missing, settings, ["documents"])
+    if partitions == 1:
+        return _sum_partition(folder, 0, settings)
+    reduces = [Part(index, "", (Piece("", "counts", 0, 0, 0, 1),)) for index in range(partitions)]
+    missing = [part for part in reduces if not _reduced(folder, part.id).exists()]
+    if missing:
+        run_parts("reduce", _reduce_partition, missing, settings, ["words"])
+    tables = [_read(_reduced(folder, part.id)).read_all() for part in reduces]
+    table = pa.concat_tables(tables).combine_chunks()
+    return table["word"].chunk(0), table["count"].to_numpy()
+
+
+def _partial(folder: Path, part: int) -> Path:
+    return folder / f"counts-{part:06d}.arrow"
+
+
+def _reduced(folder: Path, partition: int) -> Path:
+    return folder / f"reduced-{partition:06d}.arrow"
+
+
+def _read(path: Path) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))
+
+
+def _count_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
+    """Write the counts of one part, a record batch a partition of the words by hash."""
+    quarantine: list[Quarantined] = []
+    counter = WordCounter(settings["pattern"])
+    documents = size = 0
+    for piece in part.pieces:
+        for read in read_piece(piece, settings["column"], quarantine):
+            counter.add_text(read.text)
+            documents += len(read.text)
+            size += pc.sum(pc.binary_length(read.text)).as_py()
+    words, counts, hashes = counter.items()
+    partition = (hashes >> 32) % settings["partitions"]
+    batches = []
+    for index in range(settings["partitions"]):
+        chosen = pa.array(np.flatnonzero(partition == index))
+        batches.append(_batch(words.take(chosen), counts[chosen.to_numpy()]))
+    _write(_partial(Path(settings["folder"]), part.id), batches)
+    return {"bytes": size, "documents": documents, "words": len(counter)}
+
+
+def _reduce_partition(part: Part, settings: dict[str, Any]) -> dict[str, int]:
+    folder = Path(settings["folder"])
+    words, counts = _sum_partition(folder, part.id, settings)
+    _write(_reduced(folder, part.id), [_batch(words, counts)])
+    return {"bytes": 1, "words": len(words)}
+
+
+def _sum_partition(
+    folder: Path, partition: int, settings: dict[str, Any]
+) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
+    counter = WordCounter(settings["pattern"])
+    for part in settings["parts"]:
+        batch = _read(_partial(folder, part)).get_batch(partition)
+        counter.add_counts(batch["word"], batch["count"].to_numpy())
+    words, counts, _ = counter.items()
+    kept = counts >= settings["min_count"]
+    return (words, counts) if kept.all() else (words.filter(pa.array(kept)), counts[kept])
+
+
+def _batch(words: pa.LargeBinaryArray, counts: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    return pa.record_batch({"word": words, "count": pa.array(counts)})
+
+
+def _write(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    write_whole(path, memoryview(sink.getvalue()))

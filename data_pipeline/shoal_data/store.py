@@ -1,0 +1,265 @@
+"""Where shards are read from: a local folder, memory-mapped, or S3, by range into a bounded local cache.
+
+S3 reads are made in blocks. Each answer is checked for length and for the checksum that the object store sends with
+it; a failed, cut or corrupt one is asked for again with backoff. A slow object slows its reader and no other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_data.errors import InputError
+from shoal_data.manifest import MANIFEST, Manifest, Shards
+from shoal_data.verify import check_shard
+
+__all__ = ["LocalStore", "S3Store", "Store", "open_store"]
+
+Tokens = npt.NDArray[np.unsignedinteger]
+
+
+class Store(Protocol):
+    """Token values by shard and range."""
+
+    def small(self, name: str) -> bytes:
+        """The whole of a small file."""
+
+    def tokens(self, shard: int, first: int, last: int) -> Tokens:
+        """Token values `first` to `last` (half open) of a shard."""
+
+    def prefetch(self, shard: int, first: int, last: int) -> None:
+        """Begin to read what `tokens` will be asked for."""
+
+
+class LocalStore:
+    """A corpus folder on this machine; every shard is mapped when it is first read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._manifest: Manifest | None = None
+        self._open: dict[int, Tokens] = {}
+
+    def attach(self, manifest: Manifest) -> None:
+        """Serve the shards of `manifest`."""
+        self._manifest = manifest
+
+    def small(self, name: str) -> bytes:
+        """The whole of a file in the corpus folder."""
+        return (self.folder / name).read_bytes()
+
+    def whole(self, shard: int) -> Tokens:
+        """All token values of a shard, mapped.
+
+        Raises:
+            InputError: the file is missing or has another size than the manifest says.
+        """
+        found = self._open.get(shard)
+        if found is None:
+            assert self._manifest is not None
+            shards = self._manifest.shards
+            path = check_shard(self.folder, shards, shard)
+            dtype = np.dtype(self._manifest.dtype).newbyteorder("<")
+            size = int(shards.tokens[shard])
+            mapped = np.memmap(path, dtype=dtype, mode="r", offset=int(shards.offset[shard]), shape=(size,))
+            found = self._open[shard] = mapped.view(np.ndarray)
+        return found
+
+    def tokens(self, shard: int, first: int, last: int) -> Tokens:
+        """A view into the mapped shard."""
+        return self.whole(shard)[first:last]
+
+    def prefetch(self, shard: int, first: int, last: int) -> None:
+        """Nothing: the page cache does it."""
+
+
+@dataclass
+class Stalls:
+    """How often and how long readers waited for S3, and how many answers had to be asked for again."""
+
+    waits: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+
+
+class S3Store:
+    """A corpus under an `s3://bucket/prefix`, read by range.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        client: a boto3 S3 client; made from the environment if None.
+        cache_bytes: memory for blocks; the least recently used go first.
+        block_bytes: size of a range read.
+        attempts: how often a block is asked for before the reader gives up.
+        wait: called with seconds between attempts (tests pass their own).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client: Any = None,
+        cache_bytes: int = 256 << 20,
+        block_bytes: int = 1 << 20,
+        attempts: int = 8,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self.url, self.bucket, self.prefix = url, bucket, prefix.rstrip("/")
+        self._client = client or _client()
+        self._blocks: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
+        self._room = max(4, cache_bytes // block_bytes)
+        self._block, self._attempts, self._wait = block_bytes, attempts, wait
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="shoal-s3")
+        self._manifest: Manifest | None = None
+        self.stalls = Stalls()
+
+    def attach(self, manifest: Manifest) -> None:
+        """Serve the shards of `manifest`."""
+        self._manifest = manifest
+
+    def small(self, name: str) -> bytes:
+        """The whole of an object.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self._get(name, None)
+
+    def tokens(self, shard: int, first: int, last: int) -> Tokens:
+        """Token values from the blocks that hold them.
+
+        Raises:
+            InputError: an object cannot be had after all attempts, or has another size than the manifest says.
+        """
+        name, begin, end, dtype = self._range(shard, first, last)
+        parts = []
+        for block in range(begin // self._block, (end - 1) // self._block + 1):
+            content = self._wait_for(self._ask(name, block))
+            base = block * self._block
+            parts.append(content[max(0, begin - base) : end - base])
+        content = b"".join(parts)
+        if len(content) != end - begin:
+            raise InputError(
+                f"{self.url}/{name}: ends before byte {end}, the manifest says it does not",
+                "upload the shard again; `shoal data verify` on the source folder shows whether that one is whole",
+            )
+        return np.frombuffer(content, dtype)
+
+    def prefetch(self, shard: int, first: int, last: int) -> None:
+        """Ask for the blocks in the background."""
+        name, begin, end, _ = self._range(shard, first, last)
+        for block in range(begin // self._block, (end - 1) // self._block + 1):
+            self._ask(name, block)
+
+    def _range(self, shard: int, first: int, last: int) -> tuple[str, int, int, np.dtype[Any]]:
+        assert self._manifest is not None
+        shards: Shards = self._manifest.shards
+        dtype = np.dtype(self._manifest.dtype).newbyteorder("<")
+        offset = int(shards.offset[shard])
+        begin, end = offset + first * dtype.itemsize, offset + last * dtype.itemsize
+        return shards.file[shard].decode(), begin, end, dtype
+
+    def _ask(self, name: str, block: int) -> Future[bytes]:
+        key = (name, block)
+        with self._lock:
+            found = self._blocks.get(key)
+            if found is None or (found.done() and found.exception() is not None):
+                found = self._pool.submit(self._get, name, block)
+                self._blocks[key] = found
+            self._blocks.move_to_end(key)
+            while len(self._blocks) > self._room:
+                self._blocks.popitem(last=False)
+        return found
+
+    def _wait_for(self, block: Future[bytes]) -> bytes:
+        if not block.done():
+            start = time.monotonic()
+            try:
+                return block.result()
+            finally:
+                self.stalls.waits += 1
+                self.stalls.seconds += time.monotonic() - start
+        return block.result()
+
+    def _get(self, name: str, block: int | None) -> bytes:
+        """One object or block of it, asked for until it arrives whole."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = f"{self.prefix}/{name}" if self.prefix else name
+        wanted = {} if block is None else {"Range": f"bytes={block * self._block}-{(block + 1) * self._block - 1}"}
+        problem: Exception | None = None
+        for attempt in range(self._attempts):
+            if attempt:
+                with self._lock:
+                    self.stalls.retries += 1
+                self._wait(min(8.0, 0.05 * 2**attempt))
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED", **wanted)
+                content: bytes = answer["Body"].read()
+                if len(content) == answer["ContentLength"]:
+                    return content
+                problem = OSError(f"{len(content)} of {answer['ContentLength']} bytes came")
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code"))
+                if code in ("NoSuchKey", "404", "NoSuchBucket"):
+                    raise FileNotFoundError(f"{self.url}/{name}") from error
+                if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                    raise InputError(
+                        f"{self.url}/{name}: {error}", "check the AWS credentials and bucket policy"
+                    ) from error
+                problem = error
+            except (BotoCoreError, OSError) as error:
+                problem = error
+        raise InputError(
+            f"{self.url}/{name}: not read after {self._attempts} attempts ({problem})",
+            "check the network and the object store; reading goes on from the same position",
+        ) from problem
+
+
+def _client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    # Retries are counted here, so that they show; a request that hangs is given up after a minute.
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60, max_pool_connections=16)
+    return boto3.client("s3", config=config)
+
+
+def open_store(path: str | Path) -> tuple[LocalStore | S3Store, Manifest, str]:
+    """The store at a folder or `s3://` URL, its manifest, and the manifest's digest.
+
+    Raises:
+        InputError: no finished corpus there.
+    """
+    if str(path).startswith("s3://"):
+        store = S3Store(str(path))
+        manifest, digest = read_manifest(store)
+        return store, manifest, digest
+    local = LocalStore(Path(path))
+    manifest, digest = Manifest.load(local.folder)
+    local.attach(manifest)
+    return local, manifest, digest
+
+
+def read_manifest(store: S3Store) -> tuple[Manifest, str]:
+    """The manifest of an S3 corpus and its digest; the store serves its shards from then on.
+
+    Raises:
+        InputError: no finished corpus there.
+    """
+    where = f"{store.url}/{MANIFEST}"
+    try:
+        manifest, digest = Manifest.parse(store.small(MANIFEST), where)
+    except FileNotFoundError as error:
+        raise InputError(f"{where}: no corpus here", "upload the whole folder of a finished corpus") from error
+    store.attach(manifest)
+    return manifest, digest
