@@ -18,8 +18,8 @@ from shoal.config import Job, parse
 from shoal.control.actor import Controller, controller_name
 from shoal.control.spawn import NAMESPACE
 from shoal.errors import UserError
-from shoal.nodes import free_slots, living
-from shoal.plan import first_plan
+from shoal.nodes import free_slots, living, on_node
+from shoal.plan import Node, first_plan
 from shoal.record import read
 from shoal.record.rundir import RunDir, check_run_id
 from shoal.workload import Workload, load_workload
@@ -114,10 +114,19 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
     run.close()
     places = {(seat.cell, seat.rank): node for seat, node in seats.items()}
-    controller = Controller.options(name=name, namespace=NAMESPACE, lifetime="detached").remote(  # type: ignore[attr-defined]
-        job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about
-    )
+    controller = Controller.options(  # type: ignore[attr-defined]
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        scheduling_strategy=on_node(quiet_node(living(job.slot_resource), ray.get_runtime_context().get_node_id())),
+    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about)
     return controller, controller.run.remote()
+
+
+def quiet_node(nodes: list[Node], own: str) -> Node:
+    """Where the controller sits: a node without slots (the head), since training nodes are those that are taken away;
+    else the driver's `own` (a Ray node id)."""
+    return min(nodes, key=lambda node: (node.slots > 0, node.ray_id != own))
 
 
 def follow(controller: Any, outcome: Any, path: Path, show: Callable[[str, dict[str, Any]], None]) -> tuple[str, str]:
