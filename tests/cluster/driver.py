@@ -1,8 +1,8 @@
 """Runs inside a local cluster (`connect.execute`) and prints, as one line of JSON, what a Ray driver sees there."""
 
+import argparse
 import json
 import os
-import sys
 
 import ray
 
@@ -29,18 +29,20 @@ def plain_task() -> str:
     return ray.get_runtime_context().get_node_id()
 
 
-def main(nodes: list[str]) -> dict:
+def main(nodes: list[str], to_drain: str | None) -> None:
     ray.init(log_to_driver=False, logging_level="error")
     workers = [Worker.options(label_selector={NODE_LABEL: node}).remote() for node in nodes]
-    found = {
-        "ray_nodes": ray.nodes(),
-        "workers": dict(zip(nodes, ray.get([w.where.remote() for w in workers], timeout=90), strict=True)),
-        "task_on": ray.get(plain_task.remote(), timeout=90),
-        "draining": drain.draining_nodes(),
-    }
+    where = dict(zip(nodes, ray.get([w.where.remote() for w in workers], timeout=90), strict=True))
+    if to_drain:
+        drain.drain_node(os.environ["RAY_ADDRESS"], where[to_drain]["node_id"], 60, "test")
+    task_on = ray.get(plain_task.remote(), timeout=90)
+    found = {"ray_nodes": ray.nodes(), "workers": where, "task_on": task_on, "draining": drain.draining_nodes()}
     print(json.dumps(found))
-    return found
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    options = argparse.ArgumentParser()
+    options.add_argument("--drain")
+    options.add_argument("nodes", nargs="+")
+    asked = options.parse_args()
+    main(asked.nodes, asked.drain)

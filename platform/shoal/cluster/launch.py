@@ -99,7 +99,11 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
 
 def launch(state: ClusterState, node: NodeState) -> subprocess.Popen[bytes]:
     """Prepare `node`: a process that imports Ray, waits for `go`, then ends, with 0 when the node has joined."""
-    (Path(state.temp_dir) / node.name).mkdir(mode=0o700)
+    temp_dir = Path(state.temp_dir) / node.name
+    temp_dir.mkdir(mode=0o700)
+    # As `ray start` does: a job's driver is given the address in this file. Without it, it is given any cluster's that
+    # runs on this machine.
+    (temp_dir / "ray_current_cluster").write_text(state.gcs_address)
     spec = json.dumps({"head": node.is_head, "params": ray_params(state, node)})
     log = log_file(state.name, node.name)
     log.parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ The head holds no training slots: it runs Ray's control store, the dashboard and
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -22,6 +23,9 @@ __all__ = ["DEFAULT_NAME", "Description", "Kill", "NodeStatus", "add_node", "des
 
 DEFAULT_NAME = "local"
 OBJECT_STORE_MB = 200
+WORD = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+LABEL_KEY = re.compile(rf"({WORD}/)?{WORD}")
+LABEL_VALUE = re.compile(WORD)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def up(
         UserError: a bad argument, a name or port in use, no right to make namespaces, a node that does not start.
     """
     _check(nodes, slots, labels or {})
+    if not 1 <= dashboard_port <= 65535:
+        raise UserError(f"--dashboard-port {dashboard_port}: not a port", "1 to 65535")
     say(f"{nodes} nodes of {slots} slots, cluster {name!r}")
     folder = state_dir(name)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -124,7 +130,7 @@ def add_node(
     say: Say = lambda line: None,
 ) -> NodeState:
     """Add one node, named by the next number, and return when it has joined. Raises UserError."""
-    _check(1, slots, {})
+    _check(1, slots, {"*": labels or {}})
     load(name)
     with locked(name):
         state = load(name)
@@ -213,3 +219,9 @@ def _check(nodes: int, slots: int, labels: Labels) -> None:
     names = {"*", *(f"node{i + 1}" for i in range(nodes))}
     if unknown := sorted(set(labels) - names):
         raise UserError(f"--labels: no node {', '.join(unknown)}", f"node1 to node{nodes}, or * for all")
+    for key, value in (pair for own in labels.values() for pair in own.items()):
+        if not (LABEL_KEY.fullmatch(key) and LABEL_VALUE.fullmatch(value)) or key.startswith("ray.io/"):
+            raise UserError(
+                f"--labels: {key + '=' + value!r} is not a label of a Ray node",
+                "KEY=VALUE of letters, digits, '-', '_' and '.', the key with a prefix like example.com/ if you want",
+            )
