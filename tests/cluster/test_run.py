@@ -24,8 +24,8 @@ from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
 pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent
 CLUSTER = "test-runs"
-STEPS = 200
-WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.05, "global_batch": 8, "parameters": 1024}
+STEPS = 400
+WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,15 @@ def train(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
 
 
-def wait_for(path: Path, steps: int, spares: int = 0, deadline: float = 120.0) -> None:
-    """Until `steps` are committed, both cells are there, and `spares` warm workers beside them."""
+def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadline: float = 120.0) -> None:
+    """Until `steps` are committed, `recoveries` done, both cells there, and `spares` warm workers beside them."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:
         lines = read.steps(path) if (path / "steps.jsonl").exists() else []
         status = read_json(path / "status.json") or {"workers": []}
         warm = [worker for worker in status["workers"] if worker["cell"] is None]
-        if len(lines) >= steps and lines[-1]["cells"] == 2 and len(warm) >= spares:
+        done = sum(event["kind"] == "recovery" for event in read.events(path)) if lines else 0
+        if len(lines) >= steps and lines[-1]["cells"] == 2 and len(warm) >= spares and done == recoveries:
             return
         time.sleep(0.05)
     raise AssertionError(f"{path} did not reach step {steps} with {spares} spares")
@@ -94,8 +95,8 @@ def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
 def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
     job = submit(write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}))
     path = tmp_path / "runs" / "killed"
-    for number, after in ((1, 10), (0, 100)):
-        wait_for(path, after, spares=2)
+    for number in (1, 0):
+        wait_for(path, 10, spares=2, recoveries=1 - number)
         crew = read.plan(path)[-1]["assignment"][str(number)]
         local.kill_node(CLUSTER, crew[0].rpartition("@")[2])
     output, _ = job.communicate(timeout=180)
