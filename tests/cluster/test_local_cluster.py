@@ -113,7 +113,11 @@ def test_a_job_runs_on_the_head_and_finds_the_command_line(cluster: ClusterState
     command = f"command -v shoal > {written}; env >> {written}"
     submit = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--", "bash", "-c", command]
     environ = {**os.environ, **connect.environment(cluster.name)}
-    done = subprocess.run(submit, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    # a raylet of another cluster: Ray would hand its address to the job if it knew no better
+    other = ["raylet", "-c", "import time; time.sleep(300)", "--gcs-address=127.0.0.1:9"]
+    with subprocess.Popen(other, executable=sys.executable) as decoy:
+        done = subprocess.run(submit, env=environ, capture_output=True, text=True, timeout=120, check=False)
+        decoy.kill()
     assert done.returncode == 0, done.stdout + done.stderr
     seen = written.read_text().splitlines()
     assert seen[0] == str(Path(sys.executable).parent / "shoal")
