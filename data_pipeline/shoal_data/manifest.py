@@ -17,10 +17,12 @@ import numpy.typing as npt
 
 from shoal_data.errors import InputError
 
-__all__ = ["FORMAT", "MANIFEST", "Manifest", "Shards"]
+__all__ = ["BLOCK_BYTES", "FORMAT", "MANIFEST", "Manifest", "Shards"]
 
 FORMAT = "shoal-corpus-1"
 MANIFEST = "manifest.json"
+#: each block of this many bytes of a shard has a CRC-32 of its own in the file `blocks`, so that ranges can be checked
+BLOCK_BYTES = 1 << 20
 _COLUMNS = ("file", "source", "size", "sha256", "offset", "tokens", "documents", "text_bytes")
 
 
@@ -80,7 +82,8 @@ class Manifest:
         vocab_size: one more than the largest token id the tokenizer can give.
         sources: names of the sources; a shard belongs to one.
         weights: mixture weight of each source (they add up to 1), or None to take every token once an epoch.
-        files: the corpus's other files by role (`tokenizer`, `token_bytes`, ...): `{"file", "sha256"}`.
+        files: the corpus's other files by role: `{"file", "sha256"}`. `tokenizer`; `token_bytes`, the text bytes of
+            each token (.npy); `blocks`, CRC-32 of each block of each shard (uint32); `quarantine`.
         special: ids of the special tokens in use by role (`eos`, ...).
         totals: `tokens, documents, bytes`, each over all, and by source and by language.
         options: what the corpus was built with.

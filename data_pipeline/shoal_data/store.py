@@ -1,13 +1,14 @@
 """Where shards are read from: a local folder, memory-mapped, or S3, by range into a bounded local cache.
 
-S3 reads are made in blocks. Each answer is checked for length and for the checksum that the object store sends with
-it; a failed, cut or corrupt one is asked for again with backoff. A slow object slows its reader and no other.
+S3 reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`; a block that fails, is cut
+short or does not match is asked for again with backoff. A slow object slows its reader and no other.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_data.errors import InputError
-from shoal_data.manifest import MANIFEST, Manifest, Shards
+from shoal_data.manifest import BLOCK_BYTES, MANIFEST, Manifest
 from shoal_data.verify import check_shard
 
 __all__ = ["LocalStore", "S3Store", "Store", "open_store"]
@@ -97,7 +98,6 @@ class S3Store:
         url: `s3://bucket/prefix`.
         client: a boto3 S3 client; made from the environment if None.
         cache_bytes: memory for blocks; the least recently used go first.
-        block_bytes: size of a range read.
         attempts: how often a block is asked for before the reader gives up.
         wait: called with seconds between attempts (tests pass their own).
     """
@@ -107,24 +107,31 @@ class S3Store:
         url: str,
         client: Any = None,
         cache_bytes: int = 256 << 20,
-        block_bytes: int = 1 << 20,
         attempts: int = 8,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.url, self.bucket, self.prefix = url, bucket, prefix.rstrip("/")
         self._client = client or _client()
-        self._blocks: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
-        self._room = max(4, cache_bytes // block_bytes)
-        self._block, self._attempts, self._wait = block_bytes, attempts, wait
+        self._blocks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
+        self._room = max(4, cache_bytes // BLOCK_BYTES)
+        self._attempts, self._wait = attempts, wait
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="shoal-s3")
         self._manifest: Manifest | None = None
         self.stalls = Stalls()
 
     def attach(self, manifest: Manifest) -> None:
-        """Serve the shards of `manifest`."""
+        """Serve the shards of `manifest`.
+
+        Raises:
+            InputError: the manifest names no checksums of blocks.
+        """
+        if "blocks" not in manifest.files:
+            raise InputError(f"{self.url}: files.blocks is missing", "build the corpus with `shoal data tokenize`")
         self._manifest = manifest
+        counts = -(-manifest.shards.size // BLOCK_BYTES)
+        self._first_block = np.concatenate(([0], np.cumsum(counts)))
 
     def small(self, name: str) -> bytes:
         """The whole of an object.
@@ -132,7 +139,7 @@ class S3Store:
         Raises:
             FileNotFoundError: there is none.
         """
-        return self._get(name, None)
+        return self._get(name, "", None)
 
     def tokens(self, shard: int, first: int, last: int) -> Tokens:
         """Token values from the blocks that hold them.
@@ -140,40 +147,32 @@ class S3Store:
         Raises:
             InputError: an object cannot be had after all attempts, or has another size than the manifest says.
         """
-        name, begin, end, dtype = self._range(shard, first, last)
+        begin, end, dtype = self._range(shard, first, last)
         parts = []
-        for block in range(begin // self._block, (end - 1) // self._block + 1):
-            content = self._wait_for(self._ask(name, block))
-            base = block * self._block
+        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+            content = self._wait_for(self._ask(shard, block))
+            base = block * BLOCK_BYTES
             parts.append(content[max(0, begin - base) : end - base])
-        content = b"".join(parts)
-        if len(content) != end - begin:
-            raise InputError(
-                f"{self.url}/{name}: ends before byte {end}, the manifest says it does not",
-                "upload the shard again; `shoal data verify` on the source folder shows whether that one is whole",
-            )
-        return np.frombuffer(content, dtype)
+        return np.frombuffer(b"".join(parts), dtype)
 
     def prefetch(self, shard: int, first: int, last: int) -> None:
         """Ask for the blocks in the background."""
-        name, begin, end, _ = self._range(shard, first, last)
-        for block in range(begin // self._block, (end - 1) // self._block + 1):
-            self._ask(name, block)
+        begin, end, _ = self._range(shard, first, last)
+        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+            self._ask(shard, block)
 
-    def _range(self, shard: int, first: int, last: int) -> tuple[str, int, int, np.dtype[Any]]:
+    def _range(self, shard: int, first: int, last: int) -> tuple[int, int, np.dtype[Any]]:
         assert self._manifest is not None
-        shards: Shards = self._manifest.shards
         dtype = np.dtype(self._manifest.dtype).newbyteorder("<")
-        offset = int(shards.offset[shard])
-        begin, end = offset + first * dtype.itemsize, offset + last * dtype.itemsize
-        return shards.file[shard].decode(), begin, end, dtype
+        offset = int(self._manifest.shards.offset[shard])
+        return offset + first * dtype.itemsize, offset + last * dtype.itemsize, dtype
 
-    def _ask(self, name: str, block: int) -> Future[bytes]:
-        key = (name, block)
+    def _ask(self, shard: int, block: int) -> Future[bytes]:
+        key = (shard, block)
         with self._lock:
             found = self._blocks.get(key)
             if found is None or (found.done() and found.exception() is not None):
-                found = self._pool.submit(self._get, name, block)
+                found = self._pool.submit(self._read_block, shard, block)
                 self._blocks[key] = found
             self._blocks.move_to_end(key)
             while len(self._blocks) > self._room:
@@ -181,21 +180,33 @@ class S3Store:
         return found
 
     def _wait_for(self, block: Future[bytes]) -> bytes:
-        if not block.done():
-            start = time.monotonic()
-            try:
-                return block.result()
-            finally:
-                self.stalls.waits += 1
-                self.stalls.seconds += time.monotonic() - start
-        return block.result()
+        if block.done():
+            return block.result()
+        start = time.monotonic()
+        try:
+            return block.result()
+        finally:
+            self.stalls.waits += 1
+            self.stalls.seconds += time.monotonic() - start
 
-    def _get(self, name: str, block: int | None) -> bytes:
-        """One object or block of it, asked for until it arrives whole."""
+    def _read_block(self, shard: int, block: int) -> bytes:
+        assert self._manifest is not None
+        name = self._manifest.shards.file[shard].decode()
+        size = int(self._manifest.shards.size[shard])
+        begin = block * BLOCK_BYTES
+        at = 4 * (int(self._first_block[shard]) + block)
+        listed = self._get(self._manifest.files["blocks"]["file"], f"bytes={at}-{at + 3}", None)
+        expected = int.from_bytes(listed, "little")
+        return self._get(name, f"bytes={begin}-{min(begin + BLOCK_BYTES, size) - 1}", expected)
+
+    def _get(self, name: str, span: str, crc32: int | None) -> bytes:
+        """An object, or a range of it, asked for until it arrives whole and with the checksum `crc32`."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        key = f"{self.prefix}/{name}" if self.prefix else name
-        wanted = {} if block is None else {"Range": f"bytes={block * self._block}-{(block + 1) * self._block - 1}"}
+        where = f"{self.url}/{name}"
+        request = {"Bucket": self.bucket, "Key": f"{self.prefix}/{name}" if self.prefix else name}
+        if span:
+            request["Range"] = span
         problem: Exception | None = None
         for attempt in range(self._attempts):
             if attempt:
@@ -203,25 +214,28 @@ class S3Store:
                     self.stalls.retries += 1
                 self._wait(min(8.0, 0.05 * 2**attempt))
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED", **wanted)
+                answer = self._client.get_object(**request)
                 content: bytes = answer["Body"].read()
-                if len(content) == answer["ContentLength"]:
+                if len(content) != answer["ContentLength"]:
+                    problem = OSError(f"{len(content)} of {answer['ContentLength']} bytes came")
+                elif crc32 is not None and zlib.crc32(content) != crc32:
+                    problem = OSError("its CRC-32 is not the one in the corpus's file `blocks`")
+                else:
                     return content
-                problem = OSError(f"{len(content)} of {answer['ContentLength']} bytes came")
             except ClientError as error:
                 code = str(error.response.get("Error", {}).get("Code"))
                 if code in ("NoSuchKey", "404", "NoSuchBucket"):
-                    raise FileNotFoundError(f"{self.url}/{name}") from error
+                    raise FileNotFoundError(where) from error
                 if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
                     raise InputError(
-                        f"{self.url}/{name}: {error}", "check the AWS credentials and bucket policy"
+                        f"{where}: {error}", "check the AWS credentials and the bucket's policy"
                     ) from error
                 problem = error
             except (BotoCoreError, OSError) as error:
                 problem = error
         raise InputError(
-            f"{self.url}/{name}: not read after {self._attempts} attempts ({problem})",
-            "check the network and the object store; reading goes on from the same position",
+            f"{where}: not read after {self._attempts} attempts ({problem})",
+            "check the network, the object store and, with `shoal data verify`, the folder that was uploaded",
         ) from problem
 
 

@@ -96,7 +96,8 @@ class Saver:
     """Writes the checkpoints of one cell; one at a time, in the background.
 
     `process_group`: the cell's own group for checkpoints, so that training's collectives are never in its way.
-    `done`: called on rank 0 with (steps, path, seconds, bytes) once a checkpoint is whole.
+    `done`: called on rank 0 with (steps, path, seconds, bytes) once a checkpoint is whole; `failed`, on any rank, with
+    (steps, reason) when it never will be.
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class Saver:
         keep: int,
         about: dict[str, Any],
         done: Callable[[int, Path, float, int], None],
+        failed: Callable[[int, str], None],
     ) -> None:
         self._root, self._rank, self._group, self._keep = root, rank, process_group, keep
-        self._about, self._done = about, done
+        self._about, self._done, self._failed = about, done, failed
         self._thread: threading.Thread | None = None
 
     def busy(self) -> bool:
@@ -135,7 +137,7 @@ class Saver:
                     prune(self._root, self._keep)
                     self._done(steps, self._root / f"step-{steps:08d}", time.monotonic() - start, size)
             except Exception as error:  # the cell broke, or the disk is full: training goes on, this one is not whole
-                print(f"shoal: the checkpoint of step {steps} was not finished: {error}", flush=True)
+                self._failed(steps, f"{type(error).__name__}: {error}")
 
         self._thread = threading.Thread(target=finish, daemon=True, name="checkpoint")
         self._thread.start()

@@ -62,9 +62,10 @@ def bits_per_byte(
     from shoal_data.reader import Corpus
 
     source, data = Checkpoint(checkpoint), Corpus.open(corpus)
-    if data.vocab_size > source.config.model.vocab_size:
+    rows = source.config.model.vocab_size
+    if data.vocab_size > rows:
         raise InputError(
-            f"{corpus}: {data.vocab_size} tokens in its vocabulary, {source.config.model.vocab_size} rows in the embedding",
+            f"{corpus}: {data.vocab_size} tokens in its vocabulary, {rows} rows in the embedding",
             "tokenize the text with the tokenizer of the run",
         )
     length, micro = source.config.data.seq_len, source.config.batch.micro_batch

@@ -208,6 +208,11 @@ class PretrainReplica:
         """The state was written to and is that of `step` committed steps."""
         self.begin(step)
 
+    def restart_averages(self) -> None:
+        """Average from the parameters as they are now, after they were written to from elsewhere than a checkpoint."""
+        if self._ema is not None:
+            self._ema.reset()
+
     def _averages(self) -> list[torch.Tensor]:
         """The averages after every update begun, none where none are kept."""
         if self._ema is None:

@@ -164,8 +164,11 @@ def _clean(
             keep[number] = False
     try:
         text = column.cast(pa.large_string()).combine_chunks()
+        text.validate(full=True)  # a string column read from a file may hold bytes that are not UTF-8
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        try:
+            column = column.cast(pa.large_binary())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             quarantine.append(Quarantined(path, None, f"the text column is {column.type}: {_first_line(error)}"))
             return
         text = _decode_one_by_one(path, column, row, keep, quarantine)

@@ -27,5 +27,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 
 def pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer `name` (a key of `PATTERNS`) as the `tokenizers` library's object."""
+    if name == "gpt2":  # as its published tokenizer.json has it, which is how gigatoken knows it
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PATTERNS[name]]
     return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from shoal_data.files import write_whole
+from shoal_data.manifest import BLOCK_BYTES
 
 __all__ = ["ShardEntry", "write_shard"]
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A row of the manifest's shard table (see `shoal_data.manifest.Shards`)."""
+    """A row of the manifest's shard table (see `shoal_data.manifest.Shards`), and the CRC-32 of each block."""
 
     file: str
     source: str
@@ -28,6 +30,7 @@ class ShardEntry:
     tokens: int
     documents: int
     text_bytes: int
+    blocks: list[int]
 
 
 def write_shard(
@@ -53,7 +56,8 @@ def write_shard(
     content = sink.getvalue()
     written = pa.ipc.open_file(content).get_batch(0)["tokens"]
     path = f"shards/{name}.arrow"
-    write_whole(folder / path, memoryview(content))
+    view = memoryview(content)
+    write_whole(folder / path, view)
     return ShardEntry(
         file=path,
         source=source,
@@ -63,4 +67,5 @@ def write_shard(
         tokens=len(ids),
         documents=len(offsets) - 1,
         text_bytes=int(pa.compute.sum(columns["bytes"]).as_py() or 0),
+        blocks=[zlib.crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)],
     )

@@ -133,7 +133,14 @@ def _finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Toke
     table = io.BytesIO()
     np.save(table, encoder.token_bytes)
     write_whole(corpus / "token_bytes.npy", table.getvalue())
-    roles = {"tokenizer": "tokenizer.json", "token_bytes": "token_bytes.npy", "quarantine": "quarantine.jsonl"}
+    blocks = np.array([block for row in rows for block in row["blocks"]], "<u4")
+    write_whole(corpus / "blocks.crc32", blocks.tobytes())
+    roles = {
+        "tokenizer": "tokenizer.json",
+        "token_bytes": "token_bytes.npy",
+        "blocks": "blocks.crc32",
+        "quarantine": "quarantine.jsonl",
+    }
     total = sum((recipe.weights or {}).values())
     manifest = Manifest(
         dtype="uint16" if encoder.vocab_size <= 1 << 16 else "uint32",

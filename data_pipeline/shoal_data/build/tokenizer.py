@@ -21,7 +21,7 @@ from shoal_data.build.special import BOS, EOS, SPECIAL_TOKENS
 from shoal_data.errors import InputError
 from shoal_data.files import sweep_temporary, write_json, write_whole
 
-__all__ = ["TrainOptions", "byte_alphabet", "train"]
+__all__ = ["TrainOptions", "byte_alphabet", "character_of_byte", "train"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,11 @@ def byte_alphabet(specials: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
     return tokens, byte_ids
 
 
+def character_of_byte() -> dict[int, str]:
+    """The character that stands for each byte in a byte-level vocabulary."""
+    return {byte: name for name, byte in _byte_of().items()}
+
+
 def _byte_of() -> dict[str, int]:
     """Byte-level BPE's character -> byte (GPT-2's table: printable Latin-1 stands for itself, the rest from U+0100)."""
     itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -141,7 +146,7 @@ def _check(options: TrainOptions) -> None:
 
 def _assemble(merges: Merges, specials: Sequence[str], options: TrainOptions) -> Tokenizer:
     """The `tokenizers` object: special tokens at their ids, all others in the ids that are left, in order."""
-    character = {byte: name for name, byte in _byte_of().items()}
+    character = character_of_byte()
     names = [*specials, *("".join(character[byte] for byte in token) for token in merges.tokens[len(specials) :])]
     total = max(len(names), 1 + max(options.special.values(), default=-1))
     taken = set(options.special.values())

@@ -135,6 +135,9 @@ class Controller:
             chores.cancel()
         finally:
             await asyncio.to_thread(self.finish, tracker)
+            # the driver removes this actor once it has read the outcome; it may be gone, and nothing else would
+            myself = ray.get_runtime_context().current_actor
+            asyncio.get_running_loop().call_later(10.0, ray.kill, myself)
         return self.outcome
 
     async def stop(self, reason: str) -> None:
@@ -264,6 +267,8 @@ class Controller:
                 self.on(Failed(worker, generation, where, message["message"], attempt))
             case "finished":
                 self.on(Finished(worker, generation))
+            case "checkpoint_failed":
+                self.scribe.event("checkpoint_failed", step=message["steps"], reason=message["reason"])
             case "checkpoint":
                 fields = {key: message[key] for key in ("path", "seconds", "bytes")}
                 self.scribe.event("checkpoint", step=message["steps"], **fields)

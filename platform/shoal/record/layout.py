@@ -74,6 +74,8 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
         "sentence",
     ),
     "checkpoint": ("step", "path", "seconds", "bytes"),
+    "checkpoint_failed": ("step", "reason"),
+    "error": ("actor", "step", "trace"),
     "evaluation": ("step", "bpb"),
     "run_ended": ("status", "reason"),
 }

@@ -115,6 +115,10 @@ def _checkpoint(event: Event) -> str:
     return f"Checkpoint of step {event.get('step')} is whole{told}."
 
 
+def _checkpoint_failed(event: Event) -> str:
+    return f"The checkpoint of step {event.get('step')} was not finished and does not count{_because(event)}."
+
+
 def _evaluation(event: Event) -> str:
     bpb = event.get("bpb")
     value = f"{bpb:.4f}" if isinstance(bpb, int | float) else "unknown"
@@ -136,6 +140,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "generation": _generation,
     "recovery": _recovery,
     "checkpoint": _checkpoint,
+    "checkpoint_failed": _checkpoint_failed,
     "evaluation": _evaluation,
     "run_ended": _run_ended,
 }

@@ -108,6 +108,7 @@ class Loop:
                 self.job.checkpoint.keep,
                 {"run_id": self.job.run_id, "workers": size, "workload": self.job.workload},
                 self.saved,
+                self.not_saved,
             )
         except Stopped:
             self.leave()
@@ -124,6 +125,9 @@ class Loop:
 
     def saved(self, steps: int, path: Path, seconds: float, size: int) -> None:
         self.link.send({"type": "checkpoint", "steps": steps, "path": str(path), "seconds": seconds, "bytes": size})
+
+    def not_saved(self, steps: int, reason: str) -> None:
+        self.link.send({"type": "checkpoint_failed", "steps": steps, "reason": reason})
 
     def live(self, order: dict[str, Any]) -> None:
         """Take part in a generation until it ends."""

@@ -91,7 +91,7 @@ def run_step(replica: PretrainReplica, step: int) -> dict[str, float]:
 
 def whole(tensor: Any) -> np.ndarray:
     """The full value of a (possibly sharded) tensor. Collective."""
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone().numpy()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone().float().numpy()
 
 
 def gradients(config: PretrainConfig) -> dict[str, np.ndarray]:

@@ -78,6 +78,7 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     with torch.no_grad():
         fill(model, where, lambda name: opened[where[name]].get_tensor(name), mtp=has_mtp, where=str(folder), ours=ours)
     replica.loaded(0)
+    replica.restart_averages()
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)

@@ -16,7 +16,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
         inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight).to(x.dtype)
@@ -25,7 +26,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         x, weight, inverse = ctx.saved_tensors
         unit = x * inverse
-        d_weight = (grads[0] * unit).flatten(0, -2).sum(dim=0, dtype=torch.float32)
+        d_weight = (grads[0] * unit).flatten(0, -2).sum(dim=0, dtype=inverse.dtype)
         d_unit = grads[0] * weight
         mean = (d_unit * unit).mean(dim=-1, keepdim=True)
         return (d_unit - unit.mul_(mean)).mul_(inverse).to(x.dtype), d_weight.to(weight.dtype), None

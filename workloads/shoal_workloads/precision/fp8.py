@@ -44,7 +44,7 @@ def quantize_tiles(x: torch.Tensor, *, power_of_2: bool = False) -> tuple[torch.
     tiled = padded.view(rows, tiles, TILE)
     scale = _scale(tiled.abs().amax(dim=2), power_of_2)
     codes = (tiled / scale.unsqueeze(2)).to(FP8).view(rows, tiles * TILE)
-    return codes[:, :width], scale
+    return codes[:, :width].contiguous(), scale
 
 
 def dequantize_tiles(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
