@@ -1,0 +1,199 @@
+"""A checkpoint becomes a Hugging Face folder and comes back; evaluation and generation read it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+import transformers
+from corpora import write_corpus
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from shoal.cli import model as commands
+from shoal.errors import UserError
+from shoal_data.errors import InputError
+from shoal_workloads.checkpoint import Checkpoint
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.evaluate import bits_per_byte, build_model
+from shoal_workloads.generate import generate
+from shoal_workloads.hf.export import export
+from shoal_workloads.hf.load import import_checkpoint
+from shoal_workloads.pretrain import Pretrain
+
+
+@pytest.fixture(scope="module")
+def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    corpus = str(write_corpus(tmp_path_factory.mktemp("corpus") / "c"))
+    return {
+        "model": {"preset": "laptop-1m", "vocab_size": 512, "n_layers": 3, "d_model": 32, "mtp_depth": 2},
+        "data": {"corpus": corpus, "heldout": corpus, "seq_len": 32},
+        "batch": {"global_batch": 8, "micro_batch": 8},
+        "schedule": {"budget": 30 * 256, "lr": 1e-2, "warmup_steps": 2, "gamma": 0.01},
+        "ema_decay": 0.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def checkpoint(section: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some steps of training, saved as the platform saves."""
+    workload = Pretrain(PretrainConfig.model_validate(section))
+    workload.preflight(1)
+    replica = workload.build(0)
+    for step in range(20):
+        replica.accumulate(range(*workload.samples(step)))
+        total = replica.sums()
+        replica.commit(total, replica.stats(), replica.norm_sq(total))
+    folder = tmp_path_factory.mktemp("run") / "step-00000020"
+    dcp.save(replica.state_dict(), checkpoint_id=folder, no_dist=True)
+    marker = {"steps": 20, "workload": {"path": "shoal_workloads.pretrain:Pretrain", **section}}
+    (folder / "COMMITTED.json").write_text(json.dumps(marker))
+    return folder
+
+
+def tokens_of(section: dict[str, Any], text: str) -> torch.Tensor:
+    tokenizer = Tokenizer.from_file(f"{section['data']['corpus']}/tokenizer.json")
+    return torch.tensor([tokenizer.encode(text).ids])
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_transformers_loads_the_export(checkpoint: Path, section: dict[str, Any], tmp_path: Path, ema: bool) -> None:
+    figures = export(checkpoint, tmp_path / "hf", ema=ema, dtype="fp32")
+    theirs, loading = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert sum(p.numel() for p in theirs.parameters()) <= figures["parameters"]
+    text = "def merge(*iterables, key=None):\n    return"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    assert torch.equal(ids, tokens_of(section, text))
+    assert tokenizer.decode(ids[0]) == text
+    with torch.no_grad():
+        ours = build_model(Checkpoint(checkpoint), ema=ema).logits(ids)
+        assert torch.allclose(theirs(ids).logits, ours, atol=2e-5)
+    biases = theirs.model.layers[1].mlp.gate.e_score_correction_bias
+    assert biases.abs().sum() > 0
+
+
+def test_there_and_back(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> None:
+    export(checkpoint, tmp_path / "hf", mtp=True, dtype="fp32")
+    import_checkpoint(tmp_path / "hf", section, tmp_path / "back")
+    before, after = Checkpoint(checkpoint), Checkpoint(tmp_path / "back")
+    old, new = before.weights(), after.weights()
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert any(old[name].abs().sum() > 0 for name in old if name.startswith("router_bias"))
+    assert after.steps == 0
+    averages = after.weights(ema=True)
+    assert all(torch.equal(averages[name], new[name]) for name in new)
+
+
+def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> None:
+    export(checkpoint, tmp_path / "hf", dtype="fp32")
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+
+    def broken(change: dict[str, torch.Tensor | None], config: dict[str, Any] | None = None) -> str:
+        folder = tmp_path / "broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "hf", folder)
+        found = {name: tensor for name, tensor in {**weights, **change}.items() if tensor is not None}
+        save_file(found, folder / "model.safetensors")
+        written = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**written, **(config or {})}))
+        with pytest.raises(InputError) as error:
+            import_checkpoint(folder, section, tmp_path / "never")
+        assert not (tmp_path / "never").exists()
+        return str(error.value)
+
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert f"{bias} is missing" in broken({bias: None})
+    assert "extra tensor model.layers.7.x" in broken({"model.layers.7.x": torch.zeros(1)})
+    assert "model.norm.weight has shape [31], expected [32]" in broken({"model.norm.weight": torch.zeros(31)})
+    assert "['LlamaForCausalLM']" in broken({}, {"architectures": ["LlamaForCausalLM"]})
+    assert "norm_topk_prob is False, expected True" in broken({}, {"norm_topk_prob": False})
+    assert "top_k" in broken({}, {"num_experts_per_tok": 99})
+    with pytest.raises(InputError, match="exists"):
+        export(checkpoint, tmp_path / "hf")
+    with pytest.raises(InputError, match="no finished checkpoint"):
+        export(tmp_path, tmp_path / "new")
+
+
+def test_bits_per_byte_is_that_of_training(checkpoint: Path, section: dict[str, Any]) -> None:
+    """Against a plain cross-entropy over the text, and against the evaluation a replica does."""
+    found = bits_per_byte(checkpoint, section["data"]["corpus"], samples=6)
+    replica = Pretrain(PretrainConfig.model_validate({**section, "eval": {"samples": 6}})).build(0)
+    weights = Checkpoint(checkpoint).load(replica.state_dict().keys())
+    for name, tensor in replica.state_dict().items():
+        tensor.copy_(weights[name])
+    replica.loaded(20)
+    assert replica.eval_metrics(replica.evaluate(0, 1))["bpb"] == pytest.approx(found["bpb"], rel=1e-5)
+
+    model, nats, size = build_model(Checkpoint(checkpoint)), 0.0, 0
+    tokens, lengths = replica._heldout_samples().read(range(6))
+    with torch.no_grad():
+        logits = model.logits(tokens[:, :-1])
+    nats = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"))
+    size = int(lengths.sum())
+    assert found["bpb"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+    assert found["bpb"] < 7
+
+
+def test_speculative_output_is_the_greedy_one(checkpoint: Path, section: dict[str, Any]) -> None:
+    model = build_model(Checkpoint(checkpoint))
+    prompt = tokens_of(section, "    def __init__(self, width=70")[0].tolist()
+    plain = generate(model, prompt, 40)
+    drafted = generate(model, prompt, 40, speculative=True)
+    assert drafted.tokens == plain.tokens
+    assert (plain.passes, plain.drafted) == (40, 0)
+    assert drafted.accepted > 0
+    assert drafted.passes < plain.passes
+    assert drafted.passes + drafted.accepted >= 40
+    sampled = [generate(model, prompt, 10, temperature=1.0, seed=seed).tokens for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_commands(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> None:
+    import typer
+
+    app = typer.Typer()
+    app.command()(commands.export)
+    app.command("import")(commands.import_)
+    app.command()(commands.generate)
+    app.command()(commands.params)
+    app.add_typer(commands.eval_app, name="eval")
+
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert json.loads(call("params", "deepseek-v3"))["total"] == 671_026_404_352
+    with pytest.raises(UserError, match="top_k"):
+        call("params", "deepseek-v3", "top_k=200")
+    call("export", str(checkpoint), str(tmp_path / "hf"), "--ema")
+    (tmp_path / "job.yaml").write_text(json.dumps({"workload": section}))
+    call("import", str(tmp_path / "hf"), str(tmp_path / "job.yaml"), str(tmp_path / "step-00000000"))
+    found = call("eval", "bpb", str(tmp_path / "step-00000000"), "--data", section["data"]["corpus"], "--samples", "4")
+    assert 0 < json.loads(found)["bpb"] < 8
+    assert "accepted" in call("generate", str(checkpoint), "def f(", "--tokens", "8", "--speculative")
+
+
+def test_preflight_names_what_is_wrong(section: dict[str, Any]) -> None:
+    def refuse(workers: int, **changes: Any) -> str:
+        merged = {**section, **{k: {**section[k], **v} if k in section else v for k, v in changes.items()}}
+        with pytest.raises(InputError) as error:
+            Pretrain(PretrainConfig.model_validate(merged)).preflight(workers)
+        return str(error.value)
+
+    assert "data.corpus" in refuse(1, model={"vocab_size": 100})
+    assert "parallel.ep: 2 does not divide the 3 workers" in refuse(3, parallel={"ep": 2})
+    assert "parallel.ep: 3 does not divide 16 experts" in refuse(3, parallel={"ep": 3})
+    assert np.isfinite(Pretrain(PretrainConfig.model_validate(section)).preflight(1)["parameters"])

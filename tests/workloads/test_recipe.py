@@ -1,0 +1,119 @@
+"""Schedules at the report's milestones, batch ramp, guard, averages, AdamW with bf16 moments, YaRN."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import synthetic
+import torch
+from pydantic import ValidationError
+
+from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
+from shoal_workloads.recipe.batch import BatchConfig
+from shoal_workloads.recipe.guard import Guard, GuardConfig
+from shoal_workloads.recipe.schedule import ScheduleConfig
+
+T = 1e12
+
+
+def test_learning_rate_is_the_reports() -> None:
+    s, late = ScheduleConfig(), 10**6
+    assert s.lr_at(999, 0) == pytest.approx(1.1e-4)
+    for tokens, rate in [
+        (1, 2.2e-4),
+        (9.99, 2.2e-4),
+        (12.15, 1.21e-4),
+        (14.299999, 2.2e-5),
+        (14.6, 2.2e-5),
+        (14.7, 7.3e-6),
+    ]:
+        assert s.lr_at(late, tokens * T) == pytest.approx(rate, rel=1e-3)
+    cosine = 2.2e-5 + 0.5 * 1.98e-4 * (1 + math.cos(math.pi * 1.3 / 4.3))
+    assert s.lr_at(late, 11.3 * T) == pytest.approx(cosine, rel=1e-6)
+    small = ScheduleConfig(budget=14.8e6, lr=1e-3, warmup_steps=0)
+    assert small.lr_at(0, 14.7e6) == pytest.approx(1e-3 * 7.3 / 220)
+
+
+def test_gamma_and_lambda() -> None:
+    s = ScheduleConfig()
+    assert [s.gamma_at(t * T) for t in (0, 14.29, 14.31)] == [1e-3, 1e-3, 0.0]
+    assert [s.mtp_weight_at(t * T) for t in (0, 9.9, 10.1)] == pytest.approx([0.3, 0.3, 0.1])
+
+
+def test_the_reports_batch_ramp() -> None:
+    ramp = {"start": 3072, "tokens": 469e9}
+    batch = BatchConfig.model_validate({"global_batch": 15360, "micro_batch": 1, "ramp": ramp})
+    position, step, sizes = 0, 0, []
+    while step < 20_000:  # every sample once, in order, whatever the batch
+        first, last = batch.samples(step, 4096)
+        assert first == position
+        position, step = last, step + 1
+        sizes.append(last - first)
+    assert sizes[0] == 3072
+    assert sizes[-1] == 15360
+    assert sorted(set(sizes)) == [3072, 6144, 9216, 12288, 15360]
+    assert sizes == sorted(sizes)
+    assert sum(s for s in sizes if s < 15360) * 4096 == pytest.approx(469e9, rel=1e-3)
+    with pytest.raises(ValidationError, match="does not divide"):
+        BatchConfig.model_validate({"global_batch": 16, "micro_batch": 3})
+
+
+def test_guard() -> None:
+    guard = Guard(GuardConfig(action="skip", settle=5))
+    assert [guard.judge(3.0, 1.0) for _ in range(10)] == ["fine"] * 10
+    before = guard.state.clone()
+    assert guard.judge(16.0, 1.0) == "spike"
+    assert guard.judge(3.0, 6.0) == "spike"
+    assert guard.judge(math.nan, 1.0) == "not finite"
+    assert guard.judge(3.0, math.inf) == "not finite"
+    assert torch.equal(guard.state, before)
+    assert not guard.apply("spike")
+    reporting = Guard(GuardConfig(action="report"))
+    assert reporting.apply("spike")
+    assert not reporting.apply("not finite")
+
+
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
+    replica = synthetic.build(synthetic.tiny(ema_decay=0.9, guard={"action": "roll_back"}))
+    synthetic.run_step(replica, 0)
+    before = [t.clone() for t in replica.tensors()]
+    replica.accumulate(range(8))
+    total = replica.sums() * math.nan
+    metrics = replica.commit(total, replica.stats(), replica.norm_sq(total))
+    assert (metrics["fault"], metrics["roll_back"]) == (2.0, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, replica.tensors(), strict=True))
+
+
+def test_averages_follow_the_parameters() -> None:
+    replica = synthetic.build(synthetic.tiny(ema_decay=0.75))
+    expected = {slot.name: slot.local.clone() for slot in replica.slots}
+    for step in range(3):
+        synthetic.run_step(replica, step)
+        for slot in replica.slots:
+            expected[slot.name].mul_(0.75).add_(slot.local, alpha=0.25)
+    state = replica.state_dict()
+    for name, value in expected.items():
+        assert torch.allclose(state[f"ema.{name}"], value, atol=1e-6), name
+        assert not torch.equal(state[f"ema.{name}"], state[f"model.{name}"]), name
+
+
+def test_adamw_against_torch_and_bf16_moments() -> None:
+    torch.manual_seed(0)
+    start, grads = [torch.randn(40, 30), torch.randn(30)], [[torch.randn(40, 30), torch.randn(30)] for _ in range(5)]
+    theirs = [torch.nn.Parameter(p.clone()) for p in start]
+    groups = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    ours = {kind: [p.clone() for p in start] for kind in ("fp32", "bf16")}
+    optimizers = {kind: AdamW(ours[kind], AdamWConfig.model_validate({"moments": kind})) for kind in ours}
+    for count, step in enumerate(grads, start=1):
+        for p, g in zip(theirs, step, strict=True):
+            p.grad = g.clone()
+        reference.step()
+        for optimizer in optimizers.values():
+            optimizer.step(step, 1e-2, count)
+    for a, b, c in zip(theirs, ours["fp32"], ours["bf16"], strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.allclose(a, c, atol=2e-3)
+        assert not torch.equal(b, c)
+    assert optimizers["bf16"].m[0].dtype == torch.bfloat16
