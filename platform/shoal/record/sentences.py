@@ -119,6 +119,11 @@ def _checkpoint_failed(event: Event) -> str:
     return f"The checkpoint of step {event.get('step')} was not finished and does not count{_because(event)}."
 
 
+def _error(event: Event) -> str:
+    last = (event.get("trace") or "").strip().rpartition("\n")[2]
+    return f"The training code of {short_actor(event.get('actor'))} raised at step {event.get('step')}: {last}."
+
+
 def _evaluation(event: Event) -> str:
     bpb = event.get("bpb")
     value = f"{bpb:.4f}" if isinstance(bpb, int | float) else "unknown"
@@ -141,6 +146,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "recovery": _recovery,
     "checkpoint": _checkpoint,
     "checkpoint_failed": _checkpoint_failed,
+    "error": _error,
     "evaluation": _evaluation,
     "run_ended": _run_ended,
 }
