@@ -123,14 +123,15 @@ def kill_one(cluster: str, folder: Path, number: int, what: str) -> dict[str, An
     else:
         killed_at = time.time()
         os.kill(victim["pid"], signal.SIGKILL)
-    stood = max(line["step"] for line in lines(folder / "steps.jsonl") if line["time"] <= killed_at)
     if what == "node":
         local.add_node(cluster)
-    beyond = wait_for(folder, lambda steps: first(steps, lambda s: s["time"] > killed_at and s["step"] > stood))
-    again = first(lines(folder / "steps.jsonl"), lambda s: s["time"] > killed_at and s["attempt"] != attempt)
+    # a step that was nearly done may still end after the kill: it counts to where the run stood
+    again = wait_for(folder, lambda steps: first(steps, lambda s: s["time"] > killed_at and s["attempt"] != attempt))
+    stood = max(s["step"] for s in lines(folder / "steps.jsonl") if s["attempt"] == attempt)
+    beyond = wait_for(folder, lambda steps: first(steps, lambda s: s["attempt"] != attempt and s["step"] > stood))
     found = {
         "next_step": round(beyond["time"] - killed_at, 3),
-        "steps_lost": max(0, stood - again["step"] + 1) if again else 0,
+        "steps_lost": stood - again["step"] + 1,
         "step": stood,
     }
     print(f"ray train: {what} killed, new ground after {found['next_step']:.1f} s, {found['steps_lost']} steps lost")
