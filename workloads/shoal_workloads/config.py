@@ -27,7 +27,7 @@ class DataConfig(_Section):
     heldout: str | None = None
     seq_len: int = Field(default=4096, gt=1, description="tokens a sample trains on")
     seed: int = Field(default=0, ge=0, description="of the order of samples")
-    verify: Literal["size", "full"] = Field(default="size", description="full: every checksum before the run starts")
+    verify: Literal["size", "full"] = Field(default="full", description="before the run: every checksum, or sizes alone")
 
 
 class ParallelConfig(_Section):
