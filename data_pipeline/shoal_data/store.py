@@ -139,7 +139,7 @@ class S3Store:
         Raises:
             FileNotFoundError: there is none.
         """
-        return self._get(name, "", None)
+        return self._get(name, "")
 
     def tokens(self, shard: int, first: int, last: int) -> Tokens:
         """Token values from the blocks that hold them.
@@ -195,12 +195,25 @@ class S3Store:
         size = int(self._manifest.shards.size[shard])
         begin = block * BLOCK_BYTES
         at = 4 * (int(self._first_block[shard]) + block)
-        listed = self._get(self._manifest.files["blocks"]["file"], f"bytes={at}-{at + 3}", None)
-        expected = int.from_bytes(listed, "little")
-        return self._get(name, f"bytes={begin}-{min(begin + BLOCK_BYTES, size) - 1}", expected)
+        for attempt in range(self._attempts):
+            if attempt:
+                self._again(attempt)
+            listed = self._get(self._manifest.files["blocks"]["file"], f"bytes={at}-{at + 3}")
+            content = self._get(name, f"bytes={begin}-{min(begin + BLOCK_BYTES, size) - 1}")
+            if zlib.crc32(content) == int.from_bytes(listed, "little"):
+                return content
+        raise InputError(
+            f"{self.url}/{name}: block {block} does not match its CRC-32 in the corpus's file `blocks`",
+            "check with `shoal data verify` the folder that was uploaded, and upload this shard again",
+        )
 
-    def _get(self, name: str, span: str, crc32: int | None) -> bytes:
-        """An object, or a range of it, asked for until it arrives whole and with the checksum `crc32`."""
+    def _again(self, attempt: int) -> None:
+        with self._lock:
+            self.stalls.retries += 1
+        self._wait(min(8.0, 0.05 * 2**attempt))
+
+    def _get(self, name: str, span: str) -> bytes:
+        """An object, or a range of it, asked for until it arrives whole."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         where = f"{self.url}/{name}"
@@ -210,18 +223,13 @@ class S3Store:
         problem: Exception | None = None
         for attempt in range(self._attempts):
             if attempt:
-                with self._lock:
-                    self.stalls.retries += 1
-                self._wait(min(8.0, 0.05 * 2**attempt))
+                self._again(attempt)
             try:
                 answer = self._client.get_object(**request)
                 content: bytes = answer["Body"].read()
-                if len(content) != answer["ContentLength"]:
-                    problem = OSError(f"{len(content)} of {answer['ContentLength']} bytes came")
-                elif crc32 is not None and zlib.crc32(content) != crc32:
-                    problem = OSError("its CRC-32 is not the one in the corpus's file `blocks`")
-                else:
+                if len(content) == answer["ContentLength"]:
                     return content
+                problem = OSError(f"{len(content)} of {answer['ContentLength']} bytes came")
             except ClientError as error:
                 code = str(error.response.get("Error", {}).get("Code"))
                 if code in ("NoSuchKey", "404", "NoSuchBucket"):

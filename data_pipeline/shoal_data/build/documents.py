@@ -5,13 +5,12 @@ Broken input is the slow path: columns are checked as a whole, and only a column
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -127,24 +126,41 @@ def _text(piece: Piece, quarantine: list[Quarantined]) -> Iterator[Documents]:
 
 def _whole_file(piece: Piece, quarantine: list[Quarantined]) -> bytes:
     with open(piece.path, "rb") as file:
-        if piece.path.endswith(".gz"):
-            stream: Any = gzip.GzipFile(fileobj=file)
-        elif piece.path.endswith(".zst"):
-            stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        else:
+        if not piece.path.lower().endswith((".gz", ".zst")):
             file.seek(piece.first)
             return file.read(piece.last - piece.first if piece.last else -1)
         read: list[bytes] = []
         try:
-            while block := stream.read(1 << 22):
-                read.append(block)
+            read.extend(_unpacked(file, gzip=piece.path.lower().endswith(".gz")))
         except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
-            content = b"".join(read)
-            whole, _, _ = content.rpartition(b"\n")
+            whole, _, _ = b"".join(read).rpartition(b"\n")
             rows = whole.count(b"\n") + 1 if whole else 0
             quarantine.append(Quarantined(piece.path, rows, f"truncated or corrupt: {_first_line(error)}"))
             return whole if piece.format == "jsonl" else b""
         return b"".join(read)
+
+
+def _unpacked(file: BinaryIO, *, gzip: bool) -> Iterator[bytes]:
+    """The content of a gzip or zstd file of any number of members; what could be read comes before the error.
+
+    Raises:
+        EOFError: it ends within a member.
+        zlib.error, zstandard.ZstdError: it is corrupt.
+    """
+
+    def member() -> Any:
+        return zlib.decompressobj(wbits=31) if gzip else zstandard.ZstdDecompressor().decompressobj()
+
+    unpack, begun = member(), False
+    while block := file.read(1 << 20):
+        while block:
+            if unpack.eof:
+                unpack = member()
+            begun = True
+            yield unpack.decompress(block)
+            block = unpack.unused_data if unpack.eof else b""
+    if begun and not unpack.eof:
+        raise EOFError("it ends before its end-of-stream mark")
 
 
 _SAID = b"\xff"  # stands in for a row whose cause is already in the quarantine

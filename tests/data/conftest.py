@@ -1,0 +1,69 @@
+"""Text for the data tests, and parts run one after another in this process instead of on Ray."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shoal_data.build.inputs import Part
+from shoal_data.build.tasks import Work
+
+MODULES = ("heapq.py", "bisect.py", "textwrap.py", "calendar.py", "fractions.py", "shlex.py")
+FOREIGN = [
+    "Köln ist schön.\n",
+    "東京は2024年も人口1,396万人です。\r\n\r\n",
+    "नमस्ते दुनिया! 😀👍🏽",
+    "a\t\t b\n\n  c",
+    "۱۲۳ ½ №5",
+]
+
+
+@pytest.fixture
+def serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds run their parts in this process."""
+
+    def run(label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]) -> None:
+        for part in parts:
+            work(part, settings)
+
+    for module in ("tokenize", "count_job", "duplicates"):
+        monkeypatch.setattr(f"shoal_data.build.{module}.run_parts", run)
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Some documents of the standard library, and some in other scripts."""
+    library = Path(sysconfig.get_path("stdlib"))
+    return [*((library / name).read_text() for name in MODULES), *FOREIGN]
+
+
+@pytest.fixture(scope="session")
+def raw(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those documents as Parquet, in two files of several row groups: `web-0.parquet`, `code-0.parquet`."""
+    folder = tmp_path_factory.mktemp("raw")
+    for name, rows in (("code", texts[: len(MODULES)]), ("web", texts[len(MODULES) :] * 40)):
+        langs = [name] * len(rows)
+        table = pa.table({"lang": langs, "text": rows})
+        pq.write_table(table, folder / f"{name}-0.parquet", row_group_size=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer trained on them."""
+    from shoal_data.build import count_job, tokenizer
+
+    def run(label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]) -> None:
+        for part in parts:
+            work(part, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(count_job, "run_parts", run)
+        out = tmp_path_factory.mktemp("tokenizer")
+        return tokenizer.train([str(raw / "*.parquet")], out / "tok", tokenizer.TrainOptions(600))

@@ -1,0 +1,61 @@
+"""Mixtures keep their weights at every prefix, and every source's epochs are whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal_data.order import ROUND, Mixture, SampleOrder
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0.02, 1), min_size=1, max_size=6), st.integers(0, 10**12))
+def test_a_mixture_keeps_its_weights_at_every_prefix(raw: list[float], far: int) -> None:
+    weights = np.array(raw) / sum(raw)
+    mixture = Mixture(weights.tolist())
+    source, _ = mixture(np.arange(5000))
+    for number, weight in enumerate(weights):
+        seen = np.cumsum(source == number)
+        # Even spreading leaves a source within one turn for each other source of its share.
+        assert np.abs(seen - weight * np.arange(1, 5001)).max() < len(weights) + 0.1
+    _, turn = mixture(np.array([far, far + ROUND]))
+    assert turn[1] - turn[0] == np.bincount(mixture(np.arange(ROUND))[0])[mixture(np.array([far]))[0][0]]
+
+
+def test_turns_of_a_source_are_consecutive() -> None:
+    source, turn = Mixture([0.7, 0.2, 0.1])(np.arange(3 * ROUND))
+    for number in range(3):
+        mine = turn[source == number]
+        assert mine.tolist() == list(range(len(mine)))
+
+
+def test_every_sample_once_an_epoch_and_another_order_the_next() -> None:
+    order = SampleOrder([97], None, seed=3)
+    _, first = order(np.arange(97))
+    _, second = order(np.arange(97, 194))
+    assert sorted(first) == sorted(second) == list(range(97))
+    assert first.tolist() != second.tolist()
+
+
+def test_every_sample_once_a_source_epoch_under_weights() -> None:
+    order = SampleOrder([50, 10], [0.5, 0.5], seed=3)
+    stream, sample = order(np.arange(200))
+    for number, count in ((0, 50), (1, 10)):
+        mine = sample[stream == number]
+        for lap in range(len(mine) // count):
+            assert sorted(mine[lap * count : (lap + 1) * count]) == list(range(count))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7, 16])
+def test_order_does_not_depend_on_the_world(world: int) -> None:
+    order = SampleOrder([1000, 300], [0.6, 0.4], seed=1)
+    whole = np.stack(order(np.arange(240)), axis=1)
+    for step in range(240 // 48):
+        batch = np.arange(step * 48, (step + 1) * 48)
+        parts = [np.stack(order(batch[rank::world]), axis=1) for rank in range(world)]
+        merged = np.empty((48, 2), np.int64)
+        for rank, part in enumerate(parts):
+            merged[rank::world] = part
+        assert np.array_equal(merged, whole[batch])
