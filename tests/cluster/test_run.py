@@ -25,7 +25,7 @@ from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
 pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent
 CLUSTER = "test-runs"
-STEPS = 400
+STEPS = 600
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
 
 
@@ -57,7 +57,7 @@ def train(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
 
 
-def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadline: float = 120.0) -> None:
+def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadline: float = 300.0) -> None:
     """Until `steps` are committed, `recoveries` done, both cells there, and `spares` warm workers beside them."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:
@@ -100,7 +100,7 @@ def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None
         wait_for(path, 10, spares=2, recoveries=1 - number)
         crew = read.plan(path)[-1]["assignment"][str(number)]
         local.kill_node(CLUSTER, crew[0].rpartition("@")[2])
-    output, _ = job.communicate(timeout=180)
+    output, _ = job.communicate(timeout=400)
     assert job.returncode == 0, output
     run, steps = read_json(path / "run.json"), read.steps(path)
     assert run is not None
