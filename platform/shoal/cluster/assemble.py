@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 START_TIMEOUT_S = 180.0
+RAY_GIVES_UP_S = 25.0  # a start that failed after less was not for want of processors
 MAX_NODES = 200
 
 Say = Callable[[str], None]
@@ -113,8 +114,8 @@ def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: L
 def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
     """Start `nodes`, the head first, then as many at a time as there are processors, and wait until all have joined.
 
-    Under load Ray gives a node up after 30 s: it is waited for while its raylet lives. One that fails is tried again,
-    once. What was started is left to the caller to remove.
+    Under load Ray gives a node up after 30 s: it is waited for while its raylet lives, and started again otherwise. One
+    that fails at once is tried twice. What was started is left to the caller to remove.
     Raises UserError: a node does not start.
     """
     began = time.monotonic()
@@ -125,6 +126,7 @@ def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
 
     ready: dict[str, subprocess.Popen[bytes]] = {}  # have imported Ray, and wait for the word
     going: dict[str, subprocess.Popen[bytes]] = {}
+    went: dict[str, float] = {}
     tried: set[str] = set()
     try:
         for node in nodes:
@@ -135,6 +137,7 @@ def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
             while ready and HEAD not in going and len(going) < max(2, os.cpu_count() or 1):
                 name = next(iter(ready))
                 going[name] = ready.pop(name)
+                went[name] = time.monotonic()
                 go(going[name])
             for name in [name for name, process in going.items() if process.poll() is not None]:
                 if going.pop(name).returncode == 0:
@@ -143,7 +146,7 @@ def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
                     tell(f"{name} is slow to join: waiting on")
                     _wait_for_nodes(state, [state.node(name)], deadline)
                     tell(f"{name} joined")
-                elif name not in tried:
+                elif name not in tried or time.monotonic() - went[name] > RAY_GIVES_UP_S:
                     tell(f"{name} did not start: once more")
                     tried.add(name)
                     stop(state, state.node(name))
