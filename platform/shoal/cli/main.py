@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from shoal.cli import cluster, data
+from shoal.cli import cluster, data, model
 from shoal.cli.demo import demo
 from shoal.cli.report import report
 from shoal.cli.status import runs, status
@@ -25,6 +25,11 @@ app.command()(stop)
 app.command()(status)
 app.command()(report)
 app.command()(runs)
+app.command()(model.params)
+app.command()(model.export)
+app.command("import")(model.import_)
+app.command()(model.generate)
+app.add_typer(model.eval_app, name="eval")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(data.app, name="data")
 
