@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,19 @@ from typer.testing import CliRunner
 
 from shoal.cli import cluster as cli
 from shoal.cluster import assemble, local, namespaces, processes
-from shoal.cluster.state import NodeState, clusters_dir, load, locked, save, state_dir
+from shoal.cluster.state import NodeState, clusters_dir, known_clusters, load, locked, save, state_dir
 from shoal.errors import UserError
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(autouse=True)
-def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    yield
+    for name in known_clusters():  # what a failed test left up
+        if (state_dir(name) / "token").exists():
+            local.down(name)
 
 
 def free_port() -> int:
