@@ -55,7 +55,7 @@ def test_blocks_share_one_scale() -> None:
 
 
 def test_e5m6_has_six_mantissa_bits() -> None:
-    x = torch.randn(10_000) * 3
+    x = torch.rand(10_000) * 3 + 0.01  # far from the subnormal numbers of float16
     found = round_e5m6(x)
     mantissa = torch.frexp(found).mantissa * 2**7
     assert torch.equal(mantissa, mantissa.round())

@@ -77,3 +77,21 @@ def test_sums_repeat_and_begin_forgets() -> None:
     replica.begin(0)
     assert not replica.sums().any()
     assert replica.stats() == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_recomputing_changes_no_gradient() -> None:
+    plain = synthetic.gradients(synthetic.tiny())
+    again = synthetic.gradients(synthetic.tiny(parallel={"recompute": True}))
+    assert all(np.array_equal(plain[name], again[name]) for name in plain)
+
+
+def test_rows_travel_in_fp8(pair: World) -> None:
+    """Two workers that exchange rows in FP8 agree with one that exchanges none: scaling twice by powers of two is
+    scaling once, so only what two sums in another order may do is left."""
+    model = {"d_model": 128, "d_kv": 128, "d_q": 128, "d_expert": 128, "d_ffn": 128, "n_heads": 4, "d_v": 32}
+    alone = synthetic.gradients(synthetic.tiny(model=model, precision="fp8"))
+    for answer in pair.run(synthetic.gradients, synthetic.tiny(model=model, precision="fp8", parallel={"ep": 2})):
+        assert np.abs(answer["loads"] - alone["loads"]).sum() <= 0.02 * alone["loads"].sum()
+        for name in ("embedding.weight", "layers.1.ffn.experts.gate_up", "layers.1.attention.wo.weight"):
+            difference = np.linalg.norm(answer[name] - alone[name]) / np.linalg.norm(alone[name])
+            assert difference < 0.1, name

@@ -27,13 +27,16 @@ class DataConfig(_Section):
     heldout: str | None = None
     seq_len: int = Field(default=4096, gt=1, description="tokens a sample trains on")
     seed: int = Field(default=0, ge=0, description="of the order of samples")
-    verify: Literal["size", "full"] = Field(default="full", description="before the run: every checksum, or sizes alone")
+    verify: Literal["size", "full"] = Field(
+        default="full", description="before the run: every checksum, or sizes alone"
+    )
 
 
 class ParallelConfig(_Section):
     """How the workers of a cell share a model."""
 
     ep: int = Field(default=1, gt=0, description="workers that share the experts; the rest of the cell is FSDP")
+    recompute: bool = Field(default=False, description="norms and MLA up-projections again in backward: less memory")
     reshard_after_forward: bool = Field(default=False, description="gather parameters again in backward: less memory")
 
 

@@ -43,6 +43,8 @@ class PretrainReplica:
             products=products,
             reshard_after_forward=config.parallel.reshard_after_forward,
         )
+        for block in self.model.blocks():
+            block.recompute = config.parallel.recompute
         init_slots(self.slots, seed, config.model.init_std)
         self._parameters = [slot.local for slot in self.slots]
         self._biases = [moe.router.bias for moe in self.model.moe_layers()]

@@ -11,15 +11,18 @@ from shoal_workloads.model.ffn import SwiGLU
 from shoal_workloads.model.mla import MLA
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.norm import RMSNorm
+from shoal_workloads.model.recompute import attention_recomputed
 
 __all__ = ["Block"]
 
 
 class Block(nn.Module):
-    """A dense layer (`dense=True`, the first ones) or a MoE layer."""
+    """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: norm and up-projections of attention
+    are done again in backward, to keep less."""
 
     def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None, *, dense: bool) -> None:
         super().__init__()
+        self.recompute = False
         self.attention_norm = RMSNorm(c.d_model, c.norm_eps)
         self.attention = MLA(c)
         self.ffn_norm = RMSNorm(c.d_model, c.norm_eps)
@@ -29,7 +32,10 @@ class Block(nn.Module):
         self, x: torch.Tensor, rope: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer."""
-        x = x + self.attention(self.attention_norm(x), rope)
+        if self.recompute and torch.is_grad_enabled():
+            x = x + attention_recomputed(self.attention_norm, self.attention, x, rope)
+        else:
+            x = x + self.attention(self.attention_norm(x), rope)
         inner = self.ffn_norm(x)
         if isinstance(self.ffn, MoE):
             y, load, balance = self.ffn(inner)

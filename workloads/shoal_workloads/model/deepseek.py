@@ -114,5 +114,9 @@ class DeepSeekV3(nn.Module):
 
     def moe_layers(self) -> list[MoE]:
         """The MoE layers in the order of `Losses.loads`."""
-        blocks = [*self.layers, *(m.block for m in self.mtp)]
-        return [b.ffn for b in blocks if isinstance(b.ffn, MoE)]
+        return [block.ffn for block in self.blocks() if isinstance(block.ffn, MoE)]
+
+    def blocks(self) -> list[Block]:
+        """The layers, then those of the MTP modules."""
+        candidates = [*self.layers, *(module.block for module in self.mtp)]
+        return [block for block in candidates if isinstance(block, Block)]

@@ -24,7 +24,8 @@ class MLA(nn.Module):
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.d_head, self.d_rope, self.d_v, self.d_kv = c.n_heads, c.d_head, c.d_rope, c.d_v, c.d_kv
+        self.heads, self.d_head, self.d_rope, self.d_v = c.n_heads, c.d_head, c.d_rope, c.d_v
+        self.d_kv, self.d_q = c.d_kv, c.d_q
         d_qk = c.d_head + c.d_rope
         if c.d_q is None:
             self.wq = Linear(c.d_model, c.n_heads * d_qk)
@@ -38,20 +39,25 @@ class MLA(nn.Module):
         self.wo = Linear(c.n_heads * c.d_v, c.d_model, role="attention")
         self.scale = softmax_scale(c)
 
-    def query(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, T, D) -> queries before RoPE (B, T, H, h+R)."""
-        q = self.wq_b(self.q_norm(self.wq_a(x))) if hasattr(self, "wq_a") else self.wq(x)
-        return q.unflatten(-1, (self.heads, -1))
-
     def forward(self, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
         """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D)."""
-        q_c, q_r = self.query(x).split([self.d_head, self.d_rope], dim=-1)
-        latent, k_r = self.wkv_a(x).split([self.d_kv, self.d_rope], dim=-1)
+        return self.wo(self.core(*self.compress(x), rope))
+
+    def compress(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x: (B, T, D) -> query latent (B, T, Q), or the whole query where there is no latent, and key-value latent
+        with the RoPE key (B, T, C+R)."""
+        return (self.wq if self.d_q is None else self.wq_a)(x), self.wkv_a(x)
+
+    def core(self, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+        """From the latents to the heads' outputs: (B, T, H*v)."""
+        q = query if self.d_q is None else self.wq_b(self.q_norm(query))
+        q_c, q_r = q.unflatten(-1, (self.heads, -1)).split([self.d_head, self.d_rope], dim=-1)
+        latent, k_r = latent.split([self.d_kv, self.d_rope], dim=-1)
         k_c, v = self.wkv_b(self.kv_norm(latent)).unflatten(-1, (self.heads, -1)).split([self.d_head, self.d_v], dim=-1)
         k_r = rope_apply(k_r.unsqueeze(2), rope).expand(-1, -1, self.heads, -1)
         q = torch.cat([q_c, rope_apply(q_r, rope)], dim=-1)
         k = torch.cat([k_c, k_r], dim=-1)
-        return self.wo(attend(q, k, v, self.scale).flatten(2))
+        return attend(q, k, v, self.scale).flatten(2)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:

@@ -59,10 +59,11 @@ class MoE(nn.Module):
         # Rows arrive by source, then expert; the products want them by expert, then source.
         mine = torch.arange(counts.shape[1], device=load.device).repeat(ranks)
         order, inverse = _sort(mine.repeat_interleave(arriving))
-        arrived = gather_rows(all_to_all(rows, receive, send, self.group), order, inverse)
+        fp8 = self.experts.products.dispatches_fp8
+        arrived = gather_rows(all_to_all(rows, receive, send, self.group, fp8=(fp8, False)), order, inverse)
         arrived_gates = gather_rows(all_to_all(gates, receive, send, self.group), order, inverse)
         out = self.experts(arrived, arrived_gates, counts.sum(dim=0))
-        return all_to_all(gather_rows(out, inverse, order), send, receive, self.group)
+        return all_to_all(gather_rows(out, inverse, order), send, receive, self.group, fp8=(False, fp8))
 
 
 def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -104,6 +104,7 @@ class EmulatedFp8(Products):
     """FP8 numerics on any device. Slower than plain products, not faster: it is for seeing what FP8 does to a run."""
 
     name = "fp8-emulated"
+    dispatches_fp8 = True
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
         """Codes and scales in tiles of 1 x 128; power-of-2 scales for what was dispatched and for the attention's

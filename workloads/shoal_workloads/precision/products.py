@@ -29,6 +29,7 @@ class Products:
     """Products in the type of their operands, accumulated in float32. The base of the FP8 back ends."""
 
     name = "plain"
+    dispatches_fp8 = False  # whether rows travel to experts in FP8
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
         """What is kept of a linear layer's input x (R, I) between forward and backward. `role`: where it comes from,
