@@ -1,0 +1,282 @@
+"""One contender of `benchmarks/data.py` a process: `python data_contenders.py NAME '{"argument": ...}'`.
+
+Prints its figures as a line of JSON. Imports happen before the clock starts; Ray's start is timed apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+def text_bytes(files: list[str]) -> int:
+    """Bytes of text in Parquet files."""
+    sizes = {path: os.path.realpath(path) for path in files}
+    known = {real: pc.sum(pc.binary_length(pq.read_table(real)["text"])).as_py() for real in set(sizes.values())}
+    return sum(known[real] for real in sizes.values())
+
+
+def rate(size: int, seconds: float, **more: Any) -> dict[str, Any]:
+    return {"mb_per_second": round(size / 1e6 / seconds, 3), "seconds": round(seconds, 2), "mb": size / 1e6, **more}
+
+
+def start_ray(cpus: int) -> float:
+    """Seconds to start a private Ray of `cpus` cores and run a first task of Ray Data on each."""
+    import ray
+    import ray.data
+
+    import shoal_data.build.tokenize
+    import shoal_data.build.tokenizer  # noqa: F401
+
+    begin = time.perf_counter()
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=1 << 29,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.range(cpus, override_num_blocks=cpus).map_batches(_import).take_all()
+    return time.perf_counter() - begin
+
+
+def _import(batch: dict[str, Any]) -> dict[str, Any]:
+    import shoal_data.build.encode_part
+    import shoal_data.build.wordcount  # noqa: F401
+
+    return batch
+
+
+def tokenize(files: list[str], tokenizer: str, out: str, cpus: int = 2) -> dict[str, Any]:
+    size = text_bytes(files)
+    ray_start = start_ray(cpus)
+    from shoal_data.build.tokenize import TokenizeOptions
+    from shoal_data.build.tokenize import tokenize as build
+
+    begin = time.perf_counter()
+    build(files, tokenizer, out, TokenizeOptions())
+    seconds = time.perf_counter() - begin
+    figures = rate(size, seconds + ray_start, ray_start=round(ray_start, 2))
+    return {**figures, "steady_mb_per_second": round(size / 1e6 / seconds, 3)}
+
+
+def gigatoken_files(files: list[str], tokenizer: str) -> dict[str, Any]:
+    import gigatoken
+
+    size = text_bytes(files)
+    loaded = gigatoken.Tokenizer(tokenizer)
+    begin = time.perf_counter()
+    tokens = loaded.encode_files(gigatoken.ParquetFileSource(files))
+    return rate(size, time.perf_counter() - begin, documents=len(tokens))
+
+
+def tiktoken(files: list[str], tokenizer: str) -> dict[str, Any]:
+    """The same vocabulary in tiktoken, its own batch call on two threads; text is in memory before the clock starts."""
+    import tiktoken as library
+
+    from shoal_data.build.encode import load_encoder
+    from shoal_data.build.patterns import PATTERNS
+
+    encoder = load_encoder(tokenizer)
+    ranks = {text: token for token, text in enumerate(encoder.tokens) if text}
+    encoding = library.Encoding(
+        "shoal", pat_str="|".join(PATTERNS["deepseek-v3"]), mergeable_ranks=ranks, special_tokens={}
+    )
+    texts = [text for path in files for text in pq.read_table(path)["text"].to_pylist()]
+    begin = time.perf_counter()
+    encoding.encode_ordinary_batch(texts, num_threads=2)
+    return rate(text_bytes(files), time.perf_counter() - begin)
+
+
+def datasets_map(files: list[str], tokenizer: str, out: str) -> dict[str, Any]:
+    """`datasets.map`, batched, two processes, `tokenizers`' batch call, then its own Arrow files."""
+    import datasets
+    from tokenizers import Tokenizer
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    loaded = Tokenizer.from_file(tokenizer)
+    raw = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=f"{out}/cache")
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return {"ids": [one.ids for one in loaded.encode_batch_fast(batch["text"], add_special_tokens=False)]}
+
+    begin = time.perf_counter()
+    raw.map(encode, batched=True, batch_size=64, num_proc=2, remove_columns=raw.column_names)
+    return rate(text_bytes(files), time.perf_counter() - begin)
+
+
+def datatrove(files: list[str], tokenizer: str, out: str) -> dict[str, Any]:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+
+    folder = Path(out) / "in"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(2):
+        tables = [pq.read_table(path, columns=["text"]) for path in files]
+        pq.write_table(tables[0].take(np.arange(part, len(tables[0]), 2)), folder / f"{part}.parquet")
+    steps = [
+        ParquetReader(str(folder), text_key="text"),
+        DocumentTokenizer(f"{out}/tokens", tokenizer_name_or_path=tokenizer, eos_token="<|end_of_sentence|>"),
+    ]
+    begin = time.perf_counter()
+    LocalPipelineExecutor(pipeline=steps, tasks=2, workers=2, logging_dir=f"{out}/logs").run()
+    return rate(text_bytes(files[:1]), time.perf_counter() - begin)
+
+
+def train(files: list[str], out: str, vocab_size: int) -> dict[str, Any]:
+    from shoal_data.build.compile import compile_loops
+
+    size = text_bytes(files)
+    compile_loops()
+    ray_start = start_ray(2)
+    from shoal_data.build.tokenizer import TrainOptions
+    from shoal_data.build.tokenizer import train as build
+
+    begin = time.perf_counter()
+    build(files, out, TrainOptions(vocab_size))
+    return rate(size, time.perf_counter() - begin + ray_start, ray_start=round(ray_start, 2))
+
+
+def train_tokenizers(files: list[str], out: str, vocab_size: int) -> dict[str, Any]:
+    from tokenizers import Tokenizer, models, trainers
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    from shoal_data.build.patterns import pre_tokenizer
+    from shoal_data.build.special import SPECIAL_TOKENS
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizer("deepseek-v3")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    begin = time.perf_counter()
+    texts = (
+        batch["text"].to_pylist() for path in files for batch in pq.ParquetFile(path).iter_batches(64, columns=["text"])
+    )
+    made.train_from_iterator(texts, trainer)
+    seconds = time.perf_counter() - begin
+    made.save(out)
+    return rate(text_bytes(files), seconds)
+
+
+def seek(shards: int, tokens: int, seq_len: int, out: str) -> dict[str, Any]:
+    from shoal_data.manifest import MANIFEST, Manifest, Shards
+    from shoal_data.reader import Corpus, Reader
+
+    each = tokens // shards
+    folder = Path(out) / "synthetic"
+    (folder).mkdir(parents=True, exist_ok=True)
+    np.save(folder / "token_bytes.npy", np.ones(129_280, np.uint16))
+    import hashlib
+
+    digest = hashlib.sha256((folder / "token_bytes.npy").read_bytes()).hexdigest()
+    columns: dict[str, list[Any]] = {
+        "file": [f"shards/{number:06d}.arrow" for number in range(shards)],
+        "source": [0] * shards,
+        "size": [each * 4 + 4096] * shards,
+        "sha256": ["0" * 64] * shards,
+        "offset": [4096] * shards,
+        "tokens": [each] * shards,
+        "documents": [each // 1000] * shards,
+        "text_bytes": [each * 4] * shards,
+    }
+    files = {"token_bytes": {"file": "token_bytes.npy", "sha256": digest}}
+    manifest = Manifest("uint32", 129_280, ["all"], Shards.from_columns(columns), files)
+    (folder / MANIFEST).write_text(json.dumps(manifest.to_json()))
+    index = sum(array.nbytes for array in vars(manifest.shards).values())
+    begin = time.perf_counter()
+    corpus = Corpus.open(folder)
+    opened = time.perf_counter() - begin
+    reader = Reader(corpus, seq_len, 7)
+    index += sum(array.nbytes for stream in corpus.streams() for array in stream)
+    times = {}
+    for step in (0, 1_000_000, 3_000_000_000):
+        taken = []
+        for repeat in range(200):
+            begin = time.perf_counter()
+            reader.locate([step + repeat])
+            taken.append(time.perf_counter() - begin)
+        times[str(step)] = {
+            "median_ms": round(1e3 * float(np.median(taken)), 4),
+            "worst_ms": round(1e3 * max(taken), 4),
+        }
+    return {"locate": times, "index_mb": index / 1e6, "open_seconds": round(opened, 2), "samples": reader.samples}
+
+
+def read(corpus: str, seq_len: int) -> dict[str, Any]:
+    from shoal_data.reader import Corpus
+
+    reader = Corpus.open(corpus).reader(seq_len, 3)
+    total = min(reader.samples, 4096)
+    reader.tokens(range(total))  # the page cache is warm for everybody
+
+    def measure(first: int, *, with_bytes: bool) -> float:
+        begin = time.perf_counter()
+        for at in range(first, first + total, 64):
+            ids = range(at, min(at + 64, first + total))
+            _ = reader.read(ids) if with_bytes else reader.tokens(ids)
+        return total / (time.perf_counter() - begin)
+
+    source = np.concatenate([reader.corpus.store.tokens(0, 0, int(reader.corpus.manifest.shards.tokens[0]))])
+    width = seq_len + 1
+    count = len(source) // width
+    order = np.random.default_rng(0).permutation(count)
+    begin = time.perf_counter()
+    batch = np.empty((64, width), source.dtype)
+    copied = 0
+    while copied < total:
+        for row, at in enumerate(order[np.arange(copied, copied + 64) % count].tolist()):
+            batch[row] = source[at * width : (at + 1) * width]
+        copied += 64
+    memcpy = copied / (time.perf_counter() - begin)
+    plain = max(measure(0, with_bytes=False) for _ in range(3))
+    return {
+        "samples_per_second": round(plain),
+        "with_byte_lengths": round(max(measure(0, with_bytes=True) for _ in range(3))),
+        "at_step_1000000": round(max(measure(1_000_000 * 64, with_bytes=False) for _ in range(3))),
+        "memcpy_of_them": round(memcpy),
+        "share_of_memcpy": round(plain / memcpy, 3),
+    }
+
+
+def mosaic(corpus: str, seq_len: int, out: str) -> dict[str, Any]:
+    """The same samples as MDS, read by StreamingDataset, shuffled, in order of its own index."""
+    from streaming import MDSWriter, StreamingDataset
+
+    from shoal_data.reader import Corpus
+
+    reader = Corpus.open(corpus).reader(seq_len, 3)
+    total = min(reader.samples, 4096)
+    tokens = reader.tokens(range(total))
+    if not Path(out).exists():
+        with MDSWriter(out=out, columns={"tokens": f"ndarray:{tokens.dtype}"}) as writer:
+            for row in tokens:
+                writer.write({"tokens": row})
+    dataset = StreamingDataset(local=out, shuffle=True, batch_size=64, num_canonical_nodes=1)
+    for _ in dataset:
+        pass
+    begin = time.perf_counter()
+    count = sum(1 for _ in dataset)
+    return {"samples_per_second": round(count / (time.perf_counter() - begin)), "samples": count}
+
+
+if __name__ == "__main__":
+    figures = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps({**figures, "peak_mb": round(own / 1e3), "largest_child_mb": round(children / 1e3)}))
