@@ -15,6 +15,7 @@ def demo(
         list[str] | None, typer.Argument(help="Settings of its job.", metavar="[KEY.SUB=VALUE]...")
     ] = None,
     storage: Annotated[Path, typer.Option(help="Folder for the run, its corpus and MLflow.")] = Path("runs"),
+    kill: Annotated[bool, typer.Option(help="Kill a node at a third of the run, and another at two thirds.")] = True,
     keep: Annotated[bool, typer.Option(help="Leave the cluster up at the end.")] = False,
 ) -> None:
     """Start five Ray nodes here, build a corpus, train on it, kill two nodes on the way, and say what that cost.
@@ -35,6 +36,6 @@ def demo(
         console.print(f"[dim]{time.monotonic() - start:6.1f} s[/dim]  ", end="")
         console.print(line, markup=False)
 
-    outcome = run(storage, overrides or [], keep=keep, say=say)
+    outcome = run(storage, overrides or [], kill=kill, keep=keep, say=say)
     show(outcome, console, keep)
     console.print(f"\nThe demo took {time.monotonic() - start:.0f} s.")

@@ -197,8 +197,8 @@ class Killer(threading.Thread):
         self.say(f"*** killed {node}: SIGKILL to its {len(kill.pids)} processes, after step {last['step'] + 1} ***")
 
 
-def demo(storage: Path, overrides: list[str], *, keep: bool, say: Say) -> Outcome:
-    """Run the demo; the cluster is taken down at the end unless `keep`.
+def demo(storage: Path, overrides: list[str], *, kill: bool, keep: bool, say: Say) -> Outcome:
+    """Run the demo, with or without killing nodes; the cluster is taken down at the end unless `keep`.
 
     Raises:
         UserError: something it needs is missing or failed.
@@ -215,9 +215,10 @@ def demo(storage: Path, overrides: list[str], *, keep: bool, say: Say) -> Outcom
         say("2. A corpus: this Python's standard library, tokenized by a Ray Data batch job (`ray job submit`)")
         with timed(outcome.seconds, "corpus"):
             build_corpus(corpus, sampling, say)
-        say(f"3. Training in {job.cells} cells of {job.workers_per_cell} workers, and 4. killing two nodes on the way")
-        killer = Killer(outcome.path, job.steps, outcome.kills, say)
-        killer.start()
+        say(f"3. Training in {job.cells} cells of {job.workers_per_cell} workers")
+        if kill:
+            say("4. killing two nodes on the way")
+            Killer(outcome.path, job.steps, outcome.kills, say).start()
         with timed(outcome.seconds, "training job"):
             submit("train", f"{' '.join(shoal('train', file))}", say)
     finally:

@@ -61,7 +61,8 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
     )
     console.print(facts, highlight=False)
     console.print()
-    console.print(deaths(outcome, steps, cells, run))
+    if outcome.kills:
+        console.print(deaths(outcome, steps, cells, run))
     for event in run["recovery_events"]:
         phases = ", ".join(f"{name} {took:.2f}" for name, took in event["phases"].items() if took is not None)
         console.print(f"  {event['sentence']}\n    phases (s): {phases}", highlight=False)
