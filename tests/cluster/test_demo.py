@@ -1,4 +1,4 @@
-"""The demo itself, with its real model: with two nodes killed it loses nothing and stays beside the run without kills."""
+"""The demo itself, with its real model: killing two nodes loses nothing, and it stays beside the run without kills."""
 
 from __future__ import annotations
 
