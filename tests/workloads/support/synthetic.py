@@ -15,6 +15,8 @@ import torch.distributed.checkpoint as dcp
 
 import shoal_workloads.replica
 from shoal_workloads.config import PretrainConfig
+from shoal_workloads.parallel.all_to_all import all_to_all
+from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainReplica
 
@@ -149,3 +151,40 @@ def twin(config: PretrainConfig) -> bool:
     other.loaded(2)
     same = [run_step(source, step) == run_step(other, step) for step in (2, 3)]
     return all(same) and all(torch.equal(a, b) for a, b in zip(source.tensors(), other.tensors(), strict=True))
+
+
+def exchange() -> tuple[bool, tuple[bool, bool], tuple[bool, bool]]:
+    """Send rows between two ranks: whether they arrive exactly without FP8; and with FP8 for one direction, whether
+    what arrives, and the gradient that comes back, are rounded (they must then equal the rounding done here)."""
+    rank, group = dist.get_rank(), dist.group.WORLD
+    assert group is not None
+    values = [torch.randn(5, 200, generator=torch.Generator().manual_seed(r)) for r in range(2)]
+    grads = [torch.randn(n, 200, generator=torch.Generator().manual_seed(9 + n)) for n in (4, 6)]
+    sent = [[1, 4], [3, 2]]  # sent[r][j]: rows that rank r sends to rank j
+    receive = [sent[0][rank], sent[1][rank]]
+
+    def route(rows: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([rows[r].split(sent[r])[rank] for r in range(2)])
+
+    def back(rows: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([rows[j].split([sent[0][j], sent[1][j]])[rank] for j in range(2)])
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return dequantize_tiles(*quantize_tiles(x, power_of_2=True))
+
+    out = []
+    for fp8 in ((False, False), (True, False), (False, True)):
+        x = values[rank].clone().requires_grad_()
+        y = all_to_all(x, receive, sent[rank], group, fp8=fp8)
+        y.backward(grads[rank])
+        assert x.grad is not None
+        pairs = ((y.detach(), route(values)), (x.grad, back(grads)))
+        found = []
+        for value, plain in pairs:
+            if torch.equal(value, plain):
+                found.append(False)
+            else:
+                assert torch.equal(value, rounded(plain))
+                found.append(True)
+        out.append((found[0], found[1]))
+    return out[0] == (False, False), out[1], out[2]
