@@ -25,7 +25,7 @@ from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
 pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent
 CLUSTER = "test-runs"
-STEPS = 600
+STEPS, LONG = 600, 400
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
 
 
@@ -129,7 +129,7 @@ def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None
 
 
 def test_a_stopped_job_ends_in_order_and_is_resumed_in_the_same_mlflow_run(cluster: str, tmp_path: Path) -> None:
-    file = write_job(tmp_path, run_id="resumed", steps=30)
+    file = write_job(tmp_path, run_id="resumed", steps=LONG)
     path = tmp_path / "runs" / "resumed"
     job = submit(file)
     wait_for(path, 12)
@@ -157,9 +157,9 @@ def test_a_stopped_job_ends_in_order_and_is_resumed_in_the_same_mlflow_run(clust
     assert job.returncode == 0, output
     second = read_json(path / "run.json")
     assert second is not None
-    assert (second["status"], second["steps"]) == ("done", 30)
-    assert [line["step"] for line in read.steps(path)] == list(range(30))
-    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(30)[1], rel=1e-4)
+    assert (second["status"], second["steps"]) == ("done", LONG)
+    assert [line["step"] for line in read.steps(path)] == list(range(LONG))
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(LONG)[1], rel=1e-4)
     assert second["mlflow_run_id"] == first["mlflow_run_id"] is not None
 
 
