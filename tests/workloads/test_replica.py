@@ -92,3 +92,9 @@ def test_rows_travel_in_fp8(pair: World) -> None:
         assert exact_when_plain
         assert dispatched == (True, False)
         assert combined == (False, True)
+
+
+def test_nothing_outlives_a_replica(pair: World) -> None:
+    """A worker is rebuilt in new worlds many times: a dropped replica must not keep the old one's groups alive."""
+    for answer in pair.run(synthetic.forgotten, synthetic.tiny(parallel={"ep": 2})):
+        assert answer[:3] == [True, True, True]

@@ -5,6 +5,8 @@ The functions run in this process or in those of a `World`; what they return is 
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -188,3 +190,16 @@ def exchange() -> tuple[bool, tuple[bool, bool], tuple[bool, bool]]:
                 found.append(True)
         out.append((found[0], found[1]))
     return out[0] == (False, False), out[1], out[2]
+
+
+def forgotten(config: PretrainConfig) -> list[bool]:
+    """Train a step and drop the replica: whether model, layout's mesh and expert group are gone with it."""
+    replica = build(config)
+    run_step(replica, 0)
+    mesh = replica.slots[0].mesh
+    watched = [weakref.ref(replica), weakref.ref(replica.model), weakref.ref(replica.slots[-1].parameter)]
+    if mesh is not None:
+        watched.append(weakref.ref(mesh))
+    del replica, mesh
+    gc.collect()
+    return [reference() is None for reference in watched]
