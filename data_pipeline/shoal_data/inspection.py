@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer, decoders
 
+from shoal_data.files import write_whole
 from shoal_data.reader import Corpus
 from shoal_data.verify import check_shard
 
-__all__ = ["documents", "show", "write_documents"]
+__all__ = ["document_lengths", "documents", "draw", "show", "write_documents"]
 
 
 def documents(corpus: Corpus) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.unsignedinteger]]]:
@@ -64,13 +67,11 @@ def write_documents(path: str | Path, out: BinaryIO) -> None:
         out.write(json.dumps({**fields, "text": text}, ensure_ascii=False).encode() + b"\n")
 
 
-def show(path: str | Path, count: int) -> None:
-    """Print the first `count` documents with a bar between tokens, and the composition."""
+def show(path: str | Path, count: int, picture: Path | None) -> None:
+    """Print the first `count` documents with a bar between tokens, and the composition; draw it into `picture`."""
     corpus = Corpus.open(path)
     decode = _Decoder(corpus)
-    for number, (row, ids) in enumerate(documents(corpus)):
-        if number >= count:
-            break
+    for row, ids in itertools.islice(documents(corpus), count):
         print(f"--- {row['file']} row {row['row']} ({row['lang']}): {row['bytes']:,} bytes, {len(ids):,} tokens")
         print("│".join(decode.pieces(ids[:200])))
     totals = corpus.manifest.totals
@@ -78,3 +79,37 @@ def show(path: str | Path, count: int) -> None:
         for name, counts in totals[by].items():
             figures = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
             print(f"{by[3:]:>8} {name}: {figures}, {counts['bytes'] / max(1, counts['tokens']):.2f} bytes a token")
+    if picture is not None:
+        draw(corpus, picture)
+        print(f"lengths and composition: {picture}")
+
+
+def document_lengths(corpus: Corpus, most: int = 64) -> npt.NDArray[np.int64]:
+    """Tokens of each document of at most `most` shards, evenly spaced over the corpus."""
+    shards = corpus.manifest.shards
+    chosen = np.unique(np.linspace(0, len(shards) - 1, min(most, len(shards))).astype(int))
+    lengths = []
+    for index in chosen.tolist():
+        with pa.memory_map(str(check_shard(corpus.path, shards, index))) as mapped:
+            tokens = pa.ipc.open_file(mapped).get_batch(0)["tokens"]
+            lengths.append(np.diff(tokens.offsets.to_numpy()))
+    return np.concatenate(lengths)
+
+
+def draw(corpus: Corpus, picture: Path) -> None:
+    """A picture of document lengths and of tokens by source and language."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    lengths, *shares = figure.subplots(1, 3)
+    tokens = document_lengths(corpus)
+    lengths.hist(tokens, bins=np.geomspace(max(1, tokens.min()), tokens.max() + 1, 40))
+    lengths.set(xscale="log", xlabel="tokens a document", ylabel="documents", title="Document lengths")
+    for axes, by in zip(shares, ("by_source", "by_lang"), strict=True):
+        totals = corpus.manifest.totals[by]
+        largest = sorted(totals, key=lambda name: -totals[name]["tokens"])[:15][::-1]
+        axes.barh(largest, [totals[name]["tokens"] / 1e6 for name in largest])
+        axes.set(xlabel="million tokens", title=f"Tokens {by.replace('_', ' ')}")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_whole(picture, content.getvalue())

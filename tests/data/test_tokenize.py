@@ -14,7 +14,7 @@ import pytest
 from shoal_data.build.encode import load_encoder
 from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
 from shoal_data.errors import InputError
-from shoal_data.inspection import documents, write_documents
+from shoal_data.inspection import document_lengths, documents, show, write_documents
 from shoal_data.reader import Corpus
 from shoal_data.verify import verify
 
@@ -160,3 +160,18 @@ def test_a_damaged_corpus_is_named(raw: Path, tokenizer: Path, tmp_path: Path) -
     (corpus / "manifest.json").unlink()
     with pytest.raises(InputError, match="no corpus here"):
         Corpus.open(corpus)
+
+
+def test_a_corpus_can_be_looked_at(
+    raw: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = build(raw, tokenizer, tmp_path / "c", Recipe())
+    show(corpus, 2, tmp_path / "look.png")
+    said = capsys.readouterr().out
+    assert said.count("---") >= 2
+    assert "source code" in said
+    assert "lang web" in said
+    assert (tmp_path / "look.png").read_bytes().startswith(b"\x89PNG")
+    opened = Corpus.open(corpus)
+    assert len(document_lengths(opened)) == opened.manifest.totals["documents"]
+    assert document_lengths(opened).sum() == opened.tokens

@@ -20,6 +20,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import zstandard
 
+from shoal_data.build.filesystem import open_file
 from shoal_data.build.inputs import Piece
 
 __all__ = ["Documents", "Quarantined", "read_piece"]
@@ -65,7 +66,7 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
 def _parquet(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator[Documents]:
     row = piece.row
     try:
-        with pq.ParquetFile(piece.path) as file:
+        with open_file(piece.path) as opened, pq.ParquetFile(opened) as file:
             names = file.schema_arrow.names
             if column not in names:
                 cause = f"no column {column!r} (it has {', '.join(names)})"
@@ -125,7 +126,7 @@ def _text(piece: Piece, quarantine: list[Quarantined]) -> Iterator[Documents]:
 
 
 def _whole_file(piece: Piece, quarantine: list[Quarantined]) -> bytes:
-    with open(piece.path, "rb") as file:
+    with open_file(piece.path) as file:
         if not piece.path.lower().endswith((".gz", ".zst")):
             file.seek(piece.first)
             return file.read(piece.last - piece.first if piece.last else -1)

@@ -5,7 +5,6 @@ The plan is a pure function of the files and their sizes, so that a job that is 
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from shoal_data.build.filesystem import find_files, open_file
 from shoal_data.errors import InputError
 
 __all__ = ["Part", "Piece", "plan_parts", "source_name"]
@@ -73,18 +73,19 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
     Raises:
         InputError: a glob that matches nothing.
     """
-    files: dict[str, str] = {}
+    files: dict[str, tuple[str, int]] = {}
     for pattern in inputs:
         name, path_glob = _named(pattern)
-        paths = sorted(path for path in glob.glob(path_glob, recursive=True) if os.path.isfile(path))
-        if not paths:
+        found = find_files(path_glob)
+        if not found:
             raise InputError(f"--input {pattern!r}: no file matches", _NOTHING)
-        for path in paths:
-            files.setdefault(path, name or source_name(path))
-    target = target or min(_LARGEST, max(_SMALLEST, sum(_text_size(path) for path in files) // 8))
+        for path, size in found:
+            files.setdefault(path, (name or source_name(path), size))
+    text = sum(_text_size(path, size) for path, (_, size) in files.items())
+    target = target or min(_LARGEST, max(_SMALLEST, text // 8))
     by_source: dict[str, list[Piece]] = {}
-    for path, source in files.items():
-        by_source.setdefault(source, []).extend(_pieces(path, column, target))
+    for path, (source, size) in files.items():
+        by_source.setdefault(source, []).extend(_pieces(path, size, column, target))
     parts: list[Part] = []
     for source in sorted(by_source):
         group: list[Piece] = []
@@ -116,14 +117,13 @@ def _named(pattern: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else ("", pattern)
 
 
-def _text_size(path: str) -> int:
+def _text_size(path: str, size: int) -> int:
     """Bytes of text in a file, guessed from its size: compressed formats hold about four times as much."""
     packed = path.lower().endswith((*_COMPRESSED, ".parquet", ".pq"))
-    return os.path.getsize(path) * (4 if packed else 1)
+    return size * (4 if packed else 1)
 
 
-def _pieces(path: str, column: str, target: int) -> list[Piece]:
-    size = os.path.getsize(path)
+def _pieces(path: str, size: int, column: str, target: int) -> list[Piece]:
     stem = path.lower()
     compressed = stem.endswith(_COMPRESSED)
     if compressed:
@@ -137,7 +137,8 @@ def _pieces(path: str, column: str, target: int) -> list[Piece]:
 
 def _row_groups(path: str, column: str, target: int, size: int) -> list[Piece]:
     try:
-        footer = pq.read_metadata(path)
+        with open_file(path) as file:
+            footer = pq.read_metadata(file)
     except (OSError, ValueError):  # the task that reads it says what is wrong and quarantines the file
         return [Piece(path, "parquet", 0, 0, 0, size)]
     names = [footer.schema.column(index).path for index in range(footer.num_columns)]
@@ -159,11 +160,14 @@ def _lines(path: str, size: int, target: int) -> list[Piece]:
     if size <= target * 2:
         return [Piece(path, "jsonl", 0, size, 0, size)]
     pieces: list[Piece] = []
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         first = row = 0
         while first < size:
             block = file.read(target)
-            block += file.readline()
+            while not block.endswith(b"\n") and (rest := file.read(1 << 16)):
+                line, mark, _ = rest.partition(b"\n")
+                block += line + mark
+                file.seek(first + len(block))
             pieces.append(Piece(path, "jsonl", first, first + len(block), row, len(block)))
             first += len(block)
             row += block.count(b"\n")

@@ -106,11 +106,12 @@ def verify(
 def inspect(
     corpus: CorpusPath,
     documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
+    picture: Annotated[Path | None, typer.Option(help="PNG for lengths and composition (CORPUS/inspect.png).")] = None,
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
     from shoal_data.inspection import show
 
-    show(corpus, documents)
+    show(corpus, documents, picture or corpus / "inspect.png")
 
 
 @app.command()
