@@ -96,9 +96,17 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, not checksums.")] = False,
 ) -> None:
     """Check that every file of a corpus is what its manifest says."""
+    from shoal_data.build.progress import Progress
     from shoal_data.verify import verify as check
 
-    manifest = check(corpus, full=not quick)
+    said: Progress | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        said = said or Progress("verify", total)
+        said.advance(done - said.done)
+
+    manifest = check(corpus, full=not quick, progress=progress)
     print(f"{corpus}: {len(manifest.shards)} shards, {manifest.totals['tokens']:,} tokens: all as written")
 
 

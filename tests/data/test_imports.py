@@ -1,0 +1,15 @@
+"""Reading a corpus knows neither Ray nor torch, nor what builds one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_the_reader_imports_little() -> None:
+    code = "import sys, shoal_data.reader, shoal_data.verify; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout.decode().split()
+    )
+    assert "numpy" in loaded
+    assert loaded.isdisjoint({"ray", "torch", "tokenizers", "gigatoken", "numba", "boto3", "shoal_data.build"})
