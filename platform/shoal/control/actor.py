@@ -137,7 +137,7 @@ class Controller:
             await asyncio.to_thread(self.finish, tracker)
             # the driver removes this actor once it has read the outcome; it may be gone, and nothing else would
             myself = ray.get_runtime_context().current_actor
-            asyncio.get_running_loop().call_later(10.0, ray.kill, myself)
+            asyncio.get_running_loop().call_later(3.0, ray.kill, myself)
         return self.outcome
 
     async def stop(self, reason: str) -> None:
