@@ -43,7 +43,8 @@ def test_two_by_two(four: World) -> None:
 
 
 def test_it_learns() -> None:
-    metrics, _, _ = synthetic.train(synthetic.tiny(schedule={"lr": 1e-2}), 60)
+    config = synthetic.tiny(schedule={"lr": 1e-2}, batch={"micro_batch": 8})
+    metrics, _, _ = synthetic.train(config, 60)
     assert metrics[0]["lm_loss"] == pytest.approx(np.log(synthetic.VOCAB), rel=0.1)
     assert metrics[-1]["lm_loss"] < 0.5 * metrics[0]["lm_loss"]
     assert metrics[-1]["mtp_loss"] < 0.7 * metrics[0]["mtp_loss"]

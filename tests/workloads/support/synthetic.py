@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-import shoal_workloads.replica
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.all_to_all import all_to_all
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
@@ -72,8 +71,10 @@ def tiny(**sections: Any) -> PretrainConfig:
 
 def build(config: PretrainConfig) -> PretrainReplica:
     """A replica on synthetic samples, in the current process group or alone."""
-    shoal_workloads.replica.Samples = SyntheticSamples  # type: ignore[misc,assignment]
-    return Pretrain(config).build(seed=7)
+    replica = Pretrain(config).build(seed=7)
+    samples: Any = SyntheticSamples("synthetic", config.data.seq_len, config.data.seed, config.device)
+    replica._train = replica._heldout = samples
+    return replica
 
 
 def run_step(replica: PretrainReplica, step: int) -> dict[str, float]:

@@ -76,11 +76,11 @@ def _spread(scale: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def round_e5m6(x: torch.Tensor) -> torch.Tensor:
-    """Round to a format of 5 exponent and 6 mantissa bits, in which the report keeps the attention output's input. Goes
-    through float16, which has the same exponents and four more mantissa bits, to nearest, ties to even."""
-    bits = x.to(torch.float16).view(torch.int16).to(torch.int32)
-    bits = bits + 7 + ((bits >> 4) & 1)
-    return (bits & ~15).to(torch.int16).view(torch.float16).to(x.dtype)
+    """Round to a format of 5 exponent and 6 mantissa bits, in which the report keeps the attention output's input: to
+    nearest, ties to even. Magnitudes must lie under 2^16; every such number is one of float16, too."""
+    exponent = torch.frexp(x.float()).exponent - 1
+    step = torch.exp2((exponent.clamp_min(-14) - 6).float())
+    return (torch.round(x.float() / step) * step).to(x.dtype)
 
 
 def blockwise(w: torch.Tensor) -> torch.Tensor:
