@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,17 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from shoal_data.errors import InputError
 from shoal_workloads.config import PretrainConfig
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "alone"]
 
 MARKER = "COMMITTED.json"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """torch warns of what is meant here: that a checkpoint is read or written by one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 class Checkpoint:
@@ -75,7 +85,8 @@ class Checkpoint:
             if name not in self._tensors:
                 raise InputError(f"{self.path}: tensor {name} is missing", "use a checkpoint of this version")
             wanted[name] = torch.empty(self.shapes[name], dtype=self._tensors[name].properties.dtype)
-        dcp.load(wanted, checkpoint_id=self.path, no_dist=True)
+        with alone():
+            dcp.load(wanted, checkpoint_id=self.path, no_dist=True)
         return wanted
 
     def weights(self, *, ema: bool = False) -> dict[str, torch.Tensor]:

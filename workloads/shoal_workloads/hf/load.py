@@ -14,6 +14,7 @@ import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 
 from shoal_data.errors import InputError
+from shoal_workloads.checkpoint import alone
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.hf.config import from_hf_config
 from shoal_workloads.hf.weights import fill
@@ -81,7 +82,8 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     replica.restart_averages()
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
-    dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
+    with alone():
+        dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
     entries = {
         file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for file in sorted(half.iterdir())
