@@ -64,6 +64,10 @@ class SampleOrder:
         """Stream and sample index of each position (n,), 0-based, of any epoch."""
         if self._mixture is None:
             stream, turn = np.zeros_like(position), position
+            lap = int(position[0]) // self.samples[0] if len(position) else 0
+            index = position - lap * self.samples[0]
+            if len(position) and index.min() >= 0 and index.max() < self.samples[0]:  # one epoch, as nearly always
+                return stream, Permutation(self.samples[0], self.seed, 0, lap)(index)
         else:
             stream, turn = self._mixture(position)
         sample = np.empty_like(position)

@@ -42,13 +42,13 @@ class Permutation:
     def __call__(self, index: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Where each of `index` (values in 0 .. size-1, any shape) goes."""
         value = np.array(index, dtype=np.uint64, copy=True)
-        flat = value.reshape(-1)
-        outside = np.arange(flat.size)
+        flat = self._pass(value.reshape(-1))
+        outside = np.flatnonzero(flat >= np.uint64(self.size))
         while outside.size:
             walked = self._pass(flat[outside])
             flat[outside] = walked
             outside = outside[walked >= np.uint64(self.size)]
-        return value.astype(np.int64)
+        return flat.reshape(value.shape).astype(np.int64)
 
     def _pass(self, value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         low, high = self._right_bits, self._left_bits

@@ -159,23 +159,37 @@ class Reader:
         if out is None:
             out = np.empty((len(ids), self.seq_len + 1), self.corpus.manifest.dtype)
         stream, shard, first = self.locate(ids)
-        store, width, lengths = self.corpus.store, self.seq_len + 1, self.corpus.manifest.shards.tokens
-        places = list(zip(stream.tolist(), shard.tolist(), first.tolist(), strict=True))
-        if not isinstance(store, LocalStore):
-            for number, at, begin in places:
-                index = int(self._streams[number][0][at])
-                store.prefetch(index, begin, min(begin + width, int(lengths[index])))
-        for row, (number, at, begin) in zip(out, places, strict=True):
-            shards = self._streams[number][0]
-            got = store.tokens(int(shards[at]), begin, min(begin + width, int(lengths[shards[at]])))
-            row[: len(got)] = got
-            done = len(got)
-            while done < width:  # a sample that goes on in the next shard
-                at += 1
-                got = store.tokens(int(shards[at]), 0, min(width - done, int(lengths[shards[at]])))
-                row[done : done + len(got)] = got
-                done += len(got)
+        width, store, whole = self.seq_len + 1, self.corpus.store, self._indices(stream, shard)
+        inside = first + width <= self.corpus.manifest.shards.tokens[whole]
+        local = store if isinstance(store, LocalStore) else None
+        if local is None:
+            self.prefetch(ids)
+        rows = zip(out, whole.tolist(), first.tolist(), inside.tolist(), strict=True)
+        for number, (row, index, begin, fits) in enumerate(rows):
+            if fits and local is not None:
+                row[:] = local.whole(index)[begin : begin + width]
+            elif fits:
+                row[:] = store.tokens(index, begin, begin + width)
+            else:
+                self._across(row, int(stream[number]), int(shard[number]), begin)
         return out
+
+    def _across(self, row: npt.NDArray[np.integer], stream: int, shard: int, begin: int) -> None:
+        """Fill `row` with a sample that goes on in the next shard of its stream."""
+        done = 0
+        while done < len(row):
+            index = int(self._streams[stream][0][shard])
+            end = min(begin + len(row) - done, int(self.corpus.manifest.shards.tokens[index]))
+            row[done : done + end - begin] = self.corpus.store.tokens(index, begin, end)
+            done, begin, shard = done + end - begin, 0, shard + 1
+
+    def _indices(self, stream: npt.NDArray[np.int64], shard: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Row of the shard table of each shard that `locate` gives as a position in its stream."""
+        found = np.empty_like(shard)
+        for number, (members, _) in enumerate(self._streams):
+            mine = stream == number
+            found[mine] = members[shard[mine]]
+        return found
 
     def read(self, ids: Ids) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """The samples at positions `ids` of the global order.
@@ -186,11 +200,12 @@ class Reader:
         """
         tokens = np.empty((len(ids), self.seq_len + 1), np.int32)
         self.tokens(ids, tokens)
-        return tokens, self.corpus.token_bytes[tokens[:, 1:]].sum(axis=1, dtype=np.int64)
+        sizes = self.corpus.token_bytes.take(tokens)
+        return tokens, sizes.sum(axis=1, dtype=np.int64) - sizes[:, 0]
 
     def prefetch(self, ids: Ids) -> None:
         """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""
-        for number, at, begin in zip(*(part.tolist() for part in self.locate(ids)), strict=True):
-            index = int(self._streams[number][0][at])
-            end = min(begin + self.seq_len + 1, int(self.corpus.manifest.shards.tokens[index]))
-            self.corpus.store.prefetch(index, begin, end)
+        stream, shard, first = self.locate(ids)
+        lengths = self.corpus.manifest.shards.tokens
+        for index, begin in zip(self._indices(stream, shard).tolist(), first.tolist(), strict=True):
+            self.corpus.store.prefetch(index, begin, min(begin + self.seq_len + 1, int(lengths[index])))
