@@ -1,8 +1,8 @@
 """A keyed permutation of 0 .. n-1 that is computed, never stored.
 
 A value is written as (left, right) in a rectangle of about sqrt(n) by sqrt(n); each round adds a keyed hash of one
-half to the other, modulo its side (a generalised Feistel network); values that fall outside 0 .. n-1, of which there are
-at most some sqrt(n), are sent through again (cycle walking). Both are from Black and Rogaway 2002, "Ciphers with
+half to the other, modulo its side (a generalised Feistel network); values that fall outside 0 .. n-1, of which there
+are at most some sqrt(n), are sent through again (cycle walking). Both are from Black and Rogaway 2002, "Ciphers with
 Arbitrary Finite Domains". So finding sample 3,600,000,000 costs what finding sample 0 costs.
 """
 
