@@ -81,6 +81,7 @@ def test_a_shard_with_a_wrong_checksum(corpus: Path, tmp_path: Path) -> None:
         ("workload.batch.global_batch=12", "a global batch of 12 samples"),
         ("workload.parallel.ep=3", "3 does not divide the 2 workers"),
         ("workload.model.vocab_size=128", "vocab_size"),
+        ("workload.guard.action=roll_back", "workload.guard.action"),
     ],
 )
 def test_a_bad_setting(corpus: Path, tmp_path: Path, override: str, say: str) -> None:

@@ -38,6 +38,10 @@ class Pretrain:
 
         config = self.config
         self._check_layout(workers_per_cell)
+        if config.guard.action == "roll_back":
+            raise InputError(
+                "workload.guard.action: the platform does not roll back yet", "choose report, or skip (no update)"
+            )
         for field in ("corpus", "heldout"):
             path = getattr(config.data, field)
             if path is None:
