@@ -153,9 +153,10 @@ def commit(folder: Path, final: Path, about: dict[str, Any]) -> int:
         out.flush()
         os.fsync(out.fileno())
     marker.with_suffix(".tmp").replace(marker)
-    if final.exists():
-        shutil.rmtree(final)
-    folder.rename(final)
+    if (final / MARKER).is_file():  # another cell saved the same step: what is whole is never taken away
+        shutil.rmtree(folder)
+    else:
+        folder.rename(final)
     return size
 
 
