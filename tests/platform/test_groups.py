@@ -1,0 +1,88 @@
+"""Meeting before a group is built: all go in, or none does."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from shoal.worker.groups import Groups, Stopped, serve_store
+
+SIZE = 3
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    where = listener.getsockname()
+    store = serve_store(listener)
+    yield where
+    del store
+
+
+def together(
+    address: tuple[str, int], do: Callable[[Groups, int], object], stop_after: dict[int, float]
+) -> list[object]:
+    """Run `do` in a thread a rank; rank r is told to stop after `stop_after[r]` seconds. Everyone is told in the end."""
+    found: list[object] = [None] * SIZE
+    start = time.monotonic()
+
+    def rank(index: int) -> None:
+        limit = stop_after.get(index, 1.0)
+        groups = Groups(address, 20.0, 10.0, lambda: time.monotonic() - start > limit)
+        try:
+            found[index] = do(groups, index)
+        except Stopped:
+            found[index] = "left"
+
+    threads = [threading.Thread(target=rank, args=(index,)) for index in range(SIZE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return found
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_nobody_goes_in_alone(address: tuple[str, int], trial: int) -> None:
+    dice = random.Random(trial)
+
+    def enter(groups: Groups, index: int) -> str:
+        time.sleep(dice.uniform(0, 0.02))
+        groups.meet(f"race/{trial}", index, SIZE)
+        return "in"
+
+    found = together(address, enter, {dice.randrange(SIZE): dice.uniform(0, 0.03)})
+    assert found in (["in"] * SIZE, ["left"] * SIZE)
+
+
+def test_a_sum_over_a_group(address: tuple[str, int]) -> None:
+    def add(groups: Groups, index: int) -> float:
+        group = groups.build("sum", index, SIZE)
+        tensor = torch.tensor([float(index)])
+        groups.sum(group, tensor)
+        return float(tensor)
+
+    assert together(address, add, dict.fromkeys(range(SIZE), 20.0)) == [3.0] * SIZE
+
+
+def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(address: tuple[str, int]) -> None:
+    def add(groups: Groups, index: int) -> float:
+        group = groups.build("absent", index, SIZE)
+        if index:
+            start = time.monotonic()
+            try:
+                groups.sum(group, torch.ones(1))
+            except Stopped:
+                return time.monotonic() - start
+        time.sleep(4.0)
+        return 0.0
+
+    waited = together(address, add, {0: 20.0, 1: 2.0, 2: 2.0})
+    assert all(isinstance(seconds, float) and seconds < 10.0 for seconds in waited)  # not the 20 s of the group
+    assert waited[1] != "left"

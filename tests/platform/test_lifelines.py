@@ -1,0 +1,90 @@
+"""Lifelines over real sockets: order of words, death, silence towards strangers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from shoal.control.lifelines import Lifelines, Line
+from shoal.wire import decode, encode
+
+HELLO = {"type": "hello", "secret": "s", "worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
+
+
+class Ear:
+    """Hears what the controller would."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.lines = Lifelines("s", self.joined, self.said, self.gone)
+
+    def joined(self, line: Line) -> None:
+        self.heard.append(("joined", line.worker, line.home))
+
+    def said(self, line: Line, message: dict[str, Any]) -> None:
+        self.heard.append(("said", message["type"]))
+
+    def gone(self, line: Line, why: str) -> None:
+        self.heard.append(("gone", line.worker))
+
+    async def until(self, count: int) -> None:
+        while len(self.heard) < count:
+            await asyncio.sleep(0.01)
+
+
+async def talk(ear: Ear, *messages: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    address = await ear.lines.open("127.0.0.1")
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"".join(messages))
+    await writer.drain()
+    return reader, writer
+
+
+def test_everything_said_is_heard_before_the_death() -> None:
+    async def scene() -> list[Any]:
+        ear = Ear()
+        commits = [encode({"type": "commit", "steps": step}) for step in range(3)]
+        _, writer = await talk(ear, encode(HELLO), encode({"type": "beat", "phase": "training", "steps": 7}), *commits)
+        writer.close()
+        await asyncio.wait_for(ear.until(5), 10)
+        return list(ear.heard)
+
+    said = ("said", "commit")
+    assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), said, said, said, ("gone", "w0")]
+
+
+def test_orders_reach_the_worker() -> None:
+    async def scene() -> dict[str, Any]:
+        ear = Ear()
+        reader, _ = await talk(ear, encode(HELLO))
+        await asyncio.wait_for(ear.until(1), 10)
+        ear.lines.send("w0", {"type": "stop", "generation": 3})
+        ear.lines.send("nobody", {"type": "stop"})
+        return decode(await asyncio.wait_for(reader.readline(), 10))
+
+    assert asyncio.run(scene()) == {"type": "stop", "generation": 3}
+
+
+@pytest.mark.parametrize(
+    "first", [encode(HELLO | {"secret": "guess"}), encode({"type": "commit"}), b"\x80\x04not json\n", b"[1]\n"]
+)
+def test_a_stranger_is_told_nothing(first: bytes) -> None:
+    async def scene() -> tuple[bytes, list[Any]]:
+        ear = Ear()
+        reader, _ = await talk(ear, first)
+        return await asyncio.wait_for(reader.read(), 10), list(ear.heard)
+
+    assert asyncio.run(scene()) == (b"", [])
+
+
+def test_a_second_worker_of_the_same_name_is_refused() -> None:
+    async def scene() -> tuple[bytes, list[Any]]:
+        ear = Ear()
+        await talk(ear, encode(HELLO))
+        await asyncio.wait_for(ear.until(1), 10)
+        reader, _ = await talk(ear, encode(HELLO))
+        return await asyncio.wait_for(reader.read(), 10), list(ear.heard)
+
+    assert asyncio.run(scene()) == (b"", [("joined", "w0", (0, 1))])
