@@ -25,10 +25,11 @@ def address() -> Iterator[tuple[str, int]]:
     del store
 
 
-def together(
-    address: tuple[str, int], do: Callable[[Groups, int], object], stop_after: dict[int, float]
-) -> list[object]:
-    """Run `do` in a thread a rank; rank r is told to stop after `stop_after[r]` seconds. Everyone is told in the end."""
+Rank = Callable[[Groups, int], object]
+
+
+def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float]) -> list[object]:
+    """Run `do` in a thread a rank; rank r is told to stop after `stop_after[r]` seconds, by default one."""
     found: list[object] = [None] * SIZE
     start = time.monotonic()
 

@@ -82,9 +82,11 @@ def test_a_stranger_is_told_nothing(first: bytes) -> None:
 def test_a_second_worker_of_the_same_name_is_refused() -> None:
     async def scene() -> tuple[bytes, list[Any]]:
         ear = Ear()
-        await talk(ear, encode(HELLO))
+        first = await talk(ear, encode(HELLO))  # held: a forgotten connection closes itself
         await asyncio.wait_for(ear.until(1), 10)
         reader, _ = await talk(ear, encode(HELLO))
-        return await asyncio.wait_for(reader.read(), 10), list(ear.heard)
+        answer = await asyncio.wait_for(reader.read(), 10), list(ear.heard)
+        first[1].close()
+        return answer
 
     assert asyncio.run(scene()) == (b"", [("joined", "w0", (0, 1))])
