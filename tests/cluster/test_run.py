@@ -62,8 +62,8 @@ def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadl
     end = time.monotonic() + deadline
     while time.monotonic() < end:
         lines = read.steps(path) if (path / "steps.jsonl").exists() else []
-        status = read_json(path / "status.json") or {"workers": [], "generation": -1}
-        fresh = bool(lines) and status["generation"] == lines[-1]["generation"]  # it is written once a second only
+        status = read_json(path / "status.json") or {"workers": []}
+        fresh = bool(lines) and status.get("generation") == lines[-1]["generation"]  # it is written once a second only
         warm = [worker for worker in status["workers"] if worker["cell"] is None and fresh]
         done = sum(event["kind"] == "recovery" for event in read.events(path)) if lines else 0
         if len(lines) >= steps and lines[-1]["cells"] == 2 and len(warm) >= spares and done == recoveries:
