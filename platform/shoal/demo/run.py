@@ -170,12 +170,13 @@ def build_corpus(corpus: Path, sampling: subprocess.Popen[bytes], say: Say) -> N
 
 
 class Killer(threading.Thread):
-    """Kills the node of a cell at a third and at two thirds of a run."""
+    """Kills the node of a cell at a third and at two thirds of a run, or a little later if no spares are warm yet."""
 
     def __init__(self, path: Path, steps: int, kills: list[Killed], say: Say) -> None:
         super().__init__(daemon=True, name="killer")
         self.path, self.kills, self.say = path, kills, say
         self.plan = [(steps // 3, 1), (2 * steps // 3, 0)]
+        self.patience = steps // 6
 
     def run(self) -> None:
         for step, cell in self.plan:
@@ -185,7 +186,9 @@ class Killer(threading.Thread):
                 if status.get("status") == "done":
                     return
                 lines = read.steps(self.path) if (self.path / layout.STEPS).exists() else []
-                if lines and lines[-1]["step"] + 1 >= step:
+                done = lines[-1]["step"] + 1 if lines else 0
+                warm = sum(worker["cell"] is None for worker in status.get("workers", ()))
+                if done >= step + self.patience or (done >= step and warm >= SLOTS):
                     break
             self.kill(cell, lines[-1])
 
