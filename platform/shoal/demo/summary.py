@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.demo.run import CLUSTER, Killed, Outcome
+from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 
@@ -43,7 +44,12 @@ def since_kill(kill: Killed, steps: Sequence[dict[str, Any]], cells: int) -> tup
 def show(outcome: Outcome, console: Console, keep: bool) -> None:
     """Print the summary of a finished demo."""
     path = outcome.path
-    run, steps = read_json(path / layout.RUN) or {}, read.steps(path)
+    run, steps = read_json(path / layout.RUN), read.steps(path)
+    if run is None:
+        raise UserError(
+            f"the run {path.name} did not close its record: the cluster or the job's driver was lost on the way",
+            f"see {path / layout.EVENTS} and ray.log beside it, then run the demo again",
+        )
     cells = max(line["cells"] for line in steps)
     console.print("\n5. What happened\n", style="bold")
     console.print("loss (nats a token), by step")
