@@ -17,7 +17,7 @@ __all__ = ["LOOPBACK_ONLY", "NODE_LABEL", "command_in", "go", "launch", "log_fil
 NODE_LABEL = "shoal.io/node"
 """The Ray node label that holds the node's name (`ray.nodes()[i]["Labels"]`)."""
 
-# A dead node is known within 1.3 s instead of 14, a frozen one within 4 s instead of 65.
+# Shoal itself learns of a death from its lifelines; Ray may take some seconds, and a stalled machine keeps its nodes.
 HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
