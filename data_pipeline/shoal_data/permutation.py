@@ -51,13 +51,19 @@ class Permutation:
         return flat.reshape(value.shape).astype(np.int64)
 
     def _pass(self, value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        left, right = np.divmod(value, self._columns)
+        left = value // self._columns
+        right = value - left * self._columns
         for odd, key in zip((False, True) * (_ROUNDS // 2), self._round_keys, strict=True):
             if odd:
-                right = (right + _scramble(left, key)) % self._columns
+                right = _remainder(right + _scramble(left, key), self._columns)
             else:
-                left = (left + _scramble(right, key)) % self._rows
+                left = _remainder(left + _scramble(right, key), self._rows)
         return left * self._columns + right
+
+
+def _remainder(value: npt.NDArray[np.uint64], side: np.uint64) -> npt.NDArray[np.uint64]:
+    """`value % side`; NumPy has vector instructions for the division alone."""
+    return value - value // side * side
 
 
 def _scramble(value: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.uint64]:

@@ -20,6 +20,7 @@ from shoal_data.errors import InputError
 from shoal_data.files import write_whole
 from shoal_data.manifest import Manifest
 from shoal_data.order import SampleOrder
+from shoal_data.places import Place, Places, Stream
 from shoal_data.store import LocalStore, S3Store, open_store
 
 __all__ = ["Corpus", "Reader", "bits_per_byte"]
@@ -81,18 +82,15 @@ class Corpus:
 
     def samples(self, seq_len: int) -> int:
         """Samples an epoch at `seq_len`: each predicts `seq_len` tokens that no other predicts."""
-        return sum(max(0, (int(starts[-1]) - 1) // seq_len) for _, starts in self.streams())
+        return sum(max(0, (int(stream.starts[-1]) - 1) // seq_len) for stream in self.streams())
 
-    def streams(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """What samples are cut from: one stream of all shards, or one for each source if the manifest has weights.
-
-        Each is the indices of its shards (k,), and the first token of each in the stream, and the total (k + 1,).
-        """
+    def streams(self) -> list[Stream]:
+        """What samples are cut from: one stream of all shards, or one for each source if the manifest has weights."""
         tokens, source = self.manifest.shards.tokens, self.manifest.shards.source
         members = [np.arange(len(tokens))]
         if self.manifest.weights is not None:
             members = [np.flatnonzero(source == number) for number in range(len(self.manifest.sources))]
-        return [(shards, np.concatenate(([0], np.cumsum(tokens[shards], dtype=np.int64)))) for shards in members]
+        return [Stream(shards, np.concatenate(([0], np.cumsum(tokens[shards])))) for shards in members]
 
     def reader(self, seq_len: int, seed: int) -> Reader:
         """Samples of `seq_len + 1` tokens in the order that `seed` names.
@@ -126,70 +124,47 @@ class Reader:
         self.corpus, self.seq_len, self.seed = corpus, seq_len, seed
         manifest = corpus.manifest
         self._streams = corpus.streams()
-        counts = [max(0, (int(starts[-1]) - 1) // seq_len) for _, starts in self._streams]
+        counts = [max(0, (int(stream.starts[-1]) - 1) // seq_len) for stream in self._streams]
         for number, count in enumerate(counts):
             if count < 1:
                 what = f"source {manifest.sources[number]!r}" if manifest.weights else "the corpus"
                 raise InputError(
-                    f"{corpus.path}: {what} has {int(self._streams[number][1][-1])} tokens, less than one sample of "
-                    f"seq_len + 1 = {seq_len + 1}",
+                    f"{corpus.path}: {what} has {int(self._streams[number].starts[-1])} tokens, less than one sample "
+                    f"of seq_len + 1 = {seq_len + 1}",
                     "tokenize more text or choose a smaller seq_len",
                 )
         self.samples = sum(counts)
         weights = [manifest.weights[name] for name in manifest.sources] if manifest.weights else None
-        self._order = SampleOrder(counts, weights, seed)
+        self._places = Places(self._streams, SampleOrder(counts, weights, seed), seq_len)
 
-    def locate(self, ids: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Where the samples at positions `ids` begin: stream, position of the shard in it, token in the shard. Pure."""
-        position = np.asarray(ids, dtype=np.int64)
-        if position.size and position.min() < 0:
-            raise ValueError("positions in the global order start at 0")
-        stream, sample = self._order(position)
-        first = sample * self.seq_len
-        shard = np.empty_like(first)
-        for number in np.unique(stream).tolist():
-            mine = stream == number
-            starts = self._streams[number][1]
-            shard[mine] = np.searchsorted(starts, first[mine], side="right") - 1
-            first[mine] -= starts[shard[mine]]
-        return stream, shard, first
+    def locate(self, ids: Ids) -> Place:
+        """Where the samples at positions `ids` begin. Pure: nothing is read."""
+        return self._places(np.asarray(ids, dtype=np.int64))
 
     def tokens(self, ids: Ids, out: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.integer]:
         """Token ids of the samples at positions `ids`: (n, seq_len + 1), in the corpus's own dtype or into `out`."""
+        place, width = self.locate(ids), self.seq_len + 1
+        if place.room.min(initial=width) >= width:
+            found = self.corpus.store.gather(place.shard, place.first, width)
+        else:
+            inside = place.room >= width
+            found = np.empty((len(ids), width), self.corpus.manifest.dtype)
+            found[inside] = self.corpus.store.gather(place.shard[inside], place.first[inside], width)
+            for number in np.flatnonzero(~inside).tolist():
+                self._across(found[number], *(int(one[number]) for one in (place.stream, place.turn, place.first)))
         if out is None:
-            out = np.empty((len(ids), self.seq_len + 1), self.corpus.manifest.dtype)
-        stream, shard, first = self.locate(ids)
-        width, store, whole = self.seq_len + 1, self.corpus.store, self._indices(stream, shard)
-        inside = first + width <= self.corpus.manifest.shards.tokens[whole]
-        local = store if isinstance(store, LocalStore) else None
-        if local is None:
-            self.prefetch(ids)
-        rows = zip(out, whole.tolist(), first.tolist(), inside.tolist(), strict=True)
-        for number, (row, index, begin, fits) in enumerate(rows):
-            if fits and local is not None:
-                row[:] = local.whole(index)[begin : begin + width]
-            elif fits:
-                row[:] = store.tokens(index, begin, begin + width)
-            else:
-                self._across(row, int(stream[number]), int(shard[number]), begin)
+            return found
+        out[:] = found
         return out
 
-    def _across(self, row: npt.NDArray[np.integer], stream: int, shard: int, begin: int) -> None:
+    def _across(self, row: npt.NDArray[np.integer], stream: int, turn: int, begin: int) -> None:
         """Fill `row` with a sample that goes on in the next shard of its stream."""
         done = 0
         while done < len(row):
-            index = int(self._streams[stream][0][shard])
-            end = min(begin + len(row) - done, int(self.corpus.manifest.shards.tokens[index]))
-            row[done : done + end - begin] = self.corpus.store.tokens(index, begin, end)
-            done, begin, shard = done + end - begin, 0, shard + 1
-
-    def _indices(self, stream: npt.NDArray[np.int64], shard: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Row of the shard table of each shard that `locate` gives as a position in its stream."""
-        found = np.empty_like(shard)
-        for number, (members, _) in enumerate(self._streams):
-            mine = stream == number
-            found[mine] = members[shard[mine]]
-        return found
+            shard = int(self._streams[stream].shards[turn])
+            end = min(begin + len(row) - done, int(self.corpus.manifest.shards.tokens[shard]))
+            row[done : done + end - begin] = self.corpus.store.tokens(shard, begin, end)
+            done, begin, turn = done + end - begin, 0, turn + 1
 
     def read(self, ids: Ids) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """The samples at positions `ids` of the global order.
@@ -198,14 +173,13 @@ class Reader:
             tokens: (n, seq_len + 1) int32; predict `tokens[:, 1:]` from `tokens[:, :-1]`.
             bytes: (n,) int64, UTF-8 bytes of text that the predicted tokens of each sample stand for.
         """
-        tokens = np.empty((len(ids), self.seq_len + 1), np.int32)
-        self.tokens(ids, tokens)
-        sizes = self.corpus.token_bytes.take(tokens)
-        return tokens, sizes.sum(axis=1, dtype=np.int64) - sizes[:, 0]
+        raw = self.tokens(ids)
+        sizes = self.corpus.token_bytes.take(raw)
+        return raw.astype(np.int32), sizes.sum(axis=1, dtype=np.int64) - sizes[:, 0]
 
     def prefetch(self, ids: Ids) -> None:
         """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""
-        stream, shard, first = self.locate(ids)
-        lengths = self.corpus.manifest.shards.tokens
-        for index, begin in zip(self._indices(stream, shard).tolist(), first.tolist(), strict=True):
-            self.corpus.store.prefetch(index, begin, min(begin + self.seq_len + 1, int(lengths[index])))
+        place = self._places.locate(np.asarray(ids, dtype=np.int64))
+        last = place.first + np.minimum(place.room, self.seq_len + 1)
+        for shard, begin, end in zip(place.shard.tolist(), place.first.tolist(), last.tolist(), strict=True):
+            self.corpus.store.prefetch(shard, begin, end)

@@ -1,0 +1,100 @@
+"""Working places out ahead and gathering in one call change no answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal_data import places, store
+from shoal_data.build.tokenize import TokenizeOptions, tokenize
+from shoal_data.order import SampleOrder
+from shoal_data.places import Places, Stream
+from shoal_data.reader import Corpus
+
+
+@pytest.fixture
+def corpus(tokenizer: Path, tmp_path: Path, serial: None) -> Corpus:
+    """A corpus of a dozen short shards in one stream."""
+    lines = [json.dumps({"text": f"Document {number} of a short corpus. " * 8}) for number in range(60)]
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    tokenize([str(tmp_path / "*.jsonl")], tokenizer, tmp_path / "c", TokenizeOptions(part_bytes=4_000))
+    return Corpus.open(tmp_path / "c")
+
+
+def expected(corpus: Corpus, seq_len: int, seed: int, ids: list[int]) -> np.ndarray:
+    """The samples straight from the definition: the stream end to end, cut, in the order's order."""
+    lengths = corpus.manifest.shards.tokens.tolist()
+    stream = np.concatenate([corpus.store.tokens(shard, 0, size) for shard, size in enumerate(lengths)])
+    order = SampleOrder([(len(stream) - 1) // seq_len], None, seed)
+    return np.stack([stream[at * seq_len : (at + 1) * seq_len + 1] for at in order(np.array(ids))[1].tolist()])
+
+
+@pytest.mark.parametrize("step", [1, 3, 16, 0, -2])
+@pytest.mark.parametrize("weights", [None, [0.7, 0.3]])
+def test_places_ahead_are_those_worked_out_one_by_one(
+    step: int, weights: list[float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_TOGETHER", 64)
+    streams = [Stream(np.arange(5), np.array([0, 90, 700, 701, 1500, 4000]))]
+    if weights:
+        streams.append(Stream(np.arange(5, 7), np.array([0, 1000, 1300])))
+    order = SampleOrder([(int(stream.starts[-1]) - 1) // 32 for stream in streams], weights, seed=2)
+    ahead, plain = Places(streams, order, 32), Places(streams, order, 32)
+    position = np.array([900, 904, 901])
+    for _ in range(200):  # several times what is worked out in one go, and over several epochs
+        assert np.array_equal(np.stack(ahead(position)), np.stack(plain.locate(position)))
+        position = position + step
+    for other in (np.array([3]), np.array([4, 5, 6]), np.array([], np.int64), position):
+        assert np.array_equal(np.stack(ahead(other)), np.stack(plain.locate(other)))
+
+
+def test_samples_within_shards_and_across_them(corpus: Corpus) -> None:
+    assert len(corpus.manifest.shards) > 8
+    shortest = int(corpus.manifest.shards.tokens.min())
+    for seq_len in (16, 3 * shortest):  # the longer ones go over several shards
+        reader = corpus.reader(seq_len, 4)
+        everything = expected(corpus, seq_len, 4, list(range(reader.samples)))
+        for first in range(0, reader.samples, 7):
+            ids = list(range(first, min(first + 7, reader.samples)))
+            wanted = everything[ids]
+            out = np.zeros(wanted.shape, np.int64)
+            assert np.array_equal(reader.tokens(ids), wanted)
+            assert np.array_equal(reader.tokens(ids, out), wanted)
+            assert np.array_equal(reader.read(ids)[0], wanted)
+    assert corpus.reader(16, 4).tokens([]).shape == (0, 17)
+
+
+def test_more_shards_than_may_be_mapped(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_MOST_MAPPED", 3)
+    reader = corpus.reader(16, 4)
+    held = corpus.store.tokens(0, 0, 20)
+    kept = held.copy()
+    wanted = expected(corpus, 16, 4, list(range(reader.samples)))
+    for number in range(reader.samples):
+        assert np.array_equal(reader.tokens([number])[0], wanted[number])
+    assert np.array_equal(held, kept)  # its mapping stays while a view of it does
+
+
+def test_threads_share_a_corpus(corpus: Corpus) -> None:
+    count = corpus.reader(16, 4).samples
+    wanted = expected(corpus, 16, 4, list(range(count)))
+    fresh = Corpus.open(corpus.path)
+    wrong: list[int] = []
+
+    def work(first: int) -> None:
+        reader = fresh.reader(16, 4)
+        for at in range(first, count, 4):
+            if not np.array_equal(reader.tokens([at])[0], wanted[at]):
+                wrong.append(at)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
