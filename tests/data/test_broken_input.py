@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -40,6 +41,10 @@ def inputs(tmp_path: Path) -> Path:
     (folder / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n{"text": "fine"}\n')
     packed = gzip.compress(("\n".join([good[0]] * 50_000)).encode())
     (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    lines = (json.dumps({"text": hashlib.sha256(b"%d" % row).hexdigest()}) for row in range(20_000))
+    packed = zstandard.compress("\n".join(lines).encode())  # of several blocks, since hashes hardly compress
+    (folder / "cut.jsonl.zst").write_bytes(packed[: len(packed) // 2])
+    (folder / "garbage.jsonl.zst").write_bytes(zstandard.compress(f"{good[0]}\n".encode()) + b"no zstd")
     (folder / "whole.jsonl.gz").write_bytes(gzip.compress(b'{"text": "from gzip"}'))
     (folder / "whole.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "from zstd"}\n'))
     (folder / "plain.txt").write_text("plain text\n")
@@ -62,7 +67,8 @@ def test_each_kind_of_damage_is_named_and_the_rest_is_kept(tokenizer: Path, inpu
     assert quarantined["bad.jsonl", 3] == "empty document"
     assert "no text in field" in quarantined["bad.jsonl", 4]
     assert quarantined["latin.jsonl", 0] == "invalid UTF-8 at byte 3"
-    assert any("truncated or corrupt" in cause for (file, _), cause in quarantined.items() if file == "cut.jsonl.gz")
+    for name in ("cut.jsonl.gz", "cut.jsonl.zst", "garbage.jsonl.zst"):
+        assert [cause[:20] for (file, _), cause in quarantined.items() if file == name] == ["truncated or corrupt"]
     assert quarantined["bytes.txt", 0] == "invalid UTF-8 at byte 8"
     assert quarantined["nulls.parquet", 1] == "null text"
     assert quarantined["nulls.parquet", 2] == "empty document"
@@ -74,6 +80,7 @@ def test_each_kind_of_damage_is_named_and_the_rest_is_kept(tokenizer: Path, inpu
         ("bad.jsonl", 0),
         ("bad.jsonl", 5),
         ("latin.jsonl", 1),
+        ("garbage.jsonl.zst", 0),
         ("whole.jsonl.gz", 0),
         ("whole.jsonl.zst", 0),
         ("plain.txt", 0),
@@ -83,16 +90,58 @@ def test_each_kind_of_damage_is_named_and_the_rest_is_kept(tokenizer: Path, inpu
         ("numbers.parquet", 0),
         ("numbers.parquet", 1),
     }
-    assert {key for key in kept if key[0] != "cut.jsonl.gz"} == expected
-    whole_lines = [row for file, row in kept if file == "cut.jsonl.gz"]
-    assert sorted(whole_lines) == list(range(len(whole_lines)))
-    assert len(whole_lines) > 1000
+    assert {key for key in kept if not key[0].startswith("cut.")} == expected
+    for name in ("cut.jsonl.gz", "cut.jsonl.zst"):
+        whole_lines = [row for file, row in kept if file == name]
+        assert sorted(whole_lines) == list(range(len(whole_lines)))
+        assert 1000 < len(whole_lines) < 50_000
     assert set(kept).isdisjoint(quarantined)
 
 
 def test_strict_makes_it_an_error_that_names_the_file(tokenizer: Path, inputs: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)in/.*--strict"):
         run(tokenizer, inputs, strict=True)
+
+
+def test_jsonl_is_read_in_stretches(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal_data.build.documents._JSON_BYTES", 300)
+    (tmp_path / "in").mkdir()
+    lines = [json.dumps({"text": "x" * (number % 150 + 1)}) for number in range(400)]
+    lines[7] = "{not json"
+    (tmp_path / "in" / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    kept, quarantined = run(tokenizer, tmp_path)
+    assert kept == {("a.jsonl.gz", row): row % 150 + 1 for row in range(400) if row != 7}
+    assert list(quarantined) == [("a.jsonl.gz", 7)]
+
+
+@pytest.mark.long
+def test_a_document_of_200_mb(tokenizer: Path, tmp_path: Path) -> None:
+    """As JSONL, as text and as Parquet it goes through whole; broken, it is quarantined, and its neighbours stay."""
+    (tmp_path / "in").mkdir()
+    text = "".join(f"Line {number} of a very long document.\n" for number in range(6_000_000))[: 200 * 10**6]
+    lines = [
+        json.dumps({"text": text}),
+        '{"text": "small"}',
+        '{"text": "' + text[:-1].replace("\n", " ") + "\\",
+        '{"text": "last"}',
+    ]
+    (tmp_path / "in" / "large.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "in" / "large.txt").write_text(text)
+    (tmp_path / "in" / "latin.txt").write_bytes(text.encode() + b"\xe9")
+    pq.write_table(pa.table({"text": pa.array([text, "beside"], pa.large_string())}), tmp_path / "in" / "large.parquet")
+    kept, quarantined = run(tokenizer, tmp_path)
+    size = len(text)
+    assert kept == {
+        ("large.jsonl", 0): size,
+        ("large.jsonl", 1): 5,
+        ("large.jsonl", 3): 4,
+        ("large.txt", 0): size,
+        ("large.parquet", 0): size,
+        ("large.parquet", 1): 6,
+    }
+    assert "unreadable JSON line" in quarantined["large.jsonl", 2]
+    assert quarantined["latin.txt", 0] == f"invalid UTF-8 at byte {size}"
+    assert len(quarantined) == 2
 
 
 def test_a_document_of_many_parts(tokenizer: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def reference(
     return model["merges"], model["vocab"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     words=WORDS,
     vocab_size=st.sampled_from([258, 262, 280, 600]),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shoal_data.order import ROUND, Mixture, SampleOrder
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0.02, 1), min_size=1, max_size=6), st.integers(0, 10**12))
 def test_a_mixture_keeps_its_weights_at_every_prefix(raw: list[float], far: int) -> None:
     weights = np.array(raw) / sum(raw)

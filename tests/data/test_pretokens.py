@@ -36,7 +36,7 @@ def counted(name: str, texts: list[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(text=TEXT)
 def test_cuts_as_tokenizers_does_on_any_unicode(name: str, text: str) -> None:
     assert counted(name, [text]) == reference(name, text)

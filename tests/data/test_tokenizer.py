@@ -87,7 +87,7 @@ def encoder(tokenizer: Path) -> Encoder:
     return Encoder(tokenizer.read_bytes(), str(tokenizer))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_comes_back_and_both_encoders_agree(encoder: Encoder, tokenizer: Path, text: str) -> None:
     mine = Tokenizer.from_file(str(tokenizer))

@@ -1,12 +1,18 @@
-"""Arrow columns as NumPy arrays, without copying."""
+"""Arrow columns as NumPy arrays, without copying; record batches in files."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.ipc
 
-__all__ = ["text_buffers"]
+from shoal_data.files import write_whole
+
+__all__ = ["read_batch", "text_buffers", "write_batches"]
 
 
 def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
@@ -18,3 +24,17 @@ def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     # Read-only whoever owns the memory, so that compiled loops over them are compiled once.
     starts.flags.writeable = content.flags.writeable = False
     return starts, content
+
+
+def write_batches(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
+    """Write record batches of one schema as an Arrow IPC file, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    write_whole(path, memoryview(sink.getvalue()))
+
+
+def read_batch(path: Path, index: int) -> pa.RecordBatch:
+    """Record batch `index` of a file of `write_batches`, memory-mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(index)

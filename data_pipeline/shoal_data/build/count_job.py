@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shoal_data.build.arrow import read_batch, write_batches
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.inputs import Part, Piece
 from shoal_data.build.tasks import run_parts
 from shoal_data.build.wordcount import WordCounter
-from shoal_data.files import write_whole
 
 __all__ = ["count_words"]
 
@@ -55,8 +55,8 @@ def count_words(
     missing = [part for part in reduces if not _reduced(folder, part.id).exists()]
     if missing:
         run_parts("reduce", _reduce_partition, missing, settings, ["words"])
-    tables = [_read(_reduced(folder, part.id)).read_all() for part in reduces]
-    table = pa.concat_tables(tables).combine_chunks()
+    batches = [read_batch(_reduced(folder, part.id), 0) for part in reduces]
+    table = pa.Table.from_batches(batches).combine_chunks()
     return table["word"].chunk(0), table["count"].to_numpy()
 
 
@@ -66,10 +66,6 @@ def _partial(folder: Path, part: int) -> Path:
 
 def _reduced(folder: Path, partition: int) -> Path:
     return folder / f"reduced-{partition:06d}.arrow"
-
-
-def _read(path: Path) -> pa.ipc.RecordBatchFileReader:
-    return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
 def _count_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
@@ -88,14 +84,14 @@ def _count_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     for index in range(settings["partitions"]):
         chosen = pa.array(np.flatnonzero(partition == index))
         batches.append(_batch(words.take(chosen), counts[chosen.to_numpy()]))
-    _write(_partial(Path(settings["folder"]), part.id), batches)
+    write_batches(_partial(Path(settings["folder"]), part.id), batches)
     return {"bytes": size, "documents": documents, "words": len(counter)}
 
 
 def _reduce_partition(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     folder = Path(settings["folder"])
     words, counts = _sum_partition(folder, part.id, settings)
-    _write(_reduced(folder, part.id), [_batch(words, counts)])
+    write_batches(_reduced(folder, part.id), [_batch(words, counts)])
     return {"bytes": 1, "words": len(words)}
 
 
@@ -104,7 +100,7 @@ def _sum_partition(
 ) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
     counter = WordCounter(settings["pattern"])
     for part in settings["parts"]:
-        batch = _read(_partial(folder, part)).get_batch(partition)
+        batch = read_batch(_partial(folder, part), partition)
         counter.add_counts(batch["word"], batch["count"].to_numpy())
     words, counts, _ = counter.items()
     kept = counts >= settings["min_count"]
@@ -113,11 +109,3 @@ def _sum_partition(
 
 def _batch(words: pa.LargeBinaryArray, counts: npt.NDArray[np.int64]) -> pa.RecordBatch:
     return pa.record_batch({"word": words, "count": pa.array(counts)})
-
-
-def _write(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    write_whole(path, memoryview(sink.getvalue()))

@@ -26,6 +26,7 @@ from shoal_data.build.inputs import Piece
 __all__ = ["Documents", "Quarantined", "read_piece"]
 
 UNKNOWN_LANGUAGE = "und"
+_JSON_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,28 @@ def _jsonl(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator
     content = _whole_file(piece, quarantine)
     if not content.strip():
         return
+    row = piece.row
+    for stretch in _stretches(content):
+        table = _json_table(stretch, column)
+        if table is None:
+            table = _lines_one_by_one(piece.path, stretch, row, column, quarantine)
+        yield from _clean(piece.path, table[column], table["lang"], row, quarantine)
+        row += len(table)
+
+
+def _stretches(content: bytes) -> Iterator[bytes]:
+    """`content` cut at line breaks: Arrow's reader takes less than 2 GiB at a time."""
+    first = 0
+    while first < len(content):
+        last = len(content)
+        if last - first > _JSON_BYTES:
+            last = content.find(b"\n", first + _JSON_BYTES) + 1 or last
+        yield content if last - first == len(content) else content[first:last]
+        first = last
+
+
+def _json_table(content: bytes, column: str) -> pa.Table | None:
+    """The lines of `content`, or None if Arrow does not read a row for each."""
     schema = pa.schema([(column, pa.large_string()), ("lang", pa.string())])
     try:
         table = pyarrow.json.read_json(
@@ -93,18 +116,16 @@ def _jsonl(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator
             read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=max(1 << 20, len(content) + 1)),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
-        if len(table) != content.rstrip(b"\n").count(b"\n") + 1:
-            raise ValueError("blank lines")
-    except (ValueError, pa.ArrowException):
-        table = _lines_one_by_one(piece, content, column, quarantine)
-    yield from _clean(piece.path, table[column], table["lang"], piece.row, quarantine)
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None
+    return table if len(table) == content.rstrip(b"\n").count(b"\n") + 1 else None
 
 
-def _lines_one_by_one(piece: Piece, content: bytes, column: str, quarantine: list[Quarantined]) -> pa.Table:
+def _lines_one_by_one(path: str, content: bytes, row: int, column: str, quarantine: list[Quarantined]) -> pa.Table:
     """The slow path of JSONL: rows that do not parse become empty bytes, which say why in the quarantine."""
     texts: list[bytes | None] = []
     langs: list[str | None] = []
-    for number, line in enumerate(content.split(b"\n")[: None if content[-1:] != b"\n" else -1], start=piece.row):
+    for number, line in enumerate(content.split(b"\n")[: None if content[-1:] != b"\n" else -1], start=row):
         try:
             value: Any = json.loads(line)
             text = value.get(column) if isinstance(value, dict) else None
@@ -114,7 +135,7 @@ def _lines_one_by_one(piece: Piece, content: bytes, column: str, quarantine: lis
             lang = value.get("lang")
             langs.append(lang if isinstance(lang, str) else None)
         except ValueError as error:
-            quarantine.append(Quarantined(piece.path, number, f"unreadable JSON line: {_first_line(error)}"))
+            quarantine.append(Quarantined(path, number, f"unreadable JSON line: {_first_line(error)}"))
             texts.append(_SAID)
             langs.append(None)
     return pa.table({column: pa.array(texts, pa.large_binary()), "lang": pa.array(langs, pa.string())})

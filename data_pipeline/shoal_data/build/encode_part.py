@@ -86,7 +86,7 @@ def encode_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
         )
     duplicates = 0
     if recipe.deduplicate and len(documents):
-        again = is_duplicate(corpus / "job", part.id)
+        again = is_duplicate(corpus / "job", part.id, len(documents))
         duplicates = int(again.sum())
         documents = documents.filter(pa.array(~again))
     shards: list[dict[str, Any]] = []

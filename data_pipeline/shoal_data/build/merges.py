@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shoal_data.build.arrow import text_buffers
-from shoal_data.build.merge_loop import BOUNDARY, merge_loop
+from shoal_data.build.merge_loop import LONGEST, merge_loop, spread_words
 from shoal_data.errors import InputError
 
 __all__ = ["Merges", "learn_merges"]
@@ -56,25 +56,17 @@ def learn_merges(
     """
     offsets, values = text_buffers(words)
     size = int(offsets[-1] - offsets[0]) + len(words) + 1
-    if size >= np.iinfo(np.int32).max:
+    if size >= np.iinfo(np.int32).max or int(np.diff(offsets).max(initial=0)) >= LONGEST:
         raise InputError(
             f"{len(words):,} distinct words of {size:,} bytes are more than one merge loop holds",
             "raise --min-word-count, so that rare words are left out",
         )
-    lengths = np.diff(offsets)
-    word_starts = offsets[:-1] - offsets[0] + np.arange(1, len(words) + 1)
-    text = np.full(size, BOUNDARY, np.int32)
-    inside = np.ones(size, bool)
-    inside[0] = False
-    inside[word_starts + lengths] = False
-    text[inside] = byte_ids[values[offsets[0] : offsets[-1]]]
-    word_of = np.zeros(size, np.int32)
-    word_of[inside] = np.repeat(np.arange(len(words), dtype=np.int32), lengths)
     spelled = np.frombuffer(b"".join(alphabet), np.uint8).copy()
     spelled_starts = np.concatenate(([0], np.cumsum([len(token) for token in alphabet]))).astype(np.int64)
-    del inside
+    text = spread_words(values, offsets, byte_ids)
+    often = np.array(counts, np.int64)  # writable whoever made it, so that the loop is compiled once
     pairs, merged_counts, pool, pool_starts = merge_loop(
-        text, word_of, word_starts, counts, spelled, spelled_starts, vocab_size, min_frequency
+        text, often, spelled, spelled_starts, vocab_size, min_frequency
     )
     content = pool.tobytes()
     bounds = pool_starts.tolist()
