@@ -127,7 +127,8 @@ def test_training_in_fp8_follows_bf16() -> None:
         config = synthetic.tiny(model=model, precision=precision, optim={"moments": "bf16"}, batch={"micro_batch": 8})
         losses[precision] = [m["lm_loss"] for m in synthetic.train(config, 10)[0]]
     assert losses["fp8"] != losses["bf16"]
-    assert losses["fp8"] == pytest.approx(losses["bf16"], rel=0.06)
+    assert losses["fp8"] == pytest.approx(losses["bf16"], rel=0.1)  # single steps of a tiny model scatter
+    assert sum(losses["fp8"]) == pytest.approx(sum(losses["bf16"]), rel=0.03)
     assert losses["fp8"][-1] < 0.9 * losses["fp8"][0]
 
 

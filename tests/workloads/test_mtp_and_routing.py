@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.model.permute import Routes
 from shoal_workloads.model.presets import from_dial
 from shoal_workloads.model.router import Router, choose, sequence_balance
 from shoal_workloads.recipe.balance import max_violation, update_bias
@@ -27,7 +28,7 @@ def test_mtp_equals_the_equations(depth: int) -> None:
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(1.0 if p.dim() == 1 else 0.0, 0.2)
-    for moe in model.moe_layers():  # grouped products know no float64: each expert by itself
+    for moe in model.moe_layers():  # each token and expert by itself
         moe.experts.forward = loop(moe.experts)  # type: ignore[method-assign]
     tokens = torch.randint(50, (2, 12))
     losses = model(tokens)
@@ -51,12 +52,13 @@ def test_mtp_equals_the_equations(depth: int) -> None:
 
 
 def loop(experts: torch.nn.Module):  # type: ignore[no-untyped-def]
-    def forward(x: torch.Tensor, gates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        out, start = torch.zeros_like(x), 0
-        for e, count in enumerate(counts.tolist()):
-            gate, up = (x[start : start + count] @ experts.gate_up[e].T).chunk(2, dim=1)
-            out[start : start + count] = (F.silu(gate) * up) @ experts.down[e].T * gates[start : start + count, None]
-            start += count
+    def forward(x: torch.Tensor, gates: torch.Tensor, routes: Routes) -> torch.Tensor:
+        out = torch.zeros_like(x)
+        expert_of = torch.arange(len(routes.counts)).repeat_interleave(routes.counts)
+        for slot, e in zip(routes.order.tolist(), expert_of.tolist(), strict=True):
+            token = slot // routes.choices
+            gate, up = (experts.gate_up[e] @ x[token]).chunk(2)
+            out[token] += experts.down[e] @ (F.silu(gate) * up) * gates[slot]
         return out
 
     return forward

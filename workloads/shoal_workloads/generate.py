@@ -1,7 +1,7 @@
 """Greedy or sampled continuation of a prompt, with the MTP modules as an own draft head if asked (report, section 2.2).
 
-Nothing is cached between tokens: a step runs the whole text through the model. This is for looking at what a model has
-learnt; to serve one, export it.
+Past tokens are kept as latents, a cache a layer, so that a step runs only new tokens through the model. This is for
+looking at what a model has learnt; to serve one, export it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.model.latent_cache import LatentCache
 
 __all__ = ["Generated", "generate"]
 
@@ -55,26 +56,29 @@ def generate(
     if speculative and temperature > 0:
         raise ValueError("speculative decoding is greedy: leave the temperature at 0")
     generator = torch.Generator().manual_seed(seed)
+    past, drafter = [LatentCache() for _ in model.layers], _Drafter(model)
     text, draft = list(prompt), list[int]()
     passes = drafted = accepted = 0
     while len(text) - len(prompt) < count and (end is None or text[-1] != end or len(text) == len(prompt)):
-        tokens = torch.tensor([text + draft])
-        hidden = model.hidden(tokens)
-        logits = model.head(hidden)[0].float()
+        known = len(past[0])  # positions run before; all of the text but its last token, or none at first
+        hidden = model.hidden(model.tokens(text[known:] + draft), past)
+        logits = model.head(hidden[:, len(text) - 1 - known :])[0].float()
         passes += 1
         new: list[int] = []
-        for guess in [*draft, None]:  # position len(text)-1+j predicts the j-th draft, the last one a token beyond
-            chosen = _choose(logits[len(text) - 1 + len(new)], temperature, generator)
-            new.append(chosen)
-            if chosen != guess:
+        for row, guess in zip(logits, [*draft, None], strict=True):  # a row for each draft, and one for a token beyond
+            new.append(_choose(row, temperature, generator))
+            if new[-1] != guess:
                 break
         drafted, accepted = drafted + len(draft), accepted + len(new) - 1
-        kept = len(text) + len(new) - 1  # positions whose hidden states are those of the text that stays
+        kept = len(text) + len(new) - 1  # positions whose token is one of the text that stays
+        for cache in past:
+            cache.cut(kept)
         if end is not None and end in new:
             new = new[: new.index(end) + 1]
         text += new
-        draft = _draft(model, torch.tensor([text]), hidden[:, :kept]) if speculative else []
-        draft = draft[: max(0, count - (len(text) - len(prompt)) - 1)]
+        if speculative and len(text) == kept + 1:
+            wanted = count - (len(text) - len(prompt)) - 1
+            draft = drafter.draft(text, hidden[:, : kept - known])[: max(0, wanted)]
     return Generated(text[len(prompt) : len(prompt) + count], passes, drafted, accepted)
 
 
@@ -85,18 +89,33 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
     return int(torch.multinomial((logits / temperature).softmax(0).cpu(), 1, generator=generator))
 
 
-def _draft(model: DeepSeekV3, tokens: torch.Tensor, hidden: torch.Tensor) -> list[int]:
-    """Guess the tokens after the next one. tokens: (1, n+1); hidden: (1, n, D), the main model's after its final norm.
+class _Drafter:
+    """The MTP chain with its caches. Module k takes depth k-1's state at i and the token at i+k, and guesses token
+    i+k+1: each guess is the next module's token, so that the last k-1 positions of module k rest on guesses and are run
+    again when the tokens are known."""
 
-    Module k takes depth k-1's states at i and the token at i+k, and guesses token i+k+1: each guess is the next
-    module's token."""
-    guesses: list[int] = []
-    length = hidden.shape[1]
-    rope = model.rope(length, tokens.device)
-    ahead = tokens[:, 1:]  # (1, n): token i+1 at position i
-    for module in model.mtp:
-        hidden, _, _ = module(hidden, model.embed(ahead[:, :length]), rope)
-        guess = int(model.head(hidden[:, -1]).argmax())
-        guesses.append(guess)
-        ahead = torch.cat([ahead[:, 1:], torch.tensor([[guess]], device=tokens.device)], dim=1)
-    return guesses
+    def __init__(self, model: DeepSeekV3) -> None:
+        self.model = model
+        self.past = [LatentCache() for _ in model.mtp]
+        self.states: list[torch.Tensor | None] = [None for _ in range(len(model.mtp) + 1)]
+
+    def draft(self, text: list[int], hidden: torch.Tensor) -> list[int]:
+        """Guess the tokens after `text` (n+1 tokens). hidden: the main model's states after its final norm at the
+        positions up to n-1 that were not given before: (1, m, D)."""
+        self._replace(0, len(text) - 1 - hidden.shape[1], hidden)
+        tokens, length = list(text), len(text) - 1
+        for k, (module, cache) in enumerate(zip(self.model.mtp, self.past, strict=True), start=1):
+            first, below = len(cache), self.states[k - 1]
+            assert below is not None
+            embedded = self.model.embed(self.model.tokens(tokens[first + k : length + k]))
+            rope = self.model.rope(length - first, embedded.device, first)
+            states, _, _ = module(below[:, first:], embedded, rope, cache)
+            self._replace(k, first, states)
+            tokens.append(int(self.model.head(states[:, -1]).argmax()))
+            cache.cut(max(0, length + 1 - k))  # up to where token i+k is one of the text
+        return tokens[len(text) :]
+
+    def _replace(self, depth: int, first: int, states: torch.Tensor) -> None:
+        """The states of a depth from position `first` on."""
+        before = self.states[depth]
+        self.states[depth] = states if before is None else torch.cat([before[:, :first], states], dim=1)

@@ -8,6 +8,7 @@ from torch import nn
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.ffn import SwiGLU
+from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.mla import MLA
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.norm import RMSNorm
@@ -29,10 +30,13 @@ class Block(nn.Module):
         self.ffn = SwiGLU(c.d_model, c.d_ffn) if dense else MoE(c, group)
 
     def forward(
-        self, x: torch.Tensor, rope: torch.Tensor
+        self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer."""
-        if self.recompute and torch.is_grad_enabled():
+        """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer.
+        `past`: when generating, the tokens before x, which those of x are added to."""
+        if past is not None:
+            x = x + self.attention.extend(self.attention_norm(x), rope, past)
+        elif self.recompute and torch.is_grad_enabled():
             x = x + attention_recomputed(self.attention_norm, self.attention, x, rope)
         else:
             x = x + self.attention(self.attention_norm(x), rope)

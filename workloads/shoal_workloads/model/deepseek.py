@@ -5,6 +5,7 @@ Shapes: B sequences, T positions, D width, V vocabulary, E experts, L_r routers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from shoal_workloads.model.block import Block
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.experts import Experts
 from shoal_workloads.model.ffn import SwiGLU
+from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.loss import head_nll
 from shoal_workloads.model.moe import MoE
@@ -93,19 +95,25 @@ class DeepSeekV3(nn.Module):
             loads=torch.stack(loads) if loads else torch.zeros(0, c.n_experts, dtype=torch.int64, device=tokens.device),
         )
 
+    def tokens(self, ids: Sequence[int]) -> torch.Tensor:
+        """One sequence where the model is: (1, T) int64."""
+        return torch.tensor([ids], device=self.embedding.weight.device)
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens: (B, T) -> (B, T, D), in the type of the activations."""
         return self.embedding(tokens).to(self.dtype)
 
-    def rope(self, length: int, device: torch.device) -> torch.Tensor:
-        """Rotations of positions 0..length-1, as the layers take them."""
-        return rope_table(self.config, length, device)
+    def rope(self, length: int, device: torch.device, start: int = 0) -> torch.Tensor:
+        """Rotations of positions start..start+length-1, as the layers take them."""
+        return rope_table(self.config, length, device, start)
 
-    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Last hidden states after the final norm. tokens: (B, T) int64 -> (B, T, D)."""
-        x, rope = self.embed(tokens), self.rope(tokens.shape[1], tokens.device)
-        for layer in self.layers:
-            x, _, _ = layer(x, rope)
+    def hidden(self, tokens: torch.Tensor, past: Sequence[LatentCache] | None = None) -> torch.Tensor:
+        """Last hidden states after the final norm. tokens: (B, T) int64 -> (B, T, D). `past`: a cache a layer, of the
+        tokens before; these are added."""
+        x = self.embed(tokens)
+        rope = self.rope(tokens.shape[1], tokens.device, len(past[0]) if past else 0)
+        for i, layer in enumerate(self.layers):
+            x, _, _ = layer(x, rope, past[i] if past else None)
         return self.norm(x)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:

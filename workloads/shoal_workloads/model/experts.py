@@ -1,6 +1,7 @@
-"""The routed experts of one layer as grouped products over rows sorted by expert.
+"""The routed experts of one layer: tokens gathered to experts, grouped products, and sums back.
 
-Shapes: R rows, D width, M hidden width, E experts held by this worker.
+Shapes: N tokens, K experts a token, R = N*K rows sorted by expert, D width, M hidden width, E experts held by this
+worker.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from shoal_workloads.model.ffn_blocks import swiglu_blocks
+from shoal_workloads.model.permute import Routes, gather_rows, spread, unspread
 from shoal_workloads.precision.linear import swiglu_ffn
 from shoal_workloads.precision.products import Products
 
@@ -23,10 +26,14 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(n_experts, d_model, d_hidden))
         self.products = Products()
 
-    def forward(self, x: torch.Tensor, gates: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """x: (R, D) sorted by expert; gates: (R,); counts: (E,) rows of each expert, adding up to R -> (R, D).
+    def forward(self, x: torch.Tensor, gates: torch.Tensor, routes: Routes) -> torch.Tensor:
+        """x: (N, D); gates: (R,), token after token -> (N, D), the outputs of each token's experts weighted and added.
 
         The gate multiplies the hidden activation: the down-projection is linear, and its output need not be kept."""
-        ends = counts.cumsum(0, dtype=torch.int32)
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
-        return swiglu_ffn(x, gate_up, down, self.products, scale=gates, ends=ends)
+        if self.products.in_blocks(x):
+            return swiglu_blocks(x, gate_up, down, gates, routes)
+        scale = gather_rows(gates, routes.order, routes.inverse)
+        ends = routes.counts.cumsum(0, dtype=torch.int32)
+        rows = swiglu_ffn(spread(x, routes), gate_up, down, self.products, scale=scale, ends=ends)
+        return unspread(rows, routes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from shoal_workloads.model.ffn_blocks import swiglu_blocks
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.precision.linear import swiglu_ffn
 from shoal_workloads.precision.products import Products
@@ -24,4 +25,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (..., D) -> (..., D)."""
         gate_up, down = self.gate_up.weight.to(x.dtype), self.down.weight.to(x.dtype)
-        return swiglu_ffn(x.reshape(-1, x.shape[-1]), gate_up, down, self.products).view_as(x)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.products.in_blocks(x):
+            return swiglu_blocks(rows, gate_up.unsqueeze(0), down.unsqueeze(0)).view_as(x)
+        return swiglu_ffn(rows, gate_up, down, self.products).view_as(x)

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from shoal_workloads.model.attention_cpu import attend_in_blocks
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.rope import rope_apply, softmax_scale
@@ -48,12 +50,31 @@ class MLA(nn.Module):
         with the RoPE key (B, T, C+R)."""
         return (self.wq if self.d_q is None else self.wq_a)(x), self.wkv_a(x)
 
+    def extend(self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache) -> torch.Tensor:
+        """Attention of new tokens over the cached ones and themselves, on the latents: W_UK goes into the query and
+        W_UV into the output (V2 paper, section 2.1.2). x: (B, n, D); rope: rotations of their positions -> (B, n, D).
+        """
+        seen, query = len(past), self.compress(x)
+        q = (query[0] if self.d_q is None else self.wq_b(self.q_norm(query[0]))).unflatten(-1, (self.heads, -1))
+        q_c, q_r = q.split([self.d_head, self.d_rope], dim=-1)
+        latent, k_r = query[1].split([self.d_kv, self.d_rope], dim=-1)
+        latent, k_r = past.extend(self.kv_norm(latent), rope_apply(k_r.unsqueeze(2), rope).squeeze(2))
+        up_k, up_v = self.wkv_b.weight.to(x.dtype).unflatten(0, (self.heads, -1)).split([self.d_head, self.d_v], dim=1)
+        scores = torch.einsum("bnhd,hdc,bsc->bhns", q_c, up_k, latent)
+        scores = (scores + torch.einsum("bnhr,bsr->bhns", rope_apply(q_r, rope), k_r)).float() * self.scale
+        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu_(seen + 1)
+        shares = scores.masked_fill_(ahead, -torch.inf).softmax(dim=-1).to(x.dtype)
+        return self.wo(torch.einsum("bhns,bsc,hvc->bnhv", shares, latent, up_v).flatten(2))
+
     def core(self, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
         """From the latents to the heads' outputs: (B, T, H*v)."""
-        q = query if self.d_q is None else self.wq_b(self.q_norm(query))
-        q_c, q_r = q.unflatten(-1, (self.heads, -1)).split([self.d_head, self.d_rope], dim=-1)
+        q = (query if self.d_q is None else self.wq_b(self.q_norm(query))).unflatten(-1, (self.heads, -1))
         latent, k_r = latent.split([self.d_kv, self.d_rope], dim=-1)
-        k_c, v = self.wkv_b(self.kv_norm(latent)).unflatten(-1, (self.heads, -1)).split([self.d_head, self.d_v], dim=-1)
+        kv = self.wkv_b(self.kv_norm(latent)).unflatten(-1, (self.heads, -1))
+        if q.device.type == "cpu":
+            return attend_in_blocks(q, kv, k_r, rope, self.scale).flatten(2)
+        q_c, q_r = q.split([self.d_head, self.d_rope], dim=-1)
+        k_c, v = kv.split([self.d_head, self.d_v], dim=-1)
         k_r = rope_apply(k_r.unsqueeze(2), rope).expand(-1, -1, self.heads, -1)
         q = torch.cat([q_c, rope_apply(q_r, rope)], dim=-1)
         k = torch.cat([k_c, k_r], dim=-1)
@@ -63,7 +84,7 @@ class MLA(nn.Module):
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
     """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v).
 
-    Values are padded to the keys' width: fused kernels want one width and are twice as fast, here too."""
+    Values are padded to the keys' width: fused kernels want one width."""
     padded = F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))
     q, k, padded = q.transpose(1, 2), k.transpose(1, 2), padded.transpose(1, 2)
     o = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)

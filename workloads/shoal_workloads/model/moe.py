@@ -13,7 +13,7 @@ from torch import nn
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.experts import Experts
 from shoal_workloads.model.ffn import SwiGLU
-from shoal_workloads.model.permute import gather_rows, spread, unspread
+from shoal_workloads.model.permute import Routes, gather_rows, routes_of, spread, unspread
 from shoal_workloads.model.router import Router, sequence_balance
 from shoal_workloads.parallel.all_to_all import all_to_all
 
@@ -37,20 +37,17 @@ class MoE(nn.Module):
         routing = self.router(tokens)
         load = torch.bincount(routing.experts.flatten(), minlength=self.n_experts)
         balance = sequence_balance(routing.scores, x.shape[0], self.top_k)
-        order, inverse = _sort(routing.experts.flatten())
-        rows = spread(tokens, order, inverse, self.top_k)
-        gates = gather_rows(routing.gates.flatten(), order, inverse)
-        out = self._apply_experts(rows, gates, load)
-        y = unspread(out, order, inverse, self.top_k)
+        routes = routes_of(routing.experts.flatten(), load, self.top_k)
+        gates = routing.gates.flatten()
+        y = self.experts(tokens, gates, routes) if self.group is None else self._elsewhere(tokens, gates, routes)
         if self.shared is not None:
             y = y + self.shared(tokens)
         return y.view_as(x), load, balance
 
-    def _apply_experts(self, rows: torch.Tensor, gates: torch.Tensor, load: torch.Tensor) -> torch.Tensor:
-        """rows: (R, D) sorted by expert over all E -> (R, D) in the same order, wherever the experts are."""
-        if self.group is None:
-            return self.experts(rows, gates, load)
-        ranks = self.group.size()
+    def _elsewhere(self, tokens: torch.Tensor, gates: torch.Tensor, routes: Routes) -> torch.Tensor:
+        """Rows sorted by expert go to the workers that hold the experts, and come back. tokens: (N, D) -> (N, D)."""
+        assert self.group is not None
+        ranks, load = self.group.size(), routes.counts
         arriving = torch.empty_like(load)
         dist.all_to_all_single(arriving, load, group=self.group)
         counts = arriving.view(ranks, -1)  # (P, E/P): rows for my experts by source
@@ -58,17 +55,9 @@ class MoE(nn.Module):
         receive = counts.sum(dim=1).tolist()
         # Rows arrive by source, then expert; the products want them by expert, then source.
         mine = torch.arange(counts.shape[1], device=load.device).repeat(ranks)
-        order, inverse = _sort(mine.repeat_interleave(arriving))
+        here = routes_of(mine.repeat_interleave(arriving), counts.sum(dim=0), choices=1)
         fp8 = self.experts.products.dispatches_fp8
-        arrived = gather_rows(all_to_all(rows, receive, send, self.group, fp8=(fp8, False)), order, inverse)
-        arrived_gates = gather_rows(all_to_all(gates, receive, send, self.group), order, inverse)
-        out = self.experts(arrived, arrived_gates, counts.sum(dim=0))
-        return all_to_all(gather_rows(out, inverse, order), send, receive, self.group, fp8=(False, fp8))
-
-
-def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The stable sorting permutation of `keys` and its inverse."""
-    order = keys.argsort(stable=True)
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(order.numel(), device=order.device)
-    return order, inverse
+        rows = all_to_all(spread(tokens, routes), receive, send, self.group, fp8=(fp8, False))
+        row_gates = all_to_all(gather_rows(gates, routes.order, routes.inverse), receive, send, self.group)
+        out = all_to_all(self.experts(rows, row_gates, here), send, receive, self.group, fp8=(False, fp8))
+        return unspread(out, routes)

@@ -8,6 +8,7 @@ from torch import nn
 
 from shoal_workloads.model.block import Block
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.norm import RMSNorm
 
@@ -27,11 +28,12 @@ class MTPModule(nn.Module):
         self.norm = RMSNorm(c.d_model, c.norm_eps)
 
     def forward(
-        self, h: torch.Tensor, embedded: torch.Tensor, rope: torch.Tensor
+        self, h: torch.Tensor, embedded: torch.Tensor, rope: torch.Tensor, past: LatentCache | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """h: (B, T', D), hidden states of depth k-1 after their norm (depth 0: the main model's final norm), which is
         what engines that serve the public checkpoints feed; embedded: (B, T', D), embeddings of the tokens k further on
-        -> hidden states after their norm (B, T', D), expert load and balance loss as of a block."""
+        -> hidden states after their norm (B, T', D), expert load and balance loss as of a block, whose
+        `past` it is."""
         merged = self.merge(torch.cat([self.hidden_norm(h), self.embedding_norm(embedded)], dim=-1))
-        out, load, balance = self.block(merged, rope)
+        out, load, balance = self.block(merged, rope, past)
         return self.norm(out), load, balance

@@ -5,11 +5,29 @@ Shapes: N tokens, K experts a token, R = N*K rows in expert order.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["gather_rows", "spread", "unspread"]
+__all__ = ["Routes", "gather_rows", "routes_of", "spread", "unspread"]
+
+
+class Routes(NamedTuple):
+    """Who goes where. order: (R,), the slot (token * K + choice) of each row in expert order; inverse: (R,), the row of
+    each slot; counts: (E,) rows of each expert; choices: K."""
+
+    order: torch.Tensor
+    inverse: torch.Tensor
+    counts: torch.Tensor
+    choices: int
+
+
+def routes_of(experts: torch.Tensor, counts: torch.Tensor, choices: int) -> Routes:
+    """experts: (R,), the expert of every slot; counts: (E,), how often each occurs; choices: slots a token."""
+    order = experts.argsort(stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.numel(), device=order.device)
+    return Routes(order, inverse, counts, choices)
 
 
 class _Gather(torch.autograd.Function):
@@ -43,11 +61,14 @@ def gather_rows(x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> 
     return _Gather.apply(x, index, inverse)
 
 
-def spread(x: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor, k: int) -> torch.Tensor:
-    """Copy each token's row to its k slots in expert order. x: (N, D); order, inverse: (N*k,) -> (N*k, D)."""
-    return _Spread.apply(x, order, inverse, k)
+def spread(x: torch.Tensor, routes: Routes) -> torch.Tensor:
+    """Copy each token's row to its slots in expert order. x: (N, D) -> (R, D)."""
+    if routes.choices == 1:
+        return gather_rows(x, routes.order, routes.inverse)
+    return _Spread.apply(x, routes.order, routes.inverse, routes.choices)
 
 
-def unspread(y: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor, k: int) -> torch.Tensor:
-    """Sum each token's k slots. y: (N*k, D) in expert order -> (N, D)."""
-    return gather_rows(y, inverse, order).unflatten(0, (-1, k)).sum(dim=1)
+def unspread(y: torch.Tensor, routes: Routes) -> torch.Tensor:
+    """Sum each token's slots. y: (R, D) in expert order -> (N, D)."""
+    slots = gather_rows(y, routes.inverse, routes.order)
+    return slots if routes.choices == 1 else slots.unflatten(0, (-1, routes.choices)).sum(dim=1)

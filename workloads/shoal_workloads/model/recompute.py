@@ -19,7 +19,7 @@ __all__ = ["attention_recomputed"]
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten._scaled_mm.default}
 ATTENTION = {
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.shoal.attend_in_blocks.default,
     aten._scaled_dot_product_flash_attention.default,
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Cached", "Products", "Role", "multiply"]
+__all__ = ["Cached", "Products", "Role", "multiply", "widened"]
 
 Cached = tuple[torch.Tensor, ...]
 Role = Literal["activation", "dispatched", "attention"]
@@ -25,11 +25,20 @@ def _cpu_has_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """x in the type it is multiplied in: float32 where the device has no products of x's own."""
+    return x.float() if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not _cpu_has_bf16() else x
+
+
 class Products:
     """Products in the type of their operands, accumulated in float32. The base of the FP8 back ends."""
 
     name = "plain"
     dispatches_fp8 = False  # whether rows travel to experts in FP8
+
+    def in_blocks(self, x: torch.Tensor) -> bool:
+        """Whether a feed-forward network of these products is done block by block in the cache (see `blocks`)."""
+        return x.device.type == "cpu" and not self.dispatches_fp8
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
         """What is kept of a linear layer's input x (R, I) between forward and backward. `role`: where it comes from,
@@ -56,8 +65,7 @@ class Products:
 def multiply(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """a @ b for each group. a: (R, K) and b: (E, K, N) -> (R, N); a: (M, R) and b: (R, N), grouped by R -> (E, M, N);
     without `ends` the plain product of two matrices."""
-    if a.device.type == "cpu" and a.dtype == torch.bfloat16 and not _cpu_has_bf16():
-        a, b = a.float(), b.float()
+    a = widened(a)
     if ends is None:
         return (a @ b.to(a.dtype)).to(dtype)
     return F.grouped_mm(a, b.to(a.dtype), offs=ends).to(dtype)

@@ -1,0 +1,94 @@
+"""Does FP8 training end where BF16 ends? The 10M model, the same initial values, the same samples in the same order.
+
+    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--folder runs/fp8] [--steps 320] [--json FILE]
+
+FP8 is emulated on a CPU: the numerics of the report's section 3.3, not its speed. Interrupted, it goes on where it was.
+The arms take turns of 20 steps. Compared: mean training loss of the last tenth of the steps, and the loss on held-out
+text after the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from small_runs import evaluate, model_section, prepare, train
+
+ARMS = ("bf16", "fp8")
+SEQ_LEN, BATCH, TURN = 128, 4, 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of Parquet files with path and text")
+    parser.add_argument("--folder", type=Path, default=Path("runs/fp8"), help="corpus and state of the runs")
+    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", help="write the figures here as well")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = options.folder.parent / "small"
+    prepare(options.corpus, data)
+    metrics: dict[str, list[dict[str, float]]] = {}
+    held: dict[str, float] = {}
+    for last in [*range(TURN, options.steps, TURN), options.steps]:
+        for arm in ARMS:
+            section = recipe(data, arm, options.steps)
+            replica, metrics[arm] = train(section, options.folder / arm, partial(_reached, last), evaluate_every=10**9)
+            print(f"{arm} {last}: {metrics[arm][-1]['lm_loss']:.4f}", flush=True)
+            if last == options.steps:
+                held[arm] = evaluate(replica, data)["loss"]
+    text = json.dumps(compare(metrics, held), indent=2)
+    print(text)
+    if options.json:
+        Path(options.json).write_text(text + "\n")
+
+
+def _reached(last: int, step: int, _cpu: float) -> bool:
+    return step >= last
+
+
+def recipe(data: Path, arm: str, steps: int) -> dict[str, Any]:
+    """The report's schedule over the whole run; moments in BF16 in both arms, as in the report."""
+    return model_section(
+        data,
+        SEQ_LEN,
+        batch={"global_batch": BATCH, "micro_batch": BATCH},
+        schedule={"budget": steps * BATCH * SEQ_LEN, "lr": 2e-3, "warmup_steps": 20, "gamma": 0.003},
+        optim={"moments": "bf16"},
+        precision=arm,
+    )
+
+
+def compare(metrics: dict[str, list[dict[str, float]]], held: dict[str, float]) -> dict[str, Any]:
+    """Losses in nats a token, and FP8's over BF16's, less one."""
+    steps = len(metrics["bf16"])
+    tail = -(steps // 10)
+    final = {arm: statistics.fmean(m["lm_loss"] for m in metrics[arm][tail:]) for arm in ARMS}
+    tenths = [round(i * steps / 10) for i in range(11)]
+    curve = {
+        arm: [statistics.fmean(m["lm_loss"] for m in metrics[arm][a:b]) for a, b in itertools.pairwise(tenths)]
+        for arm in ARMS
+    }
+    return {
+        "steps": steps,
+        "tokens_a_step": BATCH * SEQ_LEN,
+        "final_loss": final,
+        "final_loss_difference": final["fp8"] / final["bf16"] - 1,
+        "heldout_loss": held,
+        "heldout_loss_difference": held["fp8"] / held["bf16"] - 1,
+        "loss_by_tenth": curve,
+        "cpu_seconds": {arm: metrics[arm][-1]["cpu"] for arm in ARMS},
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

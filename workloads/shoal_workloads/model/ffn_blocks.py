@@ -1,0 +1,141 @@
+"""SwiGLU feed-forward networks on a CPU, a block of one expert's rows at a time.
+
+What a block makes stays in the cache, rows are gathered to experts and summed back within the loop, and no tensor of
+all rows is made but what backward needs. Shapes: N tokens, K experts a token, R = N*K rows sorted by expert, D width,
+M hidden width, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from shoal_workloads.model.permute import Routes
+from shoal_workloads.precision.products import widened
+
+__all__ = ["swiglu_blocks"]
+
+ROWS = 512  # of a block: its hidden activations and an expert's weights fit a core's cache at the widths of a laptop
+
+
+class _Blocks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+        gates: torch.Tensor | None,
+        routes: Routes | None,
+    ) -> torch.Tensor:
+        rows, hidden = len(x) if routes is None else len(routes.order), down.shape[2]
+        inner = x.new_empty(rows, 2 * hidden)
+        out = x.new_empty(rows, x.shape[1])
+        tokens, scale = _sources(routes, gates)
+        for expert, block in _blocks(rows, routes):
+            _multiply(_take(x, tokens, block), gate_up[expert].T, inner[block])
+            _, activated = _activate(widened(inner[block]))
+            if scale is not None:
+                activated *= scale[block]
+            _multiply(activated, down[expert].T, out[block])
+        indices = () if routes is None else routes[:3]
+        ctx.save_for_backward(x, gate_up, down, gates, inner, *indices)
+        ctx.choices = 1 if routes is None else routes.choices
+        return out if routes is None else _combine(out, routes)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, gate_up, down, gates, inner, *rest = ctx.saved_tensors
+        routes, dy = Routes(rest[0], rest[1], rest[2], ctx.choices) if rest else None, grads[0].contiguous()
+        tokens, scale = _sources(routes, gates)
+        d_x = x.new_empty(len(inner), x.shape[1])
+        d_gate_up, d_down = (
+            torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in (gate_up, down)
+        )
+        d_scale = None if scale is None else torch.empty_like(scale)
+        hidden = down.shape[2]
+        for expert, block in _blocks(len(inner), routes):
+            dy_block, inner_block = widened(_take(dy, tokens, block)), widened(inner[block])
+            silu, activated = _activate(inner_block)
+            d_hidden = dy_block @ widened(down[expert])
+            if scale is not None and d_scale is not None:
+                torch.sum(d_hidden * activated, dim=1, keepdim=True, out=d_scale[block])
+                d_hidden *= scale[block]
+                activated *= scale[block]
+            _accumulate(dy_block.T, activated, d_down[expert])
+            d_inner = torch.empty_like(inner_block)
+            torch.mul(d_hidden, silu, out=d_inner[:, hidden:])
+            gate, up = inner_block[:, :hidden], inner_block[:, hidden:]
+            torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :hidden])
+            _accumulate(d_inner.T, widened(_take(x, tokens, block)), d_gate_up[expert])
+            _multiply(d_inner, gate_up[expert], d_x[block])
+        d_gates = None if d_scale is None or routes is None else d_scale.squeeze(1)[routes.inverse]
+        d_x = d_x if routes is None else _combine(d_x, routes)
+        return d_x, d_gate_up.to(gate_up.dtype), d_down.to(down.dtype), d_gates, None
+
+
+def _blocks(rows: int, routes: Routes | None) -> Iterator[tuple[int, slice]]:
+    """Every block of at most ROWS rows, with its expert."""
+    end = 0
+    for expert, count in enumerate([rows] if routes is None else routes.counts.tolist()):
+        start, end = end, end + count
+        yield from ((expert, slice(first, min(first + ROWS, end))) for first in range(start, end, ROWS))
+
+
+def _sources(routes: Routes | None, gates: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The token of every row (R,), and its gate as a column (R, 1)."""
+    if routes is None or gates is None:
+        return None, None
+    return routes.order // routes.choices, gates[routes.order].unsqueeze(1)
+
+
+def _combine(rows: torch.Tensor, routes: Routes) -> torch.Tensor:
+    """Sum the rows of each token. rows: (R, D) in expert order -> (N, D)."""
+    if routes.choices == 1:
+        return rows.index_select(0, routes.inverse)
+    return F.embedding_bag(routes.inverse.view(-1, routes.choices), rows, mode="sum")
+
+
+def _take(x: torch.Tensor, tokens: torch.Tensor | None, block: slice) -> torch.Tensor:
+    return x[block] if tokens is None else x.index_select(0, tokens[block])
+
+
+def _multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    """out = a @ b, in float32 where this CPU has no products of a narrower type."""
+    a, b = widened(a), widened(b)
+    if out.dtype == a.dtype == b.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b.to(a.dtype))
+
+
+def _accumulate(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    """out += a @ b. out: float32."""
+    if a.dtype == out.dtype:
+        out.addmm_(a, b)
+    else:
+        out += a @ b
+
+
+def _activate(inner: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """silu(gate), and silu(gate) * up. inner: (rows, 2M) -> two of (rows, M)."""
+    gate, up = inner.chunk(2, dim=1)
+    silu = F.silu(gate)
+    return silu, silu * up
+
+
+def swiglu_blocks(
+    x: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    gates: torch.Tensor | None = None,
+    routes: Routes | None = None,
+) -> torch.Tensor:
+    """Each token through its experts, whose outputs are added up with the gates as weights.
+
+    x: (N, D); gate_up: (E, 2M, D), gate first; down: (E, D, M); gates: (R,) by slot -> (N, D). Without `routes` there
+    is one expert for all rows. In x's type; gradients of the weights are summed in float32."""
+    return _Blocks.apply(x, gate_up, down, gates, routes)
