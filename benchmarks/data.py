@@ -3,7 +3,9 @@
     python benchmarks/data.py [encode] [train] [scale] [seek] [read] --corpus ../shared/corpus --out data.json
 
 `--times` repeats the corpus (10 gives 0.8 GB); slow peers get `--peer-files` of it and are compared by MB/s. Peers that
-are not installed (`pip install -e '.[bench]'`) are reported as absent. Each contender runs in a process of its own.
+are not installed (`pip install -e '.[bench]'`) are reported as absent; datatrove and MosaicML Streaming, which do not
+resolve beside the rest, run under `--peer-python`. Each contender runs in a process of its own; `peak_mb` is that
+process's, `all_processes_mb` counts what it started, too.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ HERE = Path(__file__).resolve().parent
 SEQ_LEN = 4096
 
 
-def contender(name: str, **arguments: Any) -> dict[str, Any]:
+def contender(name: str, python: str = sys.executable, **arguments: Any) -> dict[str, Any]:
     """Run one contender of `data_contenders.py`; returns its figures with its peak memory, or why there are none."""
-    command = [sys.executable, str(HERE / "data_contenders.py"), name, json.dumps(arguments)]
+    command = [python, str(HERE / "data_contenders.py"), name, json.dumps(arguments)]
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "disabled",
@@ -33,7 +35,7 @@ def contender(name: str, **arguments: Any) -> dict[str, Any]:
         "RAY_worker_niceness": "0",
     }
     environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=False, start_new_session=True)
     lines = done.stdout.decode().splitlines()
     if done.returncode or not lines:
         return {"absent": f"exit code {done.returncode}"}
@@ -59,7 +61,9 @@ def encode(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "gigatoken.encode_files": contender("gigatoken_files", files=files, tokenizer=tokenizer),
         "tiktoken": contender("tiktoken", files=few, tokenizer=tokenizer),
         "datasets.map + tokenizers": contender("datasets_map", files=few, tokenizer=tokenizer, out=str(folder / "ds")),
-        "datatrove": contender("datatrove", files=few, tokenizer=tokenizer, out=str(folder / "dt")),
+        "datatrove": contender(
+            "datatrove", arguments.peer_python, files=few, tokenizer=tokenizer, out=str(folder / "dt")
+        ),
     }
     return {"ours": ours, "peers": peers, "ratios": {name: ratio(ours, peer) for name, peer in peers.items()}}
 
@@ -110,7 +114,7 @@ def read(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         files = copies(arguments.corpus, folder / "scale1", 1)
         contender("tokenize", files=files, tokenizer=str(folder / "tokenizer" / "tokenizer.json"), out=str(corpus))
     ours = contender("read", corpus=str(corpus), seq_len=SEQ_LEN)
-    peer = contender("mosaic", corpus=str(corpus), seq_len=SEQ_LEN, out=str(folder / "mds"))
+    peer = contender("mosaic", arguments.peer_python, corpus=str(corpus), seq_len=SEQ_LEN, out=str(folder / "mds"))
     return {"ours": ours, "mosaicml-streaming": peer, "times faster": ratio(ours, peer, "samples_per_second")}
 
 
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder of Parquet files with a column `text`")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--peer-files", nargs="*", default=["fastapi-docs.parquet"])
+    parser.add_argument("--peer-python", default=sys.executable, help="has datatrove, mosaicml-streaming and Shoal")
     parser.add_argument("--large", action="store_true", help="also the corpus a hundred times (8 GB)")
     parser.add_argument("--out", type=Path, default=Path("data.json"))
     parser.add_argument("--work", type=Path, help="keep what is built here")

@@ -6,11 +6,14 @@ Prints its figures as a line of JSON. Imports happen before the clock starts; Ra
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,7 @@ def start_ray(cpus: int) -> float:
         include_dashboard=False,
         object_store_memory=1 << 29,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     ray.data.range(cpus, override_num_blocks=cpus).map_batches(_import).take_all()
@@ -84,7 +87,7 @@ def gigatoken_files(files: list[str], tokenizer: str) -> dict[str, Any]:
     size = text_bytes(files)
     loaded = gigatoken.Tokenizer(tokenizer)
     begin = time.perf_counter()
-    tokens = loaded.encode_files(gigatoken.ParquetFileSource(files))
+    tokens = loaded.encode_files(gigatoken.ParquetFileSource([*files]))
     return rate(size, time.perf_counter() - begin, documents=len(tokens))
 
 
@@ -225,44 +228,41 @@ def seek(shards: int, tokens: int, seq_len: int, out: str) -> dict[str, Any]:
     return {"locate": times, "index_mb": index / 1e6, "open_seconds": round(opened, 2), "samples": reader.samples}
 
 
-def read(corpus: str, seq_len: int) -> dict[str, Any]:
+def read(corpus: str, seq_len: int, batch: int = 64) -> dict[str, Any]:
+    """One shuffled reader, beside memcpy of the same samples in the same order.
+
+    The samples lie end to end in one array for memcpy, and a single call copies a batch of them into a new buffer, row
+    by row; all take turns, and each figure is its median.
+    """
     from shoal_data.reader import Corpus
 
     reader = Corpus.open(corpus).reader(seq_len, 3)
-    total = min(reader.samples, 4096)
-    width = seq_len + 1
-    dtype = reader.corpus.manifest.dtype
-    batch = np.empty((64, width), dtype)  # one buffer for both, as a training loop would keep
-    reader.tokens(range(total))  # the page cache is warm for everybody
+    total = min(reader.samples, 4096) // batch * batch
+    ids = [np.arange(first, first + batch) for first in range(0, total, batch)]
+    far = [one + 1_000_000 * batch for one in ids]
+    place = reader.locate(np.arange(total))
+    lengths = reader.corpus.manifest.shards.tokens
+    end_to_end = np.concatenate([reader.corpus.store.tokens(at, 0, int(size)) for at, size in enumerate(lengths)])
+    starts = (np.concatenate(([0], np.cumsum(lengths)))[place.shard] + place.first).reshape(-1, batch)
+    rows = np.lib.stride_tricks.sliding_window_view(end_to_end, seq_len + 1)
+    for one, start in zip(ids, starts, strict=True):
+        assert np.array_equal(rows[start], reader.tokens(one))  # and the page cache is warm for everybody
 
-    def measure(first: int, *, with_bytes: bool) -> float:
+    def each(call: Callable[[Any], object], arguments: Any) -> float:
         begin = time.perf_counter()
-        for at in range(first, first + total - 63, 64):
-            ids = range(at, at + 64)
-            _ = reader.read(ids) if with_bytes else reader.tokens(ids, batch)
-        return (total // 64 * 64) / (time.perf_counter() - begin)
+        for argument in arguments:
+            call(argument)
+        return total / (time.perf_counter() - begin)
 
-    lengths = reader.corpus.manifest.shards.tokens.tolist()
-    source = np.concatenate([reader.corpus.store.tokens(at, 0, size) for at, size in enumerate(lengths)])
-    count = len(source) // width
-    order = np.random.default_rng(0).permutation(count)
-
-    def copy() -> float:
-        begin = time.perf_counter()
-        for start in range(0, total - 63, 64):
-            for row, at in zip(batch, order[np.arange(start, start + 64) % count].tolist(), strict=True):
-                row[:] = source[at * width : (at + 1) * width]
-        return (total // 64 * 64) / (time.perf_counter() - begin)
-
-    memcpy = max(copy() for _ in range(9))
-    plain = max(measure(0, with_bytes=False) for _ in range(9))
-    return {
-        "samples_per_second": round(plain),
-        "with_byte_lengths": round(max(measure(0, with_bytes=True) for _ in range(9))),
-        "at_step_1000000": round(max(measure(1_000_000 * 64, with_bytes=False) for _ in range(9))),
-        "memcpy_of_them": round(memcpy),
-        "share_of_memcpy": round(plain / memcpy, 3),
-    }
+    runs: dict[str, list[float]] = {}
+    for _ in range(25):
+        runs.setdefault("samples_per_second", []).append(each(reader.tokens, ids))
+        runs.setdefault("memcpy_of_them", []).append(each(rows.__getitem__, starts))
+        runs.setdefault("at_step_1000000", []).append(each(reader.tokens, far))
+        runs.setdefault("with_byte_lengths", []).append(each(reader.read, ids))
+    shares = np.array(runs["samples_per_second"]) / np.array(runs["memcpy_of_them"])
+    figures: dict[str, Any] = {name: round(float(np.median(found))) for name, found in runs.items()}
+    return {**figures, "share_of_memcpy": round(float(np.median(shares)), 3)}
 
 
 def mosaic(corpus: str, seq_len: int, out: str) -> dict[str, Any]:
@@ -281,13 +281,47 @@ def mosaic(corpus: str, seq_len: int, out: str) -> dict[str, Any]:
     dataset = StreamingDataset(local=out, shuffle=True, batch_size=64, num_canonical_nodes=1)
     for _ in dataset:
         pass
-    begin = time.perf_counter()
-    count = sum(1 for _ in dataset)
-    return {"samples_per_second": round(count / (time.perf_counter() - begin)), "samples": count}
+    found = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        count = sum(1 for _ in dataset)
+        found.append(count / (time.perf_counter() - begin))
+    return {"samples_per_second": round(float(np.median(found))), "samples": count}
+
+
+class Memory(threading.Thread):
+    """Watches the memory of this process and everything it started: the sum of their proportional shares (PSS)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_mb = 0.0
+
+    def run(self) -> None:
+        while True:
+            shares = (_pss(pid) for pid in os.listdir("/proc") if pid.isdigit() and _session(pid) == os.getsid(0))
+            self.peak_mb = max(self.peak_mb, sum(shares) / 1e3)
+            time.sleep(0.5)
+
+
+def _session(pid: str) -> int:
+    try:
+        return os.getsid(int(pid))
+    except OSError:
+        return -1
+
+
+def _pss(pid: str) -> int:
+    """Kilobytes of a process, with pages that several share divided among them; 0 if it is gone."""
+    try:
+        content = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in content.splitlines() if line.startswith("Pss:")), 0)
 
 
 if __name__ == "__main__":
+    memory = Memory()
+    memory.start()
     figures = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(json.dumps({**figures, "peak_mb": round(own / 1e3), "largest_child_mb": round(children / 1e3)}))
+    print(json.dumps({**figures, "peak_mb": round(own / 1e3), "all_processes_mb": round(memory.peak_mb)}))

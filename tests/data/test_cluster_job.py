@@ -24,7 +24,7 @@ from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 BIN = Path(sys.executable).parent
 CLUSTER = "test-data"
-PARTS = 12
+PARTS, PART = 12, 1 << 20
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def copies(tmp_path: Path) -> Path:
-    """Twelve parts of 6 MB: enough work that a kill falls in the middle of it."""
+    """Twelve parts: enough work that a kill falls in the middle of it."""
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     texts = [path.read_text(errors="replace") for path in library]
     folder = tmp_path / "raw"
@@ -53,7 +53,7 @@ def submit(raw: Path, tokenizer: Path, out: Path) -> subprocess.Popen[bytes]:
     """`ray job submit -- shoal data tokenize ...`"""
     env = {**os.environ, **connect.environment(CLUSTER)}
     words = ["data", "tokenize", "--input", f"{raw}/*.parquet", "--tokenizer", str(tokenizer), "--out", str(out)]
-    options = ["--seed", "1", "--shuffle", "--fim-rate", "0.1", "--deduplicate"]
+    options = ["--seed", "1", "--shuffle", "--fim-rate", "0.1", "--deduplicate", "--part-bytes", str(PART)]
     return subprocess.Popen([str(BIN / "ray"), "job", "submit", "--", str(BIN / "shoal"), *words, *options], env=env)
 
 
@@ -98,7 +98,7 @@ def test_a_node_and_the_driver_are_killed(
     cluster: str, copies: Path, tokenizer: Path, tmp_path: Path, serial: None
 ) -> None:
     recipe = Recipe(seed=1, shuffle=True, fim_rate=0.1, deduplicate=True)
-    tokenize([f"{copies}/*.parquet"], tokenizer, tmp_path / "calm", TokenizeOptions(recipe=recipe))
+    tokenize([f"{copies}/*.parquet"], tokenizer, tmp_path / "calm", TokenizeOptions(part_bytes=PART, recipe=recipe))
     expected = digests(tmp_path / "calm")
     assert sum(name.startswith("shards/") for name in expected) >= PARTS
 

@@ -54,6 +54,7 @@ def tokenize(
     split_rate: Annotated[float, typer.Option(help="Share of punctuation-and-newline tokens to split.")] = 0.0,
     deduplicate: Annotated[bool, typer.Option("--deduplicate", help="Leave out documents seen before.")] = False,
     mixture: Annotated[list[str] | None, typer.Option(help="SOURCE=WEIGHT, one for each source.")] = None,
+    part_bytes: Annotated[int, typer.Option(help="Text a task works on, and its memory by it; 0 chooses.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Broken input is an error, not quarantined.")] = False,
 ) -> None:
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
@@ -62,7 +63,7 @@ def tokenize(
 
     weights = _pairs("--mixture", mixture, "a weight") if mixture else None
     recipe = Recipe(seed, shuffle, bos, fim_rate, split_rate, deduplicate, weights, strict)
-    totals = build(inputs, tokenizer, out, TokenizeOptions(column=column, recipe=recipe)).totals
+    totals = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe)).totals
     print(f"{out}: {totals['tokens']:,} tokens, {totals['documents']:,} documents, {totals['bytes']:,} bytes of text")
     if totals["quarantined"]:
         print(f"{totals['quarantined']:,} rows or files were left out: {out / 'quarantine.jsonl'} says which and why")
