@@ -1,0 +1,94 @@
+"""What a simulation found, as values, a table and a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from shoal.simulate.engine import Engine
+from shoal.simulate.ledger import PHASES
+
+__all__ = ["draw", "render", "result"]
+
+
+def result(engine: Engine) -> dict[str, Any]:
+    """All figures of a run that was simulated; seconds unless the name says otherwise.
+
+    `ettr`: effective training time ratio: committed steps times the time of a step at full strength, over all the time.
+    """
+    ledger = engine.ledger
+    by_cause: dict[str, dict[str, float]] = {}
+    for (cause, phase), seconds in sorted(ledger.lost.items()):
+        by_cause.setdefault(cause, {})[phase] = seconds
+    phases = {phase: sum(row.get(phase, 0.0) for row in by_cause.values()) for phase in PHASES}
+    decisions = {}
+    for kind, spent in sorted(engine.spent.items()):
+        ms = np.frombuffer(spent, dtype=np.float32) * 1e3
+        figures = {"mean_ms": ms.mean(), "p99_ms": np.quantile(ms, 0.99), "max_ms": ms.max()}
+        decisions[kind] = {"calls": len(spent), **{key: float(value) for key, value in figures.items()}}
+    return {
+        "settings": {**asdict(engine.settings), "cells": engine.settings.cells},
+        "outcome": engine.outcome or "runs on",
+        "seconds": engine.now,
+        "steps": ledger.useful,
+        "ettr": ledger.useful * ledger.step / engine.now,
+        "failures": dict(Counter(failure.cause.name for failure in engine.failures).most_common()),
+        "interrupted_steps": ledger.interruptions,
+        "generations": engine.state.generation,
+        "lost": phases,
+        "lost_by_cause": by_cause,
+        "unfinished": engine.now - ledger.useful * ledger.step - sum(phases.values()),
+        "decisions": decisions,
+    }
+
+
+def render(found: dict[str, Any]) -> Group:
+    """The same for a terminal."""
+    settings = found["settings"]
+    head = (
+        f"{settings['nodes']}x{settings['slots']} workers in {settings['cells']} cells of {settings['workers']}, "
+        f"{settings['spare_nodes']} spare nodes, {settings['days']:g} days, seed {settings['seed']}: "
+        f"{found['outcome']}\n"
+        f"{sum(found['failures'].values())} failures, {found['interrupted_steps']} steps interrupted, "
+        f"{found['generations']} generations, {found['steps']} steps committed\n"
+        f"effective training time ratio (ETTR): {found['ettr']:.3%}\n"
+    )
+    lost = Table("cause", "failures", *PHASES, "sum", title="seconds lost", title_justify="left")
+    rows = sorted(found["lost_by_cause"].items(), key=lambda item: -sum(item[1].values()))
+    for cause, phases in rows:
+        cells = [f"{phases.get(phase, 0.0):,.0f}" for phase in PHASES]
+        lost.add_row(cause, str(found["failures"].get(cause, "")), *cells, f"{sum(phases.values()):,.0f}")
+    sums = [f"{found['lost'][phase]:,.0f}" for phase in PHASES]
+    lost.add_row("all", str(sum(found["failures"].values())), *sums, f"{sum(found['lost'].values()):,.0f}")
+    calls = Table(
+        "event", "calls", "mean ms", "p99 ms", "max ms", title="the controller's decisions", title_justify="left"
+    )
+    for kind, figures in found["decisions"].items():
+        calls.add_row(
+            kind, f"{figures['calls']:,}", *(f"{figures[key]:.3f}" for key in ("mean_ms", "p99_ms", "max_ms"))
+        )
+    return Group(head, lost, calls)
+
+
+def draw(engine: Engine, path: Path) -> None:
+    """Live cells over time, with every failure, as an SVG picture."""
+    from shoal.report.style import LOSS, TROUBLE, axes, figure, svg
+
+    day = 86400.0
+    fig = figure(10.5, 3.0)
+    (ax,) = axes(fig)
+    times = [time / day for time, _ in engine.strength] + [engine.now / day]
+    live = [cells for _, cells in engine.strength]
+    ax.step(times, [*live, live[-1]], where="post", color=LOSS[0])
+    failed = [failure.time / day for failure in engine.failures]
+    ax.plot(failed, [0.0] * len(failed), linestyle="none", marker="x", color=TROUBLE, markersize=4)
+    ax.set_ylim(bottom=-0.02 * engine.settings.cells)
+    ax.set_xlabel("days; crosses are failures")
+    ax.set_title("Live cells", loc="left")
+    path.write_text(svg(fig, "Live cells of a simulated run"))

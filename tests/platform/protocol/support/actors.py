@@ -1,0 +1,137 @@
+"""Values of the model: a worker, the orders that are on their way to it, and a picture of the whole.
+
+A worker is what `shoal.worker.loop` is once tensors, sockets and clocks are taken away. Everything is hashable, so that
+a state is explored once however it was reached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from shoal.control.messages import Action, Form, Generation, Pause, Raise, Stop
+from shoal.control.state import State
+
+__all__ = [
+    "ACROSS",
+    "BEGIN",
+    "HEAL",
+    "INSIDE",
+    "MEET",
+    "VOTE",
+    "Violation",
+    "Worker",
+    "World",
+    "freeze",
+    "order_of",
+    "reach",
+]
+
+MEET, HEAL, BEGIN = -3, -2, -1
+INSIDE, ACROSS, VOTE = 0, 1, 2
+
+
+def reach(step: int, phase: int) -> int:
+    """How far into a generation: collectives are entered in one order, so having entered one is having entered all
+    before it. Joining (`MEET`, `HEAL`, `BEGIN`) comes first, then three a step."""
+    return 3 * step + phase
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+class Worker(NamedTuple):
+    """One worker. `alive`; `dead`: and the controller does not know; `cut`: fenced by the controller, but still running
+    (frozen for a while, or behind a partition); `gone`: dead, and known to be."""
+
+    life: str = "alive"
+    doing: str = "idle"
+    """idle: serves orders · forming · meeting · healing · beginning · inside · across · voting · applied, paused: has
+    committed, nobody knows (and will pause) · raised: has committed late, nobody knows · answering: has told, still
+    owes an answer · fell: has left its broken world, nobody knows."""
+    form: tuple[Any, ...] | None = None
+    """The formation it entered last: (cell, attempt, members, restore, keep)."""
+    stands: bool = False
+    """It is in the world of `form`, with a model built."""
+    steps: int = -1
+    history: tuple[int, ...] = ()
+    """The generation whose totals it applied, for each committed step."""
+    total: int = -1
+    """The generation whose complete totals of the pending step it holds; -1: none."""
+    done: tuple[int, ...] = ()
+    todo: tuple[int, ...] = ()
+    kept: tuple[int, tuple[int, ...], int] | None = None
+    """(steps, history, rank) that it kept when it left a world."""
+    broken: bool = False
+    stopping: bool = False
+    """It has answered the stop before, committed late, and only helps its cell through the next step's sums."""
+    turned: int = -1
+    """The generation in which it turned round before its cell's first step."""
+    pause: int = -1
+    """The generation that it was told to leave in order."""
+    asks: int = -1
+    """The first step of its generation whose vote it enters with that word."""
+    order: tuple[Any, ...] | None = None
+    """Its generation: (number, cells, steps, todo, heals)."""
+    reach: int = MEET
+    inbox: tuple[tuple[Any, ...], ...] = ()
+
+    @property
+    def generation(self) -> int:
+        return -1 if self.order is None else int(self.order[0])
+
+    @property
+    def cell(self) -> int:
+        assert self.form is not None
+        return int(self.form[0])
+
+    def told(self) -> bool:
+        """An order that interrupts it has arrived (a pause does not)."""
+        return bool(self.inbox) and self.inbox[0][0] != "pause"
+
+
+class World(NamedTuple):
+    """Everything. `controller`: number of an interned controller state; `log`: generation of each step on record."""
+
+    controller: int
+    log: tuple[int, ...]
+    workers: tuple[int, ...]
+    """Numbers of interned workers."""
+    faults: tuple[str, ...]
+    """Faults that may still happen."""
+
+
+def freeze(state: State) -> tuple[Any, ...]:
+    """A key of a controller state: equal for equal states."""
+    key: list[Any] = []
+    for item in dataclasses.fields(state):
+        value = getattr(state, item.name)
+        if item.name in ("shape", "homes", "fruitless", "strikes", "fatal"):
+            continue
+        if isinstance(value, dict):
+            value = frozenset(value.items())
+        elif isinstance(value, set):
+            value = frozenset(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        key.append(value)
+    return tuple(key)
+
+
+def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, ...] | None:
+    """What a worker is sent for an action; None if nothing is. `record`: generation of the newest step on record."""
+    match action:
+        case Form(cell, attempt, members, restore, keep):
+            return ("form", (cell, attempt, tuple(number[m] for m in members), restore, keep))
+        case Stop(generation, broken, _):
+            return ("stop", generation, broken)
+        case Pause(generation, _):
+            return ("pause", generation)
+        case Raise(generation, steps, _):
+            return ("raise", generation, record, steps)
+        case Generation():
+            cells = tuple((c, tuple(number[m] for m in crew)) for c, crew in sorted(action.cells.items()))
+            todo = tuple((c, tuple(ms)) for c, ms in sorted(action.todo.items()))
+            return ("generation", (action.generation, cells, action.steps, todo, action.heals))
+    return None

@@ -1,0 +1,101 @@
+"""Broken rules. Each forgets one thing the protocol needs; a search must find out what that leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from actors import VOTE, Worker, World, reach
+from model import Model, Scene
+
+from shoal.control.decide import decide
+from shoal.control.messages import Acked, Action, Committed, Event, Lost, Raise
+from shoal.control.state import Ack, State
+
+__all__ = [
+    "BegunAlone",
+    "CommitAfterAnswer",
+    "LateWord",
+    "NoVote",
+    "decide_too_early",
+    "raise_not_sent",
+    "stays_behind",
+]
+
+
+def raise_not_sent(state: State, event: Event) -> tuple[State, list[Action]]:
+    """Whoever is behind a committed step is not told."""
+    after, actions = decide(state, event)
+    return after, [action for action in actions if not isinstance(action, Raise)]
+
+
+def stays_behind(state: State, event: Event) -> tuple[State, list[Action]]:
+    """Whoever answers from behind a committed step counts as having answered, and the others go on."""
+    if isinstance(event, Acked) and 0 <= event.ack.steps < state.committed:
+        event = Acked(event.worker, event.generation, Ack(state.committed, -1, (), event.ack.out, event.ack.whole, 0))
+    return decide(state, event)
+
+
+def decide_too_early(state: State, event: Event) -> tuple[State, list[Action]]:
+    """A death is decided upon without waiting for the answers of the living."""
+    after, actions = decide(state, event)
+    if isinstance(event, Lost) and after.mode == "draining":
+        for worker in sorted(after.awaited):
+            out = after.seats[worker].cell in after.broken
+            answer = Acked(worker, after.generation, Ack(after.committed, -1, (), out, False, after.seats[worker].rank))
+            after, more = decide(after, answer)
+            actions = [*actions, *more]
+    return after, actions
+
+
+class CommitAfterAnswer(Model):
+    """A worker that walked away from a vote commits by itself when the vote turns out to be complete."""
+
+    def ordinary(self, world: World) -> Iterator[tuple[str, World]]:
+        yield from super().ordinary(world)
+        crew = [self.crew[number] for number in world.workers]
+        answered = self.states[world.controller].acks
+        for i, me in enumerate(crew):
+            if self.names[i] in answered and me.doing == "idle" and me.total >= 0 and me.order is not None:
+                at = reach(me.steps, VOTE)
+                voters = [crew[m] for _, members in me.order[1] for m in members]
+                if me.reach == at and all(w.order == me.order and w.reach >= at for w in voters):
+                    scene = Scene(self, world)
+                    scene.commit(i, "applied")
+                    yield f"w{i} commits by itself", scene.world()
+
+
+class NoVote(Model):
+    """A worker commits as soon as it has the sums of its rank: others may not have theirs."""
+
+    def peers(self, crew: list[Worker], i: int, me: Worker) -> list[Worker]:
+        return [me] if me.doing == "voting" else super().peers(crew, i, me)
+
+
+class BegunAlone(Model):
+    """A worker begins its cell's first step without asking whether its peers do."""
+
+    def acts(self, crew: list[Worker], i: int, me: Worker) -> Iterator[tuple[str, Callable[[Scene, int], None]]]:
+        if me.doing == "beginning":
+            yield "begins alone", Scene.begin
+        else:
+            yield from super().acts(crew, i, me)
+
+
+class LateWord(Model):
+    """The controller reads what a worker that it has fenced says, whatever generation it is of."""
+
+    def ordinary(self, world: World) -> Iterator[tuple[str, World]]:
+        yield from super().ordinary(world)
+        state = self.states[world.controller]
+        for i, number in enumerate(world.workers):
+            me = self.crew[number]
+            if me.life == "cut" and me.doing == "applied" and state.mode == "running":
+                scene = Scene(self, world)
+                scene.set(i, doing="idle")
+                event = Committed(self.names[i], state.generation, me.steps)
+                if event.steps > len(scene.log):
+                    scene.record(event)
+                scene.controller, actions = self.answer(scene.controller, event)
+                for action in actions:
+                    scene.act(action)
+                yield f"the controller hears late that w{i} committed", scene.world()

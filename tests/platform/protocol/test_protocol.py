@@ -1,0 +1,92 @@
+"""The commit protocol, searched exhaustively with the controller's real decisions (docs/commit-protocol.md)."""
+
+from __future__ import annotations
+
+import pytest
+from actors import Violation
+from model import Model, Rule
+from mutants import (
+    BegunAlone,
+    CommitAfterAnswer,
+    LateWord,
+    NoVote,
+    decide_too_early,
+    raise_not_sent,
+    stays_behind,
+)
+from search import explore
+
+from shoal.control.decide import decide
+
+
+def test_without_faults_every_order_of_moves_ends_in_the_same_state() -> None:
+    found = explore(Model((), spares=1, orders="all"))
+    assert dict(found.ends) == {"done": 1}
+    assert found.states > 400
+
+
+@pytest.mark.parametrize(
+    ("faults", "spares", "steps"),
+    [(("crash",), 0, 2), (("cut",), 0, 1)],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: int) -> None:
+    """Every move of every worker as the moment of a fault, then every path of what follows."""
+    found = explore(Model(faults, spares=spares, steps=steps, orders="few"))
+    assert found.ends["done"] > 10
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("faults", "spares", "steps"),
+    [
+        (("crash",), 0, 1),
+        (("crash",), 1, 1),
+        (("glitch",), 0, 2),
+        (("cut",), 1, 1),
+        (("drain",), 2, 2),
+        (("arrive", "crash"), 0, 1),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_one_fault_in_every_order(faults: tuple[str, ...], spares: int, steps: int) -> None:
+    """The same with nothing left out before the fault or during the drain."""
+    found = explore(Model(faults, spares=spares, steps=steps))
+    assert found.ends["done"] > 10
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.long
+def test_two_deaths_at_any_moments() -> None:
+    """The second anywhere: before the first, in its drain, in the recovery. A shard may be lost, never a run."""
+    found = explore(Model(("crash", "crash"), spares=0, steps=1, orders="few"))
+    assert set(found.ends) == {"done"}
+
+
+BROKEN: dict[str, tuple[type[Model], Rule | None, str]] = {
+    "a raise is not sent": (Model, raise_not_sent, "I6"),
+    "laggards stay behind": (Model, stays_behind, "I1"),
+    "answers are not awaited": (Model, decide_too_early, "I"),
+    "commit after the answer": (CommitAfterAnswer, None, "I4"),
+    "no vote": (NoVote, None, "I"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_found_out(name: str) -> None:
+    kind, rule, invariant = BROKEN[name]
+    model = kind(("crash",), spares=0, steps=1, orders="few", rule=rule or decide)
+    with pytest.raises(Violation, match=f"^{invariant}"):
+        explore(model, limit=500_000)
+
+
+@pytest.mark.long
+def test_a_cell_that_begins_in_part_is_found_out() -> None:
+    with pytest.raises(Violation, match=r"^I6"):
+        explore(BegunAlone(("crash",), spares=0, steps=1, orders="few"))
+
+
+def test_a_late_word_of_a_fenced_worker_must_not_be_read() -> None:
+    with pytest.raises(Violation, match=r"^I[13]"):
+        explore(LateWord(("cut",), spares=0, steps=1, orders="few"), limit=500_000)
