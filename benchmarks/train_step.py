@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="which ones, separated by commas")
     parser.add_argument("--json", help="write the figures here as well")
     parser.add_argument("--one", choices=VARIANTS, help="measure one variant in this process and print it")
     options = parser.parse_args()
@@ -59,30 +60,40 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         print(json.dumps(measure(options.one)))
         return
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    names = options.variants.split(",")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        parser.error(f"no variant {unknown[0]!r}: some of {', '.join(VARIANTS)}")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for repeat in range(options.repeats):
-        for name in VARIANTS:
+        for name in names:
             command = [sys.executable, __file__, "--one", name, "--threads", str(options.threads)]
             runs[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
             print(f"{repeat + 1}/{options.repeats} {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
-    result = {
-        name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()
-    }
-    ours = max(("ours-fp32", "ours-bf16"), key=lambda name: result[name]["tokens_per_second"])
-    peer = max(VARIANTS[2:], key=lambda name: result[name]["tokens_per_second"])
-    summary = {
-        "variants": result,
-        "speed_ratio": result[ours]["tokens_per_second"] / result[peer]["tokens_per_second"],
-        "speed_ratio_by_cpu_time": result[ours]["tokens_per_cpu_second"] / result[peer]["tokens_per_cpu_second"],
-        "memory_ratio": result[ours]["peak_mib"] / result[peer]["peak_mib"],
-        "compared": [ours, peer],
-        "torch": torch.__version__,
-        "threads": options.threads,
-    }
+    summary = {**compare(runs), "torch": torch.__version__, "threads": options.threads}
     print(json.dumps(summary, indent=2))
     if options.json:
         with open(options.json, "w") as file:
             json.dump(summary, file, indent=2)
+
+
+def compare(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians of each variant, and of each of ours over the faster of theirs: the median of the ratios within a
+    repeat, which a machine that slows down for a while disturbs least."""
+    medians = {
+        name: {key: statistics.median(run[key] for run in found) for key in found[0]} for name, found in runs.items()
+    }
+    peers = [name for name in runs if name.startswith("transformers")]
+    if not peers:
+        return {"variants": medians}
+    peer = max(peers, key=lambda name: medians[name]["tokens_per_second"])
+    ratios = {
+        name: {
+            key: statistics.median(a[key] / b[key] for a, b in zip(found, runs[peer], strict=True)) for key in found[0]
+        }
+        for name, found in runs.items()
+        if name not in peers
+    }
+    return {"variants": medians, "peer": peer, "over_peer": ratios}
 
 
 def measure(name: str) -> dict[str, float]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import synthetic
 import torch
 import torch.nn.functional as F
 
+from shoal_workloads.model import mla
 from shoal_workloads.model.attention_cpu import attend_in_blocks
 from shoal_workloads.model.ffn_blocks import swiglu_blocks
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.permute import routes_of
 from shoal_workloads.model.rope import rope_apply
+from shoal_workloads.precision.products import Products
 
 
 def both(
@@ -110,3 +114,17 @@ def test_norm() -> None:
 
     for found, expected in both(ours, lambda x, w: F.rms_norm(x, (20,), w, 1e-6), [x, weight]):
         assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_other_devices_run_gives_the_same(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+    """Grouped products and fused attention, which are not chosen on a CPU, run here and agree."""
+    config = synthetic.tiny(parallel={"recompute": recompute})
+    in_blocks = synthetic.gradients(config)
+    monkeypatch.setattr(mla, "in_blocks", lambda x: False)
+    monkeypatch.setattr(Products, "in_blocks", lambda self, x: False)
+    whole = synthetic.gradients(config)
+    assert whole.keys() == in_blocks.keys()
+    assert any(not np.array_equal(whole[name], in_blocks[name]) for name in whole)
+    for name, value in whole.items():
+        assert np.abs(value - in_blocks[name]).max() <= 1e-5 * np.abs(value).max() + 1e-12, name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -12,13 +14,13 @@ from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.mla import MLA
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.norm import RMSNorm
-from shoal_workloads.model.recompute import attention_recomputed
+from shoal_workloads.model.recompute import Make, Recomputed, at_once
 
 __all__ = ["Block"]
 
 
 class Block(nn.Module):
-    """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: norm and up-projections of attention
+    """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: norms and up-projections of attention
     are done again in backward, to keep less."""
 
     def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None, *, dense: bool) -> None:
@@ -34,14 +36,21 @@ class Block(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer.
         `past`: when generating, the tokens before x, which those of x are added to."""
+        if self.recompute and torch.is_grad_enabled():
+            with Recomputed() as again:
+                return self._layer(x, rope, past, again)
+        return self._layer(x, rope, past, at_once)
+
+    def _layer(
+        self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache | None, again: Make[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        inner = again(lambda: self.attention_norm(x))
         if past is not None:
-            x = x + self.attention.extend(self.attention_norm(x), rope, past)
-        elif self.recompute and torch.is_grad_enabled():
-            x = x + attention_recomputed(self.attention_norm, self.attention, x, rope)
+            middle = x + self.attention.extend(inner, rope, past)
         else:
-            x = x + self.attention(self.attention_norm(x), rope)
-        inner = self.ffn_norm(x)
+            middle = x + self.attention(inner, rope, again)
+        inner = again(lambda: self.ffn_norm(middle))
         if isinstance(self.ffn, MoE):
             y, load, balance = self.ffn(inner)
-            return x + y, load, balance
-        return x + self.ffn(inner), None, None
+            return middle + y, load, balance
+        return middle + self.ffn(inner), None, None

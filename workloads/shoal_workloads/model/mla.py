@@ -6,6 +6,8 @@ h width of a head without RoPE, R width of the RoPE part, v width of a value hea
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,9 +17,10 @@ from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.norm import RMSNorm
+from shoal_workloads.model.recompute import Make, at_once
 from shoal_workloads.model.rope import rope_apply, softmax_scale
 
-__all__ = ["MLA"]
+__all__ = ["MLA", "attend"]
 
 
 class MLA(nn.Module):
@@ -41,14 +44,41 @@ class MLA(nn.Module):
         self.wo = Linear(c.n_heads * c.d_v, c.d_model, role="attention")
         self.scale = softmax_scale(c)
 
-    def forward(self, x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-        """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D)."""
-        return self.wo(self.core(*self.compress(x), rope))
+    def forward(self, x: torch.Tensor, rope: torch.Tensor, again: Make[Any] = at_once) -> torch.Tensor:
+        """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D). `again`: how what can be recomputed is
+        made."""
+        query, latent = self.compress(x)
+        if in_blocks(x):
+            q, kv, k_r = again(lambda: self.expand(query, latent, again))
+            return self.wo(attend_in_blocks(q, kv, k_r, rope, self.scale).flatten(2))
+        q, k, v = again(lambda: self._rotated(*self.expand(query, latent, again), rope))
+        return self.wo(attend(q, k, v, self.scale)[..., : self.d_v].flatten(2))
 
     def compress(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x: (B, T, D) -> query latent (B, T, Q), or the whole query where there is no latent, and key-value latent
         with the RoPE key (B, T, C+R)."""
         return (self.wq if self.d_q is None else self.wq_a)(x), self.wkv_a(x)
+
+    def expand(
+        self, query: torch.Tensor, latent: torch.Tensor, again: Make[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From the latents to queries (B, T, H, h+R), keys with values (B, T, H, h+v), and the shared key (B, T, R),
+        without RoPE."""
+        q = query if self.d_q is None else self.wq_b(again(lambda: self.q_norm(query)))
+        latent, k_r = latent.split([self.d_kv, self.d_rope], dim=-1)
+        kv = self.wkv_b(again(lambda: self.kv_norm(latent)))
+        return q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (self.heads, -1)), k_r
+
+    def _rotated(
+        self, q: torch.Tensor, kv: torch.Tensor, k_r: torch.Tensor, rope: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values as fused kernels take them, (B, T, H, h+R), values padded."""
+        q_c, q_r = q.split([self.d_head, self.d_rope], dim=-1)
+        k_c, v = kv.split([self.d_head, self.d_v], dim=-1)
+        k_r = rope_apply(k_r.unsqueeze(2), rope).expand(-1, -1, self.heads, -1)
+        q = torch.cat([q_c, rope_apply(q_r, rope)], dim=-1)
+        k = torch.cat([k_c, k_r], dim=-1)
+        return q, k, _as_wide(v, k)
 
     def extend(self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache) -> torch.Tensor:
         """Attention of new tokens over the cached ones and themselves, on the latents: W_UK goes into the query and
@@ -66,26 +96,22 @@ class MLA(nn.Module):
         shares = scores.masked_fill_(ahead, -torch.inf).softmax(dim=-1).to(x.dtype)
         return self.wo(torch.einsum("bhns,bsc,hvc->bnhv", shares, latent, up_v).flatten(2))
 
-    def core(self, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-        """From the latents to the heads' outputs: (B, T, H*v)."""
-        q = (query if self.d_q is None else self.wq_b(self.q_norm(query))).unflatten(-1, (self.heads, -1))
-        latent, k_r = latent.split([self.d_kv, self.d_rope], dim=-1)
-        kv = self.wkv_b(self.kv_norm(latent)).unflatten(-1, (self.heads, -1))
-        if q.device.type == "cpu":
-            return attend_in_blocks(q, kv, k_r, rope, self.scale).flatten(2)
-        q_c, q_r = q.split([self.d_head, self.d_rope], dim=-1)
-        k_c, v = kv.split([self.d_head, self.d_v], dim=-1)
-        k_r = rope_apply(k_r.unsqueeze(2), rope).expand(-1, -1, self.heads, -1)
-        q = torch.cat([q_c, rope_apply(q_r, rope)], dim=-1)
-        k = torch.cat([k_c, k_r], dim=-1)
-        return attend(q, k, v, self.scale).flatten(2)
+
+def in_blocks(x: torch.Tensor) -> bool:
+    """Whether attention is done block by block in the cache (see `attention_cpu`) or by a fused kernel."""
+    return x.device.type == "cpu"
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v).
+    """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v)."""
+    width = v.shape[-1]
+    if width < k.shape[-1]:
+        v = _as_wide(v, k)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return o.transpose(1, 2)[..., :width]
 
-    Values are padded to the keys' width: fused kernels want one width."""
-    padded = F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))
-    q, k, padded = q.transpose(1, 2), k.transpose(1, 2), padded.transpose(1, 2)
-    o = F.scaled_dot_product_attention(q, k, padded, is_causal=True, scale=scale)
-    return o[..., : v.shape[-1]].transpose(1, 2)
+
+def _as_wide(v: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """v padded with zeros to k's width: fused kernels want one width."""
+    return F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))

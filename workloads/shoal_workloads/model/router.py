@@ -5,7 +5,7 @@ Shapes: N tokens, D width, E experts, K chosen experts, G groups.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,20 @@ class Routing(NamedTuple):
     scores: torch.Tensor
 
 
+class _Affinity(torch.autograd.Function):
+    """x w^T in float32; keeps x as it is, not its float32 copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, w)
+        return F.linear(x.float(), w.float())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, w = ctx.saved_tensors
+        return (grads[0] @ w.float()).to(x.dtype), (grads[0].T @ x.float()).to(w.dtype)
+
+
 class Router(nn.Module):
     """Sigmoid affinities in float32; a bias, moved by the balancing rule and not by gradients, only decides who is
     chosen and never scales an output."""
@@ -38,7 +52,7 @@ class Router(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Routing:
         """x: (N, D) -> the routing of every token."""
-        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        scores = _Affinity.apply(x, self.weight).sigmoid()
         experts = choose(scores.detach() + self.bias, self.top_k, self.groups, self.topk_groups)
         chosen = scores.gather(1, experts)
         gates = chosen / chosen.sum(dim=1, keepdim=True) * self.route_scale
