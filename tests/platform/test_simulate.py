@@ -82,7 +82,7 @@ def test_without_spares_a_run_goes_on_smaller_until_the_node_is_back() -> None:
     engine = run(Failure(1003.0, back, 0.1), spare_nodes=0)
     assert [cells for _, cells in engine.strength] == [8, 7, 8]
     assert engine.strength[2][0] - engine.strength[1][0] > 1800.0
-    assert result(engine)["lost"]["fewer cells"] > 0.0
+    assert result(engine)["lost"]["fewer"] > 0.0
 
 
 @pytest.mark.parametrize(("ranks", "again"), [((0,) * 8, 500.0), ((0, 1) * 4, 0.0)], ids=["restore", "combine"])
@@ -92,7 +92,7 @@ def test_when_every_cell_breaks_at_once_what_is_left_decides(ranks: tuple[int, .
     victims = [engine.state.cells[cell].people()[rank] for cell, rank in enumerate(ranks)]
     engine.at(4503.0, lambda: engine.kill(victims, "all at once", 0.2))
     engine.run()
-    assert result(engine)["lost_by_cause"]["all at once"].get("done again", 0.0) == again
+    assert result(engine)["lost_by_cause"]["all at once"].get("redone", 0.0) == again
     assert engine.strength[-1][1] == 8
 
 

@@ -7,12 +7,12 @@ real clusters, called once for each message of each worker (but for commits, of 
 from __future__ import annotations
 
 import heapq
-import time as wall
 from array import array
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
+from time import thread_time
 
 from shoal import batching
 from shoal.control.decide import apply
@@ -93,7 +93,7 @@ class Engine:
         self.serial = 0
         self.ledger = Ledger(settings.times.step)
         self.spent: dict[str, array[float]] = defaultdict(lambda: array("f"))
-        """Seconds of each decision, by kind of event."""
+        """CPU seconds of each decision, by kind of event (the machine may be busy with other things)."""
         self.failures: list[Failure] = []
         self.strength: list[tuple[float, int]] = [(0.0, settings.cells)]
         """(time, live cells) at every change."""
@@ -224,9 +224,9 @@ class Engine:
     # ---- what the controller hears
 
     def tell(self, event: Event) -> None:
-        begin = wall.perf_counter()
+        begin = thread_time()
         actions = apply(self.state, event)
-        self.spent[type(event).__name__].append(wall.perf_counter() - begin)
+        self.spent[type(event).__name__].append(thread_time() - begin)
         for action in actions:
             self.act(action)
 

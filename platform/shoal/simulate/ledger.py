@@ -6,9 +6,9 @@ from collections import defaultdict
 
 __all__ = ["PHASES", "Ledger"]
 
-PHASES = ("stopped", "regroup", "copy", "restore", "fewer cells", "done again")
+PHASES = ("stopped", "regroup", "copy", "restore", "fewer", "redone")
 """stopped: noticing, answering, and work of the pending step that had to be done again · regroup: new groups · copy:
-state to a healed cell · restore: loading a checkpoint · fewer cells: longer steps · done again: steps undone."""
+state to a healed cell · restore: loading a checkpoint · fewer: longer steps · redone: steps undone."""
 
 
 class Ledger:
@@ -43,16 +43,16 @@ class Ledger:
         excess = first - self.last - self.step
         for phase, seconds in self._known.items():
             self.lost[cause, phase] += seconds
-        rest = "stopped" if self._open else "fewer cells"
+        rest = "stopped" if self._open else "fewer"
         self.lost[cause, rest] += excess - sum(self._known.values())
         self._open.clear()
         self._known.clear()
         if missing is not None:
-            self.lost[missing, "fewer cells"] += (count - 1) * (each - self.step)
+            self.lost[missing, "fewer"] += (count - 1) * (each - self.step)
         self.last = first + (count - 1) * each
         self.useful += count
 
     def undone(self, steps: int) -> None:
         cause = self._open[0] if self._open else "none"
         self.useful -= steps
-        self.lost[cause, "done again"] += steps * self.step
+        self.lost[cause, "redone"] += steps * self.step

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
@@ -59,16 +60,22 @@ def render(found: dict[str, Any]) -> Group:
         f"{found['generations']} generations, {found['steps']} steps committed\n"
         f"effective training time ratio (ETTR): {found['ettr']:.3%}\n"
     )
-    lost = Table("cause", "failures", *PHASES, "sum", title="seconds lost", title_justify="left")
+    lost = Table(title="seconds lost", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    lost.add_column("cause", no_wrap=True)
+    for name in ("hits", *PHASES, "sum"):
+        lost.add_column(name, justify="right")
     rows = sorted(found["lost_by_cause"].items(), key=lambda item: -sum(item[1].values()))
     for cause, phases in rows:
+        if not any(phases.values()):
+            continue
         cells = [f"{phases.get(phase, 0.0):,.0f}" for phase in PHASES]
         lost.add_row(cause, str(found["failures"].get(cause, "")), *cells, f"{sum(phases.values()):,.0f}")
     sums = [f"{found['lost'][phase]:,.0f}" for phase in PHASES]
     lost.add_row("all", str(sum(found["failures"].values())), *sums, f"{sum(found['lost'].values()):,.0f}")
-    calls = Table(
-        "event", "calls", "mean ms", "p99 ms", "max ms", title="the controller's decisions", title_justify="left"
-    )
+    calls = Table(title="the controller's decisions, CPU time", title_justify="left", box=SIMPLE_HEAD)
+    calls.add_column("event")
+    for name in ("calls", "mean ms", "p99 ms", "max ms"):
+        calls.add_column(name, justify="right")
     for kind, figures in found["decisions"].items():
         calls.add_row(
             kind, f"{figures['calls']:,}", *(f"{figures[key]:.3f}" for key in ("mean_ms", "p99_ms", "max_ms"))

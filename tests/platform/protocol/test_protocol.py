@@ -33,7 +33,7 @@ def test_without_faults_every_order_of_moves_ends_in_the_same_state() -> None:
 def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: int) -> None:
     """Every move of every worker as the moment of a fault, then every path of what follows."""
     found = explore(Model(faults, spares=spares, steps=steps, orders="few"))
-    assert found.ends["done"] > 10
+    assert found.states > 10_000
     assert set(found.ends) == {"done"}
 
 
@@ -53,7 +53,7 @@ def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: in
 def test_one_fault_in_every_order(faults: tuple[str, ...], spares: int, steps: int) -> None:
     """The same with nothing left out before the fault or during the drain."""
     found = explore(Model(faults, spares=spares, steps=steps))
-    assert found.ends["done"] > 10
+    assert found.states > 10_000
     assert set(found.ends) == {"done"}
 
 
