@@ -11,10 +11,10 @@ import torch
 from shoal_data.errors import InputError
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.model.deepseek import DeepSeekV3
-from shoal_workloads.parallel.layout import Layout, shard_model
+from shoal_workloads.parallel.layout import Layout, Slot, shard_model
 from shoal_workloads.precision.choose import choose
 
-__all__ = ["bits_per_byte", "build_model"]
+__all__ = ["bits_per_byte", "build_model", "fill_model"]
 
 
 def build_model(checkpoint: Checkpoint, *, ema: bool = False, device: str = "cpu") -> DeepSeekV3:
@@ -27,6 +27,16 @@ def build_model(checkpoint: Checkpoint, *, ema: bool = False, device: str = "cpu
     model, slots = shard_model(
         checkpoint.config.model, Layout(1, 1, None, None), device=device, dtype=dtype, products=products
     )
+    fill_model(checkpoint, model, slots, ema=ema)
+    return model.eval()
+
+
+def fill_model(checkpoint: Checkpoint, model: DeepSeekV3, slots: list[Slot], *, ema: bool = False) -> None:
+    """Copy parameters (or averages) and router biases into a model that one process holds whole.
+
+    Raises:
+        InputError: a tensor is missing, or has another shape than the configuration says.
+    """
     weights = checkpoint.weights(ema=ema)
     targets = {slot.name: slot.local for slot in slots}
     targets |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(model.moe_layers())}
@@ -38,7 +48,6 @@ def build_model(checkpoint: Checkpoint, *, ema: bool = False, device: str = "cpu
                 f"{checkpoint.path}: {name} has shape {list(weights[name].shape)}, expected {list(target.shape)}"
             )
         target.copy_(weights[name])
-    return model.eval()
 
 
 @torch.no_grad()

@@ -31,11 +31,20 @@ def export(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="Folder with config.json and safetensors (DeepSeek-V3 architecture).")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Folder with config.json and safetensors (DeepSeek-V3 architecture), or a checkpoint."),
+    ],
     job: Annotated[Path, typer.Argument(help="Job file whose workload section the checkpoint is for.")],
     out: Annotated[Path, typer.Argument(help="New checkpoint folder, e.g. RUN/checkpoints/step-00000000.")],
+    extend: Annotated[
+        Literal["32k", "128k"] | None,
+        typer.Option(
+            help="SOURCE is a run's checkpoint: start this phase of context extension; prints the job's section."
+        ),
+    ] = None,
 ) -> None:
-    """Make a checkpoint that a run starts from out of a Hugging Face checkpoint."""
+    """Make a checkpoint that a run starts from: of a Hugging Face checkpoint, or of a run's, to extend its context."""
     from shoal.config import read_yaml
     from shoal.errors import UserError
     from shoal_workloads.hf.load import import_checkpoint
@@ -43,6 +52,11 @@ def import_(
     settings = read_yaml(job)
     if not isinstance(settings.get("workload"), dict):
         raise UserError(f"{job}: has no section `workload`", "name a job file as for `shoal train`")
+    if extend is not None:
+        from shoal_workloads.start import extend_checkpoint
+
+        _print({"out": str(out), **extend_checkpoint(source, extend, settings["workload"], out)})
+        return
     _print({"out": str(out), **import_checkpoint(source, settings["workload"], out)})
 
 

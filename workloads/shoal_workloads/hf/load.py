@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 
 from shoal_data.errors import InputError
-from shoal_workloads.checkpoint import alone
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.hf.config import from_hf_config
 from shoal_workloads.hf.weights import fill
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.pretrain import Pretrain
+from shoal_workloads.start import write_start
 
 __all__ = ["import_checkpoint", "read_config"]
 
@@ -78,17 +74,5 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     where = {name: path for path, file in opened.items() for name in file.keys()}  # noqa: SIM118
     with torch.no_grad():
         fill(model, where, lambda name: opened[where[name]].get_tensor(name), mtp=has_mtp, where=str(folder), ours=ours)
-    replica.loaded(0)
-    replica.restart_averages()
-    half = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(half, ignore_errors=True)
-    with alone():
-        dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
-    entries = {
-        file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        for file in sorted(half.iterdir())
-    }
-    marker = {"steps": 0, "workers": 1, "workload": section, "files": entries}
-    (half / "COMMITTED.json").write_text(json.dumps(marker, indent=1))
-    os.replace(half, target)
+    write_start(replica, section, target)
     return {"tensors": len(where), "parameters": sum(p.numel() for p in replica.model.parameters())}
