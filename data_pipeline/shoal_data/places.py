@@ -48,7 +48,7 @@ class Places:
     """Position -> place, for samples of `seq_len` tokens and the one before them.
 
     A reader that goes on regularly, each batch its last one moved by the same step (which is every rank of every world
-    size), finds its coming batches worked out in one go. This changes no answer.
+    size), finds its coming batches worked out in one go from the third on. This changes no answer.
 
     Args:
         streams: one, or one for each source of a mixture.
@@ -57,7 +57,7 @@ class Places:
 
     def __init__(self, streams: Sequence[Stream], order: SampleOrder, seq_len: int) -> None:
         self._streams, self._order, self._seq_len = streams, order, seq_len
-        self._last = np.zeros(0, np.int64)
+        self._last, self._step = np.zeros(0, np.int64), 0
         # Batches ahead (k, n), their places (5, k, n), and which of them comes next.
         self._ahead: tuple[Ints, Ints, int] | None = None
 
@@ -75,7 +75,8 @@ class Places:
                 return Place(*places[:, number])
         self._ahead = None
         step = int(position[0] - last[0]) if len(position) and len(position) == len(last) else 0
-        count = _TOGETHER // len(position) if step > 0 else 0
+        regular, self._step = 0 < step == self._step, step
+        count = _TOGETHER // len(position) if regular else 0
         if count < 2 or not np.array_equal(last + step, position):
             return self.locate(position)
         batches = position + step * np.arange(count, dtype=np.int64)[:, None]

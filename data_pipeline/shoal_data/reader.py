@@ -144,14 +144,17 @@ class Reader:
     def tokens(self, ids: Ids, out: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.integer]:
         """Token ids of the samples at positions `ids`: (n, seq_len + 1), in the corpus's own dtype or into `out`."""
         place, width = self.locate(ids), self.seq_len + 1
-        if place.room.min(initial=width) >= width:
+        across = np.flatnonzero(place.room < width) if place.room.min(initial=width) < width else ()
+        if len(across) == 0:
             found = self.corpus.store.gather(place.shard, place.first, width)
-        else:
-            inside = place.room >= width
-            found = np.empty((len(ids), width), self.corpus.manifest.dtype)
-            found[inside] = self.corpus.store.gather(place.shard[inside], place.first[inside], width)
-            for number in np.flatnonzero(~inside).tolist():
-                self._across(found[number], *(int(one[number]) for one in (place.stream, place.turn, place.first)))
+        elif len(across) == len(place.room):
+            found = np.empty((len(across), width), self.corpus.manifest.dtype)
+        else:  # copy another sample in the place of each that goes on in the next shard, and write those over
+            pick = np.arange(len(place.room))
+            pick[across] = np.argmax(place.room)
+            found = self.corpus.store.gather(place.shard[pick], place.first[pick], width)
+        for number in across:
+            self._across(found[number], *(int(one[number]) for one in (place.stream, place.turn, place.first)))
         if out is None:
             return found
         out[:] = found
