@@ -6,6 +6,7 @@ micro-batch, its worker of rank r the r-th part of it. Whatever the live cells a
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 
 from shoal.errors import UserError
@@ -43,11 +44,12 @@ def rest(micro_batches: int, cells: Sequence[int], done: Mapping[int, Sequence[i
     """Micro-batches that are still to be done in a step whose cells changed on the way: what nobody alive has done
     goes to the cells that have least, so that finished work is kept."""
     finished = {m for cell in cells for m in done.get(cell, ())}
-    load = {cell: len(done.get(cell, ())) for cell in cells}
+    loads = [(len(done.get(cell, ())), place) for place, cell in enumerate(cells)]
+    heapq.heapify(loads)
     todo: dict[int, list[int]] = {cell: [] for cell in cells}
     for m in range(micro_batches):
         if m not in finished:
-            cell = min(cells, key=lambda c: (load[c], cells.index(c)))
-            todo[cell].append(m)
-            load[cell] += 1
+            load, place = loads[0]
+            todo[cells[place]].append(m)
+            heapq.heapreplace(loads, (load + 1, place))
     return todo

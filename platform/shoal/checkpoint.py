@@ -117,6 +117,11 @@ class Saver:
     def busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    def join(self) -> None:
+        """Wait for the checkpoint that is being written; if a peer is gone it fails."""
+        if self._thread is not None:
+            self._thread.join()
+
     def save(self, steps: int, generation: int, state: dict[str, Any]) -> None:
         """Copy `state` now and write it in the background. Collective over the cell.
 

@@ -46,6 +46,24 @@ class Audit(Section):
     samples: bool = Field(False, description="write samples.jsonl: who took which sample into which committed step")
 
 
+class Snapshots(Section):
+    """Copies of the state in each worker's own memory, for steps that went wrong, and checks that replicas agree."""
+
+    every: int = Field(0, ge=0, description="steps between two copies; 0: none, and no rolling back")
+    roll_backs: int = Field(3, ge=0, description="times a run may roll back; once more ends it")
+    compare: int = Field(0, ge=0, description="steps between two comparisons of the replicas' checksums; 0: never")
+
+
+class Injection(Section):
+    """A fault on order, for drills: see `shoal.worker.inject`."""
+
+    at: Literal["accumulate", "accumulated", "across", "vote", "commit", "committed", "heal", "checkpoint"]
+    step: int = Field(ge=0, description="the pending step (committed: the one just done)")
+    cell: int = Field(0, ge=0)
+    rank: int = Field(0, ge=0)
+    how: Literal["kill", "freeze", "raise", "nan", "flip"] = "kill"
+
+
 class Mlflow(Section):
     enabled: bool = True
     uri: str | None = Field(None, description="tracking server; by default SQLite in the storage folder")
@@ -63,6 +81,9 @@ class Job(Section):
     spares: int | Literal["all"] = Field("all", description="warm spare workers to hold; all: every free slot")
     threads: int = Field(1, ge=1, description="CPU threads a worker computes with")
     slot_resource: str = Field("slot", description="the Ray resource one worker takes one of (GPU on GPU nodes)")
+    reduce: Literal["fast", "exact"] = Field(
+        "fast", description="exact: sums in fixed point, so that recoveries leave no trace, to the last bit"
+    )
     seed: int = Field(0, ge=0, description="of the model's initial values")
     patience: float = Field(
         20.0,
@@ -71,7 +92,12 @@ class Job(Section):
     )
     checkpoint: Checkpoint = Checkpoint()
     evaluation: Evaluation = Evaluation()
+    stragglers: Literal["name", "replace"] = Field(
+        "name", description="what to do about a cell that is slow step after step: only name it, or replace its slowest"
+    )
     audit: Audit = Audit()
+    snapshots: Snapshots = Snapshots()
+    inject: list[Injection] = Field([], description="faults on order, for drills")
     mlflow: Mlflow = Mlflow()
     workload: dict[str, Any] = Field(description="`path: package.module:Class`, the rest is the workload's own")
 

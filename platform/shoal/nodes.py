@@ -9,7 +9,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from shoal.plan import Node
 
-__all__ = ["NODE_LABEL", "free_slots", "living", "on_node"]
+__all__ = ["NODE_LABEL", "free_slots", "living", "near_node", "on_node"]
 
 NODE_LABEL = "shoal.io/node"
 """Label that names a node for people; without it the node's address serves."""
@@ -39,3 +39,8 @@ def free_slots(slot_resource: str) -> dict[str, int]:
 def on_node(node: Node) -> Any:
     """Schedule on this very node, or not at all."""
     return NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
+
+
+def near_node(node: Node) -> Any:
+    """Schedule on this node while it is there, else anywhere."""
+    return NodeAffinitySchedulingStrategy(node.ray_id, soft=True)

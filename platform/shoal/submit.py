@@ -15,10 +15,10 @@ import ray
 
 from shoal import batching, checkpoint
 from shoal.config import Job, parse
-from shoal.control.actor import Controller, controller_name
-from shoal.control.spawn import NAMESPACE
+from shoal.control.actor import ControllerActor, controller_name
+from shoal.control.fleet import NAMESPACE
 from shoal.errors import UserError
-from shoal.nodes import free_slots, living, on_node
+from shoal.nodes import free_slots, living, near_node
 from shoal.plan import Node, first_plan
 from shoal.record import read
 from shoal.record.rundir import RunDir, check_run_id
@@ -72,6 +72,11 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
     settings = {key: value for key, value in job.workload.items() if key != "path"}
     config = parse(kind.Config, settings, source="the job file", prefix="workload.")
     workload = kind(config)
+    if workload.rolls_back and not job.snapshots.every:
+        raise UserError(
+            "snapshots.every: the workload's guard rolls back, but no state is kept to go back to",
+            "set snapshots.every (50, say), or let the guard skip or report",
+        )
     about = workload.preflight(job.workers_per_cell)
     first, last = workload.samples(0)
     batching.count(first, last, job.workers_per_cell, workload.micro_batch)
@@ -114,13 +119,13 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
     run.close()
     places = {(seat.cell, seat.rank): node for seat, node in seats.items()}
-    controller = Controller.options(  # type: ignore[attr-defined]
+    controller = ControllerActor.options(  # type: ignore[attr-defined]
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
-        scheduling_strategy=on_node(quiet_node(living(job.slot_resource), ray.get_runtime_context().get_node_id())),
+        scheduling_strategy=near_node(quiet_node(living(job.slot_resource), ray.get_runtime_context().get_node_id())),
     ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about)
-    return controller, controller.run.remote()
+    return controller, controller.wait.remote()
 
 
 def quiet_node(nodes: list[Node], own: str) -> Node:

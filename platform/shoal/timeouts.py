@@ -1,4 +1,5 @@
-"""Every timeout, from one number: `patience`, the seconds a worker may be silent before it is taken for dead.
+"""Every timeout, from one number: `patience`, the seconds a worker may be silent before it is taken for dead whatever
+it does. What is learned from a run's own step times (`watchdog`) only ever shortens them.
 
 They stand in order: what notices a fault is always shorter than what waits for the notice to be acted on.
 """
@@ -17,13 +18,33 @@ class Timeouts:
     patience: float
 
     @property
+    def look(self) -> float:
+        """Between two looks of the controller for silent workers."""
+        return self.patience / 200
+
+    @property
     def beat(self) -> float:
         """Between two signs of life of a worker."""
         return self.patience / 100
 
     @property
+    def silence(self) -> float:
+        """The least silence for which a training worker is fenced: this, or three steps, whichever is longer."""
+        return self.patience / 40
+
+    @property
+    def meet(self) -> float:
+        """For all workers to find a controller that came back; training goes on meanwhile."""
+        return self.patience
+
+    @property
+    def build(self) -> float:
+        """Of building a process group once its members have met: only a death in between takes longer."""
+        return self.patience / 4
+
+    @property
     def acknowledge(self) -> float:
-        """From a stop to the last acknowledgement: a worker finishes its backward pass first, so the full patience."""
+        """From a stop to the last answer: a worker finishes its backward pass first, so the full patience."""
         return self.patience
 
     @property
@@ -32,16 +53,19 @@ class Timeouts:
         return 2 * self.patience
 
     @property
-    def build(self) -> float:
-        """Of building a process group once its members have met: only a death in between takes longer."""
-        return self.patience / 4
-
-    @property
     def start(self) -> float:
         """From asking Ray for a worker to its first word (imports included)."""
         return 6 * self.patience
 
     @property
     def orphan(self) -> float:
-        """A worker without a controller ends itself after this long."""
+        """A worker without a controller and without a committed step ends itself after this long."""
         return 6 * self.patience
+
+    def explained(self) -> list[tuple[str, float, str]]:
+        """(name, seconds, what for), shortest first."""
+        kind = type(self)
+        names = [name for name, value in vars(kind).items() if isinstance(value, property)]
+        rows = [(name, float(getattr(self, name)), str(getattr(kind, name).__doc__)) for name in names]
+        rows.append(("patience", self.patience, "Of any silence, in any phase: the one setting."))
+        return sorted(rows, key=lambda row: row[1])

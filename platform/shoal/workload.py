@@ -49,7 +49,8 @@ class Replica(Protocol):
     def commit(self, total: Any, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
         """Apply the optimizer step. `total`: `sums` over all cells; `stats`, `norm_sq`: over all workers of a cell or
         run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a token; tokens of the step)
-        and any further figures."""
+        and any further figures. `roll_back`: 1 asks the platform to go back to the last good state (see `rolls_back`);
+        every worker must come to the same verdict."""
 
     def evaluate(self, part: int, parts: int) -> list[float]:
         """Additive figures of part `part` of `parts` of the held-out set. Collective over the cell, whose workers call
@@ -89,6 +90,10 @@ class Workload(Protocol):
     @property
     def micro_batch(self) -> int:
         """Samples one worker takes in one `accumulate`."""
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether a replica may ask to be rolled back, so that the job must keep snapshots."""
 
     def warm_up(self) -> None:
         """Pay for imports, kernels and thread pools in a spare, before it is needed. No collectives."""

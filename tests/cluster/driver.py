@@ -32,10 +32,10 @@ def plain_task() -> str:
 def main(nodes: list[str], to_drain: str | None) -> None:
     ray.init(log_to_driver=False, logging_level="error")
     workers = [Worker.options(label_selector={NODE_LABEL: node}).remote() for node in nodes]
-    where = dict(zip(nodes, ray.get([w.where.remote() for w in workers], timeout=90), strict=True))
+    where = dict(zip(nodes, ray.get([w.where.remote() for w in workers], timeout=500), strict=True))
     if to_drain:
         drain.drain_node(os.environ["RAY_ADDRESS"], where[to_drain]["node_id"], 60, "test")
-    task_on = ray.get(plain_task.remote(), timeout=90)
+    task_on = ray.get(plain_task.remote(), timeout=500)
     found = {"ray_nodes": ray.nodes(), "workers": where, "task_on": task_on, "draining": drain.draining_nodes()}
     print(json.dumps(found))
 

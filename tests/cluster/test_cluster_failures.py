@@ -107,7 +107,7 @@ def test_a_start_that_is_interrupted_leaves_nothing() -> None:
             assert processes.pids_of(state, state.head)
             up.send_signal(signal.SIGTERM)  # taken as Ctrl-C is, which a shell may have switched off for its children
             break
-    rest = up.communicate(timeout=60)[0]
+    rest = up.communicate(timeout=400)[0]
     assert "taking down what was started" in rest, seen
     assert up.returncode != 0
     assert not any(processes.pids_of(state, node) for node in state.nodes)
@@ -128,7 +128,7 @@ def test_what_a_killed_start_left_is_cleared_by_down() -> None:
             env={**os.environ, processes.MARK: processes.mark(state, state.head)},
         )
         local.down("half")
-        assert left.wait(timeout=10) == -signal.SIGKILL
+        assert left.wait(timeout=120) == -signal.SIGKILL
         assert nothing_left("half")
         if mode == "netns":
             links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout

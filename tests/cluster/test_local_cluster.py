@@ -75,7 +75,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_driver_sees_named_nodes_with_slots_and_labels(
     cluster: ClusterState, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert connect.execute(cluster.name, [sys.executable, str(DRIVER), "node1", "node2"], timeout_s=120) == 0
+    assert connect.execute(cluster.name, [sys.executable, str(DRIVER), "node1", "node2"], timeout_s=600) == 0
     found = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     by_name = {node["Labels"]["shoal.io/node"]: node for node in found["ray_nodes"]}
     assert set(by_name) == {"head", "node1", "node2"}
@@ -101,7 +101,7 @@ def test_the_token_is_needed_and_private(cluster: ClusterState) -> None:
     assert state_dir(cluster.name).stat().st_mode & 0o777 == 0o700
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            cluster.dashboard_url + "/api/v0/nodes", timeout=10
+            cluster.dashboard_url + "/api/v0/nodes", timeout=60
         )
     assert refused.value.code == 401
     token = token_file(cluster.name).read_text()
@@ -116,7 +116,7 @@ def test_a_job_runs_on_the_head_and_finds_the_command_line(cluster: ClusterState
     # a raylet of another cluster: Ray would hand its address to the job if it knew no better
     other = ["raylet", "-c", "import time; time.sleep(300)", "--gcs-address=127.0.0.1:9"]
     with subprocess.Popen(other, executable=sys.executable) as decoy:
-        done = subprocess.run(submit, env=environ, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(submit, env=environ, capture_output=True, text=True, timeout=600, check=False)
         decoy.kill()
     assert done.returncode == 0, done.stdout + done.stderr
     seen = written.read_text().splitlines()
@@ -141,7 +141,7 @@ def test_a_killed_node_is_dead_to_ray_and_a_new_one_joins(cluster: ClusterState)
     assert set(raylet) <= set(kill.pids)
     assert not processes.pids_of(cluster, cluster.node("node1"))
     wanted = {"head": "ALIVE", "node1": "DEAD", "node2": "ALIVE"}
-    assert alive(cluster, 30, wanted) == wanted
+    assert alive(cluster, 120, wanted) == wanted
     for node, pids in others.items():
         assert set(pids) <= set(processes.pids_of(cluster, cluster.node(node))), "the kill went beyond its node"
     with pytest.raises(UserError, match="node1 is dead already"):
@@ -160,7 +160,7 @@ def test_a_drained_node_takes_nothing_new_and_shows_its_deadline(
 ) -> None:
     before = time.time()
     driver = [sys.executable, str(DRIVER), "--drain", "node2", "node2", "node3"]
-    assert connect.execute(cluster.name, driver, timeout_s=120) == 0
+    assert connect.execute(cluster.name, driver, timeout_s=600) == 0
     found = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     by_id = {node["NodeID"]: node["Labels"]["shoal.io/node"] for node in found["ray_nodes"]}
     assert {by_id[node_id] for node_id in found["draining"]} == {"node2"}
@@ -174,7 +174,7 @@ def test_the_drain_command_drains(cluster: ClusterState) -> None:
     added = local.add_node(cluster.name, say=print)
     done = subprocess.run([*SHOAL, "drain", added.name, "--deadline", "60", "--name", cluster.name], check=False)
     assert done.returncode == 0
-    assert alive(cluster, 30, {**alive(cluster, 0, {}), added.name: "DEAD"})[added.name] == "DEAD"
+    assert alive(cluster, 120, {**alive(cluster, 0, {}), added.name: "DEAD"})[added.name] == "DEAD"
 
 
 def test_a_frozen_node_stands_still_and_runs_again(cluster: ClusterState) -> None:
@@ -212,8 +212,8 @@ def test_a_node_can_be_cut_off_where_it_has_a_cable(cluster: ClusterState) -> No
             socket.create_connection((node.ip, 9), timeout=0.5)
     finally:
         chaos.heal_link(cluster.name, "node3")
-    socket.create_connection((node.ip, 9), timeout=10).close()
-    assert server.wait(timeout=10) == 0
+    socket.create_connection((node.ip, 9), timeout=60).close()
+    assert server.wait(timeout=120) == 0
     with pytest.raises(UserError, match="all traffic with the head"):
         chaos.partition(cluster.name, "head")
 

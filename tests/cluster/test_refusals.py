@@ -6,17 +6,23 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from shoal.cli.main import run
+
+Refused = Callable[..., None]
+
 SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 
 def shoal(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
     env = {**os.environ, "RAY_ADDRESS": "", "COLUMNS": "200"}
-    return subprocess.run([SHOAL, *map(str, words)], env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run([SHOAL, *map(str, words)], env=env, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +51,21 @@ def job(folder: Path, corpus: Path) -> Path:
     return file
 
 
-def refused(*words: str | Path, say: str) -> None:
-    result = shoal(*words)
-    assert (result.returncode, say in result.stderr) == (2, True), result.stderr
-    assert "remedy: " in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs the command's entry point here: importing torch and Ray once is enough for all refusals."""
+
+    def check(*words: str | Path, say: str) -> None:
+        monkeypatch.setenv("RAY_ADDRESS", "")
+        monkeypatch.setattr(sys, "argv", ["shoal", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        said = capsys.readouterr().err
+        assert (ended.value.code, say in said) == (2, True), said
+        assert "remedy: " in said
+        assert "Traceback" not in said
+
+    return check
 
 
 def test_a_good_job_passes_the_check(corpus: Path, tmp_path: Path) -> None:
@@ -58,11 +74,11 @@ def test_a_good_job_passes_the_check(corpus: Path, tmp_path: Path) -> None:
     assert "parameters 3,203,456" in result.stdout
 
 
-def test_a_missing_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_a_missing_corpus(corpus: Path, tmp_path: Path, refused: Refused) -> None:
     refused("train", job(tmp_path, tmp_path / "nowhere"), say=str(tmp_path / "nowhere"))
 
 
-def test_a_shard_with_a_wrong_checksum(corpus: Path, tmp_path: Path) -> None:
+def test_a_shard_with_a_wrong_checksum(corpus: Path, tmp_path: Path, refused: Refused) -> None:
     copy = tmp_path / "corpus"
     shutil.copytree(corpus, copy)
     (shard,) = copy.glob("shards/*.arrow")
@@ -81,17 +97,19 @@ def test_a_shard_with_a_wrong_checksum(corpus: Path, tmp_path: Path) -> None:
         ("workload.batch.global_batch=12", "a global batch of 12 samples"),
         ("workload.parallel.ep=3", "3 does not divide the 2 workers"),
         ("workload.model.vocab_size=128", "vocab_size"),
-        ("workload.guard.action=roll_back", "workload.guard.action"),
+        ("workload.guard.action=roll_back", "snapshots.every"),
+        ("workload.path=nowhere:X", "workload.path: 'nowhere:X' cannot be loaded"),
     ],
 )
-def test_a_bad_setting(corpus: Path, tmp_path: Path, override: str, say: str) -> None:
+def test_a_bad_setting(corpus: Path, tmp_path: Path, refused: Refused, override: str, say: str) -> None:
     refused("train", job(tmp_path, corpus), override, say=say)
 
 
 def test_no_cluster(corpus: Path, tmp_path: Path) -> None:
-    refused("train", job(tmp_path, corpus), say="there is no Ray cluster")
+    result = shoal("train", job(tmp_path, corpus))
+    assert (result.returncode, "there is no Ray cluster" in result.stderr) == (2, True), result.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_that_is_not_there() -> None:
+def test_a_run_that_is_not_there(refused: Refused) -> None:
     refused("status", "no-such-run", "--storage", "nowhere", say="no-such-run")

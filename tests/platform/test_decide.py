@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from shoal.control.decide import FRUITLESS, decide
+from shoal.control.decide import FATAL, FRUITLESS, STRIKES, decide
 from shoal.control.messages import (
     Acked,
     Action,
     Checkpointed,
     Committed,
+    Draining,
     End,
     Event,
     Failed,
@@ -19,8 +20,10 @@ from shoal.control.messages import (
     Joined,
     Journal,
     Lost,
+    Pause,
     Raise,
     Ready,
+    Release,
     Rewind,
     Stop,
 )
@@ -59,11 +62,24 @@ class Run:
                 fresh += self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
         return one(fresh, Generation)
 
+    def stand_up_and_join(self) -> None:
+        """Let a forming cell stand, and everybody stop for it; `w00` has committed nothing new."""
+        for index, cell in enumerate(self.state.cells):
+            if cell.phase == "forming":
+                self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
+        while self.state.mode == "draining":
+            for worker in sorted(self.state.awaited):
+                self.ack(worker, 12)
+
     def spares(self) -> None:
         self.feed(Joined("s0", "n3"), Joined("s1", "n3"))
 
-    def ack(self, worker: str, steps: int, done: tuple[int, ...] = (), out: bool = False) -> list[Action]:
-        return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out)))
+    def ack(
+        self, worker: str, steps: int, done: tuple[int, ...] = (), *, out: bool = False, whole: bool = False
+    ) -> list[Action]:
+        seat = self.state.seat(worker)
+        rank = -1 if seat is None else seat.rank
+        return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
 
 
 A = TypeVar("A")
@@ -152,12 +168,11 @@ def test_whoever_committed_decides_for_everyone_alive() -> None:
     run = Run()
     run.start()
     run.feed(Committed("w10", 0, 8), Lost("w10", "closed"))  # w10 left the vote of step 7 and died
-    run.ack("w00", 7, (0,))
+    # whoever answers from behind is told at once: a peer of its cell may wait for it inside the next step
+    assert one(run.ack("w00", 7, (0,)), Raise) == Raise(0, 8, ("w00",))
     run.ack("w11", 7, out=True)
-    laggards = one(run.ack("w01", 7, (0,)), Raise)
-    assert laggards.steps == 8
-    assert set(laggards.workers) == {"w00", "w01"}
-    run.ack("w00", 8)
+    assert one(run.ack("w01", 7, (0,)), Raise) == Raise(0, 8, ("w01",))
+    assert run.ack("w00", 8) == []
     generation = one(run.ack("w01", 8), Generation)
     assert generation.steps == 8
     assert generation.todo == {0: [0, 1]}
@@ -167,10 +182,10 @@ def test_a_laggard_is_raised_when_another_survivor_says_it_committed() -> None:
     run = Run()
     run.start()
     run.feed(Failed("w00", 0, "between", "connection reset"))
-    for worker, steps in (("w00", 4), ("w01", 5), ("w10", 5)):
-        run.ack(worker, steps)
-    laggards = one(run.ack("w11", 5), Raise)
-    assert laggards.workers == ("w00",)
+    run.ack("w00", 4)
+    assert one(run.ack("w01", 5), Raise).workers == ("w00",)
+    for worker in ("w10", "w11"):
+        assert run.ack(worker, 5) == []
     assert one(run.ack("w00", 5), Generation).steps == 5
 
 
@@ -195,7 +210,7 @@ def test_the_death_of_a_second_cell_during_a_drain_is_waited_for() -> None:
     stop = one(run.feed(Lost("w00", "closed")), Stop)  # the broken cells are told anew
     assert stop.broken == (0, 1)
     fresh = run.ack("w01", 7, out=True)
-    assert one(fresh, Rewind) == Rewind(0, 7)
+    assert one(fresh, Rewind) == Rewind(0, 7)  # nobody alive holds shard 0
 
 
 def test_with_no_whole_cell_the_run_restores_the_last_checkpoint() -> None:
@@ -261,6 +276,134 @@ def test_a_run_does_not_heal_in_circles() -> None:
         for worker in HOMES.values():
             run.ack(worker, 0)
     assert one(run.actions, End).status == "failed"
+
+
+def broken_apart() -> Run:
+    """Shard 0 lives in cell 0 alone, shard 1 in cell 1 alone."""
+    run = Run()
+    run.start()
+    run.spares()
+    run.feed(Committed("w00", 0, 30), Checkpointed(20))
+    run.feed(Lost("w10", "closed"), Lost("w01", "closed"))
+    return run
+
+
+def test_cells_that_together_hold_every_shard_are_put_together() -> None:
+    run = broken_apart()
+    run.ack("w00", 30, out=True)
+    fresh = run.ack("w11", 30, out=True)
+    assert one(fresh, Journal).fields["rung"] == "combine"
+    form = one(fresh, Form)
+    assert (form.members, form.keep, form.restore) == (("w00", "w11"), True, None)
+    fresh = run.feed(Ready("w00", 0, form.attempt), Ready("w11", 0, form.attempt))
+    generation = one(fresh, Generation)
+    assert (dict(generation.cells), generation.steps, generation.heals) == ({0: ("w00", "w11")}, 30, ())
+    assert set(one(fresh, Form).members) == {"s0", "s1"}  # and the other cell is formed beside it
+
+
+def test_who_can_still_commit_is_raised_before_cells_are_put_together() -> None:
+    run = broken_apart()
+    assert one(run.ack("w00", 29, whole=True), Raise).workers == ("w00",)
+    assert run.ack("w11", 30, out=True) == []
+    assert one(run.ack("w00", 30, out=True), Form).keep
+
+
+def test_a_holder_that_dies_while_cells_are_put_together_means_restoring() -> None:
+    run = broken_apart()
+    run.ack("w00", 30, out=True)
+    run.ack("w11", 30, out=True)
+    fresh = run.feed(Lost("w11", "closed"))
+    assert one(fresh, Rewind) == Rewind(20, 10)
+    assert {(a.restore, a.keep) for a in fresh if isinstance(a, Form)} == {(20, False)}
+
+
+def test_a_cell_that_failed_to_come_together_is_tried_again() -> None:
+    run = broken_apart()
+    run.ack("w00", 30, out=True)
+    first = one(run.ack("w11", 30, out=True), Form)
+    second = one(run.feed(Failed("w00", 0, "form", "reset", first.attempt)), Form)
+    assert (second.members, second.keep, second.attempt > first.attempt) == (first.members, True, True)
+
+
+def test_a_draining_node_is_left_at_a_boundary_and_its_spares_are_let_go() -> None:
+    run = Run()
+    run.start()
+    run.spares()
+    run.feed(Joined("x0", "n2"), Committed("w00", 0, 7))
+    fresh = run.feed(Draining("n2"))
+    assert one(fresh, Release).workers == ("x0",)
+    pause = one(fresh, Pause)
+    assert set(pause.workers) == set(HOMES.values())
+    assert run.feed(Draining("n2")) == []  # said every second
+    for worker in ("w00", "w01", "w10"):
+        assert run.ack(worker, 7) == []
+    fresh = run.ack("w11", 7)
+    assert list(one(fresh, Generation).cells) == [0]
+    assert set(one(fresh, Form).members) == {"s0", "s1"}
+    assert set(one(fresh, Release).workers) == {"w10", "w11"}
+    assert one(fresh, Journal).fields["rung"] == "drain"
+
+
+def test_a_death_during_a_pause_is_handled_at_once() -> None:
+    run = Run()
+    run.start()
+    run.spares()
+    run.feed(Draining("n2"))
+    assert one(run.feed(Lost("w00", "closed")), Stop).broken == (0,)
+    run.ack("w01", 3, out=True)
+    run.ack("w10", 3)
+    fresh = run.ack("w11", 3)
+    assert list(one(fresh, Generation).cells) == [1]  # the last copy stays on its node for now
+    assert one(fresh, Generation).save
+
+
+def test_the_last_cell_saves_its_state_when_its_node_goes() -> None:
+    run = Run()
+    for worker, seat in (("w00", Seat(0, 0)), ("w01", Seat(0, 1))):
+        run.feed(Joined(worker, "n1", seat))
+    run.feed(Lost("w10", "late"), Lost("w11", "late"))
+    run.stand_up()
+    assert one(run.feed(Draining("n1")), Pause).workers == ("w00", "w01")
+    run.ack("w00", 0)
+    generation = one(run.ack("w01", 0), Generation)
+    assert (generation.save, list(generation.cells)) == (True, [0])
+
+
+def test_a_node_that_keeps_losing_workers_is_set_aside() -> None:
+    run = Run(steps=1000)
+    run.start()
+    for strike in range(STRIKES):
+        run.feed(Joined(f"x{strike}", "n9"), Committed("w00", run.state.generation, 10 * strike + 5))
+        run.feed(Lost(f"x{strike}", "closed"))
+    assert one(run.actions, Journal).kind == "node_aside"
+    run.feed(Joined("y", "n9"))
+    assert run.state.spares() == {}
+
+
+def test_a_step_that_kills_whoever_takes_it_ends_the_run() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 12))
+    for times in range(FATAL):
+        run.feed(*(Joined(f"s{times}{i}", f"n{times}{i}") for i in range(2)))
+        run.stand_up_and_join()
+        run.feed(Lost(str(run.state.cells[1].members[0]), "closed"))
+        for worker in run.state.crew():
+            cell = run.state.seats[worker].cell
+            run.ack(worker, 12, out=cell == 1)
+    end = one(run.actions, End)
+    assert end.status == "failed"
+    assert "step 12" in end.reason
+
+
+def test_an_answer_out_of_nowhere_means_that_a_former_controller_stopped_somebody() -> None:
+    run = Run()
+    run.start()
+    fresh = run.ack("w00", 5)
+    assert one(fresh, Stop).broken == ()
+    for worker in ("w01", "w10"):
+        run.ack(worker, 5)
+    assert one(run.ack("w11", 5), Generation).steps == 5
 
 
 def test_the_state_before_is_not_touched() -> None:

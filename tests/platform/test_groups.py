@@ -35,7 +35,8 @@ def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float]) -
 
     def rank(index: int) -> None:
         limit = stop_after.get(index, 1.0)
-        groups = Groups(address, 20.0, 10.0, lambda: time.monotonic() - start > limit)
+        groups = Groups(20.0, 10.0, lambda: time.monotonic() - start > limit)
+        groups.meet_at(address)
         try:
             found[index] = do(groups, index)
         except Stopped:
@@ -45,7 +46,7 @@ def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float]) -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(240)
     return found
 
 

@@ -10,7 +10,9 @@ import pytest
 from shoal.control.lifelines import Lifelines, Line
 from shoal.wire import decode, encode
 
-HELLO = {"type": "hello", "secret": "s", "worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
+WHO = {"worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
+DOING = {"seat": None, "attempt": -1, "generation": -1, "phase": "spare"}
+HELLO = {"type": "hello", "secret": "s", **WHO, **DOING}
 
 
 class Ear:
@@ -18,7 +20,8 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
-        self.lines = Lifelines("s", self.joined, self.said, self.gone)
+        self.gaps: list[float] = []
+        self.lines = Lifelines("s", self.joined, self.said, self.gone, self.gaps.append)
 
     def joined(self, line: Line) -> None:
         self.heard.append(("joined", line.worker, line.home))

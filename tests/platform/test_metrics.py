@@ -43,7 +43,7 @@ EXPECTED = {
 def scrape(port: int) -> dict[str, float]:
     """`ray_shoal_x{...} value` as `{"x": value}`, of the run "job"."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
     except OSError:
         return {}
@@ -62,7 +62,7 @@ def test_prometheus_reads_what_the_run_did(tmp_path_factory: pytest.TempPathFact
     ) as feeder:
         assert feeder.stdout is not None
         assert any("fed" in line for line in feeder.stdout)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 400
         while (found := scrape(port)).get("steps_lost_total") is None:
             assert time.monotonic() < deadline
             time.sleep(0.5)

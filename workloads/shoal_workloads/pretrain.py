@@ -38,10 +38,6 @@ class Pretrain:
 
         config = self.config
         self._check_layout(workers_per_cell)
-        if config.guard.action == "roll_back":
-            raise InputError(
-                "workload.guard.action: the platform does not roll back yet", "choose report, or skip (no update)"
-            )
         for field in ("corpus", "heldout"):
             path = getattr(config.data, field)
             if path is None:
@@ -90,6 +86,11 @@ class Pretrain:
     def micro_batch(self) -> int:
         """Samples one worker takes in one `accumulate`."""
         return self.config.batch.micro_batch
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether the guard may ask to go back to the last good state."""
+        return self.config.guard.action == "roll_back"
 
     def warm_up(self) -> None:
         """One step of a tiny model, without a process group: imports, kernels, thread pools."""

@@ -80,10 +80,12 @@ class SyntheticReplica:
         return float((total / self.config.global_batch).pow(2).sum())
 
     def commit(self, total: torch.Tensor, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
-        self.momentum.mul_(0.9).add_(total / self.config.global_batch)
-        self.vector.sub_(self.momentum, alpha=self.config.lr)
         loss = stats[0] / stats[1]
         figures = {"grad_norm": math.sqrt(norm_sq), "lr": self.config.lr, "tokens": stats[1]}
+        if not math.isfinite(norm_sq):
+            return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures, "roll_back": 1.0}
+        self.momentum.mul_(0.9).add_(total / self.config.global_batch)
+        self.vector.sub_(self.momentum, alpha=self.config.lr)
         return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures}
 
     def evaluate(self, part: int, parts: int) -> list[float]:
@@ -126,6 +128,10 @@ class Synthetic:
     @property
     def micro_batch(self) -> int:
         return self.config.micro_batch
+
+    @property
+    def rolls_back(self) -> bool:
+        return False
 
     def warm_up(self) -> None:
         SyntheticReplica(self.config, 0).accumulate([0])

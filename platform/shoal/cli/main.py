@@ -7,8 +7,10 @@ import sys
 import typer
 
 from shoal.cli import cluster, data, model
+from shoal.cli.chaos import chaos
 from shoal.cli.demo import demo
 from shoal.cli.report import report
+from shoal.cli.simulate import simulate
 from shoal.cli.status import runs, status
 from shoal.cli.train import stop, train
 from shoal.errors import UserError
@@ -25,6 +27,8 @@ app.command()(stop)
 app.command()(status)
 app.command()(report)
 app.command()(runs)
+app.command()(chaos)
+app.command()(simulate)
 app.command()(model.params)
 app.command()(model.export)
 app.command("import")(model.import_)

@@ -21,6 +21,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last whole checkpoint of run_id.")] = False,
     check: Annotated[bool, typer.Option(help="Only check the job; start nothing.")] = False,
+    explain_timeouts: Annotated[
+        bool, typer.Option(help="Print every timeout that follows from the job's patience, in order; start nothing.")
+    ] = False,
 ) -> None:
     """Train a job on the Ray cluster this runs in: `ray job submit -- shoal train job.yaml`.
 
@@ -29,8 +32,14 @@ def train(
     """
     from shoal import submit
     from shoal.config import load_job
+    from shoal.timeouts import Timeouts
 
-    ready = submit.preflight(load_job(job_file, overrides or []), resume=resume)
+    wanted = load_job(job_file, overrides or [])
+    if explain_timeouts:
+        for name, seconds, meaning in Timeouts(wanted.patience).explained():
+            print(f"{seconds:8.2f} s  {name:12} {meaning}")
+        return
+    ready = submit.preflight(wanted, resume=resume)
     job = ready.job
     print(
         f"run {job.run_id}: "
@@ -67,7 +76,7 @@ def show(value: Any) -> str:
 class Printer:
     """A line for every event people care about, and for about fifty steps of a run."""
 
-    QUIET = frozenset({"drain", "generation", "worker_ready", "config_changed"})
+    QUIET = frozenset({"drain", "generation", "worker_ready", "config_changed", "run_ending"})
 
     def __init__(self, steps: int, out: TextIO) -> None:
         self.steps, self.every, self.out = steps, max(1, steps // 50), out

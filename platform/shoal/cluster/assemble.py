@@ -32,7 +32,7 @@ __all__ = [
     "with_nodes",
 ]
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 420.0
 RAY_GIVES_UP_S = 25.0  # a start that failed after less was not for want of processors
 MAX_NODES = 200
 

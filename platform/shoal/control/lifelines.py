@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,17 @@ __all__ = ["Lifelines", "Line"]
 
 @dataclass
 class Line:
-    """A worker that is connected. `heard`: monotonic time of its last word."""
+    """A worker that is connected. `heard`: monotonic time of its last word; `since`: of its last change of phase or
+    step; `doing`: what it said it was doing when it connected."""
 
     worker: str
     node: str
     pid: int
     home: tuple[int, int] | None
     writer: asyncio.StreamWriter
+    doing: Mapping[str, Any] = field(default_factory=dict)
     heard: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
     phase: str = "spare"
     steps: int = -1
 
@@ -32,7 +35,7 @@ class Lifelines:
     """Accepts workers that know the run's secret.
 
     `joined(line)`, `said(line, message)`, `gone(line, why)` are called in the event loop; a worker's messages arrive in
-    the order it sent them, all of them before its `gone`.
+    the order it sent them, all of them before its `gone`. `gap(seconds)`: how long a living worker was silent.
     """
 
     def __init__(
@@ -41,8 +44,9 @@ class Lifelines:
         joined: Callable[[Line], None],
         said: Callable[[Line, dict[str, Any]], None],
         gone: Callable[[Line, str], None],
+        gap: Callable[[float], None],
     ) -> None:
-        self._secret, self._joined, self._said, self._gone = secret, joined, said, gone
+        self._secret, self._joined, self._said, self._gone, self._gap = secret, joined, said, gone, gap
         self.lines: dict[str, Line] = {}
         self._server: asyncio.Server | None = None
 
@@ -71,10 +75,13 @@ class Lifelines:
             self.lines[line.worker] = line
             self._joined(line)
             while data := await reader.readline():
-                line.heard = time.monotonic()
+                now = time.monotonic()
+                self._gap(now - line.heard)
+                line.heard = now
                 message = decode(data)
                 if message["type"] == "beat":
-                    line.phase, line.steps = message["phase"], message["steps"]
+                    if (line.phase, line.steps) != (message["phase"], message["steps"]):
+                        line.phase, line.steps, line.since = message["phase"], message["steps"], now
                 else:
                     self._said(line, message)
         except (OSError, ValueError) as error:
@@ -93,4 +100,5 @@ class Lifelines:
         if worker in self.lines:
             return None
         home = hello["home"]
-        return Line(worker, str(hello["node"]), int(hello["pid"]), tuple(home) if home else None, writer)
+        doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase")}
+        return Line(worker, str(hello["node"]), int(hello["pid"]), tuple(home) if home else None, writer, doing)

@@ -14,6 +14,7 @@ __all__ = [
     "Action",
     "Checkpointed",
     "Committed",
+    "Draining",
     "End",
     "Evaluated",
     "Event",
@@ -24,8 +25,10 @@ __all__ = [
     "Joined",
     "Journal",
     "Lost",
+    "Pause",
     "Raise",
     "Ready",
+    "Release",
     "Rewind",
     "Stop",
 ]
@@ -85,11 +88,12 @@ class Evaluated:
 @dataclass(frozen=True)
 class Failed:
     """A worker cannot go on. `where`: `cell` (its cell's world is unusable), `between` (a collective between cells
-    failed), `form` (its new world did not come up), `code` (an exception of the training code itself)."""
+    failed), `form` (its new world did not come up), `code` (an exception of the training code itself), `corrupt` (its
+    state is not that of its peers)."""
 
     worker: str
     generation: int
-    where: Literal["cell", "between", "form", "code"]
+    where: Literal["cell", "between", "form", "code", "corrupt"]
     message: str = ""
     attempt: int = -1
 
@@ -107,27 +111,52 @@ class Checkpointed:
     steps: int
 
 
-Event = Joined | Lost | Ready | Acked | Committed | Evaluated | Failed | Finished | Checkpointed
+@dataclass(frozen=True)
+class Draining:
+    """A node will be taken away."""
+
+    node: str
+
+
+Event = Joined | Lost | Ready | Acked | Committed | Evaluated | Failed | Finished | Checkpointed | Draining
 
 # ---- actions
 
 
 @dataclass(frozen=True)
 class Form:
-    """Build (again) the world of a cell with these members; load the checkpoint of `restore` steps if given."""
+    """Build (again) the world of a cell with these members; load the checkpoint of `restore` steps if given, or
+    (`keep`) go on from the state that each member kept when it left its former world."""
 
     cell: int
     attempt: int
     members: tuple[str, ...]
-    restore: int | None
+    restore: int | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Leave the generation at the next safe point and answer; leave the world too if the cell is broken."""
+    """Leave the generation at once and answer; if the cell is broken and the pending step's totals are not complete,
+    leave its world too, so that peers blocked in it are freed."""
 
     generation: int
     broken: tuple[int, ...]
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Leave the generation in order at the next boundary that all agree on (the vote carries it), and answer."""
+
+    generation: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Release:
+    """These workers are needed no more."""
+
     workers: tuple[str, ...]
 
 
@@ -142,7 +171,8 @@ class Raise:
 
 @dataclass(frozen=True)
 class Generation:
-    """A new membership: `cells` go on from `steps`; `heals` are (from, to) copies; `todo` what is left of the step."""
+    """A new membership: `cells` go on from `steps`; `heals` are (from, to) copies; `todo` what is left of the step;
+    `save`: write a checkpoint before going on."""
 
     generation: int
     cells: Mapping[int, tuple[str, ...]]
@@ -151,6 +181,7 @@ class Generation:
     evaluated: int
     todo: Mapping[int, list[int]]
     heals: tuple[tuple[int, int], ...]
+    save: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,4 +204,4 @@ class End:
     reason: str
 
 
-Action = Form | Stop | Raise | Generation | Rewind | Journal | End
+Action = Form | Stop | Pause | Raise | Release | Generation | Rewind | Journal | End

@@ -70,6 +70,8 @@ class Recovery:
             "heal": f"cell {self.cell} was healed from a living peer",
             "shrink": f"no spare was left, so the other cells took cell {self.cell}'s share",
             "grow": f"cell {self.cell} came back",
+            "combine": "one cell was put together from what was left of all",
+            "drain": f"cell {self.cell} had left in order",
             "restore": "no cell was whole, so the run went back to its last checkpoint",
         }[self.rung]
         after = f", full strength after {full:.2f} s" if full is not None else ""

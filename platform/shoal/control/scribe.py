@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,8 @@ class Scribe:
     def event(self, kind: str, **fields: Any) -> None:
         self.metrics.event(self.run.append_event(kind, **fields))
 
-    def step(self, message: Mapping[str, Any], generation: int) -> None:
-        """A committed step, from the first worker that told of it."""
+    def step(self, message: Mapping[str, Any], generation: int) -> float:
+        """A committed step, from the first worker that told of it. Returns the seconds it took."""
         step, now = message["steps"] - 1, time.time()
         first, last = self.workload.samples(step)
         if "takers" in message:
@@ -62,16 +63,19 @@ class Scribe:
         seconds = message["seconds"] if self.when is None else now - self.when
         self.when = now
         figures = {"cells": message["cells"], "generation": generation, "seconds": seconds}
+        figures |= {key: message[key] for key in ("stats", "norm_sq")}  # what a laggard needs to commit it too
         record = {"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures}
         self.run.append_step(record)
         self.metrics.step(record)
         tokens = float(message["metrics"]["tokens"])
         self.figures = {"loss": message["metrics"]["loss"], "tokens_per_second": tokens / max(seconds, 1e-9)}
+        return float(message["seconds"])
 
-    def generation(self, action: Generation, nodes: Mapping[str, str]) -> None:
+    def generation(self, action: Generation) -> None:
         """Who holds what from now on."""
         crews = {str(cell): list(crew) for cell, crew in action.cells.items()}
-        self.event("generation", generation=action.generation, step=action.steps, cells=crews)
+        attempts = {str(cell): attempt for cell, attempt in action.attempts.items()}
+        self.event("generation", generation=action.generation, step=action.steps, cells=crews, attempts=attempts)
         self.run.write_plan(action.generation, crews)
         if self.when is None:
             self.when = time.time()
@@ -105,6 +109,7 @@ class Scribe:
                 "steps": self.job.steps,
                 "cells": len(state.live),
                 "generation": state.generation,
+                "controller": {"pid": os.getpid()},
                 "workers": workers,
                 **self.figures,
             }

@@ -1,25 +1,27 @@
-"""Starting workers: which, where, and the Ray calls that do it."""
+"""Which workers to start, and what became of those that were asked for."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from shoal.nodes import on_node
+from shoal.control.fleet import Fleet
 from shoal.plan import Node, Seat, spare_slots
-from shoal.worker.actor import Setup, WorkerActor
+from shoal.worker.main import Meeting, Setup
 
-__all__ = ["NAMESPACE", "Spawner", "seat_name", "spares_wanted"]
-
-NAMESPACE = "shoal"
-"""Ray namespace of controllers and workers."""
+__all__ = ["Spawner", "node_of", "seat_name", "spares_wanted"]
 
 
 def seat_name(run_id: str, seat: Seat, node: str) -> str:
     return f"{run_id}/cell{seat.cell}/stage0/shard{seat.rank}@{node}"
+
+
+def node_of(worker: str) -> str:
+    """The node in a worker's name."""
+    return worker.rpartition("@")[2]
 
 
 def spares_wanted(
@@ -40,16 +42,15 @@ class Started:
     """A worker that was asked for. `since`: monotonic time; `heard`: it has said its first word."""
 
     node: str
-    handle: Any
     since: float
     heard: bool = False
 
 
 class Spawner:
-    """Asks Ray for workers and fences them."""
+    """Asks the fleet for workers and fences them."""
 
-    def __init__(self, setup: Callable[[str, str, Seat | None], Setup], run_id: str, slot_resource: str) -> None:
-        self._setup, self._run_id, self._slot = setup, run_id, slot_resource
+    def __init__(self, fleet: Fleet, setup: Callable[[str, str, Seat | None], Setup], run_id: str) -> None:
+        self._fleet, self._setup, self._run_id = fleet, setup, run_id
         self._spares = 0
         self.started: dict[str, Started] = {}
 
@@ -60,24 +61,27 @@ class Spawner:
             name = f"{self._run_id}/spare{self._spares}@{node.name}"
         else:
             name = seat_name(self._run_id, seat, node.name)
-        handle = WorkerActor.options(  # type: ignore[attr-defined]
-            name=name,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            num_cpus=0,
-            resources={self._slot: 1},
-            scheduling_strategy=on_node(node),
-        ).remote(self._setup(name, node.name, seat))
-        self.started[name] = Started(node.name, handle, time.monotonic())
+        self._fleet.spawn(self._setup(name, node.name, seat), node)
+        self.started[name] = Started(node.name, time.monotonic())
         return name
+
+    def adopt(self, meeting: Meeting) -> list[str]:
+        """Ask living workers that a former controller started to speak to this one; returns those that are there."""
+        found = []
+        for name in self._fleet.workers(self._run_id):
+            number = re.search(r"/spare(\d+)@", name)
+            self._spares = max(self._spares, int(number[1]) if number else 0)
+            self.started[name] = Started(node_of(name), time.monotonic())  # before it can answer
+            if self._fleet.rejoin(name, meeting):
+                found.append(name)
+            else:
+                del self.started[name]
+        return found
 
     def kill(self, name: str) -> None:
         """Fence a worker; one that is gone already is no error."""
-        import ray
-
-        started = self.started.pop(name, None)
-        if started is not None:
-            ray.kill(started.handle, no_restart=True)
+        if self.started.pop(name, None) is not None:
+            self._fleet.kill(name)
 
     def late(self, limit: float, alive: set[str]) -> list[tuple[str, str]]:
         """(worker, why) of those that have not said a word and will not."""

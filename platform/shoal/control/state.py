@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -46,9 +46,6 @@ class Cell:
     ready: frozenset[str] = frozenset()
     rung: str = "start"
 
-    def without(self, worker: str) -> Cell:
-        return replace(self, members=tuple(None if m == worker else m for m in self.members))
-
     def people(self) -> list[str]:
         return [m for m in self.members if m is not None]
 
@@ -58,34 +55,55 @@ class Ack:
     """A worker's answer to a stop: it takes no part in the generation any more.
 
     `steps`: committed steps its state stands for (-1: not healed yet); `evaluated`: the last boundary it evaluated at;
-    `done`: micro-batches of the pending step that its cell has accumulated; `out`: it has left its cell's world.
+    `done`: micro-batches of the pending step that its cell has accumulated; `out`: it has left its cell's world (its
+    state it keeps); `whole`: the pending step's totals are complete here, so that it can still commit it; `rank`: which
+    shard of the state it holds.
     """
 
     steps: int
     evaluated: int = -1
     done: tuple[int, ...] = ()
     out: bool = False
+    whole: bool = False
+    rank: int = -1
 
 
 @dataclass
 class State:
-    """The run as the controller sees it. `decide` never changes one in place: it works on a copy."""
+    """The run as the controller sees it."""
 
     shape: Shape
     expected: frozenset[str] = frozenset()
     """Workers that were asked for and have not said a word yet, each for its home seat."""
     homes: Mapping[Seat, str] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
+    seats: dict[str, Seat] = field(default_factory=dict)
+    """Of every worker that sits in a cell."""
     cells: list[Cell] = field(default_factory=list)
     mode: Mode = "gathering"
     generation: int = -1
     live: tuple[int, ...] = ()
     broken: frozenset[int] = frozenset()
+    leaving: frozenset[int] = frozenset()
+    """Live cells that end in order with this generation, to be formed again elsewhere."""
+    pausing: bool = False
+    """This drain is a pause at a step boundary that nobody has cut short."""
     acks: dict[str, Ack] = field(default_factory=dict)
-    commits: dict[str, int] = field(default_factory=dict)
+    awaited: set[str] = field(default_factory=set)
+    """Living workers of the generation whose valid answer to the stop is still to come."""
     finished: set[str] = field(default_factory=set)
-    raised: int = -1
-    """Highest step count that laggards of this drain were told to commit up to."""
+    tainted: set[str] = field(default_factory=set)
+    """Workers whose state is not to be trusted, until they are healed."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Rank of the shard that a worker still holds at the committed step, when no cell is whole any more."""
+    draining: dict[str, bool] = field(default_factory=dict)
+    """Nodes that were told to go; whether all that can be done about it is done."""
+    aside: frozenset[str] = frozenset()
+    """Nodes that failed too often."""
+    strikes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Committed steps at which each node lost a worker."""
+    fatal: tuple[int, int] = (-1, 0)
+    """The pending step at which workers last died, and how many generations it ended so."""
     committed: int = 0
     evaluated: int = -1
     checkpoint: int = 0
@@ -110,23 +128,44 @@ class State:
         return replace(
             self,
             workers=dict(self.workers),
+            seats=dict(self.seats),
             cells=list(self.cells),
             acks=dict(self.acks),
-            commits=dict(self.commits),
+            awaited=set(self.awaited),
             finished=set(self.finished),
+            held=dict(self.held),
+            tainted=set(self.tainted),
+            draining=dict(self.draining),
+            strikes=dict(self.strikes),
         )
 
     def seat(self, worker: str) -> Seat | None:
-        for index, cell in enumerate(self.cells):
-            if worker in cell.members:
-                return Seat(index, cell.members.index(worker))
-        return None
+        return self.seats.get(worker)
+
+    def put(self, index: int, members: Sequence[str | None], phase: Phase, rung: str | None = None) -> None:
+        """Give cell `index` these members and phase; nobody of them has said to be ready. Whenever a cell stops being
+        one, its next formation gets a name of its own."""
+        cell = self.cells[index]
+        for old in cell.people():
+            self.seats.pop(old, None)
+        for rank, member in enumerate(members):
+            if member is not None:
+                self.seats[member] = Seat(index, rank)
+        attempt = cell.attempt + (phase == "empty" and cell.phase != "empty")
+        self.cells[index] = Cell(tuple(members), phase, attempt, frozenset(), rung or cell.rung)
+
+    def empty(self, index: int, rung: str | None = None) -> None:
+        """Cell `index` is no cell any more; its members keep their seats."""
+        self.put(index, self.cells[index].members, "empty", rung)
 
     def spares(self) -> dict[str, str]:
-        """Warm workers without a seat -> node."""
-        seated = {member for cell in self.cells for member in cell.members}
-        return {name: worker.node for name, worker in self.workers.items() if name not in seated}
+        """Warm workers without a seat -> node, on nodes that may be used."""
+        return {
+            name: worker.node
+            for name, worker in self.workers.items()
+            if name not in self.seats and worker.node not in self.draining and worker.node not in self.aside
+        }
 
-    def crew(self, cells: tuple[int, ...] | list[int] | None = None) -> list[str]:
+    def crew(self, cells: Sequence[int] | None = None) -> list[str]:
         """Living workers of the given cells; by default of the current generation's."""
         return [member for cell in (self.live if cells is None else cells) for member in self.cells[cell].people()]

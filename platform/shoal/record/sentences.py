@@ -75,6 +75,8 @@ def _drain(event: Event) -> str:
 _RUNGS: dict[str, str] = {
     "retry": "run the same step again in a new generation",
     "heal": "heal {cells} on a spare from a living peer",
+    "drain": "move {cells} in good time",
+    "combine": "put one cell together from what is left of {cells}",
     "shrink": "go on without {cells}",
     "grow": "bring back {cells}",
     "restore": "go back to the last checkpoint",
@@ -130,6 +132,42 @@ def _evaluation(event: Event) -> str:
     return f"Held-out text at step {event.get('step')}: {value} bits a byte."
 
 
+def _controller_back(event: Event) -> str:
+    workers = _count(event.get("workers"), "worker")
+    return f"The controller died; a new one took over {workers} in {_seconds(event.get('seconds'))}, training went on."
+
+
+def _node_draining(event: Event) -> str:
+    return f"Node {event.get('node')} will be taken away: its workers move."
+
+
+def _node_aside(event: Event) -> str:
+    return f"Node {event.get('node')} is set aside{_because(event)}."
+
+
+def _fenced(event: Event) -> str:
+    return f"Worker {short_actor(event.get('actor'))} on {event.get('node')} is taken for dead ({event.get('how')})."
+
+
+def _rolled_back(event: Event) -> str:
+    first, last = event.get("samples") or (None, None)
+    return (
+        f"Step {event.get('step')} went wrong: back to the state of step {event.get('to')} in memory, samples "
+        f"{first} to {last} are skipped."
+    )
+
+
+def _disagreement(event: Event) -> str:
+    return f"Cell {event.get('cell')}'s state differed from the other cells' at step {event.get('step')}."
+
+
+def _straggler(event: Event) -> str:
+    return (
+        f"Worker {short_actor(event.get('actor'))} on {event.get('node')} is slow: {_seconds(event.get('seconds'))} "
+        f"a step where others take {_seconds(event.get('typical'))}."
+    )
+
+
 def _run_ended(event: Event) -> str:
     return f"The run ended ({event.get('status')}){_because(event)}."
 
@@ -148,5 +186,13 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "checkpoint_failed": _checkpoint_failed,
     "error": _error,
     "evaluation": _evaluation,
+    "controller_back": _controller_back,
+    "node_draining": _node_draining,
+    "node_aside": _node_aside,
+    "fenced": _fenced,
+    "rolled_back": _rolled_back,
+    "disagreement": _disagreement,
+    "straggler": _straggler,
+    "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",
     "run_ended": _run_ended,
 }

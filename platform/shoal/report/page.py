@@ -166,11 +166,20 @@ def timeline(history: History) -> str:
     return f"{svg(timeline_figure(history), 'workers by node over time')}\n<p class=legend>{''.join(chips)}</p>"
 
 
+OTHERS = ("node_draining", "controller_back", "fenced", "node_aside", "rolled_back", "disagreement", "straggler")
+"""Events that are told beside the recoveries."""
+
+
 def recoveries(history: History) -> str:
-    """One sentence and one bar of phases for each; all bars on one scale."""
+    """One sentence and one bar of phases for each; all bars on one scale. Then what else befell the run."""
     events = history.kind("recovery")
+    others = [
+        f"<li>{history.clock(event['time']):.1f} s: {escape(sentence(event) or '')}</li>"
+        for event in history.kind(*OTHERS)
+    ]
+    listed = f"<ul class=small>{''.join(others)}</ul>" if others else ""
     if not events:
-        return "<p>None was needed.</p>"
+        return f"<p>None was needed.</p>{listed}"
     totals = [sum(known_phases(event).values()) for event in events]
     scale = max(*totals, *(event.get("full_strength") or 0.0 for event in events), 1e-9)
     rows = []
@@ -195,7 +204,7 @@ def recoveries(history: History) -> str:
     )
     legend = f"<p class=legend>{chips}<span><b>|</b> next committed step of the run</span></p>"
     listing = f"<ol class=recoveries>\n{''.join(rows)}\n</ol>"
-    return f"<p class=small>All bars have one scale: {scale:.2f} s.</p>\n{listing}\n{legend}"
+    return f"<p class=small>All bars have one scale: {scale:.2f} s.</p>\n{listing}\n{legend}\n{listed}"
 
 
 def known_phases(event: Mapping[str, Any]) -> dict[str, float]:

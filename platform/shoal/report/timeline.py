@@ -12,7 +12,15 @@ from shoal.report.style import INK, MUTED, TROUBLE, axes, cell_colour, figure
 __all__ = ["lanes", "timeline_figure"]
 
 MOST_LANES = 64
-MARKS = {"checkpoint": ("D", INK, "checkpoint"), "evaluation": ("o", INK, "evaluation")}
+MARKS = {
+    "checkpoint": ("D", INK, "◆ checkpoint"),
+    "evaluation": ("o", INK, "● evaluation"),
+    "node_draining": ("v", TROUBLE, "▼ node announced to go"),
+    "controller_back": ("^", TROUBLE, "▲ controller back"),
+    "rolled_back": ("<", TROUBLE, "◀ rolled back"),
+    "disagreement": ("X", TROUBLE, "✖ states differ"),
+    "straggler": ("s", TROUBLE, "■ straggler"),
+}
 
 
 def lanes(history: History) -> list[tuple[str, list[Stay]]]:
@@ -78,7 +86,8 @@ def draw_lanes(ax: Axes, history: History, rows: list[tuple[str, list[Stay]]]) -
         ax.plot(history.clock(event["time"]), top, marker=marker, color=colour, markersize=4.5, linestyle="none")
     ax.set_ylim(max(position, 0.0) + 0.9, top - 0.9)
     ax.set_yticks([top, *(sum(spots) / len(spots) for spots in middles.values())])
-    ax.set_yticklabels(["◆ checkpoint  ● evaluation", *middles])
+    told = [words for kind, (_, _, words) in MARKS.items() if history.kind(kind)]
+    ax.set_yticklabels(["\n".join(told), *middles])
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)

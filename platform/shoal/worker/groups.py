@@ -8,6 +8,8 @@ stands, then freed in a thread (freeing a group joins its threads). See DESIGN: 
 from __future__ import annotations
 
 import gc
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Groups", "Stopped", "leave_world", "open_store", "serve_store"]
+__all__ = ["Groups", "Sockets", "Stopped", "leave_world", "open_store", "serve_store"]
 
 POLL = 0.0005
 
@@ -48,12 +50,31 @@ class Groups:
     `build_timeout`: seconds for building one, when all its members are there: only a death in between exhausts it.
     """
 
-    def __init__(
-        self, store: tuple[str, int], timeout: float, build_timeout: float, stopped: Callable[[], bool]
-    ) -> None:
-        self._address, self._timeout, self._build_timeout, self._stopped = store, timeout, build_timeout, stopped
-        self._store = open_store(store, timeout)
+    def __init__(self, timeout: float, build_timeout: float, stopped: Callable[[], bool]) -> None:
+        self._timeout, self._build_timeout, self._stopped = timeout, build_timeout, stopped
+        self._address: tuple[str, int] = ("", 0)
+        self._opened: tuple[tuple[str, int], Any] = (self._address, None)
         self._left: list[Any] = []
+
+    def meet_at(self, store: tuple[str, int]) -> None:
+        """Use the rendezvous store at this (address, port) from now on. May be called in any thread."""
+        self._address = store
+
+    def _store(self) -> Any:
+        """The training thread's own client of it.
+
+        Raises:
+            RuntimeError: nobody serves it any more.
+        """
+        address = self._address
+        if self._opened[0] != address:
+            self._opened = (address, self._open(address))
+        return self._opened[1]
+
+    def _open(self, address: tuple[str, int]) -> Any:
+        store = open_store(address, self._build_timeout)
+        store.set_timeout(timedelta(seconds=self._timeout))
+        return store
 
     def until(self, done: Callable[[], bool]) -> None:
         """Wait for `done`.
@@ -75,15 +96,16 @@ class Groups:
         Raises:
             Stopped: somebody left, or was told to.
         """
-        self._store.set(f"here/{key}/{rank}", "1")
+        store = self._store()
+        store.set(f"here/{key}/{rank}", "1")
         present = [f"here/{key}/{other}" for other in range(size)]
         try:
-            self.until(lambda: self._store.check(present))
+            self.until(lambda: store.check(present))
         except Stopped:
-            if self._store.compare_set(f"go/{key}", "", "left") == b"left":
+            if store.compare_set(f"go/{key}", "", "left") == b"left":
                 raise
             return
-        if self._store.compare_set(f"go/{key}", "", "enter") != b"enter":
+        if store.compare_set(f"go/{key}", "", "enter") != b"enter":
             self.until(lambda: False)
 
     def build(self, key: str, rank: int, size: int) -> Any:
@@ -99,7 +121,7 @@ class Groups:
 
         def connect() -> None:
             try:
-                store = dist.PrefixStore(key, open_store(self._address, self._timeout))
+                store = dist.PrefixStore(key, self._open(self._address))
                 group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=self._build_timeout))
                 group._set_default_timeout(timedelta(seconds=self._timeout))
                 built.append(group)
@@ -120,7 +142,7 @@ class Groups:
         dist.distributed_c10d._world.group_count = 0
         dist.init_process_group(
             "gloo",
-            store=dist.PrefixStore(key, open_store(self._address, self._timeout)),
+            store=dist.PrefixStore(key, self._open(self._address)),
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=self._build_timeout),
@@ -138,10 +160,16 @@ class Groups:
         work.wait()  # completed is also what failed is: this raises
         self._left.pop()
 
-    def sum(self, group: dist.ProcessGroup | None, tensor: torch.Tensor) -> None:
-        """Add `tensor` over the group, in place."""
-        if group is not None:
-            self.finish(group.allreduce([tensor]), tensor)
+    def sum(
+        self, group: dist.ProcessGroup | None, tensor: torch.Tensor, started: Callable[[], None] = lambda: None
+    ) -> None:
+        """Add `tensor` over the group, in place; `started` is called once this worker's part is under way."""
+        if group is None:
+            started()
+            return
+        work = group.allreduce([tensor])
+        started()
+        self.finish(work, tensor)
 
     def copy(self, group: dist.ProcessGroup, tensor: torch.Tensor) -> None:
         """Copy `tensor` from rank 0 of the group to the others, in place."""
@@ -165,6 +193,48 @@ class Groups:
             left.clear()
 
         threading.Thread(target=free, daemon=True, name="retire").start()
+
+
+class Sockets:
+    """The connections that were opened between `mark` and `taken`: those of a cell's world.
+
+    A worker that is blocked in a collective of its cell cannot be told anything, and a peer that is frozen or cut off
+    sends no reset. Shutting the connections down from another thread makes the collective fail at once.
+    """
+
+    def __init__(self) -> None:
+        self._before: set[str] = set()
+        self._mine: dict[int, str] = {}
+
+    def mark(self) -> None:
+        self._before, self._mine = set(self._all().values()), {}
+
+    def taken(self) -> None:
+        self._mine = {fd: inode for fd, inode in self._all().items() if inode not in self._before}
+
+    def cut(self) -> None:
+        """Shut them down, once. May be called in any thread."""
+        mine, self._mine = self._mine, {}
+        for fd, inode in mine.items():
+            try:
+                with socket.socket(fileno=os.dup(fd)) as connection:
+                    same = os.readlink(f"/proc/self/fd/{connection.fileno()}") == inode
+                    if same and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # closed meanwhile, or not connected: nobody can be blocked on it
+
+    @staticmethod
+    def _all() -> dict[int, str]:
+        found = {}
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{name}")
+            except OSError:
+                continue
+            if target.startswith("socket:"):
+                found[int(name)] = target
+        return found
 
 
 def leave_world() -> None:

@@ -7,8 +7,12 @@ worker for no other reason than to stop it.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,10 @@ import torch.distributed as dist
 from shoal import checkpoint
 from shoal.config import Job
 from shoal.timeouts import Timeouts
-from shoal.worker.groups import Groups, Stopped, leave_world
+from shoal.worker.groups import Groups, Sockets, Stopped, leave_world
+from shoal.worker.inject import Injector
 from shoal.worker.link import Link
+from shoal.worker.main import Meeting
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
 from shoal.workload import Workload
@@ -26,29 +32,92 @@ from shoal.workload import Workload
 __all__ = ["Loop"]
 
 
+def fence(pid: int, worker: str) -> None:
+    """End another worker of this run on this node that is taken for dead: a frozen process obeys nothing but this.
+
+    Its title is checked first: the pid may have been given to another process meanwhile.
+    """
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if worker.encode() in title or b"WorkerActor" in title:
+            os.kill(pid, signal.SIGKILL)
+    except OSError:
+        pass  # it is gone
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a worker that left its cell's world still holds: its shard of the state after `steps` committed steps."""
+
+    steps: int
+    evaluated: int
+    rank: int
+    tensors: list[Any]
+
+
 class Loop:
     """The training thread of one worker.
 
-    `rundir`: where checkpoints go. `name`: the worker's own, as the record shows it.
+    `rundir`: where checkpoints go. `name`: the worker's own, as the record shows it; `home`: the seat it was started
+    for.
     """
 
     def __init__(
-        self, name: str, job: Job, workload: Workload, rundir: Path, link: Link, store: tuple[str, int]
+        self, name: str, node: str, home: tuple[int, int] | None, job: Job, workload: Workload, rundir: Path
     ) -> None:
-        self.name, self.job, self.workload, self.rundir, self.link = name, job, workload, rundir, link
+        self.name, self.node, self.home, self.job, self.workload, self.rundir = name, node, home, job, workload, rundir
         timeouts = Timeouts(job.patience)
-        self.groups = Groups(store, timeouts.collective, timeouts.build, lambda: not link.inbox.empty())
+        self.link = Link(timeouts)
+        self.link.progress, self.link.urgent = self.progress, self.urgent
+        self.groups = Groups(timeouts.collective, timeouts.build, lambda: self.over or not self.link.inbox.empty())
+        self.sockets = Sockets()
+        self.injector = Injector(job.inject, rundir)
         self.seat: tuple[int, int] | None = None
+        self.attempt = -1
         self.step: Step | None = None
         self.saver: checkpoint.Saver | None = None
         self.generation = -1
         self.phase = "spare"
-        self.position = (-1, -1)
-        """(steps, evaluated) when this worker last left a cell."""
+        self.broken = False
+        """The last stop said that this worker's cell is broken."""
+        self.kept: Kept | None = None
+        self.pausing = -1
+        """The generation that is to be left in order."""
+        self.over = False
+        """The generation is over; only what peers of the cell wait for is still done."""
+
+    def meet(self, meeting: Meeting) -> None:
+        """Take orders from this controller from now on."""
+        self.groups.meet_at(meeting.store)
+        self.link.connect(meeting.lifeline, lambda: self.hello(meeting.secret))
+
+    def hello(self, secret: str) -> dict[str, Any]:
+        """Who this is, and what it is doing (for a controller that came back)."""
+        who = {"worker": self.name, "node": self.node, "pid": os.getpid(), "home": self.home}
+        doing = {"seat": self.seat, "attempt": self.attempt, "generation": self.generation, "phase": self.phase}
+        return {"type": "hello", "secret": secret, **who, **doing}
 
     def progress(self) -> dict[str, Any]:
         """What a sign of life says."""
-        return {"phase": self.phase, "steps": self.step.steps if self.step else -1}
+        step = self.step
+        phase = step.phase if step is not None and self.phase == "training" else self.phase
+        return {"phase": phase, "steps": step.steps if step is not None else -1}
+
+    def urgent(self, order: dict[str, Any]) -> bool:
+        """In the link's thread: what cannot wait for the training thread, and what must not interrupt it."""
+        match order["type"]:
+            case "stop":
+                seat = self.seat
+                if seat is not None and seat[0] in order["broken"]:
+                    self.sockets.cut()  # it may be blocked in a collective of the cell
+                return False
+            case "pause":
+                self.pausing = order["generation"]
+                return True
+            case "fence":
+                fence(order["pid"], order["worker"])
+                return True
+        return False
 
     def run(self) -> None:
         """Serve orders for ever; the process is ended by the lifeline."""
@@ -79,8 +148,12 @@ class Loop:
         )
 
     def leave(self) -> None:
-        """Leave the cell: drop everything that lives in its world, then the world."""
-        self.step = self.saver = self.seat = None
+        """Leave the cell: drop everything that lives in its world but the state, then the world."""
+        step = self.step
+        if step is not None and step.steps >= 0:
+            tensors = [tensor.detach() for tensor in step.tensors()]
+            self.kept = Kept(step.steps, step.evaluated, step.member.rank, tensors)
+        self.step = self.saver = self.seat = step = None
         leave_world()
         self.phase = "spare"
 
@@ -92,15 +165,19 @@ class Loop:
         self.phase = "forming"
         try:
             self.groups.meet(key, rank, size)
+            self.sockets.mark()
             self.groups.world(key, rank, size)
             replica = self.workload.build(self.job.seed)
             group = dist.new_group(backend="gloo")
-            self.step = Step(Member(cell, rank, size), self.workload, replica, self.groups)
+            self.sockets.taken()
+            self.step = Step(Member(cell, rank, size), self.workload, replica, self.groups, self.job, self.injector)
             if order["restore"] is not None:
                 if order["restore"] > 0:
                     folder = self.rundir / "checkpoints" / f"step-{order['restore']:08d}"
-                    replica.loaded(checkpoint.load(folder, replica.state_dict(), group))
+                    replica.loaded(checkpoint.load(folder, self.step.state_dict(), group))
                 self.step.steps = self.step.saved = order["restore"]
+            if order["keep"]:
+                self.resume(self.step)
             self.saver = checkpoint.Saver(
                 self.rundir / "checkpoints",
                 rank,
@@ -119,9 +196,19 @@ class Loop:
                 raise
             self.fail("form", error, attempt=attempt)
             return
-        self.seat = (cell, rank)
+        self.seat, self.attempt, self.broken = (cell, rank), attempt, False
         self.phase = "ready"
         self.link.send({"type": "ready", "cell": cell, "attempt": attempt})
+
+    def resume(self, step: Step) -> None:
+        """Go on from the state this worker kept; what it kept it with stays until a generation stands."""
+        kept = self.kept
+        assert kept is not None, "told to go on from a state that is not held here"
+        assert kept.rank == step.member.rank, "told to go on from another rank's shard"
+        for mine, held in zip(step.tensors(), kept.tensors, strict=True):
+            mine.copy_(held)
+        step.healed(kept.steps)
+        step.evaluated = kept.evaluated
 
     def saved(self, steps: int, path: Path, seconds: float, size: int) -> None:
         self.link.send({"type": "checkpoint", "steps": steps, "path": str(path), "seconds": seconds, "bytes": size})
@@ -131,17 +218,28 @@ class Loop:
 
     def live(self, order: dict[str, Any]) -> None:
         """Take part in a generation until it ends."""
-        assert self.step is not None, "a generation was sent to a worker that stands in no cell"
+        step = self.step
+        assert step is not None, "a generation was sent to a worker that stands in no cell"
         self.generation = order["generation"]
+
+        def run() -> None:
+            self.adopt(order, step)
+            self.train(step)
+
+        self.guarded(run)
+
+    def guarded(self, run: Callable[[], None]) -> None:
+        """Do what needs peers, and tell the controller if they fail.
+
+        Raises:
+            Stopped: the generation ended.
+        """
         try:
-            self.adopt(order, self.step)
-            self.train(self.step)
+            run()
         except CellBroken as error:
-            steps, evaluated = self.step.steps, self.step.evaluated
             cause = error.__cause__ or error
             self.leave()  # closes the sockets: peers of the cell that wait for this worker are freed
-            self.fail("cell", RuntimeError(str(cause)), steps=steps, evaluated=evaluated)
-            self.position = (steps, evaluated)
+            self.fail("cell", RuntimeError(str(cause)))
         except RuntimeError as error:
             if not world_broke(error):
                 raise
@@ -160,9 +258,10 @@ class Loop:
             if step.member.cell not in (source, target):
                 continue
             rank = step.member.rank
+            step.inject("heal", step=order["steps"])
             group = self.groups.build(f"heal/{self.generation}/{target}/{rank}", int(step.member.cell == target), 2)
             try:
-                copied += copy_state(self.groups, group, step.replica.tensors(), source=step.member.cell == source)
+                copied += copy_state(self.groups, group, step.tensors(), source=step.member.cell == source)
             finally:
                 self.groups.leave(group)
             if step.member.cell == target:
@@ -170,6 +269,13 @@ class Loop:
         if step.steps != order["steps"]:
             raise AssertionError(f"{self.name} stands at step {step.steps}, its generation at {order['steps']}")
         step.todo = list(order["todo"][str(step.member.cell)])
+        # all of a cell go in, or none: inside a step nobody can be told that a peer turned round
+        self.groups.meet(f"begin/{self.generation}/{step.member.cell}", step.member.rank, step.member.size)
+        self.kept = None
+        if self.job.snapshots.every:
+            step.snapshot.take(step.tensors(), step.steps)
+        if order["save"]:
+            self.save(step)
         seconds = {"join": joined - start, "state": time.monotonic() - joined}
         self.link.send({"type": "adopted", "generation": self.generation, "bytes": copied, **seconds})
 
@@ -182,7 +288,12 @@ class Loop:
                 self.link.send({"type": "finished", "generation": self.generation})
                 self.groups.until(lambda: False)
             self.phase = "training"
-            self.report(step, step.run())
+            step.pausing = self.pausing == self.generation
+            record = step.run()
+            self.report(step, record)
+            if record["pause"]:
+                self.acknowledge(self.generation)
+                self.groups.until(lambda: False)
 
     def report(self, step: Step, record: dict[str, Any]) -> None:
         """Tell the controller of a commit at once: nobody else may rely on it before."""
@@ -205,37 +316,65 @@ class Loop:
             step.evaluated = step.steps
         every = self.job.checkpoint.every
         due_now = step.steps > 0 and (last or (every and step.steps % every == 0))
-        if due_now and step.saved < step.steps and step.first_cell() and self.saver is not None:
-            self.phase = "saving"
-            self.groups.until(lambda: self.saver is None or not self.saver.busy())
-            try:
-                self.saver.save(step.steps, self.generation, step.replica.state_dict())
-            except RuntimeError as error:
-                raise CellBroken from error
-            step.saved = step.steps
+        if due_now and step.saved < step.steps and step.first_cell():
+            self.save(step)
             if last:
                 self.groups.until(lambda: self.saver is None or not self.saver.busy())
 
+    def save(self, step: Step) -> None:
+        """Begin a checkpoint of the committed state, after the one before it."""
+        assert self.saver is not None
+        self.phase = "saving"
+        self.saver.join()
+        try:
+            self.saver.save(step.steps, self.generation, step.state_dict())
+        except RuntimeError as error:
+            raise CellBroken from error
+        step.saved = step.steps
+        step.inject("checkpoint")
+
     def stop(self, order: dict[str, Any]) -> None:
-        """Leave the generation (and a broken cell's world) and say how far this worker is."""
-        if self.seat is not None and self.seat[0] in order["broken"]:
-            assert self.step is not None
-            self.position = (self.step.steps, self.step.evaluated)
+        """Leave the generation and say how far this worker is; leave a broken cell's world unless the pending step can
+        still be committed here."""
+        self.broken = self.seat is not None and self.seat[0] in order["broken"]
+        if self.broken and self.step is not None and self.step.total is None:
             self.leave()
         self.acknowledge(order["generation"])
 
     def acknowledge(self, generation: int) -> None:
-        if self.step is not None:
-            self.phase = "stopped"
-            steps, evaluated, done, out = self.step.steps, self.step.evaluated, self.step.done, False
+        step, kept = self.step, self.kept
+        self.phase = "spare" if step is None else "stopped"
+        if step is not None:
+            holds = (step.steps, step.evaluated, step.member.rank)
         else:
-            (steps, evaluated), done, out = self.position, [], True
+            holds = (kept.steps, kept.evaluated, kept.rank) if kept is not None else (-1, -1, -1)
         self.link.send(
-            {"type": "ack", "generation": generation, "steps": steps, "evaluated": evaluated, "done": done, "out": out}
+            {
+                "type": "ack",
+                "generation": generation,
+                "steps": holds[0],
+                "evaluated": holds[1],
+                "rank": holds[2],
+                "done": step.done if step is not None else [],
+                "out": step is None,
+                "whole": step is not None and step.total is not None,
+            }
         )
 
     def catch_up(self, order: dict[str, Any]) -> None:
-        """Commit the pending step because somebody has: its sums are complete here too."""
-        assert self.step is not None
-        self.report(self.step, self.step.commit(order["stats"], order["norm_sq"], order["takers"]))
+        """Commit the pending step because somebody has: its sums are complete here too. Peers of the cell may have gone
+        on already and wait for this worker inside the next step: go there with them."""
+        step = self.step
+        if step is not None and step.steps < order["steps"]:
+            self.report(step, step.commit(order["stats"], order["norm_sq"], order["takers"]))
+            if self.broken:
+                self.leave()
+            elif step.steps < self.job.steps:
+                self.over = True
+                try:
+                    self.guarded(lambda: self.train(step))
+                except Stopped:
+                    pass
+                finally:
+                    self.over = False
         self.acknowledge(order["generation"])

@@ -12,6 +12,7 @@ has. The vote also proves that each sample of the step was taken exactly once.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,15 @@ import torch
 import torch.distributed as dist
 
 from shoal import batching
+from shoal.config import Job
+from shoal.worker.ballot import Ballot, Count, Vote
+from shoal.worker.exact import Fixed
 from shoal.worker.groups import Groups
+from shoal.worker.inject import Injector
+from shoal.worker.snapshot import Snapshot, checksum
 from shoal.workload import Replica, Workload
 
 __all__ = ["CellBroken", "Member", "Step", "world_broke"]
-
-TAKEN = 1 << 32
-"""What taking a sample adds to its entry of the vote, beside the taker's index: exact in float64, so the sum tells how
-many took it and, if one, who."""
 
 
 class CellBroken(Exception):
@@ -52,15 +54,23 @@ class Step:
     """A worker's part in the steps of a cell, across generations.
 
     `steps`: committed steps of the state (-1: nothing healed yet). `todo`, `done`: micro-batches of the pending step;
-    what is done stays done when the generation changes. `evaluated`, `saved`: the last boundary evaluated and saved at.
+    what is done stays done when the generation changes. `fixed`: sums in fixed point. `evaluated`, `saved`: the last
+    boundary evaluated and saved at.
     """
 
-    def __init__(self, member: Member, workload: Workload, replica: Replica, groups: Groups) -> None:
+    def __init__(
+        self, member: Member, workload: Workload, replica: Replica, groups: Groups, job: Job, injector: Injector
+    ) -> None:
         self.member, self.workload, self.replica, self.groups = member, workload, replica, groups
+        self.snapshots, self.injector = job.snapshots, injector
+        self.fixed = Fixed(self.largest(job.steps)) if job.reduce == "exact" else None
+        self.snapshot = Snapshot()
         self.steps, self.evaluated, self.saved = -1, -1, -1
         self.todo: list[int] = []
         self.done: list[int] = []
         self.taken: list[int] = []
+        self.figures: dict[int, list[float]] = {}
+        """What the workload says of each micro-batch (exact mode)."""
         self.begun = -1
         self.total: torch.Tensor | None = None
         self.cells: list[int] = []
@@ -68,6 +78,10 @@ class Step:
         self.cross: Any = None
         self.all: Any = None
         self.since = time.monotonic()
+        self.pausing = False
+        """Ask all to leave the generation after this step."""
+        self.phase = "inside"
+        """Of the step that runs: `inside` the cell, or `across` cells."""
 
     def enter(self, generation: int, cells: list[int], crew: list[str], evaluated: int) -> None:
         """Build the groups of a generation: matching workers over cells, and everybody."""
@@ -92,6 +106,15 @@ class Step:
         """Of this worker among all."""
         return self.cells.index(self.member.cell) * self.member.size + self.member.rank
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that a twin needs to become this replica."""
+        return [*self.replica.tensors(), *([self.fixed.state] if self.fixed is not None else [])]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The same for a checkpoint."""
+        exponent = {} if self.fixed is None else {f"shoal.exponent.{self.member.rank}": self.fixed.state}
+        return {**self.replica.state_dict(), **exponent}
+
     def run(self) -> dict[str, Any]:
         """Run the pending step to its commit; the record of it.
 
@@ -100,69 +123,124 @@ class Step:
             RuntimeError: a collective between cells failed.
         """
         start = time.monotonic()
-        first, last = self.workload.samples(self.steps)
-        total = self.inside(first)
-        inside = time.monotonic()
-        self.groups.sum(self.cross, total)
-        self.total = total
-        vote = self.ballot(first, last, total)
-        self.groups.sum(self.all, vote)
-        batch = last - first
-        takers = self.count(first, vote[:batch].tolist())
-        stats = vote[batch:-1].tolist()
-        norm_sq = float(vote[-1]) / len(self.cells)
+        while True:
+            self.phase = "inside"
+            self.inject("accumulate")
+            began, before = time.monotonic(), len(self.done)
+            total = self.inside()
+            self.inject("accumulated", total)
+            inside = time.monotonic()
+            pace = (inside - began) / max(1, len(self.done) - before)
+            self.phase = "across"
+            self.groups.sum(self.cross, total, lambda: self.inject("across"))
+            self.total = total
+            count = self.vote(total, pace)
+            if self.fixed is None or self.agreed(count):
+                break
+            self.total, self.begun = None, -1
+            self.todo, self.done, self.taken = self.share(), [], []
         phases = {"inside": inside - start, "across": time.monotonic() - inside}
-        return self.commit(stats, norm_sq, takers) | {"phases": phases}
+        self.inject("commit")
+        record = self.commit(count.stats, count.norm_sq, count.takers)
+        self.inject("committed", self.replica.tensors()[0], step=self.steps - 1)
+        return record | {"phases": phases, "pause": count.pause, "checksums": count.checksums, "pace": count.seconds}
 
-    def inside(self, first: int) -> torch.Tensor:
+    def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
+        self.injector.hit(point, self.steps if step is None else step, self.member.cell, self.member.rank, tensor)
+
+    def largest(self, steps: int) -> int:
+        """Micro-batches of the largest step of a run, if batches only ever grow."""
+        first, last = self.workload.samples(steps - 1)
+        return batching.count(first, last, self.member.size, self.workload.micro_batch)
+
+    def inside(self) -> torch.Tensor:
         """Accumulate what is left to do and return a fresh copy of the cell's sums."""
+        first, _ = self.workload.samples(self.steps)
         try:
             if self.begun != self.steps:
                 self.replica.begin(self.steps)
-                self.begun, self.done, self.taken = self.steps, [], []
+                self.begun, self.done, self.taken, self.figures = self.steps, [], [], {}
+                if self.fixed is not None:
+                    self.fixed.begin()
             for micro_batch in [m for m in self.todo if m not in self.done]:
                 ids = batching.ids(first, micro_batch, self.member.rank, self.member.size, self.workload.micro_batch)
+                if self.fixed is not None:
+                    self.replica.begin(self.steps)  # each micro-batch's sums for themselves
                 self.replica.accumulate(ids)
+                if self.fixed is not None:
+                    self.fixed.add(self.replica.sums())
+                    self.figures[micro_batch] = self.replica.stats()
                 self.done.append(micro_batch)
                 self.taken += ids
-            return self.replica.sums().clone()
+            if self.fixed is None:
+                return self.replica.sums().clone()
+            return self.fixed.total(self.replica.sums().numel() if not self.done else 0)
         except RuntimeError as error:
             if world_broke(error):
                 raise CellBroken from error
             raise
 
-    def ballot(self, first: int, last: int, total: torch.Tensor) -> torch.Tensor:
-        """This worker's vote, float64: an entry a sample of the step, the workload's figures, its part of the norm."""
-        claims = torch.zeros(last - first, dtype=torch.float64)
-        claims[torch.tensor(self.taken, dtype=torch.int64) - first] = float(TAKEN + self.index())
-        figures = torch.tensor([*self.replica.stats(), self.replica.norm_sq(total)], dtype=torch.float64)
-        return torch.cat([claims, figures])
+    def vote(self, total: torch.Tensor, pace: float) -> Count:
+        """Give this worker's word, and hear what all words together say. `pace`: seconds a micro-batch."""
+        first, last = self.workload.samples(self.steps)
+        fixed, cells, size = self.fixed, len(self.cells), self.member.size
+        figures = self.figures if fixed is not None else {0: self.replica.stats()}
+        micro_batches = batching.count(first, last, size, self.workload.micro_batch)
+        width = len(self.replica.stats())
+        compare = bool(self.snapshots.compare) and self.steps % self.snapshots.compare == 0
+        ballot = Ballot(last - first, micro_batches, size, cells, width, fixed is not None, compare)
+        vote = Vote(
+            worker=self.index(),
+            rank=self.member.rank,
+            taken=[index - first for index in self.taken],
+            figures=figures,
+            norm_sq=self.replica.norm_sq(self.value(total)),
+            pause=self.pausing,
+            again=fixed is not None and fixed.overflow,
+            nan=fixed is not None and fixed.nan,
+            exponent=0 if fixed is None else int(fixed.state[0]),
+            checksum=checksum(self.tensors()) if compare else 0.0,
+            seconds=pace,
+        )
+        words = ballot.fill(vote, first_cell=self.first_cell())
+        self.groups.sum(self.all, words, lambda: self.inject("vote"))
+        return ballot.read(words, self.steps, first)
 
-    def count(self, first: int, claims: list[float]) -> list[int]:
-        """Who took each sample: index of the worker, in the order of the samples.
+    def agreed(self, count: Count) -> bool:
+        """Whether a step in fixed point may commit, or must be done again with another exponent."""
+        assert self.fixed is not None
+        assert self.total is not None
+        holders = count.exponents[self.member.rank :: self.member.size]
+        return self.fixed.agree(holders, self.value(self.total), count.again)
 
-        Raises:
-            AssertionError: a sample was taken by nobody or more than once; the step must not commit.
-        """
-        takers = []
-        for place, claim in enumerate(claims):
-            times, who = divmod(int(claim), TAKEN)
-            if times != 1:
-                raise AssertionError(f"step {self.steps}: sample {first + place} was taken {times} times")
-            takers.append(who)
-        return takers
+    def value(self, total: torch.Tensor) -> torch.Tensor:
+        """The float32 sums that a total stands for."""
+        if self.fixed is None:
+            return total
+        value = self.fixed.value(total)
+        return value.fill_(float("nan")) if self.fixed.nan else value
+
+    def share(self) -> list[int]:
+        """This cell's micro-batches of a fresh step."""
+        first, last = self.workload.samples(self.steps)
+        micro_batches = batching.count(first, last, self.member.size, self.workload.micro_batch)
+        return batching.share(micro_batches, self.cells)[self.member.cell]
 
     def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> dict[str, Any]:
         """Apply the optimizer step to the complete total."""
         assert self.total is not None, f"step {self.steps} cannot commit: its total is not complete"
-        metrics = self.replica.commit(self.total, stats, norm_sq)
+        if self.fixed is not None:
+            self.fixed.nan = math.isnan(norm_sq)
+        total = self.value(self.total)
+        metrics = self.replica.commit(total, stats, norm_sq)
+        if self.fixed is not None:
+            self.fixed.follow(total)
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         self.steps += 1
+        back = self.mend(bool(metrics.get("roll_back")))
         self.total, self.done, self.taken = None, [], []
-        first, last = self.workload.samples(self.steps)
-        micro_batches = batching.count(first, last, self.member.size, self.workload.micro_batch)
-        self.todo = batching.share(micro_batches, self.cells)[self.member.cell]
+        self.todo = self.share()
         return {
             "steps": self.steps,
             "metrics": metrics,
@@ -173,7 +251,18 @@ class Step:
             "cell_of": [cell for cell in self.cells for _ in range(self.member.size)],
             "cells": len(self.cells),
             "seconds": seconds,
+            "rolled_back": back,
         }
+
+    def mend(self, roll_back: bool) -> int | None:
+        """After a step: keep a good state, or go back to the last one kept; returns its steps then."""
+        if roll_back:
+            back = self.snapshot.restore(self.tensors())
+            self.replica.loaded(self.steps)
+            return back
+        if self.snapshots.every and self.steps % self.snapshots.every == 0:
+            self.snapshot.take(self.tensors(), self.steps)
+        return None
 
     def evaluate(self) -> dict[str, float]:
         """Bits per byte and others on the held-out set, shared out over all workers.

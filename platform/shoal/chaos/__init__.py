@@ -1,0 +1,1 @@
+"""Faults at random, on purpose: `shoal chaos`."""

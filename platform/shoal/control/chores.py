@@ -1,0 +1,122 @@
+"""What the controller looks after by the clock: nodes, spares, silent and late workers, the status file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from shoal.control.lifelines import Line
+from shoal.control.messages import Draining, Lost
+from shoal.control.spawn import spares_wanted
+from shoal.plan import Node
+
+if TYPE_CHECKING:
+    from shoal.control.controller import Controller
+
+__all__ = ["Chores"]
+
+
+class Chores:
+    """Of one controller; everything runs in its event loop."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self.known: dict[str, Node] = {}
+        """The living nodes."""
+        self.node_of: dict[str, str] = {}
+        """Of every worker that ever spoke, until its node is lost."""
+
+    async def slowly(self) -> None:
+        """Once a second: what needs an answer from Ray, and files."""
+        one = self.controller
+        while True:
+            try:
+                await self.nodes()
+                await self.draining()
+                self.spare()
+                one.scribe.status(one.state, one.lifelines.lines)
+            except Exception as error:  # one failed look at the cluster must not end a run that trains
+                print(f"shoal controller: {type(error).__name__}: {error}", flush=True)
+            await asyncio.sleep(1.0)
+
+    async def quickly(self) -> None:
+        """Many times a second: who is silent, who is late."""
+        one = self.controller
+        while True:
+            await asyncio.sleep(one.timeouts.look)
+            now = time.monotonic()
+            if not one.watchdog.look(now):
+                for line in one.lifelines.lines.values():
+                    line.heard = line.since = now
+                one.stopped = now
+            self.fence(now)
+
+    async def nodes(self) -> None:
+        one = self.controller
+        found = {node.name: node for node in await asyncio.to_thread(one.fleet.nodes)}
+        for name in self.known.keys() - found.keys():
+            actors = [worker for worker, node in self.node_of.items() if node == name]
+            for worker in actors:
+                del self.node_of[worker]
+            one.scribe.event("node_lost", node=name, actors=actors)
+        self.known = found
+
+    async def draining(self) -> None:
+        """Tell of nodes that will be taken away; again and again, since a move may have to wait for its turn."""
+        one = self.controller
+        deadlines = await asyncio.to_thread(one.fleet.draining)
+        for node in self.known.values():
+            if node.ray_id in deadlines:
+                if node.name not in one.state.draining:
+                    one.scribe.event("node_draining", node=node.name, deadline=deadlines[node.ray_id])
+                one.on(Draining(node.name))
+
+    def spare(self) -> None:
+        """Keep warm spares on free slots, once the run is under way."""
+        one = self.controller
+        if one.state.generation < 0 and one.state.expected:
+            return
+        seats = one.job.cells * one.job.workers_per_cell
+        limit = None if one.job.spares == "all" else one.job.spares
+        usable = [
+            node
+            for node in self.known.values()
+            if node.name not in one.state.draining and node.name not in one.state.aside
+        ]
+        held = [node for node in one.spawner.held().elements() if node in {node.name for node in usable}]
+        for name in spares_wanted(usable, {}, held, seats, limit)[:2]:
+            one.spawner.spawn(self.known[name], None)
+
+    def fence(self, now: float) -> None:
+        """Take for dead who has been silent too long, who never spoke, who holds up a drain or a step."""
+        one = self.controller
+        for worker, why in one.spawner.late(one.timeouts.start, set(self.known)):
+            one.spawner.kill(worker)
+            one.on(Lost(worker, why))
+        waited = now - one.stopped if one.state.mode == "draining" else 0.0
+        mute = set(one.state.awaited) if waited > one.watchdog.stuck() and not one.state.pausing else set()
+        for line in list(one.lifelines.lines.values()):
+            silent, stuck = now - line.heard, now - line.since
+            if silent > one.watchdog.silence(line.phase):
+                self.cut(line, f"silent for {silent:.1f} s")
+            elif line.worker in mute:
+                self.cut(line, f"did not answer a stop within {waited:.1f} s")
+            elif line.phase == "inside" and stuck > one.watchdog.stuck() and self.waited_for(line):
+                self.cut(line, f"computed on one step for {stuck:.1f} s while others waited")
+
+    def waited_for(self, line: Line) -> bool:
+        """Whether this worker's step is one that others have done their part of."""
+        others = self.controller.lifelines.lines.values()
+        return any(other.phase == "across" and other.steps == line.steps for other in others)
+
+    def cut(self, line: Line, why: str) -> None:
+        """Fence a worker: a frozen process obeys only a signal, which another worker of its node can send at once."""
+        one = self.controller
+        one.scribe.event("fenced", actor=line.worker, node=line.node, how=why)
+        for other in one.lifelines.lines.values():
+            if other.node == line.node and other is not line:
+                one.lifelines.send(other.worker, {"type": "fence", "pid": line.pid, "worker": line.worker})
+        line.writer.close()
+        del one.lifelines.lines[line.worker]
+        one.gone(line, why)

@@ -1,0 +1,122 @@
+"""The end of a generation: what is committed, who goes on, and from where.
+
+Decided only when every living worker has answered the stop. The rule: if anyone committed a step, everyone alive
+commits it. See docs/commit-protocol.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shoal import batching
+from shoal.control.messages import Action, Generation, Journal, Rewind
+from shoal.control.seating import combine, fill, movable, release
+from shoal.control.state import State
+
+__all__ = ["conclude", "publish", "restart"]
+
+
+def conclude(state: State, actions: list[Action]) -> None:
+    """If every living worker has answered: decide what is committed and who goes on."""
+    if state.awaited:
+        return
+    steps = state.committed
+    state.evaluated = max([state.evaluated, *(ack.evaluated for ack in state.acks.values())])
+    healthy = [c for c in state.live if c not in state.broken]
+    good = [c for c in healthy if all(state.acks[w].steps == steps for w in state.crew([c]))]
+    if not good:
+        start_over(state, actions)
+        return
+    leaving = state.leaving & set(movable(state)) & set(healthy)
+    if leaving >= set(good):
+        leaving -= {min(good)}
+    done = {c: state.acks[state.crew([c])[0]].done for c in good}
+    joining = [c for c, cell in enumerate(state.cells) if cell.phase == "ready"]
+    broken, moved = state.broken, sorted(leaving)
+    for index in sorted(broken | leaving):
+        state.empty(index, rung="heal" if index in broken else "drain")
+    stay = [c for c in good if c not in leaving]
+    unhealed = sorted(set(healthy) - set(good) - leaving)
+    publish(state, sorted([*stay, *unhealed, *joining]), done, actions, good=stay)
+    fill(state, actions)
+    release(state, actions)
+    for c in sorted(broken):
+        rung = "heal" if state.cells[c].phase == "forming" else "shrink"
+        actions.append(Journal("decision", {"rung": rung, "cells": [c], "reason": reason_of(rung, c)}))
+    if moved:
+        whither = "on other nodes" if all(state.cells[c].phase == "forming" for c in moved) else "once there is room"
+        reason = f"moved off nodes that will be taken away, to be formed again {whither}"
+        actions.append(Journal("decision", {"rung": "drain", "cells": moved, "reason": reason}))
+    elif state.draining and not broken and not joining:
+        reason = "no other copy could take over: the state is saved before the node goes"
+        actions.append(Journal("decision", {"rung": "drain", "cells": good, "reason": reason}))
+    elif not broken and not joining:
+        actions.append(Journal("decision", {"rung": "retry", "cells": good, "reason": "nobody died: same step again"}))
+
+
+def reason_of(rung: str, cell: int) -> str:
+    if rung == "heal":
+        return f"cell {cell} is formed again from its living members and spares; the other cells go on"
+    return f"no spare for cell {cell}: the other cells take its micro-batches, its living workers are spares now"
+
+
+def start_over(state: State, actions: list[Action]) -> None:
+    """No cell is whole any more: go on from what living workers still hold, else from the last checkpoint."""
+    state.held = {
+        worker: ack.rank
+        for worker, ack in state.acks.items()
+        if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
+    }
+    state.mode, state.live, state.broken, state.leaving = "gathering", (), frozenset(), frozenset()
+    state.generation += 1  # nothing that is still said of the one that ended counts any more
+    state.acks, state.finished, state.pausing = {}, set(), False
+    state.fruitless += 1
+    if combine(state, actions):
+        reason = "no cell is whole, but together its workers hold every shard: put together, nothing is lost"
+        cells = list(range(state.shape.cells))
+        actions.append(Journal("decision", {"rung": "combine", "cells": cells, "reason": reason}))
+    else:
+        restart(state, actions)
+
+
+def restart(state: State, actions: list[Action]) -> None:
+    """Back to the last whole checkpoint: some shard is in nobody's memory."""
+    lost = state.committed - state.checkpoint
+    where = f"the checkpoint of step {state.checkpoint}" if state.checkpoint else "the initial state"
+    reason = f"no living worker holds every shard: back to {where}"
+    cells = list(range(state.shape.cells))
+    actions.append(Journal("decision", {"rung": "restore", "cells": cells, "reason": reason}))
+    actions.append(Rewind(state.checkpoint, lost))
+    state.committed, state.evaluated = state.checkpoint, -1
+    for index in cells:
+        state.empty(index, rung="restore")
+    fill(state, actions)
+
+
+def publish(
+    state: State,
+    cells: list[int],
+    done: dict[int, tuple[int, ...]],
+    actions: list[Action],
+    good: list[int] | None = None,
+) -> None:
+    """A new generation of `cells`; those not in `good` (by default the first alone) are healed from those that are."""
+    good = [cells[0]] if good is None else good
+    if state.committed < state.shape.steps:
+        todo = batching.rest(state.shape.micro_batches(state.committed), cells, done)
+    else:
+        todo = {c: [] for c in cells}
+    state.generation += 1
+    state.mode, state.live, state.broken, state.leaving = "running", tuple(cells), frozenset(), frozenset()
+    state.acks, state.held, state.finished, state.pausing = {}, {}, set(), False
+    state.fruitless += 1
+    sources = set(good)
+    heals = tuple((good[i % len(good)], c) for i, c in enumerate(c for c in cells if c not in sources))
+    for c in cells:
+        state.cells[c] = replace(state.cells[c], phase="live", ready=frozenset())
+    members = {c: tuple(state.cells[c].people()) for c in cells}
+    state.tainted -= {worker for crew in members.values() for worker in crew}
+    attempts = {c: state.cells[c].attempt for c in cells}
+    # nowhere to go for the last copy: what it holds must outlive it
+    save = any(state.workers[m].node in state.draining for c in good for m in members[c]) and len(good) == 1
+    actions.append(Generation(state.generation, members, attempts, state.committed, state.evaluated, todo, heals, save))

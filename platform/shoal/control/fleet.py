@@ -1,0 +1,105 @@
+"""What a controller asks of a cluster, and Ray's answers. The one place where the control plane touches Ray.
+
+Tests put plain processes in Ray's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from shoal.plan import Node
+from shoal.worker.actor import WorkerActor
+from shoal.worker.main import Meeting, Setup
+
+__all__ = ["NAMESPACE", "Fleet", "RayFleet"]
+
+NAMESPACE = "shoal"
+"""Ray namespace of controllers and workers."""
+
+
+class Fleet(Protocol):
+    """Nodes, and worker processes on them. Every call may take a while, none waits for a worker to be ready."""
+
+    address: str
+    """Where this controller listens."""
+
+    def nodes(self) -> list[Node]:
+        """The living nodes."""
+
+    def draining(self) -> Mapping[str, float]:
+        """Deadline (unix, s) of each living node that will be taken away, by `Node.ray_id`."""
+
+    def spawn(self, setup: Setup, node: Node) -> None:
+        """Start a worker on a node."""
+
+    def kill(self, name: str) -> None:
+        """End a worker at once; one that is gone already is no error."""
+
+    def workers(self, run_id: str) -> list[str]:
+        """Names of a run's workers that may be alive."""
+
+    def rejoin(self, name: str, meeting: Meeting) -> bool:
+        """Ask a living worker to speak to this controller from now on; False if it is gone."""
+
+
+class RayFleet:
+    """A Ray cluster: a worker is a detached, named actor that holds one unit of the slot resource."""
+
+    def __init__(self, slot_resource: str) -> None:
+        import ray
+
+        self.address: str = ray.util.get_node_ip_address()
+        self._slot = slot_resource
+        self._handles: dict[str, Any] = {}
+
+    def nodes(self) -> list[Node]:
+        from shoal.nodes import living
+
+        return living(self._slot)
+
+    def draining(self) -> Mapping[str, float]:
+        from shoal.cluster.drain import draining_nodes
+
+        return draining_nodes()
+
+    def spawn(self, setup: Setup, node: Node) -> None:
+        from shoal.nodes import on_node
+
+        self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
+            name=setup.name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            resources={self._slot: 1},
+            scheduling_strategy=on_node(node),
+        ).remote(setup)
+
+    def kill(self, name: str) -> None:
+        import ray
+
+        handle = self._handles.pop(name, None) or self._find(name)
+        if handle is not None:
+            ray.kill(handle, no_restart=True)
+
+    def workers(self, run_id: str) -> list[str]:
+        import ray
+
+        names = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
+        return [name for name in names if name.startswith(f"{run_id}/") and "@" in name]
+
+    def rejoin(self, name: str, meeting: Meeting) -> bool:
+        handle = self._find(name)
+        if handle is None:
+            return False
+        self._handles[name] = handle
+        handle.rejoin.remote(meeting)
+        return True
+
+    def _find(self, name: str) -> Any:
+        import ray
+
+        try:
+            return ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            return None

@@ -1,0 +1,113 @@
+"""Who sits where after a change: cells filled from spares, put together from what is left, moved off nodes that go."""
+
+from __future__ import annotations
+
+from shoal.control.messages import Action, Form, Journal, Pause, Release
+from shoal.control.state import State
+from shoal.plan import Seat, choose
+
+__all__ = ["combine", "evict", "fill", "movable", "release"]
+
+
+def fill(state: State, actions: list[Action]) -> None:
+    """Form every empty cell that can be; the members of one that cannot become spares."""
+    empties = [index for index, cell in enumerate(state.cells) if cell.phase == "empty"]
+    if state.held or not empties:
+        return  # first of all a cell from what is left
+    reserved = reserve(state)
+    for index in empties:
+        cell = state.cells[index]
+        leave_bad_nodes(state, index)
+        cell = state.cells[index]
+        seats = [Seat(index, rank) for rank, member in enumerate(cell.members) if member is None]
+        if any(state.homes.get(seat) in state.expected for seat in seats):
+            continue
+        spares = state.spares()
+        found = {seat: state.homes[seat] for seat in seats if state.homes.get(seat) in spares}
+        for worker in found.values():
+            del spares[worker]
+        kept = [state.workers[m].node for m in [*cell.people(), *found.values()]]
+        others = [state.workers[m].node for c, other in enumerate(state.cells) if c != index for m in other.people()]
+        rest = [seat for seat in seats if seat not in found]
+        free = {worker: node for worker, node in spares.items() if worker not in reserved}
+        chosen = choose(free, rest, kept, others)
+        if len(chosen) < len(rest):
+            state.put(index, (None,) * state.shape.workers, "empty", rung="grow" if state.live else "start")
+            continue
+        found |= chosen
+        members = tuple(m or found[Seat(index, rank)] for rank, m in enumerate(cell.members))
+        state.put(index, members, "forming")
+        restore = state.checkpoint if state.mode == "gathering" else None
+        actions.append(Form(index, cell.attempt, members, restore))
+
+
+def leave_bad_nodes(state: State, index: int) -> None:
+    """Members of an empty cell give up their seats on nodes that go or were set aside."""
+    cell = state.cells[index]
+    bad = state.aside.union(state.draining)
+    if bad:
+        members = [m if m is not None and state.workers[m].node not in bad else None for m in cell.members]
+        state.put(index, members, "empty")
+
+
+def reserve(state: State) -> set[str | None]:
+    """Home workers of seats still to be filled: not to be had for others while some are on their way."""
+    if not state.expected:
+        return set()
+    return {
+        state.homes.get(Seat(c, r)) for c, cell in enumerate(state.cells) for r, m in enumerate(cell.members) if not m
+    }
+
+
+def combine(state: State, actions: list[Action]) -> bool:
+    """Form one cell of workers that together still hold every shard at the committed step; False if they do not.
+
+    Holders of different cells fit together: all cells hold the same state at the same step.
+    """
+    holders: list[str | None] = [None] * state.shape.workers
+    for worker, rank in sorted(state.held.items(), reverse=True):
+        if worker in state.workers:
+            holders[rank] = worker
+    if None in holders:
+        state.held = {}
+        return False
+    for index in range(len(state.cells)):
+        state.put(index, (None,) * state.shape.workers, "empty")
+    members = tuple(m for m in holders if m is not None)
+    state.put(0, members, "forming", rung="combine")
+    actions.append(Form(0, state.cells[0].attempt, members, keep=True))
+    return True
+
+
+def movable(state: State) -> list[int]:
+    """Live cells with a member on a node that goes, that can leave without taking the last copy along."""
+    cells = [c for c in state.live if any(state.workers[m].node in state.draining for m in state.cells[c].people())]
+    return cells if len(cells) < len(state.live) else cells[1:]
+
+
+def evict(state: State, actions: list[Action]) -> None:
+    """Begin to move everybody off nodes that go: at a step boundary, cell by cell's whole membership."""
+    news = sorted(node for node, done in state.draining.items() if not done)
+    if not news:
+        return
+    for node in news:
+        state.draining[node] = True
+    release(state, actions)
+    touched = [c for c in state.live if any(state.workers[m].node in news for m in state.cells[c].people())]
+    if not touched or state.committed >= state.shape.steps:
+        return
+    state.leaving = frozenset(movable(state))
+    state.mode, state.pausing = "draining", True
+    state.acks, state.awaited = {}, set(state.crew())
+    where = " and ".join(news)
+    actions.append(Journal("drain", {"generation": state.generation, "reason": f"{where} will be taken away"}))
+    actions.append(Pause(state.generation, tuple(state.crew())))
+
+
+def release(state: State, actions: list[Action]) -> None:
+    """Let go of workers without a seat on nodes that go."""
+    idle = tuple(w for w, worker in state.workers.items() if worker.node in state.draining and w not in state.seats)
+    if idle:
+        for worker in idle:
+            del state.workers[worker]
+        actions.append(Release(idle))

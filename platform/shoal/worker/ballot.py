@@ -1,0 +1,118 @@
+"""What every worker says in the vote of a step, as one float64 tensor that is summed over all of them.
+
+Who took which sample, the workload's figures, the parts of the gradient's norm, and some flags. In exact mode each
+figure has a place for every micro-batch and rank, so that it is added to zeros alone: the sum is taken afterwards, in
+one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Ballot", "Count", "Vote"]
+
+TAKEN = 1 << 32
+"""What taking a sample adds to its entry, beside the taker's index: exact in float64, so the sum tells how many took it
+and, if one, who."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One worker's word. `taken`: places of its samples in the step; `figures`: by micro-batch; `norm_sq`: its part."""
+
+    worker: int
+    rank: int
+    taken: Sequence[int]
+    figures: Mapping[int, Sequence[float]]
+    norm_sq: float
+    pause: bool
+    again: bool
+    nan: bool = False
+    exponent: int = 0
+    checksum: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Count:
+    """What all votes together say. `takers`: worker of each sample; `pause`: all leave after this step; `again`:
+    somebody asks to do the step again; `exponents`: of every worker, exact mode only; `checksums`: of every worker, if
+    compared; `seconds` a micro-batch, of every worker. The norm is NaN if somebody's sums are."""
+
+    takers: list[int]
+    stats: list[float]
+    norm_sq: float
+    pause: bool
+    again: bool
+    exponents: list[int]
+    checksums: list[float]
+    seconds: list[float]
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """The layout: samples and micro-batches of the step, ranks of a cell, cells, figures of the workload; whether sums
+    are exact and whether the replicas' states are compared."""
+
+    samples: int
+    micro_batches: int
+    ranks: int
+    cells: int
+    figures: int
+    exact: bool
+    compare: bool
+
+    def fill(self, vote: Vote, *, first_cell: bool) -> torch.Tensor:
+        """The tensor of one worker (float64)."""
+        claims = torch.zeros(self.samples, dtype=torch.float64)
+        claims[torch.tensor(vote.taken, dtype=torch.int64)] = float(TAKEN + vote.worker)
+        norms = torch.zeros(self.ranks if self.exact else 1, dtype=torch.float64)
+        if self.exact:
+            figures = torch.zeros(self.micro_batches, self.ranks, self.figures, dtype=torch.float64)
+            for micro_batch, values in vote.figures.items():
+                figures[micro_batch, vote.rank] = torch.tensor(values, dtype=torch.float64)
+            norms[vote.rank] = vote.norm_sq if first_cell else 0.0
+        else:
+            figures = torch.zeros(self.figures, dtype=torch.float64)
+            for values in vote.figures.values():
+                figures += torch.tensor(values, dtype=torch.float64)
+            norms[0] = vote.norm_sq / self.cells
+        flags = torch.tensor([vote.pause, vote.again, vote.nan], dtype=torch.float64)
+        exponents = torch.zeros(self.cells * self.ranks if self.exact else 0, dtype=torch.float64)
+        if self.exact:
+            exponents[vote.worker] = float(vote.exponent)
+        checksums = torch.zeros(self.cells * self.ranks if self.compare else 0, dtype=torch.float64)
+        if self.compare:
+            checksums[vote.worker] = vote.checksum
+        seconds = torch.zeros(self.cells * self.ranks, dtype=torch.float64)
+        seconds[vote.worker] = vote.seconds
+        return torch.cat([claims, figures.flatten(), norms, flags, exponents, checksums, seconds])
+
+    def read(self, total: torch.Tensor, step: int, first: int) -> Count:
+        """What the sum over all workers says.
+
+        Raises:
+            AssertionError: a sample was taken by nobody or more than once; the step must not commit.
+        """
+        norms = self.ranks if self.exact else 1
+        many = self.micro_batches * self.ranks * self.figures if self.exact else self.figures
+        workers = self.cells * self.ranks
+        parts = [self.samples, many, norms, 3, workers * self.exact, workers * self.compare, workers]
+        claims, figures, norm, flags, exponents, checksums, seconds = total.split(parts)
+        takers = []
+        for place, claim in enumerate(claims.tolist()):
+            times, who = divmod(int(claim), TAKEN)
+            if times != 1:
+                raise AssertionError(f"step {step}: sample {first + place} was taken {times} times")
+            takers.append(who)
+        stats = [0.0] * self.figures
+        for row in figures.view(-1, self.figures).tolist():
+            stats = [total + value for total, value in zip(stats, row, strict=True)]
+        norm_sq = float("nan") if flags[2] else sum(norm.tolist())
+        wanted = [int(exponent) for exponent in exponents.tolist()]
+        return Count(
+            takers, stats, norm_sq, bool(flags[0]), bool(flags[1]), wanted, checksums.tolist(), seconds.tolist()
+        )

@@ -1,0 +1,54 @@
+"""Faults on order: a chosen worker fails at a chosen point of a chosen step, once. For tests and drills.
+
+Points, in the order of a step: `accumulate` (before the first micro-batch), `accumulated` (after the last), `across`
+(its part of the cross-cell sum is under way), `vote` (its word in the vote is under way), `commit` (the vote is
+through, nothing is applied yet), `committed` (applied, nobody knows), `heal` (a copy from or to a peer begins),
+`checkpoint` (one is being written).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from shoal.config import Injection
+
+__all__ = ["Injector"]
+
+
+class Injector:
+    """The faults of a job, for one worker. A fault happens once in a run: what stands in `rundir` remembers."""
+
+    def __init__(self, faults: Sequence[Injection], rundir: Path) -> None:
+        self._faults, self._rundir = list(enumerate(faults)), rundir
+
+    def hit(self, point: str, step: int, cell: int, rank: int, tensor: torch.Tensor | None = None) -> None:
+        """Called at every point; `tensor` is what a fault of this point may spoil.
+
+        Raises:
+            ValueError: as an error of the training code would.
+        """
+        for number, fault in self._faults:
+            if (fault.at, fault.step, fault.cell, fault.rank) == (point, step, cell, rank) and self._first(number):
+                match fault.how:
+                    case "kill":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    case "freeze":
+                        os.kill(os.getpid(), signal.SIGSTOP)
+                    case "raise":
+                        raise ValueError(f"injected at {point} of step {step}")
+                    case "nan" if tensor is not None:
+                        tensor.fill_(float("nan"))
+                    case "flip" if tensor is not None:
+                        tensor.view(-1).view(torch.int32)[0] ^= 1 << 20
+
+    def _first(self, number: int) -> bool:
+        try:
+            os.close(os.open(self._rundir / f".injected-{number}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True

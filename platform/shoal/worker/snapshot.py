@@ -1,0 +1,53 @@
+"""The last good state, in this worker's own memory: what a step that went wrong is rolled back to.
+
+All workers take it at the same committed steps (every `snapshots.every`, and whenever a generation begins, since a
+healed cell has none), so that all go back to the same state. The step counter is not turned back: the steps since then
+count as done, their samples as skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["Snapshot", "checksum"]
+
+
+class Snapshot:
+    """One copy of a worker's tensors; its memory is used again for the next."""
+
+    def __init__(self) -> None:
+        self.steps = -1
+        self._copies: list[torch.Tensor] = []
+
+    def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
+        """Copy the state after `steps` committed steps."""
+        if len(self._copies) != len(tensors):
+            self._copies = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+        else:
+            for mine, tensor in zip(self._copies, tensors, strict=True):
+                mine.copy_(tensor.detach())
+        self.steps = steps
+
+    def restore(self, tensors: Sequence[torch.Tensor]) -> int:
+        """Write the copy back; returns its steps.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if self.steps < 0:
+            raise RuntimeError("the workload asks to roll back, but there is no snapshot: set snapshots.every")
+        for mine, tensor in zip(self._copies, tensors, strict=True):
+            tensor.detach().copy_(mine)
+        return self.steps
+
+
+def checksum(tensors: Sequence[torch.Tensor]) -> float:
+    """A sum over all bits of a state that any single flipped bit changes; an integer below 2**52, exact in float64."""
+    total = 0
+    for tensor in tensors:
+        octets = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        words = octets[: octets.numel() // 4 * 4].view(torch.int32)
+        total += int(words.sum(dtype=torch.int64)) + int(octets[words.numel() * 4 :].sum(dtype=torch.int64))
+    return float(total % (1 << 52))

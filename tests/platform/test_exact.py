@@ -1,0 +1,104 @@
+"""Fixed-point sums: independent of order and sharing to the last bit, and close to what float64 says."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.worker.ballot import Ballot, Vote
+from shoal.worker.exact import HEADROOM, UNKNOWN, Fixed
+
+PARTS = 16
+
+
+def fixed(exponent: int) -> Fixed:
+    one = Fixed(PARTS)
+    one.state[0] = exponent
+    one.begin()
+    return one
+
+
+@given(st.integers(0, 2**32), st.integers(1, PARTS))
+def test_the_total_is_the_same_however_the_parts_are_shared_out(seed: int, cells: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = list(torch.randn(PARTS, 50, generator=generator) * 10.0 ** random.Random(seed).uniform(-6, 3))
+    alone = Fixed(PARTS)
+    alone.begin()
+    for part in parts:
+        alone.add(part)
+    alone.follow(alone.value(alone.total()))
+    exponent = alone.exponent
+    one = fixed(exponent)
+    for part in parts:
+        one.add(part)
+    assert not one.overflow
+    shared = [fixed(exponent) for _ in range(cells)]
+    random.Random(seed).shuffle(parts)
+    for place, part in enumerate(parts):
+        shared[place % cells].add(part)
+    total = sum(other.total(50) for other in shared)
+    assert torch.equal(total, one.total())
+    exactly = torch.stack(parts).double().sum(0)
+    error = (one.value(one.total()).double() - exactly).abs().max()
+    assert error <= 1e-6 * exactly.abs().max()
+
+
+def test_what_outgrows_its_room_is_noticed_and_given_more() -> None:
+    one = Fixed(PARTS)
+    one.follow(torch.tensor([1.0]))
+    one.begin()
+    one.add(torch.tensor([2.0**HEADROOM * 0.9]))
+    assert not one.overflow
+    one.add(torch.tensor([2.0 ** (HEADROOM + 2)]))
+    assert one.overflow
+    before = one.exponent
+    assert not one.agree([before, before], one.value(one.total()), again=True)
+    one.begin()
+    one.add(torch.tensor([2.0 ** (HEADROOM + 2)]))
+    assert not one.overflow
+    assert one.agree([one.exponent] * 2, one.value(one.total()), again=False)
+
+
+def test_who_was_stopped_before_learning_the_exponent_takes_it_from_the_others() -> None:
+    learned, late = fixed(UNKNOWN), fixed(UNKNOWN)
+    for one in (learned, late):
+        one.add(torch.tensor([3.0]))
+    assert not learned.agree([UNKNOWN, UNKNOWN], learned.value(learned.total()), again=False)
+    votes = [int(one.state[0]) for one in (learned, late)]
+    for one in (learned, late):
+        assert not one.agree(votes, one.value(one.total()), again=False)
+    assert int(learned.state[0]) == int(late.state[0]) == votes[0] != UNKNOWN
+
+
+def test_a_sum_that_is_no_number_is_told_and_kept_out() -> None:
+    one = fixed(30)
+    one.add(torch.tensor([1.0, float("inf")]))
+    assert one.nan
+    assert one.total().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_ballot_counts_every_sample_and_figure(exact: bool) -> None:
+    ballot = Ballot(samples=8, micro_batches=4, ranks=2, cells=2, figures=2, exact=exact, compare=exact)
+    words = []
+    for worker in range(4):
+        cell, rank = divmod(worker, 2)
+        figures = {m: [0.1 * (m + 1), 1.0] for m in (cell, cell + 2)}
+        taken = [m * 2 + rank for m in figures]
+        vote = Vote(worker, rank, taken, figures, norm_sq=0.5 + rank, pause=worker == 3, again=False)
+        vote = replace(vote, exponent=worker, checksum=7.0 + worker, seconds=worker / 2)
+        words.append(ballot.fill(vote, first_cell=cell == 0))
+    count = ballot.read(torch.stack(words).sum(0), 0, 0)
+    assert count.takers == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert count.stats == pytest.approx([2.0, 8.0])
+    assert count.norm_sq == pytest.approx(2.0)
+    assert (count.pause, count.again, count.exponents) == (True, False, [0, 1, 2, 3] if exact else [])
+    assert count.seconds == [0.0, 0.5, 1.0, 1.5]
+    assert count.checksums == ([7.0, 8.0, 9.0, 10.0] if exact else [])
+    with pytest.raises(AssertionError, match="sample 100 was taken 2 times"):
+        ballot.read(torch.stack([*words, words[0]]).sum(0), 0, 100)

@@ -1,0 +1,267 @@
+"""Every rung of the ladder on real processes that are really killed, without Ray."""
+
+from __future__ import annotations
+
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint
+from lab import WORKLOAD, Lab, lab
+
+from shoal import checkpoint
+from shoal.chaos.plan import Seen, schedule
+from shoal.chaos.strike import unleash
+from shoal.record.jsonl import read_json
+from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
+
+NODES = {f"n{i}": 2 for i in range(4)}
+
+
+def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
+    """The same training in this one process: final vector, and the loss of each step."""
+    config = SyntheticConfig.model_validate({k: v for k, v in WORKLOAD.items() if k != "path"} | {"seconds": 0.0})
+    replica, losses = SyntheticReplica(config, seed=0), []
+    for step in range(steps):
+        replica.begin(step)
+        replica.accumulate(range(step * config.global_batch, (step + 1) * config.global_batch))
+        total = replica.sums().clone()
+        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
+    return replica.vector, losses
+
+
+def check(one: Lab, steps: int, rungs: list[str], lost: int = 0) -> dict[str, Any]:
+    """The run is done, with nothing lost, and every step is the undisturbed one's."""
+    run = one.finished()
+    assert (run["status"], run["steps"], run["steps_lost"]) == ("done", steps, lost), one.story()
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps)[1], rel=1e-4)
+    assert [event["rung"] for event in one.events("decision")] == rungs, one.story()
+    return run
+
+
+def test_a_killed_worker_is_healed(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=100, audit={"samples": True}) as one:
+        one.full(10, spares=2)
+        one.kill(one.members(1)[0])
+        check(one, 100, ["heal"])
+        (recovery,) = one.events("recovery")
+        assert recovery["full_strength"] is not None
+
+
+def test_a_lost_node_two_at_once_and_the_healer_are_survived(tmp_path: Path) -> None:
+    with lab(tmp_path, {f"n{i}": 2 for i in range(5)}, steps=200, audit={"samples": True}) as one:
+        one.full(10, spares=4)
+        healthy = one.members(0)[0].rpartition("@")[2]
+        one.kill_node(one.members(1)[0].rpartition("@")[2])
+        one.until(lambda: one.events("decision"))
+        one.kill(one.members(0)[1])  # the cell that is copied from, while cell 1 is on its way back
+        one.full(10)
+        assert healthy in one.alive
+        one.kill_node(one.members(2)[0].rpartition("@")[2])
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+        assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200)[1], rel=1e-4)
+
+
+def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path) -> None:
+    with lab(tmp_path, {f"n{i}": 1 for i in range(4)}, cells=2, steps=100, audit={"samples": True}) as one:
+        one.full(10)
+        one.kill(one.members(0)[0])
+        one.kill(one.members(1)[1])
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+        assert "combine" in [event["rung"] for event in one.events("decision")]
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(100)[1], rel=1e-4)
+
+
+def test_a_frozen_worker_is_fenced_and_healed(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
+        one.full(20, spares=2)
+        one.signal(one.members(1)[0], signal.SIGSTOP)
+        check(one, 120, ["heal"])
+        assert len(one.events("fenced")) == 1
+
+
+def test_the_controller_dies_and_training_never_notices(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=200, audit={"samples": True}) as one:
+        one.full(10, spares=2)
+        generations = len(one.events("generation"))
+        pids = {name: process.pid for name, process in one.processes.items()}
+        one.kill_controller()
+        one.until(lambda: one.events("controller_back"))
+        one.full(10)
+        assert len(one.events("generation")) == generations
+        assert pids == {name: process.pid for name, process in one.processes.items()}
+        one.kill(one.members(0)[1])  # and it still does its work
+        check(one, 200, ["heal"])
+
+
+def test_a_worker_dies_while_there_is_no_controller(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
+        one.full(10, spares=2)
+        victim = one.members(2)[0]
+        one.controller.kill()
+        one.controller.join()
+        one.kill(victim)
+        one.kill_controller()
+        check(one, 120, ["heal"])
+        assert one.events("death")[0]["actor"] == victim
+
+
+def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
+        one.full(10, spares=2)
+        node = one.members(1)[0].rpartition("@")[2]
+        one.drains[node] = 0.0
+        one.until(
+            lambda: not any(process.is_alive() for name, process in one.processes.items() if name in one.on(node))
+        )
+        one.kill_node(node)
+        check(one, 120, ["drain"])
+        assert one.events("death") == []
+
+
+def ended_with(one: Lab) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses of all steps and the final state."""
+    run = one.finished()
+    assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+    state = {name: torch.empty(WORKLOAD["parameters"]) for name in ("vector", "momentum")}
+    last = checkpoint.last_whole(one.path / "checkpoints")
+    assert last is not None
+    torch.distributed.checkpoint.load(state, checkpoint_id=last.path, no_dist=True)
+    return [line["loss"] for line in one.steps()], state
+
+
+def test_in_exact_mode_recoveries_leave_no_trace(tmp_path: Path) -> None:
+    """Other cells, other sharing, other order of sums: the same bits."""
+    found = []
+    for kill in (False, True):
+        folder = tmp_path / str(kill)
+        folder.mkdir()
+        with lab(folder, NODES, steps=100, reduce="exact", workload={"seconds": 0.01}) as one:
+            if kill:
+                one.full(10, spares=2)
+                one.kill(one.members(1)[0])
+                one.full(10)
+                one.kill(one.members(0)[1])
+            found.append(ended_with(one))
+            assert len(one.events("death")) == 2 * kill
+    (losses, state), (killed_losses, killed_state) = found
+    assert losses == killed_losses
+    assert all(torch.equal(state[name], killed_state[name]) for name in state)
+
+
+POINTS = ("accumulate", "accumulated", "across", "vote", "commit", "committed")
+
+
+def fault(at: str, step: int, cell: int = 1, how: str = "kill") -> dict[str, Any]:
+    return {"at": at, "step": step, "cell": cell, "rank": 0, "how": how}
+
+
+def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path) -> None:
+    """In the vote, after it, and after applying what nobody has heard of: everyone alive ends at the same step."""
+    inject = [fault(at, 30 + 40 * number, number) for number, at in enumerate(("vote", "commit", "committed"))]
+    with lab(tmp_path, NODES, steps=160, inject=inject, audit={"samples": True}, workload={"seconds": 0.03}) as one:
+        run = one.finished()
+        assert (run["status"], run["steps_lost"], run["deaths"]) == ("done", 0, 3), one.story()
+        assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(160)[1], rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+@pytest.mark.parametrize("at", [*POINTS, "heal", "checkpoint"])
+def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, at: str, how: str) -> None:
+    """During a heal: of the cell that is copied from, after a first death."""
+    inject = [fault(at, 50, cell=0, how=how)]
+    if at == "heal":
+        inject = [fault("accumulate", 50), *(fault("heal", step, cell=0, how=how) for step in range(51, 56))]
+    settings: dict[str, Any] = {"checkpoint": {"every": 50}} if at == "checkpoint" else {}
+    with lab(tmp_path, NODES, steps=200, inject=inject, audit={"samples": True}, **settings) as one:
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+        assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200)[1], rel=1e-4)
+
+
+def test_a_sum_that_is_no_number_is_rolled_back_and_a_flipped_bit_is_healed(tmp_path: Path) -> None:
+    inject = [fault("accumulated", 33, how="nan"), fault("committed", 60, how="flip")]
+    snapshots = {"every": 10, "compare": 5}
+    with lab(tmp_path, NODES, steps=120, inject=inject, snapshots=snapshots, audit={"samples": True}) as one:
+        run = one.finished()
+        assert (run["status"], run["steps_lost"], run["deaths"]) == ("done", 0, 0), one.story()
+        (back,) = one.events("rolled_back")
+        assert (back["step"], back["to"], back["samples"]) == (33, 30, [360, 408])
+        (wrong,) = one.events("disagreement")
+        assert (wrong["step"], wrong["cell"]) == (65, 1)
+        assert [event["rung"] for event in one.events("decision")] == ["heal"]
+        assert one.steps()[-1]["cells"] == 3
+
+
+def test_an_error_of_the_training_code_ends_the_run_and_is_told(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=100, inject=[fault("accumulate", 20, how="raise")]) as one:
+        run = one.finished()
+        assert run["status"] == "failed"
+        assert "injected at accumulate of step 20" in run["reason"]
+        (error,) = one.events("error")[:1]
+        assert error["samples"] == [240, 252]
+        assert one.events("death") == []
+
+
+class LabTarget:
+    """What chaos can do to a lab."""
+
+    def __init__(self, one: Lab) -> None:
+        self.one, self.fresh = one, len(one.alive)
+
+    def workers(self) -> list[Seen]:
+        status = read_json(self.one.path / "status.json") or {"workers": []}
+        return [Seen(w["actor"], w["node"], w["pid"], w["cell"]) for w in status["workers"]]
+
+    def nodes(self) -> list[str]:
+        return sorted(self.one.alive)
+
+    def over(self) -> bool:
+        return (self.one.path / "run.json").exists()
+
+    def strike(self, kind: str, victim: Seen | str | None) -> None:
+        if isinstance(victim, Seen):
+            self.one.signal(victim.actor, signal.SIGSTOP if kind == "freeze-worker" else signal.SIGKILL)
+        elif kind == "kill-controller":
+            self.one.kill_controller()
+        elif victim in self.one.alive:
+            self.one.kill_node(str(victim))
+            self.fresh += 1
+            self.one.alive[f"n{self.fresh}"] = 2
+
+
+def chaos(folder: Path, steps: int, every: float, seed: int, **settings: Any) -> tuple[int, dict[str, Any], Lab]:
+    kinds = ["kill-worker", "kill-worker", "kill-node", "freeze-worker", "kill-controller"]
+    with lab(folder, {f"n{i}": 2 for i in range(5)}, steps=steps, audit={"samples": True}, **settings) as one:
+        one.full(10, spares=2)
+        done = unleash(LabTarget(one), schedule(kinds, every, seed), math.inf, print)
+        return done, one.finished(), one
+
+
+def test_random_faults_leave_no_trace(tmp_path: Path) -> None:
+    done, run, one = chaos(tmp_path, 250, 3.0, seed=7)
+    assert done >= 2
+    assert (run["status"], run["steps"]) == ("done", 250), one.story()
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(250)[1], rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_two_hundred_random_faults_in_exact_mode(tmp_path: Path, seed: int) -> None:
+    """About ten faults a run: every loss is the undisturbed run's."""
+    done, run, one = chaos(tmp_path, 600, 2.0, seed, reduce="exact", workload={"seconds": 0.03})
+    print(f"seed {seed}: {done} faults, {run['steps_lost']} steps lost")
+    assert (run["status"], run["steps"]) == ("done", 600), one.story()
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(600)[1], rel=1e-4)

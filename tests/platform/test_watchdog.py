@@ -1,0 +1,62 @@
+"""Deadlines learned from steps and signs of life; times are fed, no clock runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.control.watchdog import Watchdog
+from shoal.timeouts import Timeouts
+
+
+def trained(seconds: float, patience: float = 20.0) -> Watchdog:
+    dog = Watchdog(Timeouts(patience))
+    for _ in range(10):
+        dog.step(seconds)
+    return dog
+
+
+def test_nothing_is_believed_before_some_steps() -> None:
+    dog = Watchdog(Timeouts(20.0))
+    dog.step(0.1)
+    assert dog.silence("inside") == dog.stuck() == 20.0
+
+
+@pytest.mark.parametrize(("step", "deadline"), [(0.05, 0.5), (0.4, 1.2), (3.0, 9.0), (60.0, 20.0)])
+def test_silence_is_three_steps_within_bounds(step: float, deadline: float) -> None:
+    assert trained(step).silence("inside") == pytest.approx(deadline)
+
+
+def test_a_slow_machine_is_not_a_dead_one() -> None:
+    dog = trained(0.1)
+    dog.gap(1.0)
+    assert dog.silence("across") == pytest.approx(3.0)
+    for now in range(200):
+        dog.look(float(now) / 10)
+    assert dog.silence("across") < 0.6  # what was seen long ago is forgotten
+
+
+def test_other_phases_have_longer() -> None:
+    assert trained(0.1).silence("forming") == 5.0
+
+
+def test_one_slow_step_does_not_move_the_deadline() -> None:
+    dog = trained(0.2)
+    dog.step(15.0)
+    assert dog.silence("inside") == pytest.approx(0.6)
+
+
+def test_a_controller_that_stalled_says_so() -> None:
+    dog = trained(0.1)
+    assert dog.look(100.0)
+    assert dog.look(100.1)
+    assert not dog.look(105.0)
+    assert dog.look(105.1)
+
+
+def test_all_timeouts_stand_in_order() -> None:
+    rows = Timeouts(20.0).explained()
+    assert [seconds for _, seconds, _ in rows] == sorted(seconds for _, seconds, _ in rows)
+    named = {name: seconds for name, seconds, _ in rows}
+    assert named["look"] < named["silence"] < named["build"] < named["patience"] < named["collective"] < named["orphan"]
+    doubled = {name: seconds for name, seconds, _ in Timeouts(40.0).explained()}
+    assert doubled == {name: pytest.approx(2 * seconds) for name, seconds in named.items()}
