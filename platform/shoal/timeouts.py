@@ -29,8 +29,8 @@ class Timeouts:
 
     @property
     def silence(self) -> float:
-        """The least silence for which a training worker is fenced: this, or three steps, whichever is longer."""
-        return self.patience / 40
+        """The silence, beside three steps, for which a training worker is fenced."""
+        return self.patience / 25
 
     @property
     def meet(self) -> float:

@@ -17,6 +17,7 @@ import torch.distributed.checkpoint
 import yaml
 
 from shoal import checkpoint
+from shoal.chaos.strike import LocalTarget
 from shoal.cluster import connect, local
 from shoal.record import read
 from shoal.record.jsonl import read_json
@@ -38,6 +39,7 @@ def cluster() -> Iterator[str]:
 
 def write_job(folder: Path, **settings: Any) -> Path:
     job = {"steps": 40, "storage": str(folder / "runs"), "workload": WORKLOAD, "checkpoint": {"every": 10}}
+    job["patience"] = 90.0  # nobody is frozen here, and a machine under load may stall for seconds
     file = folder / "job.yaml"
     file.write_text(yaml.safe_dump(job | settings))
     return file
@@ -183,3 +185,30 @@ def test_what_cannot_start_is_refused_before_anything_does(cluster: str, tmp_pat
     refused = train(str(file))
     assert (refused.returncode, "'refused' is in use" in refused.stderr) == (2, True)
     assert_reaped("refused")
+
+
+def test_the_controller_is_killed_and_a_node_is_taken_away_in_good_time(cluster: str, tmp_path: Path) -> None:
+    job = submit(write_job(tmp_path, run_id="moved", steps=LONG, audit={"samples": True}))
+    path = tmp_path / "runs" / "moved"
+    target = LocalTarget(cluster, path, repair=1.0, notice=30.0)
+    wait_for(path, 10, spares=2)
+    generations = len(read.plan(path))
+    target.strike("kill-controller", None)
+    end = time.monotonic() + 300
+    while not any(event["kind"] == "controller_back" for event in read.events(path)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert len(read.plan(path)) == generations  # nobody noticed
+    wait_for(path, len(read.steps(path)) + 5, spares=2)
+    node = read.plan(path)[-1]["assignment"]["1"][0].rpartition("@")[2]
+    target.strike("drain", node)
+    output, _ = job.communicate(timeout=1200)
+    assert job.returncode == 0, output
+    run = read_json(path / "run.json")
+    assert run is not None
+    assert (run["status"], run["steps"], run["steps_lost"], run["deaths"]) == ("done", LONG, 0, 0)
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [event["rung"] for event in read.events(path) if event["kind"] == "decision"] == ["drain"]
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(LONG)[1], rel=1e-4)
+    assert node not in str(read.plan(path)[-1]["assignment"])
+    assert_reaped("moved")

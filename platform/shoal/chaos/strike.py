@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,14 +83,10 @@ class LocalTarget:
                 self._replace()
 
     def _drain(self, node: str) -> None:
-        from shoal.cluster import drain
-        from shoal.cluster.api import ray_nodes
-        from shoal.cluster.state import load
-
-        state = load(self._cluster)
-        ip = state.node(node).ip
-        found = [entry["node_id"] for entry in ray_nodes(state) if entry["node_ip"] == ip and entry["state"] == "ALIVE"]
-        drain.drain_node(state.gcs_address, found[0], self._notice, "shoal chaos")
+        # a process of its own: Ray reads the cluster's address and token when it is imported
+        shoal = str(Path(sys.executable).with_name("shoal"))
+        notice = ["--deadline", str(self._notice), "--name", self._cluster]
+        subprocess.Popen([shoal, "cluster", "drain", node, *notice], stdout=subprocess.DEVNULL)
 
     def _replace(self) -> None:
         self._later(self._repair, lambda: local.add_node(self._cluster))

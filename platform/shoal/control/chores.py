@@ -96,9 +96,12 @@ class Chores:
             one.on(Lost(worker, why))
         waited = now - one.stopped if one.state.mode == "draining" else 0.0
         mute = set(one.state.awaited) if waited > one.watchdog.stuck() and not one.state.pausing else set()
-        for line in list(one.lifelines.lines.values()):
+        lines = list(one.lifelines.lines.values())
+        silences = sorted(now - line.heard for line in lines)
+        usual = silences[len(silences) // 4] if silences else 0.0
+        for line in lines:
             silent, stuck = now - line.heard, now - line.since
-            if silent > one.watchdog.silence(line.phase):
+            if silent > one.watchdog.silence(line.phase, usual):
                 self.cut(line, f"silent for {silent:.1f} s")
             elif line.worker in mute:
                 self.cut(line, f"did not answer a stop within {waited:.1f} s")

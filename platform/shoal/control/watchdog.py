@@ -1,8 +1,9 @@
 """Who has been silent for too long: deadlines learned from the run's own steps and signs of life. Pure; times are fed.
 
 Ray never notices a frozen worker, and a collective only after its timeout. A worker that trains says something every
-`Timeouts.beat`; when it has said nothing for three steps (at least `Timeouts.silence`, and three times the longest gap
-seen lately, so that a slow machine is not taken for a dead one) it is fenced.
+`Timeouts.beat`; when it has said nothing for three steps and `Timeouts.silence` it is fenced. A slow machine is not to
+be taken for a dead one: the silence must also be three times the longest gap seen lately, and eight times what most
+workers' is just now.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ STEPS = 3
 """Step times of silence."""
 STUCK = 10
 """Step times that a worker may compute while others wait for it."""
-DECAY = 0.98
+USUAL = 8
+"""Times the silence that three quarters of the workers exceed just now."""
+DECAY = 0.998
 """Of the longest gap between signs of life, a look."""
 
 
@@ -49,13 +52,14 @@ class Watchdog:
         self._gap *= DECAY
         return not late
 
-    def silence(self, phase: str) -> float:
-        """Seconds that a worker in this phase may be silent."""
+    def silence(self, phase: str, usual: float = 0.0) -> float:
+        """Seconds that a worker in this phase may be silent, when the liveliest quarter was silent for `usual`."""
         if len(self._seconds) < LEARNED:
             return self._timeouts.patience
         if phase not in ("inside", "across", "spare"):  # imports and libraries may hold the interpreter for a while
             return self._timeouts.patience / 4
-        learned = max(self._timeouts.silence, STEPS * median(self._seconds), STEPS * self._gap)
+        learned = self._timeouts.silence + STEPS * median(self._seconds)
+        learned = max(learned, STEPS * self._gap, USUAL * usual)
         return min(self._timeouts.patience, learned)
 
     def stuck(self) -> float:

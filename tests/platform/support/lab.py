@@ -121,7 +121,8 @@ class Lab:
         self.drains: dict[str, float] = {}
         self.processes: dict[str, Any] = {}
         workload = WORKLOAD | settings.pop("workload", {})
-        merged = {"run_id": "lab", "storage": str(folder), "cells": 3, **SWITCHED_OFF, **settings}
+        # of 60 s follow deadlines that a machine under load keeps
+        merged = {"run_id": "lab", "storage": str(folder), "cells": 3, "patience": 60.0, **SWITCHED_OFF, **settings}
         self.job = Job.model_validate(merged | {"workload": workload}).model_dump(mode="json")
         self.path = folder / "lab"
         RunDir.create(folder, "lab", self.job, False).close()
