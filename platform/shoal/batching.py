@@ -6,7 +6,6 @@ micro-batch, its worker of rank r the r-th part of it. Whatever the live cells a
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 
 from shoal.errors import UserError
@@ -44,12 +43,14 @@ def rest(micro_batches: int, cells: Sequence[int], done: Mapping[int, Sequence[i
     """Micro-batches that are still to be done in a step whose cells changed on the way: what nobody alive has done
     goes to the cells that have least, so that finished work is kept."""
     finished = {m for cell in cells for m in done.get(cell, ())}
-    loads = [(len(done.get(cell, ())), place) for place, cell in enumerate(cells)]
-    heapq.heapify(loads)
+    left = [m for m in range(micro_batches) if m not in finished]
+    loads = [len(done.get(cell, ())) for cell in cells]
     todo: dict[int, list[int]] = {cell: [] for cell in cells}
-    for m in range(micro_batches):
-        if m not in finished:
-            load, place = loads[0]
-            todo[cells[place]].append(m)
-            heapq.heapreplace(loads, (load + 1, place))
+    level = min(loads, default=0)
+    while left:  # a round gives one to each cell that has no more than the others
+        low = [cell for cell, load in zip(cells, loads, strict=True) if load <= level][: len(left)]
+        for cell, m in zip(low, left, strict=False):
+            todo[cell].append(m)
+        left = left[len(low) :]
+        level += 1
     return todo
