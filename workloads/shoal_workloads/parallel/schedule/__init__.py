@@ -1,0 +1,28 @@
+"""Pipeline schedules: who does what in which order, how long it takes, and which layers each stage holds."""
+
+from shoal_workloads.parallel.schedule.actions import LAYOUTS, Action, Kind, Pair, Schedule, Step
+from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, stages_of_model
+from shoal_workloads.parallel.schedule.simulate import Costs, Span, Timeline, simulate, timeline
+from shoal_workloads.parallel.schedule.walk import actions_of, check, needs, product, walk
+
+__all__ = [
+    "LAYOUTS",
+    "Action",
+    "Costs",
+    "Kind",
+    "Pair",
+    "Schedule",
+    "Span",
+    "Step",
+    "Timeline",
+    "actions_of",
+    "build",
+    "check",
+    "needed_micro_batches",
+    "needs",
+    "product",
+    "simulate",
+    "stages_of_model",
+    "timeline",
+    "walk",
+]
