@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from shoal.errors import UserError
 
-__all__ = ["count", "ids", "rest", "share"]
+__all__ = ["cell_ids", "count", "ids", "rest", "share"]
 
 
 def count(first: int, last: int, workers: int, size: int) -> int:
@@ -32,6 +32,12 @@ def ids(first: int, micro_batch: int, rank: int, workers: int, size: int) -> ran
     """Positions in the global order that worker `rank` of a cell takes of micro-batch `micro_batch`."""
     start = first + (micro_batch * workers + rank) * size
     return range(start, start + size)
+
+
+def cell_ids(first: int, micro_batch: int, workers: int, size: int) -> range:
+    """Positions in the global order of the whole micro-batch, worker after worker."""
+    one = workers * size
+    return range(first + micro_batch * one, first + (micro_batch + 1) * one)
 
 
 def share(micro_batches: int, cells: Sequence[int]) -> dict[int, list[int]]:

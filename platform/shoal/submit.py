@@ -77,6 +77,11 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
             "snapshots.every: the workload's guard rolls back, but no state is kept to go back to",
             "set snapshots.every (50, say), or let the guard skip or report",
         )
+    if workload.together and job.reduce == "exact":
+        raise UserError(
+            "reduce: exact sums micro-batch by micro-batch, a pipeline hands in all of a step at once",
+            "set reduce to fast, or workload.parallel.pp to 1",
+        )
     about = workload.preflight(job.workers_per_cell)
     first, last = workload.samples(0)
     batching.count(first, last, job.workers_per_cell, workload.micro_batch)

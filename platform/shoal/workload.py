@@ -35,6 +35,10 @@ class Replica(Protocol):
             RuntimeError: a peer of the cell is gone.
         """
 
+    def accumulate_all(self, micro_batches: Sequence[Sequence[int]]) -> None:
+        """The same for several micro-batches at once, if the workload says `together`: each is the *whole cell's*, the
+        ids of all its workers in the order of their ranks."""
+
     def sums(self) -> Any:
         """A flat float32 tensor, the same length on matching workers of all cells: local gradient shards summed over
         the cell and the samples so far, then whatever else must be summed over cells (router loads). May be collective
@@ -90,6 +94,10 @@ class Workload(Protocol):
     @property
     def micro_batch(self) -> int:
         """Samples one worker takes in one `accumulate`."""
+
+    @property
+    def together(self) -> bool:
+        """Whether a cell's micro-batches of a step are handed in all at once, as a pipeline wants them."""
 
     @property
     def rolls_back(self) -> bool:

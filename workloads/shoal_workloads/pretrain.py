@@ -88,6 +88,11 @@ class Pretrain:
         return self.config.batch.micro_batch
 
     @property
+    def together(self) -> bool:
+        """Whether micro-batches are taken all at once: a pipeline wants them so."""
+        return False
+
+    @property
     def rolls_back(self) -> bool:
         """Whether the guard may ask to go back to the last good state."""
         return self.config.guard.action == "roll_back"

@@ -26,6 +26,7 @@ class SyntheticConfig(BaseModel):
     micro_batch: int = Field(1, ge=1, description="samples a worker takes at once")
     seconds: float = Field(0.0, ge=0, description="time one micro-batch takes")
     lr: float = Field(0.05, gt=0)
+    together: bool = Field(False, description="take all micro-batches of a step at once, as a pipeline does")
 
 
 def sample(index: int, length: int) -> torch.Tensor:
@@ -69,6 +70,11 @@ class SyntheticReplica:
         if self.size > 1:
             dist.all_reduce(gradient)
         self.gradient += gradient.chunk(self.size)[self.rank]
+
+    def accumulate_all(self, micro_batches: Sequence[Sequence[int]]) -> None:
+        for ids in micro_batches:
+            part = len(ids) // self.size
+            self.accumulate(ids[self.rank * part : (self.rank + 1) * part])
 
     def sums(self) -> torch.Tensor:
         return self.gradient
@@ -128,6 +134,10 @@ class Synthetic:
     @property
     def micro_batch(self) -> int:
         return self.config.micro_batch
+
+    @property
+    def together(self) -> bool:
+        return self.config.together
 
     @property
     def rolls_back(self) -> bool:

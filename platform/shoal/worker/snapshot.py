@@ -7,7 +7,9 @@ count as done, their samples as skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -20,15 +22,23 @@ class Snapshot:
     def __init__(self) -> None:
         self.steps = -1
         self._copies: list[torch.Tensor] = []
+        self._lock = threading.Lock()
 
     def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
-        """Copy the state after `steps` committed steps."""
-        if len(self._copies) != len(tensors):
-            self._copies = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-        else:
-            for mine, tensor in zip(self._copies, tensors, strict=True):
-                mine.copy_(tensor.detach())
-        self.steps = steps
+        """Copy the state after `steps` committed steps, once nobody reads the copy before it."""
+        with self._lock:
+            if len(self._copies) != len(tensors):
+                self._copies = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+            else:
+                for mine, tensor in zip(self._copies, tensors, strict=True):
+                    mine.copy_(tensor.detach())
+            self.steps = steps
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[list[torch.Tensor], int]]:
+        """The copy and its steps, not to be overwritten meanwhile."""
+        with self._lock:
+            yield self._copies, self.steps
 
     def restore(self, tensors: Sequence[torch.Tensor]) -> int:
         """Write the copy back; returns its steps.

@@ -162,8 +162,15 @@ class Step:
                 self.begun, self.done, self.taken, self.figures = self.steps, [], [], {}
                 if self.fixed is not None:
                     self.fixed.begin()
-            for micro_batch in [m for m in self.todo if m not in self.done]:
-                ids = batching.ids(first, micro_batch, self.member.rank, self.member.size, self.workload.micro_batch)
+            left = [m for m in self.todo if m not in self.done]
+            size, each = self.member.size, self.workload.micro_batch
+            if self.workload.together and left:
+                self.replica.accumulate_all([batching.cell_ids(first, m, size, each) for m in left])
+                self.done += left
+                self.taken += [i for m in left for i in batching.ids(first, m, self.member.rank, size, each)]
+                return self.replica.sums().clone()
+            for micro_batch in left:
+                ids = batching.ids(first, micro_batch, self.member.rank, size, each)
                 if self.fixed is not None:
                     self.replica.begin(self.steps)  # each micro-batch's sums for themselves
                 self.replica.accumulate(ids)
