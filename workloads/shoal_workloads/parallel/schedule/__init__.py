@@ -1,6 +1,7 @@
 """Pipeline schedules: who does what in which order, how long it takes, and which layers each stage holds."""
 
 from shoal_workloads.parallel.schedule.actions import LAYOUTS, Action, Kind, Pair, Schedule, Step
+from shoal_workloads.parallel.schedule.balance import split, stage_flops, stage_layers
 from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, stages_of_model
 from shoal_workloads.parallel.schedule.simulate import Costs, Span, Timeline, simulate, timeline
 from shoal_workloads.parallel.schedule.walk import actions_of, check, needs, product, walk
@@ -22,6 +23,9 @@ __all__ = [
     "needs",
     "product",
     "simulate",
+    "split",
+    "stage_flops",
+    "stage_layers",
     "stages_of_model",
     "timeline",
     "walk",
