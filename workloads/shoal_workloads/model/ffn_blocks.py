@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from shoal_workloads.model.permute import Routes
+from shoal_workloads.model.weight_grads import are_waiting, weight_grads
 from shoal_workloads.precision.products import widened
 
 __all__ = ["swiglu_blocks"]
@@ -52,9 +53,9 @@ class _Blocks(torch.autograd.Function):
         routes, dy = Routes(rest[0], rest[1], rest[2], ctx.choices) if rest else None, grads[0].contiguous()
         tokens, scale = _sources(routes, gates)
         d_x = x.new_empty(len(inner), x.shape[1])
-        d_gate_up, d_down = (
-            torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in (gate_up, down)
-        )
+        later = are_waiting()
+        d_weights = None if later else _zeros_for(gate_up, down)
+        d_inners = torch.empty_like(inner) if later else None  # for the weights' gradients
         d_scale = None if scale is None else torch.empty_like(scale)
         hidden = down.shape[2]
         for expert, block in _blocks(len(inner), routes):
@@ -65,16 +66,51 @@ class _Blocks(torch.autograd.Function):
                 torch.sum(d_hidden * activated, dim=1, keepdim=True, out=d_scale[block])
                 d_hidden *= scale[block]
                 activated *= scale[block]
-            _accumulate(dy_block.T, activated, d_down[expert])
             d_inner = torch.empty_like(inner_block)
             torch.mul(d_hidden, silu, out=d_inner[:, hidden:])
             gate, up = inner_block[:, :hidden], inner_block[:, hidden:]
             torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :hidden])
-            _accumulate(d_inner.T, widened(_take(x, tokens, block)), d_gate_up[expert])
+            if d_weights is not None:
+                _add_block(d_weights, expert, dy_block, activated, d_inner, widened(_take(x, tokens, block)))
+            if d_inners is not None:
+                d_inners[block] = d_inner
             _multiply(d_inner, gate_up[expert], d_x[block])
+
+        def weights() -> tuple[torch.Tensor, ...]:
+            found = d_weights
+            if found is None:
+                assert d_inners is not None
+                found = _zeros_for(gate_up, down)
+                for expert, block in _blocks(len(inner), routes):
+                    _, activated = _activate(widened(inner[block]))
+                    if scale is not None:
+                        activated *= scale[block]
+                    dy_block, rows = widened(_take(dy, tokens, block)), widened(_take(x, tokens, block))
+                    _add_block(found, expert, dy_block, activated, widened(d_inners[block]), rows)
+            return found[0].to(gate_up.dtype), found[1].to(down.dtype)
+
         d_gates = None if d_scale is None or routes is None else d_scale.squeeze(1)[routes.inverse]
         d_x = d_x if routes is None else _combine(d_x, routes)
-        return d_x, d_gate_up.to(gate_up.dtype), d_down.to(down.dtype), d_gates, None
+        return d_x, *weight_grads((gate_up, down), weights), d_gates, None
+
+
+def _zeros_for(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What the gradients of `weights` are summed in."""
+    return tuple(torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights)
+
+
+def _add_block(
+    d_weights: tuple[torch.Tensor, ...],
+    expert: int,
+    dy: torch.Tensor,
+    activated: torch.Tensor,
+    d_inner: torch.Tensor,
+    x: torch.Tensor,
+) -> None:
+    """What a block of rows adds to the gradients of its expert's weights."""
+    d_gate_up, d_down = d_weights
+    _accumulate(dy.T, activated, d_down[expert])
+    _accumulate(d_inner.T, x, d_gate_up[expert])
 
 
 def _blocks(rows: int, routes: Routes | None) -> Iterator[tuple[int, slice]]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from shoal_workloads.precision.products import Products, Role
+from shoal_workloads.model.weight_grads import weight_grads
+from shoal_workloads.precision.products import Cached, Products, Role
 
 __all__ = ["linear", "swiglu_ffn"]
 
@@ -26,9 +27,17 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         w, *kept = ctx.saved_tensors
         dy = grads[0].reshape(-1, w.shape[0])
-        dx = ctx.products.dgrad(dy, w, None).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        dw = ctx.products.wgrad(dy, tuple(kept), None, w.dtype) if ctx.needs_input_grad[1] else None
+        products = ctx.products
+        dx = products.dgrad(dy, w, None).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        dw = _wgrad(products, dy, tuple(kept), None, w) if ctx.needs_input_grad[1] else None
         return dx, dw, None, None
+
+
+def _wgrad(
+    products: Products, dy: torch.Tensor, kept: Cached, ends: torch.Tensor | None, w: torch.Tensor
+) -> torch.Tensor | None:
+    """The gradient of w, none if it is put off."""
+    return weight_grads((w,), lambda: (products.wgrad(dy, kept, ends, w.dtype),))[0]
 
 
 def linear(x: torch.Tensor, w: torch.Tensor, products: Products, role: Role = "activation") -> torch.Tensor:
@@ -66,7 +75,7 @@ class _SwiGLU(torch.autograd.Function):
         dy = grads[0].contiguous()
         d_hidden = products.dgrad(dy, down, ends)
         hidden, unscaled = _activate(inner, scale)
-        d_down = products.wgrad(dy, products.cache(hidden), ends, down.dtype)
+        d_down = _wgrad(products, dy, products.cache(hidden), ends, down)
         d_scale = None
         if scale is not None:
             d_scale = (d_hidden * unscaled).sum(dim=1, dtype=scale.dtype)
@@ -79,7 +88,7 @@ class _SwiGLU(torch.autograd.Function):
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :half])
         del d_hidden
         d_x = products.dgrad(d_inner, gate_up, ends)
-        return d_x, products.wgrad(d_inner, kept, ends, gate_up.dtype), d_down, d_scale, None, None
+        return d_x, _wgrad(products, d_inner, kept, ends, gate_up), d_down, d_scale, None, None
 
 
 def _activate(inner: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

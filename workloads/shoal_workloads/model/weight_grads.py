@@ -1,0 +1,60 @@
+"""Gradients of weights that wait: zero-bubble schedules make them later than the gradient of a layer's input, to fill
+gaps (arXiv 2401.10241).
+
+A layer's backward asks here for the gradients of its weights. Usually they are made at once; inside `Waiting` the
+products are put off and autograd is told that there are none yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+import torch
+
+__all__ = ["Waiting", "are_waiting", "weight_grads"]
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+class Waiting:
+    """A context of one backward pass; `finish` makes what it put off and adds it to the parameters' gradients. What
+    the products need is held until then."""
+
+    _open: Waiting | None = None
+
+    def __init__(self) -> None:
+        self._queue: list[tuple[Tensors, Callable[[], Tensors]]] = []
+
+    def __enter__(self) -> Waiting:
+        Waiting._open = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Waiting._open = None
+
+    def finish(self) -> None:
+        """Make the gradients, in the order they were put off."""
+        queue, self._queue = self._queue[::-1], []
+        while queue:
+            weights, make = queue.pop()
+            torch.autograd.backward(weights, make())
+
+    def put(self, weights: Tensors, make: Callable[[], Tensors]) -> None:
+        self._queue.append((weights, make))
+
+
+def are_waiting() -> bool:
+    """Whether gradients of weights are being put off."""
+    return Waiting._open is not None
+
+
+def weight_grads(weights: Tensors, make: Callable[[], Tensors]) -> tuple[torch.Tensor | None, ...]:
+    """make(), the gradients of `weights` as a Function's backward returns them; none if they are put off."""
+    waiting = Waiting._open
+    if waiting is None:
+        return make()
+    waiting.put(weights, make)
+    return (None,) * len(weights)
