@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 import transformers
+from checkpoints import write_checkpoint
 from corpora import write_corpus
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -44,19 +44,7 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def checkpoint(section: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some steps of training, saved as the platform saves."""
-    workload = Pretrain(PretrainConfig.model_validate(section))
-    workload.preflight(1)
-    replica = workload.build(0)
-    for step in range(20):
-        replica.accumulate(range(*workload.samples(step)))
-        total = replica.sums()
-        replica.commit(total, replica.stats(), replica.norm_sq(total))
-    folder = tmp_path_factory.mktemp("run") / "step-00000020"
-    dcp.save(replica.state_dict(), checkpoint_id=folder, no_dist=True)
-    marker = {"steps": 20, "workload": {"path": "shoal_workloads.pretrain:Pretrain", **section}}
-    (folder / "COMMITTED.json").write_text(json.dumps(marker))
-    return folder
+    return write_checkpoint(section, tmp_path_factory.mktemp("run"), steps=20)
 
 
 def tokens_of(section: dict[str, Any], text: str) -> torch.Tensor:
