@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from shoal.record import layout
 from shoal.record.sentences import sentence
 from shoal.report.figures import loss_figure, optimizer_figure
+from shoal.report.heatmap import balance_figure, violations
 from shoal.report.history import History
 from shoal.report.style import PHASES, cell_colour, svg
 from shoal.report.stylesheet import STYLESHEET
@@ -30,6 +33,7 @@ def page(history: History) -> str:
             section("What happened, when and where", timeline(history)),
             section("Recoveries", recoveries(history)),
             section("Steps", svg(optimizer_figure(history), "seconds, gradient norm and learning rate")),
+            balance(history),
             section("Checkpoints", checkpoints(history)),
             details("The story, event by event", story(history)),
             details("Configuration", table(("setting", "value"), history.config.items())),
@@ -156,6 +160,21 @@ def learning(history: History) -> str:
             f"frequencies: what a model that knows nothing but those would reach.</p>"
         )
     return text
+
+
+def balance(history: History) -> str:
+    """Nothing for a workload without experts."""
+    values = violations(history)
+    if not len(values):
+        return ""
+    text = svg(balance_figure(history), "load imbalance of experts by layer and step")
+    last = values[:, -1]
+    if not np.isnan(last).all():
+        text += (
+            f"<p>In the last step the busiest expert of a layer took {1 + np.nanmean(last):.2f} times the mean load "
+            f"(mean over layers), at worst {1 + np.nanmax(last):.2f} times, in MoE layer {int(np.nanargmax(last))}.</p>"
+        )
+    return section("Are the experts evenly used?", text)
 
 
 def timeline(history: History) -> str:
