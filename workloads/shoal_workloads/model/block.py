@@ -15,6 +15,7 @@ from shoal_workloads.model.mla import MLA
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.recompute import Make, Recomputed, at_once
+from shoal_workloads.parallel.dispatch import Exchange
 
 __all__ = ["Block"]
 
@@ -23,7 +24,7 @@ class Block(nn.Module):
     """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: norms and up-projections of attention
     are done again in backward, to keep less."""
 
-    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None, *, dense: bool) -> None:
+    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | Exchange | None, *, dense: bool) -> None:
         super().__init__()
         self.recompute = False
         self.attention_norm = RMSNorm(c.d_model, c.norm_eps)

@@ -1,7 +1,6 @@
 """DeepSeekMoE: routed experts, spread over workers, beside shared ones. No token is ever dropped.
 
-Shapes: B sequences, T positions, D width, N = B*T tokens, K experts a token, E experts in all, P workers that share the
-experts (expert parallelism), R rows.
+Shapes: B sequences, T positions, D width, N = B*T tokens, K experts a token, E experts in all.
 """
 
 from __future__ import annotations
@@ -13,21 +12,29 @@ from torch import nn
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.experts import Experts
 from shoal_workloads.model.ffn import SwiGLU
-from shoal_workloads.model.permute import Routes, gather_rows, routes_of, spread, unspread
-from shoal_workloads.model.router import Router, sequence_balance
-from shoal_workloads.parallel.all_to_all import all_to_all
+from shoal_workloads.model.permute import routes_of
+from shoal_workloads.model.router import Router, Routing, sequence_balance
+from shoal_workloads.parallel.dispatch import Exchange
+from shoal_workloads.parallel.exchange import make_exchange
 
 __all__ = ["MoE"]
 
 
 class MoE(nn.Module):
-    """`group`: the workers that share the experts; none: all experts are here."""
+    """`group`: the workers that share the experts, or their exchange, which several layers may share; none: all experts
+    are here.
 
-    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None) -> None:
+    `placement`: (E,) int64, the slot of every expert: experts are held slot after slot, and go by their own number
+    everywhere else (router, bias, load). None: every expert in the slot of its number."""
+
+    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | Exchange | None) -> None:
         super().__init__()
-        self.n_experts, self.top_k, self.group = c.n_experts, c.top_k, group
+        self.n_experts, self.top_k = c.n_experts, c.top_k
+        self.exchange = make_exchange(group) if isinstance(group, dist.ProcessGroup) else group
+        self.held = c.n_experts // (self.exchange.ranks if self.exchange else 1)
+        self.placement: torch.Tensor | None = None
         self.router = Router(c)
-        self.experts = Experts(c.n_experts // (group.size() if group else 1), c.d_model, c.d_expert)
+        self.experts = Experts(self.held, c.d_model, c.d_expert)
         self.shared = SwiGLU(c.d_model, c.n_shared * c.d_expert) if c.n_shared else None
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -35,29 +42,37 @@ class MoE(nn.Module):
         over sequences, without its factor."""
         tokens = x.flatten(0, 1)
         routing = self.router(tokens)
-        load = torch.bincount(routing.experts.flatten(), minlength=self.n_experts)
-        balance = sequence_balance(routing.scores, x.shape[0], self.top_k)
-        routes = routes_of(routing.experts.flatten(), load, self.top_k)
-        gates = routing.gates.flatten()
-        y = self.experts(tokens, gates, routes) if self.group is None else self._elsewhere(tokens, gates, routes)
-        if self.shared is not None:
-            y = y + self.shared(tokens)
+        if self.exchange is None:
+            y, load, balance = self._here(tokens, routing, x.shape[0])
+        else:
+            y, load, balance = self._elsewhere(self.exchange, tokens, routing, x.shape[0])
         return y.view_as(x), load, balance
 
-    def _elsewhere(self, tokens: torch.Tensor, gates: torch.Tensor, routes: Routes) -> torch.Tensor:
-        """Rows sorted by expert go to the workers that hold the experts, and come back. tokens: (N, D) -> (N, D)."""
-        assert self.group is not None
-        ranks, load = self.group.size(), routes.counts
-        arriving = torch.empty_like(load)
-        dist.all_to_all_single(arriving, load, group=self.group)
-        counts = arriving.view(ranks, -1)  # (P, E/P): rows for my experts by source
-        send = load.view(ranks, -1).sum(dim=1).tolist()
-        receive = counts.sum(dim=1).tolist()
-        # Rows arrive by source, then expert; the products want them by expert, then source.
-        mine = torch.arange(counts.shape[1], device=load.device).repeat(ranks)
-        here = routes_of(mine.repeat_interleave(arriving), counts.sum(dim=0), choices=1)
+    def _here(
+        self, tokens: torch.Tensor, routing: Routing, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
+        slots = self._slots(routing)
+        counts = load if self.placement is None else torch.bincount(slots.flatten(), minlength=self.n_experts)
+        y = self.experts(tokens, routing.gates.flatten(), routes_of(slots.flatten(), counts, self.top_k))
+        if self.shared is not None:
+            y = y + self.shared(tokens)
+        return y, load, balance
+
+    def _elsewhere(
+        self, exchange: Exchange, tokens: torch.Tensor, routing: Routing, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What needs no other worker is computed while rows travel, forward and (see `all_to_all`) backward."""
         fp8 = self.experts.products.dispatches_fp8
-        rows = all_to_all(spread(tokens, routes), receive, send, self.group, fp8=(fp8, False))
-        row_gates = all_to_all(gather_rows(gates, routes.order, routes.inverse), receive, send, self.group)
-        out = all_to_all(self.experts(rows, row_gates, here), send, receive, self.group, fp8=(False, fp8))
-        return unspread(out, routes)
+        trip = exchange.dispatch(tokens, routing.gates, self._slots(routing), self.held, fp8=fp8)
+        shared = None if self.shared is None else self.shared(tokens)
+        trip.depart(self.experts(*trip.arrive()))
+        load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
+        y = trip.home()
+        return y if shared is None else y + shared, load, balance
+
+    def _load(self, routing: Routing) -> torch.Tensor:
+        return torch.bincount(routing.experts.flatten(), minlength=self.n_experts)
+
+    def _slots(self, routing: Routing) -> torch.Tensor:
+        return routing.experts if self.placement is None else self.placement[routing.experts]

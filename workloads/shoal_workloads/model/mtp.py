@@ -11,6 +11,7 @@ from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.norm import RMSNorm
+from shoal_workloads.parallel.dispatch import Exchange
 
 __all__ = ["MTPModule"]
 
@@ -19,7 +20,7 @@ class MTPModule(nn.Module):
     """h' = M [norm(h); norm(Emb(next token))], then one MoE block (equations 21-22). Embedding and head are the main
     model's; `norm` stands before the shared head."""
 
-    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, c: ModelConfig, group: dist.ProcessGroup | Exchange | None) -> None:
         super().__init__()
         self.hidden_norm = RMSNorm(c.d_model, c.norm_eps)
         self.embedding_norm = RMSNorm(c.d_model, c.norm_eps)

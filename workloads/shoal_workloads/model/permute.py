@@ -1,6 +1,6 @@
 """Rows to experts and back, as gathers in both directions: no scatter-add, so quick on CPU and deterministic.
 
-Shapes: N tokens, K experts a token, R = N*K rows in expert order.
+Shapes: N tokens, K experts a token, R rows: N*K in expert order, or as many as a `Fan` has.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
-__all__ = ["Routes", "gather_rows", "routes_of", "spread", "unspread"]
+__all__ = ["Fan", "Routes", "fan_in", "fan_of", "fan_out", "gather_rows", "routes_of", "spread", "unspread"]
 
 
 class Routes(NamedTuple):
@@ -72,3 +73,55 @@ def unspread(y: torch.Tensor, routes: Routes) -> torch.Tensor:
     """Sum each token's slots. y: (R, D) in expert order -> (N, D)."""
     slots = gather_rows(y, routes.inverse, routes.order)
     return slots if routes.choices == 1 else slots.unflatten(0, (-1, routes.choices)).sum(dim=1)
+
+
+class Fan(NamedTuple):
+    """Copies of tokens, not equally many of each. source: (R,), the token of each copy; order: (R,), the copies token
+    after token; first: (N,), where each token's begin in `order`."""
+
+    source: torch.Tensor
+    order: torch.Tensor
+    first: torch.Tensor
+
+
+def fan_of(source: torch.Tensor, tokens: int) -> Fan:
+    """source: (R,), the token of each copy, of `tokens` tokens."""
+    counts = torch.bincount(source, minlength=tokens)
+    return Fan(source, source.argsort(stable=True), counts.cumsum(0) - counts)
+
+
+def _sum_copies(y: torch.Tensor, order: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    return F.embedding_bag(order, y, first, mode="sum")
+
+
+class _FanOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, fan: Fan) -> torch.Tensor:
+        ctx.save_for_backward(fan.order, fan.first)
+        return x.index_select(0, fan.source)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _sum_copies(grads[0].contiguous(), *ctx.saved_tensors), None
+
+
+class _FanIn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor, fan: Fan) -> torch.Tensor:
+        ctx.save_for_backward(fan.source)
+        return _sum_copies(y, fan.order, fan.first)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (source,) = ctx.saved_tensors
+        return grads[0].index_select(0, source), None
+
+
+def fan_out(x: torch.Tensor, fan: Fan) -> torch.Tensor:
+    """Copy each token's row to its copies. x: (N, D) -> (R, D)."""
+    return _FanOut.apply(x, fan)
+
+
+def fan_in(y: torch.Tensor, fan: Fan) -> torch.Tensor:
+    """Sum each token's copies. y: (R, D) -> (N, D)."""
+    return _FanIn.apply(y, fan)

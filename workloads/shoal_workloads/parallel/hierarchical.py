@@ -1,0 +1,99 @@
+"""Dispatch and combine as DeepSeek's (report, section 3.2.2), for experts on several nodes.
+
+One copy of a token goes to each node that holds any of its experts, to the worker with the same index in that node,
+which sends a row to each of them inside the node. On the way back that worker sums the outputs, and one row a token a
+node travels. Between nodes, where links are slow, a token costs its nodes and not its experts; node-limited routing
+bounds these. Shapes: as in `dispatch`; L workers a node, P/L nodes, C copies leaving, C' arriving, S' slots of these.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from shoal_workloads.model.permute import Routes, fan_in, fan_of, fan_out, gather_rows
+from shoal_workloads.parallel.all_to_all import Route, Transfer
+from shoal_workloads.parallel.dispatch import Exchange, Trip, by_expert, exchange_counts
+
+__all__ = ["Hierarchical"]
+
+COPY, EXPERT = 0, 1  # columns of what is said of a slot
+
+
+class Hierarchical(Exchange):
+    """One copy a token a node across nodes; a row an expert inside them."""
+
+    def dispatch(
+        self, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, *, fp8: bool = False
+    ) -> Trip:
+        """See `Exchange`."""
+        return _HierarchicalTrip(self, tokens, gates, slots, held, fp8)
+
+
+class _HierarchicalTrip(Trip):
+    def __init__(
+        self, to: Hierarchical, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, fp8: bool
+    ) -> None:
+        self._to, self._fp8 = to, fp8
+        nodes, in_node = to.ranks // to.per_node, held * to.per_node
+        node_of = slots // in_node  # (N, K)
+
+        # A copy for each node of a token, by node, then token.
+        present = torch.zeros(len(slots), nodes, dtype=torch.bool, device=slots.device).scatter_(1, node_of, True)
+        copies = present.sum(dim=0)  # (nodes,)
+        self._leaving = fan_of(present.T.nonzero()[:, 1], len(slots))
+        copy_of = (present.T.flatten().cumsum(0) - 1).view(nodes, -1).T.gather(1, node_of)  # (N, K)
+        order, inverse = _sorted(copy_of.flatten())
+        slots_a_node = torch.bincount(node_of.flatten(), minlength=nodes)
+
+        # To the worker of my index on each node: how many copies, how many slots; then each slot's copy and expert.
+        counts = torch.zeros(to.ranks, 2, dtype=torch.int64, device=slots.device)
+        peers = slice(to.rank % to.per_node, None, to.per_node)
+        counts[peers] = torch.stack((copies, slots_a_node), dim=1)
+        arriving = exchange_counts(counts, to)
+        (send, send_slots), (receive, receive_slots) = counts.T.tolist(), arriving.T.tolist()
+        self._across = Route(to.group, send, receive)
+        slots_across = Route(to.group, send_slots, receive_slots)
+        within = copy_of - (copies.cumsum(0) - copies)[node_of]
+        told = torch.stack((within, slots % in_node), dim=2).flatten(0, 1)[order].to(torch.int32)
+        told = Transfer(told, slots_across, kind="metadata", traffic=to.traffic).land().long()
+
+        # Inside the node: a row for each slot, by expert.
+        before = (arriving[:, 0].cumsum(0) - arriving[:, 0]).repeat_interleave(arriving[:, 1])
+        self._order, self._inverse = _sorted(told[:, EXPERT])
+        self._forwarded = fan_of((told[:, COPY] + before)[self._order], sum(receive))
+        load = torch.zeros(to.ranks, held, dtype=torch.int64, device=slots.device)
+        first = to.rank // to.per_node * to.per_node
+        mates = slice(first, first + to.per_node)
+        load[mates] = torch.bincount(told[:, EXPERT], minlength=in_node).view(to.per_node, held)
+        here = exchange_counts(load, to)
+        self._inside = Route(to.group, load.sum(dim=1).tolist(), here.sum(dim=1).tolist())
+        self._here = by_expert(here[mates])
+
+        self._rows = Transfer(fan_out(tokens, self._leaving), self._across, fp8=(fp8, False), traffic=to.traffic)
+        sorted_gates = gather_rows(gates.flatten(), order, inverse)
+        self._gates = Transfer(sorted_gates, slots_across, kind="metadata", traffic=to.traffic)
+
+    def arrive(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
+        traffic, inside = self._to.traffic, self._inside
+        copies = fan_out(self._rows.land(), self._forwarded)
+        rows = Transfer(copies, inside, fp8=(self._fp8, False), traffic=traffic)
+        sorted_gates = gather_rows(self._gates.land(), self._order, self._inverse)
+        gates = Transfer(sorted_gates, inside, kind="metadata", traffic=traffic)
+        return rows.land(), gates.land(), self._here
+
+    def depart(self, y: torch.Tensor) -> None:
+        traffic, fp8 = self._to.traffic, (False, self._fp8)
+        back = Transfer(y, self._inside.back(), fp8=fp8, kind="combine", traffic=traffic).land()
+        summed = fan_in(back, self._forwarded)
+        self._back = Transfer(summed, self._across.back(), fp8=fp8, kind="combine", traffic=traffic)
+
+    def home(self) -> torch.Tensor:
+        return fan_in(self._back.land(), self._leaving)
+
+
+def _sorted(key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The stable order of `key` (R,), and its inverse."""
+    order = key.argsort(stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.numel(), device=order.device)
+    return order, inverse
