@@ -10,6 +10,7 @@ from shoal.cli import cluster, data, model
 from shoal.cli.chaos import chaos
 from shoal.cli.demo import demo
 from shoal.cli.report import report
+from shoal.cli.schedule import schedule
 from shoal.cli.simulate import simulate
 from shoal.cli.status import runs, status
 from shoal.cli.train import stop, train
@@ -29,6 +30,7 @@ app.command()(report)
 app.command()(runs)
 app.command()(chaos)
 app.command()(simulate)
+app.command()(schedule)
 app.command()(model.params)
 app.command()(model.export)
 app.command("import")(model.import_)
