@@ -2,7 +2,7 @@
 
     python benchmarks/ray_train_baseline.py CLUSTER [--kills 5] [--what node|worker]
 
-A `TorchTrainer` of 4 gloo workers of one slot, on different nodes while there are enough, takes DDP steps of 0.1 s with
+A `TorchTrainer` of 6 gloo workers of one slot, on different nodes while there are enough, takes DDP steps of 0.1 s with
 a checkpoint to local storage every 5, `max_failures=-1`, and polls its workers every 0.2 s (its default is 2 s). Before
 each kill it is past where it last stood; a killed node is replaced at once, and until then the nodes left have the
 slots that a restart needs.
@@ -20,13 +20,14 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shoal.cluster import connect, local
 from shoal.cluster.state import HEAD, load
 
-WORKERS = 4
+WORKERS = 6
 CHECKPOINT_EVERY = 5
 
 
@@ -95,9 +96,10 @@ def drive(folder: Path, step: float) -> None:
     ).fit()
 
 
-def measure(cluster: str, kills: int, what: str = "node", step: float = 0.1) -> list[dict[str, Any]]:
-    """Kill `kills` workers, or the nodes they are on: for each `next_step` (seconds from the kill to the first step
-    beyond where the run stood), `steps_lost` (steps done a second time), `step` (where it stood)."""
+def measure(cluster: str, numbers: Iterable[int], what: str = "node", step: float = 0.1) -> Iterator[dict[str, Any]]:
+    """For each of `numbers` kill a worker (of rank `number` modulo `WORKERS`), or the node it is on. Yields `next_step`
+    (seconds from the kill to the first step beyond where the run stood), `steps_lost` (steps done a second time),
+    `step` (where it stood)."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         argv = [sys.executable, str(Path(__file__).resolve()), "--drive", str(folder), "--step", str(step)]
@@ -107,7 +109,8 @@ def measure(cluster: str, kills: int, what: str = "node", step: float = 0.1) -> 
                 connect.command(cluster, argv), env=environ, stdout=log, stderr=log, start_new_session=True
             )
         try:
-            return [kill_one(cluster, folder, number, what) for number in range(kills)]
+            for number in numbers:
+                yield kill_one(cluster, folder, number, what)
         finally:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
@@ -175,7 +178,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument(
-        "cluster", nargs="?", help="a cluster of at least 3 nodes of 2 slots, as made by shoal cluster up"
+        "cluster", nargs="?", help="a cluster of at least 4 nodes of 2 slots, as made by shoal cluster up"
     )
     options.add_argument("--kills", type=int, default=5)
     options.add_argument("--what", choices=["node", "worker"], default="node")
@@ -186,7 +189,7 @@ def main() -> None:
         drive(asked.drive, asked.step)
         return
     nodes = [node for node in load(asked.cluster or local.DEFAULT_NAME).nodes if node.name != HEAD]
-    kills = measure(asked.cluster or local.DEFAULT_NAME, asked.kills, asked.what, asked.step)
+    kills = list(measure(asked.cluster or local.DEFAULT_NAME, range(asked.kills), asked.what, asked.step))
     medians = {key: statistics.median(kill[key] for kill in kills) for key in ("next_step", "steps_lost")}
     print(json.dumps({"what": asked.what, "nodes": len(nodes), "median": medians, "kills": kills}, indent=1))
 

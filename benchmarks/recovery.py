@@ -1,11 +1,20 @@
-"""Seconds from a kill to the next committed step, Shoal beside Ray Train, on one cluster of this machine in one run.
+"""Seconds from a fault to the next committed step and to full strength, Shoal beside Ray Train, on one cluster.
 
-    python benchmarks/recovery.py [--kills 5] [--what node|worker] [--step 0.1] [--json FILE]
+    python benchmarks/recovery.py --json FILE [--cases worker,node,freeze,drain,controller,ray-worker,ray-node]
+                                  [--repeats 10] [--kills 5] [--step 0.1] [--keep]
 
-Both train with gloo on CPU in steps of the same length: Shoal 2 cells x 2 workers with warm spares, Ray Train 4 workers
-restarting from a checkpoint every 5 steps. Before each kill the run is at full strength again, and a killed node is
-replaced by a fresh one. Counted is the time from the first SIGKILL to the first step that is committed by a membership
-formed after it (Shoal), or to the first step beyond where it stood (Ray Train).
+A cluster of this machine with 4 nodes of 2 slots. Shoal trains 3 cells x 2 workers, each cell on a node of its own,
+with a warm spare node; Ray Train 6 workers with DDP, its best settings, a checkpoint every 5 steps and two slots free.
+Both train with gloo on CPU in steps of `--step` seconds. Before each fault the run is at full strength again with
+warm spares, and a lost node is replaced by a fresh one.
+
+- next commit: from the fault to the first step that is committed by a membership formed after it (Shoal), or to the
+  first step beyond where it stood (Ray Train);
+- full strength: to the first step with all cells;
+- pause (drain, controller): the longest step from the fault until it is over, beside the median of 100 steps before.
+
+FILE is written after each fault: the same command goes on where it was stopped, and `--keep` leaves the cluster up for
+the next one.
 """
 
 from __future__ import annotations
@@ -13,120 +22,108 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import yaml
-
-from shoal.cluster import connect, local
-from shoal.demo.run import Killed
-from shoal.demo.summary import since_kill
-from shoal.record import read
-from shoal.record.jsonl import read_json
+import ray_train_baseline
+from recovery_runs import CASES, Run
+from shoal.cluster import local
+from shoal.cluster.processes import pids_of
+from shoal.cluster.state import load
+from shoal.errors import UserError
 
 CLUSTER = "bench-recovery"
-CELLS, WORKERS = 2, 2
+NODES, SLOTS = 4, 2
+RAY = {"ray-worker": "worker", "ray-node": "node"}
 
 
-def start(folder: Path, step: float) -> tuple[subprocess.Popen[bytes], Path]:
-    """A Shoal run that goes on until it is told to stop."""
-    # two micro-batches a step, one a cell: with one cell gone the other does both
-    workload = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": step, "global_batch": 8, "micro_batch": 2}
-    job = {"run_id": "bench", "storage": str(folder), "steps": 10**6, "cells": CELLS, "workers_per_cell": WORKERS}
-    off = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
-    (folder / "job.yaml").write_text(yaml.safe_dump({**job, **off, "workload": workload}))
-    argv = [str(Path(sys.executable).with_name("shoal")), "train", str(folder / "job.yaml")]
-    env = {**os.environ, **connect.environment(CLUSTER)}
-    log = (folder / "driver.log").open("wb")
-    return subprocess.Popen(connect.command(CLUSTER, argv), env=env, stdout=log, stderr=log), folder / "bench"
+def ensure_cluster() -> None:
+    """A cluster with all its nodes: the one that was kept, or a fresh one."""
+    try:
+        state = load(CLUSTER)
+        living = sum(bool(pids_of(state, node)) for node in state.nodes if not node.is_head)
+        if pids_of(state, state.head) and living >= NODES:
+            return
+        local.down(CLUSTER)
+    except UserError:
+        pass  # there is none
+    local.up(CLUSTER, nodes=NODES, slots=SLOTS, say=print)
 
 
-def wait_full(path: Path, steps: int, deadline: float = 180.0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(status, last step) once all cells have committed `steps` more steps and a cell's worth of spares is warm."""
-    end = time.monotonic() + deadline
-    base: int | None = None
-    while time.monotonic() < end:
-        time.sleep(0.2)
-        lines = read.steps(path) if (path / "steps.jsonl").exists() else []
-        status = read_json(path / "status.json")
-        if not lines or status is None:
-            continue
-        spares = [w for w in status["workers"] if w["cell"] is None]
-        full = lines[-1]["cells"] == CELLS and len(spares) >= WORKERS
-        base = (lines[-1]["step"] if base is None else base) if full else None
-        if base is not None and lines[-1]["step"] >= base + steps:
-            return status, lines[-1]
-    raise SystemExit(f"the run did not come to full strength within {deadline:.0f} s: see {path}")
-
-
-def measure_shoal(kills: int, what: str, step: float) -> list[dict[str, Any]]:
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        process, path = start(Path(folder), step)
+def faults(case: str, done: int, wanted: int, step: float, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The figures of one fault after another; `about` receives those of each run as it ends."""
+    if case in RAY:
+        yield from ray_train_baseline.measure(CLUSTER, range(done, wanted), RAY[case], step)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        run = Run(CLUSTER, Path(folder), step)
         try:
-            for number in range(kills):
-                status, last = wait_full(path, 10)
-                victim = next(w for w in status["workers"] if w["cell"] == number % CELLS)
-                if what == "node":
-                    when = local.kill_node(CLUSTER, victim["node"]).time
-                else:
-                    when = time.time()
-                    os.kill(victim["pid"], signal.SIGKILL)
-                killed = Killed(victim["node"], when, last["step"] + 1, last["generation"], [])
-                if what == "node":
-                    local.add_node(CLUSTER)
-                wait_full(path, 5)
-                after, full = since_kill(killed, read.steps(path), CELLS)
-                lost = sum(e["steps_lost"] for e in read.events(path) if e["kind"] == "recovery" and e["time"] > when)
-                found.append({"next_commit": after, "full_strength": full, "steps_lost": lost})
-                print(f"shoal: {what} killed, next commit {after:.2f} s, full strength {full:.2f} s", flush=True)
+            for number in range(done, wanted):
+                run.wait_full(10)
+                yield CASES[case](run, number)
+            about.setdefault("runs", []).append(run.close())
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+            run.end()
+
+
+def medians(each: list[dict[str, Any]]) -> dict[str, float]:
+    """Of every figure, and the worst."""
+    names = [name for name, value in each[0].items() if isinstance(value, int | float)]
+    return {
+        f"{name}_{how}": round(of(fault[name] for fault in each), 3)
+        for name in names
+        for how, of in (("median", median), ("max", max))
+    }
+
+
+def summary(cases: dict[str, Any]) -> dict[str, Any]:
+    """Medians by case, and how many times sooner Shoal is back."""
+    found: dict[str, Any] = {case: medians(one["each"]) for case, one in cases.items() if one["each"]}
+    for theirs, what in RAY.items():
+        if theirs in found and what in found:
+            found[f"ratio-{what}"] = round(found[theirs]["next_step_median"] / found[what]["next_commit_median"], 1)
     return found
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--kills", type=int, default=5)
-    options.add_argument("--what", choices=["node", "worker"], default="node")
-    options.add_argument("--step", type=float, default=0.1, help="seconds of work in a micro-batch")
-    options.add_argument("--json", type=Path)
+    options.add_argument("--json", type=Path, required=True)
+    options.add_argument("--cases", default=",".join([*CASES, *RAY]))
+    options.add_argument("--repeats", type=int, default=10, help="faults of each kind, of Shoal")
+    options.add_argument("--kills", type=int, default=5, help="of Ray Train, each kind")
+    options.add_argument("--step", type=float, default=0.1, help="seconds of a step at full strength")
+    options.add_argument("--keep", action="store_true", help="leave the cluster up")
     asked = options.parse_args()
-    local.up(CLUSTER, nodes=4, slots=2, say=print)
+    wanted = asked.cases.split(",")
+    if unknown := set(wanted) - {*CASES, *RAY}:
+        options.error(f"--cases: {', '.join(sorted(unknown))} unknown: choose from {', '.join([*CASES, *RAY])}")
+    result: dict[str, Any] = json.loads(asked.json.read_text()) if asked.json.exists() else {"cases": {}}
+    ensure_cluster()
     try:
-        shoal = measure_shoal(asked.kills, asked.what, asked.step)
-        import ray_train_baseline
-
-        theirs = ray_train_baseline.measure(CLUSTER, asked.kills, asked.what)
+        for case in wanted:
+            about = result["cases"].setdefault(case, {"each": []})
+            repeats = asked.kills if case in RAY else asked.repeats
+            for figures in faults(case, len(about["each"]), repeats, asked.step, about):
+                now = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "load": round(os.getloadavg()[0], 1)}
+                about["each"].append(figures | now)
+                print(f"{case}: {json.dumps(figures | now)}", flush=True)
+                result["summary"] = summary(result["cases"])
+                write(asked.json, result)
+            write(asked.json, result)
     finally:
-        local.down(CLUSTER)
-    ours = statistics.median(kill["next_commit"] for kill in shoal)
-    other = statistics.median(kill["next_step"] for kill in theirs)
-    result = {
-        "what": asked.what,
-        "shoal": {
-            "next_commit_median": ours,
-            "full_strength_median": statistics.median(kill["full_strength"] for kill in shoal),
-            "steps_lost": sum(kill["steps_lost"] for kill in shoal),
-            "kills": shoal,
-        },
-        "ray_train": {
-            "next_step_median": other,
-            "steps_lost": sum(kill["steps_lost"] for kill in theirs),
-            "kills": theirs,
-        },
-        "ratio": other / ours,
-    }
-    print(json.dumps(result, indent=1))
-    if asked.json:
-        asked.json.write_text(json.dumps(result, indent=1))
+        if not asked.keep:
+            local.down(CLUSTER)
+    print(json.dumps(result.get("summary"), indent=1))
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(part, path)
 
 
 if __name__ == "__main__":

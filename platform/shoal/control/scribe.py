@@ -62,7 +62,8 @@ class Scribe:
                 self.run.append_samples({"step": step, "cell": cell, "worker": worker, "ids": ids})
         seconds = message["seconds"] if self.when is None else now - self.when
         self.when = now
-        figures = {"cells": message["cells"], "generation": generation, "seconds": seconds}
+        times = {"seconds": seconds, "worker_seconds": message["seconds"]}
+        figures = {"cells": message["cells"], "generation": generation, **times}
         figures |= {key: message[key] for key in ("stats", "norm_sq")}  # what a laggard needs to commit it too
         record = {"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures}
         self.run.append_step(record)

@@ -20,12 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shoal.config import Job
 from shoal.plan import Node, first_plan
 from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
 from shoal.worker.main import Meeting, Setup, Worker
+from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
 
 ADDRESS = "127.0.0.1"
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.02, "global_batch": 12, "parameters": 1024}
@@ -120,7 +123,9 @@ class Lab:
         self.folder, self.alive = folder, dict(nodes)
         self.drains: dict[str, float] = {}
         self.processes: dict[str, Any] = {}
-        workload = WORKLOAD | settings.pop("workload", {})
+        workload = settings.pop("workload", {})
+        if "path" not in workload:
+            workload = WORKLOAD | workload
         # of 60 s follow deadlines that a machine under load keeps
         merged = {"run_id": "lab", "storage": str(folder), "cells": 3, "patience": 60.0, **SWITCHED_OFF, **settings}
         self.job = Job.model_validate(merged | {"workload": workload}).model_dump(mode="json")
@@ -235,6 +240,18 @@ class Lab:
         self.controller.kill()
         for process in self.processes.values():
             process.kill()
+
+
+def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
+    """The same training in this one process: final vector, and the loss of each step."""
+    config = SyntheticConfig.model_validate({k: v for k, v in WORKLOAD.items() if k != "path"} | {"seconds": 0.0})
+    replica, losses = SyntheticReplica(config, seed=0), []
+    for step in range(steps):
+        replica.begin(step)
+        replica.accumulate(range(step * config.global_batch, (step + 1) * config.global_batch))
+        total = replica.sums().clone()
+        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
+    return replica.vector, losses
 
 
 @contextlib.contextmanager

@@ -1,0 +1,189 @@
+"""What Shoal adds to a step when nothing fails: the same training with it, and in a bare loop.
+
+    python benchmarks/overhead.py [--what sleep,pretrain] [--rounds 6] [--steps 40] [--json FILE]
+
+Both are the same replicas in the same number of processes, one thread each, with gloo on this machine: in cells that
+share a world, matching workers' sums added over the cells, the figures of the step added over everybody. The bare loop
+does only that, and waits in each collective; the sums are added in place. With Shoal (`tests/platform/support/lab.py`:
+worker, controller and record, without Ray) a copy is added so that the step can be done again, waiting is polling, the
+figures travel in a vote, and each commit is told. They take turns, `--rounds` times; a round's figure is the ratio of
+the two medians.
+
+- sleep: 3 cells x 2 workers, a million parameters, 0.2 s a step of which most is slept;
+- pretrain: 2 cells x 1 worker, a small DeepSeek-V3 on a corpus of three modules of the standard library.
+
+Then the controller is stopped (SIGSTOP) while the sleepers train: a step that called it would wait until it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from shoal import batching
+from shoal.workload import make_workload
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "platform" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "workloads" / "support"))
+from corpora import write_corpus
+from lab import ADDRESS, FORK, lab
+
+WARM = 10  # steps that do not count
+VOCABULARY = 1024
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, on how many cells and workers of a cell."""
+
+    cells: int
+    workers: int
+    workload: Mapping[str, Any]
+
+
+def settings(folder: Path) -> dict[str, Setting]:
+    sleep = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.08, "global_batch": 12, "parameters": 10**6}
+    corpus = str(write_corpus(folder / "corpus", VOCABULARY))
+    pretrain = {
+        "path": "shoal_workloads.pretrain:Pretrain",
+        "model": {"preset": "demo", "vocab_size": VOCABULARY},
+        "data": {"corpus": corpus, "heldout": corpus, "seq_len": 64},
+        "batch": {"global_batch": 8, "micro_batch": 2},
+        "schedule": {"budget": 10**6, "lr": 1e-3, "warmup_steps": 0},
+    }
+    return {"sleep": Setting(3, 2, sleep), "pretrain": Setting(2, 1, pretrain)}
+
+
+def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, answer: Any) -> None:
+    """One process of the bare loop; sends the seconds of each step."""
+    import torch
+    import torch.distributed as dist
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    place, everybody = cell * setting.workers + rank, setting.cells * setting.workers
+    store = dist.TCPStore(ADDRESS, port, is_master=place == 0, wait_for_workers=False)
+    cell_store = dist.PrefixStore(f"cell/{cell}", store)
+    dist.init_process_group("gloo", store=cell_store, rank=rank, world_size=setting.workers)
+    minute = timedelta(seconds=60)
+    across = dist.ProcessGroupGloo(dist.PrefixStore(f"across/{rank}", store), cell, setting.cells, minute)
+    everyone = dist.ProcessGroupGloo(dist.PrefixStore("all", store), place, everybody, minute)
+    workload = make_workload(setting.workload)
+    replica = workload.build(0)
+    seconds, since = [], time.monotonic()
+    for step in range(steps):
+        first, last = workload.samples(step)
+        micro_batches = batching.count(first, last, setting.workers, workload.micro_batch)
+        replica.begin(step)
+        for micro_batch in batching.share(micro_batches, range(setting.cells))[cell]:
+            replica.accumulate(batching.ids(first, micro_batch, rank, setting.workers, workload.micro_batch))
+        total = replica.sums()
+        across.allreduce([total]).wait()
+        figures = torch.tensor([*replica.stats(), replica.norm_sq(total) / setting.cells], dtype=torch.float64)
+        everyone.allreduce([figures]).wait()
+        *stats, norm_sq = figures.tolist()
+        replica.commit(total, stats, norm_sq)
+        now = time.monotonic()
+        seconds.append(now - since)
+        since = now
+    answer.send(seconds)
+
+
+def bare(setting: Setting, steps: int) -> float:
+    """Median seconds of a step of the bare loop."""
+    import socket
+
+    with socket.create_server((ADDRESS, 0)) as probe:
+        port = probe.getsockname()[1]
+    here, there = FORK.Pipe()
+    crew = [(cell, rank) for cell in range(setting.cells) for rank in range(setting.workers)]
+    processes = [
+        FORK.Process(target=bare_worker, args=(setting, *one, port, steps, there), daemon=True) for one in crew
+    ]
+    for process in processes:
+        process.start()
+    answers = [here.recv() for _ in processes]
+    for process in processes:
+        process.join()
+    return median(second for seconds in answers for second in seconds[WARM:])
+
+
+def with_shoal(setting: Setting, steps: int) -> float:
+    """Median seconds of a step under Shoal, by the workers' clocks."""
+    nodes = {f"n{cell}": setting.workers for cell in range(setting.cells)}
+    shape = {"cells": setting.cells, "workers_per_cell": setting.workers}
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+        lab(Path(name), nodes, steps=steps, workload=dict(setting.workload), **shape) as one,
+    ):
+        while not (one.path / "run.json").exists():
+            time.sleep(0.5)  # looking on costs time too
+        lines = one.steps()
+        assert len(lines) == steps, one.story()
+        return median(line["worker_seconds"] for line in lines[WARM:])
+
+
+def without_controller(setting: Setting, seconds: float) -> dict[str, Any]:
+    """Stop the controller for so long, and see what the workers do meanwhile."""
+    nodes = {f"n{cell}": setting.workers for cell in range(setting.cells)}
+    shape = {"cells": setting.cells, "workers_per_cell": setting.workers}
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
+        lab(Path(name), nodes, steps=10**6, workload=dict(setting.workload), **shape) as one,
+    ):
+        one.full(30)
+        before = len(one.steps())
+        os.kill(one.controller.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(one.controller.pid, signal.SIGCONT)
+        time.sleep(2.0)
+        lines = one.steps()
+        usual = median(line["worker_seconds"] for line in lines[WARM:before])
+        meanwhile = [line["worker_seconds"] for line in lines[before : before + int(seconds / usual)]]
+        return {
+            "stopped": seconds,
+            "steps_meanwhile": len(meanwhile),
+            "seconds_meanwhile": sum(meanwhile),
+            "longest": max(meanwhile),
+            "median": usual,
+            "generations": len(one.events("generation")),
+        }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--what", default="sleep,pretrain")
+    options.add_argument("--rounds", type=int, default=6)
+    options.add_argument("--steps", type=int, default=40)
+    options.add_argument("--json", type=Path)
+    asked = options.parse_args()
+    found: dict[str, Any] = {"date": date.today().isoformat(), "load": [os.getloadavg()[0]]}
+    with tempfile.TemporaryDirectory() as folder:
+        choices = settings(Path(folder))
+        for what in asked.what.split(","):
+            rounds = []
+            for _ in range(asked.rounds):
+                plain, ours = bare(choices[what], asked.steps), with_shoal(choices[what], asked.steps)
+                rounds.append({"bare": plain, "shoal": ours, "ratio": ours / plain})
+                print(f"{what}: bare {plain:.4f} s, with Shoal {ours:.4f} s, {ours / plain - 1:+.2%}", flush=True)
+            found[what] = {"rounds": rounds, "cost": median(one["ratio"] for one in rounds) - 1}
+        found["without_controller"] = without_controller(choices["sleep"], 5.0)
+    found["load"].append(os.getloadavg()[0])
+    print(json.dumps(found, indent=1))
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
