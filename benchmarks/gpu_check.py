@@ -69,7 +69,14 @@ class Bench:
         """Where and when."""
         gpu = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or "cpu"
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        return {"device": gpu, "date": today, "torch": torch.__version__, "tiny": self.tiny, "fp8": self.fp8.name}
+        return {
+            "device": gpu,
+            "date": today,
+            "torch": torch.__version__,
+            "tiny": self.tiny,
+            "fp8": self.fp8.name,
+            "dense_fp8_through_torch": getattr(self.fp8, "scaled_mm", False),
+        }
 
     def seconds(self, run: Callable[[], Any]) -> float:
         """Median time of `run` after a warm-up."""
@@ -139,15 +146,20 @@ class Bench:
 
     def _alone(self, x: torch.Tensor, w: torch.Tensor, ends: torch.Tensor | None, product: str) -> float:
         """The product on operands that are already scaled, as a fused producer would leave them."""
+        from shoal_workloads.precision.blockwise import times_blocks
         from shoal_workloads.precision.fp8 import quantize_blocks
         from shoal_workloads.precision.kernels import grouped_product, quantize_tiles
 
-        weight = w if w.dim() == 3 else w.unsqueeze(0)
-        weight = weight if product == "fprop" else weight.transpose(1, 2)
-        codes, blocks = quantize_blocks(weight.contiguous())
+        codes, blocks = quantize_blocks((w if product == "fprop" else w.transpose(-2, -1)).contiguous())
         tiles = quantize_tiles(x)
-        where = torch.tensor([len(x)], dtype=torch.int32, device=x.device) if ends is None else ends
-        return self.seconds(lambda: grouped_product(tiles, (codes, blocks), where, torch.bfloat16))
+        if ends is not None:
+            return self.seconds(lambda: grouped_product(tiles, (codes, blocks), ends, torch.bfloat16))
+        if getattr(self.fp8, "scaled_mm", False):
+            arguments = times_blocks(tiles, (codes, blocks))
+            return self.seconds(lambda: arguments.multiply(torch.bfloat16))
+        one = torch.tensor([len(x)], dtype=torch.int32, device=x.device)
+        weight = (codes.unsqueeze(0), blocks.unsqueeze(0))
+        return self.seconds(lambda: grouped_product(tiles, weight, one, torch.bfloat16))
 
     def _exact(
         self, product: str, x: torch.Tensor, w: torch.Tensor, dy: torch.Tensor, ends: torch.Tensor | None

@@ -1,14 +1,14 @@
 """FP8 products on Hopper GPUs: the numerics of `EmulatedFp8`, on the tensor cores.
 
-torch's blockwise `scaled_mm` has no grouped form for these scales on Hopper, and no form whose two operands are both
-scaled along rows, which wgrad needs; so all three products are Triton kernels (see `kernels`), dense layers being one
-group.
+Dense layers multiply through torch's blockwise `scaled_mm` where it can (see `blockwise`); it has no grouped form for
+these scales, so experts, and shapes that it would pad, go through Triton kernels (see `kernels`), which scale, too.
 """
 
 from __future__ import annotations
 
 import torch
 
+from shoal_workloads.precision import blockwise
 from shoal_workloads.precision.fp8 import EmulatedFp8, dequantize_tiles, quantize_blocks
 from shoal_workloads.precision.kernels import (
     grouped_product,
@@ -22,9 +22,13 @@ __all__ = ["HopperFp8"]
 
 
 class HopperFp8(EmulatedFp8):
-    """What is cached is what the emulation caches; only the products differ."""
+    """What is cached is what the emulation caches; only the products differ. `scaled_mm`: whether dense products go
+    through torch."""
 
     name = "fp8-hopper"
+
+    def __init__(self, *, scaled_mm: bool) -> None:
+        self.scaled_mm = scaled_mm
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
         """As the emulation, in one pass."""
@@ -35,25 +39,29 @@ class HopperFp8(EmulatedFp8):
         codes, scale = kept
         if codes.dtype != torch.float8_e4m3fn:
             codes, scale = quantize_tiles(dequantize_tiles(codes, scale), power_of_2=True)
-        return _product((codes, scale), w, ends, dtype)
+        return self._product((codes, scale), w, ends, dtype)
 
     def dgrad(self, dy: torch.Tensor, w: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
         """Tiles of the gradient times blocks."""
-        return _product(quantize_tiles(dy), w.transpose(-2, -1), ends, dy.dtype)
+        return self._product(quantize_tiles(dy), w.transpose(-2, -1), ends, dy.dtype)
 
     def wgrad(self, dy: torch.Tensor, kept: Cached, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-        """Both regrouped in tiles of 128 rows of one expert."""
+        """Both regrouped in tiles of 128 rows of one expert, the last one filled up with zeros."""
         where = _one_group(dy) if ends is None else ends
         y, x = quantize_rows(dy, where), quantize_rows(dequantize_tiles(*kept), where)
+        if ends is None and self.scaled_mm and blockwise.fits(*y[0].shape, x[0].shape[0]):
+            return blockwise.times_tiles(y, x).multiply(dtype)
         out = grouped_weight_product(y, x, where, dtype)
         return out[0] if ends is None else out
 
-
-def _product(x: Cached, w: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """x: codes (R, K) and scales; w: (N, K) or (E, N, K), contracted over K -> (R, N)."""
-    codes, blocks = quantize_blocks(w.contiguous() if w.dim() == 3 else w.contiguous().unsqueeze(0))
-    where = _one_group(x[0]) if ends is None else ends
-    return grouped_product((x[0], x[1]), (codes.contiguous(), blocks.contiguous()), where, dtype)
+    def _product(self, x: Cached, w: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """x: codes (R, K) and scales; w: (N, K) or (E, N, K), contracted over K -> (R, N)."""
+        codes, blocks = quantize_blocks(w.contiguous())
+        if ends is None and self.scaled_mm and blockwise.fits(*x[0].shape, w.shape[0]):
+            return blockwise.times_blocks(x, (codes, blocks)).multiply(dtype)
+        if ends is None:
+            return grouped_product((x[0], x[1]), (codes.unsqueeze(0), blocks.unsqueeze(0)), _one_group(x[0]), dtype)
+        return grouped_product((x[0], x[1]), (codes, blocks.contiguous()), ends, dtype)
 
 
 def _one_group(x: torch.Tensor) -> torch.Tensor:
