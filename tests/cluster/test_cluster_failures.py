@@ -123,10 +123,14 @@ def test_what_a_killed_start_left_is_cleared_by_down() -> None:
         state = assemble.claim("half", mode, dashboard_port=0, object_store_mb=100)
         if mode == "netns":
             namespaces.add_node(state.head.namespace, state.bridge, state.head.ip)
+        inside = ["nsenter", f"--net=/run/netns/{state.head.namespace}"] if mode == "netns" else []
         left = subprocess.Popen(
-            [*(["nsenter", f"--net=/run/netns/{state.head.namespace}"] if mode == "netns" else []), "sleep", "600"],
+            [*inside, "sh", "-c", "echo there; exec sleep 600"],
             env={**os.environ, processes.MARK: processes.mark(state, state.head)},
+            stdout=subprocess.PIPE,
         )
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"there\n"
         local.down("half")
         assert left.wait(timeout=120) == -signal.SIGKILL
         assert nothing_left("half")
