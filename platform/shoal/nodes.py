@@ -7,9 +7,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from shoal.cluster.launch import DRIVER_RESOURCE
 from shoal.plan import Node
 
-__all__ = ["NODE_LABEL", "free_slots", "living", "near_node", "on_node"]
+__all__ = ["NODE_LABEL", "free_slots", "living", "near_node", "on_node", "quiet_node"]
 
 NODE_LABEL = "shoal.io/node"
 """Label that names a node for people; without it the node's address serves."""
@@ -41,6 +42,17 @@ def on_node(node: Node) -> Any:
     return NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
 
 
-def near_node(node: Node) -> Any:
+def near_node(ray_id: str) -> Any:
     """Schedule on this node while it is there, else anywhere."""
-    return NodeAffinitySchedulingStrategy(node.ray_id, soft=True)
+    return NodeAffinitySchedulingStrategy(ray_id, soft=True)
+
+
+def quiet_node(slot_resource: str, own: str) -> str:
+    """Where a controller sits (a Ray node id): a node for drivers, which outlives the head, if there is one; else one
+    without slots (the head), since training nodes are those that are taken away; else the driver's `own`."""
+
+    def rank(record: dict[str, Any]) -> tuple[bool, bool, bool]:
+        offers = record["Resources"]
+        return DRIVER_RESOURCE not in offers, offers.get(slot_resource, 0) > 0, record["NodeID"] != own
+
+    return str(min((record for record in ray.nodes() if record["Alive"]), key=rank)["NodeID"])

@@ -18,13 +18,15 @@ from shoal.config import Job, parse
 from shoal.control.actor import ControllerActor, controller_name
 from shoal.control.fleet import NAMESPACE
 from shoal.errors import UserError
-from shoal.nodes import free_slots, living, near_node
-from shoal.plan import Node, first_plan
-from shoal.record import read
+from shoal.nodes import free_slots, living, near_node, quiet_node
+from shoal.plan import first_plan
+from shoal.record import layout, read
+from shoal.record.jsonl import read_json
+from shoal.record.masking import flat_masked
 from shoal.record.rundir import RunDir, check_run_id
 from shoal.workload import Workload, load_workload
 
-__all__ = ["Preflight", "connect", "follow", "launch", "nodes_in_words", "preflight", "stop"]
+__all__ = ["Preflight", "connect", "follow", "launch", "nodes_in_words", "preflight", "running", "stop", "unfinished"]
 
 WORDS = ("amber", "brisk", "calm", "deft", "eager", "fleet", "glad", "keen", "lucid", "merry", "nimble", "quick")
 FISH = (
@@ -57,6 +59,42 @@ def make_id() -> str:
     return f"{random.choice(WORDS)}-{random.choice(FISH)}-{time.strftime('%m%d-%H%M%S')}"
 
 
+def settled(job: Job) -> Job:
+    """The job as it is recorded: with its run's id, and its storage from the root."""
+    return job.model_copy(update={"run_id": job.run_id or make_id(), "storage": job.storage.absolute()})
+
+
+def unfinished(job: Job) -> bool:
+    """Whether there is a record of the job's run that says nothing of its end: the run goes on, or died."""
+    if job.run_id is None:
+        return False
+    path = job.storage / job.run_id
+    return (path / layout.EVENTS).exists() and not (path / layout.RUN).exists()
+
+
+def running(job: Job) -> tuple[Any, Any] | None:
+    """`(controller, its run's future)` of the job's run on the connected cluster, whose driver may have died.
+
+    None: nobody runs it.
+    Raises:
+        UserError: it runs with other settings.
+    """
+    job = settled(job)
+    try:
+        controller = ray.get_actor(controller_name(str(job.run_id)), namespace=NAMESPACE)
+    except ValueError:
+        return None
+    recorded = flat_masked(read.config(job.storage / str(job.run_id)))
+    asked = flat_masked(job.model_dump(mode="json"))
+    different = sorted(key for key in recorded.keys() | asked.keys() if recorded.get(key) != asked.get(key))
+    if different:
+        raise UserError(
+            f"run_id: {job.run_id!r} is running now, with other settings of {', '.join(different)}",
+            f"leave them as they are to follow it, choose another run_id, or end it: shoal stop {job.run_id}",
+        )
+    return controller, controller.wait.remote()
+
+
 def preflight(job: Job, *, resume: bool) -> Preflight:
     """Everything that can be checked without a cluster.
 
@@ -65,7 +103,7 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
     """
     if resume and job.run_id is None:
         raise UserError("--resume needs the run to go on with", "name it: run_id=NAME")
-    job = job.model_copy(update={"run_id": job.run_id or make_id(), "storage": job.storage.absolute()})
+    job = settled(job)
     if "path" not in job.workload:
         raise UserError("'workload.path' is missing", "name the workload's class as package.module:Class")
     kind = load_workload(job.workload["path"])
@@ -96,11 +134,13 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
 
 
 def connect() -> None:
-    """Join the cluster that this process belongs to or that RAY_ADDRESS names.
+    """Join the cluster that this process belongs to or that RAY_ADDRESS names, unless that is done.
 
     Raises:
         UserError: there is none.
     """
+    if ray.is_initialized():
+        return
     try:
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
@@ -128,15 +168,9 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
-        scheduling_strategy=near_node(quiet_node(living(job.slot_resource), ray.get_runtime_context().get_node_id())),
+        scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
     ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about)
     return controller, controller.wait.remote()
-
-
-def quiet_node(nodes: list[Node], own: str) -> Node:
-    """Where the controller sits: a node without slots (the head), since training nodes are those that are taken away;
-    else the driver's `own` (a Ray node id)."""
-    return min(nodes, key=lambda node: (node.slots > 0, node.ray_id != own))
 
 
 def follow(controller: Any, outcome: Any, path: Path, show: Callable[[str, dict[str, Any]], None]) -> tuple[str, str]:
@@ -158,6 +192,8 @@ def follow(controller: Any, outcome: Any, path: Path, show: Callable[[str, dict[
     try:
         status, reason = ray.get(outcome)
     except ray.exceptions.RayActorError as error:
+        if ended := read_json(path / layout.RUN):  # another driver that followed the run was quicker
+            return str(ended["status"]), str(ended["reason"])
         return "failed", f"the controller died ({error}); go on with `shoal train ... --resume run_id={path.name}`"
     ray.kill(controller)
     return str(status), str(reason)

@@ -1,6 +1,7 @@
 """Starts that go wrong, each with one clear message and nothing left behind."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +13,19 @@ import pytest
 from typer.testing import CliRunner
 
 from shoal.cli import cluster as cli
-from shoal.cluster import assemble, local, namespaces, processes
-from shoal.cluster.state import NodeState, clusters_dir, known_clusters, load, locked, save, state_dir
+from shoal.cluster import assemble, local, namespaces, processes, redis
+from shoal.cluster.state import (
+    ClusterState,
+    NodeState,
+    clusters_dir,
+    known_clusters,
+    load,
+    locked,
+    redis_dir,
+    redis_password,
+    save,
+    state_dir,
+)
 from shoal.errors import UserError
 
 pytestmark = pytest.mark.cluster
@@ -155,6 +167,40 @@ def test_a_damaged_state_file_is_named() -> None:
     (state_dir("torn") / "cluster.json").write_text('{"name": "torn"')
     with pytest.raises(UserError, match=r"torn/cluster.json cannot be read"):
         local.describe("torn")
+
+
+def test_a_head_that_may_die_needs_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis.shutil, "which", lambda program: None)
+    with pytest.raises(UserError, match=r"(?s)no redis-server.*apt-get install redis-server"):
+        local.up("noredis", mode="process", dashboard_port=free_port(), on_redis=True)
+    assert nothing_left("noredis")
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+def test_the_clusters_redis_keeps_what_it_was_told_through_its_death_and_goes_with_the_cluster() -> None:
+    state_dir("store").mkdir(parents=True)
+    state = assemble.claim("store", "process", dashboard_port=0, object_store_mb=100, on_redis=True)
+    redis.start(state)
+    assert ask_redis(state, redis_password("store"), "set", "key", "kept") == "OK"
+    assert "NOAUTH" in ask_redis(state, "", "get", "key")
+    assert (redis_dir("store") / "password").stat().st_mode & 0o777 == 0o600
+    listening = subprocess.run(["ss", "-Hltn", f"sport = {state.redis_port}"], capture_output=True, text=True).stdout
+    assert [line.split()[3] for line in listening.splitlines()] == [f"127.0.0.1:{state.redis_port}"]
+    (killed,) = processes.kill_redis(state)
+    redis.start(state)
+    redis.start(state)  # one that runs is left alone
+    assert ask_redis(state, redis_password("store"), "get", "key") == "kept"
+    (again,) = processes.redis_pids(state)
+    assert again != killed
+    local.down("store")
+    assert processes.redis_pids(state) == []
+    assert nothing_left("store")
+
+
+def ask_redis(state: ClusterState, password: str, *words: str) -> str:
+    environ = {**os.environ, **({"REDISCLI_AUTH": password} if password else {})}
+    asked = ["redis-cli", "-p", str(state.redis_port), *words]
+    return subprocess.run(asked, env=environ, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def test_the_state_file_keeps_everything() -> None:

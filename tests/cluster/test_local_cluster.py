@@ -221,6 +221,8 @@ def test_a_node_can_be_cut_off_where_it_has_a_cable(cluster: ClusterState) -> No
 def test_the_head_is_not_killed_by_mistake(cluster: ClusterState) -> None:
     with pytest.raises(UserError, match="only record"):
         local.kill_node(cluster.name, "head")
+    with pytest.raises(UserError, match=r"(?s)made without Redis.*up --redis"):
+        local.restart_head(cluster.name)
     with pytest.raises(UserError, match=r"no node 'node9'.*\n.*head, node1, node2"):
         local.kill_node(cluster.name, "node9")
 

@@ -13,6 +13,7 @@ import ray.autoscaler
 import yaml
 from ray.scripts.scripts import start as ray_start
 
+from shoal.cluster.launch import DRIVER_RESOURCE, HEAD_MAY_DIE, HEALTH_CHECKS
 from shoal.metrics import COUNTERS, GAUGES
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -93,8 +94,8 @@ def test_kuberay_clusters_use_known_fields_and_names_that_exist(name: str) -> No
         volumes = {volume["name"] for volume in pod["volumes"]}
         for each in pod["containers"]:
             assert {mount["name"] for mount in each["volumeMounts"]} <= volumes
-            # nodes and head agree on how long a dead head is waited for
-            assert {"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "600"} in each["env"]
+            # nodes and head agree on how long a dead head is waited for, and leave health checks to the image
+            assert {entry["name"]: entry["value"] for entry in each["env"]} == HEAD_MAY_DIE
 
 
 def test_the_kuberay_job_and_the_cluster_that_stays_are_alike() -> None:
@@ -110,6 +111,7 @@ def test_the_kuberay_driver_has_a_group_that_can_hold_it() -> None:
         if "resources" in group["rayStartParams"]
     ]
     assert wanted in offered
+    assert set(wanted) == {DRIVER_RESOURCE}
 
 
 def test_the_aws_cluster_is_valid_by_rays_own_schema() -> None:
@@ -150,6 +152,12 @@ def test_the_image_copies_what_exists() -> None:
     assert all((INFRA.parent / source).exists() for source in sources)
     torch = next(line for line in (INFRA.parent / "pyproject.toml").read_text().splitlines() if '"torch==' in line)
     assert torch.strip(' ",') in "\n".join(lines), "the image installs another torch than pyproject.toml pins"
+
+
+def test_the_image_sets_the_health_checks_of_a_local_cluster() -> None:
+    settings = (INFRA / "docker" / "Dockerfile").read_text().partition("\nENV ")[2].replace("\\\n", " ").split()
+    found = dict(setting.split("=") for setting in settings)
+    assert {key: value for key, value in found.items() if "health_check" in key} == HEALTH_CHECKS
 
 
 def test_dashboard_and_alerts_name_metrics_that_shoal_exports() -> None:

@@ -40,6 +40,10 @@ def up(
     dashboard_port: Annotated[int, typer.Option(help="port of the dashboard and the job server")] = 8265,
     object_store_mb: Annotated[int, typer.Option(help="shared memory of each node, MB")] = local.OBJECT_STORE_MB,
     labels: LabelList = None,
+    redis: Annotated[
+        bool,
+        typer.Option("--redis", help="the head may die: its control store on Redis, a node `steady` for drivers"),
+    ] = False,
 ) -> None:
     """Start a head and NODES nodes, and return when all have joined."""
     signal.signal(signal.SIGTERM, _interrupt)  # like Ctrl-C: nothing is left behind
@@ -53,9 +57,10 @@ def up(
         dashboard_port=dashboard_port,
         object_store_mb=object_store_mb,
         labels=parse_labels(labels or []),
+        on_redis=redis,
         say=say,
     )
-    say(f"{nodes + 1} nodes in {time.monotonic() - started:.1f} s; `shoal cluster down --name {name}` ends it")
+    say(f"{nodes + 1 + redis} nodes in {time.monotonic() - started:.1f} s; `shoal cluster down --name {name}` ends it")
 
 
 @app.command()
@@ -76,7 +81,7 @@ def status(name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
 
 @app.command("kill-node")
 def kill_node(
-    node: Annotated[str, typer.Argument(help="node1, node2, ...")],
+    node: Annotated[str, typer.Argument(help="node1, node2, ...; head, where it may die (`up --redis`)")],
     name: Name = local.DEFAULT_NAME,
     as_json: AsJson = False,
 ) -> None:
@@ -86,6 +91,15 @@ def kill_node(
         print(json.dumps(asdict(kill)))
         return
     say(f"{node}: {len(kill.pids)} processes killed at {kill.time:.3f} (unix), gone {kill.seconds * 1e3:.0f} ms later")
+
+
+@app.command("restart-head")
+def restart_head(name: Name = local.DEFAULT_NAME) -> None:
+    """Start a dead head again, on the cluster's Redis; nodes, workers and runs are still there."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    local.restart_head(name, say=say)
+    say(f"the head is back after {time.monotonic() - started:.1f} s")
 
 
 @app.command("add-node")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from shoal.config import Job
 
 __all__ = ["stop", "train"]
 
@@ -27,7 +30,8 @@ def train(
 ) -> None:
     """Train a job on the Ray cluster this runs in: `ray job submit -- shoal train job.yaml`.
 
-    The run goes on if this command dies; Ctrl-C and `ray job stop` end it in order. Exit code: 0 done, 1 failed or
+    The run goes on if this command dies; the same command with the same run_id follows it again. Ctrl-C and
+    `ray job stop` end the run in order. Exit code: 0 done, 1 failed or
     stopped, 2 the job cannot start (the message says what to change).
     """
     from shoal import submit
@@ -39,6 +43,12 @@ def train(
         for name, seconds, meaning in Timeouts(wanted.patience).explained():
             print(f"{seconds:8.2f} s  {name:12} {meaning}")
         return
+    if not check and submit.unfinished(wanted):
+        submit.connect()
+        if found := submit.running(wanted):
+            print(f"run {wanted.run_id} is running: following it")
+            watch(wanted, *found)
+            return
     ready = submit.preflight(wanted, resume=resume)
     job = ready.job
     print(
@@ -49,8 +59,14 @@ def train(
         return
     submit.connect()
     print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {job.cells} cells x {job.workers_per_cell}")
-    controller, outcome = submit.launch(ready, resume=resume)
-    path = job.storage / str(job.run_id)
+    watch(job, *submit.launch(ready, resume=resume))
+
+
+def watch(job: Job, controller: Any, outcome: Any) -> None:
+    """Show a run to its end. Raises typer.Exit: it was not done."""
+    from shoal import submit
+
+    path = job.storage.absolute() / str(job.run_id)
     printer = Printer(job.steps, sys.stdout)
     # Ray prints what it thinks of every dead node, at length: kept, but not between the lines of the run.
     with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log):

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from shoal.cluster import api, namespaces, processes
+from shoal.cluster import api, namespaces, processes, redis
 from shoal.cluster.launch import NODE_LABEL, go, launch, log_file
-from shoal.cluster.state import HEAD, ClusterState, NodeState, save, token_file
+from shoal.cluster.state import HEAD, STEADY, ClusterState, NodeState, save, token_file
 from shoal.errors import UserError
 
 __all__ = [
@@ -56,11 +56,13 @@ def choose_mode(mode: str, say: Say) -> str:
     return "process"
 
 
-def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int) -> ClusterState:
+def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int, *, on_redis: bool = False) -> ClusterState:
     """Claim the cluster's network or ports, and write its state, with the head alone, and its token.
 
-    Raises UserError: the dashboard's port is in use, or no network is free.
+    Raises UserError: the dashboard's port is in use, no network is free, or there is no Redis to be `on_redis`.
     """
+    if on_redis:
+        redis.check()
     state = ClusterState(
         name=name,
         id=secrets.token_hex(6),
@@ -76,12 +78,13 @@ def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int) -> Cl
         if mode == "netns":
             bridge, subnet = namespaces.claim_bridge()
             head = NodeState(HEAD, f"{subnet}.2", 0, 0, namespace=f"{bridge}-{HEAD}")
-            state = replace(state, bridge=bridge, subnet=subnet, nodes=(head,))
+            state = replace(state, bridge=bridge, subnet=subnet, nodes=(head,), redis_port=6380 if on_redis else 0)
         else:
             _check_port(dashboard_port)
-            gcs_port, metrics_port = _free_ports(2)
+            gcs_port, metrics_port, redis_port = _free_ports(3)
             head = NodeState(HEAD, "127.0.0.1", 0, 0)
             state = replace(state, gcs_port=gcs_port, metrics_port=metrics_port, nodes=(head,))
+            state = replace(state, redis_port=redis_port if on_redis else 0)
         save(state)
         token = token_file(name)
         token.unlink(missing_ok=True)
@@ -104,7 +107,12 @@ def make_node(state: ClusterState, number: int, slots: int, cpus: int, labels: M
 
 
 def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: Labels) -> ClusterState:
-    """`state` with nodes 1 to `nodes`, of which nothing is made yet."""
+    """`state` with nodes 1 to `nodes`, and the steady one if the head may die; nothing of them is made yet."""
+    if state.redis_port:
+        address = f"{state.subnet}.3" if state.mode == "netns" else "127.0.0.1"
+        state = state.with_node(
+            NodeState(STEADY, address, 0, 0, namespace=f"{state.bridge}-{STEADY}" if state.bridge else "")
+        )
     for number in range(1, nodes + 1):
         own = {**labels.get("*", {}), **labels.get(f"node{number}", {})}
         state = state.with_node(make_node(state, number, slots, cpus, own))
@@ -130,8 +138,11 @@ def start(state: ClusterState, nodes: list[NodeState], say: Say) -> None:
     tried: set[str] = set()
     try:
         for node in nodes:
-            if node.namespace:
+            if node.namespace and not namespaces.exists(node.namespace):
                 namespaces.add_node(node.namespace, state.bridge, node.ip)
+            if node.is_head and state.redis_port:
+                redis.start(state)
+                tell("Redis is up")
             ready[node.name] = launch(state, node)
         while ready or going:
             while ready and HEAD not in going and len(going) < max(2, os.cpu_count() or 1):
@@ -189,6 +200,7 @@ def _not_started(state: ClusterState, node: str, how: str) -> UserError:
 
 def destroy(state: ClusterState) -> None:
     """Kill all processes of the cluster and remove all it made, apart from its state directory."""
+    redis.stop(state)
     remove_nodes(state, list(state.nodes))
     if state.bridge:
         namespaces.delete_bridge(state.bridge)

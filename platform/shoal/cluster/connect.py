@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from shoal.cluster import api
-from shoal.cluster.launch import LOOPBACK_ONLY, command_in, node_environment
+from shoal.cluster.launch import HEAD_MAY_DIE, LOOPBACK_ONLY, command_in, node_environment
 from shoal.cluster.state import HEAD, load, token_file
 
 __all__ = ["command", "environment", "execute"]
@@ -27,6 +27,7 @@ def environment(name: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token_file(name)),
         "RAY_USAGE_STATS_ENABLED": "0",
         "SHOAL_CLUSTER": name,
+        **(HEAD_MAY_DIE if state.redis_port else {}),
         **(LOOPBACK_ONLY if state.mode == "process" else {}),
         **api.no_proxy(state),
     }

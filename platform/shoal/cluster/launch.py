@@ -10,9 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from shoal.cluster import api, namespaces, processes
-from shoal.cluster.state import ClusterState, NodeState, state_dir, token_file
+from shoal.cluster.state import ClusterState, NodeState, redis_password, state_dir, token_file
 
-__all__ = ["LOOPBACK_ONLY", "NODE_LABEL", "command_in", "go", "launch", "log_file", "node_environment", "ray_params"]
+__all__ = [
+    "DRIVER_RESOURCE",
+    "HEAD_MAY_DIE",
+    "HEALTH_CHECKS",
+    "LOOPBACK_ONLY",
+    "NODE_LABEL",
+    "command_in",
+    "go",
+    "launch",
+    "log_file",
+    "node_environment",
+    "ray_params",
+]
 
 NODE_LABEL = "shoal.io/node"
 """The Ray node label that holds the node's name (`ray.nodes()[i]["Labels"]`)."""
@@ -24,6 +36,14 @@ HEALTH_CHECKS = {
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "5",
 }
+
+HEAD_MAY_DIE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
+"""Where the control store is on Redis: how long nodes, workers and drivers wait for a head that died (by default 60 s,
+then they end themselves)."""
+
+DRIVER_RESOURCE = "driver"
+"""What the steady node offers: `ray job submit --entrypoint-resources '{"driver": 1}'` puts a job's driver there."""
+DRIVERS = 16
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Process mode: Ray takes 127.0.0.1 for this machine's address instead of replacing it by one of the network, where
@@ -41,6 +61,8 @@ def node_environment(state: ClusterState, node: NodeState) -> dict[str, str]:
     return {
         **inherited,
         **HEALTH_CHECKS,
+        **(HEAD_MAY_DIE | {"RAY_external_storage_namespace": state.id} if state.redis_port else {}),
+        **({"RAY_REDIS_PASSWORD": redis_password(state.name)} if state.redis_port and node.is_head else {}),
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "150",  # its 60 s are not enough on a machine under load
@@ -86,13 +108,15 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
             "dashboard_host": node.ip,
             "dashboard_port": state.dashboard_port,
             "no_monitor": True,  # the autoscaler's process: nothing to scale here
+            # the main Redis and its one shard, which Ray wants told apart; the password is in the environment
+            **({"external_addresses": [f"127.0.0.1:{state.redis_port}"] * 2} if state.redis_port else {}),
         }
     # Nodes run no log monitor (1 s of CPU and 80 MB each): what workers print stays in the node's logs, which the
     # dashboard shows.
     return {
         **common,
         "gcs_address": state.gcs_address,
-        "resources": {"slot": node.slots},
+        "resources": {DRIVER_RESOURCE: DRIVERS} if node.is_steady else {"slot": node.slots},
         "include_log_monitor": False,
     }
 
@@ -100,7 +124,7 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
 def launch(state: ClusterState, node: NodeState) -> subprocess.Popen[bytes]:
     """Prepare `node`: a process that imports Ray, waits for `go`, then ends, with 0 when the node has joined."""
     temp_dir = Path(state.temp_dir) / node.name
-    temp_dir.mkdir(mode=0o700)
+    temp_dir.mkdir(mode=0o700, exist_ok=True)
     # As `ray start` does: a job's driver is given the address in this file. Without it, it is given any cluster's that
     # runs on this machine.
     (temp_dir / "ray_current_cluster").write_text(state.gcs_address)

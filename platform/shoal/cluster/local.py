@@ -19,7 +19,18 @@ from shoal.cluster.launch import NODE_LABEL
 from shoal.cluster.state import HEAD, ClusterState, NodeState, load, locked, save, state_dir
 from shoal.errors import UserError
 
-__all__ = ["DEFAULT_NAME", "Description", "Kill", "NodeStatus", "add_node", "describe", "down", "kill_node", "up"]
+__all__ = [
+    "DEFAULT_NAME",
+    "Description",
+    "Kill",
+    "NodeStatus",
+    "add_node",
+    "describe",
+    "down",
+    "kill_node",
+    "restart_head",
+    "up",
+]
 
 DEFAULT_NAME = "local"
 OBJECT_STORE_MB = 200
@@ -75,16 +86,20 @@ def up(
     dashboard_port: int = 8265,
     object_store_mb: int = OBJECT_STORE_MB,
     labels: Labels | None = None,
+    on_redis: bool = False,
     say: Say = lambda line: None,
 ) -> ClusterState:
     """Start a cluster of a head and `nodes` nodes with `slots` slots each, and return when all have joined.
 
     `cpus`: CPUs that Ray may give to tasks and actors on each node (default: `slots`). `labels`: Ray node labels by
-    node name, `*` for all nodes. `say` receives progress lines. What is left of a broken cluster of that name is
-    cleared away first; whatever goes wrong (Ctrl-C too), nothing is left behind.
+    node name, `*` for all nodes. `on_redis`: Ray's control store is on a Redis of the cluster's own, so that the head
+    may die (`restart_head`), and a node `steady` is there for drivers and controllers. `say` receives progress lines.
+    What is left of a broken cluster of that name is cleared away first; whatever goes wrong (Ctrl-C too), nothing is
+    left behind.
 
     Raises:
-        UserError: a bad argument, a name or port in use, no right to make namespaces, a node that does not start.
+        UserError: a bad argument, a name or port in use, no right to make namespaces, no Redis, a node that does not
+            start.
     """
     _check(nodes, slots, labels or {})
     if not 1 <= dashboard_port <= 65535:
@@ -102,7 +117,8 @@ def up(
             say(f"clearing away what is left of a broken cluster {name!r}")
             assemble.destroy(old)
         try:
-            state = assemble.claim(name, assemble.choose_mode(mode, say), dashboard_port, object_store_mb)
+            mode = assemble.choose_mode(mode, say)
+            state = assemble.claim(name, mode, dashboard_port, object_store_mb, on_redis=on_redis)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -134,7 +150,7 @@ def add_node(
     load(name)
     with locked(name):
         state = load(name)
-        number = 1 + max(int(n.name.removeprefix("node")) for n in state.nodes if not n.is_head)
+        number = 1 + max(int(n.name.removeprefix("node")) for n in state.nodes if not (n.is_head or n.is_steady))
         node = assemble.make_node(state, number, slots, slots if cpus is None else cpus, labels or {})
         state = state.with_node(node)
         save(state)
@@ -152,13 +168,14 @@ def add_node(
 def kill_node(name: str, node: str) -> Kill:
     """SIGKILL every process of a node, as if its machine had died. Its logs stay until the cluster is taken down.
 
-    Raises UserError: no such node, the head, or a node that is dead already.
+    Raises UserError: no such node, a head whose death would end the cluster, or a node that is dead already.
     """
     state = load(name)
     target = state.node(node)
-    if target.is_head:
+    if target.is_head and not state.redis_port:
         raise UserError(
-            f"cluster {name}: the head holds the cluster's only record", f"shoal cluster down --name {name}"
+            f"cluster {name}: the head holds the cluster's only record",
+            f"shoal cluster down --name {name}; a head that may die: shoal cluster up --redis",
         )
     started = time.monotonic()
     at, pids = processes.send(state, target, signal.SIGKILL)
@@ -166,6 +183,28 @@ def kill_node(name: str, node: str) -> Kill:
         raise UserError(f"cluster {name}: {node} is dead already", "shoal cluster status shows who lives")
     pids += processes.wait_gone(state, target)
     return Kill(node, at, time.monotonic() - started, sorted(set(pids)))
+
+
+def restart_head(name: str, say: Say = lambda line: None) -> None:
+    """Start a dead head again, as it was, on the cluster's Redis; return when it is up. It has a new Ray node id.
+
+    Raises UserError: the head lives, its record died with it, or it does not start.
+    """
+    load(name)
+    with locked(name):
+        state = load(name)
+        if not state.redis_port:
+            raise UserError(
+                f"cluster {name} was made without Redis: its record died with its head",
+                f"shoal cluster down --name {name}, then `up --redis`",
+            )
+        if processes.pids_of(state, state.head):
+            raise UserError(f"cluster {name}: the head lives", f"shoal cluster kill-node head --name {name}")
+        try:
+            assemble.start(state, [state.head], say)
+        except BaseException:
+            processes.wait_gone(state, state.head)
+            raise
 
 
 def down(name: str = DEFAULT_NAME, say: Say = lambda line: None) -> None:
@@ -188,9 +227,9 @@ def describe(name: str = DEFAULT_NAME) -> Description:
     seen: dict[str, dict[str, object]] = {}
     error = ""
     try:
-        for entry in api.ray_nodes(state):
-            node_name = HEAD if entry["is_head_node"] else entry["labels"].get(NODE_LABEL, "")
-            seen[node_name] = entry
+        # of a head that came back Ray lists the dead one too: the living is the one that counts
+        for entry in sorted(api.ray_nodes(state), key=lambda entry: entry["state"] == "ALIVE"):
+            seen[HEAD if entry["is_head_node"] else entry["labels"].get(NODE_LABEL, "")] = entry
     except OSError as failure:
         error = f"{state.dashboard_url} does not answer: {failure}"
     nodes = []

@@ -15,7 +15,7 @@ import sys
 
 from shoal.errors import UserError
 
-__all__ = ["INTERFACE", "add_node", "claim_bridge", "delete_bridge", "delete_node", "refusal", "set_link"]
+__all__ = ["INTERFACE", "add_node", "claim_bridge", "delete_bridge", "delete_node", "exists", "refusal", "set_link"]
 
 INTERFACE = "eth0"
 """The name of a node's only interface beside `lo`, inside its namespace."""
@@ -78,6 +78,11 @@ def add_node(namespace: str, bridge: str, ip: str) -> None:
     _ip("-n", namespace, "addr", "add", f"{ip}/24", "dev", INTERFACE)
     _ip("-n", namespace, "link", "set", INTERFACE, "up")
     _ip("-n", namespace, "link", "set", "lo", "up")
+
+
+def exists(namespace: str) -> bool:
+    """Whether there is a namespace of that name."""
+    return os.path.exists(f"/run/netns/{namespace}")
 
 
 def set_link(bridge: str, ip: str, up: bool) -> None:

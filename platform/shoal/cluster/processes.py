@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from shoal.cluster.state import ClusterState, NodeState
+from shoal.cluster.state import ClusterState, NodeState, redis_dir
 
-__all__ = ["MARK", "mark", "pids_of", "raylet_lives", "send", "wait_gone"]
+__all__ = ["MARK", "kill_redis", "mark", "pids_of", "raylet_lives", "redis_pids", "send", "wait_gone"]
 
 MARK = "SHOAL_NODE_OF"
 KEEPER = b"shoal.cluster.start_node"
@@ -26,8 +27,8 @@ def mark(state: ClusterState, node: NodeState) -> str:
 
 
 def pids_of(state: ClusterState, node: NodeState) -> list[int]:
-    """Living processes (no zombies) of `node`, without its keeper, lowest first."""
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    """Living processes (no zombies) of `node`, without its keeper and the cluster's Redis, lowest first."""
+    pids = _all()
     if node.namespace:
         try:
             inode = os.stat(f"/run/netns/{node.namespace}").st_ino
@@ -40,8 +41,13 @@ def pids_of(state: ClusterState, node: NodeState) -> list[int]:
     return sorted(
         pid
         for pid in found
-        if pid != os.getpid() and _status(pid)[0] not in "ZX" and KEEPER not in _read(pid, "cmdline")
+        if pid != os.getpid() and _alive(pid) and KEEPER not in _read(pid, "cmdline") and not _is_redis(state, pid)
     )
+
+
+def redis_pids(state: ClusterState) -> list[int]:
+    """Living processes of the cluster's Redis."""
+    return [pid for pid in _all() if _is_redis(state, pid) and _alive(pid)]
 
 
 def raylet_lives(state: ClusterState, node: NodeState) -> bool:
@@ -62,14 +68,41 @@ def wait_gone(state: ClusterState, node: NodeState, timeout_s: float = 10.0) -> 
 
     Raises TimeoutError: a process outlived the kill (in uninterruptible sleep).
     """
+    return _kill_all(lambda: pids_of(state, node), f"node {node.name}", timeout_s)
+
+
+def kill_redis(state: ClusterState, timeout_s: float = 10.0) -> list[int]:
+    """SIGKILL the cluster's Redis: the pids that were killed. Raises TimeoutError as `wait_gone` does."""
+    return _kill_all(lambda: redis_pids(state), "Redis", timeout_s)
+
+
+def _kill_all(living: Callable[[], list[int]], whose: str, timeout_s: float) -> list[int]:
     deadline = time.monotonic() + timeout_s
     killed: list[int] = []
-    while pids := pids_of(state, node):
+    while pids := living():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"node {node.name}: processes {pids} outlive SIGKILL")
+            raise TimeoutError(f"{whose}: processes {pids} outlive SIGKILL")
         killed += [pid for pid in pids if _signal(pid, signal.SIGKILL) and pid not in killed]
         time.sleep(0.01)
     return killed
+
+
+def _all() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _alive(pid: int) -> bool:
+    return _status(pid)[0] not in "ZX"
+
+
+def _is_redis(state: ClusterState, pid: int) -> bool:
+    """It is known by its program and by its working directory, which no other Redis has."""
+    if not state.redis_port or _read(pid, "comm") != b"redis-server\n":
+        return False
+    try:
+        return os.readlink(f"/proc/{pid}/cwd") == str(redis_dir(state.name).resolve())
+    except OSError:
+        return False
 
 
 def _with_descendants(roots: list[int], pids: list[int]) -> list[int]:

@@ -6,7 +6,8 @@ which processes are the node's. It ends with the last of them.
 
 The node is started as `ray start` does, but for its command line, which takes 3 s to import (0.9 here) and cannot
 leave out the Ray client server. Ray's own test clusters (`ray.cluster_utils`) go through the same call.
-JSON: `{"head": bool, "params": {...}}`, the keyword arguments of `ray._private.parameter.RayParams`.
+JSON: `{"head": bool, "params": {...}}`, the keyword arguments of `ray._private.parameter.RayParams`. The password of
+the Redis that a head is to use stands in RAY_REDIS_PASSWORD.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def start(spec: str) -> None:
     wanted = json.loads(spec)
     sys.stdin.read()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    Node(RayParams(**wanted["params"]), head=wanted["head"], shutdown_at_exit=False, spawn_reaper=False)
+    params = RayParams(**wanted["params"], redis_password=os.environ.get("RAY_REDIS_PASSWORD", ""))
+    Node(params, head=wanted["head"], shutdown_at_exit=False, spawn_reaper=False)
 
 
 def keep(spec: str, report: int) -> None:

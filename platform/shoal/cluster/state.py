@@ -18,18 +18,22 @@ from shoal.errors import UserError
 
 __all__ = [
     "HEAD",
+    "STEADY",
     "ClusterState",
     "NodeState",
     "clusters_dir",
     "known_clusters",
     "load",
     "locked",
+    "redis_dir",
+    "redis_password",
     "save",
     "state_dir",
     "token_file",
 ]
 
 HEAD = "head"
+STEADY = "steady"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
 
 
@@ -48,11 +52,17 @@ class NodeState:
     def is_head(self) -> bool:
         return self.name == HEAD
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether it is the node that holds drivers and controllers, beside a head that may die."""
+        return self.name == STEADY
+
 
 @dataclass(frozen=True)
 class ClusterState:
     """A local cluster. `id` marks its processes, `phase` is `starting` or `up`, `temp_dir` holds Ray's sessions (a
-    short path, because Unix sockets live in it), `bridge` and `subnet` (`10.x.y`) are empty in process mode."""
+    short path, because Unix sockets live in it), `bridge` and `subnet` (`10.x.y`) are empty in process mode,
+    `redis_port` is 0 when Ray's control store is in the head's memory."""
 
     name: str
     id: str
@@ -65,6 +75,7 @@ class ClusterState:
     temp_dir: str
     bridge: str = ""
     subnet: str = ""
+    redis_port: int = 0
     nodes: tuple[NodeState, ...] = ()
 
     @property
@@ -111,6 +122,16 @@ def state_dir(name: str) -> Path:
 def token_file(name: str) -> Path:
     """The cluster's own authentication token, readable by its owner only."""
     return state_dir(name) / "token"
+
+
+def redis_dir(name: str) -> Path:
+    """Where the cluster's Redis keeps its settings, its password, its log and its data, if it has one."""
+    return state_dir(name) / "redis"
+
+
+def redis_password(name: str) -> str:
+    """What the cluster's Redis asks for; made when it was first started."""
+    return (redis_dir(name) / "password").read_text()
 
 
 def known_clusters() -> list[str]:

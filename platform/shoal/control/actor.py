@@ -33,8 +33,8 @@ class ControllerActor:
     ) -> None:
         again = ray.get_runtime_context().was_current_actor_reconstructed
         checked = Job.model_validate(job)
-        fleet = RayFleet(checked.slot_resource)
-        self.controller = Controller(fleet, checked, Path(rundir), seats, start, about, again=again)
+        self.fleet = RayFleet(checked.slot_resource)
+        self.controller = Controller(self.fleet, checked, Path(rundir), seats, start, about, again=again)
         self.outcome: Future[tuple[str, str]] = Future()
         self.myself = ray.get_runtime_context().current_actor
         threading.Thread(target=self._run, daemon=True, name="controller").start()
@@ -52,6 +52,7 @@ class ControllerActor:
         else:
             self.outcome.set_result(outcome)
         finally:
+            self.fleet.close()
             # the driver may be gone, and nobody else would remove this actor
             threading.Timer(GRACE, ray.kill, (self.myself,)).start()
 

@@ -28,16 +28,28 @@ class Chores:
         """Of every worker that ever spoke, until its node is lost."""
 
     async def slowly(self) -> None:
-        """Once a second: what needs an answer from Ray, and files."""
-        one = self.controller
+        """Once a second: what needs an answer from Ray, and files, which do not wait for it."""
+        await asyncio.gather(self.look(), self.tell())
+
+    async def look(self) -> None:
+        """Nodes and spares. No answer comes while the head node is away: what was known of the nodes stays."""
         while True:
             try:
                 await self.nodes()
                 await self.draining()
                 self.spare()
-                one.scribe.status(one.state, one.lifelines.lines)
             except Exception as error:  # one failed look at the cluster must not end a run that trains
                 print(f"shoal controller: {type(error).__name__}: {error}", flush=True)
+            await asyncio.sleep(1.0)
+
+    async def tell(self) -> None:
+        """The status file."""
+        one = self.controller
+        while True:
+            try:
+                one.scribe.status(one.state, one.lifelines.lines)
+            except Exception as error:
+                print(f"shoal controller: no status is written: {type(error).__name__}: {error}", flush=True)
             await asyncio.sleep(1.0)
 
     async def quickly(self) -> None:

@@ -5,7 +5,8 @@ Tests put plain processes in Ray's place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from shoal.plan import Node
@@ -19,7 +20,8 @@ NAMESPACE = "shoal"
 
 
 class Fleet(Protocol):
-    """Nodes, and worker processes on them. Every call may take a while, none waits for a worker to be ready."""
+    """Nodes, and worker processes on them. `spawn` and `kill` return at once, whatever is the matter with the cluster;
+    the other calls may take as long as its head node is away."""
 
     address: str
     """Where this controller listens."""
@@ -44,7 +46,11 @@ class Fleet(Protocol):
 
 
 class RayFleet:
-    """A Ray cluster: a worker is a detached, named actor that holds one unit of the slot resource."""
+    """A Ray cluster: a worker is a detached, named actor that holds one unit of the slot resource.
+
+    Ray answers nothing while the head node is away, and then goes on where it stood: what is asked of it waits in a
+    thread, in order.
+    """
 
     def __init__(self, slot_resource: str) -> None:
         import ray
@@ -52,6 +58,7 @@ class RayFleet:
         self.address: str = ray.util.get_node_ip_address()
         self._slot = slot_resource
         self._handles: dict[str, Any] = {}
+        self._orders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fleet")
 
     def nodes(self) -> list[Node]:
         from shoal.nodes import living
@@ -64,6 +71,25 @@ class RayFleet:
         return draining_nodes()
 
     def spawn(self, setup: Setup, node: Node) -> None:
+        self._order(self._spawn, setup, node)
+
+    def kill(self, name: str) -> None:
+        self._order(self._kill, name)
+
+    def close(self) -> None:
+        """Return when all that was ordered is done."""
+        self._orders.shutdown()
+
+    def _order(self, call: Callable[..., None], *arguments: Any) -> None:
+        def carry_out() -> None:
+            try:
+                call(*arguments)
+            except Exception as error:  # a worker that never speaks is given up in time, and asked for again
+                print(f"shoal controller: {call.__name__} failed: {type(error).__name__}: {error}", flush=True)
+
+        self._orders.submit(carry_out)
+
+    def _spawn(self, setup: Setup, node: Node) -> None:
         from shoal.nodes import on_node
 
         self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
@@ -75,7 +101,7 @@ class RayFleet:
             scheduling_strategy=on_node(node),
         ).remote(setup)
 
-    def kill(self, name: str) -> None:
+    def _kill(self, name: str) -> None:
         import ray
 
         handle = self._handles.pop(name, None) or self._find(name)

@@ -1,0 +1,98 @@
+"""Jobs on a local cluster: written, submitted, watched, and compared with the same training in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from shoal.cluster import connect
+from shoal.record import read
+from shoal.record.jsonl import read_json
+from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
+
+BIN = Path(sys.executable).parent
+WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
+
+
+def write_job(folder: Path, **settings: Any) -> Path:
+    job = {"steps": 40, "storage": str(folder / "runs"), "workload": WORKLOAD, "checkpoint": {"every": 10}}
+    job["patience"] = 90.0  # nobody is frozen here, and a machine under load may stall for seconds
+    file = folder / "job.yaml"
+    file.write_text(yaml.safe_dump(job | settings))
+    return file
+
+
+def submit(cluster: str, file: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """`ray job submit OPTIONS -- shoal train FILE ...`"""
+    env = {**os.environ, **connect.environment(cluster)}
+    argv = [str(BIN / "ray"), "job", "submit", *options, "--", str(BIN / "shoal"), "train", str(file), *more]
+    return subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def job_status(cluster: str, submission_id: str) -> str:
+    """What Ray says of a submitted job; empty while it does not answer."""
+    env = {**os.environ, **connect.environment(cluster)}
+    argv = [str(BIN / "ray"), "job", "status", submission_id]
+    said = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300)
+    words = ("PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED")
+    output = (said.stdout + said.stderr).upper()
+    return next((word for word in words if f" {word}" in output), "") if said.returncode == 0 else ""
+
+
+def train(cluster: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`shoal train` inside the cluster, as a plain driver."""
+    argv = connect.command(cluster, [str(BIN / "shoal"), "train", *words])
+    env = {**os.environ, **connect.environment(cluster)}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=600)
+
+
+def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadline: float = 900.0) -> None:
+    """Until `steps` are committed, `recoveries` done, both cells there, and `spares` warm workers beside them."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        lines = read.steps(path) if (path / "steps.jsonl").exists() else []
+        status = read_json(path / "status.json") or {"workers": []}
+        fresh = bool(lines) and status.get("generation") == lines[-1]["generation"]  # it is written once a second only
+        warm = [worker for worker in status["workers"] if worker["cell"] is None and fresh]
+        done = sum(event["kind"] == "recovery" for event in read.events(path)) if lines else 0
+        if len(lines) >= steps and lines[-1]["cells"] == 2 and len(warm) >= spares and done == recoveries:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not reach step {steps} with {spares} spares")
+
+
+def actors(cluster: str) -> list[str]:
+    """Living Ray actors of the cluster."""
+    code = "import ray, json; from ray.util.state import list_actors; ray.init(log_to_driver=False); "
+    code += "print(json.dumps([a.name for a in list_actors(filters=[('state', '=', 'ALIVE')])]))"
+    argv = connect.command(cluster, [sys.executable, "-c", code])
+    env = {**os.environ, **connect.environment(cluster)}
+    found = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=True)
+    return [name for name in json.loads(found.stdout.splitlines()[-1]) if name]
+
+
+def assert_reaped(cluster: str, run_id: str, deadline: float = 300.0) -> None:
+    """Nothing of a run is left on the cluster; the controller goes last, some seconds after its run."""
+    end = time.monotonic() + deadline
+    while left := [name for name in actors(cluster) if name.startswith(f"{run_id}/")]:
+        assert time.monotonic() < end, left
+
+
+def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
+    """The same training in this one process: final vector, and the loss of each step."""
+    config = SyntheticConfig.model_validate({k: v for k, v in WORKLOAD.items() if k != "path"} | {"seconds": 0.0})
+    replica, losses = SyntheticReplica(config, seed=0), []
+    for step in range(steps):
+        replica.begin(step)
+        replica.accumulate(range(step * config.global_batch, (step + 1) * config.global_batch))
+        total = replica.sums().clone()
+        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
+    return replica.vector, losses
