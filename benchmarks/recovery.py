@@ -22,6 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -102,6 +104,7 @@ def main() -> None:
     if unknown := set(wanted) - {*CASES, *RAY}:
         options.error(f"--cases: {', '.join(sorted(unknown))} unknown: choose from {', '.join([*CASES, *RAY])}")
     result: dict[str, Any] = json.loads(asked.json.read_text()) if asked.json.exists() else {"cases": {}}
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # in order: the run is ended too
     ensure_cluster()
     try:
         for case in wanted:

@@ -11,7 +11,7 @@ from lab import Lab, lab
 
 KILLS, SETTLED, LAST = 100, 20, 10
 STEPS_BETWEEN = 20  # so that no node loses workers at four of fifty steps and is set aside
-SLACK = {"descriptors": 6, "sockets": 4, "threads": 4, "resident_mb": 24.0}
+SLACK = {"descriptors": 4, "sockets": 4, "threads": 4, "resident_mb": 16.0}
 
 
 @dataclass(frozen=True)
