@@ -50,8 +50,14 @@ class Snapshots(Section):
     """Copies of the state in each worker's own memory, for steps that went wrong, and checks that replicas agree."""
 
     every: int = Field(0, ge=0, description="steps between two copies; 0: none, and no rolling back")
+    elsewhere: bool = Field(True, description="copy them to other nodes too, to go on from if no cell is left")
     roll_backs: int = Field(3, ge=0, description="times a run may roll back; once more ends it")
     compare: int = Field(0, ge=0, description="steps between two comparisons of the replicas' checksums; 0: never")
+
+    @property
+    def recalls(self) -> bool:
+        """Whether copies are kept on other nodes."""
+        return self.every > 0 and self.elsewhere
 
 
 class Injection(Section):

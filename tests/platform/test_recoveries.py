@@ -10,27 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint
-from lab import WORKLOAD, Lab, lab
+from lab import WORKLOAD, Lab, alone, lab
 
 from shoal import checkpoint
 from shoal.chaos.plan import Seen, schedule
 from shoal.chaos.strike import unleash
 from shoal.record.jsonl import read_json
-from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
 
 NODES = {f"n{i}": 2 for i in range(4)}
-
-
-def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
-    """The same training in this one process: final vector, and the loss of each step."""
-    config = SyntheticConfig.model_validate({k: v for k, v in WORKLOAD.items() if k != "path"} | {"seconds": 0.0})
-    replica, losses = SyntheticReplica(config, seed=0), []
-    for step in range(steps):
-        replica.begin(step)
-        replica.accumulate(range(step * config.global_batch, (step + 1) * config.global_batch))
-        total = replica.sums().clone()
-        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
-    return replica.vector, losses
 
 
 def check(one: Lab, steps: int, rungs: list[str], lost: int = 0) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from shoal import batching
 from shoal.control.messages import Action, Generation, Journal, Rewind
+from shoal.control.recall import form_recalled, newest
 from shoal.control.seating import combine, fill, movable, release
 from shoal.control.state import State
 
-__all__ = ["conclude", "publish", "restart"]
+__all__ = ["conclude", "fall_back", "publish"]
 
 
 def conclude(state: State, actions: list[Action]) -> None:
@@ -61,7 +62,7 @@ def reason_of(rung: str, cell: int) -> str:
 
 
 def start_over(state: State, actions: list[Action]) -> None:
-    """No cell is whole any more: go on from what living workers still hold, else from the last checkpoint."""
+    """No cell is whole any more: go on from what living workers still hold, else from copies or a checkpoint."""
     state.held = {
         worker: ack.rank
         for worker, ack in state.acks.items()
@@ -76,21 +77,33 @@ def start_over(state: State, actions: list[Action]) -> None:
         cells = list(range(state.shape.cells))
         actions.append(Journal("decision", {"rung": "combine", "cells": cells, "reason": reason}))
     else:
-        restart(state, actions)
+        fall_back(state, actions)
 
 
-def restart(state: State, actions: list[Action]) -> None:
-    """Back to the last whole checkpoint: some shard is in nobody's memory."""
-    lost = state.committed - state.checkpoint
+def fall_back(state: State, actions: list[Action]) -> None:
+    """Some shard is in no living cell's memory: back to the newest copies on other nodes, or to the last checkpoint."""
+    found = newest(state) if state.shape.recall else None
+    if found is not None and found[0] > state.checkpoint:
+        where = f"the copies of step {found[0]} in the memory of other nodes"
+        undo(state, found[0], "recall", where, actions)
+        form_recalled(state, actions)
+        return
     where = f"the checkpoint of step {state.checkpoint}" if state.checkpoint else "the initial state"
-    reason = f"no living worker holds every shard: back to {where}"
-    cells = list(range(state.shape.cells))
-    actions.append(Journal("decision", {"rung": "restore", "cells": cells, "reason": reason}))
-    actions.append(Rewind(state.checkpoint, lost))
-    state.committed, state.evaluated = state.checkpoint, -1
-    for index in cells:
+    undo(state, state.checkpoint, "restore", where, actions)
+    for index in range(state.shape.cells):
         state.empty(index, rung="restore")
     fill(state, actions)
+
+
+def undo(state: State, steps: int, rung: str, where: str, actions: list[Action]) -> None:
+    """Take back what was committed from `steps` on; copies of it are of a history that is left."""
+    reason = f"no living cell holds every shard: back to {where}"
+    actions.append(Journal("decision", {"rung": rung, "cells": list(range(state.shape.cells)), "reason": reason}))
+    actions.append(Rewind(steps, state.committed - steps))
+    state.committed, state.evaluated, state.era, state.keepers = steps, -1, state.generation, {}
+    for held in state.copies.values():
+        for rank, kept in held.items():
+            held[rank] = tuple(s for s in kept if s <= steps)
 
 
 def publish(
@@ -109,6 +122,7 @@ def publish(
     state.generation += 1
     state.mode, state.live, state.broken, state.leaving = "running", tuple(cells), frozenset(), frozenset()
     state.acks, state.held, state.finished, state.pausing = {}, {}, set(), False
+    state.recalled = -1
     state.fruitless += 1
     sources = set(good)
     heals = tuple((good[i % len(good)], c) for i, c in enumerate(c for c in cells if c not in sources))

@@ -35,6 +35,8 @@ from shoal.control.messages import (
     Generation,
     Joined,
     Journal,
+    Keep,
+    Kept,
     Lost,
     Pause,
     Raise,
@@ -44,6 +46,7 @@ from shoal.control.messages import (
     Stop,
 )
 from shoal.control.readopt import Past, Said, rebuild
+from shoal.control.recall import appoint
 from shoal.control.recovery import Recoveries
 from shoal.control.scribe import Scribe
 from shoal.control.spawn import Spawner, node_of
@@ -109,7 +112,7 @@ class Controller:
         self.roll_backs = 0
         self.outcome: tuple[str, str] | None = None
         self.ended = asyncio.Event()
-        shape = Shape(job.cells, job.workers_per_cell, job.steps, self.micro_batches)
+        shape = Shape(job.cells, job.workers_per_cell, job.steps, self.micro_batches, job.snapshots.recalls)
         self.state = State.new(shape, {}, start)
 
     def micro_batches(self, step: int) -> int:
@@ -180,6 +183,10 @@ class Controller:
             self.on(event)
         for line, message in early:
             self.said(line, message)
+        actions: list[Action] = []
+        appoint(self.state, actions)
+        for action in actions:
+            self.act(action)
 
     def stop(self, reason: str) -> None:
         """End the run early. May be called in any thread."""
@@ -273,6 +280,8 @@ class Controller:
                 self.on(Failed(worker, generation, where, message["message"], attempt))
             case "finished":
                 self.on(Finished(worker, generation))
+            case "kept":
+                self.on(Kept(worker, message["rank"], message["steps"], message["era"]))
             case "checkpoint_failed":
                 self.scribe.event("checkpoint_failed", step=message["steps"], reason=message["reason"])
             case "checkpoint":
@@ -322,6 +331,11 @@ class Controller:
 
     # ---- decisions into effects
 
+    def keeper(self, worker: str, era: int) -> dict[str, Any] | None:
+        """Where a worker keeps copies for others, if it is there."""
+        line = self.lifelines.lines.get(worker)
+        return None if line is None else {**line.doing["copies"], "era": era}
+
     def on(self, event: Event) -> None:
         if self.ended.is_set():
             return
@@ -330,11 +344,18 @@ class Controller:
 
     def act(self, action: Action) -> None:
         match action:
-            case Form(cell, attempt, members, restore, keep):
+            case Form(cell, attempt, members, restore, keep, recall):
                 self.recoveries.formed(cell, time.time())
                 order = {"type": "form", "cell": cell, "attempt": attempt, "size": len(members)}
+                order |= {"restore": restore, "keep": keep, "recall": None}
                 for rank, worker in enumerate(members):
-                    self.lifelines.send(worker, order | {"rank": rank, "restore": restore, "keep": keep})
+                    if recall is not None:
+                        order["recall"] = {"steps": recall.steps, "from": self.keeper(recall.keepers[rank], 0)}
+                    self.lifelines.send(worker, order | {"rank": rank})
+            case Keep(generation, era, keepers, ranks):
+                for owner, keeper in keepers.items():
+                    order = {"type": "keep", "generation": generation, "rank": ranks[owner]}
+                    self.lifelines.send(owner, order | {"to": self.keeper(keeper, era)})
             case Stop(generation, broken, workers):
                 self.stopped = time.monotonic()
                 for worker in workers:

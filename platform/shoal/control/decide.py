@@ -2,14 +2,14 @@
 
 A generation is a membership. It ends by a drain: every living worker is told to stop, answers with how far its state
 is, and only when all have answered is it decided what was committed and who goes on (`conclude`). Rungs, cheapest
-first: retry, heal, shrink and grow, combine, restore.
+first: retry, heal, shrink and grow, combine, recall, restore.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from shoal.control.conclude import conclude, publish, restart
+from shoal.control.conclude import conclude, fall_back, publish
 from shoal.control.messages import (
     Acked,
     Action,
@@ -23,11 +23,13 @@ from shoal.control.messages import (
     Finished,
     Joined,
     Journal,
+    Kept,
     Lost,
     Raise,
     Ready,
     Stop,
 )
+from shoal.control.recall import appoint, form_recalled, hear
 from shoal.control.seating import combine, evict, fill
 from shoal.control.state import Ack, Phase, State, Worker
 from shoal.plan import Seat
@@ -80,6 +82,9 @@ def apply(state: State, event: Event) -> list[Action]:
         case Evaluated(_, generation, steps):
             if generation == state.generation:
                 state.evaluated = max(state.evaluated, steps)
+            return actions
+        case Kept(worker, rank, steps, era):
+            hear(state, worker, rank, steps, era)
             return actions
         case Checkpointed(steps):
             state.checkpoint = max(state.checkpoint, steps)
@@ -141,6 +146,7 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.acks.pop(worker, None)
     state.awaited.discard(worker)
     state.held.pop(worker, None)
+    state.copies.pop(worker, None)
     if gone is not None and gone.node and gone.node not in state.draining:
         strike(state, gone.node, actions)
     if seat is None:
@@ -228,8 +234,10 @@ def stop(state: State, actions: list[Action]) -> None:
 
 def settle(state: State, actions: list[Action]) -> None:
     """Do all that the state now allows."""
-    if state.held and state.cells[0].phase == "empty" and not combine(state, actions):
-        restart(state, actions)
+    if state.cells[0].phase == "empty":
+        gone = state.held and not combine(state, actions)
+        if gone or (state.recalled >= 0 and not form_recalled(state, actions)):
+            fall_back(state, actions)
     fill(state, actions)
     phases = [cell.phase for cell in state.cells]
     if state.mode == "gathering" and state.aside and set(phases) == {"empty"} and not state.expected:
@@ -242,6 +250,7 @@ def settle(state: State, actions: list[Action]) -> None:
         drain(state, f"cell {phases.index('ready')} joins", actions)
     if state.mode == "running":
         evict(state, actions)
+        appoint(state, actions)
     if state.mode == "draining":
         conclude(state, actions)
     if state.mode != "ended" and state.fruitless > FRUITLESS:

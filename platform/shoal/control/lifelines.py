@@ -100,5 +100,5 @@ class Lifelines:
         if worker in self.lines:
             return None
         home = hello["home"]
-        doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase")}
+        doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase", "copies")}
         return Line(worker, str(hello["node"]), int(hello["pid"]), tuple(home) if home else None, writer, doing)

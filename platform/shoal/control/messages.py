@@ -24,10 +24,13 @@ __all__ = [
     "Generation",
     "Joined",
     "Journal",
+    "Keep",
+    "Kept",
     "Lost",
     "Pause",
     "Raise",
     "Ready",
+    "Recall",
     "Release",
     "Rewind",
     "Stop",
@@ -118,21 +121,51 @@ class Draining:
     node: str
 
 
-Event = Joined | Lost | Ready | Acked | Committed | Evaluated | Failed | Finished | Checkpointed | Draining
+@dataclass(frozen=True)
+class Kept:
+    """`worker` holds a whole copy of the shard of `rank` after `steps` committed steps. `era`: see `Keep`."""
+
+    worker: str
+    rank: int
+    steps: int
+    era: int
+
+
+Event = Joined | Lost | Ready | Acked | Committed | Evaluated | Failed | Finished | Checkpointed | Draining | Kept
 
 # ---- actions
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Copies to go on from: of the state after `steps` committed steps; `keepers`: who holds each rank's."""
+
+    steps: int
+    keepers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Form:
     """Build (again) the world of a cell with these members; load the checkpoint of `restore` steps if given, or
-    (`keep`) go on from the state that each member kept when it left its former world."""
+    (`keep`) go on from the state that each member kept when it left its former world, or (`recall`) from copies."""
 
     cell: int
     attempt: int
     members: tuple[str, ...]
     restore: int | None = None
     keep: bool = False
+    recall: Recall | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """From now on copy snapshots to a keeper: owner -> keeper. `era`: the generation since which no step was undone;
+    `ranks`: of the owners."""
+
+    generation: int
+    era: int
+    keepers: Mapping[str, str]
+    ranks: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -204,4 +237,4 @@ class End:
     reason: str
 
 
-Action = Form | Stop | Pause | Raise | Release | Generation | Rewind | Journal | End
+Action = Form | Keep | Stop | Pause | Raise | Release | Generation | Rewind | Journal | End

@@ -67,6 +67,7 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State
     """
     state = State.new(shape, {}, past.checkpoint)
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
+    state.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
     state.cells = [Cell((None,) * shape.workers, attempt=newest + AHEAD) for _ in range(shape.cells)]
     members = {worker: Seat(cell, rank) for cell, crew in past.cells.items() for rank, worker in enumerate(crew)}

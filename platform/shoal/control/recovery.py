@@ -71,6 +71,7 @@ class Recovery:
             "shrink": f"no spare was left, so the other cells took cell {self.cell}'s share",
             "grow": f"cell {self.cell} came back",
             "combine": "one cell was put together from what was left of all",
+            "recall": "no cell was whole, so the run went back to copies in the memory of other nodes",
             "drain": f"cell {self.cell} had left in order",
             "restore": "no cell was whole, so the run went back to its last checkpoint",
         }[self.rung]

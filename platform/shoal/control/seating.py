@@ -12,7 +12,7 @@ __all__ = ["combine", "evict", "fill", "movable", "release"]
 def fill(state: State, actions: list[Action]) -> None:
     """Form every empty cell that can be; the members of one that cannot become spares."""
     empties = [index for index, cell in enumerate(state.cells) if cell.phase == "empty"]
-    if state.held or not empties:
+    if state.held or state.recalled >= 0 or not empties:
         return  # first of all a cell from what is left
     reserved = reserve(state)
     for index in empties:

@@ -23,6 +23,8 @@ class Shape:
     steps: int
     micro_batches: Callable[[int], int]
     """Micro-batches of a step, all cells together."""
+    recall: bool = False
+    """Snapshots are copied to other nodes."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ class State:
     """Committed steps at which each node lost a worker."""
     fatal: tuple[int, int] = (-1, 0)
     """The pending step at which workers last died, and how many generations it ended so."""
+    keepers: dict[str, str] = field(default_factory=dict)
+    """Who was told to copy its snapshots to whom."""
+    copies: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    """Keeper -> rank -> committed steps of the copies it holds."""
+    era: int = 0
+    """The generation since which no step was undone: older copies may be of a history that was left."""
+    recalled: int = -1
+    """Steps of the copies from which the first cell is being formed."""
     committed: int = 0
     evaluated: int = -1
     checkpoint: int = 0
@@ -137,6 +147,8 @@ class State:
             tainted=set(self.tainted),
             draining=dict(self.draining),
             strikes=dict(self.strikes),
+            keepers=dict(self.keepers),
+            copies={keeper: dict(held) for keeper, held in self.copies.items()},
         )
 
     def seat(self, worker: str) -> Seat | None:

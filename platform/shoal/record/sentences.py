@@ -77,6 +77,7 @@ _RUNGS: dict[str, str] = {
     "heal": "heal {cells} on a spare from a living peer",
     "drain": "move {cells} in good time",
     "combine": "put one cell together from what is left of {cells}",
+    "recall": "go back to the copies of {cells} that other nodes hold in memory",
     "shrink": "go on without {cells}",
     "grow": "bring back {cells}",
     "restore": "go back to the last checkpoint",

@@ -1,4 +1,4 @@
-"""Copies of other workers' snapshots, in this worker's memory: what a run goes on from when no living cell holds a shard.
+"""Copies of other workers' snapshots in this one's memory: what a run goes on from when no living cell holds a shard.
 
 A small server keeps the two newest copies of each rank it was appointed for, and gives them back. Two, because the
 others' newest may be one snapshot behind while they are on their way. See DESIGN: recall.
@@ -6,6 +6,7 @@ others' newest may be one snapshot behind while they are on their way. See DESIG
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import secrets
@@ -19,13 +20,16 @@ from typing import Any
 
 import torch
 
-from shoal.worker.snapshot import Snapshot
 from shoal.worker.transfer import buckets
 
-__all__ = ["Copies", "Keeper", "fetch", "push"]
+__all__ = ["Copies", "Keeper", "LostCopy", "fetch", "push"]
 
 HEADER_LIMIT = 4096
 HELD = 2
+
+
+class LostCopy(Exception):
+    """A copy is not to be had any more."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,8 @@ class Copies:
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 self.connection.settimeout(timeout)
-                try:
+                with contextlib.suppress(OSError, ValueError):  # whoever called hears it from the closed connection
                     outer._serve(self.connection)
-                except (OSError, ValueError):
-                    pass  # whoever called hears it from the closed connection
 
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -102,30 +104,29 @@ class Copies:
             self._held[rank] = [*older, copy][-HELD:]
 
 
-def push(snapshot: Snapshot, rank: int, keeper: Keeper, timeout: float) -> None:
-    """Send a snapshot to its keeper, and return when it is held there.
+def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, timeout: float) -> None:
+    """Send a copy of the state of `rank` after `steps` committed steps, and return when it is held there.
 
     Raises:
-        OSError: the keeper is gone or does not answer.
+        OSError: the keeper is gone or does not answer. ValueError: it closed the connection.
     """
-    with snapshot.reading() as (tensors, steps):
-        parts = [memoryview(part.numpy()) for bucket in buckets(tensors) for part in bucket]
-        crc = 0
+    parts = [memoryview(part.numpy()) for bucket in buckets(tensors) for part in bucket]
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    asked = {"what": "keep", "token": keeper.token, "rank": rank, "steps": steps, "era": keeper.era, "crc": crc}
+    with socket.create_connection(keeper.address, timeout=timeout) as line:
+        _send_header(line, asked | {"bytes": sum(part.nbytes for part in parts)})
         for part in parts:
-            crc = zlib.crc32(part, crc)
-        asked = {"what": "keep", "token": keeper.token, "rank": rank, "steps": steps, "era": keeper.era, "crc": crc}
-        with socket.create_connection(keeper.address, timeout=timeout) as line:
-            _send_header(line, asked | {"bytes": sum(part.nbytes for part in parts)})
-            for part in parts:
-                line.sendall(part)
-            _read_header(line)
+            line.sendall(part)
+        _read_header(line)
 
 
 def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, timeout: float) -> int:
     """Fill `tensors` from the keeper's copy of `rank` after `steps` committed steps; returns the bytes.
 
     Raises:
-        OSError: the keeper is gone, has no such copy, or it is damaged; the tensors are then undefined.
+        LostCopy: the keeper is gone, has no such copy, or it is damaged; the tensors are then undefined.
     """
     try:
         with socket.create_connection(keeper.address, timeout=timeout) as line:
@@ -133,17 +134,17 @@ def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper
             answer = _read_header(line)
             parts = [part for bucket in buckets(tensors) for part in bucket]
             if answer["bytes"] != sum(part.numel() for part in parts):
-                raise OSError(f"the keeper's copy of step {steps} has {answer['bytes']} bytes")
+                raise LostCopy(f"the keeper's copy of step {steps} has {answer['bytes']} bytes")
             crc = 0
             for part in parts:
                 received = bytearray(part.numel())
                 _receive(line, memoryview(received))
                 crc = zlib.crc32(received, crc)
                 part.copy_(torch.frombuffer(received, dtype=torch.uint8))
-    except ValueError as error:
-        raise OSError(f"the keeper did not answer: {error}") from error
+    except (OSError, ValueError) as error:
+        raise LostCopy(f"the keeper did not answer: {error}") from error
     if crc != answer["crc"]:
-        raise OSError(f"the keeper's copy of step {steps} is damaged")
+        raise LostCopy(f"the keeper's copy of step {steps} is damaged")
     return int(answer["bytes"])
 
 

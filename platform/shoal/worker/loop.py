@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -21,10 +22,12 @@ import torch.distributed as dist
 from shoal import checkpoint
 from shoal.config import Job
 from shoal.timeouts import Timeouts
+from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
 from shoal.worker.groups import Groups, Sockets, Stopped, leave_world
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
 from shoal.worker.main import Meeting
+from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
 from shoal.workload import Workload
@@ -59,15 +62,26 @@ class Loop:
     """The training thread of one worker.
 
     `rundir`: where checkpoints go. `name`: the worker's own, as the record shows it; `home`: the seat it was started
-    for.
+    for; `address`: the node's own, to serve copies of snapshots at.
     """
 
     def __init__(
-        self, name: str, node: str, home: tuple[int, int] | None, job: Job, workload: Workload, rundir: Path
+        self,
+        name: str,
+        node: str,
+        home: tuple[int, int] | None,
+        job: Job,
+        workload: Workload,
+        rundir: Path,
+        address: str,
     ) -> None:
         self.name, self.node, self.home, self.job, self.workload, self.rundir = name, node, home, job, workload, rundir
-        timeouts = Timeouts(job.patience)
+        self.timeouts = timeouts = Timeouts(job.patience)
         self.link = Link(timeouts)
+        self.copies = Copies(address, self.holds, timeouts.collective) if job.snapshots.recalls else None
+        self.keeper: Keeper | None = None
+        """Who keeps copies of this worker's snapshots, if it was told to make any."""
+        self.sending: threading.Thread | None = None
         self.link.progress, self.link.urgent = self.progress, self.urgent
         self.groups = Groups(timeouts.collective, timeouts.build, lambda: self.over or not self.link.inbox.empty())
         self.sockets = Sockets()
@@ -95,7 +109,8 @@ class Loop:
         """Who this is, and what it is doing (for a controller that came back)."""
         who = {"worker": self.name, "node": self.node, "pid": os.getpid(), "home": self.home}
         doing = {"seat": self.seat, "attempt": self.attempt, "generation": self.generation, "phase": self.phase}
-        return {"type": "hello", "secret": secret, **who, **doing}
+        copies = {} if self.copies is None else {"address": self.copies.address, "token": self.copies.token}
+        return {"type": "hello", "secret": secret, **who, **doing, "copies": copies}
 
     def progress(self) -> dict[str, Any]:
         """What a sign of life says."""
@@ -113,6 +128,9 @@ class Loop:
                 return False
             case "pause":
                 self.pausing = order["generation"]
+                return True
+            case "keep":
+                self.keeper = Keeper.read(order["to"])
                 return True
             case "fence":
                 fence(order["pid"], order["worker"])
@@ -178,6 +196,8 @@ class Loop:
                 self.step.steps = self.step.saved = order["restore"]
             if order["keep"]:
                 self.resume(self.step)
+            if order["recall"] is not None:
+                self.recall(self.step, order["recall"])
             self.saver = checkpoint.Saver(
                 self.rundir / "checkpoints",
                 rank,
@@ -190,9 +210,9 @@ class Loop:
         except Stopped:
             self.leave()
             raise
-        except RuntimeError as error:
+        except (RuntimeError, LostCopy) as error:
             self.leave()
-            if not world_broke(error):
+            if isinstance(error, RuntimeError) and not world_broke(error):
                 raise
             self.fail("form", error, attempt=attempt)
             return
@@ -209,6 +229,43 @@ class Loop:
             mine.copy_(held)
         step.healed(kept.steps)
         step.evaluated = kept.evaluated
+
+    def recall(self, step: Step, order: dict[str, Any]) -> None:
+        """Go on from the copy of a snapshot that another worker holds.
+
+        Raises:
+            LostCopy: it is not to be had any more.
+        """
+        if order["from"] is None:
+            raise LostCopy("its keeper is gone")
+        keeper = Keeper.read(order["from"])
+        fetch(step.tensors(), step.member.rank, order["steps"], keeper, self.timeouts.build)
+        step.healed(order["steps"])
+
+    def keep(self, step: Step) -> None:
+        """Copy the state for a later roll back and, in the background, to its keeper. All ranks' copies are to be of
+        the same steps: so one that is still on its way is waited for, unless its keeper does not answer."""
+        if self.sending is not None:
+            self.sending.join(self.timeouts.silence)
+            if self.sending.is_alive():
+                self.keeper = None
+        step.snapshot.take(step.tensors(), step.steps)
+        if self.keeper is not None:
+            sent = (step.snapshot, step.snapshot.lend(), step.member.rank, step.steps, self.keeper)
+            self.sending = threading.Thread(target=self.send_copy, args=sent, daemon=True, name="copy")
+            self.sending.start()
+
+    def send_copy(self, snapshot: Snapshot, copies: list[Any], rank: int, steps: int, keeper: Keeper) -> None:
+        try:
+            push(copies, rank, steps, keeper, self.timeouts.build)
+        except (OSError, ValueError):
+            pass  # without the keeper's word to the controller it is no copy
+        finally:
+            snapshot.give_back(copies)
+
+    def holds(self, rank: int, steps: int, era: int) -> None:
+        """In a thread of `copies`: one has arrived whole."""
+        self.link.send({"type": "kept", "rank": rank, "steps": steps, "era": era})
 
     def saved(self, steps: int, path: Path, seconds: float, size: int) -> None:
         self.link.send({"type": "checkpoint", "steps": steps, "path": str(path), "seconds": seconds, "bytes": size})
@@ -273,7 +330,7 @@ class Loop:
         self.groups.meet(f"begin/{self.generation}/{step.member.cell}", step.member.rank, step.member.size)
         self.kept = None
         if self.job.snapshots.every:
-            step.snapshot.take(step.tensors(), step.steps)
+            self.keep(step)
         if order["save"]:
             self.save(step)
         seconds = {"join": joined - start, "state": time.monotonic() - joined}
@@ -301,6 +358,9 @@ class Loop:
             for key in ("takers", "crew", "cell_of"):
                 record.pop(key)
         self.link.send({"type": "commit", "generation": self.generation, **record})
+        every = self.job.snapshots.every
+        if every and step.steps % every == 0 and record["rolled_back"] is None:
+            self.keep(step)
 
     def boundary(self, step: Step) -> None:
         """What happens between two steps: evaluation and checkpoints, at the same steps whatever died meanwhile."""

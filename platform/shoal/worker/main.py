@@ -69,7 +69,7 @@ class Worker:
             torch.set_num_threads(job.threads)
             workload = make_workload(job.workload)
             workload.warm_up()
-            loop = Loop(setup.name, setup.node, setup.home, job, workload, setup.rundir)
+            loop = Loop(setup.name, setup.node, setup.home, job, workload, setup.rundir, self._address)
             with self._lock:
                 loop.meet(self._meeting)
                 self._loop = loop

@@ -7,9 +7,7 @@ count as done, their samples as skipped.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 
@@ -22,23 +20,26 @@ class Snapshot:
     def __init__(self) -> None:
         self.steps = -1
         self._copies: list[torch.Tensor] = []
-        self._lock = threading.Lock()
+        self._lent = False
 
     def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
-        """Copy the state after `steps` committed steps, once nobody reads the copy before it."""
-        with self._lock:
-            if len(self._copies) != len(tensors):
-                self._copies = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-            else:
-                for mine, tensor in zip(self._copies, tensors, strict=True):
-                    mine.copy_(tensor.detach())
-            self.steps = steps
+        """Copy the state after `steps` committed steps; a copy that is lent stays with who reads it."""
+        if self._lent or len(self._copies) != len(tensors):
+            self._copies, self._lent = [tensor.detach().to("cpu", copy=True) for tensor in tensors], False
+        else:
+            for mine, tensor in zip(self._copies, tensors, strict=True):
+                mine.copy_(tensor.detach())
+        self.steps = steps
 
-    @contextmanager
-    def reading(self) -> Iterator[tuple[list[torch.Tensor], int]]:
-        """The copy and its steps, not to be overwritten meanwhile."""
-        with self._lock:
-            yield self._copies, self.steps
+    def lend(self) -> list[torch.Tensor]:
+        """The copy, for another thread to read."""
+        self._lent = True
+        return self._copies
+
+    def give_back(self, copies: list[torch.Tensor]) -> None:
+        """Nobody reads `copies` any more."""
+        if copies is self._copies:
+            self._lent = False
 
     def restore(self, tensors: Sequence[torch.Tensor]) -> int:
         """Write the copy back; returns its steps.

@@ -262,14 +262,12 @@ class Step:
         }
 
     def mend(self, roll_back: bool) -> int | None:
-        """After a step: keep a good state, or go back to the last one kept; returns its steps then."""
-        if roll_back:
-            back = self.snapshot.restore(self.tensors())
-            self.replica.loaded(self.steps)
-            return back
-        if self.snapshots.every and self.steps % self.snapshots.every == 0:
-            self.snapshot.take(self.tensors(), self.steps)
-        return None
+        """Go back to the last state kept if the workload asks for it; returns its steps then."""
+        if not roll_back:
+            return None
+        back = self.snapshot.restore(self.tensors())
+        self.replica.loaded(self.steps)
+        return back
 
     def evaluate(self) -> dict[str, float]:
         """Bits per byte and others on the held-out set, shared out over all workers.

@@ -1,0 +1,144 @@
+"""Copies of snapshots on other nodes: who keeps them, and going on from them when every holder of a shard is gone."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from lab import Lab, alone, lab
+
+from shoal.control.decide import apply
+from shoal.control.messages import Committed, Form, Generation, Joined, Keep, Kept, Lost, Ready, Rewind
+from shoal.control.recall import keepers, newest
+from shoal.control.state import Shape, State
+from shoal.plan import Seat
+from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
+
+EVERY = 5
+
+
+def started(nodes: list[str], spares: list[str], cells: int = 1, checkpoint: int = 0) -> tuple[State, list[object]]:
+    """A run of `cells` x 2 workers w0, w1, ... on `nodes`, with spares s0, s1, ...; and all that was done."""
+    homes = {Seat(i // 2, i % 2): f"w{i}" for i in range(2 * cells)}
+    state = State.new(Shape(cells, 2, 100, lambda step: 4, recall=True), homes, checkpoint)
+    done: list[object] = []
+    for i, node in enumerate(nodes):
+        done += apply(state, Joined(f"w{i}", node, Seat(i // 2, i % 2)))
+    for i, node in enumerate(spares):
+        done += apply(state, Joined(f"s{i}", node))
+    for i in range(2 * cells):
+        done += apply(state, Ready(f"w{i}", i // 2, 0))
+    return state, done
+
+
+def test_a_keeper_is_never_on_a_node_where_the_shard_lives() -> None:
+    state, done = started(["a", "a", "b", "b"], ["a", "c", "d"], cells=2)
+    (order,) = [action for action in done if isinstance(action, Keep)]
+    assert order.keepers == {"w0": "s1", "w1": "s2"}
+    assert order.ranks == {"w0": 0, "w1": 1}
+    changed = apply(state, Lost("s2", "gone"))
+    assert [a.keepers for a in changed if isinstance(a, Keep)] == [{"w0": "s1", "w1": "s1"}]
+    apply(state, Lost("s1", "gone"))
+    assert keepers(state) == {}
+    assert [a.keepers for a in apply(state, Joined("s3", "e")) if isinstance(a, Keep)] == [{"w0": "s3", "w1": "s3"}]
+
+
+def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:
+    state, _ = started(["a", "a"], ["b", "c"])
+    for rank, steps in ((0, 5), (1, 5), (0, 10), (0, 15)):
+        apply(state, Kept("s0", rank, steps, 0))
+    assert newest(state) is None  # of rank 0 only the two newest are held
+    apply(state, Kept("s1", 1, 10, 0))
+    assert newest(state) == (10, ("s0", "s1"))
+    apply(state, Kept("s1", 1, 15, state.era + 1))
+    assert newest(state) == (10, ("s0", "s1"))
+
+
+def test_copies_are_gone_back_to_and_what_came_after_them_counts_no_more() -> None:
+    state, _ = started(["a", "a"], ["b", "b", "c"])
+    for rank in (0, 1):
+        apply(state, Kept("s2", rank, 10, 0))
+    apply(state, Kept("s2", 0, 15, 0))
+    apply(state, Committed("w0", 0, 17))
+    first = apply(state, Lost("w0", "gone"))
+    actions = first + apply(state, Lost("w1", "gone"))
+    assert [(a.steps, a.lost) for a in actions if isinstance(a, Rewind)] == [(10, 7)]
+    (form,) = [a for a in actions if isinstance(a, Form)]
+    assert (form.members, form.restore, form.keep) == (("s0", "s1"), None, False)
+    assert form.recall is not None
+    assert (form.recall.steps, form.recall.keepers) == (10, ("s2", "s2"))
+    assert state.copies["s2"] == {0: (10,), 1: (10,)}
+    apply(state, Ready("s0", 0, form.attempt))
+    (generation,) = [a for a in apply(state, Ready("s1", 0, form.attempt)) if isinstance(a, Generation)]
+    assert (generation.steps, generation.heals) == (10, ())
+
+
+def test_copies_that_are_lost_meanwhile_leave_the_checkpoint() -> None:
+    state, _ = started(["a", "a"], ["b"], checkpoint=4)
+    for rank in (0, 1):
+        apply(state, Kept("s0", rank, 10, 0))
+    apply(state, Lost("w0", "gone"))
+    waiting = apply(state, Lost("w1", "gone"))
+    assert [a for a in waiting if isinstance(a, Form)] == []  # one spare is too few
+    assert (state.committed, state.recalled) == (10, 10)
+    actions = apply(state, Lost("s0", "gone"))
+    assert [a.steps for a in actions if isinstance(a, Rewind)] == [4]
+    assert apply(state, Joined("s1", "c")) == []
+    (form,) = [a for a in apply(state, Joined("s2", "c")) if isinstance(a, Form)]
+    assert (form.restore, form.recall) == (4, None)
+
+
+def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_token() -> None:
+    heard: list[tuple[int, int, int]] = []
+    copies = Copies("127.0.0.1", lambda *what: heard.append(what), timeout=20)
+    keeper = Keeper(copies.address, copies.token, era=3)
+    state = [torch.randn(1000), torch.arange(7, dtype=torch.int64), torch.zeros(0), torch.randn(3, 5).bfloat16()]
+    for steps in (5, 10, 15):
+        push(state, 1, steps, keeper, timeout=20)
+    assert heard == [(1, 5, 3), (1, 10, 3), (1, 15, 3)]
+    back = [torch.full_like(tensor, 9) for tensor in state]
+    assert fetch(back, 1, 10, keeper, timeout=20) == sum(t.numel() * t.element_size() for t in state)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(back, state, strict=True))
+    with pytest.raises(LostCopy):
+        fetch(back, 1, 5, keeper, timeout=20)
+    with pytest.raises(LostCopy):
+        fetch(back, 1, 10, Keeper(copies.address, "guess"), timeout=20)
+    with socket.create_connection(copies.address) as line:  # half a copy is none
+        line.sendall(b'{"what": "keep", "token": "%s", "rank": 2, "steps": 5, ' % copies.token.encode())
+        line.sendall(b'"era": 0, "crc": 0, "bytes": 100}\n12345')
+    with pytest.raises(LostCopy):
+        fetch(back, 2, 5, keeper, timeout=20)
+    assert heard[-1] == (1, 15, 3)
+
+
+def ran_on(one: Lab, steps: int, rungs: list[str]) -> int:
+    """The run ended with the undisturbed run's losses by these rungs; the steps it lost."""
+    run = one.finished()
+    assert (run["status"], run["steps"]) == ("done", steps), one.story()
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps)[1], rel=1e-4)
+    assert [event["rung"] for event in one.events("decision")] == rungs, one.story()
+    return int(run["steps_lost"])
+
+
+def test_the_only_cell_dies_with_its_node_and_goes_on_from_another_nodes_memory(tmp_path: Path) -> None:
+    with lab(tmp_path, {"n0": 2, "n1": 3}, cells=1, steps=80, snapshots={"every": EVERY}) as one:
+        one.full(3 * EVERY, spares=3)
+        one.kill_node(one.members(0)[0].rpartition("@")[2])
+        assert 0 <= ran_on(one, 80, ["recall"]) < 2 * EVERY
+
+
+def test_every_cell_dies_at_once_and_then_the_keepers_node(tmp_path: Path) -> None:
+    nodes = {"n0": 2, "n1": 2, "n2": 2, "n3": 2}
+    with lab(tmp_path, nodes, cells=2, steps=120, snapshots={"every": EVERY}) as one:
+        one.full(3 * EVERY, spares=4)
+        for cell in (0, 1):
+            one.kill_node(one.members(cell)[0].rpartition("@")[2])
+        one.full(2 * EVERY)
+        for cell in (0, 1):
+            for worker in one.members(cell):
+                one.kill(worker)
+        one.until(lambda: len(one.events("decision")) >= 2)
+        lost = ran_on(one, 120, ["recall", "restore"])
+        assert lost >= 3 * EVERY  # what the second time undid: there was no checkpoint
