@@ -15,6 +15,7 @@ from jobs import WORKLOAD, alone, assert_reaped, job_status, submit, train, wait
 
 from shoal.cluster import local, processes
 from shoal.cluster.state import load
+from shoal.errors import UserError
 from shoal.record import read
 from shoal.record.jsonl import read_json
 
@@ -46,6 +47,10 @@ def status(path: Path) -> dict[str, Any]:
 def processes_of(path: Path) -> set[tuple[str, int]]:
     """(worker, pid) of a run as it is now."""
     return {(worker["actor"], worker["pid"]) for worker in status(path)["workers"]}
+
+
+def kinds(path: Path) -> list[str]:
+    return [event["kind"] for event in read.events(path)]
 
 
 def test_the_head_dies_and_comes_back_and_training_does_not_notice(cluster: str, tmp_path: Path) -> None:
@@ -87,6 +92,34 @@ def test_the_head_dies_and_comes_back_and_training_does_not_notice(cluster: str,
     within(300, lambda: job_status(CLUSTER, "headless") == "SUCCEEDED", "the job's driver did not see the end")
     assert_reaped(CLUSTER, "headless")
     local.add_node(CLUSTER)
+
+
+def test_a_worker_and_the_controller_die_while_the_head_is_away(cluster: str, tmp_path: Path) -> None:
+    file = write_job(tmp_path, run_id="alone", steps=STEPS, workload=SLOWLY, audit={"samples": True})
+    path = tmp_path / "runs" / "alone"
+    there = ("--no-wait", "--submission-id", "alone", "--entrypoint-resources", '{"driver": 1}')
+    assert submit(CLUSTER, file, options=there).wait(timeout=600) == 0
+    wait_for(path, 10, spares=2)
+    before = status(path)
+    local.kill_node(CLUSTER, "head")
+    with pytest.raises(UserError, match="up but for its head"):
+        local.up(CLUSTER, mode="process", on_redis=True)
+    victim = next(worker for worker in before["workers"] if worker["cell"] == 1)
+    os.kill(victim["pid"], signal.SIGKILL)
+    wait_for(path, len(read.steps(path)) + 5, recoveries=1)
+    os.kill(before["controller"]["pid"], signal.SIGKILL)
+    time.sleep(5.0)
+    local.restart_head(CLUSTER, say=print)
+    within(300, lambda: kinds(path).count("controller_back") == 1, "no controller came back")
+    assert processes_of(path) >= {(w["actor"], w["pid"]) for w in before["workers"] if w is not victim}
+    within(1200, lambda: (path / "run.json").exists(), "the run did not end")
+    run = read_json(path / "run.json")
+    assert run is not None
+    assert (run["status"], run["steps"], run["steps_lost"], run["deaths"]) == ("done", STEPS, 0, 1)
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(STEPS)[1], rel=1e-4)
+    within(300, lambda: job_status(CLUSTER, "alone") == "SUCCEEDED", "the job's driver did not see the end")
+    assert_reaped(CLUSTER, "alone")
 
 
 def test_the_driver_dies_and_the_same_job_submitted_again_follows_the_run(cluster: str, tmp_path: Path) -> None:

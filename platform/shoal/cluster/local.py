@@ -114,6 +114,10 @@ def up(
                 raise UserError(
                     f"a cluster named {name!r} is up", f"shoal cluster down --name {name}, or give another --name"
                 )
+            if old.phase == "up" and old.redis_port and any(processes.pids_of(old, node) for node in old.nodes):
+                raise UserError(
+                    f"a cluster named {name!r} is up but for its head", f"shoal cluster restart-head --name {name}"
+                )
             say(f"clearing away what is left of a broken cluster {name!r}")
             assemble.destroy(old)
         try:
