@@ -1,0 +1,68 @@
+"""Exact mode with the real workload: whatever died, the same parameters, moments, averages and biases to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from corpora import write_corpus
+from lab import Lab, lab
+
+from shoal import checkpoint
+
+STEPS = 30
+
+
+def workload(corpus: Path) -> dict[str, Any]:
+    sizes = {"d_model": 32, "n_layers": 3, "n_heads": 2, "d_head": 8, "d_rope": 4, "d_v": 8, "d_kv": 12, "d_q": 20}
+    experts = {"n_experts": 8, "d_expert": 12, "d_ffn": 40, "top_k": 2}
+    return {
+        "path": "shoal_workloads.pretrain:Pretrain",
+        "model": {"preset": "demo", "vocab_size": 400, **sizes, **experts},
+        "data": {"corpus": str(corpus), "seq_len": 32},
+        "batch": {"global_batch": 8, "micro_batch": 1},
+        "schedule": {"budget": STEPS * 8 * 32, "lr": 3e-3, "warmup_steps": 0},
+        "parallel": {"ep": 2},
+        "ema_decay": 0.9,
+    }
+
+
+def state_of(one: Lab) -> dict[str, torch.Tensor]:
+    """All tensors of the last checkpoint."""
+    last = checkpoint.last_whole(one.path / "checkpoints")
+    assert last is not None
+    assert last.steps == STEPS
+    entries = dcp.FileSystemReader(last.path).read_metadata().state_dict_metadata
+    state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
+    dcp.load(state, checkpoint_id=last.path, no_dist=True)
+    return state
+
+
+def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    found = []
+    for deaths in (0, 2):
+        folder = tmp_path / str(deaths)
+        folder.mkdir()
+        nodes = {f"n{i}": 2 for i in range(3)}
+        with lab(
+            folder, nodes, cells=2, workers_per_cell=2, steps=STEPS, reduce="exact", workload=workload(corpus)
+        ) as one:
+            if deaths:
+                one.full(3, spares=2)
+                one.kill(one.members(1)[0])
+                one.full(3)
+                one.kill(one.members(0)[1])
+            run = one.finished()
+            assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+            assert len(one.events("death")) == deaths
+            found.append(([line["loss"] for line in one.steps()], state_of(one)))
+    (losses, state), (killed_losses, killed_state) = found
+    assert losses == killed_losses
+    assert losses[-1] < losses[0] - 0.1
+    assert state.keys() == killed_state.keys()
+    kinds = {name.partition(".")[0] for name in state}
+    assert kinds == {"model", "adam_m", "adam_v", "ema", "router_bias", "guard", "shoal"}
+    assert [name for name in state if not torch.equal(state[name], killed_state[name])] == []
