@@ -20,15 +20,19 @@ from shoal_workloads.parallel.schedule import (
     Costs,
     Pair,
     Schedule,
+    Span,
     Step,
     actions_of,
     build,
     check,
     needed_micro_batches,
+    picture,
+    restrict,
     simulate,
     split,
     stage_flops,
     stage_layers,
+    walk,
 )
 from shoal_workloads.parallel.schedule.balance import layer_flops
 from shoal_workloads.parallel.schedule.grid import grid
@@ -270,6 +274,34 @@ def test_v3_over_16_stages() -> None:
     assert max(work) / (sum(work) / 16) < 1.22
     with pytest.raises(InputError, match="61 layers do not fill 64"):
         stage_layers(config, 64)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_is_left_without_some_micro_batches_can_run(name: str) -> None:
+    schedule = build(name, 4, 12)
+    present = {0, 1, 2, 6, 7, 11}
+    left = restrict(schedule, present)
+    done = [(action.kind, action.stage, action.micro_batch) for _, step in walk(left) for action in actions_of(step)]
+    forward = {(stage, micro_batch) for kind, stage, micro_batch in done if kind == "F"}
+    assert forward == set(product(range(schedule.stages), present))
+    assert len(done) == len(set(done))
+    assert sum(kind in ("B", "W") for kind, _, _ in done) == len(forward)
+
+
+def test_planned_beside_measured() -> None:
+    """Measured: every message took 0.5. Planned takes the same times of actions, and none for messages."""
+    schedule, present = build("dualpipe", 2, 4), {0, 1, 2}
+    costs = Costs(scale=(1, 3))
+    late = simulate(restrict(schedule, present), costs, send=0.5)
+    measured = [[Span(span.step, 7 + span.start, 7 + span.end) for span in rank] for rank in late.spans]
+    found = picture(schedule, present, measured)
+    assert found["planned_idle"] < found["measured_idle"] == pytest.approx(late.idle_share)
+    assert found["measured"][0][0] == ("F0.0", 0.0, 1.0)
+    planned = simulate(restrict(schedule, present), costs)
+    for rank, lane in enumerate(found["planned"]):
+        assert [(step, start, end) for step, start, end in lane] == [
+            (str(span.step), pytest.approx(span.start), pytest.approx(span.end)) for span in planned.spans[rank]
+        ]
 
 
 def test_the_grid_shows_every_action_at_its_time() -> None:

@@ -3,8 +3,9 @@
 from shoal_workloads.parallel.schedule.actions import LAYOUTS, Action, Kind, Pair, Schedule, Step
 from shoal_workloads.parallel.schedule.balance import split, stage_flops, stage_layers
 from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, stages_of_model
+from shoal_workloads.parallel.schedule.picture import mean_times, picture
 from shoal_workloads.parallel.schedule.simulate import Costs, Span, Timeline, simulate, timeline
-from shoal_workloads.parallel.schedule.walk import actions_of, check, needs, product, walk
+from shoal_workloads.parallel.schedule.walk import actions_of, check, needs, product, restrict, walk
 
 __all__ = [
     "LAYOUTS",
@@ -19,9 +20,12 @@ __all__ = [
     "actions_of",
     "build",
     "check",
+    "mean_times",
     "needed_micro_batches",
     "needs",
+    "picture",
     "product",
+    "restrict",
     "simulate",
     "split",
     "stage_flops",

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from shoal_workloads.parallel.schedule.actions import Action, Kind, Pair, Schedule, Step
 
-__all__ = ["actions_of", "check", "needs", "product", "walk"]
+__all__ = ["actions_of", "check", "needs", "product", "restrict", "walk"]
 
 
 def actions_of(step: Step) -> tuple[Action, ...]:
     """The one or two actions of a step."""
     return (step.forward, step.backward) if isinstance(step, Pair) else (step,)
+
+
+def restrict(schedule: Schedule, present: Collection[int]) -> Schedule:
+    """The schedule without the micro-batches that are not `present`; a pair that loses one action becomes the other."""
+
+    def left(step: Step) -> Step | None:
+        actions = [action for action in actions_of(step) if action.micro_batch in present]
+        return step if len(actions) == len(actions_of(step)) else actions[0] if actions else None
+
+    orders = (tuple(found for step in order if (found := left(step)) is not None) for order in schedule.orders)
+    return replace(schedule, orders=tuple(orders))
 
 
 def needs(action: Action, stages: int) -> tuple[tuple[Kind, int, int], ...]:
