@@ -7,11 +7,14 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.parallel.exchange import DispatchKind
 from shoal_workloads.precision.choose import check_tiles
 from shoal_workloads.recipe.adamw import AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
 from shoal_workloads.recipe.guard import GuardConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
+
+ScheduleName = Literal["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"]
 
 __all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "PretrainConfig"]
 
@@ -35,7 +38,14 @@ class DataConfig(_Section):
 class ParallelConfig(_Section):
     """How the workers of a cell share a model."""
 
+    pp: int = Field(default=1, gt=0, description="pipeline ranks: with several, FSDP gives way to ZeRO-1")
+    schedule: ScheduleName = Field(default="dualpipe", description="of the pipeline")
+    virtual: int | None = Field(default=None, gt=1, description="stages a rank of schedule interleaved; none: 2")
     ep: int = Field(default=1, gt=0, description="workers that share the experts; the rest of the cell is FSDP")
+    dispatch: DispatchKind = Field(
+        default="flat", description="how tokens get to experts: straight, or one copy a node and on from there"
+    )
+    ep_node: int | None = Field(default=None, gt=0, description="workers of an expert group on one node; none: all")
     recompute: bool = Field(default=False, description="norms and MLA up-projections again in backward: less memory")
     reshard_after_forward: bool = Field(default=False, description="gather parameters again in backward: less memory")
 

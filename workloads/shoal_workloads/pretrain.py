@@ -90,7 +90,7 @@ class Pretrain:
     @property
     def together(self) -> bool:
         """Whether micro-batches are taken all at once: a pipeline wants them so."""
-        return False
+        return self.config.parallel.pp > 1
 
     @property
     def rolls_back(self) -> bool:

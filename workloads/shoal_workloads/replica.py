@@ -17,6 +17,8 @@ import torch.distributed as dist
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.init import init_slots
 from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.parallel.pipeline.pipeline import Pipeline
+from shoal_workloads.parallel.pipeline.stages import Factors
 from shoal_workloads.precision.choose import choose
 from shoal_workloads.recipe.adamw import AdamW
 from shoal_workloads.recipe.balance import max_violation, update_bias
@@ -32,17 +34,22 @@ class PretrainReplica:
 
     def __init__(self, config: PretrainConfig, seed: int) -> None:
         self.config = config
-        layout = layout_of(config.device, config.parallel.ep)
-        self._world = dist.group.WORLD if layout.workers > 1 else None
+        workers = dist.get_world_size() if dist.is_initialized() else 1
+        self._world = dist.group.WORLD if workers > 1 else None
         dtype, products = choose(config.precision, config.device)
-        self.model, self.slots = shard_model(
-            config.model,
-            layout,
-            device=config.device,
-            dtype=dtype,
-            products=products,
-            reshard_after_forward=config.parallel.reshard_after_forward,
-        )
+        self.pipeline: Pipeline | None = None
+        if config.parallel.pp > 1 and workers > 1:
+            self.pipeline = Pipeline(config, dtype, products)
+            self.model, self.slots = self.pipeline.model, self.pipeline.zero.slots
+        else:
+            self.model, self.slots = shard_model(
+                config.model,
+                layout_of(config.device, config.parallel),
+                device=config.device,
+                dtype=dtype,
+                products=products,
+                reshard_after_forward=config.parallel.reshard_after_forward,
+            )
         for block in self.model.blocks():
             block.recompute = config.parallel.recompute
         init_slots(self.slots, seed, config.model.init_std)
@@ -67,6 +74,8 @@ class PretrainReplica:
         self._summed: torch.Tensor | None = None
         for slot in self.slots:
             slot.parameter.grad = None
+        if self.pipeline is not None:
+            self.pipeline.zero.begin()
 
     def accumulate(self, ids: Sequence[int]) -> None:
         """Forward and backward over the samples at positions `ids`. Collective over the cell.
@@ -74,10 +83,12 @@ class PretrainReplica:
         Raises:
             RuntimeError: a peer of the cell is gone.
         """
+        assert self.pipeline is None, "a pipeline takes the cell's micro-batches whole: accumulate_all"
         tokens, _ = self._training_samples().read(ids)
         losses = self.model(tokens)
         length = tokens.shape[1] - 1
-        total = losses.lm / length + losses.mtp * (self._mtp_weight() / length) + losses.balance * self._alpha()
+        factors = self._factors(length)
+        total = losses.lm * factors.lm + losses.mtp * factors.mtp + losses.balance * factors.balance
         total.backward()
         self._loads += losses.loads
         self._lm += float(losses.lm.detach())
@@ -86,9 +97,31 @@ class PretrainReplica:
         self._samples += len(ids)
         self._summed = None
 
+    def accumulate_all(self, micro_batches: Sequence[Sequence[int]]) -> None:
+        """The same for whole micro-batches of the cell, ids of all its workers in the order of ranks, at once.
+
+        Raises:
+            RuntimeError: a peer of the cell is gone.
+        """
+        if self.pipeline is None:
+            rank, size = dist.get_rank() if self._world is not None else 0, self.config.batch.micro_batch
+            for ids in micro_batches:
+                self.accumulate(ids[rank * size : (rank + 1) * size])
+            return
+        factors = self._factors(self.config.data.seq_len)
+        figures = self.pipeline.accumulate(micro_batches, self._training_samples().read, factors)
+        self._loads += figures.loads
+        self._lm += figures.lm
+        self._mtp += figures.mtp
+        self._balance += figures.balance
+        self._samples += figures.samples
+        self._summed = None
+
     def sums(self) -> torch.Tensor:
         """Local gradient shards, then the load of every router, summed over the cell. float32, flat. Collective."""
         if self._summed is None:
+            if self.pipeline is not None:
+                self.pipeline.zero.scatter()
             out = torch.empty(self._numel + self._loads.numel(), device=self.config.device)
             first = 0
             for slot, local in zip(self.slots, self._parameters, strict=True):
@@ -119,7 +152,8 @@ class PretrainReplica:
         """Apply the step: clip, AdamW, router biases. Not collective.
 
         Returns `loss, lm_loss, mtp_loss, balance_loss` (nats a token), `grad_norm` (before clipping), `lr`, `tokens`
-        (of this step), `max_violation` (mean over routers); `fault` and `roll_back` as `GuardConfig` says."""
+        (of this step), `max_violation` (mean over routers) and `max_violation.I` (of router I); `fault` and `roll_back`
+        as `GuardConfig` says."""
         config, schedule = self.config, self.config.schedule
         lm, mtp, balance, _ = stats
         tokens = self._batch * config.data.seq_len
@@ -136,7 +170,9 @@ class PretrainReplica:
         metrics["loss"] = metrics["lm_loss"] + mtp_part + self._alpha() * metrics["balance_loss"]
         loads = total[self._numel :].view(len(self._biases), config.model.n_experts)
         if self._biases:
-            metrics["max_violation"] = sum(max_violation(load) for load in loads) / len(loads)
+            by_layer = [max_violation(load) for load in loads]
+            metrics["max_violation"] = sum(by_layer) / len(by_layer)
+            metrics.update({f"max_violation.{i}": value for i, value in enumerate(by_layer)})
         verdict = self._guard.judge(metrics["loss"], metrics["grad_norm"])
         if verdict != "fine":
             metrics["fault"] = 1.0 if verdict == "spike" else 2.0
@@ -158,6 +194,8 @@ class PretrainReplica:
             for g, p in zip(flat.split([p.numel() for p in self._parameters]), self._parameters, strict=True)
         ]
         self._optimizer.step(grads, lr, self._step + 1)
+        if self.pipeline is not None:
+            self.pipeline.zero.changed()
         gamma = config.schedule.gamma_at(self._tokens)
         for bias, load in zip(self._biases, loads, strict=True):
             update_bias(bias, load, gamma)
@@ -171,6 +209,8 @@ class PretrainReplica:
             return [0.0, 0.0, 0.0]
         data, micro, wanted = self._heldout_samples(), self.config.batch.micro_batch, self.config.eval.samples
         each = -(-wanted // parts)  # the same number of forward passes everywhere: surplus samples count for nothing
+        if self.pipeline is not None:
+            return self._evaluate_chain(self.pipeline, part, parts, each)
         nats = size = count = 0.0
         for first in range(0, each, micro):
             ids = [part + parts * i for i in range(first, min(first + micro, each))]
@@ -179,6 +219,27 @@ class PretrainReplica:
             for i, loss, length in zip(ids, losses, lengths.tolist(), strict=True):
                 if i < wanted:
                     nats, size, count = nats + loss, size + length, count + tokens.shape[1] - 1
+        return [nats, size, count]
+
+    def _evaluate_chain(self, pipeline: Pipeline, part: int, parts: int, each: int) -> list[float]:
+        """The same for all parts of this worker's chain, whose last stage says what came out."""
+        data, micro, wanted = self._heldout_samples(), self.config.batch.micro_batch, self.config.eval.samples
+        grid, batches = pipeline.grid, []
+        for stage_rank in range(grid.pp):
+            of = part - grid.rank + grid.at(stage_rank)
+            ids = [of + parts * i for i in range(each)]
+            ids += [wanted] * (-each % micro)
+            batches += [ids[first : first + micro] for first in range(0, len(ids), micro)]
+
+        def read(ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            return data.read([i if i < wanted else 0 for i in ids])
+
+        nats = size = count = 0.0
+        for ids, losses in zip(batches, pipeline.nats(batches, read), strict=True):
+            lengths = read(ids)[1].tolist() if losses else []
+            for i, loss, length in zip(ids, losses, lengths, strict=False):
+                if i < wanted:
+                    nats, size, count = nats + loss, size + length, count + self.config.data.seq_len
         return [nats, size, count]
 
     def eval_metrics(self, stats: Sequence[float]) -> dict[str, float]:
@@ -208,6 +269,8 @@ class PretrainReplica:
 
     def loaded(self, step: int) -> None:
         """The state was written to and is that of `step` committed steps."""
+        if self.pipeline is not None:
+            self.pipeline.zero.changed()
         self.begin(step)
 
     def restart_averages(self) -> None:
@@ -234,6 +297,10 @@ class PretrainReplica:
             assert data.heldout is not None
             self._heldout = Samples(data.heldout, data.seq_len, data.seed, self.config.device)
         return self._heldout
+
+    def _factors(self, length: int) -> Factors:
+        """Of the parts of the loss of samples of `length` tokens."""
+        return Factors(1 / length, self._mtp_weight() / length, self._alpha())
 
     def _mtp_weight(self) -> float:
         return self.config.schedule.mtp_weight_at(self._tokens) / max(1, self.config.model.mtp_depth)

@@ -23,6 +23,7 @@ from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.mtp import MTPModule
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.rope import rope_table
+from shoal_workloads.parallel.dispatch import Exchange
 from shoal_workloads.precision.products import Products
 
 __all__ = ["DeepSeekV3", "Losses"]
@@ -40,13 +41,14 @@ class Losses(NamedTuple):
 
 
 class DeepSeekV3(nn.Module):
-    """`group`: the workers that share the experts (none: all experts are here). `dtype`: of activations;
-    losses, router and norms' statistics are float32 in any case. `products`: the number format of the linear layers."""
+    """`group`: the workers that share the experts, or their exchange (none: all experts are here). `dtype`: of
+    activations; losses, router and norms' statistics are float32 in any case. `products`: the number format of the
+    linear layers."""
 
     def __init__(
         self,
         c: ModelConfig,
-        group: dist.ProcessGroup | None = None,
+        group: dist.ProcessGroup | Exchange | None = None,
         dtype: torch.dtype = torch.float32,
         products: Products | None = None,
     ) -> None:
@@ -67,33 +69,57 @@ class DeepSeekV3(nn.Module):
         """The losses of predicting every token from those before it.
 
         tokens: (B, T+1) int64; position i < T predicts token i+1, MTP module k token i+1+k where there is one."""
-        c, length = self.config, tokens.shape[1] - 1
-        embedded = self.embed(tokens)
+        return self.stage(range(self.config.n_layers), tokens, None, mtp=mtp, last=True)[1]
+
+    def stage(
+        self, layers: range, tokens: torch.Tensor, x: torch.Tensor | None, *, last: bool, mtp: bool = True
+    ) -> tuple[torch.Tensor, Losses]:
+        """The part of the model that one stage of a pipeline is: some of the layers, after the embedding if there are
+        no hidden states yet, and before final norm, head and MTP modules if it is the last.
+
+        tokens: (B, T+1) int64, all of them; their values count in the first and the last stage only. x: hidden states
+        before `layers` (B, T, D); none: the embedding's. Returns those after them, and the losses (the main ones zero,
+        but in the last stage) with the loads of the routers met."""
+        length, reads = tokens.shape[1] - 1, mtp and last and len(self.mtp) > 0
+        embedded = self.embed(tokens) if x is None or reads else None
         rope = self.rope(length, tokens.device)
-        x, loads, balances = embedded[:, :length], [], []
-        for layer in self.layers:
-            x, load, balance = layer(x, rope)
+        loads, balances = [], []
+        if x is None:
+            assert embedded is not None
+            x = embedded[:, :length]
+        for i in layers:
+            x, load, balance = self.layers[i](x, rope)
             if load is not None:
                 loads.append(load)
                 balances.append(balance)
-        x = self.norm(x)
-        head = self.head.weight.to(self.dtype)
-        lm, nll = head_nll(x.flatten(0, 1), head, tokens[:, 1:].flatten())
-        mtp_sum = torch.zeros((), device=tokens.device)
-        if mtp:
+        nothing = torch.zeros((), device=tokens.device)
+        lm, lm_each, mtp_sum = nothing, nothing.expand(len(tokens)), nothing
+        if last:
+            x = self.norm(x)
+            head = self.head.weight.to(self.dtype)
+            lm, nll = head_nll(x.flatten(0, 1), head, tokens[:, 1:].flatten())
+            lm_each = nll.view(len(tokens), length).sum(dim=1)
+        if embedded is not None and reads:
             for k, module in enumerate(self.mtp, start=1):
                 # Depth k sees positions 0..T-1-k: its input at i is the embedding of token i+k, its target i+1+k.
                 x, load, balance = module(x[:, : length - k], embedded[:, k:length], rope[: length - k])
                 mtp_sum = mtp_sum + head_nll(x.flatten(0, 1), head, tokens[:, 1 + k :].flatten())[0]
                 loads.append(load)
                 balances.append(balance)
-        return Losses(
+        return x, Losses(
             lm=lm,
-            lm_each=nll.view(len(tokens), length).sum(dim=1),
+            lm_each=lm_each,
             mtp=mtp_sum,
-            balance=torch.stack(balances).sum() if balances else torch.zeros((), device=tokens.device),
-            loads=torch.stack(loads) if loads else torch.zeros(0, c.n_experts, dtype=torch.int64, device=tokens.device),
+            balance=torch.stack(balances).sum() if balances else nothing,
+            loads=torch.stack(loads)
+            if loads
+            else torch.zeros(0, self.config.n_experts, dtype=torch.int64, device=tokens.device),
         )
+
+    def routers_of(self, layers: range, *, last: bool) -> range:
+        """Places in `moe_layers` of the routers that `stage` meets."""
+        first, end = (max(0, i - self.config.n_dense) for i in (layers.start, layers.stop))
+        return range(first, self.config.n_routers if last else end)
 
     def tokens(self, ids: Sequence[int]) -> torch.Tensor:
         """One sequence where the model is: (1, T) int64."""

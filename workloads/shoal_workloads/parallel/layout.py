@@ -15,8 +15,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+from shoal_workloads.config import ParallelConfig
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.parallel.dispatch import Exchange
+from shoal_workloads.parallel.exchange import DispatchKind, make_exchange
 from shoal_workloads.precision.products import Products
 
 __all__ = ["Layout", "Slot", "layout_of", "shard_model"]
@@ -61,12 +64,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of a cell. `mesh`: all workers, one axis; `experts`: (efsdp, ep), where both are larger than one."""
+    """The axes of a cell. `mesh`: all workers, one axis; `experts`: (efsdp, ep), where both are larger than one;
+    `dispatch`, `ep_node`: how rows get to experts (see `make_exchange`)."""
 
     workers: int
     ep: int
     mesh: DeviceMesh | None
     experts: DeviceMesh | None
+    dispatch: DispatchKind = "flat"
+    ep_node: int | None = None
 
     @property
     def ep_group(self) -> dist.ProcessGroup | None:
@@ -75,9 +81,15 @@ class Layout:
             return None
         return self.mesh.get_group() if self.experts is None else self.experts.get_group("ep")
 
+    def exchange(self) -> Exchange | None:
+        """Between them; one for all layers."""
+        group = self.ep_group
+        return None if group is None else make_exchange(group, kind=self.dispatch, per_node=self.ep_node)
 
-def layout_of(device: str, ep: int) -> Layout:
+
+def layout_of(device: str, parallel: ParallelConfig) -> Layout:
     """The axes of the current default process group (a world of one where there is none). Collective."""
+    ep = parallel.ep
     workers = dist.get_world_size() if dist.is_initialized() else 1
     if workers == 1:
         return Layout(1, 1, None, None)
@@ -85,7 +97,7 @@ def layout_of(device: str, ep: int) -> Layout:
     experts = None
     if 1 < ep < workers:
         experts = init_device_mesh(device, (workers // ep, ep), mesh_dim_names=("efsdp", "ep"))
-    return Layout(workers, ep, mesh, experts)
+    return Layout(workers, ep, mesh, experts, parallel.dispatch, parallel.ep_node)
 
 
 def shard_model(
@@ -101,7 +113,7 @@ def shard_model(
 
     `dtype`: of activations; `products`: the format of the products; parameters and gradients at rest are float32."""
     with torch.device("meta"):
-        model = DeepSeekV3(config, layout.ep_group, dtype, products)
+        model = DeepSeekV3(config, layout.exchange(), dtype, products)
     if layout.mesh is not None:
         # Router and norm weights are gathered in `dtype` as well; the router computes in float32 from there.
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)

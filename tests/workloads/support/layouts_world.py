@@ -1,0 +1,153 @@
+"""Runs of one training job in any layout, each rank of several cells a process; what they return is plain data.
+
+The ranks of a `World` become cells of their own torch worlds, as the platform makes them; matching ranks of all cells
+are joined to add up the sums.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import synthetic
+import torch
+import torch.distributed as dist
+
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.replica import PretrainReplica
+
+Piece = tuple[str, tuple[int, ...], tuple[int, ...], np.ndarray]
+
+
+@dataclass
+class Run:
+    """What one rank saw. Pieces: (name, shape of the whole, where the piece begins, values)."""
+
+    metrics: list[dict[str, float]]
+    gradient: list[Piece]
+    """The first step's, summed over the global batch."""
+    loads: np.ndarray
+    state: list[Piece]
+    biases: np.ndarray
+    evaluation: list[float]
+
+
+@dataclass
+class Place:
+    """Of a rank: its cell and the group of its fellows in other cells."""
+
+    cell: int
+    cells: int
+    rank: int
+    workers: int
+    cross: Any
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.cross is not None:
+            self.cross.allreduce([tensor]).wait()
+        return tensor
+
+
+def enter(workers: int, cells: int, folder: str) -> Place | None:
+    """Leave the harness's world for that of a cell; none for ranks that are not needed."""
+    if workers * cells == 1:
+        return Place(0, 1, 0, 1, None)
+    everybody = dist.get_rank()
+    dist.barrier()  # who leaves while others still connect would break their connections
+    dist.destroy_process_group()
+    if everybody >= workers * cells:
+        return None
+    cell, rank = divmod(everybody, workers)
+    if workers > 1:
+        store = dist.FileStore(os.path.join(folder, f"cell{cell}"), workers)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=workers, timeout=timedelta(seconds=60))
+    cross = None
+    if cells > 1:
+        store = dist.FileStore(os.path.join(folder, f"cross{rank}"), cells)
+        cross = dist.ProcessGroupGloo(store, cell, cells, timedelta(seconds=60))
+    return Place(cell, cells, rank, workers, cross)
+
+
+def pieces(replica: PretrainReplica, flat: torch.Tensor) -> list[Piece]:
+    out, first = [], 0
+    for slot in replica.slots:
+        local = slot.local
+        part = flat[first : first + local.numel()].view_as(local)
+        out.append((slot.name, slot.shape, slot.first, part.clone().numpy()))
+        first += local.numel()
+    return out
+
+
+def state(replica: PretrainReplica) -> list[Piece]:
+    """Parameters, moments and averages."""
+    kinds = {"model": replica._parameters, "m": replica._optimizer.m, "v": replica._optimizer.v}
+    kinds["ema"] = replica._averages()
+    return [
+        (f"{kind}.{slot.name}", slot.shape, slot.first, tensor.detach().clone().float().numpy())
+        for kind, tensors in kinds.items()
+        for slot, tensor in zip(replica.slots, tensors, strict=bool(tensors))
+    ]
+
+
+def step(replica: PretrainReplica, place: Place, number: int, given: list[int] | None = None) -> tuple[Any, Any]:
+    """One step as the platform drives it: (sums over all cells, metrics). given: how many micro-batches each cell
+    takes, else they share them."""
+    config = replica.config
+    one = place.workers * config.batch.micro_batch
+    count, first = config.batch.global_batch // one, number * config.batch.global_batch
+    mine = list(range(place.cell, count, place.cells))
+    if given is not None:
+        start = sum(given[: place.cell])
+        mine = list(range(start, start + given[place.cell]))
+    replica.begin(number)
+    if mine:
+        replica.accumulate_all([range(first + m * one, first + (m + 1) * one) for m in mine])
+    total = place.add(replica.sums().clone())
+    stats = place.add(torch.tensor(replica.stats(), dtype=torch.float64))
+    norm = torch.tensor([replica.norm_sq(total)], dtype=torch.float64)
+    if place.workers > 1:
+        dist.all_reduce(stats)
+        dist.all_reduce(norm)
+    assert stats[3] == config.batch.global_batch
+    return total, replica.commit(total, stats.tolist(), float(norm))
+
+
+def train(
+    config: PretrainConfig, steps: int, workers: int, cells: int, folder: str, given: list[int] | None = None
+) -> Run | None:
+    """Train from the start and look at everything."""
+    place = enter(workers, cells, folder)
+    if place is None:
+        return None
+    replica = synthetic.build(config)
+    metrics, gradient, loads = [], [], np.zeros(0)
+    for number in range(steps):
+        total, found = step(replica, place, number, given)
+        metrics.append(found)
+        if number == 0:
+            numel = sum(slot.local.numel() for slot in replica.slots)
+            gradient, loads = pieces(replica, total), total[numel:].clone().numpy()
+    part, parts = place.cell * workers + place.rank, workers * cells
+    figures = place.add(torch.tensor(replica.evaluate(part, parts), dtype=torch.float64))
+    if workers > 1:
+        dist.all_reduce(figures)
+    biases = torch.stack(replica._biases).numpy().copy()
+    return Run(metrics, gradient, loads, state(replica), biases, figures.tolist())
+
+
+def whole(parts: list[list[Piece]]) -> dict[str, np.ndarray]:
+    """The tensors that the ranks of one cell hold pieces of. Every element must be held by exactly one of them."""
+    out: dict[str, np.ndarray] = {}
+    held: dict[str, np.ndarray] = {}
+    for name, shape, first, values in (piece for rank in parts for piece in rank):
+        if name not in out:
+            out[name], held[name] = np.zeros(shape, np.float32), np.zeros(shape, np.int8)
+        place = tuple(slice(start, start + length) for start, length in zip(first, values.shape, strict=True))
+        out[name][place] = values
+        held[name][place] += 1
+    for name, times in held.items():
+        assert (times == 1).all(), f"{name}: an element is held {times.min()} to {times.max()} times"
+    return out

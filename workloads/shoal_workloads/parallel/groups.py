@@ -1,0 +1,22 @@
+"""Process groups of a cell by their ranks, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch.distributed as dist
+
+__all__ = ["make_groups"]
+
+
+def make_groups(members: Iterable[Sequence[int]]) -> dict[tuple[int, ...], dist.ProcessGroup]:
+    """The groups that this rank is in, by their ranks. Groups of one are left out: there is nobody to talk to.
+
+    members: the same list on all ranks of the cell, in the same order. Collective over the cell."""
+    found = {}
+    for ranks in dict.fromkeys(tuple(sorted(group)) for group in members):
+        if len(ranks) > 1:
+            group = dist.new_group(list(ranks))
+            if dist.get_rank() in ranks:
+                found[ranks] = group
+    return found
