@@ -6,8 +6,8 @@ Both are the same replicas in the same number of processes, one thread each, wit
 share a world, matching workers' sums added over the cells, the figures of the step added over everybody. The bare loop
 does only that, and waits in each collective; the sums are added in place. With Shoal (`tests/platform/support/lab.py`:
 worker, controller and record, without Ray) a copy is added so that the step can be done again, waiting is polling, the
-figures travel in a vote, and each commit is told. They take turns, `--rounds` times; a round's figure is the ratio of
-the two medians.
+figures travel in a vote, and each commit is told. They take turns, `--rounds` times. The cost is the ratio of the
+medians of all steps, and beside it that of the lower quartiles, which other work on the machine disturbs less.
 
 - sleep: 3 cells x 2 workers, a million parameters, 0.2 s a step of which most is slept;
 - pretrain: 2 cells x 1 worker, a small DeepSeek-V3 on a corpus of three modules of the standard library.
@@ -24,11 +24,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from shoal import batching
@@ -100,8 +100,8 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
     answer.send(seconds)
 
 
-def bare(setting: Setting, steps: int) -> float:
-    """Median seconds of a step of the bare loop."""
+def bare(setting: Setting, steps: int) -> list[float]:
+    """Seconds of each step of the bare loop."""
     import socket
 
     with socket.create_server((ADDRESS, 0)) as probe:
@@ -116,11 +116,11 @@ def bare(setting: Setting, steps: int) -> float:
     answers = [here.recv() for _ in processes]
     for process in processes:
         process.join()
-    return median(second for seconds in answers for second in seconds[WARM:])
+    return list(answers[0][WARM:])
 
 
-def with_shoal(setting: Setting, steps: int) -> float:
-    """Median seconds of a step under Shoal, by the workers' clocks."""
+def with_shoal(setting: Setting, steps: int) -> list[float]:
+    """Seconds of each step under Shoal, by the workers' clocks."""
     nodes = {f"n{cell}": setting.workers for cell in range(setting.cells)}
     shape = {"cells": setting.cells, "workers_per_cell": setting.workers}
     with (
@@ -131,7 +131,16 @@ def with_shoal(setting: Setting, steps: int) -> float:
             time.sleep(0.5)  # looking on costs time too
         lines = one.steps()
         assert len(lines) == steps, one.story()
-        return median(line["worker_seconds"] for line in lines[WARM:])
+        return [line["worker_seconds"] for line in lines[WARM:]]
+
+
+def compare(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Medians and lower quartiles of the steps of both, and the cost by each."""
+    found: dict[str, float] = {"steps": len(seconds["bare"])}
+    for name, place in (("quartile", 0), ("median", 1)):
+        plain, ours = (quantiles(seconds[who])[place] for who in ("bare", "shoal"))
+        found |= {f"bare_{name}": plain, f"shoal_{name}": ours, f"cost_by_{name}": ours / plain - 1}
+    return found
 
 
 def without_controller(setting: Setting, seconds: float) -> dict[str, Any]:
@@ -172,12 +181,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         choices = settings(Path(folder))
         for what in asked.what.split(","):
-            rounds = []
+            seconds: dict[str, list[float]] = {"bare": [], "shoal": []}
             for _ in range(asked.rounds):
-                plain, ours = bare(choices[what], asked.steps), with_shoal(choices[what], asked.steps)
-                rounds.append({"bare": plain, "shoal": ours, "ratio": ours / plain})
-                print(f"{what}: bare {plain:.4f} s, with Shoal {ours:.4f} s, {ours / plain - 1:+.2%}", flush=True)
-            found[what] = {"rounds": rounds, "cost": median(one["ratio"] for one in rounds) - 1}
+                seconds["bare"] += bare(choices[what], asked.steps)
+                seconds["shoal"] += with_shoal(choices[what], asked.steps)
+                found[what] = compare(seconds)
+                print(f"{what}: {json.dumps(found[what])}", flush=True)
         found["without_controller"] = without_controller(choices["sleep"], 5.0)
     found["load"].append(os.getloadavg()[0])
     print(json.dumps(found, indent=1))

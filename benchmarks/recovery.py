@@ -20,13 +20,14 @@ the next one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,7 +57,9 @@ def ensure_cluster() -> None:
     local.up(CLUSTER, nodes=NODES, slots=SLOTS, say=print)
 
 
-def faults(case: str, done: int, wanted: int, step: float, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def faults(
+    case: str, done: int, wanted: int, step: float, about: dict[str, Any]
+) -> Generator[dict[str, Any], None, None]:
     """The figures of one fault after another; `about` receives those of each run as it ends."""
     if case in RAY:
         yield from ray_train_baseline.measure(CLUSTER, range(done, wanted), RAY[case], step)
@@ -67,9 +70,11 @@ def faults(case: str, done: int, wanted: int, step: float, about: dict[str, Any]
             for number in range(done, wanted):
                 run.wait_full(10)
                 yield CASES[case](run, number)
-            about.setdefault("runs", []).append(run.close())
         finally:
-            run.end()
+            try:
+                about.setdefault("runs", []).append(run.close())
+            finally:
+                run.end()
 
 
 def medians(each: list[dict[str, Any]]) -> dict[str, float]:
@@ -110,14 +115,17 @@ def main() -> None:
         for case in wanted:
             about = result["cases"].setdefault(case, {"each": []})
             repeats = asked.kills if case in RAY else asked.repeats
-            for figures in faults(case, len(about["each"]), repeats, asked.step, about):
-                now = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "load": round(os.getloadavg()[0], 1)}
-                about["each"].append(figures | now)
-                print(f"{case}: {json.dumps(figures | now)}", flush=True)
-                result["summary"] = summary(result["cases"])
-                write(asked.json, result)
-            write(asked.json, result)
+            if len(about["each"]) >= repeats:
+                continue
+            with contextlib.closing(faults(case, len(about["each"]), repeats, asked.step, about)) as each:
+                for figures in each:
+                    now = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "load": round(os.getloadavg()[0], 1)}
+                    about["each"].append(figures | now)
+                    print(f"{case}: {json.dumps(figures | now)}", flush=True)
+                    result["summary"] = summary(result["cases"])
+                    write(asked.json, result)
     finally:
+        write(asked.json, result)
         if not asked.keep:
             local.down(CLUSTER)
     print(json.dumps(result.get("summary"), indent=1))
