@@ -14,6 +14,7 @@ from shoal.record.sentences import sentence
 from shoal.report.figures import loss_figure, optimizer_figure
 from shoal.report.heatmap import balance_figure, violations
 from shoal.report.history import History
+from shoal.report.pipeline import Bar, Lanes, pipeline_figure
 from shoal.report.style import PHASES, cell_colour, svg
 from shoal.report.stylesheet import STYLESHEET
 from shoal.report.timeline import timeline_figure
@@ -34,6 +35,7 @@ def page(history: History) -> str:
             section("Recoveries", recoveries(history)),
             section("Steps", svg(optimizer_figure(history), "seconds, gradient norm and learning rate")),
             balance(history),
+            pipeline(history),
             section("Checkpoints", checkpoints(history)),
             details("The story, event by event", story(history)),
             details("Configuration", table(("setting", "value"), history.config.items())),
@@ -175,6 +177,25 @@ def balance(history: History) -> str:
             f"(mean over layers), at worst {1 + np.nanmax(last):.2f} times, in MoE layer {int(np.nanargmax(last))}.</p>"
         )
     return section("Are the experts evenly used?", text)
+
+
+def pipeline(history: History) -> str:
+    """The last step that was measured; nothing for a workload without pipeline stages."""
+    measured = history.kind("pipeline_step")
+    if not measured:
+        return ""
+    event = measured[-1]
+    planned, seen = (pipeline_lanes(event[key]) for key in ("planned", "measured"))
+    text = svg(pipeline_figure(planned, seen, "s"), "a pipeline step, planned and measured") + (
+        f"<p>Step {event['step'] + 1:,} of cell {escape(str(event['cell']))}, schedule {escape(event['schedule'])}. "
+        f"Planned: every action takes its mean measured time, messages take none. Its ranks would wait "
+        f"{event['planned_idle']:.1%} of the time; they waited {event['measured_idle']:.1%}.</p>"
+    )
+    return section("Is the pipeline full?", text)
+
+
+def pipeline_lanes(rows: Iterable[Iterable[Any]]) -> Lanes:
+    return [[Bar(*bar) for bar in row] for row in rows]
 
 
 def timeline(history: History) -> str:
