@@ -145,15 +145,15 @@ def datatrove(files: list[str], tokenizer: str, out: str) -> dict[str, Any]:
     return rate(text_bytes(files[:1]), time.perf_counter() - begin)
 
 
-def train(files: list[str], out: str, vocab_size: int) -> dict[str, Any]:
+def train(files: list[str], out: str, vocab_size: int, ray: bool = False) -> dict[str, Any]:
+    """As `shoal data tokenizer-train` does it on this machine, or on a Ray that is started before."""
     from shoal_data.build.compile import compile_loops
-
-    size = text_bytes(files)
-    compile_loops()
-    ray_start = start_ray(2)
     from shoal_data.build.tokenizer import TrainOptions
     from shoal_data.build.tokenizer import train as build
 
+    size = text_bytes(files)
+    compile_loops()
+    ray_start = start_ray(2) if ray else 0.0
     begin = time.perf_counter()
     build(files, out, TrainOptions(vocab_size))
     return rate(size, time.perf_counter() - begin + ray_start, ray_start=round(ray_start, 2))

@@ -1,5 +1,6 @@
 """Counting the pre-tokens of a corpus: partial sums a part, then a hash-partitioned reduce, both on Ray Data.
 
+Little text on a single machine is counted in threads: they are done before a Ray of its own would have started.
 A task's memory is bounded by its part or its partition, whatever the size of the corpus; partial sums lie in files, so
 a job that is run again counts only what is missing.
 """
@@ -18,11 +19,12 @@ import pyarrow.compute as pc
 from shoal_data.build.arrow import read_batch, write_batches
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.inputs import Part, Piece
-from shoal_data.build.tasks import run_parts
+from shoal_data.build.tasks import cluster_is_named, run_in_threads, run_parts
 from shoal_data.build.wordcount import WordCounter
 
 __all__ = ["count_words"]
 
+_WORTH_STARTING_RAY = 256 << 20  # bytes of text: threads count 10 to 20 MB/s each, Ray starts in 10 to 20 s
 _PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in memory many times over
 
 
@@ -37,7 +39,8 @@ def count_words(
         folder: where partial sums are kept.
         min_count: leave out words that occur less often in all parts together.
     """
-    partitions = max(1, sum(piece.size for part in parts for piece in part.pieces) // _PARTITION_BYTES)
+    size = sum(piece.size for part in parts for piece in part.pieces)
+    partitions = max(1, size // _PARTITION_BYTES)
     settings = {
         "column": column,
         "pattern": pattern,
@@ -48,7 +51,8 @@ def count_words(
     }
     missing = [part for part in parts if not _partial(folder, part.id).exists()]
     if missing:
-        run_parts("count", _count_part, missing, settings, ["documents"])
+        run = run_parts if cluster_is_named() or size >= _WORTH_STARTING_RAY else run_in_threads
+        run("count", _count_part, missing, settings, ["documents"])
     if partitions == 1:
         return _sum_partition(folder, 0, settings)
     reduces = [Part(index, "", (Piece("", "counts", 0, 0, 0, 1),)) for index in range(partitions)]

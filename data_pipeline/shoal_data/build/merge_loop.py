@@ -10,34 +10,17 @@ else.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numba import njit
 
 from shoal_data.build.pair_counts import COUNT, KEY, key_of, no_pairs, number_of, room_for_pairs
 from shoal_data.build.pair_queue import FIRST, OFTEN, PAIR, SIZE, drop_top, heapify, new_queue, push, requeue_top
+from shoal_data.build.spellings import first_tokens, joined
 
 __all__ = ["LONGEST", "merge_loop", "spread_words"]
 
 #: bytes of a word, and words, that the text can hold: word w's boundary is -LONGEST - 1 - w
 LONGEST = 1 << 30
-
-
-class Tokens(NamedTuple):
-    """Tokens by id, and by spelling, so that a text has one id however it is put together.
-
-    Attributes:
-        pool: their bytes on end.
-        starts: where each begins in `pool`; room for as many as the vocabulary will have.
-        table: id + 1 by hash of the spelling; 0 is a gap.
-        count: int64 (1,): how many there are.
-    """
-
-    pool: Any
-    starts: Any
-    table: Any
-    count: Any
 
 
 @njit(cache=True)
@@ -63,72 +46,6 @@ def _boundary(text, at):
     while text[at] >= -LONGEST:
         at += min(text[at], np.int32(-1))  # over a longer token, or over one byte
     return at
-
-
-@njit(cache=True)
-def _spelling(pool, starts, left, right):
-    """Hash of the bytes of token `left` followed by those of `right` (none if negative)."""
-    state = np.uint64(0xCBF29CE484222325)
-    for token in (left, right):
-        if token >= 0:
-            for at in range(starts[token], starts[token + 1]):
-                state = (state ^ np.uint64(pool[at])) * np.uint64(0x100000001B3)
-    return np.int64((state ^ (state >> np.uint64(31))) & np.uint64(0x7FFFFFFFFFFFFFFF))
-
-
-@njit(cache=True)
-def _spells(pool, starts, token, left, right):
-    """Whether `token` is `left` followed by `right`, byte for byte."""
-    cut = starts[left + 1] - starts[left]
-    size = cut + starts[right + 1] - starts[right]
-    if starts[token + 1] - starts[token] != size:
-        return False
-    for at in range(size):
-        byte = pool[starts[left] + at] if at < cut else pool[starts[right] + at - cut]
-        if pool[starts[token] + at] != byte:
-            return False
-    return True
-
-
-@njit(cache=True)
-def _first_tokens(pool, starts, vocab_size):
-    count = len(starts) - 1
-    room = np.zeros(max(vocab_size, count) + 2, np.int64)
-    room[: count + 1] = starts
-    size = 1 << 12
-    while size < 2 * (vocab_size + count):
-        size *= 2
-    table = np.zeros(size, np.int32)
-    for token in range(count):
-        if room[token + 1] > room[token]:
-            slot = _spelling(pool, room, token, -1) & (size - 1)
-            while table[slot]:
-                slot = (slot + 1) & (size - 1)
-            table[slot] = token + 1
-    return Tokens(pool, room, table, np.array([count], np.int64))
-
-
-@njit(cache=True)
-def _joined(tokens, left, right):
-    """Id of the token `left` followed by `right`, a new one if no token is spelled so; and the tokens."""
-    pool, starts, table = tokens.pool, tokens.starts, tokens.table
-    slot = _spelling(pool, starts, left, right) & (len(table) - 1)
-    while table[slot]:
-        if _spells(pool, starts, table[slot] - 1, left, right):
-            return np.int64(table[slot] - 1), tokens
-        slot = (slot + 1) & (len(table) - 1)
-    new = tokens.count[0]
-    used, cut = starts[new], starts[left + 1] - starts[left]
-    size = cut + starts[right + 1] - starts[right]
-    if used + size > len(pool):
-        pool = np.empty(2 * len(pool) + size, np.uint8)
-        pool[:used] = tokens.pool[:used]
-    pool[used : used + cut] = pool[starts[left] : starts[left + 1]]
-    pool[used + cut : used + size] = pool[starts[right] : starts[right + 1]]
-    starts[new + 1] = used + size
-    table[slot] = new + 1
-    tokens.count[0] = new + 1
-    return new, Tokens(pool, starts, table, tokens.count)
 
 
 @njit(cache=True)
@@ -192,16 +109,24 @@ def _whole_words(places, text, starts, left, right):
 
 
 @njit(cache=True)
-def _merge_places(where, left, right, new, text, word_counts, starts, pairs):
+def _merge_places(where, left, right, new, text, word_counts, starts, pairs, kind_of):
     """Merge at each of the places `where` that still holds (left, right).
 
+    What a merge changes depends on the neighbour alone, (x, left) becomes (x, new) and (right, x) becomes (new, x), so
+    changes are summed by neighbour before pairs are looked up: most merges have many places and few neighbours.
+
+    Args:
+        kind_of: int32 (2, tokens), all 0 before and after: 1 + the kind of a neighbour before, or after.
+
     Returns:
-        how often the pair occurred there, counted by words; the pairs that came (n,), each once; the changes: which
-        of them (m,) came at which place (m,); and `pairs`.
+        how often the pair occurred there, counted by words; the pairs that came (n,); the changes: which of them (m,)
+        came at which place (m,); and `pairs`.
     """
     size_left, size_right = starts[left + 1] - starts[left], starts[right + 1] - starts[right]
     most = 2 * len(where)
-    came, whose, place = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int32)
+    whose, place = np.empty(most, np.int32), np.empty(most, np.int32)
+    room = min(most, kind_of.size)
+    side, neighbour, often = np.empty(room, np.uint8), np.empty(room, np.int32), np.zeros(room, np.int64)
     kinds = changes = 0
     total = np.int64(0)
     for at in where:
@@ -215,33 +140,39 @@ def _merge_places(where, left, right, new, text, word_counts, starts, pairs):
         before = at - 1
         if before != boundary and text[before] < 0:
             before = at + text[before]
-        pairs = room_for_pairs(pairs, 4)
-        record, mark = pairs.record, pairs.mark
-        if before != boundary:
-            record[number_of(pairs, key_of(text[before], left)), COUNT] -= amount
-        if text[after] >= 0:
-            record[number_of(pairs, key_of(right, text[after])), COUNT] -= amount
-        for side in range(2):
-            if side == 0:
-                if before == boundary:
-                    continue
-                number = number_of(pairs, key_of(text[before], new))
-            else:
-                if text[after] < 0:
-                    continue
-                number = number_of(pairs, key_of(new, text[after]))
-            record[number, COUNT] += amount
-            if mark[number] >= kinds or came[mark[number]] != number:
-                mark[number] = kinds
-                came[kinds] = number
+        for which in range(2):
+            token = text[before] if which == 0 else text[after]
+            if token < 0:
+                continue
+            kind = kind_of[which, token] - 1
+            if kind < 0:
+                kind = kinds
                 kinds += 1
-            whose[changes] = mark[number]
-            place[changes] = before if side == 0 else at
+                kind_of[which, token] = kinds
+                side[kind], neighbour[kind] = which, token
+            often[kind] += amount
+            whose[changes] = kind
+            place[changes] = before if which == 0 else at
             changes += 1
         text[middle] = -1
         text[at] = new
         text[after - 1] = -(size_left + size_right)
-    return total, came[:kinds], whose[:changes], place[:changes], pairs
+    if kind_of[0, new] and kind_of[1, new]:  # (new, new) came from both sides
+        for change in range(changes):
+            if whose[change] == kind_of[1, new] - 1:
+                whose[change] = kind_of[0, new] - 1
+    came = np.empty(kinds, np.int32)
+    pairs = room_for_pairs(pairs, 2 * kinds)
+    for kind in range(kinds):
+        token = neighbour[kind]
+        kind_of[side[kind], token] = 0
+        gone, key = key_of(token, left), key_of(token, new)
+        if side[kind]:
+            gone, key = key_of(right, token), key_of(new, token)
+        pairs.record[number_of(pairs, gone), COUNT] -= often[kind]
+        came[kind] = number_of(pairs, key)
+        pairs.record[came[kind], COUNT] += often[kind]
+    return total, came, whose[:changes], place[:changes], pairs
 
 
 @njit(cache=True)
@@ -258,14 +189,14 @@ def _queue_those_that_came(came, whose, place, pairs, queue):
         firsts[whose[change]] += 1
     for kind in range(len(came)):
         number = came[kind]
-        if pairs.record[number, COUNT] > 0:
+        if pairs.record[number, COUNT] > 0 and ends[kind + 1] > ends[kind]:
             pairs.queued[number] = min(2, pairs.queued[number] + 1)
             key, often = pairs.record[number, KEY], pairs.record[number, COUNT]
             queue = push(queue, key, often, by_kind[ends[kind] : ends[kind + 1]])
     return queue
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def merge_loop(text, word_counts, pool, pool_starts, vocab_size, least):
     """Merge until the vocabulary is full or no pair occurs `least` times.
 
@@ -280,8 +211,9 @@ def merge_loop(text, word_counts, pool, pool_starts, vocab_size, least):
         pairs (n, 2), how often each was merged (n,), and `pool`, `pool_starts` with the new tokens.
     """
     pairs, queue = _first_pairs(text, word_counts, len(pool_starts) - 1)
-    tokens = _first_tokens(pool, pool_starts, vocab_size)
+    tokens = first_tokens(pool, pool_starts, vocab_size)
     merged, merged_counts = np.empty((max(16, vocab_size), 2), np.int64), np.empty(max(16, vocab_size), np.int64)
+    kind_of = np.zeros((2, len(tokens.starts)), np.int32)
     merges = 0
     while tokens.count[0] < vocab_size and queue.used[0] > 0:
         top = queue.entry[queue.heap[0]]
@@ -294,12 +226,12 @@ def merge_loop(text, word_counts, pool, pool_starts, vocab_size, least):
             break
         drop_top(queue)
         left, right = key >> 32, key & 0xFFFFFFFF
-        new, tokens = _joined(tokens, left, right)
+        new, tokens = joined(tokens, left, right)
         where = queue.places[first : first + size]
         if pairs.queued[number] > 1:
             where = _whole_words(where, text, tokens.starts, left, right)
         total, came, whose, place, pairs = _merge_places(
-            where, left, right, new, text, word_counts, tokens.starts, pairs
+            where, left, right, new, text, word_counts, tokens.starts, pairs, kind_of
         )
         queue = _queue_those_that_came(came, whose, place, pairs, queue)
         if merges == len(merged):

@@ -1,6 +1,6 @@
 # numba infers the types of compiled functions: annotations would say less than it knows
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""How often each pair of neighbouring tokens occurs: an open-addressing table, compiled, of 21 to 29 bytes a pair."""
+"""How often each pair of neighbouring tokens occurs: an open-addressing table, compiled, of some 25 bytes a pair."""
 
 from __future__ import annotations
 
@@ -22,14 +22,12 @@ class Pairs(NamedTuple):
         table: int32, number + 1 by hash of the key; 0 is a gap.
         record: int64 (room, 2): key, and how often the pair occurs.
         queued: uint8 (room,): how often it was put in the queue, 2 standing for more.
-        mark: int32 (room,): its place among the pairs that a merge made, if it stands there.
         known: int64 (1,): how many there are.
     """
 
     table: Any
     record: Any
     queued: Any
-    mark: Any
     known: Any
 
 
@@ -47,7 +45,6 @@ def no_pairs():
         np.zeros(2 * room, np.int32),
         np.empty((room, 2), np.int64),
         np.empty(room, np.uint8),
-        np.empty(room, np.int32),
         np.zeros(1, np.int64),
     )
 
@@ -56,11 +53,11 @@ def no_pairs():
 def room_for_pairs(pairs, more):
     """`pairs`, or a larger copy that has room for `more` new ones."""
     known = pairs.known[0]
-    table, record, queued, mark = pairs.table, pairs.record, pairs.queued, pairs.mark
+    table, record, queued = pairs.table, pairs.record, pairs.queued
     if known + more > len(record):
         room = max(known + more, len(record) + len(record) // 2)
-        record, queued, mark = np.empty((room, 2), np.int64), np.empty(room, np.uint8), np.empty(room, np.int32)
-        record[:known], queued[:known], mark[:known] = pairs.record[:known], pairs.queued[:known], pairs.mark[:known]
+        record, queued = np.empty((room, 2), np.int64), np.empty(room, np.uint8)
+        record[:known], queued[:known] = pairs.record[:known], pairs.queued[:known]
     if 4 * (known + more) > 3 * len(table):
         size = len(table)
         while 4 * (known + more) > 3 * size:
@@ -71,7 +68,7 @@ def room_for_pairs(pairs, more):
             while table[slot]:
                 slot = (slot + 1) & (size - 1)
             table[slot] = number + 1
-    return Pairs(table, record, queued, mark, pairs.known)
+    return Pairs(table, record, queued, pairs.known)
 
 
 @njit(cache=True)
@@ -93,5 +90,5 @@ def number_of(pairs, key):
     pairs.known[0] = number + 1
     table[slot] = number + 1
     record[number, KEY], record[number, COUNT] = key, 0
-    pairs.queued[number], pairs.mark[number] = 0, 0
+    pairs.queued[number] = 0
     return number

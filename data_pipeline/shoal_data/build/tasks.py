@@ -1,9 +1,12 @@
-"""Parts as Ray Data tasks: each done once or not at all, with its progress shown."""
+"""Parts as tasks of Ray Data, or of threads: each done once or not at all, with its progress shown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any
 
@@ -11,13 +14,18 @@ import numpy as np
 
 from shoal_data.build.inputs import Part
 from shoal_data.build.progress import Progress
-from shoal_data.build.session import ray_session
 from shoal_data.errors import InputError
 
-__all__ = ["run_parts"]
+__all__ = ["cluster_is_named", "run_in_threads", "run_parts"]
 
 #: what a task does: (part, settings) -> figures, with at least `bytes` of text and a `note`'s parts as plain numbers
 Work = Callable[[Part, dict[str, Any]], dict[str, int]]
+
+
+def cluster_is_named() -> bool:
+    """Whether there is a cluster to run on: a job was submitted to it, `RAY_ADDRESS` names it, or Ray is running."""
+    ray = sys.modules.get("ray")
+    return "RAY_ADDRESS" in os.environ or (ray is not None and bool(ray.is_initialized()))
 
 
 def run_parts(label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]) -> None:
@@ -36,23 +44,46 @@ def run_parts(label: str, work: Work, parts: Sequence[Part], settings: dict[str,
     """
     import ray.data
 
-    progress = Progress(label, sum(piece.size for part in parts for piece in part.pieces))
-    sums = dict.fromkeys(totals, 0)
-
-    def note() -> str:
-        return "  ".join(f"{value:,} {name}" for name, value in sums.items())
+    from shoal_data.build.session import ray_session
 
     with ray_session():
         rows = [{"part": json.dumps(part.to_json())} for part in parts]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             partial(_work_on, work=work, settings=settings), batch_size=1, batch_format="numpy", num_cpus=1
         )
-        for row in done.iter_rows():
-            if row["error"]:
-                raise InputError(row["error"])
-            for name in sums:
-                sums[name] += row[name]
-            progress.advance(row["bytes"], note())
+        _follow(label, parts, done.iter_rows(), totals)
+
+
+def run_in_threads(
+    label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]
+) -> None:
+    """`run_parts` without Ray, in as many threads as there are cores; `work` must let others run (no GIL)."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        tasks = [pool.submit(work, part, settings) for part in parts]
+        _follow(label, parts, (task.result() for task in as_completed(tasks)), totals)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow(label: str, parts: Sequence[Part], done: Iterable[dict[str, Any]], totals: Sequence[str]) -> None:
+    """Show progress as the figures of each part come in.
+
+    Raises:
+        InputError: the figures are those of a part that failed.
+    """
+    progress = Progress(label, sum(piece.size for part in parts for piece in part.pieces))
+    sums = dict.fromkeys(totals, 0)
+
+    def note() -> str:
+        return "  ".join(f"{value:,} {name}" for name, value in sums.items())
+
+    for row in done:
+        if row.get("error"):
+            raise InputError(row["error"])
+        for name in sums:
+            sums[name] += row[name]
+        progress.advance(row["bytes"], note())
     progress.finish(note())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from shoal_data.build.arrow import text_buffers
-from shoal_data.build.card import write_card
 from shoal_data.build.compile import compile_loops
 from shoal_data.build.count_job import count_words
 from shoal_data.build.inputs import plan_parts
@@ -77,8 +77,15 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     words, counts = count_words(parts, options.column, options.pattern, record.parent, options.min_word_count)
     specials = sorted(options.special, key=lambda name: options.special[name])
     alphabet, byte_ids = byte_alphabet(specials)
-    merges = learn_merges(words, counts, alphabet, byte_ids, options.vocab_size, options.min_frequency)
-    tokenizer = _assemble(merges, specials, options)
+    with ThreadPoolExecutor(1) as beside:  # the merge loop leaves the other cores idle
+        learning = beside.submit(
+            learn_merges, words, counts, alphabet, byte_ids, options.vocab_size, options.min_frequency
+        )
+        from shoal_data.build.card import read_sample, write_card  # brings a plotting library, slowly
+
+        sample = read_sample(parts, options.column)
+        merges = learning.result()
+    content = _assemble(merges, specials, options).to_str().encode()
     write_json(
         folder / "tokenizer_config.json",
         {
@@ -89,8 +96,8 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
         },
     )
     lengths = np.diff(text_buffers(words)[0])
-    write_card(folder, tokenizer.to_str().encode(), parts, options.column, merges, int((lengths * counts).sum()))
-    write_whole(path, tokenizer.to_str().encode())
+    write_card(folder, content, sample, merges, int((lengths * counts).sum()))
+    write_whole(path, content)
     for partial in (*record.parent.glob("counts-*.arrow"), *record.parent.glob("reduced-*.arrow")):
         partial.unlink()
     return path

@@ -121,7 +121,7 @@ def _add(values, first, last, amount, slots, pool, used, pooled):
     return used + 1, pooled + last - first
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _count_text(pattern, values, offsets, classes, document, at, stretch, slots, pool, used, pooled):
     """Count on from byte `at` of `document` until the text ends or room runs out; returns where it stands."""
     for index in range(document, len(offsets) - 1):
@@ -137,7 +137,7 @@ def _count_text(pattern, values, offsets, classes, document, at, stretch, slots,
     return len(offsets) - 1, at, stretch, used, pooled
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _add_counts(values, offsets, amounts, done, slots, pool, used, pooled):
     for index in range(done, len(amounts)):
         first, last = offsets[index], offsets[index + 1]
