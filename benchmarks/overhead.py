@@ -1,13 +1,14 @@
 """What Shoal adds to a step when nothing fails: the same training with it, and in a bare loop.
 
-    python benchmarks/overhead.py [--what sleep,pretrain] [--rounds 6] [--steps 40] [--json FILE]
+    python benchmarks/overhead.py [--what sleep,pretrain] [--rounds 4] [--steps 40] [--json FILE]
 
 Both are the same replicas in the same number of processes, one thread each, with gloo on this machine: in cells that
 share a world, matching workers' sums added over the cells, the figures of the step added over everybody. The bare loop
 does only that, and waits in each collective; the sums are added in place. With Shoal (`tests/platform/support/lab.py`:
 worker, controller and record, without Ray) a copy is added so that the step can be done again, waiting is polling, the
-figures travel in a vote, and each commit is told. They take turns, `--rounds` times. The cost is the ratio of the
-medians of all steps, and beside it that of the lower quartiles, which other work on the machine disturbs less.
+figures travel in a vote, and each commit is told; `reduce: exact` is measured too. They take turns, `--rounds` times.
+The cost is the ratio of the medians of all steps, and beside it that of the lower quartiles, which other work on the
+machine disturbs less.
 
 - sleep: 3 cells x 2 workers, a million parameters, 0.2 s a step of which most is slept;
 - pretrain: 2 cells x 1 worker, a small DeepSeek-V3 on a corpus of three modules of the standard library.
@@ -77,8 +78,8 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
     cell_store = dist.PrefixStore(f"cell/{cell}", store)
     dist.init_process_group("gloo", store=cell_store, rank=rank, world_size=setting.workers)
     minute = timedelta(seconds=60)
-    across = dist.ProcessGroupGloo(dist.PrefixStore(f"across/{rank}", store), cell, setting.cells, minute)
-    everyone = dist.ProcessGroupGloo(dist.PrefixStore("all", store), place, everybody, minute)
+    across: Any = dist.ProcessGroupGloo(dist.PrefixStore(f"across/{rank}", store), cell, setting.cells, minute)
+    everyone: Any = dist.ProcessGroupGloo(dist.PrefixStore("all", store), place, everybody, minute)
     workload = make_workload(setting.workload)
     replica = workload.build(0)
     seconds, since = [], time.monotonic()
@@ -119,13 +120,13 @@ def bare(setting: Setting, steps: int) -> list[float]:
     return list(answers[0][WARM:])
 
 
-def with_shoal(setting: Setting, steps: int) -> list[float]:
-    """Seconds of each step under Shoal, by the workers' clocks."""
+def with_shoal(setting: Setting, steps: int, reduce: str) -> list[float]:
+    """Seconds of each step under Shoal, by the workers' clocks. `reduce`: `fast` or `exact`."""
     nodes = {f"n{cell}": setting.workers for cell in range(setting.cells)}
     shape = {"cells": setting.cells, "workers_per_cell": setting.workers}
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
-        lab(Path(name), nodes, steps=steps, workload=dict(setting.workload), **shape) as one,
+        lab(Path(name), nodes, steps=steps, reduce=reduce, workload=dict(setting.workload), **shape) as one,
     ):
         while not (one.path / "run.json").exists():
             time.sleep(0.5)  # looking on costs time too
@@ -135,12 +136,20 @@ def with_shoal(setting: Setting, steps: int) -> list[float]:
 
 
 def compare(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Medians and lower quartiles of the steps of both, and the cost by each."""
+    """Medians and lower quartiles of the steps of each, and the cost by each."""
     found: dict[str, float] = {"steps": len(seconds["bare"])}
     for name, place in (("quartile", 0), ("median", 1)):
-        plain, ours = (quantiles(seconds[who])[place] for who in ("bare", "shoal"))
-        found |= {f"bare_{name}": plain, f"shoal_{name}": ours, f"cost_by_{name}": ours / plain - 1}
+        found |= {f"{who}_{name}": quantiles(those)[place] for who, those in seconds.items()}
+        for who in ("fast", "exact"):
+            found[f"{who}_cost_by_{name}"] = found[f"{who}_{name}"] / found[f"bare_{name}"] - 1
     return found
+
+
+def write(path: Path | None, found: Mapping[str, Any]) -> None:
+    if path is not None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(found, indent=1) + "\n")
+        os.replace(part, path)
 
 
 def without_controller(setting: Setting, seconds: float) -> dict[str, Any]:
@@ -173,7 +182,7 @@ def without_controller(setting: Setting, seconds: float) -> dict[str, Any]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--what", default="sleep,pretrain")
-    options.add_argument("--rounds", type=int, default=6)
+    options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--steps", type=int, default=40)
     options.add_argument("--json", type=Path)
     asked = options.parse_args()
@@ -181,17 +190,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         choices = settings(Path(folder))
         for what in asked.what.split(","):
-            seconds: dict[str, list[float]] = {"bare": [], "shoal": []}
+            seconds: dict[str, list[float]] = {"bare": [], "fast": [], "exact": []}
             for _ in range(asked.rounds):
                 seconds["bare"] += bare(choices[what], asked.steps)
-                seconds["shoal"] += with_shoal(choices[what], asked.steps)
+                for reduce in ("fast", "exact"):
+                    seconds[reduce] += with_shoal(choices[what], asked.steps, reduce)
                 found[what] = compare(seconds)
                 print(f"{what}: {json.dumps(found[what])}", flush=True)
+                write(asked.json, found)
         found["without_controller"] = without_controller(choices["sleep"], 5.0)
     found["load"].append(os.getloadavg()[0])
     print(json.dumps(found, indent=1))
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    write(asked.json, found)
 
 
 if __name__ == "__main__":
