@@ -1,0 +1,185 @@
+"""Empty seats filled without moving anybody: from spares when a run heals, from free slots when a plan is made anew.
+
+An expert group's seats go together, beside the members of the group that are there; never, if it can be helped, onto a
+node that holds a copy of the same shard, nor into its rack, nor into its zone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from shoal.plan.cluster import LEVELS, Level, Site
+from shoal.plan.mesh import Mesh, Seat
+
+__all__ = ["Healer"]
+
+Key = tuple[int | str, ...]
+Domain = tuple[str, ...]
+
+
+class Healer:
+    """Fills seats of `cells` cells.
+
+    `free`: slots by node; `at`: node of a seat, None if it is empty; `busy`: members on each node; `site`: where a node
+    stands. Places that it gives are remembered, so that it may be asked for one set of seats after another.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        cells: int,
+        free: Mapping[str, int],
+        at: Callable[[Seat], str | None],
+        busy: Mapping[str, int],
+        site: Callable[[str], Site],
+    ) -> None:
+        self.mesh, self.cells, self.at, self.site = mesh, cells, at, site
+        self.free = {node: n for node, n in free.items() if n > 0}
+        self.busy = Counter(dict(busy))
+        self.placed: dict[Seat, str] = {}
+        self.copies: dict[int, dict[Level, Counter[Domain]]] = {}
+        """Of each rank's shard, by domain."""
+        self.own: dict[int, Counter[str]] = {}
+        """Nodes of each cell's members."""
+        self.alike: dict[Key, dict[str, None]] = defaultdict(dict)
+        """Nodes that differ at most in what sits on them."""
+        for node in sorted(self.free):
+            self.alike[self.kind(node)][node] = None
+
+    # ---- what is where
+
+    def kind(self, node: str) -> Key:
+        site = self.site(node)
+        return (site.zone, site.rack, self.free[node], self.busy[node] > 0)
+
+    def where(self, seat: Seat) -> str | None:
+        return self.placed.get(seat) or self.at(seat)
+
+    def nodes(self, cell: int, ranks: Iterable[int]) -> Counter[str]:
+        """Nodes of a cell's ranks that have a place."""
+        places = (self.where(Seat(cell, rank)) for rank in ranks)
+        return Counter(node for node in places if node is not None)
+
+    def cell(self, cell: int) -> Counter[str]:
+        """Nodes of a cell's members."""
+        if cell not in self.own:
+            self.own[cell] = self.nodes(cell, range(self.mesh.workers))
+        return self.own[cell]
+
+    def shard(self, rank: int) -> dict[Level, Counter[Domain]]:
+        """Copies of a rank's shard, by domain."""
+        if rank not in self.copies:
+            self.copies[rank] = {level: Counter() for level in LEVELS}
+            for cell in range(self.cells):
+                node = self.where(Seat(cell, rank))
+                if node is not None:
+                    self.count(rank, node)
+        return self.copies[rank]
+
+    def count(self, rank: int, node: str) -> None:
+        site = self.site(node)
+        for level, domains in self.copies[rank].items():
+            domains[site.domain(level, node)] += 1
+
+    # ---- filling
+
+    def fill(self, seats: Sequence[Seat]) -> dict[Seat, str]:
+        """Node of each of `seats`; there must be slots enough."""
+        found: dict[Seat, str] = {}
+        for together in self.units(seats):
+            left = list(together)
+            while left:
+                node = self.best(left)
+                for seat in self.fitting(node, left):
+                    self.put(seat, node)
+                    found[seat] = node
+                    left.remove(seat)
+        return found
+
+    def hire(self, spares: Mapping[str, str], seats: Sequence[Seat]) -> dict[Seat, str]:
+        """Worker of each of `seats`, out of `spares` (worker -> node, as many as `free`); nothing if they are too
+        few."""
+        if len(spares) < len(seats):
+            return {}
+        by_node: dict[str, list[str]] = defaultdict(list)
+        for worker, node in sorted(spares.items(), reverse=True):
+            by_node[node].append(worker)
+        return {seat: by_node[node].pop() for seat, node in self.fill(seats).items()}
+
+    def units(self, seats: Sequence[Seat]) -> list[list[Seat]]:
+        """Seats to be placed together: of a stage that is missing as a whole if a node takes that, else of an expert
+        group; those that have somebody to sit beside first."""
+        stages: dict[tuple[int, int], list[Seat]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[Seat]] = defaultdict(list)
+        for seat in seats:
+            stages[seat.cell, self.mesh.stage(seat.rank).start].append(seat)
+        for (cell, first), stage in stages.items():
+            if len(stage) == self.mesh.per_stage <= max(self.free.values()):
+                groups[cell, first] = stage
+            else:
+                for seat in stage:
+                    groups[seat.cell, self.mesh.group(seat.rank).start].append(seat)
+        return sorted(groups.values(), key=lambda group: (len(group) >= self.mesh.ep, group))
+
+    def put(self, seat: Seat, node: str) -> None:
+        self.shard(seat.rank)
+        self.cell(seat.cell)[node] += 1
+        del self.alike[self.kind(node)][node]
+        self.free[node] -= 1
+        self.busy[node] += 1
+        self.placed[seat] = node
+        self.count(seat.rank, node)
+        if self.free[node]:
+            self.alike[self.kind(node)][node] = None
+        else:
+            del self.free[node]
+
+    def fitting(self, node: str, seats: Sequence[Seat]) -> list[Seat]:
+        """Those of `seats` to put on a node: without a copy there, if there are any such."""
+        clean = [seat for seat in seats if (node,) not in self.shard(seat.rank)["node"]]
+        return (clean or list(seats))[: self.free[node]]
+
+    def best(self, seats: Sequence[Seat]) -> str:
+        """The node for as many as can be of a group's or stage's seats."""
+        cell, rank = seats[0].cell, seats[0].rank
+        own, mates = self.cell(cell), self.nodes(cell, self.mesh.group(rank))
+        near = [self.site(node) for node in self.nodes(cell, self.mesh.stage(rank))]
+        racks, zones = {(site.zone, site.rack) for site in near}, {site.zone for site in near}
+        shards = [self.shard(seat.rank) for seat in seats]
+        on_node, in_rack, in_zone = (total(shard[level] for shard in shards) for level in LEVELS)
+
+        def key(node: str) -> Key:
+            site = self.site(node)
+            fits = len(self.fitting(node, seats)) if (node,) in on_node else min(self.free[node], len(seats))
+            return (
+                (node,) in on_node and all((node,) in shard["node"] for shard in shards),
+                node not in mates,
+                -fits,
+                in_rack.get((site.zone, site.rack), 0),
+                in_zone.get((site.zone,), 0),
+                self.busy[node] > own[node],
+                (site.zone, site.rack) not in racks,
+                site.zone not in zones,
+                node not in own,
+                self.free[node],
+                node,
+            )
+
+        return min(self.candidates(own, on_node), key=key)
+
+    def candidates(self, own: Iterable[str], on_node: Mapping[Domain, int]) -> Iterator[str]:
+        """The nodes of the cell's members, and of nodes that are alike the first that holds no copy (all, if none)."""
+        yield from (node for node in own if node in self.free)
+        for nodes in self.alike.values():
+            clean = next((node for node in nodes if (node,) not in on_node), None)
+            yield from nodes if clean is None else (clean,)
+
+
+def total(counts: Iterable[Mapping[Domain, int]]) -> dict[Domain, int]:
+    """Their sum."""
+    found: dict[Domain, int] = defaultdict(int)
+    for one in counts:
+        for domain, n in one.items():
+            found[domain] += n
+    return found

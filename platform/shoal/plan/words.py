@@ -1,0 +1,90 @@
+"""What a plan reaches, and what it does not and why, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from shoal.errors import UserError
+from shoal.plan.cluster import LEVELS, Level, Site
+from shoal.plan.mesh import Mesh, Seat
+
+__all__ = ["apart", "crowding", "split_groups", "too_few"]
+
+
+def crowding(seats: Mapping[Seat, str], site: Callable[[str], Site]) -> dict[Level, int]:
+    """The most copies of one shard (same rank, different cells) that one domain holds, by level."""
+    found = {}
+    for level in LEVELS:
+        names = {node: site(node).domain(level, node) for node in set(seats.values())}
+        counts = Counter((seat.rank, names[node]) for seat, node in seats.items())
+        found[level] = max(counts.values(), default=0)
+    return found
+
+
+def apart(
+    seats: Mapping[Seat, str], cells: int, nodes: Mapping[str, Site], *, kept: bool = False
+) -> tuple[Level | None, str]:
+    """The widest domain by which copies are kept apart (None: not even by node), in a word and in a sentence.
+
+    `nodes`: those with slots; `kept`: survivors were left where they are.
+    """
+    if cells < 2:
+        return None, "one cell: there are no copies to keep apart"
+    most = crowding(seats, lambda node: nodes[node])
+    reached = [level for level in LEVELS if most[level] == 1]
+    best = reached[-1] if reached else None
+    missed = [level for level in LEVELS if most[level] > 1]
+    head = f"copies are kept apart by {best}" if best else "copies are not kept apart"
+    reasons = [why_not(level, most[level], cells, nodes, kept) for level in missed]
+    return best, "; ".join([head, *reasons])
+
+
+def why_not(level: Level, most: int, cells: int, nodes: Mapping[str, Site], kept: bool) -> str:
+    names = {site.domain(level, node) for node, site in nodes.items()}
+    if level != "node" and not any(getattr(site, level) for site in nodes.values()):
+        return f"by {level} unknown: no node with slots has a {level} label"
+    have = f"1 {level} has" if len(names) == 1 else f"{len(names)} {level}s have"
+    worst = f"up to {most} copies of a shard in one"
+    if len(names) < cells:
+        return f"by {level} impossible: only {have} slots for {cells} cells ({worst})"
+    if kept:
+        return f"by {level} not now: nobody who lives is moved for it, and the free slots do not allow it ({worst})"
+    return f"by {level} impossible: {have} slots, but too unevenly ({worst})"
+
+
+def split_groups(seats: Mapping[Seat, str], mesh: Mesh, slots: int) -> str:
+    """A sentence on expert groups that are not inside one node, empty if all are. `slots`: of the largest node."""
+    groups: dict[tuple[int, int], set[str]] = {}
+    for seat, node in seats.items():
+        groups.setdefault((seat.cell, mesh.group(seat.rank).start), set()).add(node)
+    sizes = Counter(len(nodes) for nodes in groups.values())
+    split = sum(count for size, count in sizes.items() if size > 1)
+    if not split:
+        return ""
+    why = f"the largest node has {slots} slots" if slots < mesh.ep else "the free slots of single nodes do not suffice"
+    return f"{split} of {len(groups)} expert groups of {mesh.ep} span up to {max(sizes)} nodes: {why}"
+
+
+def too_few(mesh: Mesh, slots: Mapping[str, int]) -> UserError:
+    """Not even one cell fits: with the numbers and the nearest settings that would."""
+    total = sum(slots.values())
+    have = ", ".join(f"{name}: {n}" for name, n in sorted(slots.items())[:8]) or "no node at all"
+    have += f", and {len(slots) - 8} more nodes" if len(slots) > 8 else ""
+    remedy = "add nodes (`shoal cluster add-node`), end another run, or lower workers_per_cell"
+    if fits := nearest(mesh, total):
+        remedy += " (nearest that fit: " + "; ".join(fits) + ")"
+    cell = f"a cell (pp {mesh.pp} x fsdp {mesh.fsdp} x ep {mesh.ep})"
+    return UserError(f"{cell} needs {mesh.workers} slots, the cluster has {total} free ({have})", remedy)
+
+
+def nearest(mesh: Mesh, total: int) -> list[str]:
+    """One axis lowered so that a cell fits `total` slots: to the largest size, or for pp and ep divisor, that does."""
+    found = []
+    for axis in ("fsdp", "pp", "ep"):
+        size = int(getattr(mesh, axis))
+        rest = mesh.workers // size
+        fitting = [n for n in range(1, size) if n * rest <= total and (axis == "fsdp" or size % n == 0)]
+        if fitting:
+            found.append(f"{axis} {fitting[-1]}: {fitting[-1] * rest} slots")
+    return found
