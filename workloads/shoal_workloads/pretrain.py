@@ -10,6 +10,7 @@ import torch
 from shoal_data.errors import InputError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.layout import Layout, shard_model
 from shoal_workloads.params import count_parameters
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
@@ -37,7 +38,7 @@ class Pretrain:
         from shoal_data.verify import verify
 
         config = self.config
-        self._check_layout(workers_per_cell)
+        check_layout(config, workers_per_cell)
         for field in ("corpus", "heldout"):
             path = getattr(config.data, field)
             if path is None:
@@ -57,26 +58,6 @@ class Pretrain:
             "tokens_per_step": config.batch.global_batch * config.data.seq_len,
             "unigram_entropy": unigram_entropy(Corpus.open(config.data.corpus)),
         }
-
-    def _check_layout(self, workers: int) -> None:
-        config, ep = self.config, self.config.parallel.ep
-        if workers % ep:
-            raise InputError(
-                f"workload.parallel.ep: {ep} does not divide the {workers} workers of a cell",
-                f"choose ep among the divisors of {workers}",
-            )
-        if config.model.n_experts % ep:
-            raise InputError(
-                f"workload.parallel.ep: {ep} does not divide {config.model.n_experts} experts",
-                "choose ep among the divisors of model.n_experts",
-            )
-        rest = workers // ep
-        for field, width in (("d_expert", 2 * config.model.d_expert), ("d_model", config.model.d_model)):
-            if width % rest:
-                raise InputError(
-                    f"workload.model.{field}: experts of width {width} do not divide by the {rest} workers a group",
-                    "raise parallel.ep or change the width",
-                )
 
     def samples(self, step: int) -> tuple[int, int]:
         """Positions in the global order that step `step` (0-based) consumes."""

@@ -7,15 +7,22 @@ are joined to add up the sums.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import synthetic
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 
+from shoal import checkpoint
+from shoal.checkpoint import Saver
+from shoal.worker.groups import leave_world
+from shoal.worker.step import world_broke
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.replica import PretrainReplica
 
@@ -151,3 +158,64 @@ def whole(parts: list[list[Piece]]) -> dict[str, np.ndarray]:
     for name, times in held.items():
         assert (times == 1).all(), f"{name}: an element is held {times.min()} to {times.max()} times"
     return out
+
+
+def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: str) -> list[Piece] | None:
+    """Train `steps` steps and write a checkpoint under `root` as the platform does."""
+    place = enter(workers, 1, folder)
+    if place is None:
+        return None
+    replica = synthetic.build(config)
+    for number in range(steps):
+        step(replica, place, number)
+    failures: list[str] = []
+    group = dist.new_group(backend="gloo") if workers > 1 else None
+    saver = Saver(Path(root), place.rank, group, 2, {}, lambda *_: None, lambda _, reason: failures.append(reason))
+    saver.save(steps, 0, replica.state_dict())
+    saver.join()
+    assert not failures, failures
+    return state(replica)
+
+
+def load(config: PretrainConfig, steps: int, workers: int, folder: str, path: str) -> Any:
+    """Build anew, load a checkpoint of `steps` steps; the state, and the metrics of the next step."""
+    place = enter(workers, 1, folder)
+    if place is None:
+        return None
+    replica = synthetic.build(config)
+    if workers > 1:
+        replica.loaded(checkpoint.load(Path(path), replica.state_dict(), dist.new_group(backend="gloo")))
+    else:
+        dcp.load(replica.state_dict(), checkpoint_id=path, no_dist=True)
+        replica.loaded(steps)
+    return state(replica), step(replica, place, steps)[1]
+
+
+def die(config: PretrainConfig, workers: int, folder: str, victim: int) -> Any:
+    """Rank `victim` leaves the cell's world in the middle of a step; how the others hear of it: (error, seconds)."""
+    place = enter(workers, 1, folder)
+    if place is None:
+        return None
+    replica = synthetic.build(config)
+    step(replica, place, 0)
+    assert replica.pipeline is not None
+    seen = 0
+    forward = replica.model.stage
+
+    def stage(*args: Any, **options: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if place.rank == victim and seen == 3:
+            raise KeyboardInterrupt
+        return forward(*args, **options)
+
+    replica.model.stage = stage  # type: ignore[method-assign]
+    start = time.monotonic()
+    try:
+        step(replica, place, 1)
+    except KeyboardInterrupt:
+        leave_world()
+        return "left", time.monotonic() - start
+    except RuntimeError as error:
+        return type(error).__name__ if world_broke(error) else repr(error), time.monotonic() - start
+    return "nothing", time.monotonic() - start

@@ -131,7 +131,7 @@ class Zero:
                 whole[0] = mine
             else:
                 padded = torch.cat([mine, mine.new_zeros(width - len(mine))])
-                dist.all_gather_into_tensor(whole.view(-1), padded, group=bucket.group)
+                dist.all_gather_single(whole.view(-1), padded, group=bucket.group)
             for row, pieces in zip(whole, bucket.pieces([p.data for p in bucket.parameters]), strict=True):
                 parts = row[: sum(piece.numel() for piece in pieces)].split([piece.numel() for piece in pieces])
                 for piece, part in zip(pieces, parts, strict=True):
@@ -160,7 +160,7 @@ class Zero:
             mine = whole[0]
             if bucket.group is not None:
                 mine = torch.empty_like(mine)
-                dist.reduce_scatter_tensor(mine, whole.view(-1), group=bucket.group)
+                dist.reduce_scatter_single(mine, whole.view(-1), group=bucket.group)
             parts = mine[: sum(s.numel() for s in bucket.shards)].split([s.numel() for s in bucket.shards])
             for shard, part in zip(bucket.shards, parts, strict=True):
                 shard.grad = part.view_as(shard)
