@@ -263,9 +263,43 @@ def test_the_end_needs_every_worker() -> None:
 def test_an_error_of_the_training_code_ends_the_run() -> None:
     run = Run()
     run.start()
-    end = one(run.feed(Failed("w00", 0, "code", "ValueError: bad")), End)
+    run.feed(Committed("w10", 0, 7))
+    assert one(run.feed(Failed("w00", 0, "code", "ValueError: bad")), Stop).broken == (0,)
+    run.ack("w00", 7, out=True)
+    run.ack("w01", 7, out=True)
+    run.ack("w10", 7)
+    saved = one(run.ack("w11", 7), Generation)
+    assert (dict(saved.cells), saved.steps, saved.save, saved.halt) == ({1: ("w10", "w11")}, 7, True, True)
+    assert run.feed(Joined("w12", "n9")) == []  # nothing is begun any more
+    end = one(run.feed(Checkpointed(7)), End)
     assert end.status == "failed"
     assert "ValueError" in end.reason
+    assert "saved up to step 7 of 7" in end.reason
+
+
+def test_an_error_everywhere_is_saved_from_what_the_workers_hold() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w10", 0, 7))
+    run.feed(*(Failed(worker, 0, "code", "ValueError: bad") for worker in HOMES.values()))
+    for worker in list(HOMES.values())[:-1]:
+        assert run.ack(worker, 7, out=True) == []
+    form = one(run.ack("w11", 7, out=True), Form)
+    assert form.keep
+    saved = one(run.feed(*(Ready(m, 0, form.attempt) for m in form.members)), Generation)
+    assert (saved.steps, saved.save, saved.halt) == (7, True, True)
+    end = one(run.feed(Lost(form.members[0], "closed")), End)  # a second fault ends it at once
+    assert "saved up to step 0 of 7" in end.reason
+
+
+def test_an_error_in_the_midst_of_a_commit_everywhere_leaves_the_checkpoint() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w10", 0, 7), Checkpointed(5))
+    run.feed(*(Failed(worker, 0, "code", "ValueError: bad") for worker in HOMES.values()))
+    for worker in HOMES.values():
+        run.feed(Acked(worker, 0, Ack(-1, out=True)))
+    assert "saved up to step 5 of 7" in one(run.actions, End).reason
 
 
 def test_a_run_does_not_heal_in_circles() -> None:
@@ -275,6 +309,8 @@ def test_a_run_does_not_heal_in_circles() -> None:
         run.feed(Failed("w00", run.state.generation, "between", "reset"))
         for worker in HOMES.values():
             run.ack(worker, 0)
+    for worker in HOMES.values():
+        run.ack(worker, 0)
     assert one(run.actions, End).status == "failed"
 
 
@@ -391,7 +427,10 @@ def test_a_step_that_kills_whoever_takes_it_ends_the_run() -> None:
         for worker in run.state.crew():
             cell = run.state.seats[worker].cell
             run.ack(worker, 12, out=cell == 1)
-    end = one(run.actions, End)
+    saved = run.actions[-1]
+    assert isinstance(saved, Generation)
+    assert (saved.steps, saved.halt) == (12, True)
+    end = one(run.feed(Checkpointed(12)), End)
     assert end.status == "failed"
     assert "step 12" in end.reason
 

@@ -111,6 +111,7 @@ def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path) -> N
         one.kill_node(node)
         check(one, 120, ["drain"])
         assert one.events("death") == []
+        assert [event["rung"] for event in one.events("recovery")] == ["drain"]
 
 
 def ended_with(one: Lab) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -195,6 +196,10 @@ def test_an_error_of_the_training_code_ends_the_run_and_is_told(tmp_path: Path) 
         run = one.finished()
         assert run["status"] == "failed"
         assert "injected at accumulate of step 20" in run["reason"]
+        assert "saved up to step 20 of 20" in run["reason"]
+        last = checkpoint.last_whole(one.path / "checkpoints")
+        assert last is not None
+        assert last.steps == 20
         (error,) = one.events("error")[:1]
         assert error["samples"] == [240, 252]
         assert one.events("death") == []

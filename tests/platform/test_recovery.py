@@ -33,6 +33,22 @@ def test_a_heal_is_told_phase_by_phase() -> None:
     assert not log.open
 
 
+def test_a_drain_is_told_without_a_death() -> None:
+    log = Recoveries(wanted=2)
+    log.leaves(0, ["n1"], 9.0)
+    log.generation([0, 1], 9.5)  # the first time it had to stay
+    assert not log.open
+    log.leaves(1, ["n2"], 10.0)
+    log.generation([0], 10.3)
+    log.formed(1, 10.3)
+    log.decision("drain", [1], "moved off nodes that will be taken away")
+    assert log.step([0], 10.5) == []
+    log.generation([0, 1], 11.0)
+    (record,) = log.step([0, 1], 11.6)
+    assert (record["rung"], record["nodes"], record["actors"], record["steps_lost"]) == ("drain", ["n2"], [], 0)
+    assert record["sentence"].startswith("n2 will be taken away (it was announced): cell 1 left at a step boundary")
+
+
 def test_a_shrink_is_told_at_once_and_the_return_later() -> None:
     log = Recoveries(wanted=2)
     lose_node(log)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shoal import batching
-from shoal.control.messages import Action, Generation, Journal, Rewind
+from shoal.control.messages import Action, End, Generation, Journal, Rewind
 from shoal.control.recall import form_recalled, newest
 from shoal.control.seating import combine, fill, movable, release
 from shoal.control.state import State
 
-__all__ = ["conclude", "fall_back", "publish"]
+__all__ = ["conclude", "end", "fall_back", "publish"]
 
 
 def conclude(state: State, actions: list[Action]) -> None:
@@ -27,6 +27,12 @@ def conclude(state: State, actions: list[Action]) -> None:
     good = [c for c in healthy if all(state.acks[w].steps == steps for w in state.crew([c]))]
     if not good:
         start_over(state, actions)
+        return
+    if state.verdict:
+        if state.checkpoint < steps:
+            publish(state, good[:1], {}, actions)
+        else:
+            end(state, actions)
         return
     leaving = state.leaving & set(movable(state)) & set(healthy)
     if leaving >= set(good):
@@ -53,6 +59,16 @@ def conclude(state: State, actions: list[Action]) -> None:
         actions.append(Journal("decision", {"rung": "drain", "cells": good, "reason": reason}))
     elif not broken and not joining:
         actions.append(Journal("decision", {"rung": "retry", "cells": good, "reason": "nobody died: same step again"}))
+
+
+def end(state: State, actions: list[Action], *, done: bool = False) -> None:
+    """The run is over: `done`, or for the reason of its verdict."""
+    state.mode = "ended"
+    if done:
+        actions.append(End("done", "every step is committed"))
+    else:
+        saved = f"its state is saved up to step {state.checkpoint} of {state.committed} committed ones"
+        actions.append(End("failed", f"{state.verdict}; {saved}"))
 
 
 def reason_of(rung: str, cell: int) -> str:
@@ -82,6 +98,9 @@ def start_over(state: State, actions: list[Action]) -> None:
 
 def fall_back(state: State, actions: list[Action]) -> None:
     """Some shard is in no living cell's memory: back to the newest copies on other nodes, or to the last checkpoint."""
+    if state.verdict:
+        end(state, actions)
+        return
     found = newest(state) if state.shape.recall else None
     if found is not None and found[0] > state.checkpoint:
         where = f"the copies of step {found[0]} in the memory of other nodes"
@@ -131,6 +150,8 @@ def publish(
     members = {c: tuple(state.cells[c].people()) for c in cells}
     state.tainted -= {worker for crew in members.values() for worker in crew}
     attempts = {c: state.cells[c].attempt for c in cells}
+    halt = bool(state.verdict)
     # nowhere to go for the last copy: what it holds must outlive it
-    save = any(state.workers[m].node in state.draining for c in good for m in members[c]) and len(good) == 1
-    actions.append(Generation(state.generation, members, attempts, state.committed, state.evaluated, todo, heals, save))
+    last = any(state.workers[m].node in state.draining for c in good for m in members[c]) and len(good) == 1
+    where = (state.committed, state.evaluated)
+    actions.append(Generation(state.generation, members, attempts, *where, todo, heals, last or halt, halt))

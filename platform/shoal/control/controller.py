@@ -284,6 +284,8 @@ class Controller:
                 self.on(Kept(worker, message["rank"], message["steps"], message["era"]))
             case "checkpoint_failed":
                 self.scribe.event("checkpoint_failed", step=message["steps"], reason=message["reason"])
+                if self.state.verdict:
+                    self.end("failed", f"{self.state.verdict}; its state could not be saved: {message['reason']}")
             case "checkpoint":
                 if message["steps"] > self.state.checkpoint:
                     fields = {key: message[key] for key in ("path", "seconds", "bytes")}
@@ -361,6 +363,8 @@ class Controller:
                 for worker in workers:
                     self.lifelines.send(worker, {"type": "stop", "generation": generation, "broken": broken})
             case Pause(generation, workers):
+                for cell in self.state.leaving:
+                    self.recoveries.leaves(cell, sorted(self.state.draining), time.time())
                 for worker in workers:
                     self.lifelines.send(worker, {"type": "pause", "generation": generation})
             case Raise(generation, steps, workers):

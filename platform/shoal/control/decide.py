@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shoal.control.conclude import conclude, fall_back, publish
+from shoal.control.conclude import conclude, end, fall_back, publish
 from shoal.control.messages import (
     Acked,
     Action,
     Checkpointed,
     Committed,
     Draining,
-    End,
     Evaluated,
     Event,
     Failed,
@@ -88,12 +87,14 @@ def apply(state: State, event: Event) -> list[Action]:
             return actions
         case Checkpointed(steps):
             state.checkpoint = max(state.checkpoint, steps)
+            if state.verdict and state.checkpoint >= state.committed:
+                end(state, actions)
             return actions
         case Finished(worker, generation):
             if generation == state.generation and (state.mode == "running" or state.pausing):
                 state.finished.add(worker)
                 if len(state.finished) == len(state.live) * state.shape.workers:
-                    end(state, actions, "done", "every step is committed")
+                    end(state, actions, done=True)
         case Draining(node):
             state.draining.setdefault(node, False)
         case Failed():
@@ -103,9 +104,15 @@ def apply(state: State, event: Event) -> list[Action]:
     return actions
 
 
-def end(state: State, actions: list[Action], status: str, reason: str) -> None:
-    state.mode = "ended"
-    actions.append(End("done" if status == "done" else "failed", reason))
+def give_up(state: State, reason: str, actions: list[Action]) -> None:
+    """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
+    if state.verdict:
+        return
+    state.verdict = reason
+    if state.mode == "gathering" and not state.held:
+        end(state, actions)
+    else:
+        drain(state, reason, actions)
 
 
 def ready(state: State, worker: str, index: int, attempt: int) -> None:
@@ -151,6 +158,9 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
         strike(state, gone.node, actions)
     if seat is None:
         return
+    if state.verdict and state.mode != "draining":
+        end(state, actions)
+        return
     cell = state.cells[seat.cell]
     members = tuple(None if m == worker else m for m in cell.members)
     state.put(seat.cell, members, cell.phase)
@@ -178,14 +188,22 @@ def count_fatal(state: State, actions: list[Action]) -> None:
     if state.fatal[1] >= FATAL:
         step = state.committed
         reason = f"step {step} killed workers {FATAL} times in a row, whoever took it: not a fault of the nodes"
-        end(state, actions, "failed", reason)
+        give_up(state, reason, actions)
 
 
 def fail(state: State, event: Failed, actions: list[Action]) -> None:
     """A worker that lives cannot go on."""
     seat = state.seats.get(event.worker)
-    if event.where == "code":
-        end(state, actions, "failed", f"{event.worker}: {event.message}")
+    if state.verdict and state.mode != "draining":
+        if event.generation == state.generation or event.where == "form":
+            end(state, actions)
+    elif event.where == "code":
+        reason = f"{event.worker}: {event.message}"
+        if seat is not None and seat.cell in state.live:
+            state.verdict = state.verdict or reason
+            damage(state, seat.cell, reason, actions)  # its peers may wait for it inside a collective
+        else:
+            give_up(state, reason, actions)
     elif seat is None:
         return
     elif event.where == "form":
@@ -238,20 +256,22 @@ def settle(state: State, actions: list[Action]) -> None:
         gone = state.held and not combine(state, actions)
         if gone or (state.recalled >= 0 and not form_recalled(state, actions)):
             fall_back(state, actions)
-    fill(state, actions)
+    if not state.verdict:
+        fill(state, actions)
     phases = [cell.phase for cell in state.cells]
     if state.mode == "gathering" and state.aside and set(phases) == {"empty"} and not state.expected:
         state.aside, state.strikes = frozenset(), {}  # a bad node is better than none
         fill(state, actions)
     if state.mode == "gathering" and "ready" in phases and "forming" not in phases and not state.expected:
         publish(state, [c for c, phase in enumerate(phases) if phase == "ready"], {}, actions)
-        fill(state, actions)
-    elif state.mode == "running" and "ready" in phases:
+        if not state.verdict:
+            fill(state, actions)
+    elif state.mode == "running" and "ready" in phases and not state.verdict:
         drain(state, f"cell {phases.index('ready')} joins", actions)
-    if state.mode == "running":
+    if state.mode == "running" and not state.verdict:
         evict(state, actions)
         appoint(state, actions)
     if state.mode == "draining":
         conclude(state, actions)
     if state.mode != "ended" and state.fruitless > FRUITLESS:
-        end(state, actions, "failed", f"{state.fruitless} attempts in a row committed no step")
+        give_up(state, f"{state.fruitless} attempts in a row committed no step", actions)

@@ -205,7 +205,7 @@ class Raise:
 @dataclass(frozen=True)
 class Generation:
     """A new membership: `cells` go on from `steps`; `heals` are (from, to) copies; `todo` what is left of the step;
-    `save`: write a checkpoint before going on."""
+    `save`: write a checkpoint before going on; `halt`: and do not go on."""
 
     generation: int
     cells: Mapping[int, tuple[str, ...]]
@@ -215,6 +215,7 @@ class Generation:
     todo: Mapping[int, list[int]]
     heals: tuple[tuple[int, int], ...]
     save: bool = False
+    halt: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,19 +65,20 @@ class Recovery:
         }
 
     def sentence(self, next_commit: float, full: float | None) -> str:
-        who = f"{' and '.join(self.nodes)} died" if len(self.actors) > 1 else f"{self.actors[0]} died"
+        who = self.actors[0] if len(self.actors) == 1 else " and ".join(self.nodes)
+        what = "died" if self.actors else "will be taken away"
         done = {
             "heal": f"cell {self.cell} was healed from a living peer",
             "shrink": f"no spare was left, so the other cells took cell {self.cell}'s share",
             "grow": f"cell {self.cell} came back",
             "combine": "one cell was put together from what was left of all",
             "recall": "no cell was whole, so the run went back to copies in the memory of other nodes",
-            "drain": f"cell {self.cell} had left in order",
+            "drain": f"cell {self.cell} left at a step boundary and was formed again on other nodes",
             "restore": "no cell was whole, so the run went back to its last checkpoint",
         }[self.rung]
         after = f", full strength after {full:.2f} s" if full is not None else ""
         return (
-            f"{who} ({self.how}): {done}; next step committed after {next_commit:.2f} s{after}; {self.lost} steps lost"
+            f"{who} {what} ({self.how}): {done}; next step committed after {next_commit:.2f} s{after}; {self.lost} steps lost"
         )
 
 
@@ -97,6 +98,11 @@ class Recoveries:
         if node not in one.nodes:
             one.nodes.append(node)
 
+    def leaves(self, cell: int, nodes: list[str], now: float) -> None:
+        """A live cell is told to leave nodes that will be taken away."""
+        if cell not in self.open:
+            self.open[cell] = Recovery(cell, now, now, "it was announced", nodes, rung="drain")
+
     def decision(self, rung: str, cells: list[int], reason: str) -> None:
         for cell in cells:
             if cell in self.open and not self.open[cell].reported:
@@ -114,7 +120,10 @@ class Recoveries:
                 one.rung = "grow"
 
     def generation(self, cells: list[int], now: float) -> None:
-        for one in self.open.values():
+        for one in list(self.open.values()):
+            if one.cell in cells and one.placed is None and not one.actors:
+                del self.open[one.cell]  # it stayed where it was
+                continue
             if one.decided is None:
                 one.decided = now
             if one.cell in cells and one.placed is not None:

@@ -114,6 +114,8 @@ class State:
     """The generation since which no step was undone: older copies may be of a history that was left."""
     recalled: int = -1
     """Steps of the copies from which the first cell is being formed."""
+    verdict: str = ""
+    """Why the run cannot go on: what is left to do is to save its state."""
     committed: int = 0
     evaluated: int = -1
     checkpoint: int = 0

@@ -168,7 +168,7 @@ class Loop:
     def leave(self) -> None:
         """Leave the cell: drop everything that lives in its world but the state, then the world."""
         step = self.step
-        if step is not None and step.steps >= 0:
+        if step is not None and step.steps >= 0 and not step.torn:
             tensors = [tensor.detach() for tensor in step.tensors()]
             self.kept = Kept(step.steps, step.evaluated, step.member.rank, tensors)
         self.step = self.saver = self.seat = step = None
@@ -333,6 +333,9 @@ class Loop:
             self.keep(step)
         if order["save"]:
             self.save(step)
+        if order["halt"]:
+            self.phase = "finished"
+            self.groups.until(lambda: False)
         seconds = {"join": joined - start, "state": time.monotonic() - joined}
         self.link.send({"type": "adopted", "generation": self.generation, "bytes": copied, **seconds})
 
@@ -397,17 +400,17 @@ class Loop:
         """Leave the generation and say how far this worker is; leave a broken cell's world unless the pending step can
         still be committed here."""
         self.broken = self.seat is not None and self.seat[0] in order["broken"]
-        if self.broken and self.step is not None and self.step.total is None:
+        if self.broken and self.step is not None and (self.step.total is None or self.step.torn):
             self.leave()
         self.acknowledge(order["generation"])
 
     def acknowledge(self, generation: int) -> None:
         step, kept = self.step, self.kept
         self.phase = "spare" if step is None else "stopped"
-        if step is not None:
+        if step is not None and not step.torn:
             holds = (step.steps, step.evaluated, step.member.rank)
         else:
-            holds = (kept.steps, kept.evaluated, kept.rank) if kept is not None else (-1, -1, -1)
+            holds = (kept.steps, kept.evaluated, kept.rank) if kept is not None and step is None else (-1, -1, -1)
         self.link.send(
             {
                 "type": "ack",
@@ -417,7 +420,7 @@ class Loop:
                 "rank": holds[2],
                 "done": step.done if step is not None else [],
                 "out": step is None,
-                "whole": step is not None and step.total is not None,
+                "whole": step is not None and step.total is not None and not step.torn,
             }
         )
 

@@ -72,6 +72,8 @@ class Step:
         self.figures: dict[int, list[float]] = {}
         """What the workload says of each micro-batch (exact mode)."""
         self.begun = -1
+        self.torn = False
+        """A step was begun to be applied and did not come to its end: the state is nobody's."""
         self.total: torch.Tensor | None = None
         self.cells: list[int] = []
         self.crew: list[str] = []
@@ -239,7 +241,9 @@ class Step:
         if self.fixed is not None:
             self.fixed.nan = math.isnan(norm_sq)
         total = self.value(self.total)
+        self.torn = True
         metrics = self.replica.commit(total, stats, norm_sq)
+        self.torn = False
         if self.fixed is not None:
             self.fixed.follow(total)
         now = time.monotonic()
