@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ def main() -> None:
         "--variants", default=",".join(VARIANTS), help="which ones, separated by commas; also " + ", ".join(OPTIONAL)
     )
     parser.add_argument("--json", help="write the figures here as well")
+    parser.add_argument("--state", type=Path, help="keep every run in this file; interrupted, go on where it was")
     parser.add_argument("--one", choices=VARIANTS + OPTIONAL, help="measure one variant in this process and print it")
     options = parser.parse_args()
     if options.one:
@@ -72,11 +74,17 @@ def main() -> None:
     if unknown := [name for name in names if name not in VARIANTS + OPTIONAL]:
         parser.error(f"no variant {unknown[0]!r}: some of {', '.join(VARIANTS + OPTIONAL)}")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    if options.state and options.state.is_file():
+        runs |= json.loads(options.state.read_text())
     for repeat in range(options.repeats):
         for name in names:
+            if len(runs[name]) > repeat:
+                continue
             command = [sys.executable, __file__, "--one", name, "--threads", str(options.threads)]
             runs[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
             print(f"{repeat + 1}/{options.repeats} {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
+            if options.state:
+                options.state.write_text(json.dumps(runs))
     summary = {**compare(runs), "torch": torch.__version__, "threads": options.threads}
     print(json.dumps(summary, indent=2))
     if options.json:
