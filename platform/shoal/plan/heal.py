@@ -14,6 +14,9 @@ from shoal.plan.mesh import Mesh, Seat
 
 __all__ = ["Healer"]
 
+TRIED = 256
+"""Seats filled at once up to which it is tried to part copies by giving nodes out again."""
+
 Key = tuple[int | str, ...]
 Domain = tuple[str, ...]
 
@@ -77,25 +80,54 @@ class Healer:
                     self.count(rank, node)
         return self.copies[rank]
 
-    def count(self, rank: int, node: str) -> None:
+    def count(self, rank: int, node: str, change: int = 1) -> None:
         site = self.site(node)
-        for level, domains in self.copies[rank].items():
-            domains[site.domain(level, node)] += 1
+        for level, domains in self.shard(rank).items():
+            domains[site.domain(level, node)] += change
+            if not domains[site.domain(level, node)]:
+                del domains[site.domain(level, node)]
+
+    def doubled(self, seat: Seat, node: str) -> bool:
+        """Whether a node holds, or would hold, another copy of a seat's shard."""
+        return self.shard(seat.rank)["node"][(node,)] > (self.placed.get(seat) == node)
 
     # ---- filling
 
     def fill(self, seats: Sequence[Seat]) -> dict[Seat, str]:
         """Node of each of `seats`; there must be slots enough."""
-        found: dict[Seat, str] = {}
         for together in self.units(seats):
             left = list(together)
             while left:
                 node = self.best(left)
                 for seat in self.fitting(node, left):
                     self.put(seat, node)
-                    found[seat] = node
                     left.remove(seat)
-        return found
+        if len(seats) <= TRIED:
+            doubled = [seat for seat in seats if self.doubled(seat, self.placed[seat])]
+            for seat in doubled:
+                self.take(seat)
+            for seat in [seat for seat in doubled if not self.reroute(seat, seats, set())]:
+                self.put(seat, self.best([seat]))
+        return {seat: self.placed[seat] for seat in seats}
+
+    def reroute(self, seat: Seat, seats: Sequence[Seat], seen: set[str]) -> bool:
+        """Place a seat where no copy is, though others of `seats` have to give way to places as good (an augmenting
+        path of the matching of seats and nodes)."""
+        nodes = {*self.free, *(self.placed[other] for other in seats if other in self.placed)}
+        for node in sorted(nodes - seen):
+            if self.doubled(seat, node):
+                continue
+            seen.add(node)
+            if node not in self.free:
+                for other in [other for other in seats if self.placed.get(other) == node]:
+                    self.take(other)
+                    if self.reroute(other, seats, seen):
+                        break
+                    self.put(other, node)
+            if node in self.free:
+                self.put(seat, node)
+                return True
+        return False
 
     def hire(self, spares: Mapping[str, str], seats: Sequence[Seat]) -> dict[Seat, str]:
         """Worker of each of `seats`, out of `spares` (worker -> node, as many as `free`); nothing if they are too
@@ -123,17 +155,26 @@ class Healer:
         return sorted(groups.values(), key=lambda group: (len(group) >= self.mesh.ep, group))
 
     def put(self, seat: Seat, node: str) -> None:
-        self.shard(seat.rank)
-        self.cell(seat.cell)[node] += 1
-        del self.alike[self.kind(node)][node]
-        self.free[node] -= 1
-        self.busy[node] += 1
-        self.placed[seat] = node
         self.count(seat.rank, node)
-        if self.free[node]:
+        self.cell(seat.cell)[node] += 1
+        self.placed[seat] = node
+        self.occupy(node, 1)
+
+    def take(self, seat: Seat) -> None:
+        """Undo a `put`."""
+        node = self.placed.pop(seat)
+        self.count(seat.rank, node, -1)
+        self.cell(seat.cell)[node] -= 1
+        self.occupy(node, -1)
+
+    def occupy(self, node: str, slots: int) -> None:
+        if node in self.free:
+            del self.alike[self.kind(node)][node]
+        left = self.free.pop(node, 0) - slots
+        self.busy[node] += slots
+        if left:
+            self.free[node] = left
             self.alike[self.kind(node)][node] = None
-        else:
-            del self.free[node]
 
     def fitting(self, node: str, seats: Sequence[Seat]) -> list[Seat]:
         """Those of `seats` to put on a node: without a copy there, if there are any such."""
