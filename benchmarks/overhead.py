@@ -8,7 +8,7 @@ does only that, and waits in each collective; the sums are added in place. With 
 worker, controller and record, without Ray) a copy is added so that the step can be done again, waiting is polling, the
 figures travel in a vote, and each commit is told; `reduce: exact` is measured too. They take turns, `--rounds` times.
 The cost is the ratio of the medians of all steps, and beside it that of the lower quartiles, which other work on the
-machine disturbs less.
+machine disturbs less. `cpu`: seconds of a processor that a worker takes for a step, all its threads together.
 
 - sleep: 3 cells x 2 workers, a million parameters, 0.2 s a step of which most is slept;
 - pretrain: 2 cells x 1 worker, a small DeepSeek-V3 on a corpus of three modules of the standard library.
@@ -53,6 +53,14 @@ class Setting:
     workload: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Of some steps: the seconds of each, and what a step took of a processor."""
+
+    seconds: list[float]
+    cpu: float
+
+
 def settings(folder: Path) -> dict[str, Setting]:
     sleep = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.08, "global_batch": 12, "parameters": 10**6}
     corpus = str(write_corpus(folder / "corpus", VOCABULARY))
@@ -67,7 +75,7 @@ def settings(folder: Path) -> dict[str, Setting]:
 
 
 def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, answer: Any) -> None:
-    """One process of the bare loop; sends the seconds of each step."""
+    """One process of the bare loop; sends the seconds of each step, and of a processor from the first to the last."""
     import torch
     import torch.distributed as dist
 
@@ -82,7 +90,7 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
     everyone: Any = dist.ProcessGroupGloo(dist.PrefixStore("all", store), place, everybody, minute)
     workload = make_workload(setting.workload)
     replica = workload.build(0)
-    seconds, since = [], time.monotonic()
+    seconds, since, busy = [], time.monotonic(), 0.0
     for step in range(steps):
         first, last = workload.samples(step)
         micro_batches = batching.count(first, last, setting.workers, workload.micro_batch)
@@ -98,11 +106,13 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
         now = time.monotonic()
         seconds.append(now - since)
         since = now
-    answer.send(seconds)
+        if step == WARM:
+            busy = time.process_time()
+    answer.send((seconds, time.process_time() - busy))
 
 
-def bare(setting: Setting, steps: int) -> list[float]:
-    """Seconds of each step of the bare loop."""
+def bare(setting: Setting, steps: int) -> Figures:
+    """The bare loop."""
     import socket
 
     with socket.create_server((ADDRESS, 0)) as probe:
@@ -117,27 +127,40 @@ def bare(setting: Setting, steps: int) -> list[float]:
     answers = [here.recv() for _ in processes]
     for process in processes:
         process.join()
-    return list(answers[0][WARM:])
+    return Figures(answers[0][0][WARM:], median(busy for _, busy in answers) / (steps - 1 - WARM))
 
 
-def with_shoal(setting: Setting, steps: int, reduce: str) -> list[float]:
-    """Seconds of each step under Shoal, by the workers' clocks. `reduce`: `fast` or `exact`."""
+def with_shoal(setting: Setting, steps: int, reduce: str) -> Figures:
+    """The same under Shoal, by the workers' clocks. `reduce`: `fast` or `exact`."""
     nodes = {f"n{cell}": setting.workers for cell in range(setting.cells)}
     shape = {"cells": setting.cells, "workers_per_cell": setting.workers}
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
         lab(Path(name), nodes, steps=steps, reduce=reduce, workload=dict(setting.workload), **shape) as one,
     ):
+        seen = []
         while not (one.path / "run.json").exists():
             time.sleep(0.5)  # looking on costs time too
+            if (one.path / "steps.jsonl").exists() and WARM < (done := len(one.steps())) < steps:
+                seen.append((done, {worker: cpu_seconds(one.processes[worker].pid) for worker in one.processes}))
         lines = one.steps()
         assert len(lines) == steps, one.story()
-        return [line["worker_seconds"] for line in lines[WARM:]]
+        (first, begin), (last, end) = seen[0], seen[-1]
+        busy = median(end[worker] - begin[worker] for worker in begin) / (last - first)
+        return Figures([line["worker_seconds"] for line in lines[WARM:]], busy)
 
 
-def compare(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def cpu_seconds(pid: int) -> float:
+    """Of a processor, that a living process has taken so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def compare(rounds: Mapping[str, Sequence[Figures]]) -> dict[str, float]:
     """Medians and lower quartiles of the steps of each, and the cost by each."""
+    seconds = {who: [second for one in those for second in one.seconds] for who, those in rounds.items()}
     found: dict[str, float] = {"steps": len(seconds["bare"])}
+    found |= {f"{who}_cpu": median(one.cpu for one in those) for who, those in rounds.items()}
     for name, place in (("quartile", 0), ("median", 1)):
         found |= {f"{who}_{name}": quantiles(those)[place] for who, those in seconds.items()}
         for who in ("fast", "exact"):
@@ -190,12 +213,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         choices = settings(Path(folder))
         for what in asked.what.split(","):
-            seconds: dict[str, list[float]] = {"bare": [], "fast": [], "exact": []}
+            rounds: dict[str, list[Figures]] = {"bare": [], "fast": [], "exact": []}
             for _ in range(asked.rounds):
-                seconds["bare"] += bare(choices[what], asked.steps)
+                rounds["bare"].append(bare(choices[what], asked.steps))
                 for reduce in ("fast", "exact"):
-                    seconds[reduce] += with_shoal(choices[what], asked.steps, reduce)
-                found[what] = compare(seconds)
+                    rounds[reduce].append(with_shoal(choices[what], asked.steps, reduce))
+                found[what] = compare(rounds)
                 print(f"{what}: {json.dumps(found[what])}", flush=True)
                 write(asked.json, found)
         found["without_controller"] = without_controller(choices["sleep"], 5.0)
