@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 
 from shoal import batching, checkpoint
+from shoal.cluster.launch import TEMP_DIR
 from shoal.config import Job, parse
 from shoal.control.actor import ControllerActor, controller_name
 from shoal.control.fleet import NAMESPACE
@@ -28,6 +30,8 @@ from shoal.workload import Workload, load_workload
 
 __all__ = ["Preflight", "connect", "follow", "launch", "nodes_in_words", "preflight", "running", "stop", "unfinished"]
 
+PATIENCE = 60.0
+"""Seconds from a run's last word until a driver stops waiting for its controller's (the report is written between)."""
 WORDS = ("amber", "brisk", "calm", "deft", "eager", "fleet", "glad", "keen", "lucid", "merry", "nimble", "quick")
 FISH = (
     "anchovy",
@@ -142,7 +146,14 @@ def connect() -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address="auto",
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # a cluster on one machine: Ray would take the head for this driver's node
+            _temp_dir=os.environ.get(TEMP_DIR),
+        )
     except ConnectionError as error:
         raise UserError(
             "there is no Ray cluster to train on",
@@ -168,6 +179,7 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
+        memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
     ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about)
     return controller, controller.wait.remote()
@@ -189,6 +201,9 @@ def follow(controller: Any, outcome: Any, path: Path, show: Callable[[str, dict[
 
     for kind, line in read.follow(path, since=since, stop=over):
         show(kind, line)
+    while not ray.wait([outcome], timeout=PATIENCE)[0]:
+        if ended := read_json(path / layout.RUN):  # the run is over, its controller cannot be reached
+            return str(ended["status"]), str(ended["reason"])
     try:
         status, reason = ray.get(outcome)
     except ray.exceptions.RayActorError as error:

@@ -18,6 +18,7 @@ __all__ = [
     "HEALTH_CHECKS",
     "LOOPBACK_ONLY",
     "NODE_LABEL",
+    "TEMP_DIR",
     "command_in",
     "go",
     "launch",
@@ -44,6 +45,9 @@ then they end themselves)."""
 DRIVER_RESOURCE = "driver"
 """What the steady node offers: `ray job submit --entrypoint-resources '{"driver": 1}'` puts a job's driver there."""
 DRIVERS = 16
+
+TEMP_DIR = "SHOAL_RAY_TEMP_DIR"
+"""Environment variable that tells a driver its own node (`ray.init(_temp_dir=...)`) from the others on this machine."""
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Process mode: Ray takes 127.0.0.1 for this machine's address instead of replacing it by one of the network, where
@@ -76,8 +80,14 @@ def node_environment(state: ClusterState, node: NodeState) -> dict[str, str]:
         **({} if node.namespace else LOOPBACK_ONLY),
         **api.no_proxy(state),
         "SHOAL_CLUSTER": state.name,
+        TEMP_DIR: temp_dir(state, node),
         processes.MARK: processes.mark(state, node),
     }
+
+
+def temp_dir(state: ClusterState, node: NodeState) -> str:
+    """Where the node's Ray processes keep their sockets and logs."""
+    return str(Path(state.temp_dir) / node.name)
 
 
 def command_in(node: NodeState, command: list[str]) -> list[str]:
@@ -93,7 +103,7 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
         "num_cpus": node.cpus,
         "num_gpus": 0,
         "object_store_memory": state.object_store_mb * 1_000_000,
-        "temp_dir": str(Path(state.temp_dir) / node.name),
+        "temp_dir": temp_dir(state, node),
         "labels": {**node.labels, NODE_LABEL: node.name},
         # all nodes share this machine: workers take any free port
         "min_worker_port": 0,
@@ -123,11 +133,11 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
 
 def launch(state: ClusterState, node: NodeState) -> subprocess.Popen[bytes]:
     """Prepare `node`: a process that imports Ray, waits for `go`, then ends, with 0 when the node has joined."""
-    temp_dir = Path(state.temp_dir) / node.name
-    temp_dir.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(temp_dir(state, node))
+    folder.mkdir(mode=0o700, exist_ok=True)
     # As `ray start` does: a job's driver is given the address in this file. Without it, it is given any cluster's that
     # runs on this machine.
-    (temp_dir / "ray_current_cluster").write_text(state.gcs_address)
+    (folder / "ray_current_cluster").write_text(state.gcs_address)
     spec = json.dumps({"head": node.is_head, "params": ray_params(state, node)})
     log = log_file(state.name, node.name)
     log.parent.mkdir(exist_ok=True)
