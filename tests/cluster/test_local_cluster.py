@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.chaos.strike import LocalTarget
 from shoal.cluster import api, chaos, connect, local, namespaces, processes
 from shoal.cluster.state import ClusterState, load, state_dir, token_file
 from shoal.errors import UserError
@@ -94,6 +95,10 @@ def test_a_driver_sees_named_nodes_with_slots_and_labels(
         assert worker["interface"] == ("eth0" if cluster.mode == "netns" else "lo")
     assert found["task_on"] in {by_name["node1"]["NodeID"], by_name["node2"]["NodeID"]}
     assert found["draining"] == {}
+
+
+def test_drills_know_which_nodes_may_be_hit(cluster: ClusterState, tmp_path: Path) -> None:
+    assert LocalTarget(cluster.name, tmp_path).nodes() == ["node1", "node2"]
 
 
 def test_the_token_is_needed_and_private(cluster: ClusterState) -> None:

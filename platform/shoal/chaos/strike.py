@@ -49,7 +49,7 @@ class LocalTarget:
         return [Seen(w["actor"], w["node"], w["pid"], w["cell"]) for w in status.get("workers", [])]
 
     def nodes(self) -> list[str]:
-        return [node.name for node in local.describe(self._cluster).nodes if node.slots and node.state == "alive"]
+        return [node.name for node in local.describe(self._cluster).nodes if node.slots and node.state == "ALIVE"]
 
     def over(self) -> bool:
         return (self._path / layout.RUN).exists()
