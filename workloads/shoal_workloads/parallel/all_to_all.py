@@ -28,15 +28,21 @@ OPPOSITE: dict[Kind, Kind] = {"dispatch": "combine", "combine": "dispatch", "met
 
 @dataclass(frozen=True)
 class Route:
-    """How many consecutive rows go to, and come from, each rank of a group, in rank order."""
+    """How many consecutive rows go to, and come from, each rank of a group, in rank order. `gradients`: another group
+    of the same workers that gradients travel over, so that backward can run beside a forward."""
 
     group: dist.ProcessGroup
     send: list[int]
     receive: list[int]
+    gradients: dist.ProcessGroup | None = None
 
     def back(self) -> Route:
         """The way back."""
-        return Route(self.group, self.receive, self.send)
+        return Route(self.group, self.receive, self.send, self.gradients)
+
+    def of_gradients(self) -> Route:
+        """The way of the gradients of what travels here."""
+        return Route(self.gradients or self.group, self.receive, self.send)
 
 
 class _Flight:
@@ -81,7 +87,7 @@ class _Journey:
 
     def depart(self, x: torch.Tensor, direction: Pass) -> None:
         forward = direction == "forward"
-        route = self.route if forward else self.route.back()
+        route = self.route if forward else self.route.of_gradients()
         flight = _Flight(x, route, self.fp8[0 if forward else 1])
         if self.traffic is not None:
             kind = self.kind if forward else OPPOSITE[self.kind]

@@ -43,12 +43,16 @@ class Trip(ABC):
 
 class Exchange(ABC):
     """The workers that share the experts of a model, `per_node` consecutive ranks on each node. `traffic` counts what
-    this worker sends over all layers that use this object."""
+    this worker sends over all layers that use this object. `gradients`: see `Route`."""
 
-    def __init__(self, group: dist.ProcessGroup, per_node: int) -> None:
-        self.group, self.per_node = group, per_node
+    def __init__(self, group: dist.ProcessGroup, per_node: int, gradients: dist.ProcessGroup | None = None) -> None:
+        self.group, self.per_node, self._gradients = group, per_node, gradients
         self.ranks, self.rank = group.size(), group.rank()
         self.traffic = Traffic(self.rank, per_node)
+
+    def route(self, send: list[int], receive: list[int]) -> Route:
+        """So many rows to and from each worker."""
+        return Route(self.group, send, receive, self._gradients)
 
     @abstractmethod
     def dispatch(
@@ -79,7 +83,7 @@ class _FlatTrip(Trip):
         load = torch.bincount(slots.flatten(), minlength=held * to.ranks)
         self._leaving = routes_of(slots.flatten(), load, slots.shape[1])
         arriving = exchange_counts(load.view(to.ranks, held), to)
-        self._route = Route(to.group, load.view(to.ranks, held).sum(dim=1).tolist(), arriving.sum(dim=1).tolist())
+        self._route = to.route(load.view(to.ranks, held).sum(dim=1).tolist(), arriving.sum(dim=1).tolist())
         self._here, self._traffic, self._fp8 = by_expert(arriving), to.traffic, fp8
         self._rows = Transfer(spread(tokens, self._leaving), self._route, fp8=(fp8, False), traffic=to.traffic)
         sorted_gates = gather_rows(gates.flatten(), self._leaving.order, self._leaving.inverse)

@@ -15,9 +15,16 @@ __all__ = ["DispatchKind", "make_exchange"]
 DispatchKind = Literal["flat", "hierarchical"]
 
 
-def make_exchange(group: dist.ProcessGroup, *, kind: DispatchKind = "flat", per_node: int | None = None) -> Exchange:
+def make_exchange(
+    group: dist.ProcessGroup,
+    *,
+    kind: DispatchKind = "flat",
+    per_node: int | None = None,
+    gradients: dist.ProcessGroup | None = None,
+) -> Exchange:
     """The exchange of `group`, `per_node` consecutive ranks of which are on each node (none: all are on one). Makes no
-    further groups, is not collective, and holds no tensors: one object serves all MoE layers of a model.
+    further groups, is not collective, and holds no tensors: one object serves all MoE layers of a model. gradients:
+    another group of the same workers, where backward is to run beside a forward.
 
     Raises:
         InputError: the group does not divide into nodes.
@@ -29,4 +36,4 @@ def make_exchange(group: dist.ProcessGroup, *, kind: DispatchKind = "flat", per_
             f"parallel.ep_node: {per_node} workers a node do not divide the {group.size()} that share the experts",
             f"one of {fitting}",
         )
-    return (Flat if kind == "flat" else Hierarchical)(group, per_node)
+    return (Flat if kind == "flat" else Hierarchical)(group, per_node, gradients)

@@ -10,7 +10,8 @@ __all__ = ["make_groups"]
 
 
 def make_groups(members: Iterable[Sequence[int]]) -> dict[tuple[int, ...], dist.ProcessGroup]:
-    """The groups that this rank is in, by their ranks. Groups of one are left out: there is nobody to talk to.
+    """A group for each set of ranks that this rank is in, by its ranks. Sets of one are left out: there is nobody to
+    talk to.
 
     members: the same list on all ranks of the cell, in the same order. Collective over the cell."""
     found = {}

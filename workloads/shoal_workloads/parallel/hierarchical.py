@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from shoal_workloads.model.permute import Routes, fan_in, fan_of, fan_out, gather_rows
-from shoal_workloads.parallel.all_to_all import Route, Transfer
+from shoal_workloads.parallel.all_to_all import Transfer
 from shoal_workloads.parallel.dispatch import Exchange, Trip, by_expert, exchange_counts
 
 __all__ = ["Hierarchical"]
@@ -51,8 +51,8 @@ class _HierarchicalTrip(Trip):
         counts[peers] = torch.stack((copies, slots_a_node), dim=1)
         arriving = exchange_counts(counts, to)
         (send, send_slots), (receive, receive_slots) = counts.T.tolist(), arriving.T.tolist()
-        self._across = Route(to.group, send, receive)
-        slots_across = Route(to.group, send_slots, receive_slots)
+        self._across = to.route(send, receive)
+        slots_across = to.route(send_slots, receive_slots)
         within = copy_of - (copies.cumsum(0) - copies)[node_of]
         told = torch.stack((within, slots % in_node), dim=2).flatten(0, 1)[order].to(torch.int32)
         told = Transfer(told, slots_across, kind="metadata", traffic=to.traffic).land().long()
@@ -66,7 +66,7 @@ class _HierarchicalTrip(Trip):
         mates = slice(first, first + to.per_node)
         load[mates] = torch.bincount(told[:, EXPERT], minlength=in_node).view(to.per_node, held)
         here = exchange_counts(load, to)
-        self._inside = Route(to.group, load.sum(dim=1).tolist(), here.sum(dim=1).tolist())
+        self._inside = to.route(load.sum(dim=1).tolist(), here.sum(dim=1).tolist())
         self._here = by_expert(here[mates])
 
         self._rows = Transfer(fan_out(tokens, self._leaving), self._across, fp8=(fp8, False), traffic=to.traffic)

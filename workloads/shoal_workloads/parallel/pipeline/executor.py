@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import torch
@@ -96,12 +97,23 @@ class _Channel:
 
 
 class Executor:
-    """`like`: a tensor of the shape and type of hidden states. `records`: of the last run, if `measure`."""
+    """`like`: a tensor of the shape and type of hidden states. `overlap`: run the backward of a pair in a thread beside
+    the forward, so that the one computes while the other waits for its experts' all-to-all. `records`: of the last
+    run, if `measure`."""
 
-    def __init__(self, schedule: Schedule, grid: Grid, stages: Stages, like: torch.Tensor, measure: bool) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        grid: Grid,
+        stages: Stages,
+        like: torch.Tensor,
+        *,
+        overlap: bool = False,
+        measure: bool = False,
+    ) -> None:
         self._schedule, self._grid, self._stages = schedule, grid, stages
         self._channel = _Channel(schedule, grid, like)
-        self._measure = measure
+        self._overlap, self._measure = overlap, measure
         self.records: list[Record] = []
 
     def run(self, present: Collection[int]) -> None:
@@ -111,6 +123,12 @@ class Executor:
             RuntimeError: a peer is gone.
         """
         self.records = []
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1, "backward", torch.set_num_threads, (threads,)) as beside:
+            self._walk(present, beside if self._overlap else None)
+        self._channel.finish()
+
+    def _walk(self, present: Collection[int], beside: ThreadPoolExecutor | None) -> None:
         order = [step for step in self._schedule.orders[self._grid.stage_rank] if self._live(step, present)]
         asked = 0
         for place, step in enumerate(order):
@@ -122,11 +140,15 @@ class Executor:
             actions = self._live(step, present)
             inputs = [self._input(action) for action in actions]
             start = time.monotonic()
-            for action, value in zip(actions, inputs, strict=True):
-                self._do(action, value)
+            if len(actions) == 2 and beside is not None:
+                backward = beside.submit(self._compute, actions[1], inputs[1])
+                self._send(actions[0], self._compute(actions[0], inputs[0]))
+                self._send(actions[1], backward.result())
+            else:
+                for action, value in zip(actions, inputs, strict=True):
+                    self._send(action, self._compute(action, value))
             if self._measure:
                 self.records.append(Record(step, start, time.monotonic()))
-        self._channel.finish()
 
     @staticmethod
     def _live(step: Step, present: Collection[int]) -> list[Action]:
@@ -143,15 +165,18 @@ class Executor:
         found = [self._channel.get(*need) for need in self._needs(action)]
         return found[0] if found else None
 
-    def _do(self, action: Action, value: torch.Tensor | None) -> None:
+    def _compute(self, action: Action, value: torch.Tensor | None) -> torch.Tensor | None:
+        """What the next stage needs of it."""
         stage, micro_batch = action.stage, action.micro_batch
-        if action.kind == "W":
-            self._stages.weights(stage, micro_batch)
-        elif action.kind == "F":
-            made = self._stages.forward(stage, micro_batch, value)
-            if made is not None:
-                self._channel.put("F", stage, micro_batch, made, stage + 1)
-        else:
-            made = self._stages.backward(stage, micro_batch, value, wait=action.kind == "I")
-            if made is not None:
-                self._channel.put("B", stage, micro_batch, made, stage - 1)
+        if action.kind == "F":
+            return self._stages.forward(stage, micro_batch, value)
+        if action.kind != "W":
+            return self._stages.backward(stage, micro_batch, value, wait=action.kind == "I")
+        self._stages.weights(stage, micro_batch)
+        return None
+
+    def _send(self, action: Action, made: torch.Tensor | None) -> None:
+        if made is not None:
+            forward = action.kind == "F"
+            to = action.stage + 1 if forward else action.stage - 1
+            self._channel.put("F" if forward else "B", action.stage, action.micro_batch, made, to)

@@ -42,6 +42,10 @@ class Grid:
         first = rank // self.ep * self.ep
         return tuple(range(first, first + self.ep))
 
+    def expert_groups(self) -> list[tuple[int, ...]]:
+        """All of them."""
+        return [self.expert_group(rank) for rank in range(0, self.pp * self.chains, self.ep)]
+
     def holders(self, stage_ranks: Sequence[int]) -> list[int]:
         """Everybody at these places, in order."""
         return [self.at(stage_rank, chain) for stage_rank in stage_ranks for chain in range(self.chains)]

@@ -16,6 +16,7 @@ from torch import nn
 
 from shoal_workloads.config import ParallelConfig, PretrainConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.parallel.dispatch import Exchange
 from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.groups import make_groups
 from shoal_workloads.parallel.pipeline.executor import Executor, Record
@@ -54,10 +55,15 @@ class Pipeline:
         self._schedule = schedule_of(parallel, 1)
         self._layers = stage_layers(config.model, self._schedule.stages, config.data.seq_len)
         groups = make_groups(self._members())
-        group = groups.get(self.grid.expert_group(self.grid.rank))
-        exchange = None if group is None else make_exchange(group, kind=parallel.dispatch, per_node=parallel.ep_node)
+        mates = self.grid.expert_group(self.grid.rank)
+        self._exchange: Exchange | None = None
+        if len(mates) > 1:
+            gradients = make_groups(self.grid.expert_groups())[mates]
+            self._exchange = make_exchange(
+                groups[mates], kind=parallel.dispatch, per_node=parallel.ep_node, gradients=gradients
+            )
         with torch.device("meta"):
-            self.model = DeepSeekV3(config.model, exchange, dtype, products)
+            self.model = DeepSeekV3(config.model, self._exchange, dtype, products)
         held = list(self._hold())
         for moe in self.model.moe_layers():  # all of them: every worker applies the balancing rule to every router
             moe.router.bias = torch.zeros(config.model.n_experts, device=config.device)
@@ -68,7 +74,7 @@ class Pipeline:
     def _members(self) -> Iterator[Sequence[int]]:
         """All process groups of the cell: expert groups, and holders of the same parameters."""
         grid = self.grid
-        yield from (grid.expert_group(rank) for rank in range(0, grid.pp * grid.chains, grid.ep))
+        yield from grid.expert_groups()
         for ranks in dict.fromkeys(holders_of(self._schedule, stage) for stage in range(self._schedule.stages)):
             yield grid.holders(ranks)
             yield from zip(*grid.expert_holders(ranks), strict=True)
@@ -138,7 +144,9 @@ class Pipeline:
         like = torch.zeros(size, config.data.seq_len + 1, dtype=torch.int64, device=config.device)
         hidden = torch.empty(size, config.data.seq_len, config.model.d_model, dtype=self._dtype, device=config.device)
         stages = ModelStages(self.model, self._layers, lambda place: read(ids[place])[0], like, factors)
-        executor = Executor(schedule, self.grid, stages, hidden, self.measure)
+        executor = Executor(
+            schedule, self.grid, stages, hidden, overlap=self._exchange is not None, measure=self.measure
+        )
         executor.run(ids)
         self.records = executor.records
         return stages

@@ -1,0 +1,262 @@
+"""Every layout does exactly what one process does: loss, every gradient, every updated parameter and moment, the router
+biases, the balance loss and MaxVio, on the same global batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import layouts_world
+import numpy as np
+import pytest
+import synthetic
+import torch
+from layouts_world import Run, whole
+
+from shoal_data.errors import InputError
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.parallel.pipeline.executor import Executor
+from shoal_workloads.parallel.pipeline.grid import Grid
+from shoal_workloads.parallel.schedule import Action, Pair, Schedule
+from shoal_workloads.pretrain import Pretrain
+from shoal_workloads.testing import World, world
+
+STEPS, BATCH = 5, 16
+TOLERANCE = 1e-5  # of the largest element of a tensor, or of a figure
+
+
+@pytest.fixture(scope="module")
+def eight() -> Iterator[World]:
+    """Eight processes, of which a layout takes as many as it wants."""
+    with world(8) as found:
+        yield found
+
+
+def config(parallel: dict[str, Any] | None = None, **sections: Any) -> PretrainConfig:
+    """Four layers, for the four stages of V-shaped schedules at pp 2 and of DualPipe at pp 4; Adam's eps is large
+    enough not to turn the rounding of the smallest gradients into full steps."""
+    model = {"n_layers": 4, **sections.pop("model", {})}
+    batch = {"global_batch": BATCH, "micro_batch": 1, **sections.pop("batch", {})}
+    return synthetic.tiny(model=model, batch=batch, optim={"eps": 1e-3}, parallel=parallel or {}, **sections)
+
+
+PLAIN: dict[str, Any] = {}
+NO_MTP: dict[str, Any] = {"model": {"mtp_depth": 0}}
+AVERAGED: dict[str, Any] = {"ema_decay": 0.9}
+WIDE: dict[str, Any] = {
+    "model": {"d_model": 128, "d_expert": 128, "d_ffn": 128, "d_kv": 128, "d_q": 128, "n_heads": 4, "d_v": 32}
+}
+SECTIONS = {"": PLAIN, "no mtp": NO_MTP, "ema": AVERAGED, "fp8": {**WIDE, "precision": "fp8"}}
+
+
+@cache
+def alone(sections: str) -> Run:
+    """The same run in one process."""
+    run = layouts_world.train(config(**SECTIONS[sections]), STEPS, 1, 1, "")
+    assert run is not None
+    return run
+
+
+def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(found[name] - value).max() <= tolerance * np.abs(value).max() + 1e-12, name
+
+
+def compare(runs: list[Run], workers: int, expected: Run, tolerance: float = TOLERANCE) -> None:
+    """All cells agree with the single process, and with each other to the bit."""
+    cells = [runs[first : first + workers] for first in range(0, len(runs), workers)]
+    for cell in cells:
+        close(whole([run.gradient for run in cell]), whole([expected.gradient]), tolerance)
+        close(whole([run.state for run in cell]), whole([expected.state]), tolerance)
+        for run in cell:
+            for found, wanted in zip(run.metrics, expected.metrics, strict=True):
+                assert found == pytest.approx(wanted, rel=tolerance)
+            assert run.evaluation == pytest.approx(expected.evaluation, rel=tolerance)
+    for run in runs:
+        assert np.array_equal(run.loads, expected.loads)
+        assert np.array_equal(run.biases, expected.biases)
+    for cell in cells[1:]:
+        for mine, first in zip(cell, cells[0], strict=True):
+            assert all(np.array_equal(a[3], b[3]) for a, b in zip(mine.state, first.state, strict=True))
+
+
+def pp(ranks: int, schedule: str, **more: Any) -> dict[str, Any]:
+    return {"pp": ranks, "schedule": schedule, **more}
+
+
+@pytest.mark.parametrize(
+    ("workers", "cells", "parallel", "sections"),
+    [
+        (2, 1, {}, ""),
+        (2, 1, {"ep": 2}, ""),
+        (4, 1, {"ep": 4}, ""),
+        (4, 1, {"ep": 4, "dispatch": "hierarchical", "ep_node": 2}, ""),
+        (2, 1, pp(2, "1f1b"), ""),
+        (2, 1, pp(2, "zb1p"), ""),
+        (2, 1, pp(2, "interleaved"), ""),
+        (2, 1, pp(2, "zbv"), ""),
+        (2, 1, pp(2, "dualpipev"), ""),
+        (2, 1, pp(2, "dualpipe"), ""),
+        (2, 1, pp(2, "1f1b"), "no mtp"),
+        (4, 1, pp(2, "dualpipe"), "no mtp"),
+        (4, 1, pp(4, "dualpipe"), ""),
+        (4, 1, pp(2, "dualpipe", ep=2), ""),
+        (4, 1, pp(2, "zbv", ep=2, recompute=True), "ema"),
+        (8, 1, pp(2, "dualpipe", ep=4, dispatch="hierarchical", ep_node=2), ""),
+        (8, 1, pp(2, "dualpipe", ep=2), ""),
+        (8, 1, pp(4, "dualpipe", ep=2, recompute=True), ""),
+        (4, 2, pp(2, "dualpipe", ep=2), ""),
+        (4, 2, pp(2, "1f1b", ep=2), ""),
+    ],
+)
+def test_a_layout_equals_one_process(
+    eight: World, tmp_path: Path, workers: int, cells: int, parallel: dict[str, Any], sections: str
+) -> None:
+    batch = {"micro_batch": 2 if workers * cells <= 4 else 1}
+    job = config(parallel, batch=batch, **SECTIONS[sections])
+    answers = eight.run(layouts_world.train, job, STEPS, workers, cells, str(tmp_path))
+    compare([run for run in answers if run is not None], workers, alone(sections))
+
+
+@pytest.mark.parametrize("given", [[4, 0], [1, 3]])
+def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int]) -> None:
+    """Cells take any number of micro-batches: DualPipe wants an even number and four at least, gets two for one share,
+    and is not told of any where another cell has done them all."""
+    answers = eight.run(layouts_world.train, config(pp(2, "dualpipe", ep=2)), STEPS, 4, 2, str(tmp_path), given)
+    compare([run for run in answers if run is not None], 4, alone(""))
+
+
+def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
+    """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: equal
+    but for the rounding of bf16, in which gradients of micro-batches and the weights computed with differ."""
+    sections = {**SECTIONS["fp8"], **AVERAGED}
+    parallel = pp(2, "dualpipe", ep=2, recompute=True)
+    answers = eight.run(layouts_world.train, config(parallel, **sections), STEPS, 4, 1, str(tmp_path))
+    runs, expected = (
+        [run for run in answers if run is not None],
+        layouts_world.train(config(**sections), STEPS, 1, 1, ""),
+    )
+    assert expected is not None
+    found, wanted = whole([run.gradient for run in runs]), whole([expected.gradient])
+    for name, value in wanted.items():
+        assert np.linalg.norm(found[name] - value) < 0.05 * np.linalg.norm(value), name
+    for run in runs:
+        for mine, theirs in zip(run.metrics, expected.metrics, strict=True):
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+
+
+def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -> None:
+    """Saved by pipeline and expert parallelism, loaded by others: the state to the bit, and the same next step."""
+    layouts: list[tuple[int, dict[str, Any]]] = [
+        (4, pp(2, "dualpipe", ep=2)),
+        (2, pp(2, "1f1b")),
+        (4, {"ep": 2}),
+        (1, {}),
+    ]
+    path = tmp_path / "step-00000002"
+    for number, (workers, parallel) in enumerate(layouts[:3]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        root = folder / "checkpoints"
+        answers = eight.run(layouts_world.save, config(parallel), 2, workers, str(folder), str(root))
+        saved = whole([found for found in answers if found is not None])
+        metrics = []
+        for other, (others, layout) in enumerate(layouts):
+            if number and other != number - 1:
+                continue  # what the first saves everybody loads; of the others one does
+            path = root / "step-00000002"
+            place = folder / f"load{other}"
+            place.mkdir()
+            if others == 1:
+                loaded = [layouts_world.load(config(layout), 2, 1, str(place), str(path))]
+            else:
+                loaded = eight.run(layouts_world.load, config(layout), 2, others, str(place), str(path))
+            found = [answer for answer in loaded if answer is not None]
+            state = whole([pieces for pieces, _ in found])
+            assert all(np.array_equal(state[name], value) for name, value in saved.items())
+            metrics += [figures for _, figures in found]
+        for figures in metrics[1:]:
+            assert figures == pytest.approx(metrics[0], rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("victim", [0, 3])
+def test_a_rank_that_is_lost_in_a_step_fails_the_others(eight: World, tmp_path: Path, victim: int) -> None:
+    """Nobody hangs: those that wait for it, or for somebody who waited for it, get an error of communication."""
+    answers = eight.run(layouts_world.die, config(pp(4, "dualpipe")), 4, str(tmp_path), victim)
+    found = [answer for answer in answers if answer is not None]
+    assert found[victim][0] == "left"
+    others = [word for rank, (word, _) in enumerate(found) if rank != victim]
+    assert others == ["RuntimeError"] * 3 or set(others) <= {"RuntimeError", "DistBackendError"}
+
+
+class Meeting:
+    """A stage whose second forward and first backward each wait for the other to begin."""
+
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2)
+        self.done: list[str] = []
+
+    def forward(self, stage: int, micro_batch: int, x: torch.Tensor | None) -> torch.Tensor | None:
+        if micro_batch == 1:
+            self._both.wait(timeout=60)
+        self.done.append(f"F{micro_batch}")
+        return None
+
+    def backward(self, stage: int, micro_batch: int, grad: torch.Tensor | None, *, wait: bool) -> torch.Tensor | None:
+        if micro_batch == 0:
+            self._both.wait(timeout=60)
+        self.done.append(f"B{micro_batch}")
+        return None
+
+    def weights(self, stage: int, micro_batch: int) -> None:
+        raise AssertionError("no weights were left")
+
+
+def test_both_actions_of_a_pair_are_under_way_at_once() -> None:
+    """So that one computes while the other waits for its experts' rows."""
+    order = (
+        Action("F", 0, 0),
+        Pair(Action("F", 0, 1), Action("B", 0, 0)),
+        Action("B", 0, 1),
+    )
+    stages = Meeting()
+    executor = Executor(Schedule("1f1b", 1, 1, 2, (order,)), Grid(1, 1, 1, 0), stages, torch.empty(0), overlap=True)
+    executor.run(range(2))
+    assert stages.done[0] == "F0"
+    assert sorted(stages.done[1:3]) == ["B0", "F1"]
+    assert stages.done[3:] == ["B1"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "parallel", "sections", "said", "remedy"),
+    [
+        (6, pp(4, "dualpipe"), {}, "pp: 4 pipeline ranks do not divide the 6 workers", "pp 3 or 6, or cells of 4 or 8"),
+        (8, pp(2, "1f1b", ep=3), {}, "ep: 3 does not divide the 4 workers a stage", "ep 2 or 4"),
+        (6, {"ep": 3}, {}, "ep: 3 does not divide 8 experts", "ep 2 or 4, or model.n_experts 6 or 9"),
+        (4, {"ep": 4, "ep_node": 3}, {}, "ep_node: 3 workers a node do not divide the 4", "ep_node 2 or 4"),
+        (3, pp(3, "dualpipe"), {}, "dualpipe wants an even number of ranks, not 3", "pp 2 or 4"),
+        (2, pp(2, "1f1b", virtual=3), {}, "1f1b has 1 stages a rank, not 3", "interleaved"),
+        (8, pp(8, "zbv"), {}, "cuts the model into 16 stages: pp: 4 layers", "a smaller pp"),
+        (
+            4,
+            pp(4, "dualpipe"),
+            {"batch": {"global_batch": 4}},
+            "gives each chain of 4 ranks 4 micro-batches",
+            "8 samples",
+        ),
+    ],
+)
+def test_layouts_that_do_not_fit_are_refused(
+    workers: int, parallel: dict[str, Any], sections: dict[str, Any], said: str, remedy: str
+) -> None:
+    """Before anything is placed, with the numbers and the nearest settings that fit."""
+    base = config(parallel)
+    changed = base.model_copy(update={"batch": base.batch.model_copy(update=sections.get("batch", {}))})
+    with pytest.raises(InputError) as error:
+        Pretrain(changed).preflight(workers)
+    assert said in str(error.value)
+    assert remedy in error.value.remedy
