@@ -113,6 +113,7 @@ class Run:
             "full_strength": full,
             "noticed": noticed,
             "rung": recovery["rung"],
+            "controller_hit": bool(self.events("controller_back", when)),
             "phases": recovery["phases"],
         }
 
