@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,10 @@ import torch.distributed as dist
 
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.pipeline.grid import Grid
-from shoal_workloads.parallel.schedule import Span, Timeline, build, simulate, timeline
+from shoal_workloads.parallel.schedule import Schedule, Span, Timeline, build, simulate, timeline
 from shoal_workloads.testing import World
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "compare", "measure"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,13 @@ def _rank(name: str, pp: int, micro_batches: int, unit: float) -> list[Span]:
     return [Span(*record) for record in executor.records]
 
 
+def compare(schedule: Schedule, spans: Sequence[Sequence[Span]]) -> Measured:
+    """Simulate `schedule` with the time that every single action took."""
+    took = {span.step: span.end - span.start for rank in spans for span in rank}
+    return Measured(timeline(spans), simulate(schedule, took.__getitem__))
+
+
 def measure(ranks: World, name: str, micro_batches: int, unit: float) -> Measured:
     """Run a schedule on all `ranks`; `unit`: seconds of a forward."""
     spans: list[list[Span]] = ranks.run(_rank, name, ranks.size, micro_batches, unit)
-    took = {span.step: span.end - span.start for rank in spans for span in rank}
-    return Measured(timeline(spans), simulate(build(name, ranks.size, micro_batches), took.__getitem__))
+    return compare(build(name, ranks.size, micro_batches), spans)
