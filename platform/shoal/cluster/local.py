@@ -236,6 +236,8 @@ def describe(name: str = DEFAULT_NAME) -> Description:
             seen[HEAD if entry["is_head_node"] else entry["labels"].get(NODE_LABEL, "")] = entry
     except OSError as failure:
         error = f"{state.dashboard_url} does not answer: {failure}"
+        if state.redis_port and not processes.pids_of(state, state.head):
+            error = f"the head is dead: shoal cluster restart-head --name {name}"
     nodes = []
     for node in state.nodes:
         entry = seen.get(node.name, {})
