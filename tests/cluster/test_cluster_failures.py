@@ -192,8 +192,10 @@ def test_the_clusters_redis_keeps_what_it_was_told_through_its_death_and_goes_wi
     assert ask_redis(state, redis_password("store"), "get", "key") == "kept"
     (again,) = processes.redis_pids(state)
     assert again != killed
-    local.down("store")
+    assemble.destroy(state)  # as the next `up` does with what a broken one left
     assert processes.redis_pids(state) == []
+    assert not redis_dir("store").exists()
+    local.down("store")
     assert nothing_left("store")
 
 

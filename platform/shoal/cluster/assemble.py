@@ -109,10 +109,10 @@ def make_node(state: ClusterState, number: int, slots: int, cpus: int, labels: M
 def with_nodes(state: ClusterState, nodes: int, slots: int, cpus: int, labels: Labels) -> ClusterState:
     """`state` with nodes 1 to `nodes`, and the steady one if the head may die; nothing of them is made yet."""
     if state.redis_port:
-        address = f"{state.subnet}.3" if state.mode == "netns" else "127.0.0.1"
-        state = state.with_node(
-            NodeState(STEADY, address, 0, 0, namespace=f"{state.bridge}-{STEADY}" if state.bridge else "")
-        )
+        steady = NodeState(STEADY, "127.0.0.1", 0, 0)
+        if state.mode == "netns":
+            steady = NodeState(STEADY, f"{state.subnet}.3", 0, 0, namespace=f"{state.bridge}-{STEADY}")
+        state = state.with_node(steady)
     for number in range(1, nodes + 1):
         own = {**labels.get("*", {}), **labels.get(f"node{number}", {})}
         state = state.with_node(make_node(state, number, slots, cpus, own))
@@ -200,7 +200,7 @@ def _not_started(state: ClusterState, node: str, how: str) -> UserError:
 
 def destroy(state: ClusterState) -> None:
     """Kill all processes of the cluster and remove all it made, apart from its state directory."""
-    redis.stop(state)
+    redis.remove(state)
     remove_nodes(state, list(state.nodes))
     if state.bridge:
         namespaces.delete_bridge(state.bridge)

@@ -18,7 +18,7 @@ from shoal.cluster.launch import command_in
 from shoal.cluster.state import ClusterState, redis_dir, redis_password
 from shoal.errors import UserError
 
-__all__ = ["check", "start", "stop"]
+__all__ = ["check", "remove", "start"]
 
 START_TIMEOUT_S = 60.0
 CONFIG = """bind 127.0.0.1
@@ -66,9 +66,10 @@ def start(state: ClusterState) -> None:
         time.sleep(0.05)
 
 
-def stop(state: ClusterState) -> None:
-    """Kill the cluster's Redis, if it runs."""
+def remove(state: ClusterState) -> None:
+    """Kill the cluster's Redis, if it has one, and remove all that it wrote."""
     processes.kill_redis(state)
+    shutil.rmtree(redis_dir(state.name), ignore_errors=True)
 
 
 def answers(state: ClusterState) -> bool:
