@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["sha256_file", "sweep_temporary", "write_json", "write_whole"]
+__all__ = ["sha256_file", "sweep_temporary", "write_json", "write_lines", "write_whole"]
 
 _TEMPORARY = ".tmp"
 
@@ -28,6 +29,11 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_whole` of indented JSON with its keys in the order given."""
     write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """`write_whole` of JSONL, a row a line."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def sweep_temporary(folder: Path) -> int:

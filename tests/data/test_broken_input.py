@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from tokenizers import Tokenizer
 
 from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
+from shoal_data.build.tokenizer import TrainOptions, train
 from shoal_data.errors import InputError
 from shoal_data.inspection import documents
 from shoal_data.reader import Corpus
@@ -96,6 +98,16 @@ def test_each_kind_of_damage_is_named_and_the_rest_is_kept(tokenizer: Path, inpu
         assert sorted(whole_lines) == list(range(len(whole_lines)))
         assert 1000 < len(whole_lines) < 50_000
     assert set(kept).isdisjoint(quarantined)
+
+
+def test_training_names_what_it_leaves_out(inputs: Path) -> None:
+    path = train([str(inputs / "in" / "*")], inputs / "tok", TrainOptions(300))
+    lines = [json.loads(line) for line in (inputs / "tok" / "quarantine.jsonl").read_text().splitlines()]
+    found = {(Path(line["file"]).name, line["row"]): line["cause"] for line in lines}
+    assert found["nulls.parquet", 1] == "null text"
+    assert found["latin.jsonl", 0] == "invalid UTF-8 at byte 3"
+    assert {name for name, _ in found} >= {"bad.jsonl", "cut.jsonl.gz", "bytes.txt", "column.parquet", "footer.parquet"}
+    assert len(Tokenizer.from_file(str(path)).encode("document").ids) < len("document")
 
 
 def test_strict_makes_it_an_error_that_names_the_file(tokenizer: Path, inputs: Path) -> None:

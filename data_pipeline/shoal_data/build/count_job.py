@@ -7,7 +7,9 @@ a job that is run again counts only what is missing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.inputs import Part, Piece
 from shoal_data.build.tasks import cluster_is_named, run_in_threads, run_parts
 from shoal_data.build.wordcount import WordCounter
+from shoal_data.files import write_json
 
-__all__ = ["count_words"]
+__all__ = ["count_words", "quarantined"]
 
 _WORTH_STARTING_RAY = 256 << 20  # bytes of text: threads count 10 to 20 MB/s each, Ray starts in 10 to 20 s
 _PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in memory many times over
@@ -64,6 +67,15 @@ def count_words(
     return table["word"].chunk(0), table["count"].to_numpy()
 
 
+def quarantined(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
+    """What `count_words` could not read: file, row and cause of each."""
+    return [entry for part in parts for entry in json.loads(_left_out(folder, part.id).read_bytes())]
+
+
+def _left_out(folder: Path, part: int) -> Path:
+    return folder / f"left-out-{part:06d}.json"
+
+
 def _partial(folder: Path, part: int) -> Path:
     return folder / f"counts-{part:06d}.arrow"
 
@@ -88,7 +100,9 @@ def _count_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     for index in range(settings["partitions"]):
         chosen = pa.array(np.flatnonzero(partition == index))
         batches.append(_batch(words.take(chosen), counts[chosen.to_numpy()]))
-    write_batches(_partial(Path(settings["folder"]), part.id), batches)
+    folder = Path(settings["folder"])
+    write_json(_left_out(folder, part.id), [asdict(entry) for entry in quarantine])
+    write_batches(_partial(folder, part.id), batches)  # last: where it stands, the part is done
     return {"bytes": size, "documents": documents, "words": len(counter)}
 
 

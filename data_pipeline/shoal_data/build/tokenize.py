@@ -24,7 +24,7 @@ from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.special import beginning_of_text, end_of_text, fim_sentinels
 from shoal_data.build.tasks import run_parts
 from shoal_data.errors import InputError
-from shoal_data.files import sha256_file, sweep_temporary, write_json, write_whole
+from shoal_data.files import sha256_file, sweep_temporary, write_json, write_lines, write_whole
 from shoal_data.manifest import MANIFEST, Manifest, Shards
 from shoal_data.permutation import Permutation
 from shoal_data.verify import verify
@@ -128,8 +128,7 @@ def _finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Toke
     sources = sorted({row["source"] for row in rows})
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     columns["source"] = [sources.index(name) for name in columns["source"]]
-    lines = [json.dumps(entry, ensure_ascii=False) for record in records for entry in record["quarantine"]]
-    write_whole(corpus / "quarantine.jsonl", "".join(line + "\n" for line in lines).encode())
+    write_lines(corpus / "quarantine.jsonl", (entry for record in records for entry in record["quarantine"]))
     table = io.BytesIO()
     np.save(table, encoder.token_bytes)
     write_whole(corpus / "token_bytes.npy", table.getvalue())

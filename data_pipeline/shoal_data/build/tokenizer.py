@@ -13,13 +13,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from shoal_data.build.arrow import text_buffers
 from shoal_data.build.compile import compile_loops
-from shoal_data.build.count_job import count_words
+from shoal_data.build.count_job import count_words, quarantined
 from shoal_data.build.inputs import plan_parts
 from shoal_data.build.merges import Merges, learn_merges
 from shoal_data.build.patterns import PATTERNS, pre_tokenizer
 from shoal_data.build.special import BOS, EOS, SPECIAL_TOKENS
 from shoal_data.errors import InputError
-from shoal_data.files import sweep_temporary, write_json, write_whole
+from shoal_data.files import sweep_temporary, write_json, write_lines, write_whole
 
 __all__ = ["TrainOptions", "byte_alphabet", "character_of_byte", "train"]
 
@@ -51,6 +51,8 @@ class TrainOptions:
 def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path:
     """Train on the files that the globs `inputs` name; write `tokenizer.json`, its config and its card into `out`.
 
+    What cannot be read is named in `quarantine.jsonl` and left out.
+
     The merges are those of `tokenizers`' BpeTrainer on the same text. A finished tokenizer with the same inputs and
     options is left as it is; an unfinished one goes on from the parts that were counted.
 
@@ -75,6 +77,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     sweep_temporary(record.parent)
     compile_loops()  # once, here, and not in every worker
     words, counts = count_words(parts, options.column, options.pattern, record.parent, options.min_word_count)
+    write_lines(folder / "quarantine.jsonl", quarantined(parts, record.parent))
     specials = sorted(options.special, key=lambda name: options.special[name])
     alphabet, byte_ids = byte_alphabet(specials)
     with ThreadPoolExecutor(1) as beside:  # the merge loop leaves the other cores idle
@@ -98,8 +101,9 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     lengths = np.diff(text_buffers(words)[0])
     write_card(folder, content, sample, merges, int((lengths * counts).sum()))
     write_whole(path, content)
-    for partial in (*record.parent.glob("counts-*.arrow"), *record.parent.glob("reduced-*.arrow")):
-        partial.unlink()
+    for pattern in ("counts-*.arrow", "reduced-*.arrow", "left-out-*.json"):
+        for partial in record.parent.glob(pattern):
+            partial.unlink()
     return path
 
 
