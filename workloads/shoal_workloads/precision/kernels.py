@@ -2,16 +2,16 @@
 
 Shapes: R rows grouped by expert, K contraction, N outputs, E experts. A "span" is up to `ROWS` consecutive rows of one
 expert: products work on spans, so that no tile mixes two experts. There are at most R/ROWS + E of them, which bounds
-the grid without asking the device how many there are.
+the grid without asking the device how many there are. Triton reads the kernels' annotations, too, and refuses names of
+other modules there.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
+from triton.language import tensor
 
 __all__ = ["grouped_product", "grouped_weight_product", "quantize_rows", "quantize_tiles", "spans_of"]
 
@@ -35,8 +35,9 @@ def spans_of(ends: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]
 
 @triton.jit
 def _product(
-    a: Any, scale_a: Any, b: Any, scale_b: Any, out: Any, ends: Any, expert_of: Any, first_of: Any,
-    n: Any, k: Any, n_experts: Any, block_rows: tl.constexpr, block_n: tl.constexpr,
+    a: tensor, scale_a: tensor, b: tensor, scale_b: tensor, out: tensor,
+    ends: tensor, expert_of: tensor, first_of: tensor, n: tensor, k: tensor, n_experts: tensor,
+    block_rows: tl.constexpr, block_n: tl.constexpr,
 ) -> None:  # fmt: skip
     """out[r, :] = sum_k a[r, k] * b[expert(r), :, k]; a: (R, K) in tiles 1 x 128, b: (E, N, K) in blocks 128 x 128."""
     span, column = tl.program_id(0), tl.program_id(1)
@@ -82,7 +83,7 @@ def grouped_product(
 
 
 @triton.jit
-def _quantize_tiles(x: Any, codes: Any, scales: Any, k: Any, power_of_2: tl.constexpr) -> None:
+def _quantize_tiles(x: tensor, codes: tensor, scales: tensor, k: tensor, power_of_2: tl.constexpr) -> None:
     row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
     inner = tile * TILE + tl.arange(0, TILE)
     value = tl.load(x + row * k + inner, mask=inner < k, other=0.0).to(tl.float32)
@@ -106,8 +107,8 @@ def quantize_tiles(x: torch.Tensor, *, power_of_2: bool = False) -> tuple[torch.
 
 @triton.jit
 def _quantize_rows(
-    x: Any, codes: Any, scales: Any, ends: Any, expert_of: Any, first_of: Any, k: Any, n_experts: Any, length: Any,
-    block_k: tl.constexpr,
+    x: tensor, codes: tensor, scales: tensor, ends: tensor, expert_of: tensor, first_of: tensor,
+    k: tensor, n_experts: tensor, length: tensor, block_k: tl.constexpr,
 ) -> None:  # fmt: skip
     """One scale a column and span: tiles of 128 x 1, written transposed so that the rows are contiguous."""
     span, column = tl.program_id(0), tl.program_id(1)
@@ -143,8 +144,8 @@ def quantize_rows(x: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, to
 
 @triton.jit
 def _weight_product(
-    y: Any, scale_y: Any, x: Any, scale_x: Any, out: Any, first_span: Any, n_out: Any, n_in: Any, length: Any,
-    block_out: tl.constexpr, block_in: tl.constexpr,
+    y: tensor, scale_y: tensor, x: tensor, scale_x: tensor, out: tensor, first_span: tensor,
+    n_out: tensor, n_in: tensor, length: tensor, block_out: tl.constexpr, block_in: tl.constexpr,
 ) -> None:  # fmt: skip
     """out[e] = y_e^T x_e over the spans of expert e; a span is one tile of 128 rows for both."""
     expert, tile_out, tile_in = tl.program_id(2), tl.program_id(0), tl.program_id(1)
