@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from shoal.cluster.drain import draining_nodes
 from shoal.cluster.launch import DRIVER_RESOURCE
-from shoal.plan import Node
+from shoal.plan import Node, Site
 
-__all__ = ["NODE_LABEL", "free_slots", "living", "near_node", "on_node", "quiet_node"]
+__all__ = ["NODE_LABEL", "RACK_LABEL", "ZONE_LABELS", "living", "near_node", "on_node", "quiet_node", "site", "view"]
 
 NODE_LABEL = "shoal.io/node"
 """Label that names a node for people; without it the node's address serves."""
+RACK_LABEL = "rack"
+ZONE_LABELS = ("ray.io/availability-zone", "zone")
+"""Labels that name a node's rack and zone; of those for the zone the first that is there (Ray's cluster launchers and
+KubeRay may set its own)."""
+
+
+def site(labels: Mapping[str, str]) -> Site:
+    """Where a node with these labels stands; empty names for what they do not say."""
+    zone = next((labels[key] for key in ZONE_LABELS if labels.get(key)), "")
+    return Site(labels.get(RACK_LABEL, ""), zone)
 
 
 def living(slot_resource: str) -> list[Node]:
@@ -21,20 +34,26 @@ def living(slot_resource: str) -> list[Node]:
     found = []
     for record in ray.nodes():
         if record["Alive"]:
-            name = record.get("Labels", {}).get(NODE_LABEL) or record["NodeManagerAddress"]
+            labels = record.get("Labels", {})
+            name = labels.get(NODE_LABEL) or record["NodeManagerAddress"]
             slots = int(record["Resources"].get(slot_resource, 0))
-            found.append(Node(name, record["NodeID"], slots))
+            found.append(Node(name, record["NodeID"], slots, site=site(labels)))
     return sorted(found, key=lambda node: node.name)
 
 
-def free_slots(slot_resource: str) -> dict[str, int]:
-    """Slots of each living node that no other run holds."""
+def view(slot_resource: str) -> list[Node]:
+    """The cluster as a new run finds it: living nodes with the slots that no other run holds."""
     available: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # no public call says it
-    return {
-        node.name: int(available.get(node.ray_id, {}).get(slot_resource, 0))
+    leaving = draining_nodes()
+    return [
+        replace(
+            node,
+            slots=int(available.get(node.ray_id, {}).get(slot_resource, 0)),
+            draining=node.ray_id in leaving,
+        )
         for node in living(slot_resource)
         if node.slots
-    }
+    ]
 
 
 def on_node(node: Node) -> Any:

@@ -20,8 +20,8 @@ from shoal.config import Job, parse
 from shoal.control.actor import ControllerActor, controller_name
 from shoal.control.fleet import NAMESPACE
 from shoal.errors import UserError
-from shoal.nodes import free_slots, living, near_node, quiet_node
-from shoal.plan import first_plan
+from shoal.nodes import living, near_node, quiet_node, view
+from shoal.plan import Wanted, cell_mesh, plan
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
@@ -124,6 +124,7 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
             "reduce: exact sums micro-batch by micro-batch, a pipeline hands in all of a step at once",
             "set reduce to fast, or workload.parallel.pp to 1",
         )
+    cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
     about = workload.preflight(job.workers_per_cell)
     first, last = workload.samples(0)
     batching.count(first, last, job.workers_per_cell, workload.micro_batch)
@@ -171,17 +172,20 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     name = controller_name(str(job.run_id))
     if any(actor["name"] == name for actor in ray.util.list_named_actors(all_namespaces=True)):
         raise UserError(f"run_id: {job.run_id!r} is running now", "choose another run_id, or wait for its end")
-    seats = first_plan(free_slots(job.slot_resource), job.cells, job.workers_per_cell)
+    mesh = cell_mesh(ready.workload, job.workers_per_cell)
+    spares = None if job.spares == "all" else job.spares
+    assigned = plan(view(job.slot_resource), Wanted(mesh, job.cells, spares))
+    about = ready.about | {"placement": list(assigned.notes)}
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
     run.close()
-    places = {(seat.cell, seat.rank): node for seat, node in seats.items()}
+    places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
     controller = ControllerActor.options(  # type: ignore[attr-defined]
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, ready.about)
+    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, about)
     return controller, controller.wait.remote()
 
 

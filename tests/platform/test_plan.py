@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import UserError
-from shoal.plan import Seat, choose, first_plan, spare_slots
+from shoal.plan import Seat, Site, first_plan, spare_slots
 
 
 def nodes_of(seats: dict[Seat, str], cell: int) -> set[str]:
@@ -63,15 +63,11 @@ def test_spares_are_counted() -> None:
     assert spare_slots({"a": 3, "b": 1}, ["a"], 2) == ["a", "b"]
 
 
-def test_replacements_come_from_one_node_that_holds_no_other_cell() -> None:
-    spares = {"s1": "n2", "s2": "n3", "s3": "n4", "s4": "n4"}
-    found = choose(spares, [Seat(1, 0), Seat(1, 1)], kept=[], others=["n2", "n2"])
-    assert set(found.values()) == {"s3", "s4"}
-
-
-def test_a_replacement_sits_beside_the_members_that_live() -> None:
-    assert choose({"s1": "n3", "s2": "n1"}, [Seat(0, 1)], kept=["n1"], others=["n1"]) == {Seat(0, 1): "s2"}
-
-
-def test_too_few_spares_are_left_alone() -> None:
-    assert choose({"s1": "n3"}, [Seat(0, 0), Seat(0, 1)], kept=[], others=[]) == {}
+def test_new_spares_go_where_those_that_are_there_leave_a_gap() -> None:
+    slots, zone = {"a": 3, "b": 3, "c": 3}, {"a": Site("", "x"), "b": Site("", "y"), "c": Site("", "y")}
+    seats = ["a", "b", "c"]
+    assert spare_slots(slots, seats, 2, site=zone.__getitem__) == ["a", "b"]
+    assert spare_slots(slots, seats, 2, ["a"], zone.__getitem__) == ["b"]
+    assert spare_slots(slots, seats, 4, ["b", "a"], zone.__getitem__) == ["a", "c"]
+    assert spare_slots(slots, seats, 1, ["c"], zone.__getitem__) == []
+    assert spare_slots(slots, seats, None, ["a", "a", "b", "b", "c", "c"], zone.__getitem__) == []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shoal.control.lifelines import Line
 from shoal.control.messages import Draining, Lost
 from shoal.control.spawn import spares_wanted
-from shoal.plan import Node
+from shoal.plan import NOWHERE, Node, Site
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
@@ -26,6 +26,10 @@ class Chores:
         """The living nodes."""
         self.node_of: dict[str, str] = {}
         """Of every worker that ever spoke, until its node is lost."""
+
+    def site(self, node: str) -> Site:
+        """Where a node stands."""
+        return self.known[node].site if node in self.known else NOWHERE
 
     async def slowly(self) -> None:
         """Once a second: what needs an answer from Ray, and files, which do not wait for it."""
@@ -96,8 +100,11 @@ class Chores:
             for node in self.known.values()
             if node.name not in one.state.draining and node.name not in one.state.aside
         ]
-        held = [node for node in one.spawner.held().elements() if node in {node.name for node in usable}]
-        for name in spares_wanted(usable, {}, held, seats, limit)[:2]:
+        names = {node.name for node in usable}
+        held = [(worker, start.node) for worker, start in one.spawner.started.items() if start.node in names]
+        seated = [node for worker, node in held if worker in one.state.seats]
+        idle = [node for worker, node in held if worker not in one.state.seats]
+        for name in spares_wanted(usable, seated, idle, seats, limit)[:2]:
             one.spawner.spawn(self.known[name], None)
 
     def fence(self, now: float) -> None:

@@ -54,7 +54,7 @@ from shoal.control.state import Ack, Shape, State
 from shoal.control.stragglers import Stragglers
 from shoal.control.verdict import suspects
 from shoal.control.watchdog import Watchdog
-from shoal.plan import Seat
+from shoal.plan import Seat, cell_mesh
 from shoal.record import read
 from shoal.timeouts import Timeouts
 from shoal.worker.groups import serve_store
@@ -97,7 +97,8 @@ class Controller:
         self.store = serve_store(listener)
         self.secret = secrets.token_hex(16)
         self.watchdog = Watchdog(self.timeouts)
-        self.spawner = Spawner(fleet, self.setup, self.run_id)
+        self.mesh = cell_mesh(self.workload, job.workers_per_cell)
+        self.spawner = Spawner(fleet, self.setup, self.run_id, self.mesh)
         self.lifelines = Lifelines(self.secret, self.joined, self.said, self.gone, self.watchdog.gap)
         self.recoveries = Recoveries(job.cells)
         self.scribe = Scribe(job, rundir, self.workload, start)
@@ -112,7 +113,8 @@ class Controller:
         self.roll_backs = 0
         self.outcome: tuple[str, str] | None = None
         self.ended = asyncio.Event()
-        shape = Shape(job.cells, job.workers_per_cell, job.steps, self.micro_batches, job.snapshots.recalls)
+        size = (job.cells, job.workers_per_cell, job.steps)
+        shape = Shape(*size, self.micro_batches, job.snapshots.recalls, self.mesh, self.chores.site)
         self.state = State.new(shape, {}, start)
 
     def micro_batches(self, step: int) -> int:
@@ -240,7 +242,7 @@ class Controller:
     def died(self, worker: str, node: str, pid: int | None, why: str, alive: float) -> None:
         """Put a death on record. `alive`: wall time of the last sign of life."""
         seat = self.state.seat(worker)
-        coords = None if seat is None else {"stage": 0, "shard": seat.rank}
+        coords = None if seat is None else self.mesh.named(seat.rank)
         fields = {"actor": worker, "node": node, "pid": pid, "cell": None if seat is None else seat.cell}
         self.scribe.event("death", **fields, coords=coords, how=why, step=self.state.committed)
         if seat is not None and self.state.cells[seat.cell].phase == "live":

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 
 from shoal.control.messages import Action, Form, Keep, Recall
+from shoal.control.seating import hire
 from shoal.control.state import State
-from shoal.plan import Seat, choose
+from shoal.plan import Seat
 
 __all__ = ["HELD", "appoint", "form_recalled", "hear", "keepers", "newest"]
 
@@ -86,7 +87,7 @@ def form_recalled(state: State, actions: list[Action]) -> bool:
     for index in range(len(state.cells)):
         state.put(index, (None,) * state.shape.workers, "empty")
     seats = [Seat(0, rank) for rank in range(state.shape.workers)]
-    chosen = choose(state.spares(), seats, [], [])
+    chosen = hire(state, seats, state.spares(), {})
     if chosen:
         members = tuple(chosen[seat] for seat in seats)
         state.put(0, members, "forming", rung="recall")

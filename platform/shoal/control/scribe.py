@@ -96,7 +96,7 @@ class Scribe:
                     "pid": line.pid,
                     "node": line.node,
                     "cell": None if seat is None else seat.cell,
-                    "coords": None if seat is None else {"stage": 0, "shard": seat.rank},
+                    "coords": None if seat is None else state.shape.mesh.named(seat.rank),
                     "step": line.steps,
                     "phase": line.phase,
                     "heartbeat_age": round(now - line.heard, 3),

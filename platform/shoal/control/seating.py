@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 from shoal.control.messages import Action, Form, Journal, Pause, Release
 from shoal.control.state import State
-from shoal.plan import Seat, choose
+from shoal.plan import Healer, Seat
 
-__all__ = ["combine", "evict", "fill", "movable", "release"]
+__all__ = ["combine", "evict", "fill", "hire", "movable", "release"]
 
 
 def fill(state: State, actions: list[Action]) -> None:
-    """Form every empty cell that can be; the members of one that cannot become spares."""
+    """Form every empty cell that can be, those that miss least first; the members of one that cannot become spares."""
     empties = [index for index, cell in enumerate(state.cells) if cell.phase == "empty"]
+    empties.sort(key=lambda index: state.cells[index].members.count(None))
     if state.held or state.recalled >= 0 or not empties:
         return  # first of all a cell from what is left
     reserved = reserve(state)
@@ -26,11 +30,9 @@ def fill(state: State, actions: list[Action]) -> None:
         found = {seat: state.homes[seat] for seat in seats if state.homes.get(seat) in spares}
         for worker in found.values():
             del spares[worker]
-        kept = [state.workers[m].node for m in [*cell.people(), *found.values()]]
-        others = [state.workers[m].node for c, other in enumerate(state.cells) if c != index for m in other.people()]
         rest = [seat for seat in seats if seat not in found]
         free = {worker: node for worker, node in spares.items() if worker not in reserved}
-        chosen = choose(free, rest, kept, others)
+        chosen = hire(state, rest, free, found)
         if len(chosen) < len(rest):
             state.put(index, (None,) * state.shape.workers, "empty", rung="grow" if state.live else "start")
             continue
@@ -39,6 +41,21 @@ def fill(state: State, actions: list[Action]) -> None:
         state.put(index, members, "forming")
         restore = state.checkpoint if state.mode == "gathering" else None
         actions.append(Form(index, cell.attempt, members, restore))
+
+
+def hire(state: State, seats: Sequence[Seat], spares: Mapping[str, str], found: Mapping[Seat, str]) -> dict[Seat, str]:
+    """Spares (worker -> node) for seats of a cell: beside their expert group, and away from other copies of the same
+    shard; nothing if they are too few. `found`: who is to sit on others of its seats already."""
+    if not seats or len(spares) < len(seats):
+        return {}
+
+    def at(seat: Seat) -> str | None:
+        worker = state.cells[seat.cell].members[seat.rank] or found.get(seat)
+        return None if worker is None else state.workers[worker].node
+
+    busy = Counter(state.workers[worker].node for worker in [*state.seats, *found.values()])
+    shape = state.shape
+    return Healer(shape.mesh, shape.cells, Counter(spares.values()), at, busy, shape.site).hire(spares, seats)
 
 
 def leave_bad_nodes(state: State, index: int) -> None:

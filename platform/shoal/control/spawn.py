@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shoal.control.fleet import Fleet
-from shoal.plan import Node, Seat, spare_slots
+from shoal.plan import Mesh, Node, Seat, spare_slots
 from shoal.worker.main import Meeting, Setup
 
 __all__ = ["Spawner", "node_of", "seat_name", "spares_wanted"]
 
 
-def seat_name(run_id: str, seat: Seat, node: str) -> str:
-    return f"{run_id}/cell{seat.cell}/stage0/shard{seat.rank}@{node}"
+def seat_name(run_id: str, seat: Seat, mesh: Mesh, node: str) -> str:
+    stage, shard = mesh.coords(seat.rank)
+    return f"{run_id}/cell{seat.cell}/stage{stage}/shard{shard}@{node}"
 
 
 def node_of(worker: str) -> str:
@@ -25,16 +25,17 @@ def node_of(worker: str) -> str:
 
 
 def spares_wanted(
-    nodes: Iterable[Node], others: Mapping[str, int], held: Iterable[str], seats: int, spares: int | None
+    nodes: Iterable[Node], seated: Iterable[str], idle: Iterable[str], seats: int, spares: int | None
 ) -> list[str]:
     """Nodes on which to start one more worker each, so that the run holds `seats` + `spares` of them.
 
-    `others`: slots that other runs hold, by node; `held`: nodes of this run's workers, living or starting.
+    `seated`, `idle`: nodes of its workers with and without a seat, living or starting.
     """
-    held = list(held)
-    slots = {node.name: node.slots - others.get(node.name, 0) for node in nodes if not node.draining}
-    room = None if spares is None else max(0, seats + spares - len(held))
-    return spare_slots(slots, held, room)
+    sites = {node.name: node.site for node in nodes}
+    slots = {node.name: node.slots for node in nodes}
+    seated, idle = list(seated), list(idle)
+    total = None if spares is None else max(0, seats + spares - len(seated))
+    return spare_slots(slots, seated, total, idle, sites.__getitem__)
 
 
 @dataclass
@@ -49,8 +50,8 @@ class Started:
 class Spawner:
     """Asks the fleet for workers and fences them."""
 
-    def __init__(self, fleet: Fleet, setup: Callable[[str, str, Seat | None], Setup], run_id: str) -> None:
-        self._fleet, self._setup, self._run_id = fleet, setup, run_id
+    def __init__(self, fleet: Fleet, setup: Callable[[str, str, Seat | None], Setup], run_id: str, mesh: Mesh) -> None:
+        self._fleet, self._setup, self._run_id, self._mesh = fleet, setup, run_id, mesh
         self._spares = 0
         self.started: dict[str, Started] = {}
 
@@ -60,7 +61,7 @@ class Spawner:
             self._spares += 1
             name = f"{self._run_id}/spare{self._spares}@{node.name}"
         else:
-            name = seat_name(self._run_id, seat, node.name)
+            name = seat_name(self._run_id, seat, self._mesh, node.name)
         self._fleet.spawn(self._setup(name, node.name, seat), node)
         self.started[name] = Started(node.name, time.monotonic())
         return name
@@ -93,6 +94,3 @@ class Spawner:
             elif not one.heard and now - one.since > limit:
                 found.append((name, f"it did not start within {limit:.0f} s"))
         return found
-
-    def held(self) -> Counter[str]:
-        return Counter(one.node for one in self.started.values())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shoal.plan import Seat
+from shoal.plan import NOWHERE, Mesh, Seat, Site
 
 __all__ = ["Ack", "Cell", "Phase", "Shape", "State", "Worker"]
 
@@ -25,6 +25,14 @@ class Shape:
     """Micro-batches of a step, all cells together."""
     recall: bool = False
     """Snapshots are copied to other nodes."""
+    axes: Mesh | None = None
+    """Stages and expert groups of a cell; by default it is one group."""
+    site: Callable[[str], Site] = lambda node: NOWHERE
+    """Where a node stands."""
+
+    @property
+    def mesh(self) -> Mesh:
+        return self.axes or Mesh(ep=self.workers)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """Who sits where: pure functions from the cluster's nodes to the seats of cells. See docs/parallel.md."""
 
 from shoal.plan.assign import Assignment, Place, Wanted, first_plan, plan
-from shoal.plan.choose import choose
 from shoal.plan.cluster import LEVELS, NOWHERE, Level, Node, Site, Slots
 from shoal.plan.heal import Healer
-from shoal.plan.mesh import Mesh, Seat
+from shoal.plan.mesh import Mesh, Seat, cell_mesh
 from shoal.plan.spares import spare_slots
 
 __all__ = [
@@ -20,7 +19,7 @@ __all__ = [
     "Site",
     "Slots",
     "Wanted",
-    "choose",
+    "cell_mesh",
     "first_plan",
     "plan",
     "spare_slots",

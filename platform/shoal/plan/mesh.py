@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from shoal.errors import UserError
 
-__all__ = ["Mesh", "Seat"]
+__all__ = ["Mesh", "Seat", "cell_mesh"]
 
 
 class Seat(NamedTuple):
@@ -62,6 +62,11 @@ class Mesh:
         """(stage, shard) of a rank."""
         return divmod(rank, self.per_stage)
 
+    def named(self, rank: int) -> dict[str, int]:
+        """The coordinates of a rank, as records give them."""
+        stage, shard = self.coords(rank)
+        return {"stage": stage, "shard": shard}
+
     def group(self, rank: int) -> range:
         """Ranks of the expert group that `rank` is in."""
         first = rank - rank % self.ep
@@ -71,3 +76,13 @@ class Mesh:
         """Ranks of the stage that `rank` is in."""
         first = rank - rank % self.per_stage
         return range(first, first + self.per_stage)
+
+
+def cell_mesh(workload: object, workers: int) -> Mesh:
+    """The mesh of a workload's cells of `workers`: what its method `mesh(workers_per_cell)` names, if it has one.
+
+    Raises:
+        UserError: the axes do not divide the workers.
+    """
+    names = getattr(workload, "mesh", None)
+    return Mesh.of(names(workers) if names else {}, workers)

@@ -44,7 +44,8 @@ def _run_started(event: Event) -> str:
     shape = f"{_count(event.get('cells'), 'cell')} of {_count(event.get('workers_per_cell'), 'worker')}"
     if event.get("resumed_from") is not None:
         return f"Run {event.get('run_id')} goes on from step {event['resumed_from']} with {shape}."
-    return f"Run {event.get('run_id')} started: {_count(event.get('steps'), 'step')} on {shape}."
+    placed = f" ({'; '.join(event['placement'])})" if event.get("placement") else ""
+    return f"Run {event.get('run_id')} started: {_count(event.get('steps'), 'step')} on {shape}{placed}."
 
 
 def _config_changed(event: Event) -> str:
