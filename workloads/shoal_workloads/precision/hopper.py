@@ -49,7 +49,7 @@ class HopperFp8(EmulatedFp8):
         """Both regrouped in tiles of 128 rows of one expert, the last one filled up with zeros."""
         where = _one_group(dy) if ends is None else ends
         y, x = quantize_rows(dy, where), quantize_rows(dequantize_tiles(*kept), where)
-        if ends is None and self.scaled_mm and blockwise.fits(*y[0].shape, x[0].shape[0]):
+        if ends is None and self.scaled_mm and blockwise.fits(len(y[0]), y[0].shape[1], len(x[0])):
             return blockwise.times_tiles(y, x).multiply(dtype)
         out = grouped_weight_product(y, x, where, dtype)
         return out[0] if ends is None else out
@@ -57,7 +57,7 @@ class HopperFp8(EmulatedFp8):
     def _product(self, x: Cached, w: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """x: codes (R, K) and scales; w: (N, K) or (E, N, K), contracted over K -> (R, N)."""
         codes, blocks = quantize_blocks(w.contiguous())
-        if ends is None and self.scaled_mm and blockwise.fits(*x[0].shape, w.shape[0]):
+        if ends is None and self.scaled_mm and blockwise.fits(len(x[0]), x[0].shape[1], len(w)):
             return blockwise.times_blocks(x, (codes, blocks)).multiply(dtype)
         if ends is None:
             return grouped_product((x[0], x[1]), (codes.unsqueeze(0), blocks.unsqueeze(0)), _one_group(x[0]), dtype)
