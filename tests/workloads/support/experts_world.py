@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
+import synthetic
 import torch
 import torch.distributed as dist
 
 from shoal_data.errors import InputError
+from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model import moe as moe_module
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.model.moe import MoE
 from shoal_workloads.parallel.dispatch import Exchange
 from shoal_workloads.parallel.exchange import DispatchKind, make_exchange
-from shoal_workloads.parallel.placement import identity, move_experts
+from shoal_workloads.parallel.placement import apply_placement, identity
 from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
 
@@ -85,10 +89,7 @@ def build(c: ModelConfig, case: Case) -> tuple[DeepSeekV3, Exchange | None]:
     for moe in model.moe_layers():
         moe.router.bias[: case.favoured] += case.bias
         if case.placement is not None:
-            assert exchange is not None
-            moe.placement = torch.tensor(case.placement)
-            local = [p.data for p in moe.experts.parameters()]
-            move_experts(local, identity(c.n_experts), moe.placement, exchange)
+            apply_placement(moe, torch.tensor(case.placement), [p.data for p in moe.experts.parameters()])
     return model, exchange
 
 
@@ -165,15 +166,38 @@ def order_of_calls(c: ModelConfig, case: Case) -> tuple[list[str], list[str]]:
     moe.shared.gate_up.weight.register_hook(lambda _: log.append("shared"))
     moe.experts.register_forward_hook(lambda *_: log.append("experts"))
     moe.experts.gate_up.register_hook(lambda _: log.append("experts"))
-    dist.all_to_all_single, moe_module.sequence_balance = watched, watched_balance
-    try:
+    with (
+        patch.object(dist, "all_to_all_single", watched),
+        patch.object(moe_module, "sequence_balance", watched_balance),
+    ):
         y, _, loss = moe(torch.randn(2, 6, c.d_model, requires_grad=True))
         forward = log.copy()
         log.clear()
         (y.sum() + loss).backward()
-    finally:
-        dist.all_to_all_single, moe_module.sequence_balance = send, balance
     return forward, log
+
+
+def trained(
+    config: PretrainConfig, placements: list[list[int]]
+) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Steps of a replica whose experts lie by another placement from each to the next, and in their own order at the
+    end: metrics by step, and the whole state."""
+    replica = synthetic.build(config)
+    experts = config.model.n_experts
+
+    def place(slots: torch.Tensor) -> None:
+        kinds = (replica._parameters, replica._optimizer.m, replica._optimizer.v)
+        for name, moe in replica.model.named_modules():
+            if isinstance(moe, MoE):
+                here = [i for i, slot in enumerate(replica.slots) if slot.name.startswith(f"{name}.experts.")]
+                apply_placement(moe, slots, [kind[i] for kind in kinds for i in here])
+
+    metrics = []
+    for step, slots in enumerate(placements):
+        place(torch.tensor(slots))
+        metrics.append(synthetic.run_step(replica, step))
+    place(identity(experts))
+    return metrics, {name: synthetic.whole(t) for name, t in replica.state_dict().items()}
 
 
 def refused(per_node: int) -> str:

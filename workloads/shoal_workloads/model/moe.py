@@ -24,8 +24,8 @@ class MoE(nn.Module):
     """`group`: the workers that share the experts, or their exchange, which several layers may share; none: all experts
     are here.
 
-    `placement`: (E,) int64, the slot of every expert: experts are held slot after slot, and go by their own number
-    everywhere else (router, bias, load). None: every expert in the slot of its number."""
+    `placement`: (E,) int64, the slot of every shared expert: they are held slot after slot, and go by their own number
+    everywhere else (router, bias, load). None: every expert in the slot of its number. Set by `apply_placement`."""
 
     def __init__(self, c: ModelConfig, group: dist.ProcessGroup | Exchange | None) -> None:
         super().__init__()
@@ -52,9 +52,7 @@ class MoE(nn.Module):
         self, tokens: torch.Tensor, routing: Routing, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
-        slots = self._slots(routing)
-        counts = load if self.placement is None else torch.bincount(slots.flatten(), minlength=self.n_experts)
-        y = self.experts(tokens, routing.gates.flatten(), routes_of(slots.flatten(), counts, self.top_k))
+        y = self.experts(tokens, routing.gates.flatten(), routes_of(routing.experts.flatten(), load, self.top_k))
         if self.shared is not None:
             y = y + self.shared(tokens)
         return y, load, balance
@@ -64,7 +62,8 @@ class MoE(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What needs no other worker is computed while rows travel, forward and (see `all_to_all`) backward."""
         fp8 = self.experts.products.dispatches_fp8
-        trip = exchange.dispatch(tokens, routing.gates, self._slots(routing), self.held, fp8=fp8)
+        slots = routing.experts if self.placement is None else self.placement[routing.experts]
+        trip = exchange.dispatch(tokens, routing.gates, slots, self.held, fp8=fp8)
         shared = None if self.shared is None else self.shared(tokens)
         trip.depart(self.experts(*trip.arrive()))
         load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
@@ -73,6 +72,3 @@ class MoE(nn.Module):
 
     def _load(self, routing: Routing) -> torch.Tensor:
         return torch.bincount(routing.experts.flatten(), minlength=self.n_experts)
-
-    def _slots(self, routing: Routing) -> torch.Tensor:
-        return routing.experts if self.placement is None else self.placement[routing.experts]

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from shoal_workloads.model.moe import MoE
 from shoal_workloads.parallel.dispatch import Exchange
 
-__all__ = ["identity", "imbalance", "move_experts", "place_experts"]
+__all__ = ["apply_placement", "identity", "imbalance", "move_experts", "place_experts"]
 
 
 def identity(n_experts: int) -> torch.Tensor:
@@ -65,6 +66,19 @@ def imbalance(loads: Sequence[float], placement: torch.Tensor, ranks: int) -> fl
     by_slot[placement] = torch.tensor(loads, dtype=torch.float64)
     by_rank = by_slot.view(ranks, -1).sum(dim=1)
     return float(by_rank.max() / by_rank.mean().clamp_min(1e-9) - 1)
+
+
+def apply_placement(moe: MoE, placement: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
+    """Hold the experts of a layer by `placement` from now on. tensors: all that belongs to them here, (H, ...) each:
+    their weights, and moments and averages of these. Between two steps; collective over the workers that share them.
+
+    Raises:
+        RuntimeError: a peer is gone. What was moved then is not known: take the state from elsewhere.
+    """
+    old = identity(moe.n_experts) if moe.placement is None else moe.placement.cpu()
+    if moe.exchange is not None:
+        move_experts(tensors, old, placement, moe.exchange)
+        moe.placement = placement.to(tensors[0].device)
 
 
 @torch.no_grad()
