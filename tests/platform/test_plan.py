@@ -69,5 +69,6 @@ def test_new_spares_go_where_those_that_are_there_leave_a_gap() -> None:
     assert spare_slots(slots, seats, 2, site=zone.__getitem__) == ["a", "b"]
     assert spare_slots(slots, seats, 2, ["a"], zone.__getitem__) == ["b"]
     assert spare_slots(slots, seats, 4, ["b", "a"], zone.__getitem__) == ["a", "c"]
+    assert spare_slots(slots, seats, 2, ["c"], zone.__getitem__) == ["a"]
     assert spare_slots(slots, seats, 1, ["c"], zone.__getitem__) == []
     assert spare_slots(slots, seats, None, ["a", "a", "b", "b", "c", "c"], zone.__getitem__) == []

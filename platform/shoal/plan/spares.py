@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from shoal.plan.cluster import NOWHERE, Site, Slots
@@ -20,41 +21,42 @@ def spare_slots(
 ) -> list[str]:
     """Nodes to hold one more warm spare each (a node may stand more than once).
 
-    `slots`: of each node; `seats`: nodes of the slots that are taken by members; `held`: of the spares that there are
-    already; `spares`: how many there shall be, None: one on every free slot. New ones go where those that are there
-    leave a gap.
+    `slots`: of each node; `seats`: nodes of the slots that members take; `held`: nodes of the spares that are there
+    already; `spares`: how many there shall be, None: one on every free slot. The next one goes to the zone with the
+    fewest, in it to the rack and in that to the node with the fewest.
     """
+    there = Counter(held)
     free = Counter({node: n for node, n in slots.items() if n > 0})
     free.subtract(Counter(seats))
-    there = Counter(held)
+    free.subtract(there)
     missing = None if spares is None else max(0, spares - there.total())
-    found = []
-    for node in islice(spread(free, site), spares):
-        if there[node]:
-            there[node] -= 1
-        else:
-            found.append(node)
-    return found[:missing]
+    return list(islice(spread(+free, there, site), missing))
 
 
-def spread(free: Mapping[str, int], site: Callable[[str], Site]) -> Iterator[str]:
-    """Every free slot's node: zones take turns, in a zone its racks, in a rack its nodes."""
-    zones: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for node in sorted(node for node, n in free.items() if n > 0):
+def spread(free: Counter[str], there: Counter[str], site: Callable[[str], Site]) -> Iterator[str]:
+    """The free slots' nodes, in the order in which spares are to take them."""
+    zones: dict[str, dict[str, list[tuple[int, str]]]] = defaultdict(lambda: defaultdict(list))
+    in_zone: Counter[str] = Counter()
+    in_rack: Counter[tuple[str, str]] = Counter()
+    for node, spares in there.items():
         where = site(node)
-        zones[where.zone][where.rack].append(node)
-    return in_turn(
-        in_turn(in_turn([node] * free[node] for node in nodes) for nodes in racks.values()) for racks in zones.values()
-    )
-
-
-def in_turn(many: Iterable[Iterable[str]]) -> Iterator[str]:
-    """One of each, then the next of each, until all are used up."""
-    left = [iter(one) for one in many]
-    while left:
-        still = []
-        for one in left:
-            for item in islice(one, 1):
-                yield item
-                still.append(one)
-        left = still
+        in_zone[where.zone] += spares
+        in_rack[where.zone, where.rack] += spares
+    for node in sorted(free):
+        where = site(node)
+        heapq.heappush(zones[where.zone][where.rack], (there[node], node))
+    while zones:
+        zone = min(zones, key=lambda name: (in_zone[name], name))
+        racks = zones[zone]
+        rack = min(racks, key=lambda name: (in_rack[zone, name], name))
+        spares, node = heapq.heappop(racks[rack])
+        yield node
+        in_zone[zone] += 1
+        in_rack[zone, rack] += 1
+        free[node] -= 1
+        if free[node]:
+            heapq.heappush(racks[rack], (spares + 1, node))
+        if not racks[rack]:
+            del racks[rack]
+        if not racks:
+            del zones[zone]
