@@ -1,0 +1,74 @@
+"""Cells of pipeline stages under the real control plane: a worker dies in a step, and no loss shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from corpora import write_corpus
+from lab import lab
+
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.pretrain import Pretrain
+
+STEPS, BATCH = 40, 16
+
+
+def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:
+    sizes = {"d_model": 32, "n_layers": 4, "n_heads": 2, "d_head": 8, "d_rope": 4, "d_v": 8, "d_kv": 12, "d_q": 20}
+    experts = {"n_experts": 8, "d_expert": 12, "d_ffn": 40, "top_k": 2}
+    return {
+        "path": "shoal_workloads.pretrain:Pretrain",
+        "model": {"preset": "demo", "vocab_size": 400, **sizes, **experts},
+        "data": {"corpus": str(corpus), "seq_len": 32},
+        "batch": {"global_batch": BATCH, "micro_batch": 1},
+        "schedule": {"budget": STEPS * BATCH * 32, "lr": 3e-3, "warmup_steps": 0},
+        "optim": {"eps": 1e-3},  # as in the tests of layouts: rounding must not become full steps of Adam
+        "parallel": parallel,
+    }
+
+
+def alone(section: dict[str, Any], seed: int) -> list[float]:
+    """The loss of each step in this one process."""
+    torch.set_num_threads(1)
+    fields = {key: value for key, value in section.items() if key not in ("path", "parallel")}
+    replica, losses = Pretrain(PretrainConfig.model_validate(fields)).build(seed), []
+    for step in range(STEPS):
+        replica.begin(step)
+        for first in range(step * BATCH, (step + 1) * BATCH, 4):
+            replica.accumulate(range(first, first + 4))
+        total = replica.sums()
+        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
+    return losses
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"pp": 2, "schedule": "dualpipe"},
+        pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, marks=pytest.mark.long),
+        pytest.param({"pp": 2, "schedule": "1f1b", "ep": 2}, marks=pytest.mark.long),
+    ],
+)
+def test_a_worker_killed_in_a_pipeline_step(tmp_path: Path, parallel: dict[str, Any]) -> None:
+    """Two cells; the second stage of one dies. The other takes its micro-batches, a spare takes its place and copies
+    its shard from the matching rank, and every step has the loss of a single process."""
+    section = workload(write_corpus(tmp_path / "corpus"), parallel)
+    workers = parallel["pp"] * parallel.get("ep", 1)
+    nodes = {f"n{i}": workers for i in range(3)}
+    with lab(tmp_path, nodes, cells=2, workers_per_cell=workers, steps=STEPS, workload=section) as one:
+        one.full(2, spares=workers)
+        one.kill(one.members(1)[-1])
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+        assert len(one.events("death")) == 1
+        assert one.steps()[-1]["cells"] == 2
+        (timed,) = one.events("pipeline_step")
+        assert (timed["step"], timed["cell"], timed["schedule"]) == (1, 0, parallel["schedule"])
+        assert [len(rank) for rank in timed["measured"]] == [len(rank) for rank in timed["planned"]]
+        assert 0 < timed["measured_idle"] < 1
+        found = [line["loss"] for line in one.steps()]
+        expected = alone(section, one.job["seed"])
+    assert found == pytest.approx(expected, rel=1e-4)
