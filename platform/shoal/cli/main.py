@@ -9,6 +9,7 @@ import typer
 from shoal.cli import cluster, data, model
 from shoal.cli.chaos import chaos
 from shoal.cli.demo import demo
+from shoal.cli.plan import plan
 from shoal.cli.report import report
 from shoal.cli.schedule import schedule
 from shoal.cli.simulate import simulate
@@ -29,6 +30,7 @@ app.command()(status)
 app.command()(report)
 app.command()(runs)
 app.command()(chaos)
+app.command()(plan)
 app.command()(simulate)
 app.command()(schedule)
 app.command()(model.params)

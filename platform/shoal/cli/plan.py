@@ -1,0 +1,172 @@
+"""`shoal plan`: where a job's stages and expert groups would sit, on the cluster or on one that is only thought of."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from shoal.plan import Assignment, Node, Wanted
+
+__all__ = ["plan"]
+
+
+def plan(
+    job_file: Annotated[
+        Path, typer.Argument(help="The job: a YAML file, see docs/configuration.md.", metavar="JOB.yaml")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change.", metavar="[KEY.SUB=VALUE]...")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Plan for NODESxSLOTS, such as 256x8, instead of the cluster this runs in.")
+    ] = None,
+    per_rack: Annotated[int, typer.Option(min=1, help="With --cluster: nodes of a rack.")] = 16,
+    zones: Annotated[int, typer.Option(min=1, help="With --cluster: zones, of whole racks.")] = 1,
+    lose: Annotated[
+        str | None, typer.Option(help="Node whose loss is shown; by default the first that is used.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Nodes to list at most.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
+) -> None:
+    """Who would sit where (cell.stage.shard by node), how far copies are kept apart, and what a node's loss would move.
+
+    Exit code 2: not even one cell fits; the message names the nearest settings that would.
+    """
+    from rich.console import Console
+
+    from shoal.config import load_job, parse
+    from shoal.plan import Wanted, cell_mesh
+    from shoal.plan import plan as assign
+    from shoal.workload import load_workload
+
+    job = load_job(job_file, overrides or [])
+    kind = load_workload(str(job.workload.get("path")))
+    settings = {key: value for key, value in job.workload.items() if key != "path"}
+    workload = kind(parse(kind.Config, settings, source=str(job_file), prefix="workload."))
+    mesh = cell_mesh(workload, job.workers_per_cell)
+    wanted = Wanted(mesh, job.cells, None if job.spares == "all" else job.spares)
+    nodes = live(job.slot_resource) if cluster is None else thought_of(cluster, per_rack, zones)
+    found = assign(nodes, wanted)
+    if as_json:
+        print(json.dumps(as_values(found), indent=2))
+        return
+    console = Console()
+    console.print(
+        f"{len(found.cells)} cells of pp {mesh.pp} x fsdp {mesh.fsdp} x ep {mesh.ep} on {len(nodes)} nodes; "
+        f"{len(found.spares)} spares"
+    )
+    for note in found.notes:
+        console.print(f"- {note}")
+    console.print(table(found, nodes, rows))
+    console.print(loss(found, nodes, wanted, lose))
+
+
+def live(slot_resource: str) -> list[Node]:
+    """The cluster this runs in, without what other runs hold."""
+    from shoal import submit
+    from shoal.nodes import view
+
+    submit.connect()
+    return view(slot_resource)
+
+
+def thought_of(cluster: str, per_rack: int, zones: int) -> list[Node]:
+    """NODESxSLOTS in racks of `per_rack` nodes, the racks split between the zones.
+
+    Raises:
+        UserError: written otherwise, or fewer racks than zones.
+    """
+    from shoal.errors import UserError
+    from shoal.plan import Node, Site
+    from shoal.simulate.settings import parse_cluster
+
+    count, slots = parse_cluster(cluster)
+    racks = -(-count // per_rack)
+    if zones > racks:
+        raise UserError(
+            f"--zones {zones}: {count} nodes in racks of {per_rack} make {racks} racks", "ask for as many zones at most"
+        )
+    digits = len(str(count - 1))
+    nodes = []
+    for number in range(count):
+        rack, name = number // per_rack, f"n{number:0{digits}}"
+        nodes.append(Node(name, name, slots, site=Site(f"r{rack}", f"z{rack * zones // racks}")))
+    return nodes
+
+
+def held(found: Assignment) -> dict[str, list[str]]:
+    """What sits on each node: runs of shards, as cell.stage.first-last."""
+    runs: dict[str, dict[tuple[int, int], list[int]]] = defaultdict(lambda: defaultdict(list))
+    for seat in sorted(found.places):
+        stage, shard = found.mesh.coords(seat.rank)
+        runs[found.places[seat].node][seat.cell, stage].append(shard)
+    return {node: [in_words(*key, shards) for key, shards in stages.items()] for node, stages in runs.items()}
+
+
+def in_words(cell: int, stage: int, shards: list[int]) -> str:
+    spans: list[tuple[int, int]] = []
+    for shard in shards:
+        if spans and shard == spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], shard)
+        else:
+            spans.append((shard, shard))
+    return f"{cell}.{stage}." + ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def table(found: Assignment, nodes: list[Node], rows: int) -> Table:
+    """One line a node."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = Table("node", "rack", "zone", "cell.stage.shards", "spares", box=SIMPLE_HEAD)
+    on = held(found)
+    spare = [place.node for place in found.spares]
+    for node in nodes[:rows]:
+        count = spare.count(node.name)
+        what = "  ".join(on.get(node.name, []))
+        shown.add_row(node.name, node.site.rack, node.site.zone, what, str(count) if count else "")
+    if len(nodes) > rows:
+        shown.caption = f"and {len(nodes) - rows} more nodes (--rows)"
+    return shown
+
+
+def loss(found: Assignment, nodes: list[Node], wanted: Wanted, name: str | None) -> str:
+    """What the loss of one node would move.
+
+    Raises:
+        UserError: no node of that name.
+    """
+    from shoal.errors import UserError
+    from shoal.plan import plan as assign
+
+    used = sorted({place.node for place in found.places.values()})
+    lost = name or used[0]
+    if lost not in {node.name for node in nodes}:
+        raise UserError(f"--lose {lost}: no such node", f"name one of the cluster's, such as {used[0]}")
+    there = [seat for seat, place in found.places.items() if place.node == lost]
+    cells = ", ".join(str(cell) for cell in sorted({seat.cell for seat in there})) or "none"
+    head = f"if {lost} is lost ({len(there)} shards, of cells {cells}): "
+    try:
+        again = assign([node for node in nodes if node.name != lost], wanted, found)
+    except UserError as error:
+        return f"{head}{error.problem}"
+    to = sorted({again.places[seat].node for seat in again.moved})
+    where = f" (to {', '.join(to[:4])}{' and others' if len(to) > 4 else ''})" if to else ""
+    return f"{head}{len(again.moved)} shards get another place{where}, all others stay; {'; '.join(again.notes)}"
+
+
+def as_values(found: Assignment) -> dict[str, object]:
+    """The plan for a program: places as `[cell, stage, shard, node, slot]`."""
+    places = [
+        [seat.cell, *found.mesh.coords(seat.rank), place.node, place.slot]
+        for seat, place in sorted(found.places.items())
+    ]
+    spares = [list(place) for place in found.spares]
+    return {"apart": found.apart, "notes": list(found.notes), "places": places, "spares": spares}
