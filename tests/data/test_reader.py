@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal_data import places, store
+from shoal_data import local_store, places
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
 from shoal_data.order import SampleOrder
 from shoal_data.places import Places, Stream
@@ -70,7 +70,7 @@ def test_samples_within_shards_and_across_them(corpus: Corpus) -> None:
 
 
 def test_more_shards_than_may_be_mapped(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_MOST_MAPPED", 3)
+    monkeypatch.setattr(local_store, "_MOST_MAPPED", 3)
     reader = corpus.reader(16, 4)
     held = corpus.store.tokens(0, 0, 20)
     kept = held.copy()

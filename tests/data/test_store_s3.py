@@ -131,6 +131,16 @@ def test_ranges_are_read_not_whole_shards(local: Path, faults: Faults) -> None:
     assert all(span.startswith("bytes=") for span in spans)
 
 
+def test_checksums_are_asked_for_once_a_shard(local: Path, faults: Faults) -> None:
+    store, corpus = connect(faults, cache_bytes=0)
+    reader = corpus.reader(64, 1)
+    for position in range(80):
+        reader.read([position])
+    asked = [span for path, span in faults.requests if path.endswith(".crc32")]
+    assert len(set(asked)) <= len(corpus.manifest.shards)
+    assert len(asked) <= len(set(asked)) + store.stalls.retries  # a slow machine may have to ask again
+
+
 def test_the_cache_is_bounded_and_still_right(local: Path, faults: Faults) -> None:
     expected, _ = Corpus.open(local).reader(64, 1).read(range(80))
     store, corpus = connect(faults, cache_bytes=0)
