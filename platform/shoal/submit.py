@@ -124,8 +124,8 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
             "reduce: exact sums micro-batch by micro-batch, a pipeline hands in all of a step at once",
             "set reduce to fast, or workload.parallel.pp to 1",
         )
-    cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
     about = workload.preflight(job.workers_per_cell)
+    cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
     first, last = workload.samples(0)
     batching.count(first, last, job.workers_per_cell, workload.micro_batch)
     path = check_run_id(job.storage, str(job.run_id), resume)
