@@ -12,9 +12,11 @@ from typer.testing import CliRunner, Result
 
 from shoal.cli.schedule import schedule
 from shoal.errors import UserError
+from shoal.record.rundir import RunDir
 from shoal.report.pipeline import Bar, pipeline_figure
 from shoal.report.style import svg
 from shoal_data.errors import InputError
+from shoal_workloads.parallel.schedule import Costs, build, picture, simulate
 
 DUALPIPE = ("dualpipe", "--pp", "4", "--microbatches", "8")
 
@@ -66,6 +68,43 @@ def test_planned_and_measured_share_one_picture() -> None:
     text = svg(pipeline_figure(planned, later, "s"), "step")
     assert "Planned: 5 s, idle 50.0%" in text
     assert "Measured: 10 s, idle 50.0%" in text
+
+
+def journal(storage: Path) -> None:
+    """A run of 1F1B on two ranks: forwards of 0.5 s, backwards of 1 s, messages of 0.25 s."""
+    run = RunDir.create(storage, "piped", {}, resume=False)
+    made = build("1f1b", 2, 4)
+    spans = simulate(made, Costs(0.5, 1.0), send=0.25).spans
+    run.append_event("run_started", run_id="piped", steps=2, cells=1, workers_per_cell=2, time=0.0)
+    run.append_event("pipeline_step", step=1, cell=0, **picture(made, range(4), spans))
+
+
+def test_a_runs_measured_times_plan_any_schedule(tmp_path: Path) -> None:
+    journal(tmp_path)
+    run = ("--pp", "2", "--run", "piped", "--storage", str(tmp_path))
+    same = json.loads(call("1f1b", *run, "--microbatches", "4", "--json").stdout)
+    assert same["makespan"] == pytest.approx(5 * 1.5)
+    other = json.loads(call("zb1p", *run, "--microbatches", "8", "--json").stdout)
+    assert other["idle"] == pytest.approx([0.5 + 1.0 - 2 * 0.5] * 2)
+    drawn = tmp_path / "both.svg"
+    assert call("1f1b", *run, "--microbatches", "4", "--draw", str(drawn)).exit_code == 0
+    assert "Planned: 7.5 s, idle 20.0%" in drawn.read_text()
+    late = simulate(build("1f1b", 2, 4), Costs(0.5, 1.0), send=0.25)
+    assert f"Measured: {late.makespan:g} s, idle {late.idle_share:.1%}" in drawn.read_text()
+
+
+def test_a_run_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    journal(tmp_path)
+    empty = RunDir.create(tmp_path, "empty", {}, resume=False)
+    empty.append_event("run_started", run_id="empty", steps=2, cells=1, workers_per_cell=2, time=0.0)
+    for run, problem in (
+        ("piped", "has 2 pipeline ranks, not 4"),
+        ("empty", "no measured pipeline step"),
+        ("lost", "no run"),
+    ):
+        refused = call(*DUALPIPE, "--run", run, "--storage", str(tmp_path)).exception
+        assert isinstance(refused, UserError)
+        assert problem in str(refused)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +14,8 @@ import typer
 from shoal.errors import UserError
 
 if TYPE_CHECKING:
-    from shoal_workloads.parallel.schedule import Schedule, Timeline
+    from shoal.report.pipeline import Lanes
+    from shoal_workloads.parallel.schedule import Costs, Schedule, Timeline
 
 __all__ = ["schedule"]
 
@@ -26,6 +29,10 @@ def schedule(
     b: Annotated[float, typer.Option("--b", help="Of a full backward.")] = 2.0,
     w: Annotated[float, typer.Option("--w", help="Of the part of it that makes the weights' gradients.")] = 1.0,
     fb: Annotated[float, typer.Option("--fb", help="Of a forward and a backward at once.")] = 3.0,
+    run: Annotated[
+        str | None, typer.Option(help="Take the times of this run's last measured step, and draw that beside it.")
+    ] = None,
+    storage: Annotated[Path, typer.Option(envvar="SHOAL_STORAGE", help="Folder that holds the runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print idle time, makespan, orders as JSON.")] = False,
     draw: Annotated[Path | None, typer.Option(help="Write a picture: a .svg or .png file.")] = None,
 ) -> None:
@@ -39,8 +46,11 @@ def schedule(
         raise UserError(f"--w: {w:g} is not less than the full backward, {b:g}", "--w below --b")
     if draw is not None and draw.suffix not in (".svg", ".png"):
         raise UserError(f"--draw: {draw} is neither .svg nor .png", "end the name with one of them")
-    built = build(name, pp, microbatches, virtual)
-    timeline = simulate(built, Costs(f, b, w, fb))
+    built, costs, measured = build(name, pp, microbatches, virtual), Costs(f, b, w, fb), None
+    if run is not None:
+        measured = _measured(run, storage, pp)
+        costs = _times(measured)
+    timeline = simulate(built, costs)
     if as_json:
         figures = {
             "idle": timeline.idle,
@@ -52,7 +62,34 @@ def schedule(
     else:
         _print(built, timeline)
     if draw is not None:
-        _write(timeline, draw)
+        _write(timeline, measured, draw)
+
+
+def _measured(run: str, storage: Path, pp: int) -> Lanes:
+    """The last measured step in a run's journal."""
+    from shoal.record.read import events, find_run
+    from shoal.report.pipeline import Bar
+
+    path = find_run(run, storage)
+    found = [event["measured"] for event in events(path) if event["kind"] == "pipeline_step"]
+    if not found:
+        raise UserError(f"--run: {path} has no measured pipeline step", "a run with workload.parallel.pp above 1")
+    if len(found[-1]) != pp:
+        raise UserError(f"--pp: {path} has {len(found[-1])} pipeline ranks, not {pp}", f"--pp {len(found[-1])}")
+    return [[Bar(*bar) for bar in lane] for lane in found[-1]]
+
+
+def _times(lanes: Lanes) -> Costs:
+    """Mean times of what a step was made of. A backward that is never split gives half its time to each part, a pair
+    that never happens takes the time of its two actions."""
+    from shoal_workloads.parallel.schedule import Costs
+
+    found: dict[str, list[float]] = {}
+    for bar in chain.from_iterable(lanes):
+        found.setdefault("pair" if "&" in bar.step else bar.step[0], []).append(bar.end - bar.start)
+    means = {kind: fmean(times) for kind, times in found.items()}
+    backward = means["I"] + means["W"] if "W" in means else means["B"]
+    return Costs(means["F"], backward, means.get("W", backward / 2), means.get("pair", means["F"] + backward))
 
 
 def _print(built: Schedule, timeline: Timeline) -> None:
@@ -78,14 +115,15 @@ def _print(built: Schedule, timeline: Timeline) -> None:
     console.print("most in flight    " + " ".join(str(peak) for peak in timeline.peak_in_flight))
 
 
-def _write(timeline: Timeline, path: Path) -> None:
+def _write(timeline: Timeline, measured: Lanes | None, path: Path) -> None:
     """The picture as a file, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     from shoal.report.pipeline import Bar, pipeline_figure
     from shoal.report.style import svg
 
-    figure = pipeline_figure([[Bar(str(s.step), s.start, s.end) for s in rank] for rank in timeline.spans])
+    planned = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in timeline.spans]
+    figure = pipeline_figure(planned, measured, "" if measured is None else "s")
     half = path.with_name(path.name + ".tmp")
     try:
         if path.suffix == ".svg":
