@@ -21,7 +21,7 @@ from shoal.record.jsonl import read_json
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 CLUSTER = "test-head"
-STEPS = 1200
+STEPS, SHORT = 1200, 600
 SLOWLY = WORKLOAD | {"seconds": 0.2}  # a head that comes back takes 10 s on an idle machine, a minute on a busy one
 
 
@@ -123,7 +123,7 @@ def test_a_worker_and_the_controller_die_while_the_head_is_away(cluster: str, tm
 
 
 def test_the_driver_dies_and_the_same_job_submitted_again_follows_the_run(cluster: str, tmp_path: Path) -> None:
-    file = write_job(tmp_path, run_id="adopted", steps=600)
+    file = write_job(tmp_path, run_id="adopted", steps=SHORT)
     path = tmp_path / "runs" / "adopted"
     first = submit(CLUSTER, file)
     wait_for(path, 10)
@@ -134,7 +134,7 @@ def test_the_driver_dies_and_the_same_job_submitted_again_follows_the_run(cluste
     output, _ = first.communicate(timeout=600)
     assert drivers
     assert first.returncode != 0, output
-    refused = train(CLUSTER, str(file), f"steps={601}")
+    refused = train(CLUSTER, str(file), f"steps={SHORT + 1}")
     assert (refused.returncode, "with other settings of steps" in refused.stderr) == (2, True), refused
     second = submit(CLUSTER, file)
     assert processes_of(path) >= workers
@@ -144,8 +144,8 @@ def test_the_driver_dies_and_the_same_job_submitted_again_follows_the_run(cluste
     assert "run adopted: done" in output
     run = read_json(path / "run.json")
     assert run is not None
-    assert (run["status"], run["steps"], run["steps_lost"], run["deaths"], run["sessions"]) == ("done", 600, 0, 0, 1)
-    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(600)[1], rel=1e-4)
+    assert (run["status"], run["steps"], run["steps_lost"], run["deaths"], run["sessions"]) == ("done", SHORT, 0, 0, 1)
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(SHORT)[1], rel=1e-4)
     assert_reaped(CLUSTER, "adopted")
 
 
