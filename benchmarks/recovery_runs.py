@@ -49,9 +49,9 @@ class Run:
         file.write_text(yaml.safe_dump({**job, **off, "audit": {"samples": True}, "workload": workload}))
         env = {**os.environ, **connect.environment(cluster)}
         with (folder / "driver.log").open("wb") as log:
-            self.driver = subprocess.Popen(
-                connect.command(cluster, [SHOAL, "train", str(file)]), env=env, stdout=log, stderr=log
-            )
+            argv = connect.command(cluster, [SHOAL, "train", str(file)])
+            # a group of its own: who stops the benchmark does not stop the run before its books are closed
+            self.driver = subprocess.Popen(argv, env=env, stdout=log, stderr=log, process_group=0)
         self.wait_full(20)
         self.actors_before = self.actors()
 
@@ -62,7 +62,7 @@ class Run:
         return [event for event in read.events(self.path) if event["kind"] == kind and event["time"] >= since]
 
     def status(self) -> dict[str, Any]:
-        return read_json(self.path / "status.json") or {"workers": [], "generation": None}
+        return read_json(self.path / "status.json") or {"workers": []}
 
     def actors(self) -> int:
         """Living Ray actors of the cluster."""
@@ -86,7 +86,7 @@ class Run:
         def full() -> bool:
             lines, status = self.steps(), self.status()
             spares = sum(worker["cell"] is None for worker in status["workers"])
-            whole = bool(lines) and lines[-1]["cells"] == CELLS and status["generation"] == lines[-1]["generation"]
+            whole = bool(lines) and lines[-1]["cells"] == CELLS and status.get("generation") == lines[-1]["generation"]
             if not whole or spares < WORKERS:
                 base.clear()
                 return False
