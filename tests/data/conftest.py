@@ -24,16 +24,19 @@ FOREIGN = [
 ]
 
 
+def one_after_another(
+    label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]
+) -> None:
+    """`run_parts` in this process."""
+    for part in parts:
+        work(part, settings)
+
+
 @pytest.fixture
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds run their parts in this process."""
-
-    def run(label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]) -> None:
-        for part in parts:
-            work(part, settings)
-
     for module in ("tokenize", "count_job", "duplicates"):
-        monkeypatch.setattr(f"shoal_data.build.{module}.run_parts", run)
+        monkeypatch.setattr(f"shoal_data.build.{module}.run_parts", one_after_another)
 
 
 @pytest.fixture(scope="session")
@@ -57,13 +60,6 @@ def raw(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer trained on them."""
-    from shoal_data.build import count_job, tokenizer
+    from shoal_data.build.tokenizer import TrainOptions, train
 
-    def run(label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]) -> None:
-        for part in parts:
-            work(part, settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(count_job, "run_parts", run)
-        out = tmp_path_factory.mktemp("tokenizer")
-        return tokenizer.train([str(raw / "*.parquet")], out / "tok", tokenizer.TrainOptions(600))
+    return train([str(raw / "*.parquet")], tmp_path_factory.mktemp("tokenizer") / "tok", TrainOptions(600))
