@@ -55,19 +55,17 @@ def dequantize_tiles(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 def quantize_blocks(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Blocks of 128 x 128, the last ones may be short. w: (..., O, I) -> codes E4M3, scales
     (..., ceil(O/128), ceil(I/128)) float32."""
-    scale = _scale(_block_amax(w), False)
-    return (w / _spread(scale, w.shape)).to(FP8), scale
+    rows, width = w.shape[-2:]
+    padded = torch.nn.functional.pad(w, (0, -width % TILE, 0, -rows % TILE)) if rows % TILE or width % TILE else w
+    blocks = padded.unflatten(-1, (-1, TILE)).unflatten(-3, (-1, TILE))  # (..., rows/128, 128, width/128, 128)
+    scale = _scale(blocks.abs().amax(dim=(-3, -1)), False)
+    codes = (blocks / scale[..., :, None, :, None]).to(FP8).flatten(-4, -3).flatten(-2, -1)
+    return codes[..., :rows, :width].contiguous(), scale
 
 
 def dequantize_blocks(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The inverse of `quantize_blocks`, float32."""
     return codes.float() * _spread(scale, codes.shape)
-
-
-def _block_amax(w: torch.Tensor) -> torch.Tensor:
-    rows, width = w.shape[-2:]
-    padded = torch.nn.functional.pad(w, (0, -width % TILE, 0, -rows % TILE)).abs()
-    return padded.unflatten(-1, (-1, TILE)).amax(dim=-1).unflatten(-2, (-1, TILE)).amax(dim=-2)
 
 
 def _spread(scale: torch.Tensor, shape: torch.Size) -> torch.Tensor:
