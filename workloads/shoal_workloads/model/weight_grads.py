@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 __all__ = ["Waiting", "are_waiting", "weight_grads"]
 
@@ -24,7 +25,7 @@ class Waiting:
     _open: Waiting | None = None
 
     def __init__(self) -> None:
-        self._queue: list[tuple[Tensors, Callable[[], Tensors]]] = []
+        self._queue: list[tuple[list[GradientEdge], Callable[[], Tensors]]] = []
 
     def __enter__(self) -> Waiting:
         Waiting._open = self
@@ -39,11 +40,13 @@ class Waiting:
         """Make the gradients, in the order they were put off."""
         queue, self._queue = self._queue[::-1], []
         while queue:
-            weights, make = queue.pop()
-            torch.autograd.backward(weights, make())
+            edges, make = queue.pop()
+            torch.autograd.backward(edges, make())
 
     def put(self, weights: Tensors, make: Callable[[], Tensors]) -> None:
-        self._queue.append((weights, make))
+        """Put off the gradients of `weights`. Where they lead to is looked up now: a weight that was kept through hooks
+        (see `recompute`) is a stand-in, which forgets its parameter once the graph is gone."""
+        self._queue.append(([get_gradient_edge(weight) for weight in weights], make))
 
 
 def are_waiting() -> bool:

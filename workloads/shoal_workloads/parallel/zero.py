@@ -93,7 +93,8 @@ class Zero:
             holders = one.holders(rank)
             bucket, filled = latest.get(holders, (None, BUCKET))
             if bucket is None or filled + one.parameter.numel() > BUCKET:
-                bucket, filled = _Bucket(groups.get(tuple(sorted(holders))), len(holders)), 0
+                group = groups[tuple(sorted(holders))] if len(holders) > 1 else None
+                bucket, filled = _Bucket(group, len(holders)), 0
                 self._buckets.append(bucket)
             latest[holders] = (bucket, filled + one.parameter.numel())
             bucket.parameters.append(one.parameter)
