@@ -56,6 +56,10 @@ class Replica(Protocol):
         and any further figures. `roll_back`: 1 asks the platform to go back to the last good state (see `rolls_back`);
         every worker must come to the same verdict."""
 
+    def notes(self) -> list[dict[str, Any]]:
+        """What the run's journal should know of the steps since the last call: events, each with its `kind`. One worker
+        of a cell speaks for all of it."""
+
     def evaluate(self, part: int, parts: int) -> list[float]:
         """Additive figures of part `part` of `parts` of the held-out set. Collective over the cell, whose workers call
         it with different parts."""

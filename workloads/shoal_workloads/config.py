@@ -46,6 +46,9 @@ class ParallelConfig(_Section):
         default="flat", description="how tokens get to experts: straight, or one copy a node and on from there"
     )
     ep_node: int | None = Field(default=None, gt=0, description="workers of an expert group on one node; none: all")
+    timed_every: int = Field(
+        default=50, ge=0, description="steps between two pipeline steps that are timed for the report; 0: none"
+    )
     recompute: bool = Field(default=False, description="norms and MLA up-projections again in backward: less memory")
     reshard_after_forward: bool = Field(default=False, description="gather parameters again in backward: less memory")
 

@@ -59,6 +59,7 @@ class PretrainReplica:
         self._numel = sum(p.numel() for p in self._parameters)
         self._guard = Guard(config.guard)
         self._ema = Ema(self._parameters, config.ema_decay) if config.ema_decay else None
+        self._notes: list[dict[str, Any]] = []
         self._train: Samples | None = None
         self._heldout: Samples | None = None
         self.begin(0)
@@ -108,7 +109,8 @@ class PretrainReplica:
             for ids in micro_batches:
                 self.accumulate(ids[rank * size : (rank + 1) * size])
             return
-        factors = self._factors(self.config.data.seq_len)
+        factors, every = self._factors(self.config.data.seq_len), self.config.parallel.timed_every
+        self.pipeline.measure = every > 0 and self._step % every == 1 % every
         figures = self.pipeline.accumulate(micro_batches, self._training_samples().read, factors)
         self._loads += figures.loads
         self._lm += figures.lm
@@ -116,6 +118,14 @@ class PretrainReplica:
         self._balance += figures.balance
         self._samples += figures.samples
         self._summed = None
+        if self.pipeline.measure:
+            timed = self.pipeline.picture(len(micro_batches))
+            self._notes = [{"kind": "pipeline_step", **timed}] if self.pipeline.grid.rank == 0 else []
+
+    def notes(self) -> list[dict[str, Any]]:
+        """`pipeline_step`: when each rank of a chain did what, planned beside measured, every so many steps."""
+        found, self._notes = self._notes, []
+        return found
 
     def sums(self) -> torch.Tensor:
         """Local gradient shards, then the load of every router, summed over the cell. float32, flat. Collective."""

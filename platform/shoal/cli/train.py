@@ -92,7 +92,7 @@ def show(value: Any) -> str:
 class Printer:
     """A line for every event people care about, and for about fifty steps of a run."""
 
-    QUIET = frozenset({"drain", "generation", "worker_ready", "config_changed", "run_ending"})
+    QUIET = frozenset({"drain", "generation", "worker_ready", "config_changed", "run_ending", "pipeline_step"})
 
     def __init__(self, steps: int, out: TextIO) -> None:
         self.steps, self.every, self.out = steps, max(1, steps // 50), out

@@ -282,6 +282,11 @@ class Controller:
                 self.on(Failed(worker, generation, where, message["message"], attempt))
             case "finished":
                 self.on(Finished(worker, generation))
+            case "note":
+                seat = self.state.seat(worker)
+                if current and seat is not None and seat.cell == self.state.live[0]:
+                    fields = {key: value for key, value in message.items() if key not in ("type", "generation")}
+                    self.scribe.event(**fields, cell=seat.cell)
             case "kept":
                 self.on(Kept(worker, message["rank"], message["steps"], message["era"]))
             case "checkpoint_failed":

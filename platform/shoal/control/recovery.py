@@ -78,7 +78,8 @@ class Recovery:
         }[self.rung]
         after = f", full strength after {full:.2f} s" if full is not None else ""
         return (
-            f"{who} {what} ({self.how}): {done}; next step committed after {next_commit:.2f} s{after}; {self.lost} steps lost"
+            f"{who} {what} ({self.how}): {done}; next step committed after {next_commit:.2f} s{after}; "
+            f"{self.lost} steps lost"
         )
 
 

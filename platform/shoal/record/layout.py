@@ -68,6 +68,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "rolled_back": ("step", "to", "samples"),
     "disagreement": ("step", "cell", "checksums"),
     "straggler": ("actor", "node", "seconds", "typical"),
+    "pipeline_step": ("step", "cell", "schedule", "planned", "measured", "planned_idle", "measured_idle"),
     "recovery": (
         "rung",
         "cell",

@@ -195,6 +195,10 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "rolled_back": _rolled_back,
     "disagreement": _disagreement,
     "straggler": _straggler,
+    "pipeline_step": lambda event: (
+        f"In step {event.get('step')} the ranks of a {event.get('schedule')} pipeline waited "
+        f"{event.get('measured_idle', 0.0):.1%} of the time, by plan {event.get('planned_idle', 0.0):.1%}."
+    ),
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",
     "run_ended": _run_ended,
 }

@@ -361,6 +361,8 @@ class Loop:
             for key in ("takers", "crew", "cell_of"):
                 record.pop(key)
         self.link.send({"type": "commit", "generation": self.generation, **record})
+        for note in step.replica.notes():
+            self.link.send({"type": "note", "generation": self.generation, "step": step.steps - 1, **note})
         every = self.job.snapshots.every
         if every and step.steps % every == 0 and record["rolled_back"] is None:
             self.keep(step)

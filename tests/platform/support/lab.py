@@ -34,7 +34,9 @@ ADDRESS = "127.0.0.1"
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.02, "global_batch": 12, "parameters": 1024}
 SWITCHED_OFF = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["torch", "shoal.worker.loop", "shoal.control.controller", "shoal_workloads.synthetic"])
+FORK.set_forkserver_preload(
+    ["shoal.worker.loop", "shoal.control.controller", "shoal_workloads.synthetic", "shoal_workloads.pretrain"]
+)
 
 
 def meeting_of(raw: Mapping[str, Any]) -> Meeting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,16 @@ from shoal_workloads.parallel.groups import make_groups
 from shoal_workloads.parallel.pipeline.executor import Executor, Record
 from shoal_workloads.parallel.pipeline.grid import Grid, holders_of
 from shoal_workloads.parallel.pipeline.stages import Factors, Figures, ModelStages
-from shoal_workloads.parallel.schedule import LAYOUTS, Action, Schedule, build, needed_micro_batches
+from shoal_workloads.parallel.schedule import (
+    LAYOUTS,
+    Action,
+    Schedule,
+    Span,
+    build,
+    needed_micro_batches,
+    picture,
+    restrict,
+)
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import Held, Zero
 from shoal_workloads.precision.products import Products
@@ -122,6 +132,30 @@ class Pipeline:
         schedule = schedule_of(self._parallel, len(mine))
         stages = self._run(schedule, dict(zip(self._places(schedule, len(mine)), mine, strict=False)), read, factors)
         return stages.figures
+
+    def picture(self, micro_batches: int) -> dict[str, Any]:
+        """The step just measured, of as many micro-batches of the cell, beside the planned one: see
+        `schedule.picture`. Of the first chain; times of workers on different machines are as far apart as their
+        clocks. Collective over the cell.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+        count = micro_batches * self._parallel.pp
+        schedule = schedule_of(self._parallel, count)
+        present = set(self._places(schedule, count))
+        orders = restrict(schedule, present).orders
+        mine = torch.zeros(max(len(order) for order in orders), 2, dtype=torch.float64)
+        for row, record in zip(mine, self.records, strict=False):
+            row[0], row[1] = record.start, record.end
+        found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, mine)
+        chain = [found[self.grid.at(place, chain=0)].tolist() for place in range(self.grid.pp)]
+        spans = [
+            [Span(step, *times) for step, times in zip(order, rank, strict=False)]
+            for order, rank in zip(orders, chain, strict=True)
+        ]
+        return picture(schedule, present, spans)
 
     @torch.no_grad()
     def nats(self, micro_batches: Sequence[Sequence[int]], read: Read) -> list[list[float]]:
