@@ -140,19 +140,19 @@ class Healer:
         return {seat: by_node[node].pop() for seat, node in self.fill(seats).items()}
 
     def units(self, seats: Sequence[Seat]) -> list[list[Seat]]:
-        """Seats to be placed together: of a stage that is missing as a whole if a node takes that, else of an expert
-        group; those that have somebody to sit beside first."""
+        """Seats to be placed together: an expert group's, or of a stage that is missing as a whole those of as many
+        groups as a node takes; units that have somebody to sit beside first."""
+        mesh = self.mesh
+        groups = max(1, max(self.free.values(), default=0) // mesh.ep)
         stages: dict[tuple[int, int], list[Seat]] = defaultdict(list)
-        groups: dict[tuple[int, int], list[Seat]] = defaultdict(list)
-        for seat in seats:
-            stages[seat.cell, self.mesh.stage(seat.rank).start].append(seat)
+        units: dict[tuple[int, int], list[Seat]] = defaultdict(list)
+        for seat in sorted(seats):
+            stages[seat.cell, mesh.stage(seat.rank).start].append(seat)
         for (cell, first), stage in stages.items():
-            if len(stage) == self.mesh.per_stage <= max(self.free.values()):
-                groups[cell, first] = stage
-            else:
-                for seat in stage:
-                    groups[seat.cell, self.mesh.group(seat.rank).start].append(seat)
-        return sorted(groups.values(), key=lambda group: (len(group) >= self.mesh.ep, group))
+            size = mesh.ep * groups if len(stage) == mesh.per_stage else mesh.ep
+            for seat in stage:
+                units[cell, seat.rank - (seat.rank - first) % size].append(seat)
+        return sorted(units.values(), key=lambda unit: (len(unit) >= mesh.ep, unit))
 
     def put(self, seat: Seat, node: str) -> None:
         self.count(seat.rank, node)
@@ -188,7 +188,8 @@ class Healer:
         near = [self.site(node) for node in self.nodes(cell, self.mesh.stage(rank))]
         racks, zones = {(site.zone, site.rack) for site in near}, {site.zone for site in near}
         shards = [self.shard(seat.rank) for seat in seats]
-        on_node, in_rack, in_zone = (total(shard[level] for shard in shards) for level in LEVELS)
+        on_node: set[Domain] = set().union(*(shard["node"] for shard in shards))
+        in_rack, in_zone = (total(shard[level] for shard in shards) for level in ("rack", "zone"))
 
         def key(node: str) -> Key:
             site = self.site(node)
@@ -209,7 +210,7 @@ class Healer:
 
         return min(self.candidates(own, on_node), key=key)
 
-    def candidates(self, own: Iterable[str], on_node: Mapping[Domain, int]) -> Iterator[str]:
+    def candidates(self, own: Iterable[str], on_node: set[Domain]) -> Iterator[str]:
         """The nodes of the cell's members, and of nodes that are alike the first that holds no copy (all, if none)."""
         yield from (node for node in own if node in self.free)
         for nodes in self.alike.values():
