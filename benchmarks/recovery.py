@@ -124,6 +124,7 @@ def main() -> None:
                     print(f"{case}: {json.dumps(figures | now)}", flush=True)
                     result["summary"] = summary(result["cases"])
                     write(asked.json, result)
+            write(asked.json, result)
     finally:
         write(asked.json, result)
         if not asked.keep:

@@ -6,6 +6,7 @@ fault, and waits until it is over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from shoal.cluster.api import get
 from shoal.cluster.state import load
 from shoal.demo.run import Killed
 from shoal.demo.summary import since_kill
+from shoal.errors import UserError
 from shoal.record import read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.jsonl import read_json
@@ -79,21 +81,21 @@ class Run:
                 raise SystemExit(f"{what} was waited for in vain: see {self.path} and driver.log beside it")
             time.sleep(0.1)
 
-    def wait_full(self, steps: int) -> None:
-        """Until all cells have committed `steps` more steps in a row and a cell's worth of spares is warm."""
+    def wait_full(self, steps: int, wanted: int = WORKERS) -> None:
+        """Until all cells have committed `steps` more steps in a row and `wanted` spares are warm."""
         base: list[int] = []
 
         def full() -> bool:
             lines, status = self.steps(), self.status()
             spares = sum(worker["cell"] is None for worker in status["workers"])
             whole = bool(lines) and lines[-1]["cells"] == CELLS and status.get("generation") == lines[-1]["generation"]
-            if not whole or spares < WORKERS:
+            if not whole or spares < wanted:
                 base.clear()
                 return False
             base.append(lines[-1]["step"])
             return base[-1] >= base[0] + steps
 
-        self.wait_for(full, f"full strength and {WORKERS} spares")
+        self.wait_for(full, f"full strength and {wanted} spares")
 
     def victim(self, number: int) -> dict[str, Any]:
         """A worker of each cell in turn."""
@@ -131,7 +133,7 @@ class Run:
 
     def close(self) -> dict[str, Any]:
         """End the run; what became of its steps and samples, and of the cluster's actors."""
-        self.wait_full(5)
+        self.wait_full(5, wanted=0)
         actors = self.actors()
         self.end()
         audit = committed_ids_audit(self.path)
@@ -168,7 +170,7 @@ def kill_node(run: Run, number: int) -> dict[str, Any]:
 
 
 def drain(run: Run, number: int) -> dict[str, Any]:
-    """Until the node's deadline, when it is killed and replaced: no worker of a cell is on it by then."""
+    """A node's notice: its cell moves to spares. The node goes when nothing is left on it, and is replaced."""
     node, deaths, generation = run.victim(number)["node"], len(run.events("death")), run.steps()[-1]["generation"]
     when = time.time()
     notice = ["--deadline", str(NOTICE), "--name", run.cluster]
@@ -181,8 +183,8 @@ def drain(run: Run, number: int) -> dict[str, Any]:
     found = run.pause(when, time.time(), "seconds") | {"moved": moved}
     seated = [worker for worker in run.status()["workers"] if worker["node"] == node and worker["cell"] is not None]
     found["deaths"] = len(run.events("death")) - deaths + len(seated)
-    time.sleep(max(0.0, when + NOTICE - time.time()))
-    local.kill_node(run.cluster, node)
+    with contextlib.suppress(UserError):  # Ray has ended it already, as nothing runs there any more
+        local.kill_node(run.cluster, node)
     local.add_node(run.cluster)
     return found
 
