@@ -7,8 +7,8 @@ Every `--every` seconds something is killed, in turn a worker and a whole node (
 place). The quadratic of `shoal_workloads.synthetic` sleeps through its steps, so that two cores carry it.
 
 An **attempt** is a step that a membership (generation) began: it ends in a commit, or is abandoned when the generation
-is left. So attempts = commits + generations that were left, and the figure is commits / attempts. It counts against Shoal
-the generations that are left for a healed cell to join, although the micro-batches they had finished are kept.
+is left. So attempts = commits + generations that were left, and the figure is commits / attempts. Against Shoal it
+counts the generations that are left for a healed cell to join, although the micro-batches they had finished are kept.
 """
 
 from __future__ import annotations
