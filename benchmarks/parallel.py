@@ -84,7 +84,7 @@ def settings(schedule: str) -> PretrainConfig:
         model=model,
         data={"seq_len": 256},
         batch={"global_batch": MICRO_BATCHES * 2, "micro_batch": 2},
-        parallel={"pp": 2, "schedule": schedule},
+        parallel={"pp": 2, "schedule": schedule, "timed_every": 1},
     )
 
 
@@ -92,7 +92,6 @@ def train(config: PretrainConfig, steps: int) -> list[Span]:
     """One rank's actions in the last step."""
     replica = synthetic.build(config)
     assert replica.pipeline is not None
-    replica.pipeline.measure = True
     place = layouts_world.Place(0, 1, dist.get_rank(), dist.get_world_size(), None)
     for step in range(steps):
         layouts_world.step(replica, place, step)
