@@ -131,22 +131,23 @@ def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int
 
 
 def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
-    """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: equal
-    but for the rounding of bf16, in which gradients of micro-batches and the weights computed with differ."""
+    """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: the
+    first forward to rounding of its sums, and the same routing. Then gradients on their way to experts elsewhere travel
+    in FP8, as the report has it, which a single process does not do."""
     sections = {**SECTIONS["fp8"], **AVERAGED}
     parallel = pp(2, "dualpipe", ep=2, recompute=True)
-    answers = eight.run(layouts_world.train, config(parallel, **sections), STEPS, 4, 1, str(tmp_path))
-    runs, expected = (
-        [run for run in answers if run is not None],
-        layouts_world.train(config(**sections), STEPS, 1, 1, ""),
-    )
+    answers = eight.run(layouts_world.train, config(parallel, **sections), 3, 4, 1, str(tmp_path))
+    runs = [run for run in answers if run is not None]
+    expected = layouts_world.train(config(**sections), 3, 1, 1, "")
     assert expected is not None
     found, wanted = whole([run.gradient for run in runs]), whole([expected.gradient])
     for name, value in wanted.items():
-        assert np.linalg.norm(found[name] - value) < 0.05 * np.linalg.norm(value), name
+        assert np.linalg.norm(found[name] - value) < 0.15 * np.linalg.norm(value), name
     for run in runs:
+        assert np.array_equal(run.loads, expected.loads)
+        assert run.metrics[0]["loss"] == pytest.approx(expected.metrics[0]["loss"], rel=1e-6)
         for mine, theirs in zip(run.metrics, expected.metrics, strict=True):
-            assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
 def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -> None:

@@ -29,13 +29,14 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         x, weight, inverse = ctx.saved_tensors
         d_x = torch.empty_like(x)
-        d_weight = torch.zeros_like(weight, dtype=inverse.dtype)
+        wide = weight.to(inverse.dtype)
+        d_weight = torch.zeros_like(wide)
         width = x.shape[-1]
         blocks = (t.reshape(-1, t.shape[-1]).split(ROWS) for t in (x, grads[0], inverse, d_x.view(-1, width)))
         for rows, grad, scale, out in zip(*blocks, strict=True):
             unit = rows * scale
             d_weight += (grad * unit).sum(dim=0)
-            d_unit = grad * weight
+            d_unit = grad * wide
             mean = torch.linalg.vecdot(d_unit, unit).div_(width).unsqueeze(1)
             out.copy_(d_unit.sub_(unit.mul_(mean)).mul_(scale))
         return d_x, d_weight.to(weight.dtype), None

@@ -51,8 +51,8 @@ class Held:
 
 @dataclass
 class _Bucket:
-    """Parameters that are gathered and scattered together. `shards[i]`: the master copy of `parameters[i]`, cut along
-    `dims[i]`; `sums[i]`: its gradient where parameters are not float32."""
+    """Parameters of one type that are gathered and scattered together. `shards[i]`: the master copy of
+    `parameters[i]`, cut along `dims[i]`."""
 
     group: dist.ProcessGroup | None
     holders: int
@@ -82,7 +82,7 @@ class Zero:
         self._buckets: list[_Bucket] = []
         self._sums: list[tuple[nn.Parameter, torch.Tensor]] = []
         self._gathered = False
-        latest: dict[tuple[int, ...], tuple[_Bucket, int]] = {}
+        latest: dict[tuple[tuple[int, ...], torch.dtype], tuple[_Bucket, int]] = {}
         for one in held:
             key = (*one.mesh.shape, *one.mesh.flatten().tolist())
             if key not in meshes:
@@ -91,12 +91,13 @@ class Zero:
             slot = _slot(one, meshes[key], rank)
             self.slots.append(slot)
             holders = one.holders(rank)
-            bucket, filled = latest.get(holders, (None, BUCKET))
+            kind = (holders, one.parameter.dtype)
+            bucket, filled = latest.get(kind, (None, BUCKET))
             if bucket is None or filled + one.parameter.numel() > BUCKET:
                 group = groups[tuple(sorted(holders))] if len(holders) > 1 else None
                 bucket, filled = _Bucket(group, len(holders)), 0
                 self._buckets.append(bucket)
-            latest[holders] = (bucket, filled + one.parameter.numel())
+            latest[kind] = (bucket, filled + one.parameter.numel())
             bucket.parameters.append(one.parameter)
             bucket.shards.append(slot.parameter)
             bucket.dims.append(one.dim)

@@ -112,8 +112,10 @@ class Pipeline:
 
     def _give(self, prefix: str, module: nn.Module, ranks: Sequence[int]) -> Iterator[Held]:
         """Give memory to a module held at the stage ranks `ranks`."""
-        module.to_empty(device=self._config.device).to(self._dtype)
+        module.to_empty(device=self._config.device)
         for name, parameter in module.named_parameters(prefix):
+            if parameter.dim() > 1 and not name.endswith(".router.weight"):  # what is computed with in float32 anyhow
+                parameter.data = parameter.data.to(self._dtype)
             spread = ".experts." in name
             mesh = self.grid.expert_holders(ranks) if spread else self.grid.holders(ranks)
             yield Held(name, parameter, torch.tensor(mesh))
