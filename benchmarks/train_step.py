@@ -81,7 +81,7 @@ def main() -> None:
             if len(runs[name]) > repeat:
                 continue
             command = [sys.executable, __file__, "--one", name, "--threads", str(options.threads)]
-            runs[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            runs[name].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
             print(f"{repeat + 1}/{options.repeats} {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
             if options.state:
                 options.state.write_text(json.dumps(runs))
