@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from shoal.control.messages import Action, Form, Journal, Pause, Release
 from shoal.control.state import State
@@ -53,7 +54,8 @@ def hire(state: State, seats: Sequence[Seat], spares: Mapping[str, str], found: 
         worker = state.cells[seat.cell].members[seat.rank] or found.get(seat)
         return None if worker is None else state.workers[worker].node
 
-    busy = Counter(state.workers[worker].node for worker in [*state.seats, *found.values()])
+    seated = map(state.workers.__getitem__, [*state.seats, *found.values()])
+    busy = Counter(map(attrgetter("node"), seated))
     shape = state.shape
     return Healer(shape.mesh, shape.cells, Counter(spares.values()), at, busy, shape.site).hire(spares, seats)
 
