@@ -1,10 +1,11 @@
-"""What pipelines cost: idle time of real runs against the simulator's.
+"""What layouts cost: idle time of real pipeline runs against the simulator's, and tokens a second of each layout.
 
-    python benchmarks/parallel.py [--what sleep,model] [--unit 0.06] [--rounds 3] [--json FILE]
+    python benchmarks/parallel.py [--what sleep,model,speed] [--unit 0.06] [--rounds 3] [--json FILE]
 
 - sleep: 4 and 8 processes whose stages sleep for the time of an action (`--unit` seconds a forward, two a backward),
   with real messages between them: what the runtime adds, on any number of cores;
-- model: 2 processes, one thread each, that train a small DeepSeek-V3 by each schedule.
+- model: 2 processes, one thread each, that train a small DeepSeek-V3 by each schedule;
+- speed: each layout on 2 such processes, beside one process on 2 threads, and where its time goes (`layout_speed.py`).
 
 Measured is the share of all ranks' time, from the first start of an action to the last end, in which no action ran;
 simulated the same share when the schedule is simulated with the times that the actions took, and none for messages.
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +31,7 @@ import layouts_world
 import synthetic
 from sleeping import Measured, compare, measure
 
+from layout_speed import speeds
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import schedule_of
 from shoal_workloads.parallel.schedule import LAYOUTS, Span
@@ -114,13 +117,17 @@ def models(rounds: int) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="sleep,model", help="parts, by comma")
+    parser.add_argument("--what", default="sleep,model,speed", help="parts, by comma")
     parser.add_argument("--unit", type=float, default=0.06, help="seconds of a sleeping forward")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the fastest counts")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    parts = {"sleep": lambda: sleepers(options.unit, options.rounds), "model": lambda: models(options.rounds)}
+    parts: dict[str, Callable[[], list[Any]]] = {
+        "sleep": lambda: sleepers(options.unit, options.rounds),
+        "model": lambda: models(options.rounds),
+        "speed": lambda: speeds(options.rounds),
+    }
     chosen = options.what.split(",")
     if unknown := set(chosen) - set(parts):
         parser.error(f"--what: {', '.join(sorted(unknown))}; known: {', '.join(parts)}")
