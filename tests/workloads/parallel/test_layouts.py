@@ -96,21 +96,21 @@ def pp(ranks: int, schedule: str, **more: Any) -> dict[str, Any]:
         (4, 1, {"ep": 4}, ""),
         (4, 1, {"ep": 4, "dispatch": "hierarchical", "ep_node": 2}, ""),
         (2, 1, pp(2, "1f1b"), ""),
-        (2, 1, pp(2, "zb1p"), ""),
-        (2, 1, pp(2, "interleaved"), ""),
+        pytest.param(2, 1, pp(2, "zb1p"), "", marks=pytest.mark.long),
+        pytest.param(2, 1, pp(2, "interleaved"), "", marks=pytest.mark.long),
         (2, 1, pp(2, "zbv"), ""),
         (2, 1, pp(2, "dualpipev"), ""),
         (2, 1, pp(2, "dualpipe"), ""),
         (2, 1, pp(2, "1f1b"), "no mtp"),
-        (4, 1, pp(2, "dualpipe"), "no mtp"),
+        pytest.param(4, 1, pp(2, "dualpipe"), "no mtp", marks=pytest.mark.long),
         (4, 1, pp(4, "dualpipe"), ""),
         (4, 1, pp(2, "dualpipe", ep=2), ""),
         (4, 1, pp(2, "zbv", ep=2, recompute=True), "ema"),
         (8, 1, pp(2, "dualpipe", ep=4, dispatch="hierarchical", ep_node=2), ""),
-        (8, 1, pp(2, "dualpipe", ep=2), ""),
+        pytest.param(8, 1, pp(2, "dualpipe", ep=2), "", marks=pytest.mark.long),
         (8, 1, pp(4, "dualpipe", ep=2, recompute=True), ""),
         (4, 2, pp(2, "dualpipe", ep=2), ""),
-        (4, 2, pp(2, "1f1b", ep=2), ""),
+        pytest.param(4, 2, pp(2, "1f1b", ep=2), "", marks=pytest.mark.long),
     ],
 )
 def test_a_layout_equals_one_process(
@@ -122,7 +122,7 @@ def test_a_layout_equals_one_process(
     compare([run for run in answers if run is not None], workers, alone(sections))
 
 
-@pytest.mark.parametrize("given", [[4, 0], [1, 3]])
+@pytest.mark.parametrize("given", [pytest.param([4, 0], marks=pytest.mark.long), [1, 3]])
 def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int]) -> None:
     """Cells take any number of micro-batches: DualPipe wants an even number and four at least, gets two for one share,
     and is not told of any where another cell has done them all."""
