@@ -38,6 +38,22 @@ def test_every_row_is_in_one_part(tmp_path: Path, target: int) -> None:
     assert sorted(rows([str(tmp_path / "*")], target)) == expected
 
 
+@pytest.mark.parametrize("last", ["", "\n"])
+def test_lines_longer_than_a_part_stay_whole(tmp_path: Path, last: str) -> None:
+    sizes = [10, 3_000_000, 50, 0, 2_500_000, 70]
+    lines = [b"x" * size + b"\n" for size in sizes]
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(b"".join(lines)[:-1] + last.encode())
+    pieces = [piece for part in plan_parts([str(path)], "text", 1_000) for piece in part.pieces]
+    content = path.read_bytes()
+    assert [piece.first for piece in pieces[1:]] == [piece.last for piece in pieces[:-1]]
+    assert (pieces[0].first, pieces[-1].last) == (0, len(content))
+    for piece in pieces:
+        assert piece.first == 0 or content[piece.first - 1 : piece.first] == b"\n"
+        assert piece.row == content[: piece.first].count(b"\n")
+    assert len(pieces) > 2
+
+
 def test_sources_take_their_name_from_the_option_or_the_file(tmp_path: Path) -> None:
     for name in ("web-00001-of-00002.jsonl", "web-00002-of-00002.jsonl", "code.jsonl"):
         (tmp_path / name).write_text('{"text": "x"}\n')

@@ -162,13 +162,16 @@ def _lines(path: str, size: int, target: int) -> list[Piece]:
     pieces: list[Piece] = []
     with open_file(path) as file:
         first = row = 0
-        while first < size:
-            block = file.read(target)
-            while not block.endswith(b"\n") and (rest := file.read(1 << 16)):
-                line, mark, _ = rest.partition(b"\n")
-                block += line + mark
-                file.seek(first + len(block))
-            pieces.append(Piece(path, "jsonl", first, first + len(block), row, len(block)))
-            first += len(block)
-            row += block.count(b"\n")
+        while first < size and (block := file.read(target)):
+            length, lines = len(block), block.count(b"\n")
+            while not block.endswith(b"\n") and (block := file.read(1 << 20)):
+                cut = block.find(b"\n") + 1
+                length += cut or len(block)
+                if cut:
+                    lines += 1
+                    file.seek(first + length)
+                    break
+            pieces.append(Piece(path, "jsonl", first, first + length, row, length))
+            first += length
+            row += lines
     return pieces
