@@ -95,6 +95,10 @@ class Workload(Protocol):
     def samples(self, step: int) -> tuple[int, int]:
         """`[first, last)`: the positions in the global order that step `step` (0-based) consumes. Pure."""
 
+    def mesh(self, workers_per_cell: int) -> dict[str, int]:
+        """Sizes of the axes of a cell that the planner should know: `pp` pipeline ranks, `ep` workers that share
+        experts, the latter fastest in the order of ranks. What they leave is FSDP."""
+
     @property
     def micro_batch(self) -> int:
         """Samples one worker takes in one `accumulate`."""

@@ -13,7 +13,7 @@ from lab import lab
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 
-STEPS, BATCH = 16, 16
+STEPS, BATCH = 40, 16
 
 
 def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class Pretrain:
         """Samples one worker takes in one `accumulate`."""
         return self.config.batch.micro_batch
 
+    def mesh(self, workers_per_cell: int) -> dict[str, int]:
+        """Axes of a cell; what `pp` and `ep` leave of its workers is FSDP."""
+        return {"pp": self.config.parallel.pp, "ep": self.config.parallel.ep}
+
     @property
     def together(self) -> bool:
         """Whether micro-batches are taken all at once: a pipeline wants them so."""

@@ -134,6 +134,9 @@ class Synthetic:
     def samples(self, step: int) -> tuple[int, int]:
         return step * self.config.global_batch, (step + 1) * self.config.global_batch
 
+    def mesh(self, workers_per_cell: int) -> dict[str, int]:
+        return {"pp": 1, "ep": workers_per_cell}
+
     @property
     def micro_batch(self) -> int:
         return self.config.micro_batch

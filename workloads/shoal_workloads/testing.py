@@ -30,6 +30,7 @@ def _serve(rank: int, size: int, pipe: Any) -> None:
             dist.init_process_group(
                 "gloo", store=dist.FileStore(store, size), rank=rank, world_size=size, timeout=timedelta(seconds=60)
             )
+            dist.barrier()  # nobody may leave while others still connect
             pipe.send((True, function(*args)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))

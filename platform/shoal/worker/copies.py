@@ -110,7 +110,7 @@ def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper,
     Raises:
         OSError: the keeper is gone or does not answer. ValueError: it closed the connection.
     """
-    parts = [memoryview(part.numpy()) for bucket in buckets(tensors) for part in bucket]
+    parts = [memoryview(part.numpy().data) for bucket in buckets(tensors) for part in bucket]
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)

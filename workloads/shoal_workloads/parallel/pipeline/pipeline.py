@@ -7,6 +7,7 @@ others: by summing the gradients over the holders.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -80,6 +81,8 @@ class Pipeline:
         self.zero = Zero(held, groups, self.grid.rank, config.device)
         self.measure = False
         self.records: list[Record] = []
+        self._origin = 0.0
+        """Time of `records` at which the cell's workers met before the step."""
 
     def _members(self) -> Iterator[Sequence[int]]:
         """All process groups of the cell: expert groups, and holders of the same parameters."""
@@ -132,13 +135,15 @@ class Pipeline:
         starts = [(self.grid.chain * pp + part) * size for part in range(pp)]
         mine = [ids[start : start + size] for ids in micro_batches for start in starts]
         schedule = schedule_of(self._parallel, len(mine))
+        if self.measure:
+            dist.barrier()  # clocks of different machines have nothing else in common
+            self._origin = time.monotonic()
         stages = self._run(schedule, dict(zip(self._places(schedule, len(mine)), mine, strict=False)), read, factors)
         return stages.figures
 
     def picture(self, micro_batches: int) -> dict[str, Any]:
         """The step just measured, of as many micro-batches of the cell, beside the planned one: see
-        `schedule.picture`. Of the first chain; times of workers on different machines are as far apart as their
-        clocks. Collective over the cell.
+        `schedule.picture`. Of the first chain. Collective over the cell.
 
         Raises:
             RuntimeError: a peer is gone.
@@ -149,7 +154,7 @@ class Pipeline:
         orders = restrict(schedule, present).orders
         mine = torch.zeros(max(len(order) for order in orders), 2, dtype=torch.float64)
         for row, record in zip(mine, self.records, strict=False):
-            row[0], row[1] = record.start, record.end
+            row[0], row[1] = record.start - self._origin, record.end - self._origin
         found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(found, mine)
         chain = [found[self.grid.at(place, chain=0)].tolist() for place in range(self.grid.pp)]
