@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -22,12 +21,12 @@ import torch.distributed as dist
 from shoal import checkpoint
 from shoal.config import Job
 from shoal.timeouts import Timeouts
-from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
+from shoal.worker.copies import Copies, Keeper, LostCopy
+from shoal.worker.courier import Courier
 from shoal.worker.groups import Groups, Sockets, Stopped, leave_world
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
 from shoal.worker.main import Meeting
-from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
 from shoal.workload import Workload
@@ -76,12 +75,10 @@ class Loop:
         address: str,
     ) -> None:
         self.name, self.node, self.home, self.job, self.workload, self.rundir = name, node, home, job, workload, rundir
-        self.timeouts = timeouts = Timeouts(job.patience)
+        timeouts = Timeouts(job.patience)
         self.link = Link(timeouts)
         self.copies = Copies(address, self.holds, timeouts.collective) if job.snapshots.recalls else None
-        self.keeper: Keeper | None = None
-        """Who keeps copies of this worker's snapshots, if it was told to make any."""
-        self.sending: threading.Thread | None = None
+        self.courier = Courier(timeouts)
         self.link.progress, self.link.urgent = self.progress, self.urgent
         self.groups = Groups(timeouts.collective, timeouts.build, lambda: self.over or not self.link.inbox.empty())
         self.sockets = Sockets()
@@ -130,7 +127,7 @@ class Loop:
                 self.pausing = order["generation"]
                 return True
             case "keep":
-                self.keeper = Keeper.read(order["to"])
+                self.courier.keeper = Keeper.read(order["to"]) if order["to"] is not None else None
                 return True
             case "fence":
                 fence(order["pid"], order["worker"])
@@ -197,7 +194,7 @@ class Loop:
             if order["keep"]:
                 self.resume(self.step)
             if order["recall"] is not None:
-                self.recall(self.step, order["recall"])
+                self.courier.fetch(self.step, order["recall"])
             self.saver = checkpoint.Saver(
                 self.rundir / "checkpoints",
                 rank,
@@ -229,39 +226,6 @@ class Loop:
             mine.copy_(held)
         step.healed(kept.steps)
         step.evaluated = kept.evaluated
-
-    def recall(self, step: Step, order: dict[str, Any]) -> None:
-        """Go on from the copy of a snapshot that another worker holds.
-
-        Raises:
-            LostCopy: it is not to be had any more.
-        """
-        if order["from"] is None:
-            raise LostCopy("its keeper is gone")
-        keeper = Keeper.read(order["from"])
-        fetch(step.tensors(), step.member.rank, order["steps"], keeper, self.timeouts.build)
-        step.healed(order["steps"])
-
-    def keep(self, step: Step) -> None:
-        """Copy the state for a later roll back and, in the background, to its keeper. All ranks' copies are to be of
-        the same steps: so one that is still on its way is waited for, unless its keeper does not answer."""
-        if self.sending is not None:
-            self.sending.join(self.timeouts.silence)
-            if self.sending.is_alive():
-                self.keeper = None
-        step.snapshot.take(step.tensors(), step.steps)
-        if self.keeper is not None:
-            sent = (step.snapshot, step.snapshot.lend(), step.member.rank, step.steps, self.keeper)
-            self.sending = threading.Thread(target=self.send_copy, args=sent, daemon=True, name="copy")
-            self.sending.start()
-
-    def send_copy(self, snapshot: Snapshot, copies: list[Any], rank: int, steps: int, keeper: Keeper) -> None:
-        try:
-            push(copies, rank, steps, keeper, self.timeouts.build)
-        except (OSError, ValueError):
-            pass  # without the keeper's word to the controller it is no copy
-        finally:
-            snapshot.give_back(copies)
 
     def holds(self, rank: int, steps: int, era: int) -> None:
         """In a thread of `copies`: one has arrived whole."""
@@ -330,7 +294,7 @@ class Loop:
         self.groups.meet(f"begin/{self.generation}/{step.member.cell}", step.member.rank, step.member.size)
         self.kept = None
         if self.job.snapshots.every:
-            self.keep(step)
+            self.courier.keep(step)
         if order["save"]:
             self.save(step)
         if order["halt"]:
@@ -365,7 +329,7 @@ class Loop:
             self.link.send({"type": "note", "generation": self.generation, "step": step.steps - 1, **note})
         every = self.job.snapshots.every
         if every and step.steps % every == 0 and record["rolled_back"] is None:
-            self.keep(step)
+            self.courier.keep(step)
 
     def boundary(self, step: Step) -> None:
         """What happens between two steps: evaluation and checkpoints, at the same steps whatever died meanwhile."""

@@ -1,0 +1,56 @@
+"""Carries this worker's snapshots to their keeper in the background, and one back when the run goes back to it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from shoal.timeouts import Timeouts
+from shoal.worker.copies import Keeper, LostCopy, fetch, push
+from shoal.worker.snapshot import Snapshot
+from shoal.worker.step import Step
+
+__all__ = ["Courier"]
+
+
+class Courier:
+    """`keeper`: who keeps copies of this worker's snapshots, if it was told to make any."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._sending: threading.Thread | None = None
+        self.keeper: Keeper | None = None
+
+    def keep(self, step: Step) -> None:
+        """Copy the state for a later roll back and, in the background, to the keeper. All ranks' copies are of the
+        same steps: so one that is still on its way is waited for, unless its keeper does not answer."""
+        if self._sending is not None:
+            self._sending.join(self._timeouts.silence)
+            if self._sending.is_alive():
+                self.keeper = None
+        step.snapshot.take(step.tensors(), step.steps)
+        if self.keeper is not None:
+            sent = (step.snapshot, step.snapshot.lend(), step.member.rank, step.steps, self.keeper)
+            self._sending = threading.Thread(target=self._send, args=sent, daemon=True, name="copy")
+            self._sending.start()
+
+    def _send(self, snapshot: Snapshot, copies: list[torch.Tensor], rank: int, steps: int, keeper: Keeper) -> None:
+        # without the keeper's word to the controller it is no copy
+        with contextlib.suppress(OSError, ValueError):
+            push(copies, rank, steps, keeper, self._timeouts.build)
+        snapshot.give_back(copies)
+
+    def fetch(self, step: Step, order: Mapping[str, Any]) -> None:
+        """Go on from the copy of a snapshot that another worker holds.
+
+        Raises:
+            LostCopy: it is not to be had any more.
+        """
+        if order["from"] is None:
+            raise LostCopy("its keeper is gone")
+        fetch(step.tensors(), step.member.rank, order["steps"], Keeper.read(order["from"]), self._timeouts.build)
+        step.healed(order["steps"])
