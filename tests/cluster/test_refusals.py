@@ -113,3 +113,4 @@ def test_no_cluster(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_there(refused: Refused) -> None:
     refused("status", "no-such-run", "--storage", "nowhere", say="no-such-run")
+    refused("chaos", "no-such-run", "--storage", "nowhere", say="no run 'no-such-run' in nowhere")

@@ -35,6 +35,6 @@ def chaos(
 
     plan = schedule(parse_faults(faults), parse_seconds(every), seed)
     until = parse_seconds(duration) if duration else math.inf
-    path = find_run(storage, run)
+    path = find_run(run, storage)
     done = unleash(LocalTarget(cluster, path), plan, until, lambda line: print(line, flush=True))
     print(f"{done} faults; see `shoal status {run}` and the report in {path}")
