@@ -12,7 +12,7 @@ from shoal.wire import decode, encode
 
 WHO = {"worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
 DOING = {"seat": None, "attempt": -1, "generation": -1, "phase": "spare"}
-HELLO = {"type": "hello", "secret": "s", **WHO, **DOING}
+HELLO = {"type": "hello", "secret": "s", "copies": {}, **WHO, **DOING}
 
 
 class Ear:

@@ -94,6 +94,8 @@ class Recoveries:
         one = self.open.get(cell)
         if one is None or one.reported:
             one = self.open[cell] = Recovery(cell, alive, now, how)
+        if not one.actors:
+            one.how = how  # it was to leave in order, and died on the way
         one.alive = min(one.alive, alive)
         one.actors.append(actor)
         if node not in one.nodes:

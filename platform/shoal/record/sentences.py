@@ -170,6 +170,14 @@ def _straggler(event: Event) -> str:
     )
 
 
+def _pipeline_step(event: Event) -> str:
+    measured, planned = (float(event.get(key) or 0.0) for key in ("measured_idle", "planned_idle"))
+    return (
+        f"In step {event.get('step')} the ranks of a {event.get('schedule')} pipeline waited {measured:.1%} of the time, "
+        f"by plan {planned:.1%}."
+    )
+
+
 def _run_ended(event: Event) -> str:
     return f"The run ended ({event.get('status')}){_because(event)}."
 
@@ -195,10 +203,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "rolled_back": _rolled_back,
     "disagreement": _disagreement,
     "straggler": _straggler,
-    "pipeline_step": lambda event: (
-        f"In step {event.get('step')} the ranks of a {event.get('schedule')} pipeline waited "
-        f"{event.get('measured_idle', 0.0):.1%} of the time, by plan {event.get('planned_idle', 0.0):.1%}."
-    ),
+    "pipeline_step": _pipeline_step,
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",
     "run_ended": _run_ended,
 }
