@@ -173,8 +173,8 @@ def _straggler(event: Event) -> str:
 def _pipeline_step(event: Event) -> str:
     measured, planned = (float(event.get(key) or 0.0) for key in ("measured_idle", "planned_idle"))
     return (
-        f"In step {event.get('step')} the ranks of a {event.get('schedule')} pipeline waited {measured:.1%} of the time, "
-        f"by plan {planned:.1%}."
+        f"In step {event.get('step')} the ranks of a {event.get('schedule')} pipeline waited {measured:.1%} of the "
+        f"time, by plan {planned:.1%}."
     )
 
 
