@@ -55,22 +55,31 @@ class Permutation:
         right = value - left * self._columns
         for odd, key in zip((False, True) * (_ROUNDS // 2), self._round_keys, strict=True):
             if odd:
-                right = _remainder(right + _scramble(left, key), self._columns)
+                right += _scramble(left, key)
+                _reduce(right, self._columns)
             else:
-                left = _remainder(left + _scramble(right, key), self._rows)
-        return left * self._columns + right
+                left += _scramble(right, key)
+                _reduce(left, self._rows)
+        left *= self._columns
+        left += right
+        return left
 
 
-def _remainder(value: npt.NDArray[np.uint64], side: np.uint64) -> npt.NDArray[np.uint64]:
-    """`value % side`; NumPy has vector instructions for the division alone."""
-    return value - value // side * side
+def _reduce(value: npt.NDArray[np.uint64], side: np.uint64) -> None:
+    """`value %= side`; NumPy has vector instructions for the division alone."""
+    quotient = value // side
+    quotient *= side
+    value -= quotient
 
 
 def _scramble(value: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.uint64]:
     """splitmix64's finaliser over value and round key, less two bits, so that a half can be added to it."""
-    mixed = (value + key) * _MIX
+    mixed = value + key
+    mixed *= _MIX
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)
-    return (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(2)
+    mixed ^= mixed >> np.uint64(31)
+    mixed >>= np.uint64(2)
+    return mixed
