@@ -49,6 +49,19 @@ def test_a_drain_is_told_without_a_death() -> None:
     assert record["sentence"].startswith("n2 will be taken away (it was announced): cell 1 left at a step boundary")
 
 
+def test_a_drain_with_a_successor_is_over_when_it_has_taken_the_cells_place() -> None:
+    log = Recoveries(wanted=2)
+    log.leaves(1, ["n2"], 10.0)
+    log.formed(1, 10.1)
+    assert log.step([0, 1], 10.2) == []  # the cell still goes on
+    log.generation([0], 10.4)  # another's matter: the old members of cell 1 are in it, its successor is not
+    log.generation([0, 1], 10.9)
+    (record,) = log.step([0, 1], 11.1)
+    assert record["next_commit"] == pytest.approx(0.2)
+    assert record["full_strength"] == pytest.approx(1.1)
+    assert record["phases"]["join"] == pytest.approx(0.8)
+
+
 def test_a_shrink_is_told_at_once_and_the_return_later() -> None:
     log = Recoveries(wanted=2)
     lose_node(log)

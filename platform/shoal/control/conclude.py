@@ -37,22 +37,30 @@ def conclude(state: State, actions: list[Action]) -> None:
     leaving = state.leaving & set(movable(state)) & set(healthy)
     if leaving >= set(good):
         leaving -= {min(good)}
-    done = {c: state.acks[state.crew([c])[0]].done for c in good}
-    joining = [c for c, cell in enumerate(state.cells) if cell.phase == "ready"]
+    stay = [c for c in good if c not in leaving]
+    done = {c: state.acks[state.crew([c])[0]].done for c in stay}
     broken, moved = state.broken, sorted(leaving)
     for index in sorted(broken | leaving):
-        state.empty(index, rung="heal" if index in broken else "drain")
-    stay = [c for c in good if c not in leaving]
+        rung = "heal" if index in broken else "drain"
+        if index in state.successors:
+            state.succeed(index, rung)
+        else:
+            state.empty(index, rung)
+    joining = [c for c, cell in enumerate(state.cells) if cell.phase == "ready"]
     unhealed = sorted(set(healthy) - set(good) - leaving)
     publish(state, sorted([*stay, *unhealed, *joining]), done, actions, good=stay)
     fill(state, actions)
     release(state, actions)
     for c in sorted(broken):
-        rung = "heal" if state.cells[c].phase == "forming" else "shrink"
+        rung = "shrink" if state.cells[c].phase == "empty" else "heal"
         actions.append(Journal("decision", {"rung": rung, "cells": [c], "reason": reason_of(rung, c)}))
     if moved:
-        whither = "on other nodes" if all(state.cells[c].phase == "forming" for c in moved) else "once there is room"
-        reason = f"moved off nodes that will be taken away, to be formed again {whither}"
+        if all(state.cells[c].phase == "live" for c in moved):
+            reason = "moved off nodes that will be taken away: formed on other nodes beforehand, they take over"
+        else:
+            there = all(state.cells[c].phase != "empty" for c in moved)
+            whither = "on other nodes" if there else "once there is room"
+            reason = f"moved off nodes that will be taken away, to be formed again {whither}"
         actions.append(Journal("decision", {"rung": "drain", "cells": moved, "reason": reason}))
     elif state.draining and not broken and not joining:
         reason = "no other copy could take over: the state is saved before the node goes"
@@ -85,6 +93,7 @@ def start_over(state: State, actions: list[Action]) -> None:
         if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
     }
     state.mode, state.live, state.broken, state.leaving = "gathering", (), frozenset(), frozenset()
+    state.successors = {}
     state.generation += 1  # nothing that is still said of the one that ended counts any more
     state.acks, state.finished, state.pausing = {}, set(), False
     state.fruitless += 1

@@ -354,6 +354,8 @@ class Controller:
     def act(self, action: Action) -> None:
         match action:
             case Form(cell, attempt, members, restore, keep, recall):
+                if cell in self.state.successors:
+                    self.recoveries.leaves(cell, sorted(self.state.draining), time.time())
                 self.recoveries.formed(cell, time.time())
                 order = {"type": "form", "cell": cell, "attempt": attempt, "size": len(members)}
                 order |= {"restore": restore, "keep": keep, "recall": None}
@@ -386,7 +388,8 @@ class Controller:
                 for worker in workers:
                     self.spawner.kill(worker)
             case Generation():
-                self.recoveries.generation(list(action.cells), time.time())
+                moving = self.state.successors  # those cells are still where they were
+                self.recoveries.generation([c for c in action.cells if c not in moving], time.time())
                 # on record before anybody acts on it: a controller that takes over finds nobody in a later one
                 self.scribe.generation(action)
                 for crew in action.cells.values():

@@ -7,8 +7,6 @@ first: retry, heal, shrink and grow, combine, recall, restore.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from shoal.control.conclude import conclude, end, fall_back, publish
 from shoal.control.messages import (
     Acked,
@@ -29,8 +27,8 @@ from shoal.control.messages import (
     Stop,
 )
 from shoal.control.recall import appoint, form_recalled, hear
-from shoal.control.seating import combine, evict, fill
-from shoal.control.state import Ack, Phase, State, Worker
+from shoal.control.seating import combine, evict, fill, join
+from shoal.control.state import Ack, State, Worker
 from shoal.plan import Seat
 
 __all__ = ["FATAL", "FRUITLESS", "STRIKES", "WINDOW", "apply", "decide"]
@@ -116,11 +114,11 @@ def give_up(state: State, reason: str, actions: list[Action]) -> None:
 
 
 def ready(state: State, worker: str, index: int, attempt: int) -> None:
-    cell = state.cells[index]
+    cell, successor = state.cells[index], state.successors.get(index)
     if cell.phase == "forming" and cell.attempt == attempt:
-        there = cell.ready | {worker}
-        phase: Phase = "ready" if len(there) == state.shape.workers else "forming"
-        state.cells[index] = replace(cell, ready=there, phase=phase)
+        state.cells[index] = cell.with_ready(worker)
+    elif successor is not None and successor.attempt == attempt:
+        state.successors[index] = successor.with_ready(worker)
 
 
 def acked(state: State, worker: str, ack: Ack, actions: list[Action]) -> None:
@@ -154,6 +152,7 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.awaited.discard(worker)
     state.held.pop(worker, None)
     state.copies.pop(worker, None)
+    state.disband(worker)
     if gone is not None and gone.node and gone.node not in state.draining:
         strike(state, gone.node, actions)
     if seat is None:
@@ -195,7 +194,7 @@ def fail(state: State, event: Failed, actions: list[Action]) -> None:
     """A worker that lives cannot go on."""
     seat = state.seats.get(event.worker)
     if state.verdict and state.mode != "draining":
-        if event.generation == state.generation or event.where == "form":
+        if event.generation == state.generation or (event.where == "form" and seat is not None):
             end(state, actions)
     elif event.where == "code":
         reason = f"{event.worker}: {event.message}"
@@ -205,7 +204,8 @@ def fail(state: State, event: Failed, actions: list[Action]) -> None:
         else:
             give_up(state, reason, actions)
     elif seat is None:
-        return
+        if any(cell.attempt == event.attempt and event.worker in cell.members for cell in state.successors.values()):
+            state.disband(event.worker)
     elif event.where == "form":
         cell = state.cells[seat.cell]
         if cell.phase == "forming" and cell.attempt == event.attempt:
@@ -266,9 +266,8 @@ def settle(state: State, actions: list[Action]) -> None:
         publish(state, [c for c, phase in enumerate(phases) if phase == "ready"], {}, actions)
         if not state.verdict:
             fill(state, actions)
-    elif state.mode == "running" and "ready" in phases and not state.verdict:
-        drain(state, f"cell {phases.index('ready')} joins", actions)
     if state.mode == "running" and not state.verdict:
+        join(state, actions)
         evict(state, actions)
         appoint(state, actions)
     if state.mode == "draining":

@@ -69,11 +69,11 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
     state.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
-    state.cells = [Cell((None,) * shape.workers, attempt=newest + AHEAD) for _ in range(shape.cells)]
+    state.cells = [Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD) for _ in range(shape.cells)]
     members = {worker: Seat(cell, rank) for cell, crew in past.cells.items() for rank, worker in enumerate(crew)}
     events: list[Event] = []
     for cell, crew in past.cells.items():
-        state.cells[cell] = Cell(crew, "live", past.attempts[cell])
+        state.cells[cell] = Cell(crew, "live", past.attempts[cell], newest + AHEAD)
         state.seats |= {worker: Seat(cell, rank) for rank, worker in enumerate(crew)}
         # the dead are known by name alone until their loss is taken in
         state.workers |= {worker: Worker(living[worker].node if worker in living else "") for worker in crew}

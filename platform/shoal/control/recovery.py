@@ -119,6 +119,8 @@ class Recoveries:
         one = self.open.get(cell)
         if one is not None:
             one.placed = now
+            if one.decided is None:
+                one.decided = now
             if one.rung == "shrink":
                 one.rung = "grow"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
 from shoal.control.messages import Action, Form, Journal, Pause, Release
-from shoal.control.state import State
+from shoal.control.state import Cell, State
 from shoal.plan import Healer, Seat
 
-__all__ = ["combine", "evict", "fill", "hire", "movable", "release"]
+__all__ = ["combine", "evict", "fill", "hire", "join", "movable", "release"]
 
 
 def fill(state: State, actions: list[Action]) -> None:
@@ -49,9 +50,10 @@ def hire(state: State, seats: Sequence[Seat], spares: Mapping[str, str], found: 
     shard; nothing if they are too few. `found`: who is to sit on others of its seats already."""
     if not seats or len(spares) < len(seats):
         return {}
+    asked = frozenset(seats)
 
     def at(seat: Seat) -> str | None:
-        worker = state.cells[seat.cell].members[seat.rank] or found.get(seat)
+        worker = None if seat in asked else state.cells[seat.cell].members[seat.rank] or found.get(seat)
         return None if worker is None else state.workers[worker].node
 
     seated = map(state.workers.__getitem__, [*state.seats, *found.values()])
@@ -100,26 +102,57 @@ def combine(state: State, actions: list[Action]) -> bool:
 
 def movable(state: State) -> list[int]:
     """Live cells with a member on a node that goes, that can leave without taking the last copy along."""
+    if not state.draining:
+        return []
     cells = [c for c in state.live if any(state.workers[m].node in state.draining for m in state.cells[c].people())]
     return cells if len(cells) < len(state.live) else cells[1:]
 
 
+def join(state: State, actions: list[Action]) -> None:
+    """Pause for cells that stand ready to join, or to take the place of one whose nodes go."""
+    joining = [f"cell {index} joins" for index, cell in enumerate(state.cells) if cell.phase == "ready"]
+    taken = [c for c in movable(state) if c in state.successors and state.successors[c].phase == "ready"]
+    if (joining or taken) and state.committed < state.shape.steps:
+        pause(state, " and ".join([*joining, *(f"cell {c} moves" for c in taken)]), taken, actions)
+
+
 def evict(state: State, actions: list[Action]) -> None:
-    """Begin to move everybody off nodes that go: at a step boundary, cell by cell's whole membership."""
+    """Move everybody off nodes that go, whole cells at a time: a successor is formed on spares while the cell goes on,
+    and takes its place at a step boundary; where spares are too few the cell leaves first."""
     news = sorted(node for node, done in state.draining.items() if not done)
-    if not news:
+    if not news or state.mode != "running":
         return
+    release(state, actions)
+    touched = any(state.workers[m].node in news for c in state.live for m in state.cells[c].people())
+    if touched and state.committed < state.shape.steps:
+        leaving = movable(state)
+        for index in leaving:
+            if index not in state.successors:
+                form_successor(state, index, actions)
+        if state.successors.keys() & set(leaving):
+            return
+        pause(state, f"{' and '.join(news)} will be taken away", leaving, actions)
     for node in news:
         state.draining[node] = True
-    release(state, actions)
-    touched = [c for c in state.live if any(state.workers[m].node in news for m in state.cells[c].people())]
-    if not touched or state.committed >= state.shape.steps:
-        return
-    state.leaving = frozenset(movable(state))
-    state.mode, state.pausing = "draining", True
+
+
+def form_successor(state: State, index: int, actions: list[Action]) -> None:
+    """Form a cell to take the place of a live one, if there are spares for all of it."""
+    reserved = reserve(state)
+    free = {worker: node for worker, node in state.spares().items() if worker not in reserved}
+    chosen = hire(state, [Seat(index, rank) for rank in range(state.shape.workers)], free, {})
+    if chosen:
+        members = tuple(chosen[Seat(index, rank)] for rank in range(state.shape.workers))
+        cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
+        state.successors[index] = Cell(members, "forming", cell.named, rung="drain")
+        actions.append(Form(index, cell.named, members))
+
+
+def pause(state: State, reason: str, leaving: Sequence[int], actions: list[Action]) -> None:
+    """End the generation in order, at the next step boundary, and the cells `leaving` with it."""
+    state.mode, state.pausing, state.leaving = "draining", True, frozenset(leaving)
     state.acks, state.awaited = {}, set(state.crew())
-    where = " and ".join(news)
-    actions.append(Journal("drain", {"generation": state.generation, "reason": f"{where} will be taken away"}))
+    actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
     actions.append(Pause(state.generation, tuple(state.crew())))
 
 
@@ -129,4 +162,5 @@ def release(state: State, actions: list[Action]) -> None:
     if idle:
         for worker in idle:
             del state.workers[worker]
+            state.disband(worker)
         actions.append(Release(idle))

@@ -47,17 +47,24 @@ class Worker:
 class Cell:
     """One replica: who sits in it and how far it is.
 
-    `attempt` counts formations: the name of a cell's world, so that nobody meets in a broken one.
+    `attempt` counts formations: the name of a cell's world, so that nobody meets in a broken one; `named`: the newest
+    attempt that was given to the cell or to a successor of it.
     """
 
     members: tuple[str | None, ...]
     phase: Phase = "empty"
     attempt: int = 0
+    named: int = 0
     ready: frozenset[str] = frozenset()
     rung: str = "start"
 
     def people(self) -> list[str]:
         return [m for m in self.members if m is not None]
+
+    def with_ready(self, worker: str) -> Cell:
+        """This cell when `worker` has said that it stands in its world."""
+        there = self.ready | {worker}
+        return replace(self, ready=there, phase="ready" if len(there) == len(self.members) else "forming")
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,9 @@ class State:
     live: tuple[int, ...] = ()
     broken: frozenset[int] = frozenset()
     leaving: frozenset[int] = frozenset()
-    """Live cells that end in order with this generation, to be formed again elsewhere."""
+    """Live cells that end in order with this generation: a successor takes over, or they are formed again elsewhere."""
+    successors: dict[int, Cell] = field(default_factory=dict)
+    """Cells formed on spares beside the live ones that they are to take the place of, whose nodes go."""
     pausing: bool = False
     """This drain is a pause at a step boundary that nobody has cut short."""
     acks: dict[str, Ack] = field(default_factory=dict)
@@ -150,6 +159,7 @@ class State:
             workers=dict(self.workers),
             seats=dict(self.seats),
             cells=list(self.cells),
+            successors=dict(self.successors),
             acks=dict(self.acks),
             awaited=set(self.awaited),
             finished=set(self.finished),
@@ -173,19 +183,32 @@ class State:
         for rank, member in enumerate(members):
             if member is not None:
                 self.seats[member] = Seat(index, rank)
-        attempt = cell.attempt + (phase == "empty" and cell.phase != "empty")
-        self.cells[index] = Cell(tuple(members), phase, attempt, frozenset(), rung or cell.rung)
+        attempt, named = cell.attempt, cell.named
+        if phase == "empty" and cell.phase != "empty":
+            attempt = named = named + 1
+        self.cells[index] = Cell(tuple(members), phase, attempt, named, frozenset(), rung or cell.rung)
 
     def empty(self, index: int, rung: str | None = None) -> None:
         """Cell `index` is no cell any more; its members keep their seats."""
         self.put(index, self.cells[index].members, "empty", rung)
 
+    def succeed(self, index: int, rung: str) -> None:
+        """The successor of cell `index` takes its place, as far as it has come; the old members lose their seats."""
+        successor = self.successors.pop(index)
+        self.put(index, successor.members, "empty")
+        self.cells[index] = replace(successor, named=self.cells[index].named, rung=rung)
+
+    def disband(self, worker: str) -> None:
+        """`worker` cannot be part of a successor: the others of it are spares again."""
+        self.successors = {index: cell for index, cell in self.successors.items() if worker not in cell.members}
+
     def spares(self) -> dict[str, str]:
-        """Warm workers without a seat -> node, on nodes that may be used."""
+        """Warm workers without a seat, in a successor too -> node, on nodes that may be used."""
+        taken = self.seats.keys() | {member for cell in self.successors.values() for member in cell.people()}
         return {
             name: worker.node
             for name, worker in self.workers.items()
-            if name not in self.seats and worker.node not in self.draining and worker.node not in self.aside
+            if name not in taken and worker.node not in self.draining and worker.node not in self.aside
         }
 
     def crew(self, cells: Sequence[int] | None = None) -> list[str]:

@@ -186,6 +186,7 @@ class Loop:
             group = dist.new_group(backend="gloo")
             self.sockets.taken()
             self.step = Step(Member(cell, rank, size), self.workload, replica, self.groups, self.job, self.injector)
+            self.step.pausing = lambda: self.pausing == self.generation
             if order["restore"] is not None:
                 if order["restore"] > 0:
                     folder = self.rundir / "checkpoints" / f"step-{order['restore']:08d}"
@@ -312,7 +313,6 @@ class Loop:
                 self.link.send({"type": "finished", "generation": self.generation})
                 self.groups.until(lambda: False)
             self.phase = "training"
-            step.pausing = self.pausing == self.generation
             record = step.run()
             self.report(step, record)
             if record["pause"]:

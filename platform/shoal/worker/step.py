@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,8 @@ class Step:
         self.cross: Any = None
         self.all: Any = None
         self.since = time.monotonic()
-        self.pausing = False
-        """Ask all to leave the generation after this step."""
+        self.pausing: Callable[[], bool] = lambda: False
+        """Whether to ask all to leave the generation after this step."""
         self.phase = "inside"
         """Of the step that runs: `inside` the cell, or `across` cells."""
 
@@ -204,7 +205,7 @@ class Step:
             taken=[index - first for index in self.taken],
             figures=figures,
             norm_sq=self.replica.norm_sq(self.value(total)),
-            pause=self.pausing,
+            pause=self.pausing(),
             again=fixed is not None and fixed.overflow,
             nan=fixed is not None and fixed.nan,
             exponent=0 if fixed is None else int(fixed.state[0]),

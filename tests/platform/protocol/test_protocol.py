@@ -45,7 +45,8 @@ def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: in
         (("crash",), 1, 1),
         (("glitch",), 0, 2),
         (("cut",), 1, 1),
-        (("drain",), 2, 2),
+        (("drain",), 1, 2),
+        (("drain",), 2, 1),
         (("arrive", "crash"), 0, 1),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
@@ -55,6 +56,14 @@ def test_one_fault_in_every_order(faults: tuple[str, ...], spares: int, steps: i
     found = explore(Model(faults, spares=spares, steps=steps))
     assert found.states > 10_000
     assert set(found.ends) == {"done"}
+
+
+@pytest.mark.long
+def test_a_death_at_any_moment_of_a_drain() -> None:
+    """Of the cell that moves, of its successor, of the cell that is copied from."""
+    found = explore(Model(("crash", "drain"), spares=2, steps=1, orders="few"))
+    assert found.states > 10_000
+    assert set(found.ends) <= {"done", "waits for a worker"}
 
 
 @pytest.mark.long

@@ -127,7 +127,7 @@ class Model:
         state = self.states[world.controller]
         if any(w.life in ("dead", "cut") or w.doing == "fell" for w in map(self.crew.__getitem__, world.workers)):
             return False
-        phases = {cell.phase for cell in state.cells}
+        phases = {cell.phase for cell in [*state.cells, *state.successors.values()]}
         return state.mode == "gathering" or (state.mode == "running" and not phases & {"forming", "ready"})
 
     def answers_first(self, world: World) -> tuple[str, World] | None:
