@@ -22,7 +22,7 @@ import torch
 from small_runs import evaluate, model_section, prepare, train
 
 ARMS = ("bf16", "fp8")
-SEQ_LEN, BATCH, TURN = 128, 4, 20
+SEQ_LEN, BATCH, TURN = 256, 4, 20
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ class Timeouts:
     @property
     def silence(self) -> float:
         """The silence, beside three steps, for which a training worker is fenced."""
-        return self.patience / 25
+        return self.patience / 50
 
     @property
     def meet(self) -> float:

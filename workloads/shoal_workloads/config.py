@@ -46,6 +46,11 @@ class ParallelConfig(_Section):
         default="flat", description="how tokens get to experts: straight, or one copy a node and on from there"
     )
     ep_node: int | None = Field(default=None, gt=0, description="workers of an expert group on one node; none: all")
+    rebalance: int = Field(
+        default=0,
+        ge=0,
+        description="steps whose load experts are placed anew by, once after each change of the crew; 0: never",
+    )
     timed_every: int = Field(
         default=50, ge=0, description="steps between two pipeline steps that are timed for the report; 0: none"
     )

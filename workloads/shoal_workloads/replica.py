@@ -19,6 +19,7 @@ from shoal_workloads.parallel.init import init_slots
 from shoal_workloads.parallel.layout import layout_of, shard_model
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
 from shoal_workloads.parallel.pipeline.stages import Factors
+from shoal_workloads.parallel.rebalance import Rebalance
 from shoal_workloads.precision.choose import choose
 from shoal_workloads.recipe.adamw import AdamW
 from shoal_workloads.recipe.balance import max_violation, update_bias
@@ -59,10 +60,19 @@ class PretrainReplica:
         self._numel = sum(p.numel() for p in self._parameters)
         self._guard = Guard(config.guard)
         self._ema = Ema(self._parameters, config.ema_decay) if config.ema_decay else None
+        exchange = next((moe.exchange for moe in self.model.moe_layers()), None)
+        self._rebalance: Rebalance | None = None
+        if config.parallel.rebalance and exchange is not None:
+            self._rebalance = Rebalance(self.model, self.slots, exchange, config.parallel.rebalance)
         self._notes: list[dict[str, Any]] = []
         self._train: Samples | None = None
         self._heldout: Samples | None = None
         self.begin(0)
+
+    def generation_began(self) -> None:
+        """The crew of the run has changed: experts may be placed anew, if the run is told so."""
+        if self._rebalance is not None:
+            self._rebalance.generation_began()
 
     def begin(self, step: int) -> None:
         """Forget what was accumulated and start step `step` (0-based)."""
@@ -123,7 +133,8 @@ class PretrainReplica:
             self._notes = [{"kind": "pipeline_step", **timed}] if self.pipeline.grid.rank == 0 else []
 
     def notes(self) -> list[dict[str, Any]]:
-        """`pipeline_step`: when each rank of a chain did what, planned beside measured, every so many steps."""
+        """`pipeline_step`: when each rank of a chain did what, planned beside measured, every so many steps;
+        `experts_placed`: see `Rebalance.measure`."""
         found, self._notes = self._notes, []
         return found
 
@@ -133,14 +144,17 @@ class PretrainReplica:
             if self.pipeline is not None:
                 self.pipeline.zero.scatter()
             out = torch.empty(self._numel + self._loads.numel(), device=self.config.device)
-            first = 0
+            parts, first = [], 0
             for slot, local in zip(self.slots, self._parameters, strict=True):
                 part, grad = out[first : first + local.numel()].view_as(local), slot.local_grad
                 if grad is None:
                     part.zero_()
                 else:
                     torch.mul(grad, slot.grad_scale, out=part)
+                parts.append(part)
                 first += local.numel()
+            if self._rebalance is not None and self._rebalance.due:
+                self._rebalance.prepare(list(self._kinds().values()), parts)
             loads = self._loads.clone()
             if self._world is not None:
                 dist.all_reduce(loads, group=self._world)
@@ -166,6 +180,8 @@ class PretrainReplica:
         as `GuardConfig` says."""
         config, schedule = self.config, self.config.schedule
         lm, mtp, balance, _ = stats
+        if self._rebalance is not None and self._rebalance.commit() and self.pipeline is not None:
+            self.pipeline.zero.changed()
         tokens = self._batch * config.data.seq_len
         depth = max(1, config.model.mtp_depth)
         metrics = {
@@ -211,6 +227,10 @@ class PretrainReplica:
             update_bias(bias, load, gamma)
         if self._ema is not None:
             self._ema.update()
+        if self._rebalance is not None:
+            told = self._rebalance.measure(loads)
+            if told is not None and dist.get_rank() == 0:
+                self._notes.append(told)
 
     @torch.no_grad()
     def evaluate(self, part: int, parts: int) -> list[float]:
@@ -259,26 +279,28 @@ class PretrainReplica:
         return {"bpb": nats / math.log(2) / size, "heldout_loss": nats / count} if size else {}
 
     def tensors(self) -> list[torch.Tensor]:
-        """Local parameters, both moments, router biases, the guard's state, averages."""
-        averages = self._averages()
-        return [*self._parameters, *self._optimizer.m, *self._optimizer.v, *self._biases, self._guard.state, *averages]
+        """Local parameters, both moments, averages, router biases, the guard's state, and where experts lie."""
+        placement = [] if self._rebalance is None else self._rebalance.tensors()
+        kinds = [tensor for kind in self._kinds().values() for tensor in kind]
+        return [*kinds, *self._biases, self._guard.state, *placement]
 
     def state_dict(self) -> dict[str, Any]:
         """`model.NAME`, `adam_m.NAME`, `adam_v.NAME`, `ema.NAME` if averaged, `router_bias.I`, `guard`: views of the
-        whole, sharded as they are here."""
+        whole, sharded as they are here; where experts were moved, copies in their own order. Collective over the cell
+        then."""
         state: dict[str, Any] = {}
-        kinds = {"model": self._parameters, "adam_m": self._optimizer.m, "adam_v": self._optimizer.v}
-        if self._ema is not None:
-            kinds["ema"] = self._averages()
-        for kind, tensors in kinds.items():
-            for slot, local in zip(self.slots, tensors, strict=True):
-                state[f"{kind}.{slot.name}"] = slot.whole(local)
+        for kind, tensors in self._kinds().items():
+            for i, (slot, local) in enumerate(zip(self.slots, tensors, strict=True)):
+                mine = local if self._rebalance is None else self._rebalance.in_order(local, i)
+                state[f"{kind}.{slot.name}"] = slot.whole(mine)
         state.update({f"router_bias.{i}": bias for i, bias in enumerate(self._biases)})
         state["guard"] = self._guard.state
         return state
 
     def loaded(self, step: int) -> None:
         """The state was written to and is that of `step` committed steps."""
+        if self._rebalance is not None:
+            self._rebalance.loaded()
         if self.pipeline is not None:
             self.pipeline.zero.changed()
         self.begin(step)
@@ -288,12 +310,13 @@ class PretrainReplica:
         if self._ema is not None:
             self._ema.reset()
 
-    def _averages(self) -> list[torch.Tensor]:
-        """The averages after every update begun, none where none are kept."""
-        if self._ema is None:
-            return []
-        self._ema.wait()
-        return self._ema.averages
+    def _kinds(self) -> dict[str, list[torch.Tensor]]:
+        """What is kept of every slot: parameters, both moments, and averages (after every update begun) if any."""
+        kinds = {"model": self._parameters, "adam_m": self._optimizer.m, "adam_v": self._optimizer.v}
+        if self._ema is not None:
+            self._ema.wait()
+            kinds["ema"] = self._ema.averages
+        return kinds
 
     def _training_samples(self) -> Samples:
         if self._train is None:

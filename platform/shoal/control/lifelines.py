@@ -16,8 +16,9 @@ __all__ = ["Lifelines", "Line"]
 
 @dataclass
 class Line:
-    """A worker that is connected. `heard`: monotonic time of its last word; `since`: of its last change of phase or
-    step; `doing`: what it said it was doing when it connected."""
+    """A worker that is connected. `heard`: monotonic time of its last word; `deaf`: seconds since then in which the
+    controller did not listen; `since`: time of its last change of phase or step; `doing`: what it said it was doing
+    when it connected."""
 
     worker: str
     node: str
@@ -26,6 +27,7 @@ class Line:
     writer: asyncio.StreamWriter
     doing: Mapping[str, Any] = field(default_factory=dict)
     heard: float = field(default_factory=time.monotonic)
+    deaf: float = 0.0
     since: float = field(default_factory=time.monotonic)
     phase: str = "spare"
     steps: int = -1
@@ -76,8 +78,8 @@ class Lifelines:
             self._joined(line)
             while data := await reader.readline():
                 now = time.monotonic()
-                self._gap(now - line.heard)
-                line.heard = now
+                self._gap(now - line.heard - line.deaf)
+                line.heard, line.deaf = now, 0.0
                 message = decode(data)
                 if message["type"] == "beat":
                     if (line.phase, line.steps) != (message["phase"], message["steps"]):

@@ -44,13 +44,13 @@ class Watchdog:
         """A living worker was silent for so long."""
         self._gap = max(self._gap, seconds)
 
-    def look(self, now: float) -> bool:
-        """Call before looking for silent workers. False: the controller itself came late, so that what it has not heard
-        proves nothing; all clocks must start anew."""
-        late = self._looked is not None and now - self._looked > self._timeouts.silence / 2
+    def look(self, now: float) -> float:
+        """Call before looking for silent workers: the seconds by which the controller itself came late. What it has not
+        heard in them proves nothing, so they count for no clock."""
+        late = 0.0 if self._looked is None else max(0.0, now - self._looked - self._timeouts.look)
         self._looked = now
         self._gap *= DECAY
-        return not late
+        return late
 
     def silence(self, phase: str, usual: float = 0.0) -> float:
         """Seconds that a worker in this phase may be silent, when the liveliest quarter was silent for `usual`."""

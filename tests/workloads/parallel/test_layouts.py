@@ -130,6 +130,45 @@ def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int
     compare([run for run in answers if run is not None], 4, alone(""))
 
 
+@pytest.mark.parametrize(
+    ("workers", "cells", "parallel", "given"),
+    [
+        (2, 1, {"ep": 2}, None),
+        (4, 2, {"ep": 2}, [1, 3]),
+        (4, 1, {"ep": 4, "dispatch": "hierarchical", "ep_node": 2}, None),
+        (4, 1, pp(2, "zbv", ep=2), None),
+        (4, 2, pp(2, "dualpipe", ep=2), [1, 3]),
+    ],
+)
+def test_experts_that_move_change_no_number(
+    eight: World, tmp_path: Path, workers: int, cells: int, parallel: dict[str, Any], given: list[int] | None
+) -> None:
+    """Placed anew by the load of two steps after a generation began, twice in five steps, the second time in the last:
+    weights, moments, averages and that step's gradients on their way at once."""
+    job = config(parallel | {"rebalance": 2}, **AVERAGED)
+    answers = eight.run(layouts_world.train, job, STEPS, workers, cells, str(tmp_path), given, (0, 3))
+    runs = [run for run in answers if run is not None]
+    compare(runs, workers, alone("ema"))
+    for first in range(0, workers * cells, workers):
+        placed = [note for note in runs[first].notes if note["kind"] == "experts_placed"]
+        assert [note["measured"] for note in placed] == [2, 2]
+        for note in placed:
+            assert all(after <= before for before, after in zip(note["before"], note["after"], strict=True))
+            assert sum(note["after"]) < 0.7 * sum(note["before"])
+
+
+@pytest.mark.parametrize("healed", [2, 3])
+@pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe", ep=2)])
+def test_a_cell_that_heals_has_the_placement_of_the_others(
+    eight: World, tmp_path: Path, parallel: dict[str, Any], healed: int
+) -> None:
+    """Before the step with which experts move, whose sums a survivor makes twice; and after it."""
+    job = config(parallel | {"rebalance": 2}, **AVERAGED)
+    workers = parallel["ep"] * parallel.get("pp", 1)
+    answers = eight.run(layouts_world.train, job, STEPS, workers, 2, str(tmp_path), None, (0, healed), healed)
+    compare([run for run in answers if run is not None], workers, alone("ema"))
+
+
 def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
     """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: the
     first forward to rounding of its sums, and the same routing. Then gradients on their way to experts elsewhere travel
@@ -151,11 +190,12 @@ def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -> None:
-    """Saved by pipeline and expert parallelism, loaded by others: the state to the bit, and the same next step."""
+    """Saved by pipeline and expert parallelism after experts moved, loaded by others: the state to the bit, and the
+    same next step."""
     layouts: list[tuple[int, dict[str, Any]]] = [
-        (4, pp(2, "dualpipe", ep=2)),
+        (4, pp(2, "dualpipe", ep=2, rebalance=1)),
         (2, pp(2, "1f1b")),
-        (4, {"ep": 2}),
+        (4, {"ep": 2, "rebalance": 1}),
         (1, {}),
     ]
     path = tmp_path / "step-00000002"
@@ -238,6 +278,7 @@ def test_both_actions_of_a_pair_are_under_way_at_once() -> None:
         (6, pp(4, "dualpipe"), {}, "pp: 4 pipeline ranks do not divide the 6 workers", "pp 3 or 6, or cells of 4 or 8"),
         (8, pp(2, "1f1b", ep=3), {}, "ep: 3 does not divide the 4 workers a stage", "ep 2 or 4"),
         (6, {"ep": 3}, {}, "ep: 3 does not divide 8 experts", "ep 2 or 4, or model.n_experts 6 or 9"),
+        (4, {"rebalance": 10}, {}, "rebalance: with ep 1", "rebalance 0"),
         (4, {"ep": 4, "ep_node": 3}, {}, "ep_node: 3 workers a node do not divide the 4", "ep_node 2 or 4"),
         (3, pp(3, "dualpipe"), {}, "dualpipe wants an even number of ranks, not 3", "pp 2 or 4"),
         (2, pp(2, "1f1b", virtual=3), {}, "1f1b has 1 stages a rank, not 3", "interleaved"),

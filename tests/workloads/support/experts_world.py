@@ -18,7 +18,7 @@ from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.parallel.dispatch import Exchange
 from shoal_workloads.parallel.exchange import DispatchKind, make_exchange
-from shoal_workloads.parallel.placement import apply_placement, identity
+from shoal_workloads.parallel.placement import identity, moved
 from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
 
@@ -89,8 +89,17 @@ def build(c: ModelConfig, case: Case) -> tuple[DeepSeekV3, Exchange | None]:
     for moe in model.moe_layers():
         moe.router.bias[: case.favoured] += case.bias
         if case.placement is not None:
-            apply_placement(moe, torch.tensor(case.placement), [p.data for p in moe.experts.parameters()])
+            place(moe, torch.tensor(case.placement), [p.data for p in moe.experts.parameters()])
     return model, exchange
+
+
+def place(moe: MoE, placement: torch.Tensor, tensors: list[torch.Tensor]) -> None:
+    """Hold the experts of a layer by `placement` from now on. tensors: all that belongs to them here."""
+    old = identity(moe.n_experts) if moe.placement is None else moe.placement
+    assert moe.exchange is not None
+    for tensor in tensors:
+        tensor.copy_(moved(tensor, old, placement, moe.exchange))
+    moe.placement = placement
 
 
 def sequences() -> torch.Tensor:
@@ -185,18 +194,18 @@ def trained(
     replica = synthetic.build(config)
     experts = config.model.n_experts
 
-    def place(slots: torch.Tensor) -> None:
+    def all_by(slots: torch.Tensor) -> None:
         kinds = (replica._parameters, replica._optimizer.m, replica._optimizer.v)
         for name, moe in replica.model.named_modules():
             if isinstance(moe, MoE):
                 here = [i for i, slot in enumerate(replica.slots) if slot.name.startswith(f"{name}.experts.")]
-                apply_placement(moe, slots, [kind[i] for kind in kinds for i in here])
+                place(moe, slots, [kind[i] for kind in kinds for i in here])
 
     metrics = []
     for step, slots in enumerate(placements):
-        place(torch.tensor(slots))
+        all_by(torch.tensor(slots))
         metrics.append(synthetic.run_step(replica, step))
-    place(identity(experts))
+    all_by(identity(experts))
     return metrics, {name: synthetic.whole(t) for name, t in replica.state_dict().items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ import synthetic
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.tensor import DTensor
 
 from shoal import checkpoint
 from shoal.checkpoint import Saver
@@ -40,6 +42,7 @@ class Run:
     state: list[Piece]
     biases: np.ndarray
     evaluation: list[float]
+    notes: list[dict[str, Any]]
 
 
 @dataclass
@@ -89,14 +92,18 @@ def pieces(replica: PretrainReplica, flat: torch.Tensor) -> list[Piece]:
 
 
 def state(replica: PretrainReplica) -> list[Piece]:
-    """Parameters, moments and averages."""
-    kinds = {"model": replica._parameters, "m": replica._optimizer.m, "v": replica._optimizer.v}
-    kinds["ema"] = replica._averages()
+    """Parameters, moments and averages, as a checkpoint has them. Collective over the cell where experts were moved."""
+    found = replica.state_dict()
     return [
-        (f"{kind}.{slot.name}", slot.shape, slot.first, tensor.detach().clone().float().numpy())
-        for kind, tensors in kinds.items()
-        for slot, tensor in zip(replica.slots, tensors, strict=bool(tensors))
+        (name, slot.shape, slot.first, local_of(found[name]).detach().clone().float().numpy())
+        for kind in ("model", "adam_m", "adam_v", "ema")
+        for slot in replica.slots
+        if (name := f"{kind}.{slot.name}") in found
     ]
+
+
+def local_of(tensor: Any) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def step(replica: PretrainReplica, place: Place, number: int, given: list[int] | None = None) -> tuple[Any, Any]:
@@ -123,17 +130,31 @@ def step(replica: PretrainReplica, place: Place, number: int, given: list[int] |
 
 
 def train(
-    config: PretrainConfig, steps: int, workers: int, cells: int, folder: str, given: list[int] | None = None
+    config: PretrainConfig,
+    steps: int,
+    workers: int,
+    cells: int,
+    folder: str,
+    given: list[int] | None = None,
+    generations: Sequence[int] = (),
+    healed: int = -1,
 ) -> Run | None:
-    """Train from the start and look at everything."""
+    """Train from the start and look at everything. generations: the steps before which one begins. healed: the step
+    before which all cells but the first are replaced and copy its state, while it is about to add up its sums."""
     place = enter(workers, cells, folder)
     if place is None:
         return None
     replica = synthetic.build(config)
     metrics, gradient, loads = [], [], np.zeros(0)
+    notes: list[dict[str, Any]] = []
     for number in range(steps):
+        if number == healed:
+            replica = heal(replica, place, number)
+        if number in generations:
+            replica.generation_began()
         total, found = step(replica, place, number, given)
         metrics.append(found)
+        notes += replica.notes()
         if number == 0:
             numel = sum(slot.local.numel() for slot in replica.slots)
             gradient, loads = pieces(replica, total), total[numel:].clone().numpy()
@@ -142,7 +163,24 @@ def train(
     if workers > 1:
         dist.all_reduce(figures)
     biases = torch.stack(replica._biases).numpy().copy()
-    return Run(metrics, gradient, loads, state(replica), biases, figures.tolist())
+    return Run(metrics, gradient, loads, state(replica), biases, figures.tolist(), notes)
+
+
+def heal(replica: PretrainReplica, place: Place, number: int) -> PretrainReplica:
+    """The replica of the first cell, whose sums of step `number` are thrown away, or a new one with its state."""
+    if place.cell == 0:
+        one = place.workers * replica.config.batch.micro_batch
+        replica.begin(number)
+        replica.accumulate_all([range(one)])
+        replica.sums()
+    else:
+        replica = synthetic.build(replica.config)
+    with torch.no_grad():
+        for tensor in replica.tensors():
+            place.add(tensor if place.cell == 0 else tensor.zero_())
+    if place.cell > 0:
+        replica.loaded(number)
+    return replica
 
 
 def whole(parts: list[list[Piece]]) -> dict[str, np.ndarray]:
@@ -166,6 +204,7 @@ def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: st
     if place is None:
         return None
     replica = synthetic.build(config)
+    replica.generation_began()
     for number in range(steps):
         step(replica, place, number)
     failures: list[str] = []

@@ -25,7 +25,7 @@ class MoE(nn.Module):
     are here.
 
     `placement`: (E,) int64, the slot of every shared expert: they are held slot after slot, and go by their own number
-    everywhere else (router, bias, load). None: every expert in the slot of its number. Set by `apply_placement`."""
+    everywhere else (router, bias, load). None: every expert in the slot of its number. Set by `Rebalance`."""
 
     def __init__(self, c: ModelConfig, group: dist.ProcessGroup | Exchange | None) -> None:
         super().__init__()

@@ -37,6 +37,11 @@ def check_layout(config: PretrainConfig, workers: int) -> None:
             f"workload.parallel.ep_node: {parallel.ep_node} workers a node do not divide the {ep} that share experts",
             f"ep_node {_nearest(parallel.ep_node, ep)}",
         )
+    if parallel.rebalance and ep == 1:
+        raise InputError(
+            "workload.parallel.rebalance: with ep 1 every worker holds all experts, there is nothing to balance",
+            "rebalance 0, or ep of 2 or more",
+        )
     if pp == 1:
         _check_fsdp(config, workers // ep)
     else:

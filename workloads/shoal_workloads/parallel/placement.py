@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from shoal_workloads.model.moe import MoE
 from shoal_workloads.parallel.dispatch import Exchange
 
-__all__ = ["apply_placement", "identity", "imbalance", "move_experts", "place_experts"]
+__all__ = ["identity", "imbalance", "moved", "place_experts"]
 
 
 def identity(n_experts: int) -> torch.Tensor:
@@ -68,24 +67,11 @@ def imbalance(loads: Sequence[float], placement: torch.Tensor, ranks: int) -> fl
     return float(by_rank.max() / by_rank.mean().clamp_min(1e-9) - 1)
 
 
-def apply_placement(moe: MoE, placement: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
-    """Hold the experts of a layer by `placement` from now on. tensors: all that belongs to them here, (H, ...) each:
-    their weights, and moments and averages of these. Between two steps; collective over the workers that share them.
-
-    Raises:
-        RuntimeError: a peer is gone. What was moved then is not known: take the state from elsewhere.
-    """
-    old = identity(moe.n_experts) if moe.placement is None else moe.placement.cpu()
-    if moe.exchange is not None:
-        move_experts(tensors, old, placement, moe.exchange)
-        moe.placement = placement.to(tensors[0].device)
-
-
 @torch.no_grad()
-def move_experts(tensors: Sequence[torch.Tensor], old: torch.Tensor, new: torch.Tensor, among: Exchange) -> None:
-    """Move what belongs to experts from the slots of `old` to those of `new`, in place, bit for bit. tensors: (H, ...)
-    each, slot after slot: weights, their moments and averages. Collective over the group: the same placements
-    everywhere.
+def moved(tensor: torch.Tensor, old: torch.Tensor, new: torch.Tensor, among: Exchange) -> torch.Tensor:
+    """A copy of what belongs to the experts of a layer (weights, moments, averages, gradients), bit for bit, as the
+    placement `new` has it. tensor: (H, ...), the slots held here by `old`, which stays as it is. Collective over the
+    group, with the same placements everywhere.
 
     Raises:
         RuntimeError: a peer is gone.
@@ -101,9 +87,8 @@ def move_experts(tensors: Sequence[torch.Tensor], old: torch.Tensor, new: torch.
     order, source = leaving.argsort(), arriving // held
     send = torch.bincount(leaving // held, minlength=among.ranks).tolist()
     receive = torch.bincount(source, minlength=among.ranks).tolist()
-    place = source.argsort(stable=True)
-    for tensor in tensors:
-        sent = tensor.index_select(0, order.to(tensor.device))
-        arrived = torch.empty_like(sent)
-        dist.all_to_all_single(arrived, sent, receive, send, group=among.group)
-        tensor.index_copy_(0, place.to(tensor.device), arrived)
+    sent = tensor.index_select(0, order.to(tensor.device))
+    arrived = torch.empty_like(sent)
+    dist.all_to_all_single(arrived, sent, receive, send, group=among.group)
+    out = torch.empty_like(arrived)
+    return out.index_copy_(0, source.argsort(stable=True).to(tensor.device), arrived)
