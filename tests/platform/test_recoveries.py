@@ -230,14 +230,17 @@ class LabTarget:
         elif kind == "kill-controller":
             self.one.kill_controller()
         elif victim in self.one.alive:
-            self.one.kill_node(str(victim))
+            if kind == "drain":
+                self.one.drains[str(victim)] = 0.0
+            else:
+                self.one.kill_node(str(victim))
             self.fresh += 1
             self.one.alive[f"n{self.fresh}"] = 2
 
 
 def chaos(folder: Path, steps: int, every: float, seed: int, **settings: Any) -> tuple[int, dict[str, Any], Lab]:
     """A fault about every `every` committed steps, however long they take."""
-    kinds = ["kill-worker", "kill-worker", "kill-node", "freeze-worker", "kill-controller"]
+    kinds = ["kill-worker", "kill-worker", "kill-node", "freeze-worker", "drain", "kill-controller"]
     with lab(folder, {f"n{i}": 2 for i in range(5)}, steps=steps, audit={"samples": True}, **settings) as one:
         one.full(10, spares=2)
         target, done = LabTarget(one), 0

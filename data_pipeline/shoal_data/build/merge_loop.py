@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from shoal_data.build.compiled import innermost
 from shoal_data.build.pair_counts import COUNT, KEY, key_of, no_pairs, number_of, room_for_pairs
 from shoal_data.build.pair_queue import FIRST, OFTEN, PAIR, SIZE, drop_top, heapify, new_queue, push, requeue_top
 from shoal_data.build.spellings import first_tokens, joined
@@ -39,7 +40,7 @@ def spread_words(values, offsets, byte_ids):
     return text
 
 
-@njit(cache=True)
+@innermost
 def _boundary(text, at):
     """Place of the boundary before place `at` of a word."""
     at -= 1

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from shoal_data.build.compiled import innermost
+
 __all__ = ["COUNT", "KEY", "Pairs", "key_of", "no_pairs", "number_of", "room_for_pairs"]
 
 # Columns of a record: what one look-up needs lies together, since memory is what the loop waits for.
@@ -31,7 +33,7 @@ class Pairs(NamedTuple):
     known: Any
 
 
-@njit(cache=True)
+@innermost
 def key_of(left, right):
     """The key of a pair of token ids; keys sort as pairs do."""
     return (np.int64(left) << 32) | np.int64(right)
@@ -71,13 +73,13 @@ def room_for_pairs(pairs, more):
     return Pairs(table, record, queued, pairs.known)
 
 
-@njit(cache=True)
+@innermost
 def _slot(key, size):
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1))
 
 
-@njit(cache=True)
+@innermost
 def number_of(pairs, key):
     """Number of the pair `key`, which is taken in if it is new; the caller sees that there is room."""
     table, record = pairs.table, pairs.record

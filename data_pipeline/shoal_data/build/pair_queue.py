@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from shoal_data.build.compiled import innermost
+
 __all__ = ["FIRST", "OFTEN", "PAIR", "SIZE", "Queue", "drop_top", "heapify", "new_queue", "push", "requeue_top"]
 
 # Columns of an entry: its pair, how often that occurred when it was queued, where its places lie and how many they are.
@@ -42,14 +44,14 @@ def new_queue(entry, places, used_places):
     return Queue(entry, np.arange(len(entry)).astype(np.int32), places, used)
 
 
-@njit(cache=True)
+@innermost
 def _before(entry, one, other):
     if entry[one, OFTEN] != entry[other, OFTEN]:
         return entry[one, OFTEN] > entry[other, OFTEN]
     return entry[one, PAIR] < entry[other, PAIR]
 
 
-@njit(cache=True)
+@innermost
 def _sift_up(queue, at):
     entry, heap = queue.entry, queue.heap
     row = heap[at]
@@ -62,7 +64,7 @@ def _sift_up(queue, at):
     heap[at] = row
 
 
-@njit(cache=True)
+@innermost
 def _sift_down(queue, at):
     entry, heap, size = queue.entry, queue.heap, queue.used[0]
     row = heap[at]
@@ -79,14 +81,14 @@ def _sift_down(queue, at):
     heap[at] = row
 
 
-@njit(cache=True)
+@innermost
 def heapify(queue):
     """Order entries that were put in without order."""
     for at in range(queue.used[0] // 2 - 1, -1, -1):
         _sift_down(queue, at)
 
 
-@njit(cache=True)
+@innermost
 def drop_top(queue):
     """Take the first entry off; its row and places stay as they are until the next `push`."""
     heap = queue.heap
@@ -97,7 +99,7 @@ def drop_top(queue):
         _sift_down(queue, 0)
 
 
-@njit(cache=True)
+@innermost
 def requeue_top(queue, often):
     """Move the first entry to where it belongs with a new count."""
     queue.entry[queue.heap[0], OFTEN] = often

@@ -10,8 +10,8 @@ the one step of backtracking that `\\s+(?!\\S)` and `\\s*[\\r\\n]+` need. They a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from shoal_data.build.compiled import innermost
 from shoal_data.build.unicode import KANA_HAN, LETTER, MARK, NUMBER, PUNCTUATION, SPACE, SYMBOL
 
 __all__ = ["CL100K", "DEEPSEEK_V3", "GPT2", "next_cut"]
@@ -24,7 +24,7 @@ _NOT_BEFORE_WORD = LETTER | PUNCTUATION | SYMBOL
 _ALPHANUMERIC = LETTER | NUMBER
 
 
-@njit(cache=True)
+@innermost
 def _decode(text, at):
     """Code point at byte `at` of valid UTF-8, and its length in bytes."""
     first = np.int64(text[at])
@@ -40,13 +40,13 @@ def _decode(text, at):
     )
 
 
-@njit(cache=True)
+@innermost
 def _class(text, at, classes):
     point, size = _decode(text, at)
     return classes[point], size
 
 
-@njit(cache=True)
+@innermost
 def _run(text, at, end, classes, wanted):
     """End of the run of characters in any of the classes `wanted` that starts at `at`."""
     while at < end:
@@ -57,19 +57,19 @@ def _run(text, at, end, classes, wanted):
     return at
 
 
-@njit(cache=True)
+@innermost
 def _is_newline(byte):
     return byte == 10 or byte == 13
 
 
-@njit(cache=True)
+@innermost
 def _newlines(text, at, end):
     while at < end and _is_newline(text[at]):
         at += 1
     return at
 
 
-@njit(cache=True)
+@innermost
 def _white(text, at, end, classes, newlines_first):
     """End of the match of `\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+` (the first alternative if `newlines_first`) at `at`."""
     stop, last, newline = at, at, at
@@ -88,18 +88,18 @@ def _white(text, at, end, classes, newlines_first):
     return last
 
 
-@njit(cache=True)
+@innermost
 def _ascii_letter(byte):
     return 97 <= (byte | 32) <= 122
 
 
-@njit(cache=True)
+@innermost
 def _ascii_printed(byte):
     """One of ASCII's 32 punctuation marks and symbols."""
     return 33 <= byte <= 47 or 58 <= byte <= 64 or 91 <= byte <= 96 or 123 <= byte <= 126
 
 
-@njit(cache=True)
+@innermost
 def _v3_third(text, at, end, classes):
     """End of the match of V3's third pattern at `at`, within a stretch that ends at `end`; `at` if there is none."""
     byte = text[at]
@@ -127,7 +127,7 @@ def _v3_third(text, at, end, classes):
     return at
 
 
-@njit(cache=True)
+@innermost
 def _v3(text, at, end, classes, stretch):
     """The piece at `at`: V3's first two patterns bound a stretch, the third cuts it, what none matches is left whole.
 
@@ -161,7 +161,7 @@ def _v3(text, at, end, classes, stretch):
             return stop, stretch
 
 
-@njit(cache=True)
+@innermost
 def _contraction(text, at, end, any_case):
     """End of an English contraction ('s, 't, 're, 've, 'm, 'll, 'd) at the apostrophe `at`; `at` if there is none."""
     if at + 1 >= end:
@@ -179,7 +179,7 @@ def _contraction(text, at, end, any_case):
     return at
 
 
-@njit(cache=True)
+@innermost
 def _run_of_none(text, at, end, classes, unwanted):
     while at < end:
         kind, size = _class(text, at, classes)
@@ -189,7 +189,7 @@ def _run_of_none(text, at, end, classes, unwanted):
     return at
 
 
-@njit(cache=True)
+@innermost
 def _gpt2(text, at, end, classes):
     if text[at] == 39:
         stop = _contraction(text, at, end, False)
@@ -210,7 +210,7 @@ def _gpt2(text, at, end, classes):
     return _white(text, at, end, classes, False)
 
 
-@njit(cache=True)
+@innermost
 def _cl100k(text, at, end, classes):
     if text[at] == 39:
         stop = _contraction(text, at, end, True)
@@ -241,7 +241,7 @@ def _cl100k(text, at, end, classes):
     return _white(text, at, end, classes, True)
 
 
-@njit(cache=True)
+@innermost
 def next_cut(pattern, text, at, end, classes, stretch):
     """End of the piece of `text` (uint8, valid UTF-8) that starts at byte `at` of a document that ends at `end`.
 

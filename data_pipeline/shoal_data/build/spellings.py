@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from shoal_data.build.compiled import innermost
+
 __all__ = ["Tokens", "first_tokens", "joined"]
 
 
@@ -28,7 +30,7 @@ class Tokens(NamedTuple):
     count: Any
 
 
-@njit(cache=True)
+@innermost
 def _spelling(pool, starts, left, right):
     """Hash of the bytes of token `left` followed by those of `right` (none if negative)."""
     state = np.uint64(0xCBF29CE484222325)
@@ -39,7 +41,7 @@ def _spelling(pool, starts, left, right):
     return np.int64((state ^ (state >> np.uint64(31))) & np.uint64(0x7FFFFFFFFFFFFFFF))
 
 
-@njit(cache=True)
+@innermost
 def _spells(pool, starts, token, left, right):
     """Whether `token` is `left` followed by `right`, byte for byte."""
     cut = starts[left + 1] - starts[left]

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numba import njit
 
 from shoal_data.build.arrow import text_buffers
+from shoal_data.build.compiled import innermost
 from shoal_data.build.pretokens import CL100K, DEEPSEEK_V3, GPT2, next_cut
 from shoal_data.build.unicode import character_classes
 
@@ -94,7 +95,7 @@ def _move(slots, bigger):
             bigger[slot] = slots[index]
 
 
-@njit(cache=True)
+@innermost
 def _add(values, first, last, amount, slots, pool, used, pooled):
     """Add `amount` to the word values[first:last] (not empty); returns slots and bytes in use.
 
@@ -121,7 +122,7 @@ def _add(values, first, last, amount, slots, pool, used, pooled):
     return used + 1, pooled + last - first
 
 
-@njit(cache=True, nogil=True)
+@innermost
 def _count_text(pattern, values, offsets, classes, document, at, stretch, slots, pool, used, pooled):
     """Count on from byte `at` of `document` until the text ends or room runs out; returns where it stands."""
     for index in range(document, len(offsets) - 1):
@@ -137,7 +138,7 @@ def _count_text(pattern, values, offsets, classes, document, at, stretch, slots,
     return len(offsets) - 1, at, stretch, used, pooled
 
 
-@njit(cache=True, nogil=True)
+@innermost
 def _add_counts(values, offsets, amounts, done, slots, pool, used, pooled):
     for index in range(done, len(amounts)):
         first, last = offsets[index], offsets[index + 1]
