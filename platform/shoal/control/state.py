@@ -204,11 +204,14 @@ class State:
 
     def spares(self) -> dict[str, str]:
         """Warm workers without a seat, in a successor too -> node, on nodes that may be used."""
-        taken = self.seats.keys() | {member for cell in self.successors.values() for member in cell.people()}
+        taken = {member for cell in self.successors.values() for member in cell.people()}
         return {
             name: worker.node
             for name, worker in self.workers.items()
-            if name not in taken and worker.node not in self.draining and worker.node not in self.aside
+            if name not in self.seats
+            and name not in taken
+            and worker.node not in self.draining
+            and worker.node not in self.aside
         }
 
     def crew(self, cells: Sequence[int] | None = None) -> list[str]:
