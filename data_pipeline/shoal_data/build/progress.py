@@ -26,7 +26,8 @@ class Progress:
             self._say(note, "\r" if self._terminal else "", "" if self._terminal else "\n")
 
     def finish(self, note: str = "") -> None:
-        """The last line, with the totals."""
+        """The last line, with the totals; what there was to do was a guess, and all of it is done."""
+        self.total = max(1, self.done)
         self._say(note, "\r" if self._terminal else "", "\n")
 
     def _say(self, note: str, before: str, after: str) -> None:

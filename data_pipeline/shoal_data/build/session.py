@@ -40,6 +40,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the build shows its own, by bytes of text
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would say that Ray's bars are off
     try:
         yield
     finally:
