@@ -63,7 +63,7 @@ class Snapshots(Section):
 class Injection(Section):
     """A fault on order, for drills: see `shoal.worker.inject`."""
 
-    at: Literal["accumulate", "accumulated", "across", "vote", "commit", "committed", "heal", "checkpoint"]
+    at: Literal["accumulate", "accumulated", "across", "vote", "commit", "committed", "join", "heal", "checkpoint"]
     step: int = Field(ge=0, description="the pending step (committed: the one just done)")
     cell: int = Field(0, ge=0)
     rank: int = Field(0, ge=0)

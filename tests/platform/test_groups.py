@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from shoal.worker.groups import Groups, Stopped, serve_store
+from shoal.worker.step import world_broke
 
 SIZE = 3
 
@@ -28,14 +29,14 @@ def address() -> Iterator[tuple[str, int]]:
 Rank = Callable[[Groups, int], object]
 
 
-def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float]) -> list[object]:
+def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float], build: float = 10.0) -> list[object]:
     """Run `do` in a thread a rank; rank r is told to stop after `stop_after[r]` seconds, by default one."""
     found: list[object] = [None] * SIZE
     start = time.monotonic()
 
     def rank(index: int) -> None:
         limit = stop_after.get(index, 1.0)
-        groups = Groups(20.0, 10.0, lambda: time.monotonic() - start > limit)
+        groups = Groups(20.0, build, lambda: time.monotonic() - start > limit)
         groups.meet_at(address)
         try:
             found[index] = do(groups, index)
@@ -88,3 +89,15 @@ def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(address: tu
     waited = together(address, add, {0: 20.0, 1: 2.0, 2: 2.0})
     assert all(isinstance(seconds, float) and seconds < 10.0 for seconds in waited)  # not the 20 s of the group
     assert waited[1] != "left"
+
+
+def test_a_group_that_a_frozen_member_does_not_build_is_a_fault_of_communication(address: tuple[str, int]) -> None:
+    def enter(groups: Groups, index: int) -> object:
+        if index == 2:
+            return groups.meet("frozen", index, SIZE)
+        try:
+            return groups.build("frozen", index, SIZE)
+        except RuntimeError as error:
+            return world_broke(error)
+
+    assert together(address, enter, dict.fromkeys(range(SIZE), 60.0), build=1.0) == [True, True, None]

@@ -44,6 +44,25 @@ def alone(section: dict[str, Any], seed: int) -> list[float]:
     return losses
 
 
+def test_experts_move_when_the_crew_changes(tmp_path: Path) -> None:
+    """Two cells whose experts are placed anew after the start, after a death, and after its successor has joined: the
+    losses of a single process, and cells that agree to the bit after every step."""
+    section = workload(write_corpus(tmp_path / "corpus"), {"ep": 2, "rebalance": 3})
+    nodes, snapshots = {f"n{i}": 2 for i in range(3)}, {"every": 5, "compare": 1}
+    with lab(tmp_path, nodes, cells=2, workers_per_cell=2, steps=STEPS, workload=section, snapshots=snapshots) as one:
+        one.full(5, spares=2)
+        one.kill(one.members(1)[0])
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+        assert not one.events("disagreement"), one.story()
+        placed = one.events("experts_placed")
+        assert len({event["generation"] for event in one.events("generation")}) >= len(placed) >= 2, one.story()
+        assert all(sum(event["after"]) < sum(event["before"]) for event in placed)
+        found = [line["loss"] for line in one.steps()]
+        expected = alone(section, one.job["seed"])
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "parallel",
     [

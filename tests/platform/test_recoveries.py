@@ -166,12 +166,12 @@ def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path) -> 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["kill", "freeze"])
-@pytest.mark.parametrize("at", [*POINTS, "heal", "checkpoint"])
+@pytest.mark.parametrize("at", [*POINTS, "join", "heal", "checkpoint"])
 def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, at: str, how: str) -> None:
-    """During a heal: of the cell that is copied from, after a first death."""
+    """Where groups are built and during a heal: of the cell that is copied from, after a first death."""
     inject = [fault(at, 50, cell=0, how=how)]
-    if at == "heal":
-        inject = [fault("accumulate", 50), *(fault("heal", step, cell=0, how=how) for step in range(51, 56))]
+    if at in ("join", "heal"):
+        inject = [fault("accumulate", 50), *(fault(at, step, cell=0, how=how) for step in range(51, 56))]
     settings: dict[str, Any] = {"checkpoint": {"every": 50}} if at == "checkpoint" else {}
     with lab(tmp_path, NODES, steps=200, inject=inject, audit={"samples": True}, **settings) as one:
         run = one.finished()

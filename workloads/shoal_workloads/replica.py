@@ -20,6 +20,7 @@ from shoal_workloads.parallel.layout import layout_of, shard_model
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
 from shoal_workloads.parallel.pipeline.stages import Factors
 from shoal_workloads.parallel.rebalance import Rebalance
+from shoal_workloads.parallel.traffic import SCOPES
 from shoal_workloads.precision.choose import choose
 from shoal_workloads.recipe.adamw import AdamW
 from shoal_workloads.recipe.balance import max_violation, update_bias
@@ -60,10 +61,10 @@ class PretrainReplica:
         self._numel = sum(p.numel() for p in self._parameters)
         self._guard = Guard(config.guard)
         self._ema = Ema(self._parameters, config.ema_decay) if config.ema_decay else None
-        exchange = next((moe.exchange for moe in self.model.moe_layers()), None)
+        self._exchange = next((moe.exchange for moe in self.model.moe_layers()), None)
         self._rebalance: Rebalance | None = None
-        if config.parallel.rebalance and exchange is not None:
-            self._rebalance = Rebalance(self.model, self.slots, exchange, config.parallel.rebalance)
+        if config.parallel.rebalance and self._exchange is not None:
+            self._rebalance = Rebalance(self.model, self.slots, self._exchange, config.parallel.rebalance)
         self._notes: list[dict[str, Any]] = []
         self._train: Samples | None = None
         self._heldout: Samples | None = None
@@ -87,6 +88,8 @@ class PretrainReplica:
             slot.parameter.grad = None
         if self.pipeline is not None:
             self.pipeline.zero.begin()
+        if self._exchange is not None:
+            self._exchange.traffic.take()
 
     def accumulate(self, ids: Sequence[int]) -> None:
         """Forward and backward over the samples at positions `ids`. Collective over the cell.
@@ -163,8 +166,10 @@ class PretrainReplica:
         return self._summed
 
     def stats(self) -> list[float]:
-        """Nats of the main head, of the MTP heads, the balance loss, and the number of samples."""
-        return [self._lm, self._mtp, self._balance, float(self._samples)]
+        """Nats of the main head, of the MTP heads, the balance loss, the number of samples; where experts are shared,
+        bytes sent for them across nodes and inside."""
+        sent = [] if self._exchange is None else [float(self._exchange.traffic.total(scope)) for scope in SCOPES]
+        return [self._lm, self._mtp, self._balance, float(self._samples), *sent]
 
     def norm_sq(self, total: torch.Tensor) -> float:
         """This worker's part of the squared norm of the gradient averaged over the global batch."""
@@ -176,10 +181,11 @@ class PretrainReplica:
         """Apply the step: clip, AdamW, router biases. Not collective.
 
         Returns `loss, lm_loss, mtp_loss, balance_loss` (nats a token), `grad_norm` (before clipping), `lr`, `tokens`
-        (of this step), `max_violation` (mean over routers) and `max_violation.I` (of router I); `fault` and `roll_back`
-        as `GuardConfig` says."""
+        (of this step), `max_violation` (mean over routers) and `max_violation.I` (of router I); where workers share
+        experts `exchange_across` and `exchange_inside`, bytes that rows and what goes with them took between nodes and
+        inside them; `fault` and `roll_back` as `GuardConfig` says."""
         config, schedule = self.config, self.config.schedule
-        lm, mtp, balance, _ = stats
+        lm, mtp, balance, _, *sent = stats
         if self._rebalance is not None and self._rebalance.commit() and self.pipeline is not None:
             self.pipeline.zero.changed()
         tokens = self._batch * config.data.seq_len
@@ -199,6 +205,8 @@ class PretrainReplica:
             by_layer = [max_violation(load) for load in loads]
             metrics["max_violation"] = sum(by_layer) / len(by_layer)
             metrics.update({f"max_violation.{i}": value for i, value in enumerate(by_layer)})
+        if sent:
+            metrics.update({f"exchange_{scope}": size for scope, size in zip(SCOPES, sent, strict=True)})
         verdict = self._guard.judge(metrics["loss"], metrics["grad_norm"])
         if verdict != "fine":
             metrics["fault"] = 1.0 if verdict == "spike" else 2.0

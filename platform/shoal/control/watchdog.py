@@ -56,7 +56,7 @@ class Watchdog:
         """Seconds that a worker in this phase may be silent, when the liveliest quarter was silent for `usual`."""
         if len(self._seconds) < LEARNED:
             return self._timeouts.patience
-        if phase not in ("inside", "across", "spare"):  # imports and libraries may hold the interpreter for a while
+        if phase in ("forming", "saving"):  # imports and libraries may hold the interpreter for a while
             return self._timeouts.patience / 4
         learned = self._timeouts.silence + STEPS * median(self._seconds)
         learned = max(learned, STEPS * self._gap, USUAL * usual)

@@ -110,15 +110,16 @@ class Groups:
         if store.compare_set(f"go/{key}", "", "enter") != b"enter":
             self.until(lambda: False)
 
-    def build(self, key: str, rank: int, size: int) -> Any:
-        """A group of its own, outside the default world; None for a group of one.
+    def build(self, key: str, rank: int, size: int, met: Callable[[], None] = lambda: None) -> Any:
+        """A group of its own, outside the default world; None for a group of one. `met` is called once all are there.
 
         Raises:
-            Stopped: while waiting for the others. RuntimeError: it could not be built.
+            Stopped: while waiting for the others. DistError: it could not be built.
         """
         if size == 1:
             return None
         self.meet(key, rank, size)
+        met()
         built: list[Any] = []
 
         def connect() -> None:
@@ -133,7 +134,7 @@ class Groups:
         threading.Thread(target=connect, daemon=True, name="connect").start()
         self.until(lambda: bool(built))
         if isinstance(built[0], Exception):
-            raise RuntimeError(f"group {key}: {built[0]}") from built[0]
+            raise dist.DistError(f"group {key}: {built[0]}") from built[0]
         return built[0]
 
     def world(self, key: str, rank: int, size: int) -> None:

@@ -2,8 +2,8 @@
 
 Points, in the order of a step: `accumulate` (before the first micro-batch), `accumulated` (after the last), `across`
 (its part of the cross-cell sum is under way), `vote` (its word in the vote is under way), `commit` (the vote is
-through, nothing is applied yet), `committed` (applied, nobody knows), `heal` (a copy from or to a peer begins),
-`checkpoint` (one is being written).
+through, nothing is applied yet), `committed` (applied, nobody knows); and between steps: `join` (all of a membership
+have met, their groups are not built yet), `heal` (a copy to or from a peer begins), `checkpoint` (one is written).
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Step:
         self.cells, self.crew, self.evaluated = cells, crew, max(self.evaluated, evaluated)
         place, rank, size = cells.index(self.member.cell), self.member.rank, self.member.size
         self.cross = self.groups.build(f"cross/{generation}/{rank}", place, len(cells))
-        self.all = self.groups.build(f"all/{generation}", place * size + rank, len(crew))
+        self.all = self.groups.build(f"all/{generation}", place * size + rank, len(crew), lambda: self.inject("join"))
         self.groups.retire()
         if isinstance(self.replica, _Arranged):
             self.replica.generation_began()

@@ -66,6 +66,11 @@ def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], toleran
         assert np.abs(found[name] - value).max() <= tolerance * np.abs(value).max() + 1e-12, name
 
 
+def learnt(metrics: dict[str, float]) -> dict[str, float]:
+    """Without what tells of the layout."""
+    return {name: value for name, value in metrics.items() if not name.startswith("exchange_")}
+
+
 def compare(runs: list[Run], workers: int, expected: Run, tolerance: float = TOLERANCE) -> None:
     """All cells agree with the single process, and with each other to the bit."""
     cells = [runs[first : first + workers] for first in range(0, len(runs), workers)]
@@ -74,7 +79,7 @@ def compare(runs: list[Run], workers: int, expected: Run, tolerance: float = TOL
         close(whole([run.state for run in cell]), whole([expected.state]), tolerance)
         for run in cell:
             for found, wanted in zip(run.metrics, expected.metrics, strict=True):
-                assert found == pytest.approx(wanted, rel=tolerance)
+                assert learnt(found) == pytest.approx(wanted, rel=tolerance)
             assert run.evaluation == pytest.approx(expected.evaluation, rel=tolerance)
     for run in runs:
         assert np.array_equal(run.loads, expected.loads)
@@ -221,7 +226,7 @@ def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -
             assert all(np.array_equal(state[name], value) for name, value in saved.items())
             metrics += [figures for _, figures in found]
         for figures in metrics[1:]:
-            assert figures == pytest.approx(metrics[0], rel=TOLERANCE)
+            assert learnt(figures) == pytest.approx(learnt(metrics[0]), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("victim", [0, 3])

@@ -186,27 +186,29 @@ def order_of_calls(c: ModelConfig, case: Case) -> tuple[list[str], list[str]]:
     return forward, log
 
 
-def trained(
-    config: PretrainConfig, placements: list[list[int]]
-) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """Steps of a replica whose experts lie by another placement from each to the next, and in their own order at the
-    end: metrics by step, and the whole state."""
+def told(config: PretrainConfig) -> tuple[dict[str, float], dict[str, int]]:
+    """The metrics of a replica's second step, and what this worker's exchange counted in it."""
     replica = synthetic.build(config)
-    experts = config.model.n_experts
+    synthetic.run_step(replica, 0)
+    replica.evaluate(dist.get_rank(), dist.get_world_size())
+    exchange = replica.model.moe_layers()[0].exchange
+    assert exchange is not None
+    taken: dict[str, int] = {}
+    take = exchange.traffic.take
 
-    def all_by(slots: torch.Tensor) -> None:
-        kinds = (replica._parameters, replica._optimizer.m, replica._optimizer.v)
-        for name, moe in replica.model.named_modules():
-            if isinstance(moe, MoE):
-                here = [i for i, slot in enumerate(replica.slots) if slot.name.startswith(f"{name}.experts.")]
-                place(moe, slots, [kind[i] for kind in kinds for i in here])
+    def watched() -> dict[str, int]:
+        taken.clear()
+        taken.update(take())
+        return taken
 
-    metrics = []
-    for step, slots in enumerate(placements):
-        all_by(torch.tensor(slots))
-        metrics.append(synthetic.run_step(replica, step))
-    all_by(identity(experts))
-    return metrics, {name: synthetic.whole(t) for name, t in replica.state_dict().items()}
+    commit = replica.commit
+
+    def commit_watched(*args: Any) -> dict[str, float]:
+        with patch.object(exchange.traffic, "take", watched):
+            return commit(*args)
+
+    with patch.object(replica, "commit", commit_watched):
+        return synthetic.run_step(replica, 1), taken
 
 
 def refused(per_node: int) -> str:

@@ -14,11 +14,12 @@ from typing import Literal
 
 from shoal_workloads.precision.fp8 import TILE
 
-__all__ = ["Kind", "Pass", "Traffic", "row_bytes"]
+__all__ = ["SCOPES", "Kind", "Pass", "Traffic", "row_bytes"]
 
 Kind = Literal["dispatch", "combine", "metadata"]
 Pass = Literal["forward", "backward"]
 Scope = Literal["across", "inside"]
+SCOPES: tuple[Scope, ...] = ("across", "inside")
 
 
 def row_bytes(d_model: int, *, fp8: bool, width: int = 2) -> int:
@@ -51,6 +52,10 @@ class Traffic:
         """Bytes so far, of one pass or both."""
         passes: tuple[Pass, ...] = ("forward", "backward") if direction is None else (direction,)
         return sum(self._bytes[kind, one, scope] for one in passes)
+
+    def total(self, scope: Scope) -> int:
+        """Bytes of all kinds so far."""
+        return sum(n for (_, _, where), n in self._bytes.items() if where == scope)
 
     def take(self) -> dict[str, int]:
         """What was sent since the last call, as `KIND.PASS.SCOPE`: bytes. Called once a step."""
