@@ -94,6 +94,9 @@ class SyntheticReplica:
         self.vector.sub_(self.momentum, alpha=self.config.lr)
         return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures}
 
+    def generation_began(self) -> None:
+        pass
+
     def notes(self) -> list[dict[str, Any]]:
         return []
 

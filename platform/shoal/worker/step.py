@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,13 +35,6 @@ __all__ = ["CellBroken", "Member", "Step", "world_broke"]
 
 class CellBroken(Exception):
     """A collective inside the cell failed: the cell's world is unusable."""
-
-
-@runtime_checkable
-class _Arranged(Protocol):
-    """A replica that may arrange its cell anew, from a step on that all agree on, when the run's crew has changed."""
-
-    def generation_began(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -102,8 +95,7 @@ class Step:
         self.cross = self.groups.build(f"cross/{generation}/{rank}", place, len(cells))
         self.all = self.groups.build(f"all/{generation}", place * size + rank, len(crew), lambda: self.inject("join"))
         self.groups.retire()
-        if isinstance(self.replica, _Arranged):
-            self.replica.generation_began()
+        self.replica.generation_began()
 
     def healed(self, steps: int) -> None:
         """The state was just copied from a peer."""
