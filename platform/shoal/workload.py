@@ -25,8 +25,8 @@ class Replica(Protocol):
     """One worker's share of one copy of the model and its optimizer."""
 
     def generation_began(self) -> None:
-        """The run's membership has changed: what is arranged by it may be arranged anew, from a step on that all workers
-        agree on."""
+        """The run's membership has changed: what is arranged by it may be arranged anew, from a step on that all
+        workers agree on."""
 
     def begin(self, step: int) -> None:
         """Forget what was accumulated and start step `step` (0-based)."""
