@@ -239,17 +239,6 @@ def test_a_rank_that_is_lost_in_a_step_fails_the_others(eight: World, tmp_path: 
     assert others == ["RuntimeError"] * 3 or set(others) <= {"RuntimeError", "DistBackendError"}
 
 
-@pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe", ep=2)])
-def test_a_rank_that_is_lost_while_experts_move_leaves_the_others_whole(
-    eight: World, tmp_path: Path, parallel: dict[str, Any]
-) -> None:
-    answers = eight.run(layouts_world.die_moving, config(parallel | {"rebalance": 1}), 4, str(tmp_path), 1)
-    found = [answer for answer in answers if answer is not None]
-    assert [whole for _, whole in found] == [True] * 4
-    assert found[1][0] == "left"
-    assert {end for rank, (end, _) in enumerate(found) if rank != 1} == {"communication"}
-
-
 class Meeting:
     """A stage whose second forward and first backward each wait for the other to begin."""
 

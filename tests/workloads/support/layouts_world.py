@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import synthetic
@@ -27,8 +26,6 @@ from shoal.checkpoint import Saver
 from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel import rebalance
-from shoal_workloads.parallel.placement import moved
 from shoal_workloads.replica import PretrainReplica
 
 Piece = tuple[str, tuple[int, ...], tuple[int, ...], np.ndarray]
@@ -261,36 +258,3 @@ def die(config: PretrainConfig, workers: int, folder: str, victim: int) -> Any:
     except RuntimeError as error:
         return type(error).__name__ if world_broke(error) else repr(error), time.monotonic() - start
     return "nothing", time.monotonic() - start
-
-
-def die_moving(config: PretrainConfig, workers: int, folder: str, victim: int) -> Any:
-    """Rank `victim` leaves the cell's world while experts are on their way: (how this rank ended, whether its state is
-    that of the step before, to the bit)."""
-    place = enter(workers, 1, folder)
-    if place is None:
-        return None
-    replica = synthetic.build(config)
-    replica.generation_began()
-    step(replica, place, 0)
-    before = [tensor.detach().clone() for tensor in replica.tensors()]
-    calls = 0
-
-    def leave(*args: Any) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return moved(*args)
-
-    end = "nothing"
-    try:
-        with patch.object(rebalance, "moved", leave if place.rank == victim else moved):
-            step(replica, place, 1)
-    except KeyboardInterrupt:
-        end = "left"
-    except RuntimeError as error:
-        end = "communication" if world_broke(error) else repr(error)
-    same = all(torch.equal(a, b) for a, b in zip(before, replica.tensors(), strict=True))
-    del replica  # it holds the expert group, whose sockets stay open as long as it lives
-    leave_world()
-    return end, same
