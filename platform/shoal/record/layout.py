@@ -69,6 +69,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "disagreement": ("step", "cell", "checksums"),
     "straggler": ("actor", "node", "seconds", "typical"),
     "pipeline_step": ("step", "cell", "schedule", "planned", "measured", "planned_idle", "measured_idle"),
+    "experts_placed": ("step", "cell", "measured", "before", "after"),
     "recovery": (
         "rung",
         "cell",

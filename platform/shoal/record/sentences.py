@@ -178,6 +178,15 @@ def _pipeline_step(event: Event) -> str:
     )
 
 
+def _experts_placed(event: Event) -> str:
+    before, after = (max(event.get(key) or [0.0]) for key in ("before", "after"))
+    loads = _count(event.get("measured"), "step")
+    return (
+        f"Experts move with step {int(event.get('step') or 0) + 1}, by the load of {loads}: "
+        f"the busiest worker lies {before:.2f} over the mean and will lie {after:.2f}."
+    )
+
+
 def _run_ended(event: Event) -> str:
     return f"The run ended ({event.get('status')}){_because(event)}."
 
@@ -204,6 +213,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "disagreement": _disagreement,
     "straggler": _straggler,
     "pipeline_step": _pipeline_step,
+    "experts_placed": _experts_placed,
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",
     "run_ended": _run_ended,
 }

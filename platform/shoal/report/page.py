@@ -206,7 +206,16 @@ def timeline(history: History) -> str:
     return f"{svg(timeline_figure(history), 'workers by node over time')}\n<p class=legend>{''.join(chips)}</p>"
 
 
-OTHERS = ("node_draining", "controller_back", "fenced", "node_aside", "rolled_back", "disagreement", "straggler")
+OTHERS = (
+    "node_draining",
+    "controller_back",
+    "fenced",
+    "node_aside",
+    "rolled_back",
+    "disagreement",
+    "straggler",
+    "experts_placed",
+)
 """Events that are told beside the recoveries."""
 
 
