@@ -51,6 +51,12 @@ def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float], b
     return found
 
 
+def build(groups: Groups, key: str, index: int) -> object:
+    groups.meet(key, index, SIZE)
+    (group,) = groups.build([(key, index, SIZE)])
+    return group
+
+
 @pytest.mark.parametrize("trial", range(12))
 def test_nobody_goes_in_alone(address: tuple[str, int], trial: int) -> None:
     dice = random.Random(trial)
@@ -66,7 +72,7 @@ def test_nobody_goes_in_alone(address: tuple[str, int], trial: int) -> None:
 
 def test_a_sum_over_a_group(address: tuple[str, int]) -> None:
     def add(groups: Groups, index: int) -> float:
-        group = groups.build("sum", index, SIZE)
+        group = build(groups, "sum", index)
         tensor = torch.tensor([float(index)])
         groups.sum(group, tensor)
         return float(tensor)
@@ -76,7 +82,7 @@ def test_a_sum_over_a_group(address: tuple[str, int]) -> None:
 
 def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(address: tuple[str, int]) -> None:
     def add(groups: Groups, index: int) -> float:
-        group = groups.build("absent", index, SIZE)
+        group = build(groups, "absent", index)
         if index:
             start = time.monotonic()
             try:
@@ -96,7 +102,7 @@ def test_a_group_that_a_frozen_member_does_not_build_is_a_fault_of_communication
         if index == 2:
             return groups.meet("frozen", index, SIZE)
         try:
-            return groups.build("frozen", index, SIZE)
+            return build(groups, "frozen", index)
         except RuntimeError as error:
             return world_broke(error)
 

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -110,32 +110,34 @@ class Groups:
         if store.compare_set(f"go/{key}", "", "enter") != b"enter":
             self.until(lambda: False)
 
-    def build(self, key: str, rank: int, size: int, met: Callable[[], None] = lambda: None) -> Any:
-        """A group of its own, outside the default world; None for a group of one. `met` is called once all are there.
+    def build(self, wanted: Sequence[tuple[str, int, int]]) -> list[Any]:
+        """Groups outside the default world, all at once: of each (key, rank, size), None for a group of one.
+        The members of each have met already.
 
         Raises:
-            Stopped: while waiting for the others. DistError: it could not be built.
+            Stopped: while waiting for the others. DistError: one could not be built.
         """
-        if size == 1:
-            return None
-        self.meet(key, rank, size)
-        met()
-        built: list[Any] = []
+        built: dict[str, Any] = {}
 
-        def connect() -> None:
+        def connect(key: str, rank: int, size: int) -> None:
             try:
                 store = dist.PrefixStore(key, self._open(self._address))
                 group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=self._build_timeout))
                 group._set_default_timeout(timedelta(seconds=self._timeout))
-                built.append(group)
+                built[key] = group
             except Exception as error:
-                built.append(error)
+                built[key] = error
 
-        threading.Thread(target=connect, daemon=True, name="connect").start()
-        self.until(lambda: bool(built))
-        if isinstance(built[0], Exception):
-            raise dist.DistError(f"group {key}: {built[0]}") from built[0]
-        return built[0]
+        for key, rank, size in wanted:
+            if size == 1:
+                built[key] = None
+            else:
+                threading.Thread(target=connect, args=(key, rank, size), daemon=True, name="connect").start()
+        self.until(lambda: len(built) == len(wanted))
+        for key, group in built.items():
+            if isinstance(group, Exception):
+                raise dist.DistError(f"group {key}: {group}") from group
+        return [built[key] for key, _, _ in wanted]
 
     def world(self, key: str, rank: int, size: int) -> None:
         """Make the cell's default world; its members have met already.

@@ -273,15 +273,12 @@ class Loop:
         self.phase = "joining"
         cells = sorted(int(cell) for cell in order["cells"])
         crew = [worker for cell in cells for worker in order["cells"][str(cell)]]
-        step.enter(order["generation"], cells, crew, order["evaluated"])
+        heals = [(source, target) for source, target in order["heals"] if step.member.cell in (source, target)]
+        copying = step.enter(order["generation"], cells, crew, order["evaluated"], heals)
         joined = time.monotonic()
         copied = 0
-        for source, target in order["heals"]:
-            if step.member.cell not in (source, target):
-                continue
-            rank = step.member.rank
+        for (source, target), group in zip(heals, copying, strict=True):
             step.inject("heal", step=order["steps"])
-            group = self.groups.build(f"heal/{self.generation}/{target}/{rank}", int(step.member.cell == target), 2)
             try:
                 copied += copy_state(self.groups, group, step.tensors(), source=step.member.cell == source)
             finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,16 +86,29 @@ class Step:
         self.phase = "inside"
         """Of the step that runs: `inside` the cell, or `across` cells."""
 
-    def enter(self, generation: int, cells: list[int], crew: list[str], evaluated: int) -> None:
-        """Build the groups of a generation: matching workers over cells, and everybody."""
+    def enter(
+        self,
+        generation: int,
+        cells: list[int],
+        crew: list[str],
+        evaluated: int,
+        heals: Sequence[tuple[int, int]],
+    ) -> list[Any]:
+        """Build the groups of a generation: matching workers over cells, and everybody. Returns groups for `heals`, the
+        copies (source, target) that this worker's cell has a part in: the source's worker is rank 0."""
         self.groups.leave(self.cross, self.all)
         self.cross = self.all = None
         self.cells, self.crew, self.evaluated = cells, crew, max(self.evaluated, evaluated)
         place, rank, size = cells.index(self.member.cell), self.member.rank, self.member.size
-        self.cross = self.groups.build(f"cross/{generation}/{rank}", place, len(cells))
-        self.all = self.groups.build(f"all/{generation}", place * size + rank, len(crew), lambda: self.inject("join"))
+        everybody = (f"all/{generation}", place * size + rank, len(crew))
+        self.groups.meet(*everybody)
+        self.inject("join")
+        copies = [(f"heal/{generation}/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in heals]
+        matching = (f"cross/{generation}/{rank}", place, len(cells))
+        self.cross, self.all, *copying = self.groups.build([matching, everybody, *copies])
         self.groups.retire()
         self.replica.generation_began()
+        return copying
 
     def healed(self, steps: int) -> None:
         """The state was just copied from a peer."""
