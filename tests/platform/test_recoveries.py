@@ -109,7 +109,7 @@ def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path) -> N
         one.kill_node(node)
         check(one, 120, ["drain"])
         assert one.events("death") == []
-        assert [event["rung"] for event in one.events("recovery")] == ["drain"]
+        assert [(event["rung"], event["nodes"]) for event in one.events("recovery")] == [("drain", [node])]
 
 
 def ended_with(one: Lab) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -345,6 +345,11 @@ class Controller:
         line = self.lifelines.lines.get(worker)
         return None if line is None else {**line.doing["copies"], "era": era}
 
+    def going(self, cell: int) -> list[str]:
+        """The nodes of a cell that will be taken away."""
+        nodes = {self.state.workers[worker].node for worker in self.state.cells[cell].people()}
+        return sorted(nodes & self.state.draining.keys())
+
     def on(self, event: Event) -> None:
         if self.ended.is_set():
             return
@@ -355,7 +360,7 @@ class Controller:
         match action:
             case Form(cell, attempt, members, restore, keep, recall):
                 if cell in self.state.successors:
-                    self.recoveries.leaves(cell, sorted(self.state.draining), time.time())
+                    self.recoveries.leaves(cell, self.going(cell), time.time())
                 self.recoveries.formed(cell, time.time())
                 order = {"type": "form", "cell": cell, "attempt": attempt, "size": len(members)}
                 order |= {"restore": restore, "keep": keep, "recall": None}
@@ -373,7 +378,7 @@ class Controller:
                     self.lifelines.send(worker, {"type": "stop", "generation": generation, "broken": broken})
             case Pause(generation, workers):
                 for cell in self.state.leaving:
-                    self.recoveries.leaves(cell, sorted(self.state.draining), time.time())
+                    self.recoveries.leaves(cell, self.going(cell), time.time())
                 for worker in workers:
                     self.lifelines.send(worker, {"type": "pause", "generation": generation})
             case Raise(generation, steps, workers):
