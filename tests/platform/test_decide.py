@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import pytest
+from decisions import HOMES, Run, one
 
 from shoal.control.decide import FATAL, FRUITLESS, STRIKES, decide
 from shoal.control.messages import (
     Acked,
-    Action,
     Checkpointed,
     Committed,
-    Draining,
     End,
-    Event,
     Failed,
     Finished,
     Form,
@@ -25,72 +20,11 @@ from shoal.control.messages import (
     Pause,
     Raise,
     Ready,
-    Release,
     Rewind,
     Stop,
 )
-from shoal.control.state import Ack, Shape, State
+from shoal.control.state import Ack
 from shoal.plan import Seat
-
-HOMES = {Seat(c, r): f"w{c}{r}" for c in range(2) for r in range(2)}
-NODES = {"w00": "n1", "w01": "n1", "w10": "n2", "w11": "n2", "s0": "n3", "s1": "n3"}
-
-
-class Run:
-    """Feeds events and keeps what was answered."""
-
-    def __init__(self, checkpoint: int = 0, steps: int = 100) -> None:
-        self.state = State.new(Shape(2, 2, steps, lambda step: 2), HOMES, checkpoint)
-        self.actions: list[Action] = []
-
-    def feed(self, *events: Event) -> list[Action]:
-        fresh: list[Action] = []
-        for event in events:
-            self.state, actions = decide(self.state, event)
-            fresh += actions
-        self.actions += fresh
-        return fresh
-
-    def start(self) -> Generation:
-        for seat, worker in HOMES.items():
-            self.feed(Joined(worker, NODES[worker], seat))
-        return self.stand_up()
-
-    def stand_up(self) -> Generation:
-        """Let every forming cell's members report ready."""
-        fresh: list[Action] = []
-        for index, cell in enumerate(self.state.cells):
-            if cell.phase == "forming":
-                fresh += self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
-        return one(fresh, Generation)
-
-    def stand_up_and_join(self) -> None:
-        """Let a forming cell stand, and everybody stop for it; `w00` has committed nothing new."""
-        for index, cell in enumerate(self.state.cells):
-            if cell.phase == "forming":
-                self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
-        while self.state.mode == "draining":
-            for worker in sorted(self.state.awaited):
-                self.ack(worker, 12)
-
-    def spares(self) -> None:
-        self.feed(Joined("s0", "n3"), Joined("s1", "n3"))
-
-    def ack(
-        self, worker: str, steps: int, done: tuple[int, ...] = (), *, out: bool = False, whole: bool = False
-    ) -> list[Action]:
-        seat = self.state.seat(worker)
-        rank = -1 if seat is None else seat.rank
-        return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
-
-
-A = TypeVar("A")
-
-
-def one(actions: list[Action], kind: type[A]) -> A:
-    found = [action for action in actions if isinstance(action, kind)]
-    assert len(found) == 1, actions
-    return found[0]
 
 
 def test_nothing_forms_before_the_planned_workers_of_a_cell_are_there() -> None:
@@ -360,120 +294,6 @@ def test_a_cell_that_failed_to_come_together_is_tried_again() -> None:
     first = one(run.ack("w11", 30, out=True), Form)
     second = one(run.feed(Failed("w00", 0, "form", "reset", first.attempt)), Form)
     assert (second.members, second.keep, second.attempt > first.attempt) == (first.members, True, True)
-
-
-def moving() -> Run:
-    """A run whose second cell has a successor on spares, forming."""
-    run = Run()
-    run.start()
-    run.spares()
-    run.feed(Committed("w00", 0, 7))
-    form = one(run.feed(Draining("n2")), Form)
-    assert (form.cell, form.attempt, form.members, form.restore) == (1, 1, ("s0", "s1"), None)
-    assert run.state.mode == "running"
-    return run
-
-
-def test_a_draining_node_is_left_when_the_cells_successor_stands() -> None:
-    run = moving()
-    assert run.feed(Draining("n2")) == []  # said every second
-    assert run.feed(Ready("s0", 1, 1)) == []
-    pause = one(run.feed(Ready("s1", 1, 1)), Pause)
-    assert set(pause.workers) == set(HOMES.values())
-    for worker in ("w00", "w01", "w10"):
-        assert run.ack(worker, 8) == []
-    fresh = run.ack("w11", 8)
-    generation = one(fresh, Generation)
-    assert generation.cells == {0: ("w00", "w01"), 1: ("s0", "s1")}
-    assert (generation.heals, generation.attempts[1]) == (((0, 1),), 1)
-    assert generation.todo == {0: [0], 1: [1]}
-    assert set(one(fresh, Release).workers) == {"w10", "w11"}
-    assert one(fresh, Journal).fields["rung"] == "drain"
-    assert run.feed(Draining("n2")) == []
-
-
-def test_spares_of_a_draining_node_are_let_go() -> None:
-    run = Run()
-    run.start()
-    run.feed(Joined("x0", "n2"))
-    assert one(run.feed(Draining("n2")), Release).workers == ("x0",)
-
-
-def test_with_too_few_spares_the_cell_leaves_first_and_grows_back_later() -> None:
-    run = Run()
-    run.start()
-    run.feed(Joined("s0", "n3"))
-    assert one(run.feed(Draining("n2")), Pause).workers == ("w00", "w01", "w10", "w11")
-    for worker in ("w00", "w01", "w10"):
-        run.ack(worker, 7)
-    fresh = run.ack("w11", 7)
-    assert list(one(fresh, Generation).cells) == [0]
-    assert set(one(fresh, Release).workers) == {"w10", "w11"}
-    assert one(run.feed(Joined("s1", "n3")), Form).members == ("s0", "s1")
-
-
-@pytest.mark.parametrize("how", ["dies", "cannot come together"])
-def test_a_successor_that_fails_is_formed_again_or_the_cell_leaves_without(how: str) -> None:
-    run = moving()
-    if how == "dies":
-        assert one(run.feed(Lost("s0", "closed")), Pause).workers == tuple(HOMES.values())
-        assert run.state.spares() == {"s1": "n3"}
-    else:
-        again = one(run.feed(Failed("s0", -1, "form", "reset", 1)), Form)
-        assert (again.cell, again.attempt, again.members) == (1, 2, ("s0", "s1"))
-        assert run.feed(Failed("s1", -1, "form", "reset", 1)) == []  # of the attempt before
-        assert run.feed(Ready("s0", 1, 1), Ready("s1", 1, 1)) == []
-
-
-@pytest.mark.parametrize("stands", [False, True])
-def test_the_successor_of_a_cell_that_breaks_takes_over_as_far_as_it_is(stands: bool) -> None:
-    run = moving()
-    if stands:
-        run.feed(Ready("s0", 1, 1), Ready("s1", 1, 1))
-    assert one(run.feed(Lost("w10", "closed")), Stop).broken == (1,)
-    run.ack("w11", 7, out=True)
-    run.ack("w00", 7, (0,))
-    fresh = run.ack("w01", 7, (0,))
-    generation = one(fresh, Generation)
-    assert list(generation.cells) == ([0, 1] if stands else [0])
-    assert generation.todo == ({0: [], 1: [1]} if stands else {0: [1]})
-    assert [a for a in fresh if isinstance(a, Form)] == []
-    if not stands:
-        assert one(run.feed(Ready("s0", 1, 1), Ready("s1", 1, 1)), Pause).workers == ("w00", "w01")
-
-
-def test_a_cell_that_moves_does_not_take_the_last_copy_along() -> None:
-    run = moving()
-    run.feed(Ready("s0", 1, 1), Ready("s1", 1, 1))
-    run.feed(Lost("w00", "closed"), Lost("w01", "closed"))
-    run.ack("w10", 7)
-    generation = one(run.ack("w11", 7), Generation)
-    assert (generation.cells, generation.save) == ({1: ("w10", "w11")}, True)
-
-
-def test_a_death_during_a_pause_is_handled_at_once() -> None:
-    run = Run()
-    run.start()
-    run.feed(Draining("n2"))
-    assert run.state.pausing
-    assert one(run.feed(Lost("w00", "closed")), Stop).broken == (0,)
-    run.ack("w01", 3, out=True)
-    run.ack("w10", 3)
-    fresh = run.ack("w11", 3)
-    assert list(one(fresh, Generation).cells) == [1]  # the last copy stays on its node for now
-    assert one(fresh, Generation).save
-
-
-def test_the_last_cell_saves_its_state_when_its_node_goes() -> None:
-    run = Run()
-    for worker, seat in (("w00", Seat(0, 0)), ("w01", Seat(0, 1))):
-        run.feed(Joined(worker, "n1", seat))
-    run.feed(Lost("w10", "late"), Lost("w11", "late"))
-    run.stand_up()
-    assert one(run.feed(Draining("n1")), Pause).workers == ("w00", "w01")
-    run.ack("w00", 0)
-    generation = one(run.ack("w01", 0), Generation)
-    assert (generation.save, list(generation.cells)) == (True, [0])
 
 
 def test_a_node_that_keeps_losing_workers_is_set_aside() -> None:

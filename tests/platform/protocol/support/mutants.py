@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from actors import VOTE, Worker, World, reach
-from model import Model, Scene
+from model import Model
+from scene import Scene
 
 from shoal.control.decide import decide
 from shoal.control.messages import Acked, Action, Committed, Event, Lost, Raise

@@ -1,0 +1,77 @@
+"""A run of two cells of two workers, stepped event by event, with no cluster."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from shoal.control.decide import decide
+from shoal.control.messages import (
+    Acked,
+    Action,
+    Event,
+    Generation,
+    Joined,
+    Ready,
+)
+from shoal.control.state import Ack, Shape, State
+from shoal.plan import Seat
+
+HOMES = {Seat(c, r): f"w{c}{r}" for c in range(2) for r in range(2)}
+NODES = {"w00": "n1", "w01": "n1", "w10": "n2", "w11": "n2", "s0": "n3", "s1": "n3"}
+
+
+class Run:
+    """Feeds events and keeps what was answered."""
+
+    def __init__(self, checkpoint: int = 0, steps: int = 100) -> None:
+        self.state = State.new(Shape(2, 2, steps, lambda step: 2), HOMES, checkpoint)
+        self.actions: list[Action] = []
+
+    def feed(self, *events: Event) -> list[Action]:
+        fresh: list[Action] = []
+        for event in events:
+            self.state, actions = decide(self.state, event)
+            fresh += actions
+        self.actions += fresh
+        return fresh
+
+    def start(self) -> Generation:
+        for seat, worker in HOMES.items():
+            self.feed(Joined(worker, NODES[worker], seat))
+        return self.stand_up()
+
+    def stand_up(self) -> Generation:
+        """Let every forming cell's members report ready."""
+        fresh: list[Action] = []
+        for index, cell in enumerate(self.state.cells):
+            if cell.phase == "forming":
+                fresh += self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
+        return one(fresh, Generation)
+
+    def stand_up_and_join(self) -> None:
+        """Let a forming cell stand, and everybody stop for it; `w00` has committed nothing new."""
+        for index, cell in enumerate(self.state.cells):
+            if cell.phase == "forming":
+                self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
+        while self.state.mode == "draining":
+            for worker in sorted(self.state.awaited):
+                self.ack(worker, 12)
+
+    def spares(self) -> None:
+        self.feed(Joined("s0", "n3"), Joined("s1", "n3"))
+
+    def ack(
+        self, worker: str, steps: int, done: tuple[int, ...] = (), *, out: bool = False, whole: bool = False
+    ) -> list[Action]:
+        seat = self.state.seat(worker)
+        rank = -1 if seat is None else seat.rank
+        return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
+
+
+A = TypeVar("A")
+
+
+def one(actions: list[Action], kind: type[A]) -> A:
+    found = [action for action in actions if isinstance(action, kind)]
+    assert len(found) == 1, actions
+    return found[0]
