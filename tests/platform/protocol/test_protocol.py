@@ -59,14 +59,6 @@ def test_one_fault_in_every_order(faults: tuple[str, ...], spares: int, steps: i
 
 
 @pytest.mark.long
-def test_a_death_at_any_moment_of_a_drain() -> None:
-    """Of the cell that moves, of its successor, of the cell that is copied from."""
-    found = explore(Model(("crash", "drain"), spares=2, steps=1, orders="few"))
-    assert found.states > 10_000
-    assert set(found.ends) <= {"done", "waits for a worker"}
-
-
-@pytest.mark.long
 def test_two_deaths_at_any_moments() -> None:
     """The second anywhere: before the first, in its drain, in the recovery. A shard may be lost, never a run."""
     found = explore(Model(("crash", "crash"), spares=0, steps=1, orders="few"))
