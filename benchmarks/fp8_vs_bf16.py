@@ -1,6 +1,6 @@
 """Does FP8 training end where BF16 ends? The 10M model, the same initial values, the same samples in the same order.
 
-    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--folder runs/fp8] [--steps 320] [--json FILE]
+    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--steps 320] [--seq-len 256] [--json FILE]
 
 FP8 is emulated on a CPU: the numerics of the report's section 3.3, not its speed. Interrupted, it goes on where it was.
 The arms take turns of 20 steps. Compared: mean training loss of the last tenth of the steps, and the loss on held-out
@@ -22,7 +22,7 @@ import torch
 from small_runs import evaluate, model_section, prepare, train
 
 ARMS = ("bf16", "fp8")
-SEQ_LEN, BATCH, TURN = 256, 4, 20
+BATCH, TURN = 4, 20
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder of Parquet files with path and text")
     parser.add_argument("--folder", type=Path, default=Path("runs/fp8"), help="corpus and state of the runs")
     parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--seq-len", type=int, default=256, help="tokens of a sample; a step takes 4")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="write the figures here as well")
     options = parser.parse_args()
@@ -40,12 +41,15 @@ def main() -> None:
     held: dict[str, float] = {}
     for last in [*range(TURN, options.steps, TURN), options.steps]:
         for arm in ARMS:
-            section = recipe(data, arm, options.steps)
-            replica, metrics[arm] = train(section, options.folder / arm, partial(_reached, last), evaluate_every=10**9)
+            section = recipe(data, arm, options.steps, options.seq_len)
+            replica, metrics[arm] = train(
+                section, options.folder / f"{arm}-{options.seq_len}", partial(_reached, last), evaluate_every=10**9
+            )
             print(f"{arm} {last}: {metrics[arm][-1]['lm_loss']:.4f}", flush=True)
             if last == options.steps:
                 held[arm] = evaluate(replica, data)["loss"]
-    text = json.dumps(compare(metrics, held), indent=2)
+    figures = {"tokens_a_step": BATCH * options.seq_len, **compare(metrics, held)}
+    text = json.dumps(figures, indent=2)
     print(text)
     if options.json:
         Path(options.json).write_text(text + "\n")
@@ -55,13 +59,13 @@ def _reached(last: int, step: int, _cpu: float) -> bool:
     return step >= last
 
 
-def recipe(data: Path, arm: str, steps: int) -> dict[str, Any]:
+def recipe(data: Path, arm: str, steps: int, seq_len: int) -> dict[str, Any]:
     """The report's schedule over the whole run; moments in BF16 in both arms, as in the report."""
     return model_section(
         data,
-        SEQ_LEN,
+        seq_len,
         batch={"global_batch": BATCH, "micro_batch": BATCH},
-        schedule={"budget": steps * BATCH * SEQ_LEN, "lr": 2e-3, "warmup_steps": 20, "gamma": 0.003},
+        schedule={"budget": steps * BATCH * seq_len, "lr": 2e-3, "warmup_steps": 20, "gamma": 0.003},
         optim={"moments": "bf16"},
         precision=arm,
     )
@@ -79,7 +83,6 @@ def compare(metrics: dict[str, list[dict[str, float]]], held: dict[str, float]) 
     }
     return {
         "steps": steps,
-        "tokens_a_step": BATCH * SEQ_LEN,
         "final_loss": final,
         "final_loss_difference": final["fp8"] / final["bf16"] - 1,
         "heldout_loss": held,

@@ -93,3 +93,14 @@ def test_a_second_worker_of_the_same_name_is_refused() -> None:
         return answer
 
     assert asyncio.run(scene()) == (b"", [("joined", "w0", (0, 1))])
+
+
+def test_what_the_controller_was_too_late_to_hear_is_no_silence() -> None:
+    nowhere: Any = None
+    line = Line("w0", "n1", 1, None, nowhere, heard=100.0, since=90.0)
+    line.excuse(4.0, now=106.0)
+    assert (line.silent(106.0), line.since) == (2.0, 94.0)
+    heard = Line("w0", "n1", 1, None, nowhere, heard=105.5, since=105.0)
+    heard.excuse(4.0, now=106.0)  # it spoke after the controller came back: that word starts its clocks anew
+    assert (heard.silent(106.0), heard.since) == (0.0, 106.0)
+    assert heard.silent(107.0) == 1.0

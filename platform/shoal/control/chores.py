@@ -65,8 +65,7 @@ class Chores:
             late = one.watchdog.look(now)
             one.stopped += late
             for line in one.lifelines.lines.values():
-                line.deaf += late
-                line.since += late
+                line.excuse(late, now)
             self.fence(now)
 
     async def nodes(self) -> None:
@@ -117,10 +116,10 @@ class Chores:
         waited = now - one.stopped if one.state.mode == "draining" else 0.0
         mute = set(one.state.awaited) if waited > one.watchdog.stuck() and not one.state.pausing else set()
         lines = list(one.lifelines.lines.values())
-        silences = sorted(now - line.heard - line.deaf for line in lines)
+        silences = sorted(line.silent(now) for line in lines)
         usual = silences[len(silences) // 4] if silences else 0.0
         for line in lines:
-            silent, stuck = now - line.heard - line.deaf, now - line.since
+            silent, stuck = line.silent(now), now - line.since
             if silent > one.watchdog.silence(line.phase, usual):
                 self.cut(line, f"silent for {silent:.1f} s")
             elif line.worker in mute:

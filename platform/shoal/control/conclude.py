@@ -6,13 +6,14 @@ commits it. See docs/commit-protocol.md.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from shoal import batching
 from shoal.control.messages import Action, End, Generation, Journal, Rewind
 from shoal.control.recall import form_recalled, newest
 from shoal.control.seating import combine, fill, movable, release
-from shoal.control.state import State
+from shoal.control.state import Phase, State
 
 __all__ = ["conclude", "end", "fall_back", "publish"]
 
@@ -41,11 +42,7 @@ def conclude(state: State, actions: list[Action]) -> None:
     done = {c: state.acks[state.crew([c])[0]].done for c in stay}
     broken, moved = state.broken, sorted(leaving)
     for index in sorted(broken | leaving):
-        rung = "heal" if index in broken else "drain"
-        if index in state.successors:
-            state.succeed(index, rung)
-        else:
-            state.empty(index, rung)
+        state.empty(index, rung="heal" if index in broken else "drain")
     joining = [c for c, cell in enumerate(state.cells) if cell.phase == "ready"]
     unhealed = sorted(set(healthy) - set(good) - leaving)
     publish(state, sorted([*stay, *unhealed, *joining]), done, actions, good=stay)
@@ -55,12 +52,7 @@ def conclude(state: State, actions: list[Action]) -> None:
         rung = "shrink" if state.cells[c].phase == "empty" else "heal"
         actions.append(Journal("decision", {"rung": rung, "cells": [c], "reason": reason_of(rung, c)}))
     if moved:
-        if all(state.cells[c].phase == "live" for c in moved):
-            reason = "moved off nodes that will be taken away: formed on other nodes beforehand, they take over"
-        else:
-            there = all(state.cells[c].phase != "empty" for c in moved)
-            whither = "on other nodes" if there else "once there is room"
-            reason = f"moved off nodes that will be taken away, to be formed again {whither}"
+        reason = f"moved off nodes that will be taken away, {whither({state.cells[c].phase for c in moved})}"
         actions.append(Journal("decision", {"rung": "drain", "cells": moved, "reason": reason}))
     elif state.draining and not broken and not joining:
         reason = "no other copy could take over: the state is saved before the node goes"
@@ -83,6 +75,13 @@ def reason_of(rung: str, cell: int) -> str:
     if rung == "heal":
         return f"cell {cell} is formed again from its living members and spares; the other cells go on"
     return f"no spare for cell {cell}: the other cells take its micro-batches, its living workers are spares now"
+
+
+def whither(phases: Set[Phase]) -> str:
+    """Of cells that have left their nodes, by what they are now."""
+    if "empty" in phases:
+        return "to be formed again once there is room"
+    return "to be formed again on other nodes" if "forming" in phases else "to others that stood ready"
 
 
 def start_over(state: State, actions: list[Action]) -> None:

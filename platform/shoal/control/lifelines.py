@@ -32,6 +32,16 @@ class Line:
     phase: str = "spare"
     steps: int = -1
 
+    def silent(self, now: float) -> float:
+        """Seconds since its last word in which it could have been heard."""
+        return now - self.heard - self.deaf
+
+    def excuse(self, late: float, now: float) -> None:
+        """The controller came `late` seconds late: those of them that passed since its last word, and since its last
+        change of phase, count for nothing."""
+        self.deaf = min(self.deaf + late, now - self.heard)
+        self.since = min(self.since + late, now)
+
 
 class Lifelines:
     """Accepts workers that know the run's secret.
@@ -78,7 +88,7 @@ class Lifelines:
             self._joined(line)
             while data := await reader.readline():
                 now = time.monotonic()
-                self._gap(now - line.heard - line.deaf)
+                self._gap(line.silent(now))
                 line.heard, line.deaf = now, 0.0
                 message = decode(data)
                 if message["type"] == "beat":

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 
 from shoal.control.messages import Action, Form, Keep, Recall
-from shoal.control.seating import hire
+from shoal.control.seating import hire_cell
 from shoal.control.state import State
-from shoal.plan import Seat
 
 __all__ = ["HELD", "appoint", "form_recalled", "hear", "keepers", "newest"]
 
@@ -86,10 +85,8 @@ def form_recalled(state: State, actions: list[Action]) -> bool:
     state.recalled = steps
     for index in range(len(state.cells)):
         state.put(index, (None,) * state.shape.workers, "empty")
-    seats = [Seat(0, rank) for rank in range(state.shape.workers)]
-    chosen = hire(state, seats, state.spares(), {})
-    if chosen:
-        members = tuple(chosen[seat] for seat in seats)
+    members = hire_cell(state, 0, state.spares())
+    if members:
         state.put(0, members, "forming", rung="recall")
         actions.append(Form(0, state.cells[0].attempt, members, recall=Recall(steps, holders)))
     return True

@@ -11,7 +11,7 @@ from shoal.control.messages import Action, Form, Journal, Pause, Release
 from shoal.control.state import Cell, State
 from shoal.plan import Healer, Seat
 
-__all__ = ["combine", "evict", "fill", "hire", "join", "movable", "release"]
+__all__ = ["combine", "evict", "fill", "hire_cell", "join", "movable", "release"]
 
 
 def fill(state: State, actions: list[Action]) -> None:
@@ -60,6 +60,13 @@ def hire(state: State, seats: Sequence[Seat], spares: Mapping[str, str], found: 
     busy = Counter(map(attrgetter("node"), seated))
     shape = state.shape
     return Healer(shape.mesh, shape.cells, Counter(spares.values()), at, busy, shape.site).hire(spares, seats)
+
+
+def hire_cell(state: State, index: int, spares: Mapping[str, str]) -> tuple[str, ...]:
+    """The same for a whole cell `index`, by rank; () if the spares are too few."""
+    seats = [Seat(index, rank) for rank in range(state.shape.workers)]
+    chosen = hire(state, seats, spares, {})
+    return tuple(chosen[seat] for seat in seats) if chosen else ()
 
 
 def leave_bad_nodes(state: State, index: int) -> None:
@@ -140,9 +147,8 @@ def form_successor(state: State, index: int, actions: list[Action]) -> None:
     """Form a cell to take the place of a live one, if there are spares for all of it."""
     reserved = reserve(state)
     free = {worker: node for worker, node in state.spares().items() if worker not in reserved}
-    chosen = hire(state, [Seat(index, rank) for rank in range(state.shape.workers)], free, {})
-    if chosen:
-        members = tuple(chosen[Seat(index, rank)] for rank in range(state.shape.workers))
+    members = hire_cell(state, index, free)
+    if members:
         cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
         state.successors[index] = Cell(members, "forming", cell.named, rung="drain")
         actions.append(Form(index, cell.named, members))

@@ -189,14 +189,14 @@ class State:
         self.cells[index] = Cell(tuple(members), phase, attempt, named, frozenset(), rung or cell.rung)
 
     def empty(self, index: int, rung: str | None = None) -> None:
-        """Cell `index` is no cell any more; its members keep their seats."""
-        self.put(index, self.cells[index].members, "empty", rung)
-
-    def succeed(self, index: int, rung: str) -> None:
-        """The successor of cell `index` takes its place, as far as it has come; the old members lose their seats."""
-        successor = self.successors.pop(index)
-        self.put(index, successor.members, "empty")
-        self.cells[index] = replace(successor, named=self.cells[index].named, rung=rung)
+        """Cell `index` is no cell any more: its members keep their seats, or a successor takes its place and theirs, as
+        far as it has come."""
+        successor = self.successors.pop(index, None)
+        members = self.cells[index].members if successor is None else successor.members
+        self.put(index, members, "empty", rung)
+        if successor is not None:
+            cell = self.cells[index]
+            self.cells[index] = replace(successor, named=cell.named, rung=cell.rung)
 
     def disband(self, worker: str) -> None:
         """`worker` cannot be part of a successor: the others of it are spares again."""

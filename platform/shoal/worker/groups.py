@@ -136,6 +136,7 @@ class Groups:
         self.until(lambda: len(built) == len(wanted))
         for key, group in built.items():
             if isinstance(group, Exception):
+                self.leave(*(other for other in built.values() if isinstance(other, dist.ProcessGroup)))
                 raise dist.DistError(f"group {key}: {group}") from group
         return [built[key] for key, _, _ in wanted]
 

@@ -277,14 +277,14 @@ class Loop:
         copying = step.enter(order["generation"], cells, crew, order["evaluated"], heals)
         joined = time.monotonic()
         copied = 0
-        for (source, target), group in zip(heals, copying, strict=True):
-            step.inject("heal", step=order["steps"])
-            try:
+        try:
+            for (source, target), group in zip(heals, copying, strict=True):
+                step.inject("heal", step=order["steps"])
                 copied += copy_state(self.groups, group, step.tensors(), source=step.member.cell == source)
-            finally:
-                self.groups.leave(group)
-            if step.member.cell == target:
-                step.healed(order["steps"])
+                if step.member.cell == target:
+                    step.healed(order["steps"])
+        finally:
+            self.groups.leave(*copying)
         if step.steps != order["steps"]:
             raise AssertionError(f"{self.name} stands at step {step.steps}, its generation at {order['steps']}")
         step.todo = list(order["todo"][str(step.member.cell)])

@@ -76,10 +76,12 @@ class Rebalance:
             if after[-1] >= before[-1]:
                 found, after[-1] = held, before[-1]
             self._wanted[router] = found
-        steps = int(self._state[0])
+        steps, moves = int(self._state[0]), not torch.equal(self._held, self._wanted)
         self._asked = False
         self._load.zero_()
-        self._state[0], self._state[1] = 0, 1
+        self._state[0], self._state[1] = 0, int(moves)
+        if not moves:
+            return None
         return {"kind": "experts_placed", "measured": steps, "before": before, "after": after}
 
     @property
