@@ -97,8 +97,10 @@ def train(
     done: Callable[[int, float], bool],
     *,
     evaluate_every: int,
+    begin: Callable[[PretrainReplica], None] | None = None,
 ) -> tuple[PretrainReplica, list[dict[str, float]]]:
-    """Train until `done(steps, CPU seconds of the training steps)`, from where `folder` left off.
+    """Train until `done(steps, CPU seconds of the training steps)`, from where `folder` left off. `begin` sees the
+    replica before its first step.
 
     Returns the replica and the metrics of every step, with `cpu` and `wall`, seconds since the start of training
     without evaluations, and every `evaluate_every` steps those of the held-out samples that the section names."""
@@ -114,6 +116,8 @@ def train(
                 ours.copy_(saved)
         metrics = found["metrics"]
         replica.loaded(len(metrics))
+    elif begin is not None:
+        begin(replica)
     cpu, wall = (metrics[-1]["cpu"], metrics[-1]["wall"]) if metrics else (0.0, 0.0)
     while not done(len(metrics), cpu):
         step = len(metrics)

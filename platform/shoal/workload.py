@@ -101,7 +101,8 @@ class Workload(Protocol):
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Sizes of the axes of a cell that the planner should know: `pp` pipeline ranks, `ep` workers that share
-        experts, the latter fastest in the order of ranks. What they leave is FSDP."""
+        experts, the latter fastest in the order of ranks. What they leave is FSDP. `ep_node`: so many consecutive of
+        those `ep` workers it takes for one node's (it is refused where no node has the slots)."""
 
     @property
     def micro_batch(self) -> int:

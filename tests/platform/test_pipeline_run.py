@@ -64,6 +64,26 @@ def test_experts_move_when_the_crew_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "at",
+    ["across", *(pytest.param(at, marks=pytest.mark.long) for at in ("accumulated", "vote", "commit", "committed"))],
+)
+def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str) -> None:
+    """Everybody has moved with that step or nobody, and the spare holds what its peers hold."""
+    section = workload(write_corpus(tmp_path / "corpus"), {"ep": 2, "rebalance": 3}, 25)
+    nodes, snapshots = {f"n{i}": 2 for i in range(3)}, {"every": 5, "compare": 1}
+    inject = [{"at": at, "step": 3, "cell": 1, "rank": 0, "how": "kill"}]
+    settings: dict[str, Any] = {"workload": section, "snapshots": snapshots, "inject": inject}
+    with lab(tmp_path, nodes, cells=2, workers_per_cell=2, steps=25, **settings) as one:
+        run = one.finished()
+        assert (run["status"], run["steps_lost"], run["deaths"]) == ("done", 0, 1), one.story()
+        assert not one.events("disagreement"), one.story()
+        assert one.events("experts_placed")[0]["step"] == 2, one.story()
+        found = [line["loss"] for line in one.steps()]
+        expected = alone(section, 25, one.job["seed"])
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
     ("parallel", "steps"),
     [
         ({"pp": 2, "schedule": "dualpipe"}, 40),

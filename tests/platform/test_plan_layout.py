@@ -38,11 +38,11 @@ def most_copies(found: Assignment, nodes: list[Node], level: str) -> int:
     return max(counts.values())
 
 
-def nodes_of_groups(found: Assignment) -> list[int]:
-    """Nodes that each expert group spans."""
+def nodes_of_groups(found: Assignment, size: int = 0) -> list[int]:
+    """Nodes that each expert group spans, or each run of `size` ranks."""
     groups: dict[tuple[int, int], set[str]] = defaultdict(set)
     for seat, place in found.places.items():
-        groups[seat.cell, seat.rank // found.mesh.ep].add(place.node)
+        groups[seat.cell, seat.rank // (size or found.mesh.ep)].add(place.node)
     return [len(nodes) for nodes in groups.values()]
 
 
@@ -56,6 +56,7 @@ def test_coordinates() -> None:
 
 def test_a_mesh_comes_from_what_the_workload_names() -> None:
     assert Mesh.of({"pp": 2, "ep": 2}, 8) == Mesh(2, 2, 2)
+    assert Mesh.of({"ep": 4, "ep_node": 2}, 8) == Mesh(1, 2, 4, ep_node=2)
     assert Mesh.of({}, 4) == Mesh(1, 1, 4)
     with pytest.raises(UserError, match="6 workers cannot be cut into pp 2 x ep 2 x fsdp 1") as error:
         Mesh.of({"pp": 2, "ep": 2}, 6)
@@ -100,6 +101,28 @@ def test_an_expert_group_larger_than_a_node_spans_the_fewest() -> None:
     found = plan(grid(1, 2, 8, slots=4), Wanted(Mesh(pp=2, ep=6), cells=2))
     assert set(nodes_of_groups(found)) == {2}
     assert "4 of 4 expert groups of 6 span up to 2 nodes: the largest node has 4 slots" in found.notes
+
+
+def test_the_ranks_that_a_group_takes_for_one_nodes_are() -> None:
+    nodes = grid(1, 1, 6, slots=3)
+    assert 2 in nodes_of_groups(plan(nodes, Wanted(Mesh(ep=4), cells=3)), 2)
+    found = plan(nodes, Wanted(Mesh(ep=4, ep_node=2), cells=3))
+    assert set(nodes_of_groups(found, 2)) == {1}
+    assert not any("ep_node" in note for note in found.notes)
+
+
+def test_where_slots_do_not_suffice_for_that_the_plan_says_so() -> None:
+    found = plan(grid(1, 1, 4, slots=3), Wanted(Mesh(ep=4, ep_node=2), cells=3))
+    split = nodes_of_groups(found, 2).count(2)
+    assert split
+    assert any(note.startswith(f"{split} of 6 times 2 ranks (ep_node) are not on one node") for note in found.notes)
+
+
+def test_nodes_smaller_than_a_groups_share_are_refused() -> None:
+    nodes, wanted = grid(1, 1, 4, slots=3), Wanted(Mesh(ep=8, ep_node=4), cells=1)
+    with pytest.raises(UserError, match=r"count on 4 ranks a node \(ep_node\), the largest node has 3 slots") as error:
+        plan(nodes, wanted)
+    assert "ep_node to 2, or add nodes of 4 slots" in error.value.remedy
 
 
 def test_a_group_that_fits_is_not_split_though_slots_are_left_over() -> None:

@@ -70,7 +70,8 @@ class Pretrain:
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Axes of a cell; what `pp` and `ep` leave of its workers is FSDP."""
-        return {"pp": self.config.parallel.pp, "ep": self.config.parallel.ep}
+        parallel = self.config.parallel
+        return {"pp": parallel.pp, "ep": parallel.ep, "ep_node": parallel.ep_node or 1}
 
     @property
     def together(self) -> bool:

@@ -63,7 +63,8 @@ def plan(view: Iterable[Node], job: Wanted, previous: Assignment | None = None) 
     not all cells fit, as many as do are planned, and `notes` says so.
 
     Raises:
-        UserError: not even one cell fits; the remedy names the nearest settings that would.
+        UserError: not even one cell fits, or (first plan) no node has the slots that an expert group counts on; the
+            remedy names the nearest settings that would fit.
     """
     nodes = [node for node in view if node.slots > 0 and not node.draining]
     slots = {node.name: node.slots for node in nodes}
@@ -72,21 +73,22 @@ def plan(view: Iterable[Node], job: Wanted, previous: Assignment | None = None) 
     cells = min(job.cells, total // mesh.workers)
     if not cells:
         raise words.too_few(mesh, slots)
+    if previous is None and max(slots.values()) < mesh.ep_node:
+        raise words.too_small(mesh, slots)
     again = previous is not None and previous.mesh == mesh
     before = previous.places if previous is not None and again else {}
     if again:
         seats = replan(nodes, job, before, cells)
     else:
         zones = domains(nodes)
-        seats = lay(zones, mesh, cells, limits(zones, cells, mesh.ep, mesh.workers))
+        seats = lay(zones, mesh, cells, limits(zones, cells, mesh))
     places = number(seats, before, slots)
     spares = spare_slots(slots, seats.values(), job.spares, site=lambda node: sites[node])
     level, sentence = words.apart(seats, cells, sites, kept=bool(before))
     notes = [sentence]
     if cells < job.cells:
         notes.insert(0, f"{cells} of {job.cells} cells fit: {total} slots, {mesh.workers} a cell")
-    if split := words.split_groups(seats, mesh, max(slots.values())):
-        notes.append(split)
+    notes += words.split_groups(seats, mesh, max(slots.values()))
     if job.spares is not None and len(spares) < job.spares:
         notes.append(f"{len(spares)} of {job.spares} spares fit")
     moved = tuple(seat for seat in sorted(places) if places[seat] != before.get(seat)) if before else ()

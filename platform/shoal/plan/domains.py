@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from shoal.plan.cluster import Node
+from shoal.plan.mesh import Mesh
 
 __all__ = ["Limits", "Rack", "Zone", "domains", "limits", "room"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Copies of one shard that a domain may hold, by level; `whole`: expert groups may not straddle nodes."""
+    """Copies of one shard that a domain may hold, by level; `unit`: consecutive ranks that may not straddle nodes."""
 
     node: int
     rack: int
     zone: int
-    whole: bool
+    unit: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,35 +53,35 @@ def domains(nodes: Iterable[Node]) -> list[Zone]:
     ]
 
 
-def usable(slots: int, ep: int, workers: int, limit: Limits) -> int:
-    """Ranks that a node takes: whole expert groups if so asked, and no shard too often."""
-    return min(slots - slots % ep if limit.whole else slots, limit.node * workers)
+def usable(slots: int, workers: int, limit: Limits) -> int:
+    """Ranks that a node takes: whole units, and no shard too often."""
+    return min(slots - slots % limit.unit, limit.node * workers)
 
 
-def room(zones: Iterable[Zone], ep: int, workers: int, limit: Limits) -> int:
+def room(zones: Iterable[Zone], workers: int, limit: Limits) -> int:
     """Ranks that fit on the cluster within the limits."""
     total = 0
     for zone in zones:
         inside = 0
         for rack in zone.racks:
-            inside += min(limit.rack * workers, sum(usable(n, ep, workers, limit) for n, _ in rack.nodes))
+            inside += min(limit.rack * workers, sum(usable(n, workers, limit) for n, _ in rack.nodes))
         total += min(limit.zone * workers, inside)
     return total
 
 
-def limits(zones: list[Zone], cells: int, ep: int, workers: int) -> Limits:
+def limits(zones: list[Zone], cells: int, mesh: Mesh) -> Limits:
     """The tightest limits within which `cells` cells fit; what is lost by one node counts most, then expert groups in
-    one piece, then racks, then zones. The slots must suffice.
+    one piece (or at least their ranks of one node, `Mesh.ep_node`), then racks, then zones. The slots must suffice.
     """
-    need = cells * workers
+    workers, need = mesh.workers, cells * mesh.workers
 
     def fits(limit: Limits) -> bool:
-        return room(zones, ep, workers, limit) >= need
+        return room(zones, workers, limit) >= need
 
-    loose = Limits(cells, cells, cells, whole=False)
+    loose = Limits(cells, cells, cells)
     apart = replace(loose, node=least(cells, lambda k: fits(replace(loose, node=k))))
-    whole = replace(apart, whole=True)
-    limit = whole if fits(whole) else apart
+    tighter = (replace(apart, unit=unit) for unit in (mesh.ep, mesh.ep_node))
+    limit = next(filter(fits, tighter), apart)
     limit = replace(limit, rack=least(cells, lambda k: fits(replace(limit, rack=k))))
     return replace(limit, zone=least(cells, lambda k: fits(replace(limit, zone=k))))
 

@@ -57,9 +57,7 @@ class Walk:
 
     def sized(self, rack: Rack) -> tuple[int, list[tuple[int, int, str]]]:
         """(ranks it takes, its nodes as (ranks each takes, slots, name))."""
-        ranks = [
-            (usable(slots, self.mesh.ep, self.mesh.workers, self.limit), slots, name) for slots, name in rack.nodes
-        ]
+        ranks = [(usable(slots, self.mesh.workers, self.limit), slots, name) for slots, name in rack.nodes]
         return min(self.limit.rack * self.mesh.workers, sum(n for n, _, _ in ranks)), sorted(ranks)
 
     def seats(self) -> dict[Seat, str]:

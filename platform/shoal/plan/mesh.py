@@ -22,6 +22,8 @@ class Seat(NamedTuple):
 class Mesh:
     """Axis sizes of a cell: `pp` stages x `fsdp` x `ep` (the ranks that share a layer's experts).
 
+    `ep_node`: so many consecutive ranks of an expert group the workload takes for those of one node; a divisor of `ep`.
+
     `rank = stage * fsdp * ep + fsdp_index * ep + ep_index`: an expert group is `ep` consecutive ranks, a stage
     `fsdp * ep`.
     """
@@ -29,6 +31,7 @@ class Mesh:
     pp: int = 1
     fsdp: int = 1
     ep: int = 1
+    ep_node: int = 1
 
     @classmethod
     def of(cls, sizes: Mapping[str, int], workers: int) -> Mesh:
@@ -48,7 +51,7 @@ class Mesh:
                 f"workers_per_cell: {workers} workers cannot be cut into pp {pp} x ep {ep} x fsdp {max(1, fsdp)}",
                 f"set workers_per_cell to a multiple of pp x ep = {per} (nearest: {fits}), or lower pp or ep",
             )
-        return cls(pp, fsdp, ep)
+        return cls(pp, fsdp, ep, sizes.get("ep_node", 1))
 
     @property
     def workers(self) -> int:

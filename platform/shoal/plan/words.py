@@ -9,7 +9,7 @@ from shoal.errors import UserError
 from shoal.plan.cluster import LEVELS, Level, Site
 from shoal.plan.mesh import Mesh, Seat
 
-__all__ = ["apart", "crowding", "split_groups", "too_few"]
+__all__ = ["apart", "crowding", "split_groups", "too_few", "too_small"]
 
 
 def crowding(seats: Mapping[Seat, str], site: Callable[[str], Site]) -> dict[Level, int]:
@@ -53,17 +53,29 @@ def why_not(level: Level, most: int, cells: int, nodes: Mapping[str, Site], kept
     return f"by {level} impossible: {have} slots, but too unevenly ({worst})"
 
 
-def split_groups(seats: Mapping[Seat, str], mesh: Mesh, slots: int) -> str:
-    """A sentence on expert groups that are not inside one node, empty if all are. `slots`: of the largest node."""
-    groups: dict[tuple[int, int], set[str]] = {}
+def split_groups(seats: Mapping[Seat, str], mesh: Mesh, slots: int) -> list[str]:
+    """Sentences on expert groups that are not inside one node, and on ranks that `ep_node` takes for one node's and
+    are not; none if there are none. `slots`: of the largest node."""
+    found = []
+    groups = spans(seats, mesh.ep)
+    if split := sum(n > 1 for n in groups):
+        few = f"the largest node has {slots} slots" if slots < mesh.ep else "single nodes have too few free slots"
+        found.append(f"{split} of {len(groups)} expert groups of {mesh.ep} span up to {max(groups)} nodes: {few}")
+    runs = spans(seats, mesh.ep_node)
+    if split := sum(n > 1 for n in runs):
+        found.append(
+            f"{split} of {len(runs)} times {mesh.ep_node} ranks (ep_node) are not on one node: between them, what is "
+            "counted as inside a node is sent between nodes; nothing else changes"
+        )
+    return found
+
+
+def spans(seats: Mapping[Seat, str], size: int) -> list[int]:
+    """On how many nodes each run of `size` ranks lies."""
+    nodes: dict[tuple[int, int], set[str]] = {}
     for seat, node in seats.items():
-        groups.setdefault((seat.cell, mesh.group(seat.rank).start), set()).add(node)
-    sizes = Counter(len(nodes) for nodes in groups.values())
-    split = sum(count for size, count in sizes.items() if size > 1)
-    if not split:
-        return ""
-    why = f"the largest node has {slots} slots" if slots < mesh.ep else "the free slots of single nodes do not suffice"
-    return f"{split} of {len(groups)} expert groups of {mesh.ep} span up to {max(sizes)} nodes: {why}"
+        nodes.setdefault((seat.cell, seat.rank // size), set()).add(node)
+    return [len(run) for run in nodes.values()]
 
 
 def too_few(mesh: Mesh, slots: Mapping[str, int]) -> UserError:
@@ -76,6 +88,16 @@ def too_few(mesh: Mesh, slots: Mapping[str, int]) -> UserError:
         remedy += " (nearest that fit: " + "; ".join(fits) + ")"
     cell = f"a cell (pp {mesh.pp} x fsdp {mesh.fsdp} x ep {mesh.ep})"
     return UserError(f"{cell} needs {mesh.workers} slots, the cluster has {total} free ({have})", remedy)
+
+
+def too_small(mesh: Mesh, slots: Mapping[str, int]) -> UserError:
+    """No node has the slots that `ep_node` counts on."""
+    most = max(slots.values())
+    fits = max(n for n in range(1, most + 1) if mesh.ep % n == 0)
+    return UserError(
+        f"expert groups of {mesh.ep} count on {mesh.ep_node} ranks a node (ep_node), the largest node has {most} slots",
+        f"set parallel.ep_node to {fits}, or add nodes of {mesh.ep_node} slots",
+    )
 
 
 def nearest(mesh: Mesh, total: int) -> list[str]:
