@@ -1,18 +1,13 @@
-"""Text for the data tests, and parts run one after another in this process instead of on Ray."""
+"""Text for the data tests."""
 
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from shoal_data.build.inputs import Part
-from shoal_data.build.tasks import Work
 
 MODULES = ("heapq.py", "bisect.py", "textwrap.py", "calendar.py", "fractions.py", "shlex.py")
 FOREIGN = [
@@ -22,21 +17,6 @@ FOREIGN = [
     "a\t\t b\n\n  c",
     "۱۲۳ ½ №5",
 ]
-
-
-def one_after_another(
-    label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str]
-) -> None:
-    """`run_parts` in this process."""
-    for part in parts:
-        work(part, settings)
-
-
-@pytest.fixture
-def serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds run their parts in this process."""
-    for module in ("tokenize", "count_job", "duplicates"):
-        monkeypatch.setattr(f"shoal_data.build.{module}.run_parts", one_after_another)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,6 @@ from shoal_data.errors import InputError
 from shoal_data.inspection import documents
 from shoal_data.reader import Corpus
 
-pytestmark = pytest.mark.usefixtures("serial")
-
 
 def run(tokenizer: Path, folder: Path, *, strict: bool = False) -> tuple[dict[tuple[str, int], int], dict[object, str]]:
     """What was kept, {(file, row): bytes}, and what was quarantined, {(file, row): cause}."""

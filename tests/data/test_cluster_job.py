@@ -94,9 +94,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_node_and_the_driver_are_killed(
-    cluster: str, copies: Path, tokenizer: Path, tmp_path: Path, serial: None
-) -> None:
+def test_a_node_and_the_driver_are_killed(cluster: str, copies: Path, tokenizer: Path, tmp_path: Path) -> None:
     recipe = Recipe(seed=1, shuffle=True, fim_rate=0.1, deduplicate=True)
     tokenize([f"{copies}/*.parquet"], tokenizer, tmp_path / "calm", TokenizeOptions(part_bytes=PART, recipe=recipe))
     expected = digests(tmp_path / "calm")

@@ -17,7 +17,7 @@ from shoal_data.reader import Corpus
 
 
 @pytest.fixture
-def corpus(tokenizer: Path, tmp_path: Path, serial: None) -> Corpus:
+def corpus(tokenizer: Path, tmp_path: Path) -> Corpus:
     """A corpus of a dozen short shards in one stream."""
     lines = [json.dumps({"text": f"Document {number} of a short corpus. " * 8}) for number in range(60)]
     for name in "abc":

@@ -91,7 +91,7 @@ def faults(upstream: str) -> Iterator[Faults]:
 
 
 @pytest.fixture
-def local(raw: Path, tokenizer: Path, tmp_path: Path, upstream: str, serial: None) -> Path:
+def local(raw: Path, tokenizer: Path, tmp_path: Path, upstream: str) -> Path:
     """A corpus in a folder, and the same in bucket `corpora` under `small/`."""
     tokenize([str(raw / "*.parquet")], tokenizer, tmp_path / "c", TokenizeOptions(part_bytes=30_000))
     client = boto3.client("s3", endpoint_url=upstream, **KEYS)

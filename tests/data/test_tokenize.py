@@ -18,8 +18,6 @@ from shoal_data.inspection import document_lengths, documents, show, write_docum
 from shoal_data.reader import Corpus
 from shoal_data.verify import verify
 
-pytestmark = pytest.mark.usefixtures("serial")
-
 EVERYTHING = Recipe(seed=3, shuffle=True, bos=True, fim_rate=0.5, split_rate=0.5)
 
 

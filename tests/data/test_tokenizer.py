@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
-from shoal_data.build import count_job
+from shoal_data.build import count_job, tasks
 from shoal_data.build.encode import Encoder
 from shoal_data.build.patterns import PATTERNS, pre_tokenizer
 from shoal_data.build.special import SPECIAL_TOKENS
@@ -38,7 +38,6 @@ def peer(texts: list[str], pattern: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.usefixtures("serial")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_training_gives_the_same_tokenizer_as_tokenizers(raw: Path, tmp_path: Path, pattern: str) -> None:
     path = train([str(raw / "*.parquet")], tmp_path / "out", TrainOptions(900, pattern=pattern, part_bytes=20_000))
@@ -54,14 +53,13 @@ def test_counted_and_reduced_on_ray_it_is_the_same(
     raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(count_job, "_WORTH_STARTING_RAY", 0)
+    monkeypatch.setattr(tasks, "_WORTH_STARTING_RAY", 0)
     monkeypatch.setattr(count_job, "_PARTITION_BYTES", 60_000)
     options = TrainOptions(600, part_bytes=30_000)
     path = train([str(raw / "*.parquet")], tmp_path / "out", options)
     assert path.read_bytes() == tokenizer.read_bytes()
 
 
-@pytest.mark.usefixtures("serial")
 def test_special_tokens_go_where_they_are_told(raw: Path, tmp_path: Path) -> None:
     special = {"<eos>": 599, "<pad>": 7}
     path = train([str(raw / "*.parquet")], tmp_path / "out", TrainOptions(600, special=special))
@@ -115,7 +113,6 @@ def test_text_cannot_forge_a_control_token(encoder: Encoder) -> None:
     assert not set(ids.tolist()) & set(encoder.special.values())
 
 
-@pytest.mark.usefixtures("serial")
 def test_settings_out_of_range_are_named(raw: Path, tmp_path: Path) -> None:
     for options, word in (
         (TrainOptions(100), "vocab-size"),
@@ -129,7 +126,6 @@ def test_settings_out_of_range_are_named(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("serial")
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpus is not on this machine")
 def test_32k_merges_and_every_document_of_the_shared_corpus(tmp_path: Path) -> None:
     path = train([str(CORPUS / "*.parquet")], tmp_path / "out", TrainOptions(32768))

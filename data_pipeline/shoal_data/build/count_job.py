@@ -1,6 +1,5 @@
 """Counting the pre-tokens of a corpus: partial sums a part, then a hash-partitioned reduce, both on Ray Data.
 
-Little text on a single machine is counted in threads: they are done before a Ray of its own would have started.
 A task's memory is bounded by its part or its partition, whatever the size of the corpus; partial sums lie in files, so
 a job that is run again counts only what is missing.
 """
@@ -21,13 +20,12 @@ import pyarrow.compute as pc
 from shoal_data.build.arrow import read_batch, write_batches
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.inputs import Part, Piece
-from shoal_data.build.tasks import cluster_is_named, run_in_threads, run_parts
+from shoal_data.build.tasks import run_parts, session_for
 from shoal_data.build.wordcount import WordCounter
 from shoal_data.files import write_json
 
 __all__ = ["count_words", "quarantined"]
 
-_WORTH_STARTING_RAY = 256 << 20  # bytes of text: threads count 10 to 20 MB/s each, Ray starts in 10 to 20 s
 _PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in memory many times over
 
 
@@ -52,16 +50,16 @@ def count_words(
         "parts": [part.id for part in parts],
         "min_count": min_count,
     }
-    missing = [part for part in parts if not _partial(folder, part.id).exists()]
-    if missing:
-        run = run_parts if cluster_is_named() or size >= _WORTH_STARTING_RAY else run_in_threads
-        run("count", _count_part, missing, settings, ["documents"])
-    if partitions == 1:
-        return _sum_partition(folder, 0, settings)
     reduces = [Part(index, "", (Piece("", "counts", 0, 0, 0, 1),)) for index in range(partitions)]
-    missing = [part for part in reduces if not _reduced(folder, part.id).exists()]
-    if missing:
-        run_parts("reduce", _reduce_partition, missing, settings, ["words"])
+    with session_for(parts):
+        missing = [part for part in parts if not _partial(folder, part.id).exists()]
+        if missing:
+            run_parts("count", _count_part, missing, settings, ["documents"])
+        if partitions == 1:
+            return _sum_partition(folder, 0, settings)
+        missing = [part for part in reduces if not _reduced(folder, part.id).exists()]
+        if missing:
+            run_parts("reduce", _reduce_partition, missing, settings, ["words"])
     batches = [read_batch(_reduced(folder, part.id), 0) for part in reduces]
     table = pa.Table.from_batches(batches).combine_chunks()
     return table["word"].chunk(0), table["count"].to_numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
 from pathlib import Path
 
 import awkward as ak
@@ -73,21 +72,22 @@ class Encoder:
         return Stream((offsets - offsets[0]).astype(np.int64, copy=False), ids)
 
 
-@lru_cache(maxsize=2)
-def _cached(path: str, digest: str) -> Encoder:
-    content = Path(path).read_bytes()
-    encoder = Encoder(content, path)
-    if digest and encoder.digest != digest:
-        raise InputError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
-    return encoder
+_loaded: dict[str, Encoder] = {}
 
 
 def load_encoder(path: str | Path, digest: str = "") -> Encoder:
-    """The encoder of a `tokenizer.json`; kept for the life of the process, since loading costs about a second.
+    """The encoder of a `tokenizer.json`; the last is kept, since loading costs about a second.
 
     Raises:
         InputError: no such file, one that cannot be used, or not the one that `digest` (hex SHA-256) names.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
-    return _cached(str(path), digest)
+    content = Path(path).read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if digest and found != digest:
+        raise InputError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
+    encoder = _loaded.get(found) or Encoder(content, str(path))
+    _loaded.clear()
+    _loaded[found] = encoder
+    return encoder

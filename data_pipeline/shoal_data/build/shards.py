@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +58,19 @@ def write_shard(
     written = pa.ipc.open_file(content).get_batch(0)["tokens"]
     path = f"shards/{name}.arrow"
     view = memoryview(content)
-    write_whole(folder / path, view)
+    with ThreadPoolExecutor(1) as pool:  # the disk works while checksums are computed
+        on_disk = pool.submit(write_whole, folder / path, view)
+        digest = hashlib.sha256(content).hexdigest()
+        blocks = [zlib.crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)]
+        on_disk.result()
     return ShardEntry(
         file=path,
         source=source,
         size=content.size,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest,
         offset=written.values.buffers()[1].address - content.address,
         tokens=len(ids),
         documents=len(offsets) - 1,
         text_bytes=int(pa.compute.sum(columns["bytes"]).as_py() or 0),
-        blocks=[zlib.crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)],
+        blocks=blocks,
     )

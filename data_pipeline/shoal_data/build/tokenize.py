@@ -22,7 +22,7 @@ from shoal_data.build.encode import Encoder, load_encoder
 from shoal_data.build.encode_part import Recipe, encode_part, part_record
 from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.special import beginning_of_text, end_of_text, fim_sentinels
-from shoal_data.build.tasks import run_parts
+from shoal_data.build.tasks import run_parts, session_for
 from shoal_data.errors import InputError
 from shoal_data.files import sha256_file, sweep_temporary, write_json, write_lines, write_whole
 from shoal_data.manifest import MANIFEST, Manifest, Shards
@@ -75,8 +75,6 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
         sweep_temporary(folder)
     write_whole(corpus / "tokenizer.json", Path(tokenizer).read_bytes())
     if missing:
-        if recipe.deduplicate:
-            find_duplicates(parts, options.column, corpus / "job")
         settings = {
             "corpus": str(corpus.absolute()),
             "tokenizer": str((corpus / "tokenizer.json").absolute()),
@@ -84,7 +82,10 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
             "column": options.column,
             "recipe": asdict(recipe),
         }
-        run_parts("tokenize", encode_part, missing, settings, ["documents", "tokens"])
+        with session_for(parts):
+            if recipe.deduplicate:
+                find_duplicates(parts, options.column, corpus / "job")
+            run_parts("tokenize", encode_part, missing, settings, ["documents", "tokens"])
     return _finish(corpus, parts, encoder, options)
 
 
