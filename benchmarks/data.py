@@ -28,9 +28,10 @@ HERE = Path(__file__).resolve().parent
 SEQ_LEN = 4096
 
 
-def contender(folder: Path, name: str, python: str = sys.executable, **arguments: Any) -> dict[str, Any]:
-    """Figures of one contender of `data_contenders.py`, from `folder` if it ran before; or why there are none."""
-    key = hashlib.sha256(json.dumps([name, arguments]).encode()).hexdigest()[:12]
+def contender(folder: Path, name: str, python: str = sys.executable, turn: int = 0, **arguments: Any) -> dict[str, Any]:
+    """Figures of one contender of `data_contenders.py`, from `folder` if it ran before (this `turn`); or why there are
+    none."""
+    key = hashlib.sha256(json.dumps([name, turn, arguments]).encode()).hexdigest()[:12]
     kept = folder / "figures" / f"{name}-{key}.json"
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_bytes())
@@ -66,15 +67,31 @@ def ratio(ours: dict[str, Any], theirs: dict[str, Any], key: str = "mb_per_secon
     return round(ours[key] / theirs[key], 2)
 
 
+def steady(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a run on Ray with the start of Ray and of its workers taken off."""
+    return {name.removeprefix("steady_"): value for name, value in figures.items() if name.startswith("steady_")}
+
+
+def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The turn of median speed."""
+    return sorted(turns, key=lambda one: one.get("mb_per_second", 0.0))[len(turns) // 2]
+
+
 def encode(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Raw Parquet to finished shards."""
+    """Raw Parquet to finished shards: as the command does it on one machine, and on a Ray, in turns with gigatoken."""
     tokenizer = str(folder / "tokenizer" / "tokenizer.json")
     files = copies(arguments.corpus, folder / "raw", arguments.times)
     few = [str(arguments.corpus / name) for name in arguments.peer_files]
-    ours = contender(folder, "tokenize", files=files, tokenizer=tokenizer, out=str(folder / "corpus"))
+    ours, on_ray, alone = [], [], []
+    for turn in range(arguments.turns):
+        both: dict[str, Any] = {"turn": turn, "files": files, "tokenizer": tokenizer}
+        ours.append(contender(folder, "tokenize", **both, out=str(folder / "corpus"), ray=False))
+        on_ray.append(contender(folder, "tokenize", **both, out=str(folder / "on_ray")))
+        alone.append(contender(folder, "gigatoken_files", **both))
+    once = copies(arguments.corpus, folder / "once", 1)
     peers = {
-        "gigatoken.encode_files": contender(folder, "gigatoken_files", files=files, tokenizer=tokenizer),
-        "tiktoken": contender(folder, "tiktoken", files=few, tokenizer=tokenizer),
+        "gigatoken.encode_files": middle(alone),
+        "tiktoken": contender(folder, "tiktoken", arguments.peer_python, files=few, tokenizer=tokenizer),
         "datasets.map + tokenizers": contender(
             folder, "datasets_map", files=few, tokenizer=tokenizer, out=str(folder / "ds")
         ),
@@ -82,14 +99,24 @@ def encode(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             folder, "datatrove", arguments.peer_python, files=few, tokenizer=tokenizer, out=str(folder / "dt")
         ),
     }
-    return {
+    result: dict[str, Any] = {
         "ours": ours,
+        "ours on Ray": on_ray,
+        "gigatoken": alone,
+        "ours, text once": contender(
+            folder, "tokenize", files=once, tokenizer=tokenizer, out=str(folder / "little"), ray=False
+        ),
         "peers": peers,
-        "ratios": {name: ratio(ours, peer) for name, peer in peers.items()},
-        "ratios in CPU time, without Ray's start": {
-            name: ratio(ours, peer, "mb_per_cpu_second") for name, peer in peers.items()
-        },
     }
+    medians = {
+        "ratios": middle(ours),
+        "ratios on Ray": middle([steady(turn) for turn in on_ray]),
+        "ratios on Ray with its start": middle(on_ray),
+    }
+    for name, median in medians.items():
+        for key, kind in (("mb_per_second", name), ("mb_per_cpu_second", f"{name}, CPU time")):
+            result[kind] = {peer: ratio(median, figures, key) for peer, figures in peers.items()}
+    return result
 
 
 def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -115,14 +142,13 @@ def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         result["times faster in CPU time"] = ratio(ours, peer, "mb_per_cpu_second")
         result["share of its peak memory"] = ratio(ours, peer, "peak_mb")
         result["times faster on Ray"] = ratio(on_ray, peer)
-        if "steady_mb_per_second" in on_ray:
-            steady = on_ray["steady_mb_per_second"] / peer["mb_per_second"]
-            result["times faster on Ray without its start"] = round(steady, 2)
+        result["times faster on Ray without its start"] = ratio(steady(on_ray), peer)
     return result
 
 
 def scale(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Cost a MB as the text grows, and two cores against one; Ray's start is taken off and shown."""
+    """Cost a MB as the text grows, and two cores against one beside what the machine's two cores make of counting;
+    Ray's start is taken off and shown."""
     tokenizer = str(folder / "tokenizer" / "tokenizer.json")
     result: dict[str, Any] = {}
     for times in (1, arguments.times, *([arguments.largest] if arguments.largest else [])):
@@ -133,6 +159,8 @@ def scale(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     one = contender(folder, "tokenize", files=files, tokenizer=tokenizer, out=str(folder / "one"), cpus=1)
     result[f"{arguments.times} x, 1 core"] = one
     result["two cores against one"] = ratio(result[f"{arguments.times} x, 2 cores"], one, "steady_mb_per_second")
+    spun = [contender(folder, "spin", processes=processes) for processes in (1, 2)]
+    result["two cores against one, counting"] = ratio(spun[1], spun[0], "rounds_per_second")
     return result
 
 
@@ -188,6 +216,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="which rows of the table (all)")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of Parquet files with a column `text`")
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=3, help="of ours and gigatoken alone; the median counts")
     parser.add_argument("--peer-files", nargs="*", default=["fastapi-docs.parquet"])
     parser.add_argument("--peer-python", default=sys.executable, help="has datatrove, mosaicml-streaming and Shoal")
     parser.add_argument("--largest", type=int, help="`scale` also takes the corpus so often (100 is 8 GB)")

@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,29 +43,45 @@ class Clock:
     def __init__(self) -> None:
         self._began, self._cpu = time.perf_counter(), _session_cpu()
 
-    def rate(self, size: int, ray_start: float = 0.0) -> dict[str, Any]:
-        """What `size` bytes of text took since; `ray_start` is added to the seconds by the clock and shown."""
+    def rate(self, size: int, start: Start | None = None) -> dict[str, Any]:
+        """What `size` bytes of text took since. `start`: what of it was Ray's and is shown apart; the rest is
+        `steady`."""
         seconds, cpu = time.perf_counter() - self._began, _session_cpu() - self._cpu
+        whole = seconds + (start.ray if start else 0.0)
         figures = {
-            "mb_per_second": round(size / 1e6 / (seconds + ray_start), 3),
+            "mb_per_second": round(size / 1e6 / whole, 3),
             "mb_per_cpu_second": round(size / 1e6 / cpu, 3),
-            "seconds": round(seconds + ray_start, 2),
+            "seconds": round(whole, 2),
             "cpu_seconds": round(cpu, 2),
             "mb": size / 1e6,
         }
-        if ray_start:
-            figures |= {"ray_start": round(ray_start, 2), "steady_mb_per_second": round(size / 1e6 / seconds, 3)}
+        if start:
+            figures |= {
+                "ray_start": round(start.ray, 2),
+                "workers_start": round(start.workers, 2),
+                "steady_mb_per_second": round(size / 1e6 / (seconds - start.workers), 3),
+                "steady_mb_per_cpu_second": round(size / 1e6 / (cpu - start.cpu), 3),
+            }
         return figures
 
 
-def start_ray(cpus: int) -> float:
-    """Seconds to start a private Ray on so many cores, all that is in it, and run a first task of Ray Data on each."""
+class Start(NamedTuple):
+    """Seconds that a private Ray takes to start, and that a job of one document takes on it: its workers are started,
+    Ray Data imported, what they need loaded. `cpu`: CPU seconds of that job."""
+
+    ray: float
+    workers: float
+    cpu: float
+
+
+def start_ray(cpus: int, job: Callable[[list[str], str], object], out: str) -> Start:
+    """Start a private Ray on so many cores and run `job(files, out)` on one document, twice: the first time modules are
+    imported in this process, too."""
     import ray
     import ray.data
 
-    import shoal_data.build.tokenize
-    import shoal_data.build.tokenizer  # noqa: F401
-
+    tiny = Path(f"{out}-tiny.parquet")
+    pq.write_table(pa.table({"text": [Path(__file__).read_text()]}), tiny)
     begin = time.perf_counter()
     ray.init(
         address="local",
@@ -74,28 +91,31 @@ def start_ray(cpus: int) -> float:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    started = time.perf_counter() - begin
     ray.data.DataContext.get_current().enable_progress_bars = False
-    ray.data.range(cpus, override_num_blocks=cpus).map_batches(_import).take_all()
-    return time.perf_counter() - begin
+    for turn in range(2):
+        shutil.rmtree(f"{out}-tiny{turn}", ignore_errors=True)
+        clock, begin = Clock(), time.perf_counter()
+        job([str(tiny)], f"{out}-tiny{turn}")
+        found = clock.rate(1)
+        workers = time.perf_counter() - begin
+    return Start(started, workers, float(found["cpu_seconds"]))
 
 
-def _import(batch: dict[str, Any]) -> dict[str, Any]:
-    import shoal_data.build.encode_part
-    import shoal_data.build.wordcount  # noqa: F401
-
-    return batch
-
-
-def tokenize(files: list[str], tokenizer: str, out: str, cpus: int = 2) -> dict[str, Any]:
-    size = text_bytes(files)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # and all processes it starts
-    ray_start = start_ray(cpus)
+def tokenize(files: list[str], tokenizer: str, out: str, cpus: int = 2, ray: bool = True) -> dict[str, Any]:
+    """On Ray, or without as the command does it with little text."""
     from shoal_data.build.tokenize import TokenizeOptions
     from shoal_data.build.tokenize import tokenize as build
 
+    def job(inputs: list[str], folder: str) -> None:
+        build(inputs, tokenizer, folder, TokenizeOptions())
+
+    size = text_bytes(files)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # and all processes it starts
+    start = start_ray(cpus, job, out) if ray else None
     clock = Clock()
-    build(files, tokenizer, out, TokenizeOptions())
-    return clock.rate(size, ray_start)
+    job(files, out)
+    return clock.rate(size, start)
 
 
 def gigatoken_files(files: list[str], tokenizer: str) -> dict[str, Any]:
@@ -173,10 +193,17 @@ def train(files: list[str], out: str, vocab_size: int, ray: bool = False) -> dic
 
     size = text_bytes(files)
     compile_loops()
-    ray_start = start_ray(2) if ray else 0.0
+    start = start_ray(2, lambda few, folder: build(few, folder, TrainOptions(300)), out) if ray else None
     clock = Clock()
     build(files, out, TrainOptions(vocab_size))
-    return clock.rate(size, ray_start)
+    return clock.rate(size, start)
+
+
+def spin(processes: int, seconds: float = 5.0) -> dict[str, Any]:
+    """What the machine itself gives: rounds a second of so many processes that do nothing but count."""
+    code = f"import time\nend, n = time.time() + {seconds}, 0\nwhile time.time() < end: n += 1\nprint(n)"
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(processes)]
+    return {"rounds_per_second": sum(int(one.communicate()[0]) for one in started) / seconds}
 
 
 def train_tokenizers(files: list[str], out: str, vocab_size: int) -> dict[str, Any]:

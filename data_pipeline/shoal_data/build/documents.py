@@ -201,7 +201,7 @@ def _clean(
             quarantine.append(Quarantined(path, int(row[number]), "null text"))
             keep[number] = False
     try:
-        text = column.cast(pa.large_string()).combine_chunks()
+        text = _in_one(column.cast(pa.large_string()))
         text.validate(full=True)  # a string column read from a file may hold bytes that are not UTF-8
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         try:
@@ -214,13 +214,17 @@ def _clean(
     for number in np.flatnonzero(empty & keep):
         quarantine.append(Quarantined(path, int(row[number]), "empty document"))
     keep &= ~empty
-    tags = pa.nulls(len(text), pa.string()) if lang is None else lang.cast(pa.string()).combine_chunks()
+    tags = pa.nulls(len(text), pa.string()) if lang is None else _in_one(lang.cast(pa.string()))
     tags = tags.fill_null(UNKNOWN_LANGUAGE)
     if not keep.all():
         chosen = pa.array(keep)
         text, tags, row = text.filter(chosen), tags.filter(chosen), row[keep]
     if len(row):
         yield Documents(path, text, row, tags)
+
+
+def _in_one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _decode_one_by_one(

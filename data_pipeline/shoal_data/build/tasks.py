@@ -21,7 +21,7 @@ __all__ = ["Work", "run_parts", "session_for"]
 #: what a task does: (part, settings) -> figures, with at least `bytes` of text and a `note`'s parts as plain numbers
 Work = Callable[[Part, dict[str, Any]], dict[str, int]]
 
-_WORTH_STARTING_RAY = 256 << 20  # bytes of text: threads do them before a Ray of its own would have started
+_WORTH_STARTING_RAY = 2 << 30  # bytes of text: threads are done with less before a Ray of its own has caught up
 _IN_FLIGHT = 3  # parts that wait at a worker, so that it need not wait for the driver
 
 
