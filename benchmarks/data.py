@@ -147,20 +147,26 @@ def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def scale(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Cost a MB as the text grows, and two cores against one beside what the machine's two cores make of counting;
-    Ray's start is taken off and shown."""
+    """Cost a MB on Ray as the text grows, its start taken off and shown; and two cores against one, in turns with what
+    the machine's two cores make of counting."""
     tokenizer = str(folder / "tokenizer" / "tokenizer.json")
     result: dict[str, Any] = {}
     for times in (1, arguments.times, *([arguments.largest] if arguments.largest else [])):
         files = copies(arguments.corpus, folder / f"scale{times}", times)
         out = str(folder / f"scaled{times}")
-        result[f"{times} x, 2 cores"] = contender(folder, "tokenize", files=files, tokenizer=tokenizer, out=out)
+        result[f"{times} x"] = contender(folder, "tokenize", files=files, tokenizer=tokenizer, out=out)
     files = copies(arguments.corpus, folder / f"scale{arguments.times}", arguments.times)
-    one = contender(folder, "tokenize", files=files, tokenizer=tokenizer, out=str(folder / "one"), cpus=1)
-    result[f"{arguments.times} x, 1 core"] = one
-    result["two cores against one"] = ratio(result[f"{arguments.times} x, 2 cores"], one, "steady_mb_per_second")
-    spun = [contender(folder, "spin", processes=processes) for processes in (1, 2)]
-    result["two cores against one, counting"] = ratio(spun[1], spun[0], "rounds_per_second")
+    text: dict[str, Any] = {"files": files, "tokenizer": tokenizer, "ray": False}
+    encoding, counting = [], []
+    for turn in range(arguments.turns):
+        one, two = (
+            contender(folder, "tokenize", turn=turn, **text, out=str(folder / f"cores{cpus}"), cpus=cpus)
+            for cpus in (1, 2)
+        )
+        spun = [contender(folder, "spin", turn=turn, processes=processes) for processes in (1, 2)]
+        encoding.append(ratio(two, one))
+        counting.append(ratio(spun[1], spun[0], "rounds_per_second"))
+    result["two cores against one"] = {"encoding": encoding, "counting": counting}
     return result
 
 

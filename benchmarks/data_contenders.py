@@ -41,12 +41,12 @@ class Clock:
     """Seconds by the clock, and of CPU in this process and all that it started, which other work moves less."""
 
     def __init__(self) -> None:
-        self._began, self._cpu = time.perf_counter(), _session_cpu()
+        self._began, self._cpu = time.perf_counter(), SPENT.seconds()
 
     def rate(self, size: int, start: Start | None = None) -> dict[str, Any]:
         """What `size` bytes of text took since. `start`: what of it was Ray's and is shown apart; the rest is
         `steady`."""
-        seconds, cpu = time.perf_counter() - self._began, _session_cpu() - self._cpu
+        seconds, cpu = time.perf_counter() - self._began, SPENT.seconds() - self._cpu
         whole = seconds + (start.ray if start else 0.0)
         figures = {
             "mb_per_second": round(size / 1e6 / whole, 3),
@@ -80,8 +80,6 @@ def start_ray(cpus: int, job: Callable[[list[str], str], object], out: str) -> S
     import ray
     import ray.data
 
-    tiny = Path(f"{out}-tiny.parquet")
-    pq.write_table(pa.table({"text": [Path(__file__).read_text()]}), tiny)
     begin = time.perf_counter()
     ray.init(
         address="local",
@@ -96,14 +94,21 @@ def start_ray(cpus: int, job: Callable[[list[str], str], object], out: str) -> S
     for turn in range(2):
         shutil.rmtree(f"{out}-tiny{turn}", ignore_errors=True)
         clock, begin = Clock(), time.perf_counter()
-        job([str(tiny)], f"{out}-tiny{turn}")
+        job([one_document(out)], f"{out}-tiny{turn}")
         found = clock.rate(1)
         workers = time.perf_counter() - begin
     return Start(started, workers, float(found["cpu_seconds"]))
 
 
+def one_document(beside: str) -> str:
+    """A Parquet file to warm up with."""
+    path = f"{beside}-tiny.parquet"
+    pq.write_table(pa.table({"text": [Path(__file__).read_text()]}), path)
+    return path
+
+
 def tokenize(files: list[str], tokenizer: str, out: str, cpus: int = 2, ray: bool = True) -> dict[str, Any]:
-    """On Ray, or without as the command does it with little text."""
+    """On Ray, or without as the command does it on one machine with less than 2 GiB of text."""
     from shoal_data.build.tokenize import TokenizeOptions
     from shoal_data.build.tokenize import tokenize as build
 
@@ -113,6 +118,9 @@ def tokenize(files: list[str], tokenizer: str, out: str, cpus: int = 2, ray: boo
     size = text_bytes(files)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # and all processes it starts
     start = start_ray(cpus, job, out) if ray else None
+    if not ray:
+        shutil.rmtree(f"{out}-tiny", ignore_errors=True)
+        job([one_document(out)], f"{out}-tiny")  # others have loaded their tokenizer before the clock starts, too
     clock = Clock()
     job(files, out)
     return clock.rate(size, start)
@@ -123,6 +131,7 @@ def gigatoken_files(files: list[str], tokenizer: str) -> dict[str, Any]:
 
     size = text_bytes(files)
     loaded = gigatoken.Tokenizer(tokenizer)
+    loaded.encode_files(gigatoken.ParquetFileSource([one_document(f"{tokenizer}-warm")]))
     clock = Clock()
     tokens = loaded.encode_files(gigatoken.ParquetFileSource([*files]))
     return {**clock.rate(size), "documents": len(tokens)}
@@ -373,17 +382,28 @@ def _session(pid: str) -> int:
         return -1
 
 
-def _session_cpu() -> float:
-    """Seconds of CPU that the processes of this session and their ended children have taken."""
-    ticks = 0
-    for pid in os.listdir("/proc"):
-        if pid.isdigit() and _session(pid) == os.getsid(0):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-    return ticks / os.sysconf("SC_CLK_TCK")
+class Spent(threading.Thread):
+    """CPU seconds of the processes of this session, also of those that have ended, whoever was their parent: looked at
+    four times a second, so what one does in its last quarter of a second is missing."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._ticks: dict[tuple[str, str], int] = {}  # by process number and start time
+
+    def run(self) -> None:
+        while True:
+            self.seconds()
+            time.sleep(0.25)
+
+    def seconds(self) -> float:
+        for pid in os.listdir("/proc"):
+            if pid.isdigit() and _session(pid) == os.getsid(0):
+                try:
+                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                self._ticks[pid, fields[19]] = int(fields[11]) + int(fields[12])  # utime, stime
+        return sum(list(self._ticks.values())) / os.sysconf("SC_CLK_TCK")
 
 
 def _pss(pid: str) -> int:
@@ -395,9 +415,12 @@ def _pss(pid: str) -> int:
     return next((int(line.split()[1]) for line in content.splitlines() if line.startswith("Pss:")), 0)
 
 
+SPENT = Spent()
+
 if __name__ == "__main__":
     memory = Memory()
     memory.start()
+    SPENT.start()
     figures = globals()[sys.argv[1]](**json.loads(sys.argv[2]))
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({**figures, "peak_mb": round(own / 1e3), "all_processes_mb": round(memory.peak_mb)}))
