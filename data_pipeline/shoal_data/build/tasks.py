@@ -29,7 +29,7 @@ def session_for(parts: Sequence[Part]) -> AbstractContextManager[None]:
     """Starts or joins, once for all runs within, the Ray that `parts` are worth: where a cluster is named (a job was
     submitted to it, `RAY_ADDRESS`, Ray is running) or they are many. Little text on a single machine has threads."""
     ray = sys.modules.get("ray")
-    named = "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized())
+    named = bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
     if not named and _size(parts) < _WORTH_STARTING_RAY:
         return nullcontext()
     from shoal_data.build.session import ray_session
