@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import awkward as ak
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shoal_data.build.recipe import Splits, Stream, splits_of
+from shoal_data.build.tasks import on_ray
 from shoal_data.errors import InputError
 
 __all__ = ["Encoder", "load_encoder"]
@@ -67,9 +67,7 @@ class Encoder:
 
     def encode(self, text: pa.LargeStringArray) -> Stream:
         """Token ids of the documents `text` (n,); with all cores, but within Ray, which has a process for each."""
-        ray = sys.modules.get("ray")
-        alone = ray is None or not ray.is_initialized()
-        layout = self._backend.encode_batch(ak.from_arrow(text), parallel=alone).layout
+        layout = self._backend.encode_batch(ak.from_arrow(text), parallel=not on_ray()).layout
         offsets = np.asarray(layout.offsets.data)
         ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
         return Stream((offsets - offsets[0]).astype(np.int64, copy=False), ids)

@@ -16,7 +16,7 @@ from shoal_data.build.inputs import Part
 from shoal_data.build.progress import Progress
 from shoal_data.errors import InputError
 
-__all__ = ["Work", "run_parts", "session_for"]
+__all__ = ["Work", "on_ray", "run_parts", "session_for"]
 
 #: what a task does: (part, settings) -> figures, with at least `bytes` of text and a `note`'s parts as plain numbers
 Work = Callable[[Part, dict[str, Any]], dict[str, int]]
@@ -25,12 +25,16 @@ _WORTH_STARTING_RAY = 2 << 30  # bytes of text: threads are done with less befor
 _IN_FLIGHT = 3  # parts that wait at a worker, so that it need not wait for the driver
 
 
+def on_ray() -> bool:
+    """Whether this process is part of a Ray session, as its driver or a worker."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def session_for(parts: Sequence[Part]) -> AbstractContextManager[None]:
     """Starts or joins, once for all runs within, the Ray that `parts` are worth: where a cluster is named (a job was
     submitted to it, `RAY_ADDRESS`, Ray is running) or they are many. Little text on a single machine has threads."""
-    ray = sys.modules.get("ray")
-    named = bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
-    if not named and _size(parts) < _WORTH_STARTING_RAY:
+    if not (os.environ.get("RAY_ADDRESS") or on_ray() or _size(parts) >= _WORTH_STARTING_RAY):
         return nullcontext()
     from shoal_data.build.session import ray_session
 
@@ -51,8 +55,7 @@ def run_parts(label: str, work: Work, parts: Sequence[Part], settings: dict[str,
     Raises:
         InputError: what `work` raised as such; the other parts keep their results.
     """
-    ray = sys.modules.get("ray")
-    run = _on_ray if ray is not None and ray.is_initialized() else _in_threads
+    run = _on_ray if on_ray() else _in_threads
     progress, sums = Progress(label, _size(parts)), dict.fromkeys(totals, 0)
 
     def note() -> str:
