@@ -34,7 +34,7 @@ SCHEDULES = ("1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe")
 LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp 2": {},
     "ep 2": {"ep": 2},
-    **{f"pp 2 {name}": {"pp": 2, "schedule": name} for name in SCHEDULES},
+    **{f"pp 2 {name}": {"pp": 2, "schedule": name, "timed_every": 1} for name in SCHEDULES},
 }
 
 
@@ -68,8 +68,6 @@ def steps(config: PretrainConfig, threads: int) -> tuple[float, float, list[Span
     workers = dist.get_world_size() if dist.is_initialized() else 1
     place = layouts_world.Place(0, 1, dist.get_rank() if workers > 1 else 0, workers, None)
     replica = synthetic.build(config)
-    if replica.pipeline is not None:
-        replica.pipeline.measure = True
     walls, processors = [], []
     for number in range(STEPS + 1):
         if workers > 1:
