@@ -1,11 +1,12 @@
 """Does FP8 training end where BF16 ends? The 10M model, the same initial values, the same samples in the same order.
 
-    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--steps 320] [--seq-len 256] [--json FILE]
+    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--seeds 0,1,2] [--steps 320] [--json FILE]
 
 FP8 is emulated on a CPU: the numerics of the report's section 3.3, not its speed. Two runs that differ by anything
 drift apart, so a third arm says how far: BF16 again, its initial values moved by a random 2^-9 of themselves, the
-rounding of one BF16 value. Compared: mean training loss of the last tenth of the steps, and the loss on held-out text
-after the last. The arms take turns of 20 steps; interrupted, it goes on where it was.
+rounding of one BF16 value. A seed is one of initial values and of the order of samples. Compared: mean training loss of
+the last tenth of the steps, and the loss on held-out text after the last, where the weights that FP8 trained are read
+in BF16 as well. The arms take turns of 20 steps; interrupted, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from shoal_workloads.replica import PretrainReplica
 from small_runs import evaluate, model_section, prepare, train
 
 ARMS = ("bf16", "fp8", "bf16-moved")
-BATCH, TURN = 4, 20
+BATCH, TURN, HELD_OUT_SAMPLES = 4, 20, 400
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of Parquet files with path and text")
     parser.add_argument("--folder", type=Path, default=Path("runs/fp8"), help="corpus and state of the runs")
+    parser.add_argument("--seeds", default="0", help="one comparison each, separated by commas")
     parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--seq-len", type=int, default=256, help="tokens of a sample; a step takes 4")
     parser.add_argument("--threads", type=int, default=1)
@@ -39,31 +41,39 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = options.folder.parent / "small"
     prepare(options.corpus, data)
-    metrics: dict[str, list[dict[str, float]]] = {}
-    held: dict[str, float] = {}
-    for last in [*range(TURN, options.steps, TURN), options.steps]:
-        for arm in ARMS:
-            section = recipe(data, arm, options.steps, options.seq_len)
-            replica, metrics[arm] = train(
-                section,
-                options.folder / f"{arm}-{options.seq_len}",
-                partial(_reached, last),
-                evaluate_every=10**9,
-                begin=_move if arm == "bf16-moved" else None,
-            )
-            print(f"{arm} {last}: {metrics[arm][-1]['lm_loss']:.4f}", flush=True)
-            if last == options.steps:
-                held[arm] = evaluate(replica, data)["loss"]
-    figures = {"tokens_a_step": BATCH * options.seq_len, **compare(metrics, held)}
-    text = json.dumps(figures, indent=2)
+    found = {seed: run(options, data, int(seed)) for seed in options.seeds.split(",")}
+    figures = {"steps": options.steps, "tokens_a_step": BATCH * options.seq_len, "torch": torch.__version__}
+    text = json.dumps({**figures, "seeds": found, "mean": mean_difference(list(found.values()))}, indent=2)
     print(text)
     if options.json:
         Path(options.json).write_text(text + "\n")
 
 
+def run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
+    """The three arms from one seed, compared."""
+    folders = {arm: options.folder / f"{arm}-{options.seq_len}-{seed}" for arm in ARMS}
+    sections = {arm: recipe(data, arm, options.steps, options.seq_len, seed) for arm in ARMS}
+    metrics: dict[str, list[dict[str, float]]] = {}
+    for last in [*range(TURN, options.steps, TURN), options.steps]:
+        for arm in ARMS:
+            begin = partial(_move, seed) if arm == "bf16-moved" else None
+            done = partial(_reached, last)
+            metrics[arm] = train(sections[arm], folders[arm], done, evaluate_every=10**9, seed=seed, begin=begin)[1]
+            mean = statistics.fmean(m["lm_loss"] for m in metrics[arm][last - TURN : last])
+            print(f"seed {seed}, {arm}, mean of {TURN} steps to {last}: {mean:.4f}", flush=True)
+    held = {}
+    for name, format, weights in [*zip(ARMS, ARMS, ARMS, strict=True), ("fp8 read in bf16", "bf16", "fp8")]:
+        replica, _ = train(
+            sections[format], folders[weights], partial(_reached, options.steps), evaluate_every=10**9, seed=seed
+        )
+        held[name] = evaluate(replica, data, HELD_OUT_SAMPLES)["loss"]
+        print(f"seed {seed}, {name}, held out: {held[name]:.4f}", flush=True)
+    return compare(metrics, held)
+
+
 @torch.no_grad()
-def _move(replica: PretrainReplica) -> None:
-    noise = torch.Generator().manual_seed(0)
+def _move(seed: int, replica: PretrainReplica) -> None:
+    noise = torch.Generator().manual_seed(seed)
     for parameter in replica.model.parameters():
         parameter.mul_(1 + 2.0**-9 * torch.randn(parameter.shape, generator=noise))
 
@@ -72,9 +82,9 @@ def _reached(last: int, step: int, _cpu: float) -> bool:
     return step >= last
 
 
-def recipe(data: Path, arm: str, steps: int, seq_len: int) -> dict[str, Any]:
-    """The report's schedule over the whole run; moments in BF16 in both arms, as in the report."""
-    return model_section(
+def recipe(data: Path, arm: str, steps: int, seq_len: int, seed: int) -> dict[str, Any]:
+    """The report's schedule over the whole run; moments in BF16 in all arms, as in the report."""
+    section = model_section(
         data,
         seq_len,
         batch={"global_batch": BATCH, "micro_batch": BATCH},
@@ -82,10 +92,12 @@ def recipe(data: Path, arm: str, steps: int, seq_len: int) -> dict[str, Any]:
         optim={"moments": "bf16"},
         precision=arm.removesuffix("-moved"),
     )
+    section["data"]["seed"] = seed
+    return section
 
 
 def compare(metrics: dict[str, list[dict[str, float]]], held: dict[str, float]) -> dict[str, Any]:
-    """Losses in nats a token, and the other arms' over BF16's, less one."""
+    """Losses in nats a token, and the others' over BF16's, less one."""
     steps = len(metrics["bf16"])
     tail = -(steps // 10)
     final = {arm: statistics.fmean(m["lm_loss"] for m in metrics[arm][tail:]) for arm in ARMS}
@@ -95,19 +107,23 @@ def compare(metrics: dict[str, list[dict[str, float]]], held: dict[str, float]) 
         for arm in ARMS
     }
     return {
-        "steps": steps,
         "final_loss": final,
         "final_loss_difference": _over_bf16(final),
         "heldout_loss": held,
         "heldout_loss_difference": _over_bf16(held),
         "loss_by_tenth": curve,
         "cpu_seconds": {arm: metrics[arm][-1]["cpu"] for arm in ARMS},
-        "torch": torch.__version__,
     }
 
 
+def mean_difference(found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The means over the seeds of the differences from BF16."""
+    kinds = ("final_loss_difference", "heldout_loss_difference")
+    return {kind: {arm: statistics.fmean(one[kind][arm] for one in found) for arm in found[0][kind]} for kind in kinds}
+
+
 def _over_bf16(loss: dict[str, float]) -> dict[str, float]:
-    return {arm: loss[arm] / loss["bf16"] - 1 for arm in ARMS[1:]}
+    return {name: value / loss["bf16"] - 1 for name, value in loss.items() if name != "bf16"}
 
 
 if __name__ == "__main__":

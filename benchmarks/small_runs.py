@@ -97,15 +97,16 @@ def train(
     done: Callable[[int, float], bool],
     *,
     evaluate_every: int,
+    seed: int = 0,
     begin: Callable[[PretrainReplica], None] | None = None,
 ) -> tuple[PretrainReplica, list[dict[str, float]]]:
-    """Train until `done(steps, CPU seconds of the training steps)`, from where `folder` left off. `begin` sees the
-    replica before its first step.
+    """Train until `done(steps, CPU seconds of the training steps)`, from where `folder` left off. `seed` is that of the
+    initial values; `begin` sees the replica before its first step.
 
     Returns the replica and the metrics of every step, with `cpu` and `wall`, seconds since the start of training
     without evaluations, and every `evaluate_every` steps those of the held-out samples that the section names."""
     workload = Pretrain(PretrainConfig.model_validate(section))
-    replica = workload.build(0)
+    replica = workload.build(seed)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "state.pt"
     metrics: list[dict[str, float]] = []
@@ -123,8 +124,8 @@ def train(
         step = len(metrics)
         started, worked = time.perf_counter(), time.process_time()
         first, last = workload.samples(step)
-        for begin in range(first, last, workload.micro_batch):
-            replica.accumulate(range(begin, begin + workload.micro_batch))
+        for sample in range(first, last, workload.micro_batch):
+            replica.accumulate(range(sample, sample + workload.micro_batch))
         total = replica.sums()
         figures = replica.commit(total, replica.stats(), replica.norm_sq(total))
         cpu, wall = cpu + time.process_time() - worked, wall + time.perf_counter() - started
@@ -139,13 +140,15 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(replica: PretrainReplica, data: Path) -> dict[str, float]:
-    """`loss` (nats a token) and `bpb` of all held-out samples, the same bytes as `heldout_text`."""
+def evaluate(replica: PretrainReplica, data: Path, samples: int | None = None) -> dict[str, float]:
+    """`loss` (nats a token) and `bpb` of the first `samples` held-out samples; of all, the same bytes as
+    `heldout_text`."""
     seq_len = replica.config.data.seq_len
     reader = Corpus.open(data / "heldout").reader(seq_len, 0)
+    samples = reader.samples if samples is None else min(samples, reader.samples)
     nats = size = 0.0
-    for first in range(0, reader.samples, 8):
-        tokens, lengths = reader.read(range(first, min(first + 8, reader.samples)))
+    for first in range(0, samples, 8):
+        tokens, lengths = reader.read(range(first, min(first + 8, samples)))
         nats += float(replica.model(torch.from_numpy(tokens.astype("int64")), mtp=False).lm)
         size += float(lengths.sum())
-    return {"loss": nats / (reader.samples * seq_len), "bpb": bits_per_byte(nats, size)}
+    return {"loss": nats / (samples * seq_len), "bpb": bits_per_byte(nats, size)}

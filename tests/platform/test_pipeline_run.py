@@ -112,4 +112,5 @@ def test_a_worker_killed_in_a_pipeline_step(tmp_path: Path, parallel: dict[str, 
         expected = alone(section, steps, one.job["seed"])
     # What is rounded otherwise grows: by step 80 a token's experts differ here and there.
     assert found[:30] == pytest.approx(expected[:30], rel=1e-5)
+    assert found[:40] == pytest.approx(expected[:40], rel=1e-4)
     assert found == pytest.approx(expected, rel=2e-3)

@@ -51,8 +51,8 @@ def count_words(
         "min_count": min_count,
     }
     reduces = [Part(index, "", (Piece("", "counts", 0, 0, 0, 1),)) for index in range(partitions)]
-    with session_for(parts):
-        missing = [part for part in parts if not _partial(folder, part.id).exists()]
+    missing = [part for part in parts if not _partial(folder, part.id).exists()]
+    with session_for(missing):
         if missing:
             run_parts("count", _count_part, missing, settings, ["documents"])
         if partitions == 1:

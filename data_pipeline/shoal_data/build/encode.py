@@ -73,22 +73,21 @@ class Encoder:
         return Stream((offsets - offsets[0]).astype(np.int64, copy=False), ids)
 
 
-_loaded: dict[str, Encoder] = {}
+_kept: list[Encoder] = []
 
 
 def load_encoder(path: str | Path, digest: str = "") -> Encoder:
-    """The encoder of a `tokenizer.json`; the last is kept, since loading costs about a second.
+    """The encoder of a `tokenizer.json`; the last is kept for who names its digest, since loading costs about a second.
 
     Raises:
         InputError: no such file, one that cannot be used, or not the one that `digest` (hex SHA-256) names.
     """
+    if digest and _kept and _kept[0].digest == digest:
+        return _kept[0]
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
-    content = Path(path).read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if digest and found != digest:
+    encoder = Encoder(Path(path).read_bytes(), str(path))
+    if digest and encoder.digest != digest:
         raise InputError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
-    encoder = _loaded.get(found) or Encoder(content, str(path))
-    _loaded.clear()
-    _loaded[found] = encoder
+    _kept[:] = [encoder]
     return encoder

@@ -82,7 +82,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
             "column": options.column,
             "recipe": asdict(recipe),
         }
-        with session_for(parts):
+        with session_for(missing):
             if recipe.deduplicate:
                 find_duplicates(parts, options.column, corpus / "job")
             run_parts("tokenize", encode_part, missing, settings, ["documents", "tokens"])

@@ -71,7 +71,9 @@ def split_groups(seats: Mapping[Seat, str], mesh: Mesh, slots: int) -> list[str]
 
 
 def spans(seats: Mapping[Seat, str], size: int) -> list[int]:
-    """On how many nodes each run of `size` ranks lies."""
+    """On how many nodes each run of `size` ranks lies; of single ranks there is nothing to say."""
+    if size == 1:
+        return []
     nodes: dict[tuple[int, int], set[str]] = {}
     for seat, node in seats.items():
         nodes.setdefault((seat.cell, seat.rank // size), set()).add(node)
