@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from shoal_workloads.model.permute import Routes
 from shoal_workloads.model.weight_grads import are_waiting, weight_grads
-from shoal_workloads.precision.products import widened
+from shoal_workloads.precision.products import add_product, multiply_into, widened
 
 __all__ = ["swiglu_blocks"]
 
@@ -36,12 +36,14 @@ class _Blocks(torch.autograd.Function):
         inner = x.new_empty(rows, 2 * hidden)
         out = x.new_empty(rows, x.shape[1])
         tokens, scale = _sources(routes, gates)
-        for expert, block in _blocks(rows, routes):
-            _multiply(_take(x, tokens, block), gate_up[expert].T, inner[block])
-            _, activated = _activate(widened(inner[block]))
-            if scale is not None:
-                activated *= scale[block]
-            _multiply(activated, down[expert].T, out[block])
+        for expert, blocks in _blocks(rows, routes):
+            to_inner, to_out = widened(gate_up[expert]).T, widened(down[expert]).T
+            for block in blocks:
+                multiply_into(inner[block], widened(_take(x, tokens, block)), to_inner)
+                _, activated = _activate(widened(inner[block]))
+                if scale is not None:
+                    activated *= scale[block]
+                multiply_into(out[block], activated, to_out)
         indices = () if routes is None else routes[:3]
         ctx.save_for_backward(x, gate_up, down, gates, inner, *indices)
         ctx.choices = 1 if routes is None else routes.choices
@@ -58,35 +60,38 @@ class _Blocks(torch.autograd.Function):
         d_inners = torch.empty_like(inner) if later else None  # for the weights' gradients
         d_scale = None if scale is None else torch.empty_like(scale)
         hidden = down.shape[2]
-        for expert, block in _blocks(len(inner), routes):
-            dy_block, inner_block = widened(_take(dy, tokens, block)), widened(inner[block])
-            silu, activated = _activate(inner_block)
-            d_hidden = dy_block @ widened(down[expert])
-            if scale is not None and d_scale is not None:
-                torch.sum(d_hidden * activated, dim=1, keepdim=True, out=d_scale[block])
-                d_hidden *= scale[block]
-                activated *= scale[block]
-            d_inner = torch.empty_like(inner_block)
-            torch.mul(d_hidden, silu, out=d_inner[:, hidden:])
-            gate, up = inner_block[:, :hidden], inner_block[:, hidden:]
-            torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :hidden])
-            if d_weights is not None:
-                _add_block(d_weights, expert, dy_block, activated, d_inner, widened(_take(x, tokens, block)))
-            if d_inners is not None:
-                d_inners[block] = d_inner
-            _multiply(d_inner, gate_up[expert], d_x[block])
+        for expert, blocks in _blocks(len(inner), routes):
+            from_inner, from_out = widened(gate_up[expert]), widened(down[expert])
+            for block in blocks:
+                dy_block, inner_block = widened(_take(dy, tokens, block)), widened(inner[block])
+                silu, activated = _activate(inner_block)
+                d_hidden = dy_block @ from_out
+                if scale is not None and d_scale is not None:
+                    torch.sum(d_hidden * activated, dim=1, keepdim=True, out=d_scale[block])
+                    d_hidden *= scale[block]
+                    activated *= scale[block]
+                d_inner = torch.empty_like(inner_block)
+                torch.mul(d_hidden, silu, out=d_inner[:, hidden:])
+                gate, up = inner_block[:, :hidden], inner_block[:, hidden:]
+                torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :hidden])
+                if d_weights is not None:
+                    _add_block(d_weights, expert, dy_block, activated, d_inner, widened(_take(x, tokens, block)))
+                if d_inners is not None:
+                    d_inners[block] = d_inner
+                multiply_into(d_x[block], d_inner, from_inner)
 
         def weights() -> tuple[torch.Tensor, ...]:
             found = d_weights
             if found is None:
                 assert d_inners is not None
                 found = _zeros_for(gate_up, down)
-                for expert, block in _blocks(len(inner), routes):
-                    _, activated = _activate(widened(inner[block]))
-                    if scale is not None:
-                        activated *= scale[block]
-                    dy_block, rows = widened(_take(dy, tokens, block)), widened(_take(x, tokens, block))
-                    _add_block(found, expert, dy_block, activated, widened(d_inners[block]), rows)
+                for expert, blocks in _blocks(len(inner), routes):
+                    for block in blocks:
+                        _, activated = _activate(widened(inner[block]))
+                        if scale is not None:
+                            activated *= scale[block]
+                        dy_block, rows = widened(_take(dy, tokens, block)), widened(_take(x, tokens, block))
+                        _add_block(found, expert, dy_block, activated, widened(d_inners[block]), rows)
             return found[0].to(gate_up.dtype), found[1].to(down.dtype)
 
         d_gates = None if d_scale is None or routes is None else d_scale.squeeze(1)[routes.inverse]
@@ -109,16 +114,17 @@ def _add_block(
 ) -> None:
     """What a block of rows adds to the gradients of its expert's weights."""
     d_gate_up, d_down = d_weights
-    _accumulate(dy.T, activated, d_down[expert])
-    _accumulate(d_inner.T, x, d_gate_up[expert])
+    add_product(d_down[expert], dy.T, activated)
+    add_product(d_gate_up[expert], d_inner.T, x)
 
 
-def _blocks(rows: int, routes: Routes | None) -> Iterator[tuple[int, slice]]:
-    """Every block of at most ROWS rows, with its expert."""
+def _blocks(rows: int, routes: Routes | None) -> Iterator[tuple[int, list[slice]]]:
+    """Every expert that has rows, with their blocks of at most ROWS."""
     end = 0
     for expert, count in enumerate([rows] if routes is None else routes.counts.tolist()):
         start, end = end, end + count
-        yield from ((expert, slice(first, min(first + ROWS, end))) for first in range(start, end, ROWS))
+        if count:
+            yield expert, [slice(first, min(first + ROWS, end)) for first in range(start, end, ROWS)]
 
 
 def _sources(routes: Routes | None, gates: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -137,23 +143,6 @@ def _combine(rows: torch.Tensor, routes: Routes) -> torch.Tensor:
 
 def _take(x: torch.Tensor, tokens: torch.Tensor | None, block: slice) -> torch.Tensor:
     return x[block] if tokens is None else x.index_select(0, tokens[block])
-
-
-def _multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-    """out = a @ b, in float32 where this CPU has no products of a narrower type."""
-    a, b = widened(a), widened(b)
-    if out.dtype == a.dtype == b.dtype:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(a @ b.to(a.dtype))
-
-
-def _accumulate(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-    """out += a @ b. out: float32."""
-    if a.dtype == out.dtype:
-        out.addmm_(a, b)
-    else:
-        out += a @ b
 
 
 def _activate(inner: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from shoal_workloads.precision.products import add_product, multiply_into, widened
+
 __all__ = ["head_nll"]
 
 ROWS = 1024  # logits of a block: ROWS x V
@@ -25,9 +27,11 @@ class _HeadNLL(torch.autograd.Function):
         nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if train else None
         d_head = torch.zeros_like(head, dtype=torch.float32) if train else None
+        weight = widened(head)
         for start in range(0, len(targets), ROWS):
             block, rows = slice(start, start + ROWS), targets[start : start + ROWS].unsqueeze(1)
-            logits = (hidden[block] @ head.T).float()
+            x = widened(hidden[block])
+            logits = (x @ weight.T).float()
             top = logits.amax(dim=1, keepdim=True)
             picked = logits.gather(1, rows)
             logits.sub_(top).exp_()
@@ -36,12 +40,9 @@ class _HeadNLL(torch.autograd.Function):
             if d_hidden is not None and d_head is not None:
                 logits.div_(total)
                 logits.scatter_add_(1, rows, torch.full_like(picked, -1.0))
-                d_logits = logits.to(head.dtype)
-                torch.mm(d_logits, head, out=d_hidden[block])
-                if head.dtype == torch.float32:
-                    d_head.addmm_(d_logits.T, hidden[block])
-                else:
-                    d_head += d_logits.T @ hidden[block]
+                d_logits = logits.to(x.dtype)
+                multiply_into(d_hidden[block], d_logits, weight)
+                add_product(d_head, d_logits.T, x)
         if d_hidden is not None and d_head is not None:
             ctx.save_for_backward(d_hidden, d_head.to(head.dtype))
         ctx.mark_non_differentiable(nll)

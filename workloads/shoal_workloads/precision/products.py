@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Cached", "Products", "Role", "multiply", "widened"]
+__all__ = ["Cached", "Products", "Role", "add_product", "multiply", "multiply_into", "widened"]
 
 Cached = tuple[torch.Tensor, ...]
 Role = Literal["activation", "dispatched", "attention"]
@@ -69,3 +69,19 @@ def multiply(a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor | None, dtype:
     if ends is None:
         return (a @ b.to(a.dtype)).to(dtype)
     return F.grouped_mm(a, b.to(a.dtype), offs=ends).to(dtype)
+
+
+def multiply_into(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """out = a @ b, in the type that a and b share."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    else:
+        out.copy_(a @ b)
+
+
+def add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """out += a @ b, in the type that a and b share."""
+    if out.dtype == a.dtype:
+        out.addmm_(a, b)
+    else:
+        out += a @ b

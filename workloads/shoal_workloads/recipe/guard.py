@@ -18,7 +18,7 @@ class GuardConfig(BaseModel):
 
     `report`: the step is applied and its metrics say `fault` (1: spike, 2: not finite); `skip`: it is not applied,
     neither to parameters nor to biases; `roll_back`: not applied either, and its metrics ask the platform with
-    `roll_back` to return to the last checkpoint. A step that is not finite is never applied."""
+    `roll_back` to return to the last snapshot. A step that is not finite is never applied."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
