@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/fp8"), help="corpus and state of the runs")
     parser.add_argument("--seeds", default="0", help="one comparison each, separated by commas")
     parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak; the report's is 2.2e-4")
     parser.add_argument("--seq-len", type=int, default=256, help="tokens of a sample; a step takes 4")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="write the figures here as well")
@@ -42,7 +43,12 @@ def main() -> None:
     data = options.folder.parent / "small"
     prepare(options.corpus, data)
     found = {seed: run(options, data, int(seed)) for seed in options.seeds.split(",")}
-    figures = {"steps": options.steps, "tokens_a_step": BATCH * options.seq_len, "torch": torch.__version__}
+    figures = {
+        "steps": options.steps,
+        "lr": options.lr,
+        "tokens_a_step": BATCH * options.seq_len,
+        "torch": torch.__version__,
+    }
     text = json.dumps({**figures, "seeds": found, "mean": mean_difference(list(found.values()))}, indent=2)
     print(text)
     if options.json:
@@ -51,8 +57,9 @@ def main() -> None:
 
 def run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
     """The three arms from one seed, compared."""
-    folders = {arm: options.folder / f"{arm}-{options.seq_len}-{seed}" for arm in ARMS}
-    sections = {arm: recipe(data, arm, options.steps, options.seq_len, seed) for arm in ARMS}
+    folder = options.folder / f"{options.seq_len}-tokens-lr-{options.lr:g}-seed-{seed}"
+    folders = {arm: folder / arm for arm in ARMS}
+    sections = {arm: recipe(options, data, arm, seed) for arm in ARMS}
     metrics: dict[str, list[dict[str, float]]] = {}
     for last in [*range(TURN, options.steps, TURN), options.steps]:
         for arm in ARMS:
@@ -82,13 +89,14 @@ def _reached(last: int, step: int, _cpu: float) -> bool:
     return step >= last
 
 
-def recipe(data: Path, arm: str, steps: int, seq_len: int, seed: int) -> dict[str, Any]:
+def recipe(options: argparse.Namespace, data: Path, arm: str, seed: int) -> dict[str, Any]:
     """The report's schedule over the whole run; moments in BF16 in all arms, as in the report."""
+    budget = options.steps * BATCH * options.seq_len
     section = model_section(
         data,
-        seq_len,
+        options.seq_len,
         batch={"global_batch": BATCH, "micro_batch": BATCH},
-        schedule={"budget": steps * BATCH * seq_len, "lr": 1e-3, "warmup_steps": 60, "gamma": 0.003},
+        schedule={"budget": budget, "lr": options.lr, "warmup_steps": 60, "gamma": 0.003},
         optim={"moments": "bf16"},
         precision=arm.removesuffix("-moved"),
     )
