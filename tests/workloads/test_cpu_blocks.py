@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from shoal_workloads.model import mla
 from shoal_workloads.model.attention_cpu import attend_in_blocks
 from shoal_workloads.model.ffn_blocks import swiglu_blocks
+from shoal_workloads.model.loss import head_nll
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.permute import routes_of
 from shoal_workloads.model.rope import rope_apply
@@ -103,6 +104,24 @@ def test_one_network_for_all_rows() -> None:
 
     for found, expected in both(swiglu_blocks, formula, leaves):
         assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_head(dtype: torch.dtype) -> None:
+    """With more rows than a block."""
+    torch.manual_seed(0)
+    leaves = [torch.randn(1500, 16).to(dtype), torch.randn(50, 16).to(dtype)]
+    targets = torch.randint(50, (1500,))
+
+    def formula(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+        return 2 * F.cross_entropy(hidden.double() @ head.double().T, targets, reduction="sum").view(1)
+
+    for found, expected in both(lambda hidden, head: 2 * head_nll(hidden, head, targets)[0].view(1), formula, leaves):
+        assert relative(found, expected) < TOLERANCE[dtype]
+    with torch.no_grad():
+        _, nll = head_nll(*leaves, targets)
+    each = F.cross_entropy(leaves[0].double() @ leaves[1].double().T, targets, reduction="none")
+    assert relative(nll, each) < TOLERANCE[dtype]
 
 
 def test_norm() -> None:
