@@ -1,6 +1,6 @@
 """Does FP8 training end where BF16 ends? The 10M model, the same initial values, the same samples in the same order.
 
-    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--seeds 0,1,2] [--steps 320] [--json FILE]
+    python benchmarks/fp8_vs_bf16.py --corpus ../shared/corpus [--seeds 0,1] [--lr 2.2e-4] [--json FILE]
 
 FP8 is emulated on a CPU: the numerics of the report's section 3.3, not its speed. Two runs that differ by anything
 drift apart, so a third arm says how far: BF16 again, its initial values moved by a random 2^-9 of themselves, the
@@ -31,10 +31,12 @@ BATCH, TURN, HELD_OUT_SAMPLES = 4, 20, 400
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of Parquet files with path and text")
-    parser.add_argument("--folder", type=Path, default=Path("runs/fp8"), help="corpus and state of the runs")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/fp8"), help="state of the runs; the corpus goes beside it"
+    )
     parser.add_argument("--seeds", default="0", help="one comparison each, separated by commas")
     parser.add_argument("--steps", type=int, default=320)
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak; the report's is 2.2e-4")
+    parser.add_argument("--lr", type=float, default=2.2e-4, help="peak; the report's")
     parser.add_argument("--seq-len", type=int, default=256, help="tokens of a sample; a step takes 4")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="write the figures here as well")
@@ -62,17 +64,16 @@ def run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
     sections = {arm: recipe(options, data, arm, seed) for arm in ARMS}
     metrics: dict[str, list[dict[str, float]]] = {}
     for last in [*range(TURN, options.steps, TURN), options.steps]:
+        done = partial(_reached, last)
         for arm in ARMS:
             begin = partial(_move, seed) if arm == "bf16-moved" else None
-            done = partial(_reached, last)
             metrics[arm] = train(sections[arm], folders[arm], done, evaluate_every=10**9, seed=seed, begin=begin)[1]
             mean = statistics.fmean(m["lm_loss"] for m in metrics[arm][last - TURN : last])
             print(f"seed {seed}, {arm}, mean of {TURN} steps to {last}: {mean:.4f}", flush=True)
     held = {}
-    for name, format, weights in [*zip(ARMS, ARMS, ARMS, strict=True), ("fp8 read in bf16", "bf16", "fp8")]:
-        replica, _ = train(
-            sections[format], folders[weights], partial(_reached, options.steps), evaluate_every=10**9, seed=seed
-        )
+    read_as = {arm: (arm, arm) for arm in ARMS} | {"fp8 read in bf16": ("bf16", "fp8")}
+    for name, (arm, weights) in read_as.items():
+        replica, _ = train(sections[arm], folders[weights], done, evaluate_every=10**9, seed=seed)
         held[name] = evaluate(replica, data, HELD_OUT_SAMPLES)["loss"]
         print(f"seed {seed}, {name}, held out: {held[name]:.4f}", flush=True)
     return compare(metrics, held)

@@ -102,7 +102,7 @@ def draw(figures: dict[str, float], points: list[dict[str, float]], path: Path) 
     axes.set(xlabel="CPU seconds of training", ylabel="bits per byte, held-out text")
     axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 if __name__ == "__main__":

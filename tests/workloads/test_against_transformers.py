@@ -18,7 +18,10 @@ from shoal_workloads.model.deepseek import DeepSeekV3
 def random_config(seed: int) -> ModelConfig:
     """A small shape with its own groups, ranks, heads, shared experts, dense layers."""
     random = np.random.default_rng(seed)
-    pick = lambda *values: int(random.choice(values))  # noqa: E731
+
+    def pick(*values: int) -> int:
+        return int(random.choice(values))
+
     groups = pick(1, 2, 4)
     experts = groups * pick(2, 3, 4)
     kept = pick(*range(1, groups + 1))
@@ -75,10 +78,12 @@ def fuse(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, torch
     out = {name: value for name, value in state.items() if ".mlp.experts." not in name}
     for name in [n for n in state if ".mlp.experts.0.gate_proj" in n]:
         prefix = name.removesuffix(".0.gate_proj.weight")
-        get = lambda e, kind, p=prefix: state[f"{p}.{e}.{kind}_proj.weight"]  # noqa: E731
-        each = range(config.n_experts)
-        out[f"{prefix}.gate_up_proj"] = torch.stack([torch.cat([get(e, "gate"), get(e, "up")]) for e in each])
-        out[f"{prefix}.down_proj"] = torch.stack([get(e, "down") for e in each])
+        gate, up, down = (
+            torch.stack([state[f"{prefix}.{e}.{kind}_proj.weight"] for e in range(config.n_experts)])
+            for kind in ("gate", "up", "down")
+        )
+        out[f"{prefix}.gate_up_proj"] = torch.cat([gate, up], dim=1)
+        out[f"{prefix}.down_proj"] = down
     return out
 
 

@@ -17,6 +17,7 @@ from shoal_workloads.model.loss import head_nll
 from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.permute import routes_of
 from shoal_workloads.model.rope import rope_apply
+from shoal_workloads.precision import products
 from shoal_workloads.precision.products import Products
 
 
@@ -39,9 +40,16 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
+@pytest.fixture(params=[False, True], ids=["no bf16 products", "bf16 products"])
+def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU with or without products of bfloat16, whichever this one is: torch emulates them."""
+    monkeypatch.setattr(products, "_cpu_has_bf16", lambda: request.param)
+
+
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
+@pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("length", "d_head", "d_rope", "d_v"), [(300, 12, 4, 8), (128, 7, 6, 9), (5, 4, 2, 4)])
 def test_attention(length: int, d_head: int, d_rope: int, d_v: int, dtype: torch.dtype) -> None:
@@ -65,6 +73,7 @@ def test_attention(length: int, d_head: int, d_rope: int, d_v: int, dtype: torch
         assert relative(found, expected) < TOLERANCE[dtype]
 
 
+@pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_experts(dtype: torch.dtype) -> None:
     """With an expert of more rows than a block, one of none, and three choices a token."""
@@ -106,6 +115,7 @@ def test_one_network_for_all_rows() -> None:
         assert relative(found, expected) < 1e-5
 
 
+@pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_head(dtype: torch.dtype) -> None:
     """With more rows than a block."""

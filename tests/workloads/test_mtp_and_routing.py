@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.model.experts import Experts
 from shoal_workloads.model.permute import Routes
 from shoal_workloads.model.presets import from_dial
 from shoal_workloads.model.router import Router, choose, sequence_balance
@@ -51,7 +54,9 @@ def test_mtp_equals_the_equations(depth: int) -> None:
     assert float(losses.mtp.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
-def loop(experts: torch.nn.Module):  # type: ignore[no-untyped-def]
+def loop(experts: Experts) -> Callable[[torch.Tensor, torch.Tensor, Routes], torch.Tensor]:
+    """The experts, token by token."""
+
     def forward(x: torch.Tensor, gates: torch.Tensor, routes: Routes) -> torch.Tensor:
         out = torch.zeros_like(x)
         expert_of = torch.arange(len(routes.counts)).repeat_interleave(routes.counts)
