@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "StoreError"]
 
 
 class InputError(Exception):
@@ -11,3 +11,10 @@ class InputError(Exception):
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
         self.problem, self.remedy = problem, remedy
+
+
+class StoreError(InputError):
+    """The place where bytes lie did not give them: network, throttling, permission, a file that vanished, a bad disk.
+
+    It says nothing about the bytes, so whoever reads them passes it on and never takes them for broken.
+    """

@@ -27,7 +27,8 @@ for part in plan_parts(["hf://datasets/org/name/data/*"], "text", 1):
     for piece in part.pieces:
         for read in read_piece(piece, "text", []):
             found += zip([read.path] * len(read.row), read.row.tolist(), read.text.to_pylist())
-print(json.dumps([find_files("hf://datasets/org/name/**/*.jsonl"), sorted(found)]))
+jsonl = [(found.path, found.size) for found in find_files("hf://datasets/org/name/**/*.jsonl")]
+print(json.dumps([jsonl, sorted(found)]))
 """
 
 

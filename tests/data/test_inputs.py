@@ -77,7 +77,7 @@ def test_files_on_s3_are_found_and_read(tmp_path: Path, monkeypatch: pytest.Monk
         pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet", row_group_size=5)
         client.put_object(Bucket="raw", Key="in/deep/x.parquet", Body=(tmp_path / "x.parquet").read_bytes())
         client.put_object(Bucket="raw", Key="in/y.jsonl", Body=b'{"text": "from y"}\n')
-        assert [path for path, _ in find_files("s3://raw/in/*.jsonl")] == ["s3://raw/in/y.jsonl"]
+        assert [found.path for found in find_files("s3://raw/in/*.jsonl")] == ["s3://raw/in/y.jsonl"]
         assert len(find_files("s3://raw/in/**/*")) == 2
         found = rows(["s3://raw/in/**/*"], 1)
         assert sorted(found) == sorted(

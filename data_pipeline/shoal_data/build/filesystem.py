@@ -5,25 +5,41 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO, cast
 
 import pyarrow.fs
 
-from shoal_data.errors import InputError
+from shoal_data.errors import InputError, StoreError
 
-__all__ = ["find_files", "open_file"]
+__all__ = ["Found", "find_files", "open_file", "stamp_of"]
 
 
-def find_files(pattern: str) -> list[tuple[str, int]]:
-    """The files a glob names (`**` for any depth), sorted, and the size of each in bytes.
+@dataclass(frozen=True)
+class Found:
+    """A file where it lies.
+
+    Attributes:
+        path: as `open_file` takes it.
+        size: in bytes.
+        stamp: what tells its content from what it was before or is later: its size, and its time or its etag.
+    """
+
+    path: str
+    size: int
+    stamp: str
+
+
+def find_files(pattern: str) -> list[Found]:
+    """The files a glob names (`**` for any depth), sorted.
 
     Raises:
         InputError: the store cannot be listed.
     """
     if "://" not in pattern:
         paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-        return [(path, os.path.getsize(path)) for path in sorted(paths)]
+        return [_found(path) for path in sorted(paths)]
     scheme, _, rest = pattern.partition("://")
     fixed = rest
     for special in "*?[":
@@ -36,19 +52,44 @@ def find_files(pattern: str) -> list[tuple[str, int]]:
     except (OSError, ValueError) as error:
         raise InputError(f"--input {pattern!r}: {error}", "check the address and the credentials") from error
     files = [info for info in found if info.type == pyarrow.fs.FileType.File and _matches(info.path, rest)]
-    return sorted((f"{scheme}://{info.path}", int(info.size)) for info in files)
+    return sorted((_remote(scheme, info) for info in files), key=lambda found: found.path)
+
+
+def stamp_of(path: str) -> str:
+    """The stamp of a file of `find_files` as it is now.
+
+    Raises:
+        StoreError: the store does not say.
+    """
+    scheme, colon, rest = path.partition("://")
+    try:
+        if not colon:
+            return _found(path).stamp
+        return _remote(scheme, _store(scheme).get_file_info([rest])[0]).stamp
+    except OSError as error:
+        raise StoreError(f"{path}: {error}", "see that it is there and can be read") from error
+
+
+def _found(path: str) -> Found:
+    status = os.stat(path)
+    return Found(path, status.st_size, f"{status.st_size}:{status.st_mtime_ns}")
+
+
+def _remote(scheme: str, info: pyarrow.fs.FileInfo) -> Found:
+    return Found(f"{scheme}://{info.path}", int(info.size or 0), f"{info.size}:{info.mtime_ns}")
 
 
 def open_file(path: str) -> BinaryIO:
     """A file of `find_files`, for reading at any place.
 
     Raises:
-        OSError: it cannot be read.
+        StoreError: it cannot be read; its `read` and `seek` raise the same.
     """
-    if "://" not in path:
-        return open(path, "rb")
-    scheme, _, rest = path.partition("://")
-    return cast(BinaryIO, _store(scheme).open_input_file(rest))
+    scheme, colon, rest = path.partition("://")
+    try:
+        return cast(BinaryIO, _store(scheme).open_input_file(rest)) if colon else open(path, "rb")
+    except OSError as error:
+        raise StoreError(f"{path}: {error}", "see that it is there and can be read") from error
 
 
 def _matches(path: str, pattern: str) -> bool:

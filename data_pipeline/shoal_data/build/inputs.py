@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from shoal_data.build.filesystem import find_files, open_file
+from shoal_data.build.filesystem import Found, find_files, open_file
 from shoal_data.errors import InputError
 
 __all__ = ["Part", "Piece", "plan_parts", "source_name"]
@@ -33,6 +33,7 @@ class Piece:
         first, last: half-open range of row groups (Parquet) or bytes (JSONL); 0, 0 for the whole file.
         row: number of the first row.
         size: bytes of text, estimated.
+        stamp: what tells the file's content from a later one (see `stamp_of`); empty where nothing is to be compared.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Piece:
     last: int
     row: int
     size: int
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,20 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
     Raises:
         InputError: a glob that matches nothing.
     """
-    files: dict[str, tuple[str, int]] = {}
+    files: dict[str, tuple[str, Found]] = {}
     for pattern in inputs:
         name, path_glob = _named(pattern)
         found = find_files(path_glob)
         if not found:
             raise InputError(f"--input {pattern!r}: no file matches", _NOTHING)
-        for path, size in found:
-            files.setdefault(path, (name or source_name(path), size))
-    text = sum(_text_size(path, size) for path, (_, size) in files.items())
+        for file in found:
+            files.setdefault(file.path, (name or source_name(file.path), file))
+    text = sum(_text_size(path, file.size) for path, (_, file) in files.items())
     target = target or min(_LARGEST, max(_SMALLEST, text // 8))
     by_source: dict[str, list[Piece]] = {}
-    for path, (source, size) in files.items():
-        by_source.setdefault(source, []).extend(_pieces(path, size, column, target))
+    for path, (source, file) in files.items():
+        pieces = _pieces(path, file.size, column, target)
+        by_source.setdefault(source, []).extend(replace(piece, stamp=file.stamp) for piece in pieces)
     parts: list[Part] = []
     for source in sorted(by_source):
         group: list[Piece] = []
