@@ -101,13 +101,16 @@ def test_a_step_is_recorded_once_and_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="recorded already"):
         run.append_step(a_step(0))
     incomplete = a_step(1)
-    del incomplete["lr"]
-    with pytest.raises(ValueError, match="without lr"):
+    del incomplete["tokens"]
+    with pytest.raises(ValueError, match="without tokens"):
         run.append_step(incomplete)
     run.append_step(a_step(1, loss=float("nan"), grad_norm=float("inf")))
     text = (run.path / layout.STEPS).read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
+    few = {key: value for key, value in a_step(2).items() if key not in ("mtp_loss", "lr")}
+    run.append_step(few)  # a workload without them
+    assert (read.steps(run.path)[-1]["mtp_loss"], read.steps(run.path)[-1]["lr"]) == (None, None)
     assert read.steps(run.path)[1]["loss"] is None
 
 

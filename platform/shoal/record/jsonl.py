@@ -17,7 +17,7 @@ from typing import Any
 
 from shoal.errors import UserError
 
-__all__ = ["Appender", "Tail", "dumps", "read_json", "read_lines", "repair", "write_atomic"]
+__all__ = ["Appender", "Tail", "dumps", "line_of", "read_json", "read_lines", "repair", "write_atomic"]
 
 _BLOCK = 1 << 16
 
@@ -38,6 +38,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """A record as the line of a file.
+
+    Raises:
+        TypeError: it holds what JSON cannot.
+    """
+    return dumps(dict(record)).encode() + b"\n"
 
 
 def write_atomic(path: Path, text: str, durable: bool = True) -> None:
@@ -125,12 +134,15 @@ class Appender:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line.
+        """Add one line. Raises: as `write`."""
+        self.write(line_of(record))
+
+    def write(self, line: bytes) -> None:
+        """Add one line that ends with its newline.
 
         Raises:
             OSError: the line could not be written whole (a full disk); no part of it stays.
         """
-        line = dumps(dict(record)).encode() + b"\n"
         written = os.write(self._file, line)
         if written < len(line):
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
@@ -147,9 +159,13 @@ class Appender:
                 dropped += 1
         if dropped:
             write_atomic(self.path, "".join(kept))
-            self.close()
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._reopen()  # by every call: one before may have failed between replacing the file and opening it
         return dropped
+
+    def _reopen(self) -> None:
+        """Go on in the file that is at `path` now; what is open stays so if there is no descriptor to be had."""
+        former, self._file = self._file, os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        os.close(former)
 
     def close(self) -> None:
         """Release the file."""

@@ -17,6 +17,7 @@ __all__ = [
     "STATUS",
     "STEPS",
     "STEP_FIELDS",
+    "STEP_FIGURES",
     "StepRecord",
 ]
 
@@ -50,6 +51,8 @@ class StepRecord(TypedDict):
 
 
 STEP_FIELDS: tuple[str, ...] = tuple(StepRecord.__annotations__)
+# Of these, what a workload computes: null where it does not.
+STEP_FIGURES: tuple[str, ...] = ("loss", "lm_loss", "mtp_loss", "grad_norm", "lr")
 
 # What each kind of line in `events.jsonl` holds beside `time` (unix seconds) and `kind`.
 EVENT_FIELDS: dict[str, tuple[str, ...]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import yaml
 
 from shoal.errors import UserError
 from shoal.record import layout
-from shoal.record.jsonl import Appender, dumps, read_json, read_lines, write_atomic
+from shoal.record.jsonl import Appender, dumps, line_of, read_json, read_lines, write_atomic
 from shoal.record.masking import flat_masked
 
-__all__ = ["RunDir", "check_run_id"]
+__all__ = ["RunDir", "check_run_id", "journal_entry", "planned", "step_entry"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -41,6 +41,38 @@ def check_run_id(storage: Path | str, run_id: str, resume: bool) -> Path:
             f"run_id: there is no run {run_id!r} to resume in {storage}", "leave out --resume, or name its storage"
         )
     return path
+
+
+def step_entry(step: Mapping[str, Any], last: int) -> dict[str, Any]:
+    """A line of `steps.jsonl` (`layout.StepRecord` and further figures): `time` is now unless given, and a figure of
+    the contract that the workload does not hand out is null.
+
+    Raises:
+        ValueError: another field is missing, or the step is not past `last`, the last one recorded (it is to be taken
+            back first).
+    """
+    record = {"time": time.time(), **dict.fromkeys(layout.STEP_FIGURES), **step}
+    missing = [field for field in layout.STEP_FIELDS if field not in record]
+    if missing:
+        raise ValueError(f"a step record without {', '.join(missing)}")
+    if record["step"] <= last:
+        raise ValueError(f"step {record['step']} is recorded already (the last is {last})")
+    return record | {"tokens": round(record["tokens"])}  # workloads sum figures as floats
+
+
+def journal_entry(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the journal; `time` is now unless given. A field of the contract (`layout.EVENT_FIELDS`) that is not
+    known is null: readers find every field of a kind."""
+    return {"time": time.time(), "kind": kind, **dict.fromkeys(layout.EVENT_FIELDS.get(kind, ())), **fields}
+
+
+def planned(
+    generations: Iterable[Mapping[str, Any]], generation: int, assignment: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The generations of `plan.json` with this one added; one of the same number is replaced (a controller that died
+    in between decides again)."""
+    others = [dict(entry) for entry in generations if entry["generation"] != generation]
+    return [*others, {"generation": generation, "time": time.time(), "assignment": dict(assignment)}]
 
 
 class RunDir:
@@ -95,37 +127,39 @@ class RunDir:
         return self._last_step
 
     def append_step(self, step: Mapping[str, Any]) -> None:
-        """Record a committed step (`layout.StepRecord` and further figures); `time` is now unless given.
-
-        Raises:
-            ValueError: a field is missing, or the step is recorded already (take it back with `truncate_steps` first).
-        """
-        record = {"step": step["step"], "time": time.time(), **step}
-        missing = [field for field in layout.STEP_FIELDS if field not in record]
-        if missing:
-            raise ValueError(f"a step record without {', '.join(missing)}")
-        if record["step"] <= self._last_step:
-            raise ValueError(f"step {record['step']} is recorded already (the last is {self._last_step})")
-        record["tokens"] = round(record["tokens"])  # workloads sum figures as floats
-        self._steps.append(record)
-        self._last_step = record["step"]
+        """Record a committed step: `step_entry` tells what of it. Raises: as `step_entry` and `append`."""
+        record = step_entry(step, self._last_step)
+        self.append(layout.STEPS, line_of(record))
+        self._last_step = int(record["step"])
 
     def append_samples(self, samples: Mapping[str, Any]) -> None:
         """Record which samples a worker put into a committed step: `step, cell, worker, ids`."""
-        if self._samples is None:
-            self._samples = Appender(self.path / layout.SAMPLES)
-        self._samples.append(samples)
+        self.append(layout.SAMPLES, line_of(samples))
 
     def append_event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Add a line to the journal and return it; `time` is now unless given. A field of the contract
-        (`layout.EVENT_FIELDS`) that is not known is null: readers find every field of a kind."""
-        unknown = dict.fromkeys(layout.EVENT_FIELDS.get(kind, ()))
-        event = {"time": time.time(), "kind": kind, **unknown, **fields}
-        self._events.append(event)
+        """Add a line to the journal and return it (`journal_entry`)."""
+        event = journal_entry(kind, fields)
+        self.append(layout.EVENTS, line_of(event))
         return event
 
+    def append(self, name: str, line: bytes) -> None:
+        """Add a line to one of the files of lines.
+
+        Raises:
+            OSError: it could not be written; no part of it stays.
+        """
+        if name == layout.SAMPLES and self._samples is None:
+            self._samples = Appender(self.path / layout.SAMPLES)
+        file = {layout.STEPS: self._steps, layout.EVENTS: self._events, layout.SAMPLES: self._samples}[name]
+        assert file is not None
+        file.write(line)
+
     def truncate_steps(self, step: int) -> int:
-        """Take back the steps `>= step` (training goes on from an earlier state). Returns how many were recorded."""
+        """Take back the steps `>= step` (training goes on from an earlier state). Returns how many were recorded.
+
+        Raises:
+            OSError: it could not be done, or in part: do it again.
+        """
         if (
             self._samples is not None
         ):  # samples first: a crash between leaves committed steps unaudited, not the reverse
@@ -137,9 +171,11 @@ class RunDir:
     def write_plan(self, generation: int, assignment: Mapping[str, Any]) -> None:
         """Add to `plan.json` who holds what in `generation`: cell -> list of actors, or any richer JSON object."""
         plan = read_json(self.path / layout.PLAN) or {"generations": []}
-        others = [entry for entry in plan["generations"] if entry["generation"] != generation]
-        entry = {"generation": generation, "time": time.time(), "assignment": dict(assignment)}
-        write_atomic(self.path / layout.PLAN, dumps({"generations": [*others, entry]}, indent=1) + "\n")
+        self.replace_plan(planned(plan["generations"], generation, assignment))
+
+    def replace_plan(self, generations: list[dict[str, Any]]) -> None:
+        """Write `plan.json` anew."""
+        write_atomic(self.path / layout.PLAN, dumps({"generations": generations}, indent=1) + "\n", durable=False)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace the live snapshot; `written` is now unless given."""
