@@ -1,4 +1,4 @@
-"""Documents of a corpus, decoded: for people to look at, and to write back as JSONL."""
+"""Documents of a corpus, decoded: for people to look at, and to write back as JSONL. A shard is in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,24 +14,45 @@ import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer, decoders
 
+from shoal_data.errors import InputError
 from shoal_data.files import write_whole
 from shoal_data.reader import Corpus
-from shoal_data.verify import check_shard
+from shoal_data.store import LocalStore
 
 __all__ = ["document_lengths", "documents", "draw", "show", "write_documents"]
+
+#: shards whose documents' lengths are drawn, in a folder and on S3
+_SHARDS_LOOKED_AT, _SHARDS_FETCHED = 64, 8
 
 
 def documents(corpus: Corpus) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.unsignedinteger]]]:
     """Each document's columns (`source, file, row, lang, bytes`) and its token ids, in corpus order."""
     manifest = corpus.manifest
     for index in range(len(manifest.shards)):
-        path = check_shard(corpus.path, manifest.shards, index)
         source = manifest.sources[int(manifest.shards.source[index])]
-        with pa.memory_map(str(path)) as mapped:
-            batch = pa.ipc.open_file(mapped).get_batch(0)
-            rows = batch.drop_columns(["tokens"]).to_pylist()
-            for number, row in enumerate(rows):
-                yield {"source": source, **row}, batch["tokens"][number].values.to_numpy()
+        batch = _batch(corpus, index)
+        rows = batch.drop_columns(["tokens"]).to_pylist()
+        for number, row in enumerate(rows):
+            yield {"source": source, **row}, batch["tokens"][number].values.to_numpy()
+
+
+def _batch(corpus: Corpus, index: int) -> pa.RecordBatch:
+    """The documents of shard `index`: those of a folder mapped, those on S3 read whole.
+
+    Raises:
+        InputError: the shard is missing, or not what was written.
+    """
+    content = pa.py_buffer(corpus.store.shard(index))
+    try:
+        batch = pa.ipc.open_file(content).get_batch(0)
+        batch.validate(full=True)  # offsets of a damaged shard would reach outside of it
+        batch["tokens"]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        name = corpus.manifest.shards.file[index].decode()
+        raise InputError(
+            f"{corpus.store.where(name)}: this shard is damaged ({error})", corpus.store.remedy(name)
+        ) from error
+    return batch
 
 
 class _Decoder:
@@ -57,9 +78,9 @@ class _Decoder:
         return [str(self.tokenizer.decode([token], skip_special_tokens=False)) for token in ids.tolist()]
 
 
-def write_documents(path: str | Path, out: BinaryIO) -> None:
+def write_documents(address: str | Path, out: BinaryIO) -> None:
     """Write every document as a line of JSON: `source, file, row, lang, text`."""
-    corpus = Corpus.open(path)
+    corpus = Corpus.open(address)
     decode = _Decoder(corpus)
     for row, ids in documents(corpus):
         fields = {key: row[key] for key in ("source", "file", "row", "lang")}
@@ -67,33 +88,30 @@ def write_documents(path: str | Path, out: BinaryIO) -> None:
         out.write(json.dumps({**fields, "text": text}, ensure_ascii=False).encode() + b"\n")
 
 
-def show(path: str | Path, count: int, picture: Path | None) -> None:
-    """Print the first `count` documents with a bar between tokens, and the composition; draw it into `picture`."""
-    corpus = Corpus.open(path)
+def show(address: str | Path, count: int, picture: Path | None = None) -> None:
+    """Print the first `count` documents with a bar between tokens, and the composition, and draw it into `picture`: if
+    None, into `inspect.png` in the corpus's folder, or in the current one where the corpus lies on S3."""
+    corpus = Corpus.open(address)
     decode = _Decoder(corpus)
     for row, ids in itertools.islice(documents(corpus), count):
         print(f"--- {row['file']} row {row['row']} ({row['lang']}): {row['bytes']:,} bytes, {len(ids):,} tokens")
         print("│".join(decode.pieces(ids[:200])))
-    totals = corpus.manifest.totals
     for by in ("by_source", "by_lang"):
-        for name, counts in totals[by].items():
+        for name, counts in corpus.manifest.totals.get(by, {}).items():
             figures = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
             print(f"{by[3:]:>8} {name}: {figures}, {counts['bytes'] / max(1, counts['tokens']):.2f} bytes a token")
-    if picture is not None:
-        draw(corpus, picture)
-        print(f"lengths and composition: {picture}")
+    if picture is None:
+        picture = (corpus.store.folder if isinstance(corpus.store, LocalStore) else Path()) / "inspect.png"
+    draw(corpus, picture)
+    print(f"lengths and composition: {picture}")
 
 
-def document_lengths(corpus: Corpus, most: int = 64) -> npt.NDArray[np.int64]:
-    """Tokens of each document of at most `most` shards, evenly spaced over the corpus."""
-    shards = corpus.manifest.shards
-    chosen = np.unique(np.linspace(0, len(shards) - 1, min(most, len(shards))).astype(int))
-    lengths = []
-    for index in chosen.tolist():
-        with pa.memory_map(str(check_shard(corpus.path, shards, index))) as mapped:
-            tokens = pa.ipc.open_file(mapped).get_batch(0)["tokens"]
-            lengths.append(np.diff(tokens.offsets.to_numpy()))
-    return np.concatenate(lengths)
+def document_lengths(corpus: Corpus) -> npt.NDArray[np.int64]:
+    """Tokens of each document of some shards, evenly spaced over the corpus: fewer where they must be fetched whole."""
+    shards = len(corpus.manifest.shards)
+    most = _SHARDS_LOOKED_AT if isinstance(corpus.store, LocalStore) else _SHARDS_FETCHED
+    chosen = np.unique(np.linspace(0, shards - 1, min(most, shards)).astype(int))
+    return np.concatenate([np.diff(_batch(corpus, index)["tokens"].offsets.to_numpy()) for index in chosen.tolist()])
 
 
 def draw(corpus: Corpus, picture: Path) -> None:
@@ -106,7 +124,7 @@ def draw(corpus: Corpus, picture: Path) -> None:
     lengths.hist(tokens, bins=np.geomspace(max(1, tokens.min()), tokens.max() + 1, 40))
     lengths.set(xscale="log", xlabel="tokens a document", ylabel="documents", title="Document lengths")
     for axes, by in zip(shares, ("by_source", "by_lang"), strict=True):
-        totals = corpus.manifest.totals[by]
+        totals = corpus.manifest.totals.get(by, {})
         largest = sorted(totals, key=lambda name: -totals[name]["tokens"])[:15][::-1]
         axes.barh(largest, [totals[name]["tokens"] / 1e6 for name in largest])
         axes.set(xlabel="million tokens", title=f"Tokens {by.replace('_', ' ')}")

@@ -1,10 +1,12 @@
-"""Shards of a folder on this machine, memory-mapped."""
+"""A corpus in a folder on this machine; its shards are memory-mapped."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import mmap
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
+from shoal_data.errors import InputError, StoreError
+from shoal_data.files import sha256_file
 from shoal_data.manifest import Manifest
-from shoal_data.verify import check_shard
 
 __all__ = ["LocalStore"]
 
@@ -59,8 +62,10 @@ class _Mapped:
 class LocalStore:
     """A corpus folder on this machine; every shard is mapped when it is first read."""
 
+    at_once = 1  # a disk reads one file after the other fastest
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.address = folder, str(folder)
         self._manifest: Manifest | None = None
         self._mapped = _Mapped({}, 0)
         self._lock = threading.Lock()
@@ -69,9 +74,54 @@ class LocalStore:
         """Serve the shards of `manifest`."""
         self._manifest, self._mapped = manifest, _Mapped({}, len(manifest.shards))
 
+    def where(self, name: str) -> str:
+        """The path of a file in the corpus folder."""
+        return str(self.folder / name)
+
+    def remedy(self, name: str) -> str:
+        """How a file comes back: from the job that wrote it, where its folder still holds that job's records."""
+        if (self.folder / "job" / "job.json").is_file():
+            return "delete this file and run the same `shoal data tokenize` again, which writes it anew"
+        return "copy this file again from where the corpus was built"
+
+    def no_corpus(self) -> str:
+        """What to do about a folder without a manifest."""
+        if (self.folder / "job").is_dir():
+            return "the job that builds it has not finished: run the same `shoal data tokenize` again"
+        return "give the folder that `shoal data tokenize --out` wrote"
+
     def small(self, name: str) -> bytes:
-        """The whole of a file in the corpus folder."""
-        return (self.folder / name).read_bytes()
+        """The whole of a file in the corpus folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it cannot be read.
+        """
+        with _reading(self.where(name)):
+            return (self.folder / name).read_bytes()
+
+    def digest(self, name: str) -> str:
+        """Hex SHA-256 of a file; raises as `small`."""
+        with _reading(self.where(name)):
+            return sha256_file(self.folder / name)
+
+    def sizes(self, manifest: Manifest) -> dict[str, int]:
+        """Bytes of each file of a shard that is there.
+
+        Raises:
+            StoreError: one cannot be looked at.
+        """
+        found = {}
+        for name in (one.decode() for one in manifest.shards.file.tolist()):
+            with contextlib.suppress(FileNotFoundError), _reading(self.where(name)):
+                found[name] = (self.folder / name).stat().st_size
+        return found
+
+    def shard(self, index: int) -> memoryview:
+        """The whole file of a shard, mapped; raises as `tokens`."""
+        path = self._checked(index)
+        with _reading(str(path)), open(path, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def tokens(self, shard: int, first: int, last: int) -> Tokens:
         """A view into the mapped shard.
@@ -103,12 +153,26 @@ class LocalStore:
             values = dict(self._mapped.values) if len(self._mapped.values) < _MOST_MAPPED else {}
             for shard in shards:
                 if shard not in values:
-                    path, size = check_shard(self.folder, table, shard), int(table.tokens[shard])
-                    offset = int(table.offset[shard])
-                    mapped = np.memmap(path, dtype=self._dtype(), mode="r", offset=offset, shape=(size,))
+                    path, offset, size = self._checked(shard), int(table.offset[shard]), int(table.tokens[shard])
+                    with _reading(str(path)):
+                        mapped = np.memmap(path, dtype=self._dtype(), mode="r", offset=offset, shape=(size,))
                     values[shard] = mapped.view(np.ndarray)
             self._mapped = _Mapped(values, len(table))
             return self._mapped
+
+    def _checked(self, shard: int) -> Path:
+        """The path of a shard that is there with its size."""
+        assert self._manifest is not None
+        name, wanted = self._manifest.shards.file[shard].decode(), int(self._manifest.shards.size[shard])
+        path = self.folder / name
+        try:
+            with _reading(str(path)):
+                size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: this shard is missing", self.remedy(name)) from error
+        if size != wanted:
+            raise InputError(f"{path}: {size} bytes, the manifest says {wanted}", self.remedy(name))
+        return path
 
     def _dtype(self) -> np.dtype[Any]:
         assert self._manifest is not None
@@ -116,3 +180,18 @@ class LocalStore:
 
     def prefetch(self, shard: int, first: int, last: int) -> None:
         """Nothing: the page cache does it."""
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """The system's errors about `path` as the user's: no file stays FileNotFoundError, all else is StoreError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path}: {error.strerror or error}", "check the disk and the permissions of this file"
+        ) from error

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal_data.errors import InputError
+from shoal_data.manifest_check import problems
 
 __all__ = ["BLOCK_BYTES", "FORMAT", "MANIFEST", "Manifest", "Shards"]
 
@@ -55,14 +55,18 @@ class Shards:
 
     @staticmethod
     def from_columns(columns: dict[str, list[Any]]) -> Shards:
-        """From the lists of the JSON file."""
-        ints = {name: np.array(columns[name], np.int64) for name in ("size", "offset", "tokens", "documents")}
+        """From the lists of the JSON file.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: a column does not hold what it should.
+        """
+        names = ("size", "offset", "tokens", "documents", "text_bytes")
         return Shards(
-            file=np.array([name.encode() for name in columns["file"]], dtype=np.bytes_),
-            source=np.array(columns["source"], np.int32),
-            sha256=np.array([digest.encode() for digest in columns["sha256"]], dtype=np.bytes_),
-            text_bytes=np.array(columns["text_bytes"], np.int64),
-            **ints,
+            file=_texts(columns, "file"),
+            source=_integers(columns, "source").clip(-1, (1 << 31) - 1).astype(np.int32),
+            sha256=_texts(columns, "sha256"),
+            **{name: _integers(columns, name) for name in names},
         )
 
     def to_columns(self) -> dict[str, list[Any]]:
@@ -71,6 +75,23 @@ class Shards:
         for name in ("file", "sha256"):
             columns[name] = [value.decode() for value in columns[name]]
         return columns
+
+
+def _texts(columns: dict[str, list[Any]], name: str) -> npt.NDArray[np.bytes_]:
+    values = columns[name]
+    wrong = next((at for at, value in enumerate(values) if not isinstance(value, str) or "\0" in value), None)
+    if wrong is not None:
+        raise ValueError(f"field shards.{name} of shard {wrong} is {values[wrong]!r}, not a text")
+    return np.array([value.encode() for value in values], dtype=np.bytes_)
+
+
+def _integers(columns: dict[str, list[Any]], name: str) -> npt.NDArray[np.int64]:
+    values = columns[name]
+    found = np.array(values) if values else np.empty(0, np.int64)
+    if found.dtype != np.int64 or found.ndim != 1:  # a single fraction or text gives the array another type
+        wrong = next((at for at, value in enumerate(values) if type(value) is not int or abs(value) >= 1 << 63), 0)
+        raise ValueError(f"field shards.{name} of shard {wrong} is {values[wrong]!r}, not an integer of 64 bits")
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,49 +138,49 @@ class Manifest:
             "shards": self.shards.to_columns(),
         }
 
-    @staticmethod
-    def parse(content: bytes, where: str) -> tuple[Manifest, str]:
-        """The manifest in `content` and its digest (hex SHA-256 of the content); `where` is named in errors.
+    def check(self, where: str, remedy: str) -> None:
+        """See that nothing in it would make reading wrong or reach outside of the corpus.
+
+        Args:
+            where: what to call the manifest in errors.
+            remedy: what mends it where it lies.
 
         Raises:
-            InputError: not a manifest of this format.
+            InputError: the first problem.
         """
-        remedy = "run `shoal data tokenize` again with this --out; it keeps the finished parts"
+        for problem in problems(self):
+            raise InputError(f"{where}: {problem.text}", problem.remedy or remedy)
+
+    @staticmethod
+    def parse(content: bytes, where: str, remedy: str) -> tuple[Manifest, str]:
+        """The manifest in `content` and its digest (hex SHA-256 of the content).
+
+        Args:
+            where: what to call the file in errors.
+            remedy: what mends the file where it lies.
+
+        Raises:
+            InputError: not a manifest of this format, or one that contradicts itself.
+        """
         try:
             value = json.loads(content)
             if value.get("format") != FORMAT:
                 raise InputError(f"{where}: field format is {value.get('format')!r}, not {FORMAT!r}", remedy)
             manifest = Manifest(
                 dtype=value["dtype"],
-                vocab_size=int(value["vocab_size"]),
-                sources=list(value["sources"]),
+                vocab_size=value["vocab_size"],
+                sources=value["sources"],
                 shards=Shards.from_columns(value["shards"]),
-                files=value["files"],
-                weights=value["weights"],
-                special=value["special"],
-                totals=value["totals"],
-                options=value["options"],
-                version=value["version"],
+                files=dict(value["files"]),
+                weights=value["weights"] and dict(value["weights"]),
+                special=dict(value["special"]),
+                totals=dict(value["totals"]),
+                options=dict(value["options"]),
+                version=str(value["version"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest.check(where, remedy)
+        except KeyError as error:
+            raise InputError(f"{where}: field {error} is missing", remedy) from error
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{where}: not a corpus manifest ({type(error).__name__}: {error})", remedy) from error
-        if manifest.dtype not in ("uint16", "uint32"):
-            raise InputError(f"{where}: field dtype is {manifest.dtype!r}, not uint16 or uint32", remedy)
         return manifest, hashlib.sha256(content).hexdigest()
-
-    @staticmethod
-    def load(corpus: Path) -> tuple[Manifest, str]:
-        """The manifest of the corpus folder `corpus`, and its digest.
-
-        Raises:
-            InputError: no corpus there, or an unfinished one.
-        """
-        path = corpus / MANIFEST
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            remedy = "give the folder that `shoal data tokenize --out` wrote"
-            if (corpus / "job").is_dir():
-                remedy = "the job that builds it has not finished: run the same `shoal data tokenize` again"
-            raise InputError(f"{path}: no corpus here", remedy) from error
-        return Manifest.parse(content, str(path))

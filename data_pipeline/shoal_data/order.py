@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from shoal_data.permutation import Permutation
 
-__all__ = ["ROUND", "Mixture", "SampleOrder"]
+__all__ = ["ROUND", "Mixture", "SampleOrder", "turns_of"]
 
 #: turns in a round: weights are kept to one part in this many
 ROUND = 1 << 16
@@ -22,17 +22,40 @@ ROUND = 1 << 16
 Ints = npt.NDArray[np.int64]
 
 
+#: how far the sum of weights may lie from 1: decimal fractions written by people, and rounding
+_TOLERANCE = 1e-6
+
+
+def turns_of(weights: Sequence[float]) -> Ints:
+    """Turns of each source in a round: its share of `ROUND` rounded down, and what that leaves to the largest rests.
+
+    A source that weighs less than a turn may get none; who calls must refuse that.
+
+    Raises:
+        ValueError: the weights are not finite numbers above 0 that add up to 1.
+    """
+    share = np.asarray(weights, np.float64) * ROUND
+    if not (np.isfinite(share).all() and (share > 0).all()):
+        raise ValueError("a weight is a finite number above 0")
+    if abs(share.sum() / ROUND - 1) > _TOLERANCE:
+        raise ValueError(f"they add up to {share.sum() / ROUND:.9g}, not 1")
+    turns = np.floor(share).astype(np.int64)
+    turns[np.argsort(-(share - turns), kind="stable")[: ROUND - int(turns.sum())]] += 1
+    return turns
+
+
 class Mixture:
     """Deals positions to sources.
 
     Args:
         weights: one for each source, adding up to 1.
+
+    Raises:
+        ValueError: they do not (see `turns_of`).
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
-        share = np.asarray(weights, np.float64) * ROUND
-        turns = np.floor(share).astype(np.int64)
-        turns[np.argsort(-(share - turns), kind="stable")[: ROUND - int(turns.sum())]] += 1
+        turns = turns_of(weights)
         # Turn k of a source with n turns falls at (k + 1/2) / n of the round: the even spread of each, then merged.
         when = np.concatenate([(np.arange(count) + 0.5) / count for count in turns])
         whose = np.repeat(np.arange(len(turns)), turns)

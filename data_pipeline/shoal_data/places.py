@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shoal_data.errors import InputError
 from shoal_data.order import SampleOrder
 
 __all__ = ["Place", "Places", "Stream"]
@@ -65,7 +66,7 @@ class Places:
         """Places of the samples at `position` (n,).
 
         Raises:
-            ValueError: a position is negative.
+            InputError: a position is negative.
         """
         last, self._last = self._last, position
         if self._ahead is not None:
@@ -87,7 +88,9 @@ class Places:
     def locate(self, position: Ints) -> Place:
         """The same, and nothing is worked out ahead."""
         if position.size and position.min() < 0:
-            raise ValueError("positions in the global order start at 0")
+            raise InputError(
+                f"position {int(position.min())}: it is negative", "positions in the global order start at 0"
+            )
         stream, sample = self._order(position)
         first = sample * self._seq_len
         turn, shard, room = np.empty_like(first), np.empty_like(first), np.empty_like(first)

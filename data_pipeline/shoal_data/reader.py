@@ -6,9 +6,12 @@ its samples, and the whole state of reading is one integer, the next position. N
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import io
 import math
+import operator
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +24,7 @@ from shoal_data.files import write_whole
 from shoal_data.manifest import Manifest
 from shoal_data.order import SampleOrder
 from shoal_data.places import Place, Places, Stream
-from shoal_data.store import LocalStore, S3Store, open_store
+from shoal_data.store import LocalStore, Store, open_store
 
 __all__ = ["Corpus", "Reader", "bits_per_byte"]
 
@@ -38,27 +41,30 @@ class Corpus:
     """A finished corpus, opened; cheap to hold, safe to share between threads.
 
     Attributes:
-        path: its folder or `s3://` URL.
+        address: its folder or `s3://` URL.
         manifest: what it holds.
         digest: hex SHA-256 of the manifest, which itself holds the checksum of every file: names the content.
         token_bytes: bytes of text each token id stands for, (vocab_size,); 0 for special tokens.
     """
 
-    def __init__(self, path: str | Path, store: LocalStore | S3Store, manifest: Manifest, digest: str) -> None:
-        self.path, self.store, self.manifest, self.digest = Path(path), store, manifest, digest
+    def __init__(self, store: Store, manifest: Manifest, digest: str) -> None:
+        self.address, self.store, self.manifest, self.digest = store.address, store, manifest, digest
         self.token_bytes: npt.NDArray[np.uint16] = np.load(io.BytesIO(self._checked("token_bytes")), allow_pickle=False)
         if self.token_bytes.shape != (manifest.vocab_size,):
-            raise InputError(f"{path}: token_bytes.npy has {self.token_bytes.shape} entries, not {manifest.vocab_size}")
+            name = manifest.files["token_bytes"]["file"]
+            raise InputError(
+                f"{store.where(name)}: {self.token_bytes.shape} entries, not {manifest.vocab_size}", store.remedy(name)
+            )
         self._tokenizer: Path | None = None
 
     @staticmethod
-    def open(path: str | Path) -> Corpus:
+    def open(address: str | Path) -> Corpus:
         """Open the corpus in a folder or under an `s3://bucket/prefix`.
 
         Raises:
-            InputError: there is none, it is unfinished, or its files do not fit its manifest.
+            InputError: there is none, it is unfinished, its manifest contradicts itself, or its files do not fit it.
         """
-        return Corpus(path, *open_store(path))
+        return Corpus(*open_store(address))
 
     @property
     def vocab_size(self) -> int:
@@ -72,17 +78,25 @@ class Corpus:
 
     @property
     def tokenizer_path(self) -> Path:
-        """The `tokenizer.json` the corpus was encoded with; of a corpus on S3, a private local copy."""
+        """The `tokenizer.json` the corpus was encoded with; of a corpus on S3, a copy that this process alone may read
+        and that goes when it ends."""
         if isinstance(self.store, LocalStore):
-            return self.path / self.manifest.files["tokenizer"]["file"]
+            return self.store.folder / self.manifest.files["tokenizer"]["file"]
         if self._tokenizer is None:
-            self._tokenizer = Path(tempfile.mkdtemp(prefix="shoal-")) / "tokenizer.json"
-            write_whole(self._tokenizer, self._checked("tokenizer"))
+            content = self._checked("tokenizer")
+            folder = Path(tempfile.mkdtemp(prefix="shoal-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            write_whole(folder / "tokenizer.json", content)
+            self._tokenizer = folder / "tokenizer.json"
         return self._tokenizer
 
     def samples(self, seq_len: int) -> int:
-        """Samples an epoch at `seq_len`: each predicts `seq_len` tokens that no other predicts."""
-        return sum(max(0, (int(stream.starts[-1]) - 1) // seq_len) for stream in self.streams())
+        """Samples an epoch at `seq_len`: each predicts `seq_len` tokens that no other predicts.
+
+        Raises:
+            InputError: `seq_len` is not an integer above 0.
+        """
+        return sum(_samples(stream, _above_0(seq_len)) for stream in self.streams())
 
     def streams(self) -> list[Stream]:
         """What samples are cut from: one stream of all shards, or one for each source if the manifest has weights."""
@@ -96,21 +110,43 @@ class Corpus:
         """Samples of `seq_len + 1` tokens in the order that `seed` names.
 
         Raises:
-            InputError: the corpus, or a source of it, is shorter than one sample.
+            InputError: `seq_len` is not an integer above 0, `seed` not an integer, or the corpus, or a source of it, is
+                shorter than one sample.
         """
         return Reader(self, seq_len, seed)
 
     def _checked(self, role: str) -> bytes:
         entry = self.manifest.files[role]
+        where, remedy = self.store.where(entry["file"]), self.store.remedy(entry["file"])
         try:
             content = self.store.small(entry["file"])
         except FileNotFoundError as error:
-            raise InputError(f"{self.path}/{entry['file']}: missing", "build or copy the corpus again") from error
+            raise InputError(f"{where}: missing", remedy) from error
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise InputError(
-                f"{self.path}/{entry['file']}: its SHA-256 is not the manifest's", "build or copy the corpus again"
-            )
+            raise InputError(f"{where}: its SHA-256 is not the manifest's", remedy)
         return content
+
+
+def _above_0(seq_len: int) -> int:
+    try:
+        found = operator.index(seq_len)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise InputError(f"seq_len {seq_len!r}: not an integer above 0", "choose how many tokens a sample predicts")
+    return found
+
+
+def _samples(stream: Stream, seq_len: int) -> int:
+    return max(0, (int(stream.starts[-1]) - 1) // seq_len)
+
+
+def _positions(ids: Ids) -> npt.NDArray[np.int64]:
+    """`ids` as they are worked with; negative ones are refused where samples are looked up."""
+    found = np.asarray(ids)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise InputError(f"positions {ids!r}: not a row of integers", "give positions in the global order, from 0 on")
+    return found.astype(np.int64, copy=False)
 
 
 class Reader:
@@ -121,25 +157,31 @@ class Reader:
     """
 
     def __init__(self, corpus: Corpus, seq_len: int, seed: int) -> None:
-        self.corpus, self.seq_len, self.seed = corpus, seq_len, seed
+        self.corpus, self.seq_len, self.seed = corpus, _above_0(seq_len), seed
+        if not isinstance(seed, int | np.integer):
+            raise InputError(f"seed {seed!r}: not an integer", "choose any integer")
         manifest = corpus.manifest
         self._streams = corpus.streams()
-        counts = [max(0, (int(stream.starts[-1]) - 1) // seq_len) for stream in self._streams]
+        counts = [_samples(stream, self.seq_len) for stream in self._streams]
         for number, count in enumerate(counts):
             if count < 1:
                 what = f"source {manifest.sources[number]!r}" if manifest.weights else "the corpus"
                 raise InputError(
-                    f"{corpus.path}: {what} has {int(self._streams[number].starts[-1])} tokens, less than one sample "
-                    f"of seq_len + 1 = {seq_len + 1}",
+                    f"{corpus.address}: {what} has {int(self._streams[number].starts[-1])} tokens, less than one "
+                    f"sample of seq_len + 1 = {seq_len + 1}",
                     "tokenize more text or choose a smaller seq_len",
                 )
         self.samples = sum(counts)
         weights = [manifest.weights[name] for name in manifest.sources] if manifest.weights else None
-        self._places = Places(self._streams, SampleOrder(counts, weights, seed), seq_len)
+        self._places = Places(self._streams, SampleOrder(counts, weights, seed), self.seq_len)
 
     def locate(self, ids: Ids) -> Place:
-        """Where the samples at positions `ids` begin. Pure: nothing is read."""
-        return self._places(np.asarray(ids, dtype=np.int64))
+        """Where the samples at positions `ids` begin. Pure: nothing is read.
+
+        Raises:
+            InputError: a position is no integer, or negative.
+        """
+        return self._places(_positions(ids))
 
     def tokens(self, ids: Ids, out: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.integer]:
         """Token ids of the samples at positions `ids`: (n, seq_len + 1), in the corpus's own dtype or into `out`."""
@@ -182,7 +224,7 @@ class Reader:
 
     def prefetch(self, ids: Ids) -> None:
         """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""
-        place = self._places.locate(np.asarray(ids, dtype=np.int64))
+        place = self._places.locate(_positions(ids))
         last = place.first + np.minimum(place.room, self.seq_len + 1)
         for shard, begin, end in zip(place.shard.tolist(), place.first.tolist(), last.tolist(), strict=True):
             self.corpus.store.prefetch(shard, begin, end)

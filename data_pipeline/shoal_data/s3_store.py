@@ -1,4 +1,4 @@
-"""Shards on S3, read by range into a bounded cache of memory.
+"""A corpus on S3, its shards read by range into a bounded cache of memory.
 
 Reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`; a block that fails, is cut short
 or does not match is asked for again with backoff. A slow object slows its reader and no other.
@@ -6,13 +6,13 @@ or does not match is asked for again with backoff. A slow object slows its reade
 
 from __future__ import annotations
 
+import os.path
 import threading
 import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from shoal_data.errors import InputError
 from shoal_data.manifest import BLOCK_BYTES, Manifest
+from shoal_data.s3_objects import Objects, Stalls
 
 __all__ = ["S3Store", "Stalls"]
 
@@ -28,15 +29,10 @@ Ints = npt.NDArray[np.int64]
 
 #: shards whose checksums are kept, 4 bytes for each MiB of them
 _MOST_CHECKSUMS = 1 << 16
-
-
-@dataclass
-class Stalls:
-    """How often and how long readers waited for S3, and how many answers had to be asked for again."""
-
-    waits: int = 0
-    seconds: float = 0.0
-    retries: int = 0
+#: blocks of a shard that is read whole are asked for so far ahead
+_AHEAD = 16
+#: a block that comes with the same wrong content so often is wrong in the store, not spoilt on its way
+_SAME = 3
 
 
 class S3Store:
@@ -48,7 +44,12 @@ class S3Store:
         cache_bytes: memory for blocks; the least recently used go first.
         attempts: how often a block is asked for before the reader gives up.
         wait: called with seconds between attempts (tests pass their own).
+
+    Raises:
+        InputError: `url` names no bucket, or there are no credentials.
     """
+
+    at_once = 8
 
     def __init__(
         self,
@@ -58,17 +59,15 @@ class S3Store:
         attempts: int = 8,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        self.url, self.bucket, self.prefix = url, bucket, prefix.rstrip("/")
-        self._client = client or _client()
+        self._objects = Objects(url, client, attempts, wait)
+        self.address, self.stalls = self._objects.url, self._objects.stalls
         self._blocks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
         self._room = max(4, cache_bytes // BLOCK_BYTES)
-        self._attempts, self._wait = attempts, wait
+        self._attempts = attempts
         self._checksums: dict[int, bytes] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="shoal-s3")
         self._manifest: Manifest | None = None
-        self.stalls = Stalls()
 
     def attach(self, manifest: Manifest) -> None:
         """Serve the shards of `manifest`.
@@ -77,29 +76,66 @@ class S3Store:
             InputError: the manifest names no checksums of blocks.
         """
         if "blocks" not in manifest.files:
-            raise InputError(f"{self.url}: files.blocks is missing", "build the corpus with `shoal data tokenize`")
+            raise InputError(f"{self.address}: files.blocks is missing", "build the corpus with `shoal data tokenize`")
         self._manifest = manifest
         counts = -(-manifest.shards.size // BLOCK_BYTES)
         self._first_block = np.concatenate(([0], np.cumsum(counts)))
+
+    def where(self, name: str) -> str:
+        """The URL of a file of the corpus."""
+        return self._objects.where(name)
+
+    def remedy(self, name: str) -> str:
+        """How an object comes back: from the folder that was uploaded."""
+        what = "shard" if name.endswith(".arrow") else "file"
+        return f"upload this {what} again from the folder where `shoal data verify` finds it as written"
+
+    def no_corpus(self) -> str:
+        """What to do about an address without a manifest."""
+        return "check the address, or upload the whole folder of a finished corpus there"
 
     def small(self, name: str) -> bytes:
         """The whole of an object.
 
         Raises:
             FileNotFoundError: there is none.
+            StoreError: it is not to be had.
         """
-        return self._get(name, "")
+        return self._objects.get(name)[0]
+
+    def digest(self, name: str) -> str:
+        """Hex SHA-256 of an object; raises as `small`."""
+        return self._objects.digest(name)
+
+    def sizes(self, manifest: Manifest) -> dict[str, int]:
+        """Bytes of each shard's object that is there, listed 1,000 a request.
+
+        Raises:
+            StoreError: the bucket cannot be listed.
+        """
+        return self._objects.sizes(os.path.commonpath([name.decode() for name in manifest.shards.file.tolist()]))
+
+    def shard(self, index: int) -> memoryview:
+        """The whole object of a shard, checked block by block; raises as `tokens`."""
+        assert self._manifest is not None
+        blocks = -(-int(self._manifest.shards.size[index]) // BLOCK_BYTES)
+        ahead, parts = min(_AHEAD, self._room), []
+        for block in range(blocks):
+            for coming in range(block, min(block + ahead, blocks)):
+                self._ask(index, coming)
+            parts.append(self._wait_for(index, block))
+        return memoryview(b"".join(parts))
 
     def tokens(self, shard: int, first: int, last: int) -> Tokens:
         """Token values from the blocks that hold them.
 
         Raises:
-            InputError: an object cannot be had after all attempts, or has another size than the manifest says.
+            InputError: an object is missing, cannot be had after all attempts, or is not what the manifest says.
         """
         begin, end, dtype = self._range(shard, first, last)
         parts = []
         for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
-            content = self._wait_for(self._ask(shard, block))
+            content = self._wait_for(shard, block)
             base = block * BLOCK_BYTES
             parts.append(content[max(0, begin - base) : end - base])
         return np.frombuffer(b"".join(parts), dtype)
@@ -143,32 +179,59 @@ class S3Store:
                 self._blocks.popitem(last=False)
         return found
 
-    def _wait_for(self, block: Future[bytes]) -> bytes:
-        if block.done():
-            return block.result()
-        start = time.monotonic()
-        try:
-            return block.result()
-        finally:
-            self.stalls.waits += 1
-            self.stalls.seconds += time.monotonic() - start
+    def _wait_for(self, shard: int, block: int) -> bytes:
+        while True:
+            asked = self._ask(shard, block)
+            if asked.done() and not asked.cancelled():
+                return asked.result()
+            start = time.monotonic()
+            try:
+                return asked.result()
+            except CancelledError:
+                continue  # another reader's block failed, and this one had not begun
+            except InputError:
+                self._forget_waiting()
+                raise
+            finally:
+                self.stalls.waits += 1
+                self.stalls.seconds += time.monotonic() - start
+
+    def _forget_waiting(self) -> None:
+        """Give up blocks that have not begun: a process that ends for an error would first wait for each of them."""
+        with self._lock:
+            for key in [key for key, block in self._blocks.items() if block.cancel()]:
+                del self._blocks[key]
 
     def _read_block(self, shard: int, block: int) -> bytes:
         assert self._manifest is not None
-        name = self._manifest.shards.file[shard].decode()
-        size = int(self._manifest.shards.size[shard])
-        begin = block * BLOCK_BYTES
+        name, size = self._manifest.shards.file[shard].decode(), int(self._manifest.shards.size[shard])
+        span = range(block * BLOCK_BYTES, min((block + 1) * BLOCK_BYTES, size))
+        last, same = b"", 0
         for attempt in range(self._attempts):
             if attempt:
-                self._again(attempt)
+                self._objects.pause(attempt)
             listed = self._checksums_of(shard, anew=attempt > 0)
-            content = self._get(name, f"bytes={begin}-{min(begin + BLOCK_BYTES, size) - 1}")
+            content, found = self._part(name, span)
+            if found != size:
+                raise InputError(f"{self.where(name)}: {found} bytes, the manifest says {size}", self.remedy(name))
             if zlib.crc32(content) == int.from_bytes(listed[4 * block : 4 * block + 4], "little"):
                 return content
+            last, same = content, same + 1 if content == last else 1
+            if same == _SAME:
+                break
         raise InputError(
-            f"{self.url}/{name}: block {block} does not match its CRC-32 in the corpus's file `blocks`",
-            "check with `shoal data verify` the folder that was uploaded, and upload this shard again",
+            f"{self.where(name)}: block {block} does not match its CRC-32 in the corpus's file `blocks`",
+            self.remedy(name),
         )
+
+    def _part(self, name: str, span: range) -> tuple[bytes, int]:
+        """Bytes of an object that must be there and so long, and the size of the whole."""
+        try:
+            return self._objects.get(name, span)
+        except FileNotFoundError as error:
+            raise InputError(f"{self.where(name)}: missing", self.remedy(name)) from error
+        except EOFError as error:
+            raise InputError(f"{self.where(name)}: it has less than {span.stop} bytes", self.remedy(name)) from error
 
     def _checksums_of(self, shard: int, *, anew: bool) -> bytes:
         """CRC-32 of each block of a shard, four bytes each; asked for `anew` when they may be what was spoilt."""
@@ -177,57 +240,9 @@ class S3Store:
             found = None if anew else self._checksums.get(shard)
         if found is None:
             first, last = (4 * int(self._first_block[at]) for at in (shard, shard + 1))
-            found = self._get(self._manifest.files["blocks"]["file"], f"bytes={first}-{last - 1}")
+            found, _ = self._part(self._manifest.files["blocks"]["file"], range(first, last))
             with self._lock:
                 if len(self._checksums) >= _MOST_CHECKSUMS:
                     self._checksums.clear()
                 self._checksums[shard] = found
         return found
-
-    def _again(self, attempt: int) -> None:
-        with self._lock:
-            self.stalls.retries += 1
-        self._wait(min(8.0, 0.05 * 2**attempt))
-
-    def _get(self, name: str, span: str) -> bytes:
-        """An object, or a range of it, asked for until it arrives whole."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        where = f"{self.url}/{name}"
-        request = {"Bucket": self.bucket, "Key": f"{self.prefix}/{name}" if self.prefix else name}
-        if span:
-            request["Range"] = span
-        problem: Exception | None = None
-        for attempt in range(self._attempts):
-            if attempt:
-                self._again(attempt)
-            try:
-                answer = self._client.get_object(**request)
-                content: bytes = answer["Body"].read()
-                if len(content) == answer["ContentLength"]:
-                    return content
-                problem = OSError(f"{len(content)} of {answer['ContentLength']} bytes came")
-            except ClientError as error:
-                code = str(error.response.get("Error", {}).get("Code"))
-                if code in ("NoSuchKey", "404", "NoSuchBucket"):
-                    raise FileNotFoundError(where) from error
-                if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-                    raise InputError(
-                        f"{where}: {error}", "check the AWS credentials and the bucket's policy"
-                    ) from error
-                problem = error
-            except (BotoCoreError, OSError) as error:
-                problem = error
-        raise InputError(
-            f"{where}: not read after {self._attempts} attempts ({problem})",
-            "check the network, the object store and, with `shoal data verify`, the folder that was uploaded",
-        ) from problem
-
-
-def _client() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    # Retries are counted here, so that they show; a request that hangs is given up after a minute.
-    config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60, max_pool_connections=16)
-    return boto3.client("s3", config=config)

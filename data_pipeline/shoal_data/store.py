@@ -1,7 +1,8 @@
-"""Where shards are read from: a local folder, or S3."""
+"""Where a corpus lies: a local folder, or under `s3://bucket/prefix`. Here alone the two addresses are told apart."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -13,17 +14,48 @@ from shoal_data.local_store import LocalStore
 from shoal_data.manifest import MANIFEST, Manifest
 from shoal_data.s3_store import S3Store
 
-__all__ = ["LocalStore", "S3Store", "Store", "open_store", "read_manifest"]
+__all__ = ["LocalStore", "S3Store", "Store", "open_store", "read_manifest", "store_at"]
 
 Tokens = npt.NDArray[np.unsignedinteger]
 Ints = npt.NDArray[np.int64]
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|s3:", re.IGNORECASE)
+
 
 class Store(Protocol):
-    """Token values by shard and range."""
+    """The files of one corpus: token values by shard and range, and whatever is read whole.
+
+    Attributes:
+        address: folder or URL of the corpus, as errors name it.
+        at_once: how many files are best read at the same time.
+    """
+
+    address: str
+    at_once: int
+
+    def attach(self, manifest: Manifest) -> None:
+        """Serve the shards of `manifest`."""
+
+    def where(self, name: str) -> str:
+        """What to call file `name` of the corpus in errors."""
+
+    def remedy(self, name: str) -> str:
+        """What mends file `name` when it is missing or not what the manifest says."""
+
+    def no_corpus(self) -> str:
+        """What to do when there is no manifest."""
 
     def small(self, name: str) -> bytes:
-        """The whole of a small file."""
+        """The whole of a small file. Raises FileNotFoundError if there is none."""
+
+    def sizes(self, manifest: Manifest) -> dict[str, int]:
+        """Bytes of each file of a shard that is there, by its name in the manifest."""
+
+    def digest(self, name: str) -> str:
+        """Hex SHA-256 of a file, with bounded memory. Raises FileNotFoundError if there is none."""
+
+    def shard(self, index: int) -> memoryview:
+        """The whole file of a shard."""
 
     def tokens(self, shard: int, first: int, last: int) -> Tokens:
         """Token values `first` to `last` (half open) of a shard."""
@@ -35,32 +67,41 @@ class Store(Protocol):
         """Begin to read what `tokens` will be asked for."""
 
 
-def open_store(path: str | Path) -> tuple[LocalStore | S3Store, Manifest, str]:
-    """The store at a folder or `s3://` URL, its manifest, and the manifest's digest.
+def store_at(address: str | Path) -> LocalStore | S3Store:
+    """The store at a folder or `s3://bucket/prefix`. Nothing is read.
 
     Raises:
-        InputError: no finished corpus there.
+        InputError: an address of another kind, or S3 without credentials.
     """
-    if str(path).startswith("s3://"):
-        store = S3Store(str(path))
-        manifest, digest = read_manifest(store)
-        return store, manifest, digest
-    local = LocalStore(Path(path))
-    manifest, digest = Manifest.load(local.folder)
-    local.attach(manifest)
-    return local, manifest, digest
+    text = str(address)
+    if text.startswith("s3://"):
+        return S3Store(text)
+    if _SCHEME.match(text):
+        raise InputError(f"{text}: no address of a corpus", "give a local folder or s3://bucket/prefix")
+    return LocalStore(Path(text).expanduser())
 
 
-def read_manifest(store: S3Store) -> tuple[Manifest, str]:
-    """The manifest of an S3 corpus and its digest; the store serves its shards from then on.
+def open_store(address: str | Path) -> tuple[LocalStore | S3Store, Manifest, str]:
+    """The store at a folder or `s3://bucket/prefix`, its manifest, and the manifest's digest.
 
     Raises:
-        InputError: no finished corpus there.
+        InputError: no finished corpus there, or it cannot be reached.
     """
-    where = f"{store.url}/{MANIFEST}"
+    store = store_at(address)
+    return store, *read_manifest(store)
+
+
+def read_manifest(store: Store) -> tuple[Manifest, str]:
+    """The manifest of a corpus and its digest; the store serves its shards from then on.
+
+    Raises:
+        InputError: no finished corpus there, or its manifest is damaged.
+    """
+    where = store.where(MANIFEST)
     try:
-        manifest, digest = Manifest.parse(store.small(MANIFEST), where)
+        content = store.small(MANIFEST)
     except FileNotFoundError as error:
-        raise InputError(f"{where}: no corpus here", "upload the whole folder of a finished corpus") from error
+        raise InputError(f"{where}: no corpus here", store.no_corpus()) from error
+    manifest, digest = Manifest.parse(content, where, store.remedy(MANIFEST))
     store.attach(manifest)
     return manifest, digest

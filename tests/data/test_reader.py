@@ -83,7 +83,7 @@ def test_more_shards_than_may_be_mapped(corpus: Corpus, monkeypatch: pytest.Monk
 def test_threads_share_a_corpus(corpus: Corpus) -> None:
     count = corpus.reader(16, 4).samples
     wanted = expected(corpus, 16, 4, list(range(count)))
-    fresh = Corpus.open(corpus.path)
+    fresh = Corpus.open(corpus.address)
     wrong: list[int] = []
 
     def work(first: int) -> None:

@@ -20,7 +20,6 @@ from moto.server import ThreadedMotoServer
 
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
 from shoal_data.errors import InputError
-from shoal_data.manifest import Manifest
 from shoal_data.reader import Corpus
 from shoal_data.store import S3Store, read_manifest
 
@@ -107,7 +106,7 @@ def connect(faults: Faults, **options: Any) -> tuple[S3Store, Corpus]:
     client = boto3.client("s3", endpoint_url=faults.url, config=config, **KEYS)
     store = S3Store("s3://corpora/small", client, wait=lambda seconds: None, **options)
     manifest, digest = read_manifest(store)
-    return store, Corpus(store.url, store, manifest, digest)
+    return store, Corpus(store, manifest, digest)
 
 
 @pytest.mark.parametrize("fault", ["error", "hang", "cut", "corrupt"])
@@ -168,4 +167,4 @@ def test_no_corpus_there_is_named(local: Path, faults: Faults) -> None:
 def test_the_tokenizer_comes_along(local: Path, faults: Faults) -> None:
     _, corpus = connect(faults)
     assert corpus.tokenizer_path.read_bytes() == (local / "tokenizer.json").read_bytes()
-    assert corpus.digest == Manifest.load(local)[1]
+    assert corpus.digest == Corpus.open(local).digest

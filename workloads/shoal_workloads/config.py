@@ -20,18 +20,20 @@ __all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "Pretrai
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
-    """What is read. `corpus` and `heldout` are directories written by `shoal data tokenize`."""
+    """What is read."""
 
-    corpus: str
-    heldout: str | None = None
+    corpus: str = Field(description="what `shoal data tokenize` wrote: a folder, or s3://bucket/prefix")
+    heldout: str | None = Field(
+        default=None, description="the same of text that is not trained on; none: no evaluation"
+    )
     seq_len: int = Field(default=4096, gt=1, description="tokens a sample trains on")
     seed: int = Field(default=0, ge=0, description="of the order of samples")
     verify: Literal["size", "full"] = Field(
-        default="full", description="before the run: every checksum, or sizes alone"
+        default="full", description="before the run: every checksum, which reads the whole corpus, or sizes alone"
     )
 
 

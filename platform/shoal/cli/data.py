@@ -17,7 +17,10 @@ Inputs = Annotated[
     typer.Option("--input", help="Files or globs (quoted): Parquet, JSONL, text; NAME=GLOB names their source."),
 ]
 Column = Annotated[str, typer.Option(help="Column or field that holds the text.")]
-CorpusPath = Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder that `shoal data tokenize --out` wrote.")]
+CorpusAddress = Annotated[
+    str,
+    typer.Argument(metavar="CORPUS", help="What `shoal data tokenize --out` wrote: a folder, or s3://bucket/prefix."),
+]
 
 
 @app.command("tokenizer-train")
@@ -93,7 +96,7 @@ def sample(out: Annotated[Path, typer.Option(help="Folder for train-*.parquet an
 
 @app.command()
 def verify(
-    corpus: CorpusPath,
+    corpus: CorpusAddress,
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, not checksums.")] = False,
 ) -> None:
     """Check that every file of a corpus is what its manifest says."""
@@ -108,23 +111,26 @@ def verify(
         said.advance(done - said.done)
 
     manifest = check(corpus, full=not quick, progress=progress)
-    print(f"{corpus}: {len(manifest.shards)} shards, {manifest.totals['tokens']:,} tokens: all as written")
+    print(f"{corpus}: {len(manifest.shards)} shards, {manifest.shards.tokens.sum():,} tokens: all as written")
 
 
 @app.command()
 def inspect(
-    corpus: CorpusPath,
+    corpus: CorpusAddress,
     documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
-    picture: Annotated[Path | None, typer.Option(help="PNG for lengths and composition (CORPUS/inspect.png).")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="PNG for lengths and composition (CORPUS/inspect.png; of a corpus on S3, ./inspect.png)."),
+    ] = None,
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
     from shoal_data.inspection import show
 
-    show(corpus, documents, picture or corpus / "inspect.png")
+    show(corpus, documents, picture)
 
 
 @app.command()
-def cat(corpus: CorpusPath) -> None:
+def cat(corpus: CorpusAddress) -> None:
     """Write the documents back as JSONL (source, row, text), equal to the input."""
     import sys
 

@@ -63,7 +63,7 @@ def import_(
 @eval_app.command("bpb")
 def bpb(
     checkpoint: CheckpointArgument,
-    data: Annotated[Path, typer.Option(help="Corpus folder written by `shoal data tokenize`.")],
+    data: Annotated[str, typer.Option(help="Corpus of `shoal data tokenize`: a folder, or s3://bucket/prefix.")],
     samples: Annotated[int | None, typer.Option(min=1, help="Only the first ones.")] = None,
     ema: Ema = False,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",

@@ -1,0 +1,274 @@
+"""Objects under an `s3://bucket/prefix`, asked for until they come whole, or given up with what the user can do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from shoal_data.errors import InputError, StoreError
+
+__all__ = ["Objects", "Stalls", "connect", "verdict"]
+
+Result = TypeVar("Result")
+
+#: how often a store that never answered is asked: its address is likelier wrong than the store down
+_FIRST_ATTEMPTS = 2
+_CHUNK_BYTES = 1 << 20
+
+_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role; "
+    "all processes that read the corpus need them"
+)
+_PUBLIC = "set AWS_NO_SIGN_REQUEST=1"
+_ENDPOINT = "check AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION and this machine's network"
+_REFUSED = (
+    "allow these credentials s3:GetObject and s3:ListBucket in the bucket's policy, or use others (AWS_PROFILE, "
+    "AWS_ACCESS_KEY_ID)"
+)
+#: codes that say who asks is not known, by any status
+_UNKNOWN_CALLER = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+_OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+#: codes of passing trouble that come with a status of the caller's own mistakes
+_BUSY = ("RequestTimeout", "SlowDown", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
+
+
+@dataclass
+class Stalls:
+    """How often and how long readers waited for S3, and how many answers had to be asked for again."""
+
+    waits: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+
+
+class Objects:
+    """Reads the objects of one corpus.
+
+    Args:
+        url: `s3://bucket/prefix`; the prefix is taken as it is, nothing in it is decoded.
+        client: a boto3 S3 client; made from the environment if None.
+        attempts: how often an object is asked for before it is given up.
+        wait: called with seconds between attempts.
+
+    Raises:
+        InputError: `url` names no bucket, or there are no credentials.
+    """
+
+    def __init__(self, url: str, client: Any, attempts: int, wait: Callable[[float], None]) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise InputError(f"{url}: names no bucket", "write s3://bucket/prefix")
+        self.url, self._bucket = url.rstrip("/"), bucket
+        self._root = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
+        self._client = client or connect(self.url)
+        self._attempts, self._wait = attempts, wait
+        self._answered, self._lock = False, threading.Lock()
+        self.stalls = Stalls()
+
+    def where(self, name: str) -> str:
+        """The URL of an object."""
+        return f"{self.url}/{name}"
+
+    def get(self, name: str, span: range | None = None) -> tuple[bytes, int]:
+        """An object, or the bytes of it in `span`, and how many bytes the whole object has.
+
+        Raises:
+            FileNotFoundError: there is none.
+            EOFError: it ends before `span` begins.
+            StoreError: it is not to be had.
+        """
+        request = {"Bucket": self._bucket, "Key": self._root + name}
+        if span is not None:
+            request["Range"] = f"bytes={span.start}-{span.stop - 1}"
+
+        def ask() -> tuple[bytes, int]:
+            answer = self._client.get_object(**request)
+            content: bytes = answer["Body"].read()
+            _whole(len(content), answer)
+            return content, int(answer.get("ContentRange", "").rpartition("/")[2] or len(content))
+
+        return self._ask(name, ask)
+
+    def digest(self, name: str) -> str:
+        """Hex SHA-256 of an object, which is never in memory whole.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it is not to be had.
+        """
+
+        def ask() -> str:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._root + name)
+            digest, size = hashlib.sha256(), 0
+            for chunk in answer["Body"].iter_chunks(_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+            _whole(size, answer)
+            return digest.hexdigest()
+
+        return self._ask(name, ask)
+
+    def sizes(self, start: str) -> dict[str, int]:
+        """Bytes of each object whose name begins with `start`, by name: a request for each 1,000.
+
+        Raises:
+            StoreError: the bucket cannot be listed.
+        """
+        request = {"Bucket": self._bucket, "Prefix": self._root + start}
+        found: dict[str, int] = {}
+        while True:
+            page = self._ask(start, partial(self._client.list_objects_v2, **request))
+            found |= {entry["Key"][len(self._root) :]: int(entry["Size"]) for entry in page.get("Contents", ())}
+            if not page.get("IsTruncated"):
+                return found
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def pause(self, attempt: int) -> None:
+        """Wait before attempt number `attempt` (from 1 on), and count it."""
+        with self._lock:
+            self.stalls.retries += 1
+        self._wait(min(8.0, 0.05 * 2**attempt))
+
+    def _ask(self, name: str, ask: Callable[[], Result]) -> Result:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = self.where(name)
+        problem: Exception | None = None
+        attempt = 0
+        while attempt < (self._attempts if self._answered else _FIRST_ATTEMPTS):
+            if attempt:
+                self.pause(attempt)
+            attempt += 1
+            try:
+                result = ask()
+            except (BotoCoreError, ClientError, OSError) as error:
+                self._answered = self._answered or _is_answer(error)
+                if (final := verdict(error, where, again=self._answered)) is not None:
+                    raise final from error
+                problem = error
+            else:
+                self._answered = True
+                return result
+        if not self._answered:
+            endpoint = self._client.meta.endpoint_url
+            raise StoreError(f"{where}: nobody answers at {endpoint} ({problem})", _ENDPOINT) from problem
+        raise StoreError(
+            f"{where}: not read after {self._attempts} attempts ({problem})",
+            "check the network and the object store, and start again when it answers",
+        ) from problem
+
+
+def verdict(error: Exception, where: str, *, again: bool) -> Exception | None:
+    """What to raise for an error of botocore's when `where` was asked for; None if the next answer may be another one.
+
+    Args:
+        again: whether the store has answered before, so that what was found then (credentials) can be found again.
+    """
+    from botocore import exceptions as found
+
+    if isinstance(error, found.ClientError):
+        return _refusal(error, where)
+    if isinstance(error, found.SSLError):
+        return StoreError(f"{where}: {error}", "check the endpoint's certificate, AWS_CA_BUNDLE and AWS_ENDPOINT_URL")
+    if isinstance(error, found.CredentialRetrievalError | found.MetadataRetrievalError) and again:
+        return None  # a role's credentials are asked for anew from time to time, by another service
+    if not isinstance(error, found.BotoCoreError) or isinstance(error, _passing()):
+        return None
+    if isinstance(error, found.ParamValidationError | found.InvalidRegionError | found.EndpointProviderError):
+        return StoreError(f"{where}: {error}", "check the address s3://bucket/prefix, and AWS_DEFAULT_REGION")
+    return StoreError(f"{where}: {error}", _CREDENTIALS)
+
+
+def connect(url: str) -> Any:
+    """A boto3 S3 client from the environment; with `AWS_NO_SIGN_REQUEST=1` one for public buckets, without credentials.
+
+    Raises:
+        StoreError: there are no credentials, or settings of AWS that cannot be used; names `url`.
+    """
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+    config = Config(
+        signature_version=UNSIGNED if unsigned else None,
+        retries={"total_max_attempts": 1},  # they are counted here, so that they show
+        connect_timeout=2,
+        read_timeout=60,
+        max_pool_connections=16,
+    )
+    try:
+        session = boto3.Session(region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))
+        if not unsigned and session.get_credentials() is None:  # else each request would look for them anew, in seconds
+            raise StoreError(f"{url}: no AWS credentials are found", f"{_CREDENTIALS}. A public bucket: {_PUBLIC}")
+        return session.client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise StoreError(f"{url}: {error}", "mend AWS_PROFILE, AWS_ENDPOINT_URL or what else of AWS is set") from error
+
+
+def _refusal(error: Any, where: str) -> Exception | None:
+    """What an answer with an error code means."""
+    code = str(error.response.get("Error", {}).get("Code"))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    if code in ("NoSuchKey", "404", "NotFound"):
+        return FileNotFoundError(where)
+    if code in ("InvalidRange", "416"):
+        return EOFError(where)
+    if code == "NoSuchBucket":
+        return StoreError(f"{where}: there is no such bucket", "check the address s3://bucket/prefix, and the endpoint")
+    if code in _OTHER_REGION:
+        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        region = headers.get("x-amz-bucket-region") or error.response["Error"].get("Region") or "the bucket's region"
+        return StoreError(
+            f"{where}: the bucket lies in another region ({error})", f"set AWS_DEFAULT_REGION to {region}"
+        )
+    if code == "RequestTimeTooSkewed":
+        return StoreError(f"{where}: {error}", "set this machine's clock")
+    if code in _UNKNOWN_CALLER or status == 401:
+        return StoreError(f"{where}: these AWS credentials are not accepted ({error})", _CREDENTIALS)
+    if status == 403 or code in ("AccessDenied", "AllAccessDisabled"):
+        return StoreError(f"{where}: reading is not allowed ({error})", _REFUSED)
+    if code in _BUSY or not 400 <= status < 500 or status in (408, 429):
+        return None
+    return StoreError(f"{where}: {error}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")
+
+
+def _passing() -> tuple[type[Exception], ...]:
+    """botocore's errors of connections and of cut or spoilt answers."""
+    from botocore import exceptions as found
+
+    return (
+        found.ConnectionError,
+        found.HTTPClientError,
+        found.ChecksumError,
+        found.FlexibleChecksumError,
+        found.IncompleteReadError,
+        found.PaginationError,
+    )
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether somebody answered, if only with an error or half."""
+    from botocore import exceptions as found
+
+    nobody = found.EndpointConnectionError, found.ConnectTimeoutError, found.ProxyConnectionError
+    return not isinstance(error, nobody) and isinstance(error, (found.ClientError, OSError, *_passing()))
+
+
+def _whole(size: int, answer: dict[str, Any]) -> None:
+    if size != answer["ContentLength"]:
+        raise OSError(f"{size} of {answer['ContentLength']} bytes came")
