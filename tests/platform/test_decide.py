@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from decisions import HOMES, Run, one
 
-from shoal.control.decide import FATAL, FRUITLESS, STRIKES, decide
+from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
+from shoal.control.decide import decide
 from shoal.control.messages import (
     Acked,
     Checkpointed,

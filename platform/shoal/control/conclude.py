@@ -68,7 +68,7 @@ def end(state: State, actions: list[Action], *, done: bool = False) -> None:
         actions.append(End("done", "every step is committed"))
     else:
         saved = f"its state is saved up to step {state.checkpoint} of {state.committed} committed ones"
-        actions.append(End("failed", f"{state.verdict}; {saved}"))
+        actions.append(End(state.ends, f"{state.verdict}; {saved}"))
 
 
 def reason_of(rung: str, cell: int) -> str:

@@ -7,6 +7,9 @@ first: retry, heal, shrink and grow, combine, recall, restore.
 
 from __future__ import annotations
 
+from typing import Literal
+
+from shoal.control import bounds
 from shoal.control.conclude import conclude, end, fall_back, publish
 from shoal.control.messages import (
     Acked,
@@ -14,6 +17,7 @@ from shoal.control.messages import (
     Checkpointed,
     Committed,
     Draining,
+    Ending,
     Evaluated,
     Event,
     Failed,
@@ -22,23 +26,19 @@ from shoal.control.messages import (
     Journal,
     Kept,
     Lost,
+    NotSaved,
     Raise,
     Ready,
+    Standstill,
     Stop,
+    Unborn,
 )
 from shoal.control.recall import appoint, form_recalled, hear
 from shoal.control.seating import combine, evict, fill, join
 from shoal.control.state import Ack, State, Worker
 from shoal.plan import Seat
 
-__all__ = ["FATAL", "FRUITLESS", "STRIKES", "WINDOW", "apply", "decide"]
-
-FRUITLESS = 20
-"""Generations without a committed step after which a run ends instead of healing in circles."""
-FATAL = 4
-"""Generations in a row that a worker's death ended at the same step: it is the step that kills, not the nodes."""
-STRIKES, WINDOW = 4, 50
-"""A node that loses workers at STRIKES different steps within WINDOW committed ones is set aside."""
+__all__ = ["apply", "decide"]
 
 
 def decide(before: State, event: Event) -> tuple[State, list[Action]]:
@@ -55,6 +55,7 @@ def apply(state: State, event: Event) -> list[Action]:
     match event:
         case Joined(worker, node, home):
             state.expected -= {worker}
+            state.unborn.pop(node, None)
             state.workers[worker] = Worker(node, home)
             if home is not None and any(
                 state.homes.get(Seat(home.cell, rank)) in state.expected for rank in range(state.shape.workers)
@@ -62,6 +63,9 @@ def apply(state: State, event: Event) -> list[Action]:
                 return actions  # its cell cannot be formed before the others of it are here
         case Lost(worker, how):
             lose(state, worker, how, actions)
+        case Unborn(worker, node, why):
+            lose(state, worker, why, actions)
+            bounds.unborn(state, node, why, actions)
         case Ready(worker, index, attempt):
             ready(state, worker, index, attempt)
         case Acked(worker, generation, ack):
@@ -73,7 +77,7 @@ def apply(state: State, event: Event) -> list[Action]:
                     return actions
         case Committed(_, generation, steps):
             if generation == state.generation and steps > state.committed:
-                state.committed, state.fruitless = steps, 0
+                bounds.committed(state, steps)
                 lift(state, list(state.acks), actions)
             return actions
         case Evaluated(_, generation, steps):
@@ -88,6 +92,11 @@ def apply(state: State, event: Event) -> list[Action]:
             if state.verdict and state.checkpoint >= state.committed:
                 end(state, actions)
             return actions
+        case NotSaved(steps, reason):
+            if state.verdict and steps >= state.committed:
+                state.verdict = f"{state.verdict}; its state could not be saved ({reason})"
+                end(state, actions)
+            return actions
         case Finished(worker, generation):
             if generation == state.generation and (state.mode == "running" or state.pausing):
                 state.finished.add(worker)
@@ -97,16 +106,27 @@ def apply(state: State, event: Event) -> list[Action]:
             state.draining.setdefault(node, False)
         case Failed():
             fail(state, event, actions)
-    if state.mode != "ended":
-        settle(state, actions)
+        case Standstill(reason):
+            stand_still(state, reason, actions)
+        case Ending(reason, status):
+            give_up(state, reason, actions, status)
+    for what in (exhaust, settle, exhaust):
+        if state.mode != "ended":
+            what(state, actions)
     return actions
 
 
-def give_up(state: State, reason: str, actions: list[Action]) -> None:
+def exhaust(state: State, actions: list[Action]) -> None:
+    """End a run that gets nowhere."""
+    if reason := bounds.exhausted(state):
+        give_up(state, reason, actions)
+
+
+def give_up(state: State, reason: str, actions: list[Action], ends: Literal["failed", "stopped"] = "failed") -> None:
     """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
     if state.verdict:
         return
-    state.verdict = reason
+    state.verdict, state.ends = reason, ends
     if state.mode == "gathering" and not state.held:
         end(state, actions)
     else:
@@ -153,8 +173,10 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.held.pop(worker, None)
     state.copies.pop(worker, None)
     state.disband(worker)
+    state.spent += 1
+    state.cause = f"{worker} is gone ({how})"
     if gone is not None and gone.node and gone.node not in state.draining:
-        strike(state, gone.node, actions)
+        bounds.strike(state, gone.node, actions)
     if seat is None:
         return
     if state.verdict and state.mode != "draining":
@@ -165,29 +187,34 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.put(seat.cell, members, cell.phase)
     if cell.phase == "live":
         if state.mode == "running":
-            count_fatal(state, actions)
-        damage(state, seat.cell, f"{worker} is gone ({how})", actions)
+            bounds.count_fatal(state)
+        damage(state, seat.cell, state.cause, actions)
     else:
         state.empty(seat.cell)
 
 
-def strike(state: State, node: str, actions: list[Action]) -> None:
-    """Count a node's failures by step (a node that dies takes all its workers at once)."""
-    steps = tuple(s for s in state.strikes.get(node, ()) if s > state.committed - WINDOW and s != state.committed)
-    state.strikes[node] = (*steps, state.committed)
-    if len(state.strikes[node]) >= STRIKES and node not in state.aside:
-        state.aside |= {node}
-        reason = f"it lost workers at {STRIKES} of the last {WINDOW} steps: no cell is put on it any more"
-        actions.append(Journal("node_aside", {"node": node, "reason": reason}))
+def stand_still(state: State, reason: str, actions: list[Action]) -> None:
+    """Nothing moves: form again what stands still, once; then it is nothing that forming again can mend."""
+    state.still += 1
+    state.cause = reason
+    if state.verdict:
+        state.verdict = f"{state.verdict}; its state could not be saved ({reason})"
+        end(state, actions)
+    elif state.mode == "gathering":
+        for index, cell in enumerate(state.cells):
+            if cell.phase == "forming":
+                not_formed(state, index, None, reason, actions)
+    else:
+        drain(state, reason, actions)
 
 
-def count_fatal(state: State, actions: list[Action]) -> None:
-    step, times = state.fatal
-    state.fatal = (state.committed, times + 1 if step == state.committed else 1)
-    if state.fatal[1] >= FATAL:
-        step = state.committed
-        reason = f"step {step} killed workers {FATAL} times in a row, whoever took it: not a fault of the nodes"
-        give_up(state, reason, actions)
+def not_formed(state: State, index: int, worker: str | None, reason: str, actions: list[Action]) -> None:
+    """A cell's world did not come up: it is formed again, under another name."""
+    fields = {"cell": index, "attempt": state.cells[index].attempt, "actor": worker, "reason": reason}
+    actions.append(Journal("formation_failed", fields))
+    state.fruitless += 1
+    state.cause = reason
+    state.empty(index)
 
 
 def fail(state: State, event: Failed, actions: list[Action]) -> None:
@@ -209,8 +236,7 @@ def fail(state: State, event: Failed, actions: list[Action]) -> None:
     elif event.where == "form":
         cell = state.cells[seat.cell]
         if cell.phase == "forming" and cell.attempt == event.attempt:
-            state.fruitless += 1
-            state.empty(seat.cell)
+            not_formed(state, seat.cell, event.worker, event.message, actions)
     elif event.generation == state.generation and seat.cell in state.live:
         if event.where == "corrupt":
             state.tainted.update(state.cells[seat.cell].people())
@@ -231,6 +257,7 @@ def damage(state: State, cell: int, reason: str, actions: list[Action]) -> None:
 
 def drain(state: State, reason: str, actions: list[Action]) -> None:
     """End the current generation, once; a pause is cut short."""
+    state.cause = reason
     if state.mode == "running":
         state.mode = "draining"
         state.acks = {}
@@ -272,5 +299,3 @@ def settle(state: State, actions: list[Action]) -> None:
         appoint(state, actions)
     if state.mode == "draining":
         conclude(state, actions)
-    if state.mode != "ended" and state.fruitless > FRUITLESS:
-        give_up(state, f"{state.fruitless} attempts in a row committed no step", actions)

@@ -16,6 +16,7 @@ __all__ = [
     "Committed",
     "Draining",
     "End",
+    "Ending",
     "Evaluated",
     "Event",
     "Failed",
@@ -27,13 +28,16 @@ __all__ = [
     "Keep",
     "Kept",
     "Lost",
+    "NotSaved",
     "Pause",
     "Raise",
     "Ready",
     "Recall",
     "Release",
     "Rewind",
+    "Standstill",
     "Stop",
+    "Unborn",
 ]
 
 # ---- events
@@ -54,6 +58,15 @@ class Lost:
 
     worker: str
     how: str
+
+
+@dataclass(frozen=True)
+class Unborn:
+    """A worker that was asked for died before its first word, or said as its only one that it cannot start."""
+
+    worker: str
+    node: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,29 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class NotSaved:
+    """A checkpoint of `steps` committed steps will never be whole."""
+
+    steps: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The run is to save its state and to end, for a reason that no worker said."""
+
+    reason: str
+    status: Literal["failed", "stopped"] = "failed"
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """No step was committed, and no worker of the run did anything else, for longer than any of it may take."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Draining:
     """A node will be taken away."""
 
@@ -131,7 +167,8 @@ class Kept:
     era: int
 
 
-Event = Joined | Lost | Ready | Acked | Committed | Evaluated | Failed | Finished | Checkpointed | Draining | Kept
+FromWorker = Joined | Lost | Unborn | Ready | Acked | Committed | Evaluated | Failed | Finished | Kept
+Event = FromWorker | Checkpointed | NotSaved | Draining | Standstill | Ending
 
 # ---- actions
 
@@ -234,7 +271,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class End:
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "stopped"]
     reason: str
 
 

@@ -133,12 +133,22 @@ class State:
     """Steps of the copies from which the first cell is being formed."""
     verdict: str = ""
     """Why the run cannot go on: what is left to do is to save its state."""
+    ends: Literal["failed", "stopped"] = "failed"
+    """What the run ends as by its verdict."""
     committed: int = 0
     evaluated: int = -1
     checkpoint: int = 0
     """Steps of the last whole checkpoint; 0 is the initial state."""
     fruitless: int = 0
-    """Generations since the last committed step."""
+    """Generations and failed formations since the last committed step."""
+    spent: int = 0
+    """Workers that died since the last committed step."""
+    still: int = 0
+    """Standstills since the last committed step."""
+    unborn: dict[str, int] = field(default_factory=dict)
+    """Workers in a row that died on each node before their first word."""
+    cause: str = ""
+    """What went wrong last: the reason of an end that only counts."""
 
     @classmethod
     def new(cls, shape: Shape, homes: Mapping[Seat, str], checkpoint: int = 0) -> State:
@@ -167,6 +177,7 @@ class State:
             tainted=set(self.tainted),
             draining=dict(self.draining),
             strikes=dict(self.strikes),
+            unborn=dict(self.unborn),
             keepers=dict(self.keepers),
             copies={keeper: dict(held) for keeper, held in self.copies.items()},
         )

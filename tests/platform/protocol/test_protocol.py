@@ -27,7 +27,7 @@ def test_without_faults_every_order_of_moves_ends_in_the_same_state() -> None:
 
 @pytest.mark.parametrize(
     ("faults", "spares", "steps"),
-    [(("crash",), 0, 2), (("cut",), 0, 1)],
+    [(("crash",), 0, 2), (("cut",), 0, 1), (("still",), 0, 2)],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: int) -> None:
@@ -41,6 +41,8 @@ def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: in
 @pytest.mark.parametrize(
     ("faults", "spares", "steps"),
     [
+        (("still",), 1, 1),
+        (("crash", "still"), 0, 1),
         (("crash",), 0, 1),
         (("crash",), 1, 1),
         (("glitch",), 0, 2),

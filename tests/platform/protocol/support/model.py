@@ -23,6 +23,7 @@ from shoal.control.messages import (
     Draining,
     Event,
     Joined,
+    Standstill,
 )
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
@@ -37,8 +38,8 @@ class Model:
 
     `faults`: what may happen, once for each mention: `crash`, `cut` (a living worker is taken for dead and fenced, but
     runs on), `glitch` (a collective between cells fails though nobody died), `drain` (a node's preemption notice),
-    `arrive` (one more worker). `rule`: the controller's decisions, to be swapped for a broken one. `orders`: in which
-    orders the same moves are looked at, see `moves`.
+    `arrive` (one more worker), `still` (the controller finds that nothing moves). `rule`: the controller's decisions, to
+    be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`.
     """
 
     def __init__(
@@ -160,6 +161,11 @@ class Model:
                         scene = Scene(self, left)
                         scene.tell(None, Draining(node))
                         yield f"{node} is to be taken away", scene.world()
+            elif fault == "still":
+                if self.states[world.controller].mode in ("running", "gathering"):
+                    scene = Scene(self, left)
+                    scene.tell(None, Standstill("nothing moves"))
+                    yield "nothing moves", scene.world()
             elif fault == "arrive":
                 i = next((i for i, w in enumerate(crew) if w == Worker(life="gone")), None)
                 if i is not None:

@@ -60,7 +60,7 @@ def explore(model: Model, limit: int = 10_000_000) -> Found:
                 continue
             label, after = step
             found.moves += 1
-            count[0] += label.split(": ")[-1] not in ("crash", "cut", "glitch")
+            count[0] += label.split(": ")[-1] not in ("crash", "cut", "glitch", "nothing moves")
             if after in open_path:
                 raise Violation(f"I6: a circle, by: {label}")
             if after not in seen:

@@ -1,0 +1,225 @@
+"""Runs that get nowhere: what is tried again, how often, and with which reason they end. No cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from decisions import HOMES, Run, one
+
+from shoal.control.bounds import FRUITLESS, SPENT, UNBORN
+from shoal.control.messages import (
+    Acked,
+    Checkpointed,
+    Committed,
+    End,
+    Ending,
+    Failed,
+    Form,
+    Generation,
+    Joined,
+    Journal,
+    Lost,
+    NotSaved,
+    Pause,
+    Ready,
+    Standstill,
+    Stop,
+    Unborn,
+)
+from shoal.control.state import Ack
+from shoal.plan import Seat
+
+WHY = "RuntimeError: no accelerator here"
+
+
+def journaled(actions: list[Any], kind: str) -> list[Any]:
+    return [action.fields for action in actions if isinstance(action, Journal) and action.kind == kind]
+
+
+def answer_all(run: Run, steps: int) -> list[Any]:
+    return [action for worker in sorted(run.state.awaited) for action in run.ack(worker, steps)]
+
+
+# ---- before the first word
+
+
+def test_where_no_worker_can_start_the_run_ends_with_the_cause() -> None:
+    run = Run()
+    for worker in list(HOMES.values())[:-1]:
+        assert run.feed(Unborn(worker, f"n{worker}", WHY)) == []  # who is still expected may be able to
+    end = one(run.feed(Unborn("w11", "nw11", WHY)), End)
+    assert end.status == "failed"
+    assert WHY in end.reason
+    assert "the last of 4, on nw00, nw01, nw10, nw11" in end.reason
+
+
+def test_a_few_tries_are_made_and_a_worker_that_starts_ends_the_count() -> None:
+    run = Run()
+    run.feed(*(Lost(worker, "late") for worker in HOMES.values()))
+    for number in range(UNBORN - 1):
+        assert journaled(run.feed(Unborn(f"s{number}", "n1", WHY)), "node_aside") == []
+    run.feed(Joined("s8", "n1"), Lost("s8", "closed"))
+    for number in range(UNBORN - 1):
+        assert run.feed(Unborn(f"t{number}", "n1", WHY)) == []
+    assert WHY in one(run.feed(Unborn("t9", "n1", WHY)), End).reason
+
+
+def test_a_node_where_no_worker_can_start_is_set_aside_while_others_train() -> None:
+    run = Run()
+    run.start()
+    for number in range(UNBORN):
+        fresh = run.feed(Unborn(f"s{number}", "n9", WHY))
+    (aside,) = journaled(fresh, "node_aside")
+    assert aside["node"] == "n9"
+    assert WHY in aside["reason"]
+    assert run.state.mode == "running"
+    assert run.feed(Unborn("s9", "n9", WHY)) == []  # told once
+
+
+def test_workers_are_not_spent_without_end() -> None:
+    """Whoever joins dies while its cell is formed: never a generation, never a step."""
+    run = Run()
+    run.feed(*(Joined(worker, "n1", seat) for seat, worker in HOMES.items()))
+    tries = 0
+    while not any(isinstance(action, End) for action in run.actions):
+        tries += 1
+        victim = run.state.cells[0].people()[0]
+        run.feed(Lost(victim, "killed by the kernel"), Joined(f"s{tries}", f"n{tries}"))
+        assert tries <= SPENT + 2 * len(HOMES) + 1
+    end = one(run.actions, End)
+    assert f"{SPENT + 2 * len(HOMES) + 1} workers died without a committed step" in end.reason
+    assert "killed by the kernel" in end.reason
+
+
+def test_a_committed_step_gives_new_credit() -> None:
+    run = Run()
+    run.start()
+    for number in range(SPENT + 2 * len(HOMES)):
+        run.feed(Joined(f"s{number}", f"n{number}"), Lost(f"s{number}", "closed"))
+    run.feed(Committed("w00", 0, 1), Joined("x", "nx"), Lost("x", "closed"))
+    assert run.state.mode == "running"
+    assert run.state.verdict == ""
+
+
+# ---- formations
+
+
+def test_a_formation_that_fails_says_why_and_its_end_says_it_again() -> None:
+    run = Run()
+    run.feed(*(Joined(worker, "n1", seat) for seat, worker in HOMES.items()))
+    fresh = run.feed(Failed("w00", -1, "form", "RuntimeError: connection refused", 0))
+    (failed,) = journaled(fresh, "formation_failed")
+    assert failed == {"cell": 0, "attempt": 0, "actor": "w00", "reason": "RuntimeError: connection refused"}
+    for _ in range(FRUITLESS):
+        assert one(fresh, Form).cell == 0
+        fresh = run.feed(Failed("w00", -1, "form", "RuntimeError: connection refused", run.state.cells[0].attempt))
+    assert "connection refused" in one(fresh, End).reason
+
+
+# ---- standing still
+
+
+def test_what_stands_still_is_formed_again_once_and_then_saved_and_ended() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 7))
+    assert one(run.feed(Standstill("nothing for 20 s")), Stop).broken == ()
+    again = one(answer_all(run, 7), Generation)
+    assert (again.steps, again.halt) == (7, False)
+    assert one(run.feed(Standstill("nothing for 20 s")), Stop).broken == ()
+    saved = one(answer_all(run, 7), Generation)
+    assert (saved.steps, saved.save, saved.halt) == (7, True, True)
+    end = one(run.feed(Checkpointed(7)), End)
+    assert end.status == "failed"
+    assert "nothing for 20 s, 2 times" in end.reason
+
+
+def test_a_step_between_two_standstills_makes_the_second_the_first() -> None:
+    run = Run()
+    run.start()
+    run.feed(Standstill("nothing"))
+    generation = one(answer_all(run, 0), Generation)
+    run.feed(Committed("w00", generation.generation, 1), Standstill("nothing"))
+    assert one(answer_all(run, 1), Generation).halt is False
+
+
+def test_a_pause_that_nobody_comes_out_of_is_cut_short() -> None:
+    run = Run()
+    run.start()
+    run.spares()
+    run.feed(Lost("w10", "closed"), Lost("w11", "closed"))
+    answer_all(run, 3)
+    cell = run.state.cells[1]
+    one(run.feed(*(Ready(member, 1, cell.attempt) for member in cell.people())), Pause)
+    assert set(one(run.feed(Standstill("nothing")), Stop).workers) == {"w00", "w01"}
+
+
+def test_cells_that_are_never_formed_are_formed_again_and_then_the_run_ends() -> None:
+    run = Run()
+    run.feed(*(Joined(worker, "n1", seat) for seat, worker in HOMES.items()))
+    fresh = run.feed(Standstill("nothing for 600 s"))
+    assert [(form.cell, form.attempt) for form in fresh if isinstance(form, Form)] == [(0, 1), (1, 1)]
+    assert run.feed(Ready("w00", 0, 0), Ready("w01", 0, 0)) == []  # of the attempt before
+    assert "nothing for 600 s" in one(run.feed(Standstill("nothing for 600 s")), End).reason
+
+
+def test_a_state_that_cannot_be_saved_ends_all_the_same() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 7), Ending("enough"))
+    answer_all(run, 7)
+    end = one(run.feed(Standstill("nothing for 600 s")), End)
+    assert "enough; its state could not be saved (nothing for 600 s)" in end.reason
+
+
+# ---- an end for the controller's own reasons
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_an_end_in_order_saves_first(status: Any) -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 7))
+    one(run.feed(Ending("rolled back more than 3 times", status)), Stop)
+    assert run.feed(Ending("another reason")) == []
+    saved = one(answer_all(run, 7), Generation)
+    assert (saved.save, saved.halt) == (True, True)
+    end = one(run.feed(Checkpointed(7)), End)
+    assert end.status == status
+    assert end.reason.startswith("rolled back more than 3 times; its state is saved up to step 7")
+
+
+def test_an_end_before_anything_stands_is_at_once() -> None:
+    run = Run()
+    assert one(run.feed(Ending("stopped by somebody", "stopped")), End).status == "stopped"
+
+
+def test_a_last_checkpoint_that_fails_ends_the_run_and_an_older_one_does_not() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 7), Ending("enough"))
+    answer_all(run, 7)
+    assert run.feed(NotSaved(5, "its cell broke")) == []
+    end = one(run.feed(NotSaved(7, "No space left")), End)
+    assert "enough; its state could not be saved (No space left); its state is saved up to step 0 of 7" in end.reason
+
+
+def test_an_end_while_a_cell_is_put_together_waits_for_it() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 30), Lost("w10", "closed"), Lost("w01", "closed"))
+    run.ack("w00", 30, out=True)
+    form = one(run.ack("w11", 30, out=True), Form)
+    assert form.keep
+    assert run.feed(Ending("enough")) == []
+    saved = one(run.feed(*(Ready(member, 0, form.attempt) for member in form.members)), Generation)
+    assert (saved.steps, saved.save, saved.halt) == (30, True, True)
+    assert run.feed(Acked("w00", 0, Ack(30))) == []
+
+
+def test_seats_are_named_for_nobody() -> None:
+    """A worker that dies unborn frees the seat it was asked for: the cell is filled from spares."""
+    run = Run()
+    run.feed(Joined("w00", "n1", Seat(0, 0)), Joined("s0", "n3"))
+    assert one(run.feed(Unborn("w01", "n2", WHY)), Form).members == ("w00", "s0")
