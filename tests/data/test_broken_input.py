@@ -114,7 +114,7 @@ def test_strict_makes_it_an_error_that_names_the_file(tokenizer: Path, inputs: P
 
 
 def test_jsonl_is_read_in_stretches(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal_data.build.documents._JSON_BYTES", 300)
+    monkeypatch.setattr("shoal_data.build.jsonl._STRETCH", 300)
     (tmp_path / "in").mkdir()
     lines = [json.dumps({"text": "x" * (number % 150 + 1)}) for number in range(400)]
     lines[7] = "{not json"

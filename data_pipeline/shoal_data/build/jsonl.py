@@ -1,0 +1,279 @@
+"""Documents of JSON Lines. The verdict on a line depends on that line alone, whatever lies beside it.
+
+Arrow reads a stretch of lines at a time, and is believed where each line is one object; where it fails, the stretch is
+cut smaller, and a small one is judged line by line, by Python's `json` and then by Arrow. What Arrow takes in a stretch
+it takes alone, so both ways agree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.json
+
+from shoal_data.build.columns import Documents, Quarantined, clean, words
+from shoal_data.build.inputs import Piece
+from shoal_data.build.unpack import Damage, blocks
+
+__all__ = ["jsonl_documents"]
+
+_STRETCH = 1 << 30  # bytes of lines at a time; Arrow takes less than 2 GiB
+_SMALL = 256 << 10  # bytes of lines that are judged one by one if one of them is bad
+_LONGEST = (2 << 30) - (1 << 20)  # bytes of a line
+_TOO_LONG = b"\xfftoo long"  # stands in for a longer one
+_SPACE = b" \t\r"
+_MARK = b"\xef\xbb\xbf"
+_SCAN = 16 << 20
+
+
+def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+    """The documents of `piece`; lines that are none go to `lost`. A blank line is no loss, but has a number."""
+    row = piece.row
+    stretches = _stretches(blocks(piece))
+    while True:
+        try:
+            stretch = next(stretches, None)
+        except Damage as damage:
+            lost.append(Quarantined(piece.path, row, damage.cause, None))
+            return
+        if stretch is None:
+            return
+        yield from _documents(piece.path, stretch, row, column, lost)
+        row += _line_count(stretch)
+
+
+def _line_count(content: bytes) -> int:
+    return content.count(b"\n") + (not content.endswith(b"\n"))
+
+
+def _stretches(content: Iterator[bytes]) -> Iterator[bytes]:
+    """`content` in whole lines, about `_STRETCH` bytes at a time.
+
+    Raises:
+        Damage: as `content` does, after the last whole line that can be trusted.
+    """
+    held: list[bytes] = []
+    size = lines = 0  # bytes held, and of them bytes of whole lines
+    within = False  # a line too long to be held
+    try:
+        for block in content:
+            if within:
+                end = block.find(b"\n")
+                if end < 0:
+                    continue
+                block, within = block[end:], False
+            held.append(block)
+            size += len(block)
+            end = block.rfind(b"\n") + 1
+            lines = size - len(block) + end if end else lines
+            if size >= _STRETCH and lines:
+                whole = b"".join(held)
+                held, size = [whole[lines:]], size - lines
+                yield whole if not size else whole[:lines]
+                del whole
+                lines = 0
+            elif size > _LONGEST:
+                held, size, within = [_TOO_LONG], len(_TOO_LONG), True
+    except Damage as damage:
+        whole = b"".join(held)
+        if damage.unsure:
+            whole = whole[: -damage.unsure]
+        if not damage.complete:
+            whole = whole[: whole.rfind(b"\n") + 1]
+        if whole:
+            yield whole
+        raise
+    if size:
+        yield b"".join(held)
+
+
+def _documents(path: str, content: bytes, row: int, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+    """The documents of some whole lines, the first of which is line `row` of the file."""
+    starts, ends = _lines(content)
+    some = np.flatnonzero(ends > starts)
+    if len(some) == 0:
+        return
+    missing = f"no text in field {column!r}"
+    fields = [column] if column == "lang" else [column, "lang"]
+    table = _table(content, fields, len(some)) if _are_objects(content, starts[some], ends[some]) else None
+    if table is not None:
+        tags = table["lang"] if column != "lang" else None
+        yield from clean(path, table[column], tags, row + some, missing, lost)
+    elif len(content) > _SMALL and len(cuts := _cuts(starts, len(content))) > 2:
+        for first, last in itertools.pairwise(cuts):
+            end = starts[last] if last < len(starts) else len(content)
+            yield from _documents(path, content[starts[first] : end], row + first, column, lost)
+    else:
+        yield from _one_by_one(path, content, starts, ends, row, column, lost)
+
+
+def _lines(content: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where each line begins and ends, without its break and the byte order mark of the first."""
+    values = np.frombuffer(content, np.uint8)
+    scans = range(0, len(values), _SCAN)  # a mask of the whole would double the memory
+    breaks = np.concatenate([np.flatnonzero(values[first : first + _SCAN] == ord("\n")) + first for first in scans])
+    open_end = [] if content.endswith(b"\n") else [len(content)]
+    ends = np.concatenate((breaks, np.array(open_end, np.int64)))
+    starts = np.concatenate((np.zeros(1, np.int64), breaks + 1))[: len(ends)]
+    if content.startswith(_MARK):
+        starts[0] = len(_MARK)
+    ends -= (ends > starts) & (values[ends - 1] == ord("\r"))
+    return starts, ends
+
+
+def _cuts(starts: npt.NDArray[np.int64], size: int) -> list[int]:
+    """Lines at which to cut `size` bytes into stretches of about `_SMALL`, the first and the end included."""
+    cuts = np.searchsorted(starts, np.arange(_SMALL, size, _SMALL))
+    return [0, *np.unique(cuts[(cuts > 0) & (cuts < len(starts))]).tolist(), len(starts)]
+
+
+def _are_objects(content: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
+    """Whether every line begins and ends as an object does: then none goes on in the next one."""
+    values = np.frombuffer(content, np.uint8)
+    return bool((values[starts] == ord("{")).all() and (values[ends - 1] == ord("}")).all())
+
+
+def _table(content: bytes, fields: Sequence[str], count: int) -> pa.Table | None:
+    """The text in `fields` of `count` lines as Arrow reads it, or None if it does not read a row for each."""
+    types = [pa.large_string(), pa.string()]
+    schema = pa.schema(list(zip(fields, types, strict=False)))
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(content),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=max(1 << 20, len(content) + 1)),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+    except (ValueError, OverflowError, MemoryError, pa.ArrowException):
+        return None
+    return table if len(table) == count else None
+
+
+def _one_by_one(
+    path: str,
+    content: bytes,
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    row: int,
+    column: str,
+    lost: list[Quarantined],
+) -> Iterator[Documents]:
+    texts: list[str] = []
+    tags: list[str | None] = []
+    rows: list[int] = []
+    for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True), start=row):
+        line = content[start:end].removeprefix(_MARK).strip(_SPACE)
+        if not line:
+            continue
+        try:
+            text, tag = _judged(line, column)
+        except _NoDocumentError as error:
+            lost.append(Quarantined(path, number, str(error)))
+        else:
+            texts.append(text)
+            tags.append(tag)
+            rows.append(number)
+    column_of_text = pa.chunked_array([pa.array(texts, pa.large_string())])
+    column_of_tags = pa.chunked_array([pa.array(tags, pa.string())])
+    yield from clean(path, column_of_text, column_of_tags, np.array(rows, np.int64), "", lost)
+
+
+class _NoDocumentError(Exception):
+    """Why a line is no document."""
+
+
+def _judged(line: bytes, column: str) -> tuple[str, str | None]:
+    """Text and language tag of a line without space around it.
+
+    Raises:
+        _NoDocumentError: it has none.
+    """
+    if line == _TOO_LONG:
+        raise _NoDocumentError(f"a line of more than {_LONGEST >> 20} MiB")
+    if line.startswith(b"["):
+        raise _NoDocumentError(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")
+    if not line.startswith(b"{"):
+        raise _NoDocumentError(_NOT_JSON + "no JSON object")
+    try:
+        # A byte that is not UTF-8 does harm in the text alone; a number may have any length.
+        value = _JSON.decode(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError, MemoryError) as error:
+        judged = _judged_by_arrow(line, column)
+        if judged is None:
+            raise _NoDocumentError(_NOT_JSON + _in_words(error)) from None
+        return judged
+    text, tag = value.get(column), value.get("lang") if column != "lang" else None
+    if text is None:
+        raise _NoDocumentError(f"no text in field {column!r}")
+    if not isinstance(text, str):
+        raise _NoDocumentError(f"no text in field {column!r} but {_KINDS.get(type(text), 'a number')}")
+    if not _is_utf8(text):
+        raise _NoDocumentError(_bad_text(text))
+    return text, tag if isinstance(tag, str) and _is_utf8(tag) else None
+
+
+def _judged_by_arrow(line: bytes, column: str) -> tuple[str, str | None] | None:
+    """What Arrow makes of a line that Python's `json` does not take: of deep nesting, for one."""
+    table = _table(line, [column], 1) if line.endswith(b"}") else None
+    if table is None:
+        return None
+    try:
+        text = table[column][0].as_py()
+    except UnicodeDecodeError as error:
+        raise _NoDocumentError(f"invalid UTF-8 at byte {error.start}") from None
+    if text is None:
+        raise _NoDocumentError(f"no text in field {column!r}")
+    tagged = _table(line, [column, "lang"], 1) if column != "lang" else None
+    try:
+        return text, tagged["lang"][0].as_py() if tagged is not None else None
+    except UnicodeDecodeError:
+        return text, None
+
+
+def _number(_: str) -> float:
+    return 0.0
+
+
+_JSON = json.JSONDecoder(parse_int=_number, parse_float=_number)
+_NOT_JSON = "unreadable JSON line: "
+_KINDS = {dict: "an object", list: "a list", bool: "true or false"}
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bad_text(text: str) -> str:
+    """What is wrong with text that is not UTF-8."""
+    try:
+        text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        return f"invalid UTF-8 at byte {error.start}"
+    except UnicodeEncodeError:
+        pass
+    return "half a surrogate pair in the text"
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return words(error)
+    rest = error.doc[error.pos :].strip()
+    if error.msg == "Extra data" and rest == ",":
+        return "a comma after the object: part of a JSON array, not lines (jq -c '.[]' makes lines of it)"
+    if error.msg == "Extra data" and "\r" in error.doc:
+        return "several values in a line: are its lines ended by CR alone?"
+    if error.msg == "Extra data":
+        return "something follows the object in its line"
+    if error.doc == "{":
+        return "an object over several lines (jq -c . makes one line of each)"
+    return f"{error.msg.removesuffix(' at')} at character {error.pos}"
