@@ -13,7 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.filesystem import find_files
-from shoal_data.build.inputs import plan_parts, source_name
+from shoal_data.build.inputs import plan_parts
+from shoal_data.build.sources import source_name
 from shoal_data.errors import InputError
 
 

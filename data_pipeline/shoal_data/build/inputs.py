@@ -1,26 +1,30 @@
 """From globs to parts: which stretches of which files one task works on.
 
-The plan is a pure function of the files and their sizes, so that a job that is run again finds the same parts.
+The plan is a pure function of the files and their stamps, so that a job that is run again finds the same parts.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shoal_data.build.filesystem import Found, find_files, open_file
+from shoal_data.build.filesystem import Found, is_local, open_file
+from shoal_data.build.formats import format_of, is_packed
+from shoal_data.build.gather import gather
+from shoal_data.build.progress import Count
 from shoal_data.errors import InputError
 
-__all__ = ["Part", "Piece", "plan_parts", "source_name"]
+__all__ = ["Part", "Piece", "plan_parts"]
 
-_COMPRESSED = (".gz", ".zst")
 _SMALLEST, _LARGEST = 4 << 20, 32 << 20
-_NOTHING = "check the pattern (quote it, so that the shell does not expand it) and that the files exist"
+_BLOCK = 4 << 20
+_AT_ONCE = 16  # files of a store that are looked into side by side: an answer takes long, and little of this machine
 
 
 @dataclass(frozen=True)
@@ -73,79 +77,78 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
             an eighth of the text, within 4 to 32 MiB, so that small jobs run in parallel and large ones stay few.
 
     Raises:
-        InputError: a glob that matches nothing.
+        InputError: a glob that matches nothing; files that cannot be read, of a kind that is not read, or that change.
+        StoreError: a store that does not answer.
     """
-    files: dict[str, tuple[str, Found]] = {}
-    for pattern in inputs:
-        name, path_glob = _named(pattern)
-        found = find_files(path_glob)
-        if not found:
-            raise InputError(f"--input {pattern!r}: no file matches", _NOTHING)
-        for file in found:
-            files.setdefault(file.path, (name or source_name(file.path), file))
-    text = sum(_text_size(path, file.size) for path, (_, file) in files.items())
+    with Count("planning", "names") as named:
+        files = gather(inputs, named.advance)
+    text = sum(_text_size(file) for _, file in files)
     target = target or min(_LARGEST, max(_SMALLEST, text // 8))
     by_source: dict[str, list[Piece]] = {}
-    for path, (source, file) in files.items():
-        pieces = _pieces(path, file.size, column, target)
-        by_source.setdefault(source, []).extend(replace(piece, stamp=file.stamp) for piece in pieces)
+    with Count("planning", "files", len(files)) as seen:
+        for (source, _), pieces in zip(files, _cut([file for _, file in files], column, target), strict=True):
+            by_source.setdefault(source, []).extend(pieces)
+            seen.advance(1)
     parts: list[Part] = []
     for source in sorted(by_source):
-        group: list[Piece] = []
-        for piece in by_source[source]:
-            if group and sum(one.size for one in group) + piece.size > target:
-                parts.append(Part(len(parts), source, tuple(group)))
-                group = []
-            group.append(piece)
-        parts.append(Part(len(parts), source, tuple(group)))
+        for group in _grouped(by_source[source], target):
+            parts.append(Part(len(parts), source, tuple(group)))
     return parts
 
 
-def source_name(path: str) -> str:
-    """The source of a file that was given no name: its stem without shard numbers.
-
-    >>> source_name("/data/web-00012-of-00100.jsonl.gz")
-    'web'
-    """
-    stem = os.path.basename(path)
-    while True:
-        stem, suffix = os.path.splitext(stem)
-        if not suffix:
-            break
-    return re.sub(r"([-_.]?\d+([-_]of[-_]\d+)?)$", "", stem) or stem
-
-
-def _named(pattern: str) -> tuple[str, str]:
-    found = re.match(r"([A-Za-z0-9_.-]+)=(.+)", pattern)
-    return (found[1], found[2]) if found else ("", pattern)
+def _grouped(pieces: Sequence[Piece], target: int) -> Iterator[list[Piece]]:
+    """Neighbours, together `target` bytes at most unless one alone has more."""
+    group: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if group and size + piece.size > target:
+            yield group
+            group, size = [], 0
+        group.append(piece)
+        size += piece.size
+    if group:
+        yield group
 
 
-def _text_size(path: str, size: int) -> int:
+def _text_size(file: Found) -> int:
     """Bytes of text in a file, guessed from its size: compressed formats hold about four times as much."""
-    packed = path.lower().endswith((*_COMPRESSED, ".parquet", ".pq"))
-    return size * (4 if packed else 1)
+    return file.size * (4 if is_packed(file.path) or format_of(file.path) == "parquet" else 1)
 
 
-def _pieces(path: str, size: int, column: str, target: int) -> list[Piece]:
-    stem = path.lower()
-    compressed = stem.endswith(_COMPRESSED)
-    if compressed:
-        stem = stem.rpartition(".")[0]
-    if stem.endswith((".parquet", ".pq")):
-        return _row_groups(path, column, target, size)
-    if stem.endswith((".jsonl", ".ndjson", ".json")):
-        return [Piece(path, "jsonl", 0, 0, 0, size * 4)] if compressed else _lines(path, size, target)
-    return [Piece(path, "text", 0, 0, 0, size * 4 if compressed else size)]
-
-
-def _row_groups(path: str, column: str, target: int, size: int) -> list[Piece]:
+def _cut(files: Sequence[Found], column: str, target: int) -> Iterator[list[Piece]]:
+    """The pieces of each file, in order."""
+    cut = partial(_pieces, column=column, target=target)
+    if all(is_local(file.path) for file in files):
+        yield from map(cut, files)
+        return
+    pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        with open_file(path) as file:
-            footer = pq.read_metadata(file)
-    except (OSError, ValueError):  # the task that reads it says what is wrong and quarantines the file
-        return [Piece(path, "parquet", 0, 0, 0, size)]
+        yield from pool.map(cut, files)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pieces(file: Found, column: str, target: int) -> list[Piece]:
+    """The pieces of a file; where nothing is to be cut, its whole content."""
+    kind = format_of(file.path)
+    if kind == "parquet":
+        pieces = _row_groups(file, column, target)
+    elif kind == "jsonl" and not is_packed(file.path):
+        pieces = _lines(file, target)
+    else:
+        pieces = [Piece(file.path, kind, 0, 0, 0, _text_size(file))]
+    return [replace(piece, stamp=file.stamp) for piece in pieces]
+
+
+def _row_groups(file: Found, column: str, target: int) -> list[Piece]:
+    try:
+        with open_file(file.path, file) as opened:
+            footer = pq.read_metadata(opened)
+    except (OSError, ValueError, pa.ArrowException):  # the task that reads it says what is wrong and quarantines it
+        return [Piece(file.path, "parquet", 0, 0, 0, file.size)]
+    # Of several columns that have the name, the first says how much text there is.
     names = [footer.schema.column(index).path for index in range(footer.num_columns)]
-    text = next((index for index, name in enumerate(names) if name == column), None)
+    text = names.index(column) if column in names else None
     pieces: list[Piece] = []
     first = row = held = rows = 0
     for group in range(footer.num_row_groups):
@@ -153,28 +156,31 @@ def _row_groups(path: str, column: str, target: int, size: int) -> list[Piece]:
         held += meta.total_byte_size if text is None else meta.column(text).total_uncompressed_size
         rows += meta.num_rows
         if held >= target or group == footer.num_row_groups - 1:
-            pieces.append(Piece(path, "parquet", first, group + 1, row, held))
+            pieces.append(Piece(file.path, "parquet", first, group + 1, row, held))
             first, row, held, rows = group + 1, row + rows, 0, 0
-    return pieces
+    return pieces or [Piece(file.path, "parquet", 0, 0, 0, 0)]
 
 
-def _lines(path: str, size: int, target: int) -> list[Piece]:
+def _lines(file: Found, target: int) -> list[Piece]:
     """Cut at the first line break at or after each `target` bytes, counting the lines before each cut."""
-    if size <= target * 2:
-        return [Piece(path, "jsonl", 0, size, 0, size)]
+    if file.size <= target * 2:
+        return [Piece(file.path, "jsonl", 0, file.size, 0, file.size)]
     pieces: list[Piece] = []
-    with open_file(path) as file:
-        first = row = 0
-        while first < size and (block := file.read(target)):
-            length, lines = len(block), block.count(b"\n")
-            while not block.endswith(b"\n") and (block := file.read(1 << 20)):
-                cut = block.find(b"\n") + 1
-                length += cut or len(block)
-                if cut:
-                    lines += 1
-                    file.seek(first + length)
-                    break
-            pieces.append(Piece(path, "jsonl", first, first + length, row, length))
-            first += length
-            row += lines
+    first = row = lines = place = 0
+    with open_file(file.path, file) as opened:
+        while block := opened.read(_BLOCK):
+            begin = 0
+            while cut := block.find(b"\n", max(begin, first + target - 1 - place)) + 1:
+                lines += block.count(b"\n", begin, cut)
+                pieces.append(Piece(file.path, "jsonl", first, place + cut, row, place + cut - first))
+                first, row, lines, begin = place + cut, row + lines, 0, cut
+            lines += block.count(b"\n", begin)
+            place += len(block)
+    if place != file.size:
+        raise InputError(
+            f"{file.path}: it changed from {file.size:,} to {place:,} bytes while the work was planned",
+            "run again when nobody writes to it",
+        )
+    if first < place:
+        pieces.append(Piece(file.path, "jsonl", first, place, row, place - first))
     return pieces

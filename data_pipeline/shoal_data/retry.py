@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from shoal_data.errors import StoreError
 
-__all__ = ["ATTEMPTS", "MayPass", "retried", "waits"]
+__all__ = ["ATTEMPTS", "RUN_AGAIN", "MayPass", "retried", "waits"]
 
 Result = TypeVar("Result")
 
-#: how often a store is asked for the same thing
-ATTEMPTS = 8
+#: how often a store is asked for the same thing: for some 25 seconds, beside what the answers take
+ATTEMPTS = 10
+RUN_AGAIN = "run the same command again when it answers: what is done stays done"
 
 
 class MayPass(Exception):
     """A store's answer that may be another one in a moment: it is busy, a connection broke."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
 
 
 def waits(attempts: int = ATTEMPTS, first: float = 0.1, longest: float = 10.0) -> Iterator[float]:
@@ -34,26 +32,31 @@ def waits(attempts: int = ATTEMPTS, first: float = 0.1, longest: float = 10.0) -
         yield min(longest, first * 2**number)
 
 
-def retried(name: str, ask: Callable[[], Result], sleep: Callable[[float], None] = time.sleep) -> Result:
+def retried(
+    name: str,
+    ask: Callable[[], Result],
+    attempts: int = ATTEMPTS,
+    sleep: Callable[[float], None] | None = None,
+) -> Result:
     """What `ask` returns, asked again as long as it raises `MayPass`.
 
     Args:
         name: the file or listing asked for, as the user knows it.
         ask: raises `MayPass`, or any other error, which goes on at once.
-        sleep: called with seconds between attempts (tests pass their own).
+        attempts: how often to ask.
+        sleep: called with the seconds between two attempts, of each wait a random half to all of it, so that tasks
+            that were turned away together do not come back together; `time.sleep` if None.
 
     Raises:
         StoreError: it was not to be had.
     """
-    for wait in waits():
+    pause = sleep or time.sleep
+    for wait in waits(attempts):
         try:
             return ask()
         except MayPass:
-            sleep(wait)
+            pause(wait * random.uniform(0.5, 1.0))
     try:
         return ask()
     except MayPass as error:
-        raise StoreError(
-            f"{name}: not read after {ATTEMPTS} attempts: {error.cause}",
-            "nothing is lost: run the same command again when the store answers; what is done stays done",
-        ) from error
+        raise StoreError(f"{name}: not read after {attempts} attempts: {error}", RUN_AGAIN) from error
