@@ -7,19 +7,28 @@ validated by the `Config` of the class that `workload.path` names.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shoal.errors import UserError
+from shoal.printable import printable
+from shoal.record.masking import mask_text
+from shoal.yamlfile import load_yaml, read_text
 
 __all__ = ["Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+RESOURCE = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
+STEPS = 1_000_000_000
+"""More steps than anything trains for."""
+WIDEST = 100_000
+"""More cells, or workers of a cell, than a cluster holds."""
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 class Section(BaseModel):
@@ -29,15 +38,15 @@ class Section(BaseModel):
 class Checkpoint(Section):
     """Distributed checkpoints, written in the background."""
 
-    every: int = Field(100, ge=0, description="steps between checkpoints; 0: only the last one")
-    keep: int = Field(2, ge=1, description="how many whole checkpoints stay")
+    every: int = Field(100, ge=0, le=STEPS, description="steps between checkpoints; 0: only the last one")
+    keep: int = Field(2, ge=1, le=STEPS, description="how many whole checkpoints stay")
 
 
 class Evaluation(Section):
     """Bits per byte on held-out text, at the start, at the end and in between."""
 
     every: int = Field(
-        0, ge=0, description="steps between evaluations; 0: only before the first and after the last step"
+        0, ge=0, le=STEPS, description="steps between evaluations; 0: only before the first and after the last step"
     )
     enabled: bool = True
 
@@ -49,10 +58,12 @@ class Audit(Section):
 class Snapshots(Section):
     """Copies of the state in each worker's own memory, for steps that went wrong, and checks that replicas agree."""
 
-    every: int = Field(0, ge=0, description="steps between two copies; 0: none, and no rolling back")
+    every: int = Field(0, ge=0, le=STEPS, description="steps between two copies; 0: none, and no rolling back")
     elsewhere: bool = Field(True, description="copy them to other nodes too, to go on from if no cell is left")
-    roll_backs: int = Field(3, ge=0, description="times a run may roll back; once more ends it")
-    compare: int = Field(0, ge=0, description="steps between two comparisons of the replicas' checksums; 0: never")
+    roll_backs: int = Field(3, ge=0, le=STEPS, description="times a run may roll back; once more ends it")
+    compare: int = Field(
+        0, ge=0, le=STEPS, description="steps between two comparisons of the replicas' checksums; 0: never"
+    )
 
     @property
     def recalls(self) -> bool:
@@ -64,16 +75,18 @@ class Injection(Section):
     """A fault on order, for drills: see `shoal.worker.inject`."""
 
     at: Literal["accumulate", "accumulated", "across", "vote", "commit", "committed", "join", "heal", "checkpoint"]
-    step: int = Field(ge=0, description="the pending step (committed: the one just done)")
-    cell: int = Field(0, ge=0)
-    rank: int = Field(0, ge=0)
+    step: int = Field(ge=0, le=STEPS, description="the pending step (committed: the one just done)")
+    cell: int = Field(0, ge=0, le=WIDEST)
+    rank: int = Field(0, ge=0, le=WIDEST)
     how: Literal["kill", "freeze", "raise", "nan", "flip"] = "kill"
 
 
 class Mlflow(Section):
     enabled: bool = True
-    uri: str | None = Field(None, description="tracking server; by default SQLite in the storage folder")
-    experiment: str = "shoal"
+    uri: str | None = Field(
+        None, description="tracking server; by default MLFLOW_TRACKING_URI, else SQLite in the storage folder"
+    )
+    experiment: str = Field("shoal", min_length=1, max_length=200)
 
 
 class Job(Section):
@@ -81,19 +94,24 @@ class Job(Section):
 
     run_id: str | None = Field(None, pattern=RUN_ID, description="name of the run; made up when not given")
     storage: Path = Field(Path("runs"), description="folder (shared by all nodes) that holds the runs")
-    steps: int = Field(ge=1, description="optimizer steps to commit")
-    cells: int = Field(2, ge=1, description="replicas of the model (HSDP groups)")
-    workers_per_cell: int = Field(2, ge=1, description="workers that share one replica (FSDP x expert parallel)")
-    spares: int | Literal["all"] = Field("all", description="warm spare workers to hold; all: every free slot")
-    threads: int = Field(1, ge=1, description="CPU threads a worker computes with")
-    slot_resource: str = Field("slot", description="the Ray resource one worker takes one of (GPU on GPU nodes)")
+    steps: int = Field(ge=1, le=STEPS, description="optimizer steps to commit")
+    cells: int = Field(2, ge=1, le=WIDEST, description="replicas of the model (HSDP groups)")
+    workers_per_cell: int = Field(
+        2, ge=1, le=WIDEST, description="workers that share one replica (FSDP x expert parallel)"
+    )
+    spares: Annotated[int, Field(ge=0, le=WIDEST)] | Literal["all"] = Field(
+        "all", description="warm spare workers to hold; all: every free slot"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads a worker computes with")
+    slot_resource: str = Field("slot", pattern=RESOURCE, description="the Ray resource one worker takes one of")
     reduce: Literal["fast", "exact"] = Field(
         "fast", description="exact: sums in fixed point, so that recoveries leave no trace, to the last bit"
     )
-    seed: int = Field(0, ge=0, description="of the model's initial values")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the model's initial values")
     patience: float = Field(
         20.0,
-        gt=0,
+        ge=0.1,
+        le=86_400.0,
         description="seconds a worker may be silent before it is taken for dead; every timeout derives from it",
     )
     checkpoint: Checkpoint = Checkpoint()
@@ -107,6 +125,32 @@ class Job(Section):
     mlflow: Mlflow = Mlflow()
     workload: dict[str, Any] = Field(description="`path: package.module:Class`, the rest is the workload's own")
 
+    @field_validator("run_id")
+    @classmethod
+    def _not_mlflows(cls, run_id: str | None) -> str | None:
+        if run_id in ("mlartifacts", "mlflow.db"):
+            raise ValueError("MLflow's own files have that name in the storage folder; choose another")
+        return run_id
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _a_folder(cls, storage: Any) -> Any:
+        if isinstance(storage, str) and (not storage.strip() or printable(storage) != storage):
+            raise ValueError("is empty, or holds characters that cannot be shown")
+        return storage
+
+    @field_validator("slot_resource")
+    @classmethod
+    def _counted_by_workers(cls, resource: str) -> str:
+        if resource == "GPU":
+            raise ValueError(
+                "GPU does not start yet, since Ray shows no GPU to a worker that takes it as a custom resource; "
+                "let GPU nodes offer `slot`, one for each GPU"
+            )
+        if resource in ("CPU", "memory", "object_store_memory"):
+            raise ValueError(f"Ray hands out {resource} by itself; name a custom resource, such as slot")
+        return resource
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -115,14 +159,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UserError: no such file, not YAML, or not a mapping.
+        UserError: no such file, not YAML, a key said twice, or not a mapping.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})", "name an existing job file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not YAML: {error}", "mend the line it names") from error
+        found = load_yaml(read_text(path), str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be read (there is no such file)", "name an existing job file") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no settings", "write `key: value` lines, as in docs/configuration.md")
     return found
@@ -137,12 +179,9 @@ def merge_overrides(settings: Mapping[str, Any], overrides: Iterable[str]) -> di
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
     for override in overrides:
         path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise UserError(f"{override!r} is no override", "write key.sub=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{override!r}: the value is not YAML", "quote it") from error
+        if not equals or not all(path.split(".")):
+            raise UserError(f"{mask_text(override)!r} is no override", "write key.sub=value")
+        value = load_yaml(text, f"the value of {path!r}")
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
             value = float(value)  # YAML 1.1 takes 1e-3 for a string
         *sections, key = path.split(".")
@@ -163,15 +202,30 @@ def parse(model: type[Model], settings: Mapping[str, Any], *, source: str, prefi
         UserError: an unknown key (with the nearest known one), a missing one, or a bad value.
     """
     try:
-        return model.model_validate(dict(settings))
+        found = model.model_validate(dict(settings))
     except ValidationError as error:
-        lines = [explain(model, item["loc"], item["type"], item["msg"], prefix) for item in error.errors()]
+        lines = [explain(model, item["loc"], item["type"], item["msg"], prefix) for item in error.errors()[:10]]
         raise UserError(f"{source}: " + "; ".join(lines), "correct the setting, see `docs/configuration.md`") from error
+    for key in infinite(found.model_dump(exclude_unset=True), prefix):
+        raise UserError(f"{source}: {key!r}: must be a finite number", "write a number such as 1.0e-3")
+    return found
+
+
+def infinite(value: Any, key: str) -> Iterator[str]:
+    """Keys of the numbers that are not finite, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key.rstrip(".")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from infinite(item, f"{key}{name}.")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from infinite(item, f"{key}{index}.")
 
 
 def explain(model: type[BaseModel], where: tuple[int | str, ...], kind: str, message: str, prefix: str) -> str:
     """One field's error in words."""
-    key = prefix + ".".join(str(part) for part in where)
+    key = prefix + ".".join(str(part) for part in where if re.fullmatch(r"\w+", str(part)))  # not a union's branch
     if kind == "extra_forbidden":
         known = fields_at(model, where[:-1])
         near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.0)
@@ -180,7 +234,25 @@ def explain(model: type[BaseModel], where: tuple[int | str, ...], kind: str, mes
         return f"unknown key {key!r}" + (f", did you mean {nearest!r}?" if nearest else "")
     if kind == "missing":
         return f"{key!r} is missing"
-    return f"{key!r}: {message}"
+    return f"{key!r}: {message.removeprefix('Value error, ')}{allowed(model, where)}"
+
+
+def allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> str:
+    """The range of a number's field in words; empty for other fields."""
+    limits: list[str] = []
+    for part in where:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            break
+        limits = [
+            f"{words} {getattr(limit, name):,}"
+            for limit in field.metadata
+            for name, words in BOUNDS.items()
+            if isinstance(getattr(limit, name, None), int | float)
+        ]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+    return f" (allowed: {', '.join(limits)})" if limits else ""
 
 
 def fields_at(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:

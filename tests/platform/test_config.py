@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from shoal.config import Job, load_job, merge_overrides, parse
 from shoal.errors import UserError
 from shoal.submit import preflight
+from shoal.workload import load_workload
 
 MINIMAL = {"steps": 10, "workload": {"path": "shoal_workloads.synthetic:Synthetic"}}
 
@@ -33,6 +35,24 @@ def test_overrides_reach_into_sections_and_are_read_as_yaml() -> None:
         ("run_id=a/b", "'run_id'"),
         ("steps", "'steps' is no override"),
         ("steps.x=1", "'steps' is a value, not a section"),
+        ("=5", "'=5' is no override"),
+        ("cells=1000000000", "(allowed: at least 1, at most 100,000)"),
+        ("patience=1e-9", "(allowed: at least 0.1, at most 86,400.0)"),
+        ("patience=.nan", "'patience'"),
+        ("steps=.inf", "'steps': Input should be a finite number"),
+        ("spares=-5", "'spares': Input should be greater than or equal to 0"),
+        ("seed=-1", "'seed'"),
+        ("workload.lr=.inf", "'workload.lr': must be a finite number"),
+        ("workload.deep=[{a: .nan}]", "'workload.deep.0.a': must be a finite number"),
+        ("storage=''", "'storage': is empty"),
+        ('storage="a\\nb"', "'storage'"),
+        ("slot_resource=GPU", "GPU does not start yet"),
+        ("slot_resource='a b'", "'slot_resource'"),
+        ("run_id=mlflow.db", "MLflow's own files"),
+        ("workload.x={a: 1, a: 2}", "'a' stands in line 1 already"),
+        ("workload.x={a: [}", "the value of 'workload.x': line 1, column 6: is not YAML"),
+        ("workload.when=2024-99-99", "holds a value that cannot be read"),
+        ("inject=&a [*a]", "stands for more than"),
     ],
 )
 def test_a_bad_setting_is_named(override: str, message: str) -> None:
@@ -48,7 +68,18 @@ def test_the_workloads_own_keys_are_checked_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("steps: [", "is not YAML"), ("just words", "holds no settings"), ("cells: 2", "'steps' is missing")],
+    [
+        ("steps: [", "is not YAML"),
+        ("just words", "holds no settings"),
+        ("cells: 2", "'steps' is missing"),
+        ("steps: 1\nworkload: {}\nsteps: 2", "line 3, column 1: 'steps' stands in line 1 already"),
+        ("workload:\n  a: 1\n  b: 2\n  a: 3", "line 4, column 3: 'a' stands in line 2 already"),
+        ("steps: !!python/object/apply:os.system ['true']", "is not YAML: could not determine a constructor"),
+        ("x: " + "[" * 3000, "is nested too deeply"),
+        ("x: '" + "a" * 1_000_001 + "'", "is longer than 1,000,000 characters"),
+        ("steps: 1\x00", "is none that YAML knows"),
+    ],
+    ids=range(9),
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "job.yaml"
@@ -56,6 +87,32 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_job(file, [])
     assert str(file) in error.value.problem
+
+
+def test_aliases_that_stay_small_are_fine(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("workload: &w {path: 'a:B', lr: 0.1}\nsteps: 3\ninject: []\n")
+    assert load_job(file, []).workload["lr"] == 0.1
+    bomb = "\n".join(f"{name}: &{name} [{','.join(['*' + before] * 10)}]" for before, name in pairwise("abcdefgh"))
+    file.write_text(f"a: &a [1]\n{bomb}\nsteps: 3")
+    with pytest.raises(UserError, match="stands for more than"):
+        load_job(file, [])
+
+
+def test_errors_repeat_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("steps: 3\nmlflow: {uri: postgresql://u:HUNTER2@h/db\n")
+    with pytest.raises(UserError) as broken:
+        load_job(file, [])
+    with pytest.raises(UserError) as no_override:
+        merge_overrides(MINIMAL, ["mlflow.uri postgresql://u:HUNTER2@h/db"])
+    with pytest.raises(UserError) as bad_value:
+        parse(Job, merge_overrides(MINIMAL, ["mlflow.enabled=HUNTER2", "mlflow.experiment=[HUNTER2]"]), source="x")
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not UTF-8"):
+        load_job(file, [])
+    for error in (broken, no_override, bad_value):
+        assert "HUNTER2" not in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -71,3 +128,12 @@ def test_preflight_refuses_a_batch_that_does_not_divide_and_an_id_in_use(tmp_pat
     settings = merge_overrides(settings, ["workload.global_batch=4"])
     with pytest.raises(UserError, match="'one' is in use"):
         preflight(parse(Job, settings, source="job.yaml"), resume=False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [5, [1], "", "../x:Y", "a..b:C", "os:system", "json", "shoal_workloads.synthetic:SyntheticConfig", "no.such:X"],
+)
+def test_a_path_that_is_no_workload_is_named(path: object) -> None:
+    with pytest.raises(UserError, match=r"workload\.path"):
+        load_workload(path)

@@ -32,7 +32,8 @@ def a_step(step: int, batch: int = 4, **more: Any) -> dict[str, Any]:
 def test_a_run_id_is_claimed_once(tmp_path: Path) -> None:
     RunDir.create(tmp_path, "a", CONFIG, resume=False).close()
     assert (tmp_path / "a" / layout.CHECKPOINTS).is_dir()
-    assert read.config(tmp_path / "a") == CONFIG
+    assert read.config(tmp_path / "a") == {**CONFIG, "mlflow": {"uri": "http://***@host:5000"}}
+    assert (tmp_path / "a" / layout.CONFIG).stat().st_mode & 0o777 == 0o600
     with pytest.raises(UserError, match=r"'a' is in use(.|\n)*--resume"):
         RunDir.create(tmp_path, "a", CONFIG, resume=False)
     with pytest.raises(UserError, match="no run 'b' to resume"):
@@ -166,6 +167,40 @@ def test_a_tail_sees_lines_once_and_follows_a_replaced_file(tmp_path: Path) -> N
     for step in range(2, 5):
         run.append_step(a_step(step, time=10.0 + step))
     assert [line["step"] for line in tail.read()] == [2, 3, 4]
+
+
+def test_a_tail_asks_no_clock_for_what_is_new(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    tail = Tail(run.path / layout.STEPS)
+    for step in range(6):
+        run.append_step(a_step(step, time=5000.0 + step))
+    assert len(tail.read()) == 6
+    run.truncate_steps(4)
+    for step in range(4, 7):  # done again in every figure alike, by a clock that was set back
+        run.append_step(a_step(step, time=(5000.0 if step < 6 else 100.0) + step))
+    assert [line["step"] for line in tail.read()] == [4, 5, 6]
+    run.truncate_steps(5)
+    run.append_step(a_step(5, time=1.0))
+    run.truncate_steps(5)
+    run.truncate_steps(2)
+    run.append_step(a_step(2, time=1.0))
+    assert [line["step"] for line in tail.read()] == [2]
+    run.truncate_steps(0)
+    run.append_step(a_step(0, time=5000.0))
+    assert [line["step"] for line in tail.read()] == [0]
+
+
+def test_a_follower_goes_on_though_the_clock_is_set_back(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
+    run.append_event("run_started", run_id="a", steps=3, cells=2, workers_per_cell=2, time=100.0)
+    run.append_step(a_step(0, time=5000.0))
+    seen = []
+    for kind, line in read.follow(run.path, since=4000.0, poll=0.01):
+        seen.append((kind, line["time"]))
+        if len(seen) == 1:
+            run.append_step(a_step(1, time=1000.0))
+            run.append_event("run_ended", status="done", time=1001.0)
+    assert seen == [("step", 5000.0), ("step", 1000.0), ("event", 1001.0)]
 
 
 def test_follow_gives_lines_as_they_come_until_the_run_ends(tmp_path: Path) -> None:

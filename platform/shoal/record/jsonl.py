@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from shoal.errors import UserError
 __all__ = ["Appender", "Tail", "dumps", "line_of", "read_json", "read_lines", "repair", "write_atomic"]
 
 _BLOCK = 1 << 16
+SEAM = " \n"
+"""Ends the last line that stayed when a file was replaced; all others end without a space."""
+DAMAGED = "the record was edited or damaged: restore it"
+Check = Callable[[dict[str, Any]], str | None]
+"""Says what is wrong with a line, if something is."""
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
@@ -49,13 +55,14 @@ def line_of(record: Mapping[str, Any]) -> bytes:
     return dumps(dict(record)).encode() + b"\n"
 
 
-def write_atomic(path: Path, text: str, durable: bool = True) -> None:
+def write_atomic(path: Path, text: str, durable: bool = True, mode: int = 0o644) -> None:
     """Replace the file in one move: a reader sees the old text or the new, never a part.
 
-    `durable` waits until the disk has it; leave it off for snapshots that are stale in a second anyway."""
+    `durable` waits until the disk has it; leave it off for snapshots that are stale in a second anyway. `mode`: who
+    may read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
             if durable:
                 file.flush()
@@ -69,41 +76,50 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`; None if there is no such file.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file holds something else, or cannot be read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", "restore the file") from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error})", "restore the file, or remove it if the run is over") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object", "restore the file, or remove it if the run is over")
     return value
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def _parse(line: bytes, where: str, check: Check | None = None) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error})", "the record was edited or damaged: restore it") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON ({error})", DAMAGED) from error
     if not isinstance(value, dict):
-        raise UserError(f"{where} is no JSON object", "the record was edited or damaged: restore it")
+        raise UserError(f"{where} is no JSON object", DAMAGED)
+    if check is not None and (problem := check(value)):
+        raise UserError(f"{where} {problem}", DAMAGED)
     return value
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, check: Check | None = None) -> Iterator[dict[str, Any]]:
     """The whole lines of `path` in order; nothing if there is no such file. An unfinished last line is left out.
 
     Raises:
-        UserError: a finished line is no JSON object.
+        UserError: a finished line is no JSON object, or `check` finds something wrong with it.
     """
-    if not path.exists():
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):
+                    yield _parse(line, f"{path}:{number}", check)
+    except FileNotFoundError:
         return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n"):
-                yield _parse(line, f"{path}:{number}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", DAMAGED) from error
 
 
 def repair(path: Path) -> int:
@@ -149,7 +165,8 @@ class Appender:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """Replace the file by one with the wanted lines only, in one move. Returns the number of lines dropped."""
+        """Replace the file by one with the wanted lines only, in one move; the last of them ends in a seam, by which
+        readers know what came before. Returns the number of lines dropped."""
         kept: list[str] = []
         dropped = 0
         for record in read_lines(self.path):
@@ -158,6 +175,7 @@ class Appender:
             else:
                 dropped += 1
         if dropped:
+            kept[-1:] = [line.removesuffix("\n") + SEAM for line in kept[-1:]]
             write_atomic(self.path, "".join(kept))
         self._reopen()  # by every call: one before may have failed between replacing the file and opening it
         return dropped
@@ -175,29 +193,37 @@ class Appender:
 class Tail:
     """Reads a growing file of JSON lines, from another process than its writer's.
 
-    When the file is replaced (steps were taken back), lines are read again from its start, except those stamped
-    (`time`) no later than the last one seen."""
+    When the file is replaced (steps were taken back), it is read again from its start, and of the lines that stayed
+    those seen before are left out. No clock is asked: it may have been set back meanwhile."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, check: Check | None = None) -> None:
+        self.path, self._check = path, check
         self._file: io.BufferedReader | None = None
         self._line = 0
-        self._seen = -math.inf
-        self._skip_until = -math.inf
+        self._seen = array("q")
+        """Of each line seen: its hash."""
+        self._stayed = 0
+        """How many of the lines that are there stayed when the file was replaced."""
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines finished since the last call; never waits."""
+        """The lines finished since the last call; never waits.
+
+        Raises:
+            UserError: a finished line is no JSON object, or not what it should be.
+        """
         if not self._open():
             return []
         assert self._file is not None
         found: list[dict[str, Any]] = []
         while (line := self._file.readline()).endswith(b"\n"):
+            number, mark = self._line, hash(line.rstrip())
             self._line += 1
-            record = _parse(line, f"{self.path}:{self._line}")
-            time = float(record.get("time", math.inf))
-            if time > self._skip_until:
-                found.append(record)
-                self._seen = max(self._seen, time)
+            if number < self._stayed and number < len(self._seen) and self._seen[number] == mark:
+                continue
+            self._stayed = 0
+            del self._seen[number:]
+            self._seen.append(mark)
+            found.append(_parse(line, f"{self.path}:{self._line}", self._check))
         self._file.seek(-len(line), os.SEEK_CUR)
         return found
 
@@ -211,7 +237,11 @@ class Tail:
             return True
         self.close()
         self._file = io.BufferedReader(io.FileIO(self.path))
-        self._line, self._skip_until = 0, self._seen
+        self._line = self._stayed = 0
+        if self._seen:
+            seams = [number for number, line in enumerate(self._file, start=1) if line.endswith(SEAM.encode())]
+            self._stayed = seams[-1] if seams else 0
+            self._file.seek(0)
         return True
 
     def close(self) -> None:

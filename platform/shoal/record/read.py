@@ -1,34 +1,65 @@
-"""The run directory from its readers' side: terminals, reports, trackers, audits. Nothing here writes."""
+"""The run directory from its readers' side: terminals, reports, trackers, audits. Nothing here writes.
+
+A record may have been cut, edited or damaged: whatever is wrong with it is one `UserError` that names the file.
+"""
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shoal.errors import UserError
-from shoal.record import layout
-from shoal.record.jsonl import Tail, read_json, read_lines
+from shoal.record import index, layout
+from shoal.record.jsonl import DAMAGED, Tail, read_json, read_lines
+from shoal.yamlfile import load_yaml, read_text
 
-__all__ = ["config", "events", "find_run", "follow", "plan", "runs", "samples", "steps"]
+__all__ = [
+    "config",
+    "events",
+    "find_run",
+    "follow",
+    "plan",
+    "readable",
+    "runs",
+    "samples",
+    "steps",
+    "tail_events",
+    "tail_steps",
+]
+
+COUNTED = ("tokens", "seconds", "cells", "generation")
+HOME = Path("runs")
+"""Where runs are looked for when no storage is named, beside those that this user started (`shoal.record.index`)."""
 
 
 def steps(path: Path) -> list[dict[str, Any]]:
     """The committed steps of the run directory `path`, in order."""
-    return list(read_lines(Path(path) / layout.STEPS))
+    return list(read_lines(Path(path) / layout.STEPS, _wrong_step))
 
 
 def events(path: Path) -> list[dict[str, Any]]:
     """The journal, in order."""
-    return list(read_lines(Path(path) / layout.EVENTS))
+    return list(read_lines(Path(path) / layout.EVENTS, _wrong_event))
 
 
 def samples(path: Path) -> Iterator[dict[str, Any]]:
     """`step, cell, worker, ids` of what entered the committed steps; nothing without `audit.samples`."""
-    return read_lines(Path(path) / layout.SAMPLES)
+    return read_lines(Path(path) / layout.SAMPLES, _wrong_samples)
+
+
+def tail_steps(path: Path) -> Tail:
+    """The committed steps as they come."""
+    return Tail(Path(path) / layout.STEPS, _wrong_step)
+
+
+def tail_events(path: Path) -> Tail:
+    """The journal as it grows."""
+    return Tail(Path(path) / layout.EVENTS, _wrong_event)
 
 
 def plan(path: Path) -> list[dict[str, Any]]:
@@ -38,59 +69,99 @@ def plan(path: Path) -> list[dict[str, Any]]:
 
 
 def config(path: Path) -> dict[str, Any]:
-    """The resolved configuration; empty if it is not written yet."""
+    """The resolved configuration, without its secrets; empty if it is not written yet."""
     file = Path(path) / layout.CONFIG
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = load_yaml(read_text(file), str(file))
     except FileNotFoundError:
         return {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not YAML ({error})", "restore the file") from error
     return found if isinstance(found, dict) else {}
 
 
-def runs(storage: Path | str) -> list[Path]:
-    """The run directories in `storage`, the one last active first."""
-    found = [path for path in Path(storage).glob("*/") if _is_run(path)]
-    return sorted(found, key=lambda path: (path / layout.EVENTS).stat().st_mtime, reverse=True)
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around whatever makes something of a record's fields: one that is not what docs/record.md says is one sentence.
+
+    Raises:
+        UserError: instead of what the wrong field led to.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: a field of the record is not what docs/record.md says ({what})", DAMAGED) from error
+
+
+def runs(storage: Path | str | None) -> list[Path]:
+    """The run directories in `storage`, the one last active first; None: in `runs` here, and all that this user's
+    drivers started elsewhere."""
+    home = HOME if storage is None else Path(storage)
+    found = {path.resolve(): path for path in home.glob("*/") if _is_run(path)}
+    if storage is None:
+        for path in index.known():
+            if _is_run(path):
+                found.setdefault(path.resolve(), path)
+    return sorted(found.values(), key=_active, reverse=True)
+
+
+def _active(path: Path) -> float:
+    try:
+        return (path / layout.EVENTS).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_run(path: Path) -> bool:
-    return (path / layout.EVENTS).is_file()
+    try:
+        return (path / layout.EVENTS).is_file()
+    except OSError:  # a folder that is not ours to look into
+        return False
 
 
-def find_run(run: str | Path | None, storage: Path | str) -> Path:
-    """The directory of a run given by its id in `storage` or by its path; of the run last active if None.
+def find_run(run: str | Path | None, storage: Path | str | None) -> Path:
+    """The directory of a run given by its id in `storage` or by its path; of the run last active if None. `storage`
+    None: as in `runs`.
 
     Raises:
         UserError: there is none; names the runs that exist.
     """
     if run is not None:
-        for path in (Path(storage) / run, Path(run)):
+        home = HOME if storage is None else Path(storage)
+        for path in (home / run, Path(run)):
             if _is_run(path):
                 return path
+        if storage is None and (elsewhere := index.find(str(run))) is not None and _is_run(elsewhere):
+            return elsewhere
     found = runs(storage)
     if run is None and found:
         return found[0]
     listing = ", ".join(path.name for path in found[:10]) + (", ..." if len(found) > 10 else "")
-    problem = f"no run {str(run)!r} in {storage}" if run is not None else f"no runs in {storage}"
+    where = f"in {storage}" if storage is not None else "here or among those started from this machine"
+    problem = f"no run {str(run)!r} {where}" if run is not None else f"no runs {where}"
     raise UserError(problem, f"one of {listing}" if found else "name the storage with --storage or SHOAL_STORAGE")
 
 
 def follow(
     path: Path, since: float = 0.0, stop: Callable[[], bool] | None = None, poll: float = 0.2
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`("step" | "event", line)` as the lines come, by their time, from those stamped `since` (unix seconds) on.
+    """`("step" | "event", line)` as the lines come, by their time. Of what is there already, lines stamped before
+    `since` (unix seconds) are left out.
 
     Waits for a directory that is not there yet; ends with the event `run_ended`, or once `stop()` is true and all
     that was written is read.
     """
-    tails = {"step": Tail(Path(path) / layout.STEPS), "event": Tail(Path(path) / layout.EVENTS)}
+    tails = {"step": tail_steps(path), "event": tail_events(path)}
+    first = True
     try:
         while True:
             stopping = stop is not None and stop()
-            lines = [(kind, line) for kind, tail in tails.items() for line in tail.read() if line["time"] >= since]
-            lines.sort(key=lambda found: found[1]["time"])
+            found = [
+                [(kind, line) for line in tail.read() if not first or line["time"] >= since]
+                for kind, tail in tails.items()
+            ]
+            first = False
+            # by time, but in each file's own order: a clock may be set back
+            lines = list(heapq.merge(*found, key=lambda pair: pair[1]["time"]))
             yield from lines
             if stopping or any(line.get("kind") == "run_ended" for _, line in lines):
                 return
@@ -99,3 +170,39 @@ def follow(
     finally:
         for tail in tails.values():
             tail.close()
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _wrong_step(line: dict[str, Any]) -> str | None:
+    if not _count(line.get("step")):
+        return "has no step number"
+    samples = line.get("samples")
+    if not (isinstance(samples, list) and len(samples) == 2 and all(map(_count, samples)) and samples[0] <= samples[1]):
+        return "does not say which samples the step took"
+    for field in ("time", *COUNTED):
+        if not _number(line.get(field)):
+            return f"has no {field!r} that is a number"
+    for field in layout.STEP_FIELDS:
+        if field != "samples" and not (line.get(field) is None or _number(line[field])):
+            return f"has a {field!r} that is no number"
+    return None
+
+
+def _wrong_event(line: dict[str, Any]) -> str | None:
+    if not isinstance(line.get("kind"), str):
+        return "does not say what kind of event it is"
+    return None if _number(line.get("time")) else "has no 'time' that is a number"
+
+
+def _wrong_samples(line: dict[str, Any]) -> str | None:
+    ids = line.get("ids")
+    if not (_count(line.get("step")) and isinstance(ids, list) and all(map(_count, ids))):
+        return "does not say which samples entered which step"
+    return None

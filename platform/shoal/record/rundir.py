@@ -13,7 +13,8 @@ import yaml
 from shoal.errors import UserError
 from shoal.record import layout
 from shoal.record.jsonl import Appender, dumps, line_of, read_json, read_lines, write_atomic
-from shoal.record.masking import flat_masked
+from shoal.record.masking import flat_masked, masked
+from shoal.record.read import config as read_config
 
 __all__ = ["RunDir", "check_run_id", "journal_entry", "planned", "step_entry"]
 
@@ -91,26 +92,26 @@ class RunDir:
 
     @classmethod
     def create(cls, storage: Path | str, run_id: str, config: Mapping[str, Any], resume: bool) -> RunDir:
-        """Claim `run_id`, or with `resume` open the run that has it. Writes the resolved config; one that differs from
-        the recorded one is told in the journal (`config_changed`).
+        """Claim `run_id`, or with `resume` open the run that has it. Writes the resolved config without its secrets;
+        one that differs from the recorded one is told in the journal (`config_changed`).
 
         Raises:
-            UserError: as `check_run_id`.
+            UserError: as `check_run_id`, or the folder cannot be written.
         """
         path = check_run_id(storage, run_id, resume)
         try:
             path.mkdir(parents=True, exist_ok=resume)
+            (path / layout.CHECKPOINTS).mkdir(exist_ok=True)
         except FileExistsError as error:  # claimed by another between the check and here
             raise UserError(f"run_id: {run_id!r} is in use ({path} exists)", "choose another run_id") from error
-        (path / layout.CHECKPOINTS).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"storage: {path} cannot be written ({error.strerror})", "name another storage") from error
         for of_the_end in (layout.RUN, layout.STATUS):  # a run that goes on has not ended
             (path / of_the_end).unlink(missing_ok=True)
         run = cls(path)
         config_file = path / layout.CONFIG
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         if config_file.exists():
-            before = flat_masked(yaml.safe_load(config_file.read_text(encoding="utf-8")) or {})
-            after = flat_masked(yaml.safe_load(text) or {})
+            before, after = flat_masked(read_config(path)), flat_masked(config)
             changes = {
                 key: [before.get(key), after.get(key)]
                 for key in sorted(before.keys() | after.keys())
@@ -118,7 +119,8 @@ class RunDir:
             }
             if changes:
                 run.append_event("config_changed", changes=changes)
-        write_atomic(config_file, text)
+        text = yaml.safe_dump(masked(dict(config)), sort_keys=False, allow_unicode=True)
+        write_atomic(config_file, text, mode=0o600)
         return run
 
     @property

@@ -1,0 +1,48 @@
+"""Where this user's runs lie: a small file a run id in the user's state folder, so that an id is enough to find one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+__all__ = ["find", "folder", "known", "note"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def folder() -> Path:
+    """`$XDG_STATE_HOME/shoal/runs`."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "shoal" / "runs"
+
+
+def note(run_id: str, path: Path) -> None:
+    """Write down where a run lies; the last one of an id counts. A state folder that cannot be written costs only that
+    the run must be named by its path."""
+    with contextlib.suppress(OSError):
+        folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder() / run_id).write_text(str(path.absolute()), encoding="utf-8", errors="surrogateescape")
+
+
+def find(run_id: str) -> Path | None:
+    """Where the run of that id was last put; None if that is not known."""
+    return _read(folder() / run_id) if _NAME.fullmatch(run_id) else None
+
+
+def known() -> list[Path]:
+    """Every place that was written down, whether something is there still or not."""
+    try:
+        names = sorted(os.listdir(folder()))
+    except OSError:
+        return []
+    return [path for name in names if (path := _read(folder() / name)) is not None]
+
+
+def _read(file: Path) -> Path | None:
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    return Path(text) if text.startswith("/") and "\0" not in text else None
