@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Tokenizer, decoders
 
+from shoal_data.build.tokenizer_rules import token_texts
 from shoal_data.errors import InputError
 from shoal_data.files import write_whole
 from shoal_data.reader import Corpus
@@ -59,23 +59,21 @@ class _Decoder:
     """Token ids to text, special tokens left out and fill-in-the-middle undone."""
 
     def __init__(self, corpus: Corpus) -> None:
-        self.tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
-        self.tokenizer.decoder = decoders.ByteLevel()
+        config = json.loads(corpus.tokenizer_path.read_bytes())
+        self.texts = token_texts(config)
+        self.names = {token["id"]: token["content"] for token in config.get("added_tokens") or []}
         self.special = corpus.manifest.special
 
     def __call__(self, ids: npt.NDArray[np.unsignedinteger], *, fim: bool) -> str:
-        if not fim:
-            return self._text(ids)
-        hole = int(np.flatnonzero(ids == self.special["fim_hole"])[0])
-        end = int(np.flatnonzero(ids == self.special["fim_end"])[0])
-        return self._text(ids[:hole]) + self._text(ids[end:]) + self._text(ids[hole:end])
-
-    def _text(self, ids: npt.NDArray[np.unsignedinteger]) -> str:
-        return str(self.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+        if fim:
+            hole = int(np.flatnonzero(ids == self.special["fim_hole"])[0])
+            end = int(np.flatnonzero(ids == self.special["fim_end"])[0])
+            ids = np.concatenate((ids[:hole], ids[end:], ids[hole:end]))
+        return b"".join([self.texts[token] for token in ids.tolist()]).decode(errors="replace")
 
     def pieces(self, ids: npt.NDArray[np.unsignedinteger]) -> list[str]:
-        """The text of each token by itself."""
-        return [str(self.tokenizer.decode([token], skip_special_tokens=False)) for token in ids.tolist()]
+        """The text of each token by itself, or a special token's name."""
+        return [self.texts[token].decode(errors="replace") or self.names.get(token, "") for token in ids.tolist()]
 
 
 def write_documents(address: str | Path, out: BinaryIO) -> None:

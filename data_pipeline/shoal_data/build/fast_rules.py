@@ -1,0 +1,96 @@
+"""Which tokenizers gigatoken encodes as `tokenizers` does.
+
+It knows pre-tokenizers by the text of their patterns and passes over much of what stands beside them (other steps, a
+Split's behaviour, `use_regex`), so that only what is listed here, and held by tests, is left to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from shoal_data.build.patterns import PATTERNS
+from shoal_data.build.tokenizer_rules import Rules, flat
+
+__all__ = ["FAST_PATTERNS", "why_slow"]
+
+_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LINES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
+
+#: name -> the splits, applied in order, each Isolated, as published in tokenizer.json files
+FAST_PATTERNS: dict[str, tuple[str, ...]] = {
+    **PATTERNS,  # cl100k's is also that of Llama 3 and OLMo 2
+    "qwen2": (_CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _LINES,),
+    "qwen3.5": (_CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _LINES,),
+    "o200k": (_CASED % (f"{_CONTRACTION}?", f"{_CONTRACTION}?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _LINES,),
+    "nemotron": (_CASED % ("", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _LINES,),
+}
+
+
+def why_slow(config: Mapping[str, Any], rules: Rules) -> str:
+    """Why gigatoken cannot encode this tokenizer (one that `rules_of` takes) rightly; empty if it can."""
+    model = config["model"]
+    if not rules.byte_level:
+        return "its vocabulary spells characters, with byte fallback"
+    if model.get("byte_fallback"):
+        return "it is byte-level and has byte fallback too"
+    if not _has_fast_pattern(flat(config.get("pre_tokenizer"), "pretokenizers")):
+        return "its pre-tokenizer is none that gigatoken has"
+    pairs = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
+    return _unlike_added(config, rules) or _unlike_merges(pairs, model["vocab"])
+
+
+def _has_fast_pattern(steps: Sequence[Mapping[str, Any]]) -> bool:
+    *splits, last = steps
+    if last["type"] != "ByteLevel":
+        return False
+    if not splits:
+        return bool(last.get("use_regex", True))
+    patterns = tuple(step["pattern"].get("Regex") for step in splits if step["type"] == "Split")
+    plain = all(step["behavior"] == "Isolated" and not step["invert"] for step in splits if step["type"] == "Split")
+    return (
+        plain
+        and len(patterns) == len(splits)
+        and patterns in FAST_PATTERNS.values()
+        and not last.get("use_regex", True)
+    )
+
+
+def _unlike_added(config: Mapping[str, Any], rules: Rules) -> str:
+    """gigatoken cuts out added tokens in one pass and knows none that are cut out but stay text."""
+    entries = [entry for entry in config.get("added_tokens") or [] if entry["content"] in rules.added]
+    if any(entry.get("single_word") for entry in entries):
+        return "some of its added tokens are whole words (single_word)"
+    if len({bool(entry.get("normalized")) for entry in entries}) > 1:
+        return "some of its added tokens are cut out before normalization and some after"
+    for special in rules.special:
+        if any(_begins_within(special, content) for content in rules.added):
+            return f"its special token {special!r} overlaps an added token that is text"
+    return ""
+
+
+def _begins_within(whole: str, part: str) -> bool:
+    """Whether an occurrence of `part` can begin within one of `whole` that it does not hold."""
+    return part in whole or any(whole.endswith(part[:size]) for size in range(1, min(len(whole), len(part))))
+
+
+def _unlike_merges(pairs: Sequence[tuple[str, ...]], vocab: Mapping[str, int]) -> str:
+    """gigatoken takes the first of two equal merges, and ranks merges by the id they make where ids ascend."""
+    if len(set(pairs)) < len(pairs):
+        return "it lists a merge twice"
+    ids = [vocab["".join(pair)] for pair in pairs]
+    if all(first <= second for first, second in itertools.pairwise(ids)) and _compete(pairs, ids):
+        return "two of its merges that can meet make the same token"
+    return ""
+
+
+def _compete(pairs: Iterable[tuple[str, ...]], ids: Iterable[int]) -> bool:
+    """Whether two neighbouring merges make one token and one begins with what the other ends with."""
+    ranked = zip(pairs, ids, strict=True)
+    for (first, one), (second, other) in itertools.pairwise(ranked):
+        if one == other and (first[1] == second[0] or second[1] == first[0]):
+            return True
+    return False
