@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.errors import UserError
 from shoal.record import layout
 from shoal.record.audit import committed_ids_audit
 from shoal.record.masking import MASK, flat_masked, mask_text
@@ -103,6 +105,80 @@ def test_without_samples_the_ranges_are_audited(tmp_path: Path) -> None:
         run.append_step(a_step(step, float(step), samples=[first, last]))
     found = committed_ids_audit(run.path)
     assert (found.source, found.expected, found.repeated, found.skipped) == ("ranges", 12, 1, 2)
+
+
+def test_ranges_of_any_length_are_audited(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    for step, (first, last) in enumerate([(0, 10**12), (10**12, 2 * 10**12), (3, 5)]):
+        run.append_step(a_step(step, float(step), samples=[first, last]))
+    found = committed_ids_audit(run.path)
+    assert (found.expected, found.seen, found.repeated, found.skipped) == (2 * 10**12, 2 * 10**12 + 2, 2, 0)
+
+
+def test_figures_do_not_hang_on_a_clock_that_is_set_back(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    run.append_event("run_started", run_id="job", steps=6, cells=2, workers_per_cell=2, time=5000.0)
+    for step in range(6):  # a second each, but the clock goes back by an hour
+        back = 3600.0 if step >= 3 else 0.0
+        run.append_step(a_step(step, 5001.0 + step - back, seconds=1.0 if step != 3 else -3599.0, worker_seconds=1.0))
+    run.append_event("run_started", run_id="job", steps=6, cells=2, workers_per_cell=2, resumed_from=6, time=1500.0)
+    found = summarize(run.path)
+    assert found["training_seconds"] == pytest.approx(6.0)
+    assert found["sessions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "told"),
+    [
+        (layout.STEPS, b"\0" * 512, "steps.jsonl:3 is not JSON"),
+        (layout.STEPS, b"[" * 100_000, "steps.jsonl:3 is not JSON"),
+        (layout.STEPS, b'{"step": 2}', "does not say which samples"),
+        (layout.STEPS, b'{"step": "2"}', "has no step number"),
+        (layout.STEPS, b'{"step": 2, "samples": [8, 99999999999999999999999]}', "does not say which samples"),
+        (layout.STEPS, b'{"step": 2, "samples": [8, 12], "time": "abc"}', "has no 'time' that is a number"),
+        (layout.EVENTS, b'{"time": 1}', "does not say what kind"),
+        (layout.EVENTS, b'{"kind": "death"}', "has no 'time' that is a number"),
+        (layout.EVENTS, b'{"kind": "death", "time": NaN}', "has no 'time' that is a number"),
+        (layout.EVENTS, b'{"kind": "recovery", "time": 1, "steps_lost": "x"}', "a field of the record is not what"),
+        (layout.SAMPLES, b'{"step": 1, "ids": [99999999999999999999999]}', "does not say which samples"),
+        (layout.MLFLOW, b"[", "mlflow.json is not JSON"),
+    ],
+)
+def test_whatever_is_damaged_is_one_sentence(tmp_path: Path, file: str, line: bytes, told: str) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    for step in range(2):
+        run.append_samples({"step": step, "cell": 0, "worker": "a", "ids": [0, 1, 2, 3]})
+        run.append_step(a_step(step, float(step)))
+    run.append_event("run_started", run_id="job", steps=6, cells=2, workers_per_cell=2, time=0.0)
+    with open(run.path / file, "ab") as damaged:
+        damaged.write(line + b"\n")
+    with pytest.raises(UserError, match=re.escape(told)):
+        summarize(run.path)
+
+
+def test_a_file_that_is_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    (run.path / layout.STEPS).unlink()
+    (run.path / layout.STEPS).mkdir()
+    with pytest.raises(UserError, match=r"steps\.jsonl cannot be read"):
+        summarize(run.path)
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"kind": "config_changed", "changes": {"a": 5}}, "An event 'config_changed' is on record with fields that"),
+        ({"kind": "experts_placed", "before": "x", "after": [1]}, "An event 'experts_placed' is on record"),
+        ({"kind": "node_lost", "node": "n\x1b[2J\u202e\ud800"}, "Node n\\x1b[2J\\u202e\\ud800 is lost."),
+        ({"kind": "run_ended", "status": "failed", "reason": "no mysql://u:HUNTER2@h\nstep 9"},
+         "The run ended (failed): no mysql://***@h\\nstep 9."),
+    ],
+)  # fmt: skip
+def test_a_sentence_is_fit_to_be_shown_whatever_the_event_holds(event: dict[str, Any], told: str) -> None:
+    found = sentence({"time": 0.0, **event})
+    assert found is not None
+    assert found.startswith(told)
+    assert found.isprintable()
 
 
 def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shoal.printable import printable
+from shoal.record.masking import mask_text
+
 __all__ = ["sentence", "short_actor"]
 
 Event = Mapping[str, Any]
 
 
 def sentence(event: Event) -> str | None:
-    """What happened, in one line without its time; None for an event that is of no interest to people."""
-    tell = _SENTENCES.get(str(event.get("kind")))
-    return tell(event) if tell else None
+    """What happened, in one line without its time, fit to be shown anywhere: printable, credentials masked. None for
+    an event that is of no interest to people."""
+    kind = str(event.get("kind"))
+    tell = _SENTENCES.get(kind)
+    if tell is None:
+        return None
+    try:
+        told = tell(event)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = f"An event {kind!r} is on record with fields that cannot be read ({type(error).__name__})."
+    return printable(mask_text(told))
 
 
 def short_actor(actor: str | None) -> str:

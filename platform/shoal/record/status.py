@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.summary import summarize
@@ -13,6 +14,11 @@ from shoal.record.summary import summarize
 __all__ = ["OVER", "SILENT", "snapshot"]
 
 OVER = ("done", "failed", "stopped")
+FIELDS: dict[str, Any] = {"run_id": str, "status": str, "step": int, "written": int | float, "workers": list}
+FIGURES: dict[str, Any] = {"steps": int, "cells": int, "generation": int, "loss": int | float,
+                           "tokens_per_second": int | float}  # fmt: skip
+WORKER: dict[str, Any] = {"actor": str, "node": str, "heartbeat_age": int | float, "cell": int | None,
+                          "step": int | None}  # fmt: skip
 SILENT = 10.0  # seconds without a new snapshot (it comes every second) after which the controller is taken for silent
 
 
@@ -21,8 +27,16 @@ def snapshot(path: Path, now: float | None = None) -> dict[str, Any]:
 
     Adds `age` (seconds since the controller wrote, null if it never did), `silent` (it should have written since) and
     `steps` (how many are wanted, null if unknown). `run_id, status, step, workers` are always there.
+
+    Raises:
+        UserError: the record is damaged.
     """
     path, now = Path(path), time.time() if now is None else now
+    with read.readable(path):
+        return _snapshot(path, now)
+
+
+def _snapshot(path: Path, now: float) -> dict[str, Any]:
     status = read_json(path / layout.STATUS)
     if status is None:
         figures = summarize(path)
@@ -36,8 +50,24 @@ def snapshot(path: Path, now: float | None = None) -> dict[str, Any]:
         }
         age = None
     else:
+        if problem := _wrong(status):
+            raise UserError(f"{path / layout.STATUS}: {problem}", "remove it: the rest of the record tells the run")
         age = max(0.0, now - status["written"])
         workers = [worker | {"heartbeat_age": worker["heartbeat_age"] + age} for worker in status["workers"]]
         status = {"steps": None, **status, "workers": workers}
     silent = status["status"] not in OVER and (age is None or age > SILENT)
     return {**status, "age": age, "silent": silent}
+
+
+def _wrong(status: dict[str, Any]) -> str | None:
+    """What of a `status.json` is not as docs/record.md says."""
+    for field, kinds in FIELDS.items():
+        if not isinstance(status.get(field), kinds) or isinstance(status[field], bool):
+            return f"it has no {field!r} as it should be"
+    for field, kinds in FIGURES.items():
+        if not isinstance(status.get(field), kinds | None):
+            return f"its {field!r} is no number"
+    for worker in status["workers"]:
+        if not isinstance(worker, dict) or any(not isinstance(worker.get(f), kind) for f, kind in WORKER.items()):
+            return "it does not tell of each worker what it should"
+    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +23,16 @@ def summarize(path: Path) -> dict[str, Any]:
     """The content of `run.json` for the run directory `path`, at any time; docs/record.md explains each figure.
 
     `status` is that of the last `run_ended` event, or "running". A figure that cannot be known yet is null.
+
+    Raises:
+        UserError: the record is damaged.
     """
     path = Path(path)
+    with read.readable(path):
+        return _figures(path)
+
+
+def _figures(path: Path) -> dict[str, Any]:
     steps, events = read.steps(path), read.events(path)
     kinds = Counter(event["kind"] for event in events)
     recoveries = [event for event in events if event["kind"] == "recovery"]
@@ -69,13 +79,24 @@ def summarize(path: Path) -> dict[str, Any]:
 def sessions(steps: Sequence[Line], events: Sequence[Line]) -> list[dict[str, float]]:
     """Each stretch from a `run_started` to the last line before the next: `start`, `end` (unix seconds), `seconds`
     between them, and `training`: seconds from the beginning of its first committed step to the commit of its last,
-    recoveries included."""
-    starts = [event["time"] for event in events if event["kind"] == "run_started"]
+    recoveries included. Which line belongs to which is told by their order and numbers, not by a clock."""
+    starts = [place for place, event in enumerate(events) if event["kind"] == "run_started"]
     found = []
-    for index, start in enumerate(starts):
-        until = starts[index + 1] if index + 1 < len(starts) else float("inf")
-        commits = [step for step in steps if start <= step["time"] < until]
-        times = [line["time"] for line in (*events, *commits) if start <= line["time"] < until]
-        training = commits[-1]["time"] - commits[0]["time"] + commits[0]["seconds"] if commits else 0.0
-        found.append({"start": start, "end": max(times), "seconds": max(times) - start, "training": training})
+    for place, following in zip_longest(starts, starts[1:]):
+        first = int(events[place].get("resumed_from") or 0)
+        last = math.inf if following is None else int(events[following].get("resumed_from") or 0)
+        commits = [step for step in steps if first <= step["step"] < last]
+        start = events[place]["time"]
+        end = max([start, *(line["time"] for line in (*events[place:following], *commits))])
+        befores: list[Line | None] = [None, *commits]
+        training = sum(_took(before, step) for before, step in zip(befores, commits, strict=False))
+        found.append({"start": start, "end": end, "seconds": end - start, "training": training})
     return found
+
+
+def _took(before: Line | None, step: Line) -> float:
+    """Seconds from the commit `before` to this one; by the step's own account if there is none before it, or if the
+    clock was set back between them."""
+    since = None if before is None else float(step["time"] - before["time"])
+    own = step["seconds"] if before is None else step.get("worker_seconds") or step["seconds"]
+    return max(0.0, float(own)) if since is None or since < 0 else since
