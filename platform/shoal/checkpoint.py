@@ -1,103 +1,73 @@
 """Distributed checkpoints: torch DCP in the background, whole only once `COMMITTED.json` stands in the folder.
 
 A checkpoint is written to a hidden folder by the workers of one cell, summed up in `COMMITTED.json` (written last,
-with the SHA-256 of every file, since DCP does not notice flipped bits) and then renamed to `step-00000100`.
+with the SHA-256 of every file, since DCP does not notice flipped bits) and then renamed to `step-00000100`. One that
+fails is removed at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shoal.errors import UserError
+from shoal.marker import MARKER, Damaged, Whole, commit, last_whole, prune, verify, whole
 
-__all__ = ["MARKER", "Saver", "Whole", "last_whole", "load", "whole"]
+__all__ = ["MARKER", "Damaged", "Saver", "Unfit", "Whole", "commit", "last_whole", "load", "prune", "verify", "whole"]
 
-MARKER = "COMMITTED.json"
-FOLDER = re.compile(r"step-(\d{8})")
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A finished checkpoint. `steps`: committed steps its state stands for."""
-
-    steps: int
-    path: Path
+OURS = "shoal."
+"""Begins the names of what the platform adds to a state: a checkpoint may be without it."""
 
 
-def whole(root: Path) -> list[Whole]:
-    """The finished checkpoints under `root`, oldest first. Half-written ones are not seen."""
-    if not root.is_dir():
-        return []
-    found = [
-        Whole(int(name[1]), child)
-        for child in root.iterdir()
-        if (name := FOLDER.fullmatch(child.name)) and (child / MARKER).is_file()
-    ]
-    return sorted(found, key=lambda one: one.steps)
-
-
-def last_whole(root: Path) -> Whole | None:
-    found = whole(root)
-    return found[-1] if found else None
-
-
-def digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against its marker and return the marker.
-
-    Raises:
-        UserError: not whole, or a file is missing or differs.
-    """
-    try:
-        marker = json.loads((path / MARKER).read_text())
-        files: dict[str, Any] = marker["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: is no whole checkpoint ({error})", "use an older one") from error
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"] or digest(file) != expected["sha256"]:
-            raise UserError(
-                f"{file}: differs from what was committed", f"remove {path} to go on from an older checkpoint"
-            )
-    return marker
+class Unfit(UserError):
+    """A checkpoint is whole, but its state is not this workload's."""
 
 
 def load(path: Path, state: dict[str, Any], process_group: Any) -> int:
     """Fill the tensors of `state` (any mesh) from a checkpoint, collectively over `process_group`; returns its steps.
 
+    Rank 0 verifies every byte first, and all hear of it: none reads a checkpoint that is damaged.
+
     Raises:
-        UserError: the checkpoint is not whole.
+        Damaged: the checkpoint is not what was committed. Unfit: it holds another state.
+        RuntimeError: a peer is gone.
     """
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
 
-    steps = int(json.loads((path / MARKER).read_text())["steps"])
+    from shoal.dcp import Reader, in_words, read_index
+
+    told: list[Any] = [None, None]  # its steps, or what is wrong
     if dist.get_rank(process_group) == 0:
-        verify(path)
-    dcp.load(state, checkpoint_id=path, process_group=process_group)
-    return steps
+        try:
+            told[0] = verify(path)["steps"]
+        except Damaged as error:
+            told[1] = (error.problem, error.remedy)
+    dist.broadcast_object_list(told, group=process_group, group_src=0)
+    steps, problem = told
+    if problem is not None:
+        raise Damaged(*problem)
+    held = read_index(path).state_dict_metadata
+    wanted = {name: tensor for name, tensor in state.items() if name in held or not name.startswith(OURS)}
+    try:
+        dcp.load(wanted, storage_reader=Reader(path), process_group=process_group)
+    except CheckpointException as error:
+        remedy = "resume with the workload it was saved by, or begin another run"
+        raise Unfit(f"{path}: does not hold this workload's state ({in_words(error)})", remedy) from error
+    return int(steps)
 
 
 class Saver:
     """Writes the checkpoints of one cell; one at a time, in the background.
 
     `process_group`: the cell's own group for checkpoints, so that training's collectives are never in its way.
-    `done`: called on rank 0 with (steps, path, seconds, bytes) once a checkpoint is whole; `failed`, on any rank, with
-    (steps, reason) when it never will be.
+    `about`: what every marker says of the run. `done`: called on rank 0 with (steps, path, seconds, bytes) once a
+    checkpoint is whole; `failed`, with (steps, reason), when it never will be: on rank 0, or on all that lost a peer.
     """
 
     def __init__(
@@ -113,6 +83,8 @@ class Saver:
         self._root, self._rank, self._group, self._keep = root, rank, process_group, keep
         self._about, self._done, self._failed = about, done, failed
         self._thread: threading.Thread | None = None
+        self.problem: str | None = None
+        """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
 
     def busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
@@ -122,8 +94,9 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
 
-    def save(self, steps: int, generation: int, state: dict[str, Any]) -> None:
-        """Copy `state` now and write it in the background. Collective over the cell.
+    def save(self, steps: int, generation: int, state: dict[str, Any], **about: Any) -> None:
+        """Copy `state` now and write it in the background. Collective over the cell. `about`: what the marker says of
+        this state.
 
         Raises:
             RuntimeError: a peer of the cell is gone.
@@ -131,44 +104,56 @@ class Saver:
         import torch.distributed.checkpoint as dcp
 
         start = time.monotonic()
-        folder = self._root / f".step-{steps:08d}-{generation}"
+        folder, final = self._root / f".step-{steps:08d}-{generation}", self._root / f"step-{steps:08d}"
+        self.problem = None
         future: Any = dcp.async_save(state, checkpoint_id=folder, process_group=self._group)
 
         def finish() -> None:
+            # DCP's own exception is no Exception. Whatever it is, training goes on and this checkpoint is not whole.
             try:
                 future.result()
-                if self._rank == 0:
-                    size = commit(folder, self._root / f"step-{steps:08d}", {"steps": steps, **self._about})
-                    prune(self._root, self._keep)
-                    self._done(steps, self._root / f"step-{steps:08d}", time.monotonic() - start, size)
-            except Exception as error:  # the cell broke, or the disk is full: training goes on, this one is not whole
-                self._failed(steps, f"{type(error).__name__}: {error}")
+                size = self._settle(folder, final, {"steps": steps, **self._about, **about})
+            except BaseException as error:
+                self._gave_up(folder, steps, error)
+                return
+            if self._rank == 0:
+                self._done(steps, final, time.monotonic() - start, size)
 
         self._thread = threading.Thread(target=finish, daemon=True, name="checkpoint")
         self._thread.start()
 
+    def _settle(self, folder: Path, final: Path, marker: dict[str, Any]) -> int:
+        """Rank 0 commits what all have written, and all learn whether it could. Returns the bytes."""
+        import torch
+        import torch.distributed as dist
 
-def commit(folder: Path, final: Path, about: dict[str, Any]) -> int:
-    """Mark `folder` whole and give it its final name. Returns its bytes."""
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": digest(file)} for file in sorted(folder.iterdir())}
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    marker = folder / MARKER
-    with marker.with_suffix(".tmp").open("w") as out:
-        json.dump({**about, "time": time.time(), "files": files}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    marker.with_suffix(".tmp").replace(marker)
-    if (final / MARKER).is_file():  # another cell saved the same step: what is whole is never taken away
-        shutil.rmtree(folder)
-    else:
-        folder.rename(final)
-    return size
+        size, problem = -1, None
+        if self._rank == 0:
+            try:
+                size = commit(folder, final, marker)
+            except Exception as error:
+                problem = error
+        if dist.get_world_size(self._group) > 1:
+            word = torch.tensor([size])
+            dist.broadcast(word, group=self._group, group_src=0)
+            size = int(word[0])
+        if size < 0:
+            raise problem or Uncommitted("rank 0 could not commit it")
+        if self._rank == 0:
+            prune(self._root, self._keep)
+        return size
+
+    def _gave_up(self, folder: Path, steps: int, error: BaseException) -> None:
+        """Leave nothing behind, and say why. A failure that all ranks share is told once."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        from shoal.dcp import in_words
+
+        shutil.rmtree(folder, ignore_errors=True)
+        self.problem = in_words(error)
+        if self._rank == 0 or not isinstance(error, CheckpointException | Uncommitted):
+            self._failed(steps, self.problem)
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` whole checkpoints, and what older attempts left half-written."""
-    kept = whole(root)[-keep:]
-    for child in root.iterdir():
-        name = re.fullmatch(r"\.?step-(\d{8})(-\d+)?", child.name)
-        if name and child not in [one.path for one in kept] and kept and int(name[1]) <= kept[-1].steps:
-            shutil.rmtree(child, ignore_errors=True)
+class Uncommitted(Exception):
+    """What rank 0's failure to commit is on the other ranks."""

@@ -7,14 +7,15 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from shoal import batching, checkpoint
+from shoal import batching, marker
+from shoal import resume as going_on
 from shoal.cluster.launch import TEMP_DIR
 from shoal.config import Job, parse
 from shoal.control.actor import ControllerActor, controller_name
@@ -26,7 +27,7 @@ from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
 from shoal.record.rundir import RunDir, check_run_id
-from shoal.workload import Workload, load_workload
+from shoal.workload import ORIGIN, Workload, load_workload, own_settings
 
 __all__ = ["Preflight", "connect", "follow", "launch", "nodes_in_words", "preflight", "running", "stop", "unfinished"]
 
@@ -51,12 +52,16 @@ FISH = (
 
 @dataclass(frozen=True)
 class Preflight:
-    """A job that can start: with its id, its workload, what that says of itself, and where to go on from."""
+    """A job that can start: with its id, its workload, what that says of itself, and where to go on from.
+
+    `notes`: what its owner should know, a sentence each; `passed`: checkpoints that are not used, and why."""
 
     job: Job
     workload: Workload
     about: dict[str, Any]
     start: int
+    notes: list[str] = field(default_factory=list)
+    passed: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def make_id() -> str:
@@ -90,7 +95,11 @@ def running(job: Job) -> tuple[Any, Any] | None:
         return None
     recorded = flat_masked(read.config(job.storage / str(job.run_id)))
     asked = flat_masked(job.model_dump(mode="json"))
-    different = sorted(key for key in recorded.keys() | asked.keys() if recorded.get(key) != asked.get(key))
+    different = sorted(
+        key
+        for key in recorded.keys() | asked.keys()
+        if recorded.get(key) != asked.get(key) and not key.startswith(f"workload.{ORIGIN}.")
+    )
     if different:
         raise UserError(
             f"run_id: {job.run_id!r} is running now, with other settings of {', '.join(different)}",
@@ -99,8 +108,8 @@ def running(job: Job) -> tuple[Any, Any] | None:
     return controller, controller.wait.remote()
 
 
-def preflight(job: Job, *, resume: bool) -> Preflight:
-    """Everything that can be checked without a cluster.
+def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflight:
+    """Everything that can be checked without a cluster. `allow`: what a resumed run may change (`data`).
 
     Raises:
         UserError or the workload's own input error: what is wrong, and the remedy.
@@ -111,8 +120,7 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
     if "path" not in job.workload:
         raise UserError("'workload.path' is missing", "name the workload's class as package.module:Class")
     kind = load_workload(job.workload["path"])
-    settings = {key: value for key, value in job.workload.items() if key != "path"}
-    config = parse(kind.Config, settings, source="the job file", prefix="workload.")
+    config = parse(kind.Config, own_settings(job.workload), source="the job file", prefix="workload.")
     workload = kind(config)
     if workload.rolls_back and not job.snapshots.every:
         raise UserError(
@@ -126,16 +134,20 @@ def preflight(job: Job, *, resume: bool) -> Preflight:
         )
     about = workload.preflight(job.workers_per_cell)
     cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
-    first, last = workload.samples(0)
-    batching.count(first, last, job.workers_per_cell, workload.micro_batch)
     path = check_run_id(job.storage, str(job.run_id), resume)
-    found = checkpoint.last_whole(path / "checkpoints") if resume else None
-    if found is not None:
-        checkpoint.verify(found.path)
-    start = found.steps if found else 0
+    found = going_on.find(path) if resume else going_on.Found()
+    identity = workload.identity() if hasattr(workload, "identity") else None
+    notes = [f"passed over: {why}" for _, why in found.passed]
+    notes += going_on.check(found, identity, allow)
+    origin, moved = going_on.origin_of(found, workload, identity["data"] if identity else {})
+    start = found.steps
     if start >= job.steps:
         raise UserError(f"run {job.run_id}: all of its {start} steps are done", "ask for more: steps=N")
-    return Preflight(job, workload, about, start)
+    first, last = workload.samples(start)
+    batching.count(first, last, job.workers_per_cell, workload.micro_batch)
+    notes += [*moved, *(workload.remarks(start, job.steps) if hasattr(workload, "remarks") else ())]
+    job = job.model_copy(update={"workload": {**job.workload, ORIGIN: asdict(origin)}})
+    return Preflight(job, workload, about, start, notes, found.passed)
 
 
 def connect() -> None:
@@ -177,6 +189,10 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     assigned = plan(view(job.slot_resource), Wanted(mesh, job.cells, spares))
     about = ready.about | {"placement": list(assigned.notes)}
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
+    for damaged, reason in ready.passed:
+        aside = marker.set_aside(damaged)
+        run.append_event("checkpoint_passed_over", step=int(damaged.name[5:]), path=str(aside), reason=reason)
+    marker.sweep(run.path / layout.CHECKPOINTS)
     run.close()
     places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
     controller = ControllerActor.options(  # type: ignore[attr-defined]

@@ -11,14 +11,30 @@ and cells do not depend on how many there are, and are divided once, in `commit`
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from pydantic import BaseModel
 
 from shoal.errors import UserError
 
-__all__ = ["Replica", "Workload", "load_workload", "make_workload"]
+__all__ = ["ORIGIN", "Identity", "Replica", "Workload", "load_workload", "make_workload", "own_settings"]
+
+ORIGIN = "origin"
+"""Key of the `workload` section under which a resumed run's job says where it goes on from (`shoal.resume.Origin`)."""
+
+
+WORKLOAD_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
+
+
+class Identity(TypedDict):
+    """What a state is of. `state`: shape of the whole and dtype of each of its tensors, by the names of
+    `Replica.state_dict`; `data`: what the meaning of a position in the global order hangs on, each a name, a digest or
+    a number (None: there is none)."""
+
+    state: Mapping[str, tuple[tuple[int, ...], str]]
+    data: Mapping[str, str | int | None]
 
 
 class Replica(Protocol):
@@ -86,7 +102,8 @@ class Replica(Protocol):
 class Workload(Protocol):
     """A kind of model with its data and recipe, made from a validated config.
 
-    The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`)."""
+    The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`). A workload
+    may leave out `go_on`, `identity` and `remarks`: what they would say is then not known, and not checked."""
 
     Config: type[BaseModel]
 
@@ -98,6 +115,17 @@ class Workload(Protocol):
 
     def samples(self, step: int) -> tuple[int, int]:
         """`[first, last)`: the positions in the global order that step `step` (0-based) consumes. Pure."""
+
+    def go_on(self, steps: int, samples: int) -> None:
+        """From now on step `steps` begins at position `samples`: an earlier session, whose batches were others,
+        consumed those before. Called before anything else; of earlier steps nobody asks then."""
+
+    def identity(self) -> Identity:
+        """What a checkpoint of this workload holds, and what it was trained on. Allocates nothing."""
+
+    def remarks(self, start: int, steps: int) -> list[str]:
+        """What somebody should know before training from `start` to `steps` committed steps with these settings: a
+        sentence each."""
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Sizes of the axes of a cell that the planner should know: `pp` pipeline ranks, `ep` workers that share
@@ -124,23 +152,38 @@ class Workload(Protocol):
         The initial values depend on `seed` alone, not on the cell's shape."""
 
 
+def own_settings(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a `workload` section that is the workload's own."""
+    return {key: value for key, value in section.items() if key not in ("path", ORIGIN)}
+
+
 def make_workload(section: Mapping[str, Any]) -> Workload:
     """The workload of a job's `workload` section that was checked before."""
     kind = load_workload(section["path"])
-    return kind(kind.Config.model_validate({key: value for key, value in section.items() if key != "path"}))
+    workload = kind(kind.Config.model_validate(own_settings(section)))
+    origin = section.get(ORIGIN) or {}
+    if origin.get("samples"):
+        workload.go_on(origin["steps"], origin["samples"])
+    return workload
 
 
-def load_workload(path: str) -> type[Workload]:
+def load_workload(path: object) -> type[Workload]:
     """The class at `package.module:Class`.
 
     Raises:
-        UserError: no such module or class.
+        UserError: not such a path, no such module or class, or a class that is no workload.
     """
+    remedy = "name an importable class as package.module:Class"
+    if not isinstance(path, str) or not WORKLOAD_PATH.fullmatch(path):
+        raise UserError(f"workload.path: {str(path)[:200]!r} names no class", remedy)
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name or "Workload")
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a module raises while it is loaded
         raise UserError(
-            f"workload.path: {path!r} cannot be loaded ({error})", "name an importable class as package.module:Class"
+            f"workload.path: {path!r} cannot be loaded ({type(error).__name__}: {error})", remedy
         ) from error
+    config = getattr(found, "Config", None)
+    if not (isinstance(found, type) and isinstance(config, type) and issubclass(config, BaseModel)):
+        raise UserError(f"workload.path: {path!r} is no workload: it has no pydantic model `Config`", remedy)
     return found

@@ -1,14 +1,26 @@
-"""What counts as a whole checkpoint, and what becomes of those that are not."""
+"""What counts as a whole checkpoint, what becomes of those that are not, and what a damaged one may not do."""
 
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 
 from shoal import checkpoint
+from shoal.dcp import described, read_index
 from shoal.errors import UserError
+from shoal.marker import digest, set_aside, sweep
+
+STATE = {"vector": torch.arange(6.0), "bias": torch.zeros(2, dtype=torch.bfloat16)}
 
 
 def write(root: Path, steps: int, content: bytes = b"state") -> Path:
@@ -19,10 +31,34 @@ def write(root: Path, steps: int, content: bytes = b"state") -> Path:
     return folder
 
 
-def commit(root: Path, steps: int, content: bytes = b"state") -> Path:
+def commit(root: Path, steps: int, content: bytes = b"state", **about: Any) -> Path:
     final = root / f"step-{steps:08d}"
-    checkpoint.commit(write(root, steps, content), final, {"steps": steps})
+    checkpoint.commit(write(root, steps, content), final, {"steps": steps, **about})
     return final
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A world of one."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, alone: None) -> Path:
+    """A real checkpoint of 7 steps."""
+    saver, _ = saver_at(tmp_path / "checkpoints")
+    saver.save(7, 0, STATE)
+    saver.join()
+    return tmp_path / "checkpoints" / "step-00000007"
+
+
+def saver_at(root: Path) -> tuple[checkpoint.Saver, list[tuple[Any, ...]]]:
+    """A saver, and what it will have said."""
+    said: list[tuple[Any, ...]] = []
+    done, failed = lambda *told: said.append(("done", *told)), lambda *told: said.append(("failed", *told))
+    return checkpoint.Saver(root, 0, None, 2, {"run_id": "r"}, done, failed), said
 
 
 def test_only_what_is_committed_counts(tmp_path: Path) -> None:
@@ -44,21 +80,58 @@ def test_a_second_save_of_a_step_leaves_the_first_alone(tmp_path: Path) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["step-00000010"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "marker"])
+def change(**fields: Any) -> Callable[[Path], object]:
+    """Of the marker."""
+    return lambda final: rewrite(final, lambda marker: marker | fields)
+
+
+def rewrite(final: Path, by: Callable[[dict[str, Any]], Any]) -> None:
+    marker = final / checkpoint.MARKER
+    marker.write_text(json.dumps(by(json.loads(marker.read_text()))))
+
+
+def instead(final: Path, make: Callable[[Path], object]) -> None:
+    """Something that is no regular file in the place of the part, of the same name."""
+    (final / "part.distcp").unlink()
+    make(final / "part.distcp")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flip": lambda final: (final / "part.distcp").write_bytes(b"stata"),
+    "cut": lambda final: (final / "part.distcp").write_bytes(b"stat"),
+    "remove": lambda final: (final / "part.distcp").unlink(),
+    "one more file": lambda final: (final / "other").write_bytes(b""),
+    "a fifo": lambda final: instead(final, os.mkfifo),
+    "a link": lambda final: instead(final, lambda part: part.symlink_to("/dev/null")),
+    "no marker": lambda final: (final / checkpoint.MARKER).unlink(),
+    "half a marker": lambda final: (final / checkpoint.MARKER).write_text("{"),
+    "a deep marker": lambda final: (final / checkpoint.MARKER).write_text("[" * 100_000),
+    "a list": lambda final: (final / checkpoint.MARKER).write_text("[]"),
+    "no files": change(files={}),
+    "a list of files": change(files=["part.distcp"]),
+    "a number for a file": change(files={"part.distcp": 5}),
+    "a file elsewhere": change(files={"../part.distcp": {"bytes": 5, "sha256": "0"}}),
+    "steps of another": change(steps=20),
+    "negative steps": change(steps=-10),
+    "steps in words": change(steps="10"),
+}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
 def test_damage_is_found(tmp_path: Path, damage: str) -> None:
     final = commit(tmp_path, 10)
-    part = final / "part.distcp"
-    match damage:
-        case "flip":
-            part.write_bytes(b"stata")
-        case "cut":
-            part.write_bytes(b"stat")
-        case "remove":
-            part.unlink()
-        case "marker":
-            (final / checkpoint.MARKER).write_text("{")
+    DAMAGE[damage](final)
     with pytest.raises(UserError, match="step-00000010"):
         checkpoint.verify(final)
+
+
+def test_a_folder_stands_for_the_steps_of_its_name(tmp_path: Path) -> None:
+    final = commit(tmp_path, 10)
+    shutil.copytree(final, tmp_path / "step-00000090")
+    with pytest.raises(UserError, match=r"step-00000090: holds a checkpoint of 10 steps"):
+        checkpoint.verify(tmp_path / "step-00000090")
+    shutil.copytree(final, tmp_path / "best")
+    assert checkpoint.verify(tmp_path / "best")["steps"] == 10
 
 
 def test_the_newest_stay_and_half_written_ones_go(tmp_path: Path) -> None:
@@ -68,6 +141,32 @@ def test_the_newest_stay_and_half_written_ones_go(tmp_path: Path) -> None:
     write(tmp_path, 40)
     checkpoint.prune(tmp_path, keep=2)
     assert sorted(child.name for child in tmp_path.iterdir()) == [".step-00000040-0", "step-00000020", "step-00000030"]
+    sweep(tmp_path)
+    assert [one.steps for one in checkpoint.whole(tmp_path)] == [20, 30]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_saved_after_a_step_that_is_no_number_takes_no_healthy_ones_place(tmp_path: Path) -> None:
+    for steps in (10, 20):
+        commit(tmp_path, steps)
+    for steps in (30, 40):
+        commit(tmp_path, steps, finite=False)
+        checkpoint.prune(tmp_path, keep=2)
+    assert [one.steps for one in checkpoint.whole(tmp_path)] == [10, 20, 40]
+    for steps in (50, 60):
+        commit(tmp_path, steps, finite=True)
+        checkpoint.prune(tmp_path, keep=2)
+    assert [one.steps for one in checkpoint.whole(tmp_path)] == [50, 60]
+
+
+def test_one_that_is_set_aside_is_seen_no_more(tmp_path: Path) -> None:
+    for _ in range(2):
+        set_aside(commit(tmp_path, 10))
+    assert checkpoint.whole(tmp_path) == []
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["aside-step-00000010", "aside-step-00000010-1"]
+    commit(tmp_path, 20)
+    checkpoint.prune(tmp_path, keep=1)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_marker_says_what_was_trained(tmp_path: Path) -> None:
@@ -75,3 +174,104 @@ def test_the_marker_says_what_was_trained(tmp_path: Path) -> None:
     checkpoint.commit(write(tmp_path, 10), final, {"steps": 10, "run_id": "r"})
     marker = json.loads((final / checkpoint.MARKER).read_text())
     assert (marker["steps"], marker["run_id"], list(marker["files"])) == (10, "r", ["part.distcp"])
+
+
+# ---- real ones
+
+
+def test_there_and_back(saved: Path) -> None:
+    marker = checkpoint.verify(saved)
+    assert (marker["steps"], marker["run_id"]) == (7, "r")
+    assert described(read_index(saved)) == {"vector": ((6,), "float32"), "bias": ((2,), "bfloat16")}
+    state = {name: torch.empty_like(tensor) for name, tensor in STATE.items()}
+    ours = torch.full((1,), 5)
+    assert checkpoint.load(saved, {**state, "shoal.exponent.0": ours}, None) == 7
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+    assert int(ours) == 5, "what an older checkpoint lacks of the platform's own stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("state", "word"), [({"vector": torch.zeros(8)}, r"Size mismatch"), ({"moment": torch.zeros(6)}, "Missing key")]
+)
+def test_another_state_is_refused_by_an_exception(saved: Path, state: dict[str, torch.Tensor], word: str) -> None:
+    """torch's own is no `Exception` and would end the process unheard."""
+    with pytest.raises(checkpoint.Unfit, match=word):
+        checkpoint.load(saved, state, None)
+
+
+def test_a_flipped_bit_is_never_loaded(saved: Path) -> None:
+    part = saved / "__0_0.distcp"
+    content = bytearray(part.read_bytes())
+    for place in (0, len(content) // 2, len(content) - 1):
+        damaged = content.copy()
+        damaged[place] ^= 1
+        part.write_bytes(damaged)
+        with pytest.raises(checkpoint.Damaged, match="differs"):
+            checkpoint.load(saved, {"vector": torch.zeros(6)}, None)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("evil",)
+
+
+def bytes_for_a_tensor() -> Any:
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+
+    return Metadata({"vector": BytesStorageMetadata()}, storage_data={})
+
+
+def beyond() -> Any:
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+
+    return Metadata({}, storage_data={MetadataIndex("vector"): _StorageInfo("../other", 0, 1)})
+
+
+def huge(saved: Path) -> Any:
+    found = read_index(saved)
+    found.state_dict_metadata["vector"].size = torch.Size([1 << 40])
+    return found
+
+
+@pytest.mark.parametrize(
+    "make", [lambda _: Evil(), lambda _: bytes_for_a_tensor(), lambda _: beyond(), lambda _: 5, huge], ids=str
+)
+def test_an_index_that_was_made_up_runs_nothing_and_leads_nowhere(
+    saved: Path, make: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(saved.parent)
+    index = saved / ".metadata"
+    index.write_bytes(pickle.dumps(make(saved)))
+    about = {"bytes": index.stat().st_size, "sha256": digest(index)}
+    rewrite(saved, lambda marker: {**marker, "files": {**marker["files"], ".metadata": about}})
+    checkpoint.verify(saved)
+    with pytest.raises(checkpoint.Damaged, match="no index of tensors"):
+        checkpoint.load(saved, {"vector": torch.zeros(6)}, None)
+    assert not (saved.parent / "evil").exists()
+
+
+def test_a_save_that_fails_is_told_and_leaves_nothing_behind(
+    tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by torch, which raises what is no `Exception`; committed by ourselves."""
+    saver, said = saver_at(tmp_path / "checkpoints")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(dcp.FileSystemWriter, "write_data", full)
+        saver.save(1, 0, STATE)
+        saver.join()
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        saver.save(2, 0, STATE)
+        saver.join()
+    assert [(word, steps) for word, steps, *_ in said] == [("failed", 1), ("failed", 2)]
+    assert all("No space left" in told[2] for told in said)
+    assert saver.problem is not None
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    saver.save(3, 0, STATE)
+    saver.join()
+    assert (said[-1][:2], saver.problem) == (("done", 3), None)

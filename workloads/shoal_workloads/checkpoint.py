@@ -1,14 +1,12 @@
 """A finished checkpoint, opened without a process group: its configuration and its tensors by name.
 
 A checkpoint is a folder written by torch's distributed checkpoint with `COMMITTED.json`, written last, beside it. That
-file holds the `steps` and the `workload` section of the run, and the size and SHA-256 of every file: what is unpickled
-here (the index, `.metadata`) is checked against it first.
+file holds the `steps` and the `workload` section of the run, and the size and SHA-256 of every file: all of them are
+checked when it is opened, before anything is unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,14 +16,15 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from shoal import marker
+from shoal.dcp import Reader, described, in_words, read_index
+from shoal.workload import own_settings
 from shoal_data.errors import InputError
 from shoal_workloads.config import PretrainConfig
+from shoal_workloads.shapes import state_of
 
 __all__ = ["Checkpoint", "alone"]
-
-MARKER = "COMMITTED.json"
 
 
 @contextmanager
@@ -43,50 +42,56 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the checkpoint folder `path`.
+        """Open the checkpoint folder `path` and read every byte of it once.
 
         Raises:
-            InputError: it is not whole, or of another workload.
+            InputError: it is not whole, a file differs from what was committed, or it is of another workload.
         """
         self.path = Path(path)
-        remedy = "name a folder like RUN/checkpoints/step-00000100 that holds COMMITTED.json"
         try:
-            marker: dict[str, Any] = json.loads((self.path / MARKER).read_text())
-            self.steps = int(marker["steps"])
-            section = {key: value for key, value in marker["workload"].items() if key != "path"}
-            files: dict[str, Any] = marker.get("files", {})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.path}: is no finished checkpoint ({error})", remedy) from error
+            said = marker.verify(self.path)
+            self._tensors = described(read_index(self.path))
+        except marker.Damaged as error:
+            raise InputError(error.problem, error.remedy) from error
+        self.steps = int(said["steps"])
+        self.shapes = {name: shape for name, (shape, _) in self._tensors.items()}
+        where = self.path / marker.MARKER
         try:
-            self.config = PretrainConfig.model_validate(section)
-        except ValidationError as error:
+            self.config = PretrainConfig.model_validate(own_settings(said["workload"]))
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise InputError(
-                f"{self.path / MARKER}: workload is none of shoal_workloads.pretrain:Pretrain ({error})", remedy
+                f"{where}: workload is none of shoal_workloads.pretrain:Pretrain ({error})",
+                "name a checkpoint that a run of that workload wrote",
             ) from error
-        for name, expected in files.items():
-            file = self.path / name
-            if not file.is_file() or file.stat().st_size != expected["bytes"]:
-                raise InputError(f"{file}: missing or of another size than was committed", "use an older checkpoint")
-        index = self.path / ".metadata"
-        if index.name in files and hashlib.sha256(index.read_bytes()).hexdigest() != files[index.name]["sha256"]:
-            raise InputError(f"{index}: differs from what was committed", "use an older checkpoint")
-        metadata = dcp.FileSystemReader(self.path).read_metadata().state_dict_metadata
-        self._tensors = {k: v for k, v in metadata.items() if isinstance(v, TensorStorageMetadata)}
-        self.shapes = {name: tuple(entry.size) for name, entry in self._tensors.items()}
+        try:
+            expected = state_of(self.config)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise InputError(f"{where}: its model cannot be built ({error})", "use another checkpoint") from error
+        for name, (shape, _) in expected.items():
+            if name.startswith(("model.", "router_bias.")) and self.shapes.get(name) != shape:
+                found = list(self.shapes[name]) if name in self.shapes else "none"
+                raise InputError(
+                    f"{self.path}: tensor {name} has shape {found}, its marker's model {list(shape)}",
+                    "use a checkpoint as its run wrote it",
+                )
 
     def load(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, whole, in CPU memory.
 
         Raises:
-            InputError: there is no such tensor.
+            InputError: there is no such tensor, or it cannot be read.
         """
         wanted: dict[str, Any] = {}
         for name in names:
             if name not in self._tensors:
                 raise InputError(f"{self.path}: tensor {name} is missing", "use a checkpoint of this version")
-            wanted[name] = torch.empty(self.shapes[name], dtype=self._tensors[name].properties.dtype)
-        with alone():
-            dcp.load(wanted, checkpoint_id=self.path, no_dist=True)
+            shape, dtype = self._tensors[name]
+            wanted[name] = torch.empty(shape, dtype=getattr(torch, dtype))
+        try:
+            with alone():
+                dcp.load(wanted, storage_reader=Reader(self.path), no_dist=True)
+        except dcp.api.CheckpointException as error:
+            raise InputError(f"{self.path}: cannot be read ({in_words(error)})", "use another checkpoint") from error
         return wanted
 
     def weights(self, *, ema: bool = False) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from shoal_workloads.parallel.layout import Layout, shard_model
 from shoal_workloads.params import count_parameters
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.shapes import state_of
 
 __all__ = ["Pretrain"]
 
@@ -26,6 +27,7 @@ class Pretrain:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
+        self._origin = (0, 0)
 
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         """Check corpora, vocabulary and divisibility, and describe the run.
@@ -44,7 +46,13 @@ class Pretrain:
             if path is None:
                 continue
             verify(path, full=config.data.verify == "full")
-            vocabulary = Corpus.open(path).vocab_size
+            opened = Corpus.open(path)
+            if not opened.samples(config.data.seq_len):
+                raise InputError(
+                    f"data.seq_len: {config.data.seq_len} is longer than the text of {path} ({opened.tokens} tokens)",
+                    f"choose a smaller data.seq_len, or give data.{field} more text",
+                )
+            vocabulary = opened.vocab_size
             if vocabulary > config.model.vocab_size:
                 raise InputError(
                     f"data.{field}: the tokenizer of {path} has {vocabulary} tokens, the embedding "
@@ -61,7 +69,31 @@ class Pretrain:
 
     def samples(self, step: int) -> tuple[int, int]:
         """Positions in the global order that step `step` (0-based) consumes."""
-        return self.config.batch.samples(step, self.config.data.seq_len)
+        return self.config.batch.samples(step, self.config.data.seq_len, self._origin)
+
+    def go_on(self, steps: int, samples: int) -> None:
+        """From now on step `steps` begins at position `samples`."""
+        self._origin = (steps, samples)
+
+    def identity(self) -> dict[str, Any]:
+        """Tensors of a checkpoint; and what the positions of the global order mean: the text by its manifest's digest,
+        its tokenizer, the length of a sample and the seed of the order. The held-out text is named beside."""
+        from shoal_data.reader import Corpus
+
+        data = self.config.data
+        corpus = Corpus.open(data.corpus)
+        identity = {
+            "corpus": corpus.digest,
+            "tokenizer": corpus.manifest.files["tokenizer"]["sha256"],
+            "seq_len": data.seq_len,
+            "seed": data.seed,
+            "heldout": None if data.heldout is None else Corpus.open(data.heldout).digest,
+        }
+        return {"state": state_of(self.config), "data": identity}
+
+    def remarks(self, start: int, steps: int) -> list[str]:
+        """What the schedule comes to in a run of `steps` steps."""
+        return self.config.schedule.remarks(steps, self.samples(steps - 1)[1] * self.config.data.seq_len)
 
     @property
     def micro_batch(self) -> int:
@@ -98,4 +130,4 @@ class Pretrain:
 
     def build(self, seed: int) -> PretrainReplica:
         """This worker's share in the current default process group. Collective over the cell."""
-        return PretrainReplica(self.config, seed)
+        return PretrainReplica(self.config, seed, self._origin)

@@ -34,8 +34,8 @@ __all__ = ["PretrainReplica"]
 class PretrainReplica:
     """See `shoal.workload.Replica`, whose methods these are."""
 
-    def __init__(self, config: PretrainConfig, seed: int) -> None:
-        self.config = config
+    def __init__(self, config: PretrainConfig, seed: int, origin: tuple[int, int] = (0, 0)) -> None:
+        self.config, self._origin = config, origin
         workers = dist.get_world_size() if dist.is_initialized() else 1
         self._world = dist.group.WORLD if workers > 1 else None
         dtype, products = choose(config.precision, config.device)
@@ -68,7 +68,7 @@ class PretrainReplica:
         self._notes: list[dict[str, Any]] = []
         self._train: Samples | None = None
         self._heldout: Samples | None = None
-        self.begin(0)
+        self.begin(origin[0])
 
     def generation_began(self) -> None:
         """The crew of the run has changed: experts may be placed anew, if the run is told so."""
@@ -78,7 +78,7 @@ class PretrainReplica:
     def begin(self, step: int) -> None:
         """Forget what was accumulated and start step `step` (0-based)."""
         self._step = step
-        first, last = self.config.batch.samples(step, self.config.data.seq_len)
+        first, last = self.config.batch.samples(step, self.config.data.seq_len, self._origin)
         self._tokens, self._batch = first * self.config.data.seq_len, last - first
         self._loads = torch.zeros(len(self._biases), self.config.model.n_experts, device=self.config.device)
         self._lm = self._mtp = self._balance = 0.0

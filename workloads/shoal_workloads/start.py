@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,11 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
+from torch.distributed.checkpoint.api import CheckpointException
 
+from shoal.dcp import in_words
+from shoal.marker import FOLDER, commit
+from shoal.workload import own_settings
 from shoal_data.errors import InputError
 from shoal_workloads.checkpoint import Checkpoint, alone
 from shoal_workloads.config import PretrainConfig
@@ -21,25 +22,43 @@ from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.recipe.extension import STEPS, Phase, extended
 from shoal_workloads.replica import PretrainReplica
 
-__all__ = ["extend_checkpoint", "write_start"]
+__all__ = ["check_target", "extend_checkpoint", "write_start"]
+
+
+def check_target(target: Path) -> None:
+    """Whether a checkpoint of 0 steps may be written to this folder.
+
+    Raises:
+        InputError: it exists, or has the name of another step's checkpoint.
+    """
+    if target.exists():
+        raise InputError(f"{target}: exists", "name a new folder")
+    named = FOLDER.fullmatch(target.name)
+    if named and int(named[1]):
+        raise InputError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
 
 
 def write_start(replica: PretrainReplica, section: dict[str, Any], target: Path) -> None:
     """Write `replica`, whose parameters and biases were set, to the new folder `target`, whole or not at all. section:
-    the `workload` section it belongs to."""
+    the `workload` section it belongs to.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     replica.loaded(0)
     replica.restart_averages()
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
-    with alone():
-        dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
-    entries = {
-        file.name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        for file in sorted(half.iterdir())
-    }
-    marker = {"steps": 0, "workers": 1, "workload": section, "files": entries}
-    (half / "COMMITTED.json").write_text(json.dumps(marker, indent=1))
-    os.replace(half, target)
+    try:
+        with alone():
+            dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
+        commit(half, target, {"steps": 0, "samples": 0, "workers": 1, "workload": section})
+    except (OSError, CheckpointException) as error:
+        raise InputError(
+            f"{target}: cannot be written ({in_words(error)})", "make room, or name another place"
+        ) from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
@@ -56,15 +75,15 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
         InputError: no whole checkpoint, `out` exists, or a bad section.
     """
     target = Path(out)
-    if target.exists():
-        raise InputError(f"{target}: exists", "name a new folder")
+    check_target(target)
     checkpoint = Checkpoint(source)
     found = extended(checkpoint.config, phase)
     phases = {name: found[name] for name in ("model", "batch", "schedule")}
     data = {**workload.get("data", {}), "seq_len": found["data"]["seq_len"]}
-    section = {"path": "shoal_workloads.pretrain:Pretrain", **workload, **phases, "data": data}
+    path = workload.get("path", "shoal_workloads.pretrain:Pretrain")
+    section = {"path": path, **own_settings(workload), **phases, "data": data}
     try:
-        config = PretrainConfig.model_validate({key: value for key, value in section.items() if key != "path"})
+        config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
         raise InputError(f"workload: {error}", "mend the job's workload section") from error
     replica = Pretrain(config).build(seed=0)

@@ -19,7 +19,7 @@ __all__ = ["Synthetic", "SyntheticConfig"]
 
 
 class SyntheticConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     parameters: int = Field(4096, ge=1, description="length of the vector; a multiple of the workers of a cell")
     global_batch: int = Field(12, ge=1)
@@ -130,12 +130,21 @@ class Synthetic:
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
+        self._origin = (0, 0)
 
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         return {"parameters": self.config.parameters, "tokens_per_step": self.config.global_batch}
 
     def samples(self, step: int) -> tuple[int, int]:
-        return step * self.config.global_batch, (step + 1) * self.config.global_batch
+        first = self._origin[1] + (step - self._origin[0]) * self.config.global_batch
+        return first, first + self.config.global_batch
+
+    def go_on(self, steps: int, samples: int) -> None:
+        self._origin = (steps, samples)
+
+    def identity(self) -> dict[str, Any]:
+        shape = ((self.config.parameters,), "float32")
+        return {"state": {"vector": shape, "momentum": shape}, "data": {}}
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         return {"pp": 1, "ep": workers_per_cell}

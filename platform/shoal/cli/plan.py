@@ -44,12 +44,11 @@ def plan(
     from shoal.config import load_job, parse
     from shoal.plan import Wanted, cell_mesh
     from shoal.plan import plan as assign
-    from shoal.workload import load_workload
+    from shoal.workload import load_workload, own_settings
 
     job = load_job(job_file, overrides or [])
     kind = load_workload(str(job.workload.get("path")))
-    settings = {key: value for key, value in job.workload.items() if key != "path"}
-    workload = kind(parse(kind.Config, settings, source=str(job_file), prefix="workload."))
+    workload = kind(parse(kind.Config, own_settings(job.workload), source=str(job_file), prefix="workload."))
     mesh = cell_mesh(workload, job.workers_per_cell)
     wanted = Wanted(mesh, job.cells, None if job.spares == "all" else job.spares)
     nodes = live(job.slot_resource) if cluster is None else thought_of(cluster, per_rack, zones)

@@ -29,7 +29,7 @@ from shoal.worker.link import Link
 from shoal.worker.main import Meeting
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
-from shoal.workload import Workload
+from shoal.workload import ORIGIN, Workload
 
 __all__ = ["Loop"]
 
@@ -83,6 +83,8 @@ class Loop:
         self.groups = Groups(timeouts.collective, timeouts.build, lambda: self.over or not self.link.inbox.empty())
         self.sockets = Sockets()
         self.injector = Injector(job.inject, rundir)
+        self.origin: dict[str, Any] = job.workload.get(ORIGIN) or {}
+        """Where the session began, and with what (`shoal.resume.Origin`)."""
         self.seat: tuple[int, int] | None = None
         self.attempt = -1
         self.step: Step | None = None
@@ -188,10 +190,7 @@ class Loop:
             self.step = Step(Member(cell, rank, size), self.workload, replica, self.groups, self.job, self.injector)
             self.step.pausing = lambda: self.pausing == self.generation
             if order["restore"] is not None:
-                if order["restore"] > 0:
-                    folder = self.rundir / "checkpoints" / f"step-{order['restore']:08d}"
-                    replica.loaded(checkpoint.load(folder, self.step.state_dict(), group))
-                self.step.steps = self.step.saved = order["restore"]
+                self.restore(self.step, order["restore"], group)
             if order["keep"]:
                 self.resume(self.step)
             if order["recall"] is not None:
@@ -205,18 +204,29 @@ class Loop:
                 self.saved,
                 self.not_saved,
             )
-        except Stopped:
+        except Exception as error:
             self.leave()
-            raise
-        except (RuntimeError, LostCopy) as error:
-            self.leave()
-            if isinstance(error, RuntimeError) and not world_broke(error):
+            damaged = {"damaged": order["restore"]} if isinstance(error, checkpoint.Damaged) else {}
+            if not (damaged or isinstance(error, LostCopy) or (isinstance(error, RuntimeError) and world_broke(error))):
                 raise
-            self.fail("form", error, attempt=attempt)
+            self.fail("form", error, attempt=attempt, **damaged)
             return
         self.seat, self.attempt, self.broken = (cell, rank), attempt, False
         self.phase = "ready"
         self.link.send({"type": "ready", "cell": cell, "attempt": attempt})
+
+    def restore(self, step: Step, steps: int, group: Any) -> None:
+        """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
+        imported or extended model).
+
+        Raises:
+            Damaged: the checkpoint is not what was committed. Unfit: it is of another state.
+            RuntimeError: a peer is gone.
+        """
+        folder = self.rundir / "checkpoints" / f"step-{steps:08d}"
+        if steps or self.origin.get("start") == 0:
+            step.replica.loaded(checkpoint.load(folder, step.state_dict(), group))
+        step.steps = step.saved = steps
 
     def resume(self, step: Step) -> None:
         """Go on from the state this worker kept; what it kept it with stays until a generation stands."""
@@ -333,7 +343,8 @@ class Loop:
         last = step.steps == self.job.steps
         due = self.job.evaluation
         if due.enabled and step.evaluated < step.steps:
-            if last or step.steps == 0 or (due.every and step.steps % due.every == 0):
+            began = step.steps == (self.origin.get("start") or 0)  # what was loaded is told with its bits a byte
+            if last or began or (due.every and step.steps % due.every == 0):
                 self.phase = "evaluating"
                 metrics = step.evaluate()
                 self.link.send(
@@ -345,7 +356,14 @@ class Loop:
         if due_now and step.saved < step.steps and step.first_cell():
             self.save(step)
             if last:
-                self.groups.until(lambda: self.saver is None or not self.saver.busy())
+                self.written()
+                if self.saver is not None and self.saver.problem is not None:
+                    self.save(step)  # once more: no other save follows
+                    self.written()
+
+    def written(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self.groups.until(lambda: self.saver is None or not self.saver.busy())
 
     def save(self, step: Step) -> None:
         """Begin a checkpoint of the committed state, after the one before it."""
@@ -353,7 +371,8 @@ class Loop:
         self.phase = "saving"
         self.saver.join()
         try:
-            self.saver.save(step.steps, self.generation, step.state_dict())
+            samples, _ = self.workload.samples(step.steps)
+            self.saver.save(step.steps, self.generation, step.state_dict(), samples=samples, finite=step.finite)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps

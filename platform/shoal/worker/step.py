@@ -73,6 +73,8 @@ class Step:
         self.figures: dict[int, list[float]] = {}
         """What the workload says of each micro-batch (exact mode)."""
         self.begun = -1
+        self.finite = True
+        """Loss and gradient norm of the last step that was committed here were numbers."""
         self.torn = False
         """A step was begun to be applied and did not come to its end: the state is nobody's."""
         self.total: torch.Tensor | None = None
@@ -259,6 +261,7 @@ class Step:
         self.torn = True
         metrics = self.replica.commit(total, stats, norm_sq)
         self.torn = False
+        self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
         if self.fixed is not None:
             self.fixed.follow(total)
         now = time.monotonic()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
 
+from shoal.marker import commit
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 
@@ -22,7 +22,9 @@ def write_checkpoint(section: dict[str, Any], folder: Path, steps: int) -> Path:
         total = replica.sums()
         replica.commit(total, replica.stats(), replica.norm_sq(total))
     checkpoint = folder / f"step-{steps:08d}"
-    dcp.save(replica.state_dict(), checkpoint_id=checkpoint, no_dist=True)
-    marker = {"steps": steps, "workload": {"path": "shoal_workloads.pretrain:Pretrain", **section}}
-    (checkpoint / "COMMITTED.json").write_text(json.dumps(marker))
+    half = folder / f".step-{steps:08d}-0"
+    dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
+    samples, _ = workload.samples(steps)
+    section = {"path": "shoal_workloads.pretrain:Pretrain", **section}
+    commit(half, checkpoint, {"steps": steps, "samples": samples, "workload": section})
     return checkpoint

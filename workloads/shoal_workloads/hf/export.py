@@ -47,18 +47,23 @@ def export(
         raise InputError(f"{source.path}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    end = _write_tokenizer(source, half)
-    config = to_hf_config(
-        model,
-        max_positions=source.config.data.seq_len,
-        dtype={"fp32": "float32", "bf16": "bfloat16"}[dtype],
-        mtp=mtp,
-        eos=end,
-    )
-    (half / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    figures = _write_weights(source, half, ema=ema, mtp=mtp, dtype=DTYPES[dtype])
-    os.replace(half, target)
+    try:
+        half.mkdir(parents=True)
+        end = _write_tokenizer(source, half)
+        config = to_hf_config(
+            model,
+            max_positions=source.config.data.seq_len,
+            dtype={"fp32": "float32", "bf16": "bfloat16"}[dtype],
+            mtp=mtp,
+            eos=end,
+        )
+        (half / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        figures = _write_weights(source, half, ema=ema, mtp=mtp, dtype=DTYPES[dtype])
+        os.replace(half, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error})", "make room, or name another place") from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
     return figures
 
 
@@ -91,21 +96,25 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> int | None:
     """Copy the corpus's tokenizer beside what `AutoTokenizer` needs; returns the id that ends a document, if any."""
     from shoal_data.reader import Corpus
 
-    path = Corpus.open(source.config.data.corpus).tokenizer_path
+    corpus = Corpus.open(source.config.data.corpus)
+    path = corpus.tokenizer_path
     found = json.loads(path.read_text(encoding="utf-8"))
-    added = {token["content"]: int(token["id"]) for token in found.get("added_tokens") or []}
-    largest = max([*found["model"]["vocab"].values(), *added.values()])
+    names = {int(token["id"]): str(token["content"]) for token in found.get("added_tokens") or []}
+    largest = max([*found["model"]["vocab"].values(), *names])
     rows = source.config.model.vocab_size
     if largest >= rows:
         raise InputError(f"{path}: token id {largest}, the embedding has {rows} rows", "give the run's own corpus")
     shutil.copyfile(path, folder / "tokenizer.json")
-    end = next((token for token in added if "eos" in token or "end" in token), None)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": source.config.data.seq_len,
     }
+    special = corpus.manifest.special
+    if "bos" in special:
+        settings["bos_token"] = names[special["bos"]]
+    end = special.get("eos")
     if end is not None:
-        settings["eos_token"] = settings["pad_token"] = end
+        settings["eos_token"] = settings["pad_token"] = names[end]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return None if end is None else added[end]
+    return end

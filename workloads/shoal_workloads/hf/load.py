@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
+from shoal.workload import own_settings
 from shoal_data.errors import InputError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.hf.config import from_hf_config
-from shoal_workloads.hf.weights import fill
+from shoal_workloads.hf.weights import check, fill
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.pretrain import Pretrain
-from shoal_workloads.start import write_start
+from shoal_workloads.start import check_target, write_start
 
 __all__ = ["import_checkpoint", "read_config"]
 
@@ -29,13 +31,13 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read ({error})", "name a folder with config.json and safetensors"
         ) from error
     try:
         return from_hf_config(found, str(path))
-    except ValidationError as error:
+    except (ValidationError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: {error}", "give a checkpoint of the DeepSeek-V3 architecture") from error
 
 
@@ -47,32 +49,57 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
             none, are new ones.
 
     Raises:
-        InputError: another architecture, a missing or extra tensor or one of another shape, or a bad section.
+        InputError: another architecture, tensors missing or too many or of another shape or type, or a bad section.
     """
-    from safetensors import safe_open
-
     folder, target = Path(source), Path(out)
-    if target.exists():
-        raise InputError(f"{target}: exists", "name a new folder")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(f"{folder}: holds no *.safetensors", "name a folder with config.json and safetensors")
+    check_target(target)
     model = read_config(folder)
     has_mtp = model.mtp_depth > 0
     asked = workload.get("model", {}).get("mtp_depth")
     if asked is not None and not has_mtp:
         model = model.model_copy(update={"mtp_depth": asked})
-    section = {**workload, "model": model.model_dump()}
+    section = {"path": workload.get("path"), **own_settings(workload), "model": model.model_dump()}
     try:
-        config = PretrainConfig.model_validate({k: v for k, v in section.items() if k != "path"})
+        config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
         raise InputError(f"workload: {error}", "mend the job's workload section") from error
+    opened = _open(folder)
+    held = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in _headers(opened)}
+    check(model, held, mtp=has_mtp, where=str(folder))
     replica = Pretrain(config).build(seed=0)
     ours = {slot.name: slot.local for slot in replica.slots}
     ours |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(replica.model.moe_layers())}
-    opened = {path: safe_open(path, framework="pt") for path in files}
-    where = {name: path for path, file in opened.items() for name in file.keys()}  # noqa: SIM118
     with torch.no_grad():
-        fill(model, where, lambda name: opened[where[name]].get_tensor(name), mtp=has_mtp, where=str(folder), ours=ours)
+        fill(model, lambda name: opened[name].get_tensor(name), mtp=has_mtp, where=str(folder), ours=ours)
     write_start(replica, section, target)
-    return {"tensors": len(where), "parameters": sum(p.numel() for p in replica.model.parameters())}
+    return {"tensors": len(held), "parameters": sum(p.numel() for p in replica.model.parameters())}
+
+
+def _open(folder: Path) -> dict[str, Any]:
+    """The open file of each tensor, by its name.
+
+    Raises:
+        InputError: there is no file, one is none of safetensors, or two hold a tensor of one name.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder}: holds no *.safetensors", "name a folder with config.json and safetensors")
+    opened: dict[str, Any] = {}
+    for path in files:
+        try:
+            if not path.is_file():
+                raise OSError("not a regular file")
+            file = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read as safetensors ({error})", "copy the checkpoint again") from error
+        for name in file.keys():  # noqa: SIM118
+            if name in opened:
+                raise InputError(f"{path}: holds {name}, as another file does", "leave one of the two out")
+            opened[name] = file
+    return opened
+
+
+def _headers(opened: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, file.get_slice(name)) for name, file in opened.items())

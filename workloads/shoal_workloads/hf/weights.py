@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -10,7 +10,12 @@ from shoal_data.errors import InputError
 from shoal_workloads.hf.names import Part, parts_of
 from shoal_workloads.model.config import ModelConfig
 
-__all__ = ["cut", "fill", "to_hf_state"]
+__all__ = ["check", "cut", "fill", "to_hf_state"]
+
+FLOATS = ("F32", "BF16", "F16", "F64")
+"""Types of weights, by safetensors' names."""
+MANY = 1000
+"""Tensors that are missing, beyond which they are not counted."""
 
 
 def cut(part: Part, ours: torch.Tensor) -> torch.Tensor:
@@ -24,32 +29,59 @@ def to_hf_state(c: ModelConfig, state: dict[str, torch.Tensor], *, mtp: bool) ->
     return {part.theirs: cut(part, state[part.ours]) for part in parts_of(c, mtp=mtp)}
 
 
-def fill(
-    c: ModelConfig,
-    available: Iterable[str],
-    read: Callable[[str], torch.Tensor],
-    *,
-    mtp: bool,
-    where: str,
-    ours: dict[str, torch.Tensor],
-) -> None:
-    """Copy a checkpoint into our tensors. available: the names it holds; read: one of them as a tensor.
+def check(c: ModelConfig, held: Mapping[str, tuple[tuple[int, ...], str]], *, mtp: bool, where: str) -> None:
+    """Hold what a checkpoint's headers say against the model `c`, before anything of either is allocated.
+
+    held: shape and safetensors' name of the type of each tensor, by their names.
 
     Raises:
-        InputError: a tensor is missing, unknown, or of another shape.
+        InputError: tensors are missing or unknown, or one has another shape or is of a type that is no weight's.
     """
-    names, expected = set(available), list(parts_of(c, mtp=mtp))
-    known = {part.theirs for part in expected} | {part.theirs for part in parts_of(c, mtp=True)}
-    for name in sorted(names - known):
-        raise InputError(f"{where}: extra tensor {name}", "its config.json describes another model; give its own")
-    for part in expected:
+    missing: list[Part] = []
+    left = dict(held)
+    for part in parts_of(c, mtp=mtp):
+        found = left.pop(part.theirs, None)
+        if found is None:
+            missing += [] if part.copy else [part]
+            if len(missing) > MANY:
+                break
+        elif not part.copy and found[0] != part.shape:
+            raise InputError(f"{where}: {part.theirs} has shape {list(found[0])}, expected {list(part.shape)}")
+        elif found[1] not in FLOATS:
+            raise InputError(
+                f"{where}: {part.theirs} is of type {found[1]}, no weight's",
+                f"convert it to one of {', '.join(FLOATS)}",
+            )
+    if missing:
+        first = f"{where}: tensor {missing[0].theirs} is missing, expected shape {list(missing[0].shape)}"
+        raise InputError(first + _more(len(missing)), "give the checkpoint's own config.json and all of its files")
+    for part in parts_of(c, mtp=True):  # MTP modules that are not asked for may stand there
+        left.pop(part.theirs, None)
+    if left:
+        first = f"{where}: extra tensor {min(left)}"
+        raise InputError(first + _more(len(left)), "its config.json describes another model; give its own")
+
+
+def _more(count: int) -> str:
+    return "" if count == 1 else f", and more than {MANY:,} more" if count > MANY else f", and {count - 1:,} more"
+
+
+def fill(
+    c: ModelConfig, read: Callable[[str], torch.Tensor], *, mtp: bool, where: str, ours: dict[str, torch.Tensor]
+) -> None:
+    """Copy a checkpoint, which was checked, into our tensors. read: a tensor by its name there.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
+    for part in parts_of(c, mtp=mtp):
         if part.copy:
             continue
-        if part.theirs not in names:
-            raise InputError(f"{where}: tensor {part.theirs} is missing, expected shape {list(part.shape)}")
         found = read(part.theirs)
-        if tuple(found.shape) != part.shape:
-            raise InputError(f"{where}: {part.theirs} has shape {list(found.shape)}, expected {list(part.shape)}")
+        if not bool(found.isfinite().all()):
+            raise InputError(
+                f"{where}: {part.theirs} holds values that are not finite", "give a checkpoint that is whole"
+            )
         target = ours[part.ours]
         (target[part.index] if part.index else target).copy_(_swap(found) if part.swap else found)
 

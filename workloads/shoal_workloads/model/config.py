@@ -15,7 +15,7 @@ __all__ = ["ModelConfig", "YarnConfig"]
 class YarnConfig(BaseModel):
     """YaRN context extension of the decoupled RoPE part (report, section 4.3; arXiv 2309.00071)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     factor: float = Field(default=40.0, ge=1, description="s: the longest context over the original one")
     alpha: float = Field(default=1.0, gt=0, description="turns below which a dimension is wholly interpolated")
@@ -26,7 +26,7 @@ class YarnConfig(BaseModel):
 class ModelConfig(BaseModel):
     """Every dimension of the model. `preset` fills what is not given; what is given wins."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = None
     vocab_size: int = Field(gt=0, description="rows of the embedding and of the head")

@@ -18,7 +18,7 @@ __all__ = ["AdamW", "AdamWConfig"]
 class AdamWConfig(BaseModel):
     """The report's values (section 4.2); `eps` is unpublished. Vectors (norm weights) are not decayed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)

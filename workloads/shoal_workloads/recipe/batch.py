@@ -13,7 +13,7 @@ class RampConfig(BaseModel):
     """From `start` samples to `global_batch` over the first `tokens`, in `stages` equal rises. The report's: 3072 to
     15360 over 469B; the number of rises is not published."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start: int = Field(gt=0)
     tokens: float = Field(gt=0)
@@ -23,7 +23,7 @@ class RampConfig(BaseModel):
 class BatchConfig(BaseModel):
     """In samples. A step's batch is the same whatever the cluster looks like."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     global_batch: int = Field(gt=0)
     micro_batch: int = Field(default=1, gt=0, description="samples one worker takes at a time")
@@ -38,13 +38,19 @@ class BatchConfig(BaseModel):
             raise ValueError(f"batch.ramp.start: {self.ramp.start} exceeds global_batch {self.global_batch}")
         return self
 
-    def samples(self, step: int, seq_len: int) -> tuple[int, int]:
-        """`[first, last)`: positions in the global order that step `step` (0-based) consumes."""
-        first = 0
+    def samples(self, step: int, seq_len: int, origin: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """`[first, last)`: positions in the global order that step `step` (0-based) consumes.
+
+        origin: (steps, samples) that were committed and consumed when these batches began: `step` is none before."""
+        step, first, end = step - origin[0], origin[1], 0
+        if step < 0:
+            raise ValueError(f"the batch of a step before {origin[0]} is not known")
         for size, steps in self._stages(seq_len):
-            if step < steps:
+            end += size * steps
+            left = max(0, -(-(end - first) // size))  # steps of this stage that are still to come
+            if step < left:
                 return first + step * size, first + (step + 1) * size
-            first, step = first + steps * size, step - steps
+            first, step = first + left * size, step - left
         return first + step * self.global_batch, first + (step + 1) * self.global_batch
 
     def _stages(self, seq_len: int) -> list[tuple[int, int]]:

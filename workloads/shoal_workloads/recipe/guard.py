@@ -20,7 +20,7 @@ class GuardConfig(BaseModel):
     neither to parameters nor to biases; `roll_back`: not applied either, and its metrics ask the platform with
     `roll_back` to return to the last snapshot. A step that is not finite is never applied."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     action: Literal["report", "skip", "roll_back"] = "report"
     factor: float = Field(default=5.0, gt=1, description="a jump to this many times the average is a spike")

@@ -15,7 +15,7 @@ BUDGET = 14.8 * T
 class ScheduleConfig(BaseModel):
     """What changes in the course of training. Milestones are the report's, as shares of `budget`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     budget: float = Field(default=BUDGET, gt=0, description="tokens the run is planned for")
     lr: float = Field(default=2.2e-4, gt=0, description="peak learning rate")
@@ -46,3 +46,24 @@ class ScheduleConfig(BaseModel):
     def mtp_weight_at(self, tokens: float) -> float:
         """lambda: 0.3 to 10T, then 0.1."""
         return self.mtp_weight if tokens * BUDGET / self.budget < 10 * T else self.mtp_weight / 3
+
+    def remarks(self, steps: int, tokens: int) -> list[str]:
+        """What somebody should know of this schedule before a run of `steps` steps and `tokens` tokens in all."""
+        found = []
+        if "budget" not in self.model_fields_set and tokens < BUDGET / 100:
+            found.append(
+                f"schedule.budget is not set: the learning rate follows the report's plan for 14.8T tokens, of which "
+                f"this run takes {tokens:,}; set schedule.budget={tokens} to plan for this run"
+            )
+        elif tokens > self.budget:
+            rate = self.lr_at(steps, tokens)
+            found.append(
+                f"the schedule is planned for {self.budget:,.0f} tokens (schedule.budget), the run goes on to "
+                f"{tokens:,}: from there the learning rate stays at its last, {rate:.3g}"
+            )
+        if steps < self.warmup_steps:
+            found.append(
+                f"schedule.warmup_steps is {self.warmup_steps:,}, the run has {steps:,} steps: it ends in its warm-up, "
+                f"at a learning rate of {self.lr_at(steps - 1, tokens):.3g}"
+            )
+        return found

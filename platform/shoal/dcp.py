@@ -1,0 +1,116 @@
+"""torch's distributed checkpoint, read without trusting it.
+
+Its index, `.metadata`, is a pickle: here it may name torch's own descriptions of tensors and nothing else, and what it
+says must fit the files beside it. A state is made of plain tensors: an entry that would be unpickled is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+
+from shoal.marker import Damaged
+
+__all__ = ["Described", "Reader", "described", "in_words", "read_index"]
+
+INDEX = ".metadata"
+KNOWN = {
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("pathlib", "PosixPath"),
+}
+"""What the index of a checkpoint of tensors is made of, beside torch's dtypes."""
+
+Described = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and dtype of every tensor of a state, by name."""
+
+
+class Unpickler(pickle.Unpickler):
+    """Finds what `KNOWN` names, and dtypes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in KNOWN or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
+
+
+def read_index(path: Path) -> Metadata:
+    """The index of the checkpoint folder `path`, whose files were verified.
+
+    Raises:
+        Damaged: it is none of tensors in files of this folder.
+    """
+    try:
+        with (path / INDEX).open("rb") as file:
+            index = Unpickler(file).load()
+        check(index, path)
+    except Exception as error:  # whatever a pickle of somebody else's making comes to
+        raise Damaged(f"{path / INDEX}: is no index of tensors ({error})", "use another checkpoint") from error
+    return index
+
+
+def check(index: Any, path: Path) -> None:
+    """Hold an index against the files.
+
+    Raises:
+        ValueError: it does not fit them.
+    """
+    if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
+        raise ValueError("it describes no tensors")
+    sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
+    for info in index.storage_data.values():
+        if not isinstance(info, _StorageInfo) or info.relative_path not in sizes or info.transform_descriptors:
+            raise ValueError("it leads to data that are not in its folder")
+        if not 0 <= info.offset <= info.offset + info.length <= sizes[info.relative_path]:
+            raise ValueError(f"it leads beyond the end of {info.relative_path}")
+    for name, entry in index.state_dict_metadata.items():
+        if not isinstance(entry, TensorStorageMetadata) or not isinstance(entry.properties.dtype, torch.dtype):
+            raise ValueError(f"{name} is no tensor")
+        if math.prod(entry.size) * entry.properties.dtype.itemsize > sum(sizes.values()):
+            raise ValueError(f"{name} has shape {list(entry.size)}, more than its files hold")
+
+
+def described(index: Metadata) -> Described:
+    """What tensors an index is of."""
+    return {
+        name: (tuple(entry.size), str(entry.properties.dtype).removeprefix("torch."))
+        for name, entry in index.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+class Reader(FileSystemReader):
+    """Reads a checkpoint whose files were verified, by `read_index`."""
+
+    def read_metadata(self) -> Metadata:  # without torch's `rank`: there is one index
+        index = read_index(Path(self.path))
+        index.storage_meta = StorageMeta(load_id=self.load_id)
+        return index
+
+
+def in_words(error: BaseException) -> str:
+    """What failed, in a line: of a collective failure, each rank's own."""
+    if isinstance(error, CheckpointException):
+        return "; ".join(f"rank {rank}: {in_words(cause)}" for rank, (cause, _) in sorted(error.failures.items()))
+    return f"{type(error).__name__}: {error}"
