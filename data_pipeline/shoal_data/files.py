@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -10,30 +12,73 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["sha256_file", "sweep_temporary", "write_json", "write_lines", "write_whole"]
+from shoal_data.errors import InputError
+
+__all__ = ["explain", "read_lines", "sha256_file", "sweep_temporary", "write_json", "write_lines", "write_whole"]
 
 _TEMPORARY = ".tmp"
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT): "make room there; what is finished stays, and the same command goes on from it",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "give a place that this user may read and write, or change who may",
+    (errno.EMFILE, errno.ENFILE): "allow more open files (`ulimit -n`), and run the same command again",
+    (errno.ENOENT,): "check that it is there, on every node, and stays while the command runs",
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST): "something else has this name: give another path",
+    (errno.ENAMETOOLONG,): "give a shorter path",
+}
+
+
+def explain(error: OSError, where: str | Path = "") -> InputError:
+    """An error of the operating system as one that is the user's to mend.
+
+    Args:
+        where: the file or folder, for errors that do not know it (a full disk is told without a name).
+    """
+    place = where or error.filename or "this machine"
+    remedy = next((text for codes, text in _REMEDIES.items() if error.errno in codes), "")
+    cause = error.strerror or str(error) or type(error).__name__
+    return InputError(f"{place}: {cause}", remedy or "look at this disk or mount, and run the same command again")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` so that `path` holds all of it or does not exist, whoever is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `content` so that `path` holds all of it or does not exist, whoever is killed meanwhile.
+
+    Raises:
+        InputError: it cannot be written (no room, read-only, ...); nothing is left of the attempt.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.time_ns()}{_TEMPORARY}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a disk that takes no writes may not take this one either
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise explain(error, path) from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """`write_whole` of indented JSON with its keys in the order given."""
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(path, _encoded(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """`write_whole` of JSONL, a row a line."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_whole(path, _encoded("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The rows of `write_lines`."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def _encoded(text: str) -> bytes:
+    """JSON in UTF-8; a lone surrogate (a file's name that is no UTF-8) becomes the escape that JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def sweep_temporary(folder: Path) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
+from shoal_data.errors import InputError
 from shoal_data.files import write_whole
 
 __all__ = ["read_batch", "text_buffers", "write_batches"]
@@ -36,5 +37,12 @@ def write_batches(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
 
 
 def read_batch(path: Path, index: int) -> pa.RecordBatch:
-    """Record batch `index` of a file of `write_batches`, memory-mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(index)
+    """Record batch `index` of a file of `write_batches`, memory-mapped.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(index)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: damaged ({error})", "delete this file and run the same command again") from error

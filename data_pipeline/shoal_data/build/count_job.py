@@ -20,17 +20,18 @@ import pyarrow.compute as pc
 from shoal_data.build.arrow import read_batch, write_batches
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.inputs import Part, Piece
-from shoal_data.build.tasks import run_parts, session_for
+from shoal_data.build.session import RaySession
+from shoal_data.build.tasks import run_parts, use_ray
 from shoal_data.build.wordcount import WordCounter
 from shoal_data.files import write_json
 
-__all__ = ["count_words", "quarantined"]
+__all__ = ["count_words", "forget", "has_words", "quarantined"]
 
 _PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in memory many times over
 
 
 def count_words(
-    parts: Sequence[Part], column: str, pattern: str, folder: Path, min_count: int
+    parts: Sequence[Part], column: str, pattern: str, folder: Path, min_count: int, session: RaySession
 ) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
     """Distinct pre-tokens of all parts and how often each occurs (64-bit).
 
@@ -39,6 +40,7 @@ def count_words(
         pattern: pre-tokenizer, a key of `shoal_data.build.patterns.PATTERNS`.
         folder: where partial sums are kept.
         min_count: leave out words that occur less often in all parts together.
+        session: where Ray comes from, if the work is worth it.
     """
     size = sum(piece.size for part in parts for piece in part.pieces)
     partitions = max(1, size // _PARTITION_BYTES)
@@ -47,19 +49,19 @@ def count_words(
         "pattern": pattern,
         "folder": str(folder.absolute()),
         "partitions": partitions,
-        "parts": [part.id for part in parts],
+        "parts": len(parts),
         "min_count": min_count,
     }
     reduces = [Part(index, "", (Piece("", "counts", 0, 0, 0, 1),)) for index in range(partitions)]
     missing = [part for part in parts if not _partial(folder, part.id).exists()]
-    with session_for(missing):
-        if missing:
-            run_parts("count", _count_part, missing, settings, ["documents"])
-        if partitions == 1:
-            return _sum_partition(folder, 0, settings)
-        missing = [part for part in reduces if not _reduced(folder, part.id).exists()]
-        if missing:
-            run_parts("reduce", _reduce_partition, missing, settings, ["words"])
+    use_ray(session, missing, wait=True)
+    if missing:
+        run_parts("count", _count_part, missing, settings, ["documents"], folder)
+    if partitions == 1:
+        return _sum_partition(folder, 0, settings)
+    missing = [part for part in reduces if not _reduced(folder, part.id).exists()]
+    if missing:
+        run_parts("reduce", _reduce_partition, missing, settings, ["words"], folder)
     batches = [read_batch(_reduced(folder, part.id), 0) for part in reduces]
     table = pa.Table.from_batches(batches).combine_chunks()
     return table["word"].chunk(0), table["count"].to_numpy()
@@ -68,6 +70,18 @@ def count_words(
 def quarantined(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
     """What `count_words` could not read: file, row and cause of each."""
     return [entry for part in parts for entry in json.loads(_left_out(folder, part.id).read_bytes())]
+
+
+def forget(folder: Path) -> None:
+    """Remove what `count_words` keeps."""
+    for pattern in ("counts-*.arrow", "reduced-*.arrow", "left-out-*.json"):
+        for partial in folder.glob(pattern):
+            partial.unlink()
+
+
+def has_words(parts: Sequence[Part], folder: Path) -> bool:
+    """Whether `count_words` found any, however rare."""
+    return any(len(read_batch(_partial(folder, part.id), 0)) for part in parts)
 
 
 def _left_out(folder: Path, part: int) -> Path:
@@ -115,7 +129,7 @@ def _sum_partition(
     folder: Path, partition: int, settings: dict[str, Any]
 ) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
     counter = WordCounter(settings["pattern"])
-    for part in settings["parts"]:
+    for part in range(settings["parts"]):
         batch = read_batch(_partial(folder, part), partition)
         counter.add_counts(batch["word"], batch["count"].to_numpy())
     words, counts, _ = counter.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,35 +56,40 @@ class Recipe:
         for name in ("fim_rate", "split_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is no share", "choose 0 to 1")
+        if abs(self.seed) >= 1 << 63:
+            raise InputError(f"--seed {self.seed} has more than 64 bits", "choose a smaller one")
         for source, weight in (self.weights or {}).items():
-            if not weight > 0:
-                raise InputError(f"--mixture {source}={weight}: a weight is above 0", "leave the source out of --input")
+            if not 0 < weight < math.inf:
+                remedy = "choose a number above 0, or leave the source out of --input"
+                raise InputError(f"--mixture {source}={weight}: no weight", remedy)
+        if not math.isfinite(sum((self.weights or {}).values())):
+            raise InputError("--mixture: the weights add up to no number", "choose smaller ones: only shares count")
 
 
 def part_record(corpus: Path, part: int) -> dict[str, Any] | None:
-    """What part `part` made, if it is done and its shard stands."""
+    """What part `part` made, if it is done, its record is whole and its shard stands."""
     try:
         record: dict[str, Any] = json.loads((corpus / "job" / f"{part:06d}.json").read_bytes())
-    except FileNotFoundError:
-        return None
-    for shard in record["shards"]:
-        path = corpus / shard["file"]
-        if not path.exists() or path.stat().st_size != shard["size"]:
+        if record["part"] != part or not record.keys() >= {"by_lang", "quarantine"}:
             return None
+        for shard in record["shards"]:
+            if (corpus / shard["file"]).stat().st_size != shard["size"]:
+                return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
     return record
 
 
 def encode_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     """The task: read and encode one part, write its shard and then its record."""
     corpus, recipe = Path(settings["corpus"]), Recipe(**settings["recipe"])
-    encoder = load_encoder(settings["tokenizer"], settings["digest"])
+    encoder = load_encoder(settings["tokenizer"], settings["digest"], settings["engine"])
     quarantine: list[Quarantined] = []
     documents = _read(part, settings["column"], quarantine)
     if recipe.strict and quarantine:
         first = quarantine[0]
-        raise InputError(
-            f"{first.file}, row {first.row}: {first.cause}", "mend the input, or leave out --strict to quarantine it"
-        )
+        where = first.file if first.row is None else f"{first.file}, row {first.row}"
+        raise InputError(f"{where}: {first.cause}", "mend the input, or leave out --strict to quarantine it")
     duplicates = 0
     if recipe.deduplicate and len(documents):
         again = is_duplicate(corpus / "job", part.id, len(documents))
@@ -126,7 +132,7 @@ def _encode(
     corpus: Path, part: Part, documents: pa.Table, encoder: Encoder, recipe: Recipe, shards: list[dict[str, Any]]
 ) -> dict[str, list[int]]:
     """Write the shard of `documents`, append its entry to `shards`; returns [tokens, documents, bytes] by language."""
-    text = documents["text"].chunk(0)
+    text = encoder.prepare(documents["text"].chunk(0))  # its bytes are what the tokens stand for
     count = len(text)
     fim = np.zeros(count, bool)
     if recipe.fim_rate > 0:

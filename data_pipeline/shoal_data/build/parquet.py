@@ -96,7 +96,7 @@ def _row_group(
     """
     if lang is not None:
         try:
-            table = file.reader.read_row_group(group, column_indices=[text, lang], use_threads=False)
+            table = file.reader.read_row_group(group, column_indices=sorted((text, lang)), use_threads=False)
             return table.column(int(text > lang)), table.column(int(lang > text))
         except InputError:
             raise

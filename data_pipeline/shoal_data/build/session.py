@@ -1,33 +1,111 @@
-"""The Ray cluster a build runs on: the one it was submitted to, or a private one on this machine."""
+"""The Ray that a build runs on: the cluster it was submitted to, or a private one of this machine, started beside
+other work and waited for when it is needed."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
-import ray
-import ray.data
+from shoal_data.build.imports import import_early
+from shoal_data.errors import InputError
 
-__all__ = ["ray_session"]
+__all__ = ["RaySession", "on_ray", "ray_session"]
+
+_PATIENCE = 90.0  # seconds for a cluster to take this process in, and to run a first, empty task for it
+
+
+def on_ray() -> bool:
+    """Whether this process is part of a Ray session, as its driver or a worker."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+class RaySession:
+    """Ray for the duration of a `with`, if and when it is asked for.
+
+    Within a job (`ray job submit`) or where `RAY_ADDRESS` is set, that cluster, which is joined from the beginning;
+    else a cluster of this process's own, on loopback, which ends with it.
+
+    Args:
+        cpus: of a private cluster; all of this machine's if left out.
+    """
+
+    def __init__(self, cpus: int | None = None) -> None:
+        self._cpus = cpus
+        self._owner: threading.Thread | None = None
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> RaySession:
+        if os.environ.get("RAY_ADDRESS"):
+            self.begin()
+        return self
+
+    def begin(self) -> None:
+        """Start Ray in a thread and return at once; where Ray runs already, that is taken as it is."""
+        if self._owner is None and not on_ray():
+            import_early()
+            # The thread stays: the processes of a private cluster end with the thread that started them.
+            self._owner = threading.Thread(target=self._own, name="ray", daemon=True)
+            self._owner.start()
+
+    def wait(self) -> None:
+        """Begin, if nobody has, and return when Ray can be used.
+
+        Raises:
+            InputError: it cannot be started or joined.
+        """
+        self.begin()
+        if self._owner is None:
+            return
+        if not self._ready.wait(_PATIENCE):
+            self._failure = TimeoutError(f"no answer within {_PATIENCE:.0f} s")
+        if self._failure is not None:
+            raise _refusal(self._failure) from self._failure
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        if self._owner is not None:
+            self._owner.join(_PATIENCE if self._failure is None else 1.0)
+
+    def _own(self) -> None:
+        try:
+            _start(self._cpus)
+        except Exception as error:  # whatever Ray raises is told by `wait`, in the thread that needs it
+            self._failure = error
+        self._ready.set()
+        self._over.wait()
+        if on_ray():
+            sys.modules["ray"].shutdown()
 
 
 @contextmanager
 def ray_session(cpus: int | None = None) -> Iterator[None]:
-    """Connect to Ray for the duration.
-
-    Within a job (`ray job submit`) or where `RAY_ADDRESS` is set, that cluster; else a cluster of this process's own,
-    on loopback, which ends with it.
-    """
-    if ray.is_initialized():
+    """Ray for the duration, from the beginning (see `RaySession`)."""
+    with RaySession(cpus) as session:
+        session.wait()
         yield
-        return
+
+
+def _start(cpus: int | None) -> None:
+    """Start or join Ray, and see that it does a task."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Ray reads it when it is imported
+    import ray
+    import ray.data
+
+    if address:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        answer = ray.remote(_answer).options(num_cpus=0)
+        ray.get(answer.remote(), timeout=_PATIENCE)  # a driver whom workers cannot call back would wait for ever
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(
             address="local",
             num_cpus=cpus or os.cpu_count(),
@@ -35,13 +113,28 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=1 << 29,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the build shows its own, by bytes of text
+    context.max_errored_blocks = -1  # parts whose worker died are done again (see `pool`)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would say that Ray's bars are off
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # a traceback for each part whose worker died, which `pool` does again
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
+
+
+def _answer() -> bool:
+    return True
+
+
+def _refusal(error: Exception) -> InputError:
+    cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return InputError(f"Ray could not be started on this machine: {cause}", "see /tmp/ray for its logs")
+    return InputError(
+        f"the Ray cluster at {address} (RAY_ADDRESS) cannot be used from here: {cause}",
+        "run the command as a job, `ray job submit -- shoal data ...`, since workers must reach the process that "
+        "gives them work; or unset RAY_ADDRESS to use this machine alone",
+    )

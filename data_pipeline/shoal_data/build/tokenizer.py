@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from shoal_data.build.arrow import text_buffers
+from shoal_data.build.byte_level import byte_of_character, character_of_byte, spell
+from shoal_data.build.causes import common_causes
+from shoal_data.build.claim import FORMAT, check_out, claim
 from shoal_data.build.compile import compile_loops
-from shoal_data.build.count_job import count_words, quarantined
-from shoal_data.build.inputs import plan_parts
+from shoal_data.build.count_job import count_words, forget, has_words, quarantined
+from shoal_data.build.imports import import_early
+from shoal_data.build.inputs import Part, plan_parts
+from shoal_data.build.lock import held
 from shoal_data.build.merges import Merges, learn_merges
 from shoal_data.build.patterns import PATTERNS, pre_tokenizer
+from shoal_data.build.schema import check_column
+from shoal_data.build.session import RaySession
 from shoal_data.build.special import BOS, EOS, SPECIAL_TOKENS
+from shoal_data.build.special_names import check_special
+from shoal_data.build.tasks import use_ray
 from shoal_data.errors import InputError
 from shoal_data.files import sweep_temporary, write_json, write_lines, write_whole
 
-__all__ = ["TrainOptions", "byte_alphabet", "character_of_byte", "train"]
+__all__ = ["TrainOptions", "byte_alphabet", "train"]
 
 
 @dataclass(frozen=True)
@@ -60,24 +71,41 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
         the path of `tokenizer.json`.
 
     Raises:
-        InputError: nothing matches, a setting is out of range, or `out` holds another job's work.
+        InputError: nothing matches, a setting is out of range, `out` holds other things, another job's work or a job
+            that runs, there is nothing to learn from, or nothing can be written.
     """
     _check(options)
-    folder = Path(out)
-    parts = plan_parts(inputs, options.column, options.part_bytes)
-    job = json.loads(json.dumps({"options": asdict(options), "parts": [part.to_json() for part in parts]}))
-    path, record = folder / "tokenizer.json", folder / "job" / "job.json"
-    if record.exists() and json.loads(record.read_bytes()) != job:
-        raise InputError(
-            f"{folder}: it belongs to a job with other inputs or options", "choose another --out, or delete this folder"
-        )
-    if record.exists() and path.exists():
-        return path
-    write_json(record, job)
-    sweep_temporary(record.parent)
+    folder = check_out(out)
+    import_early()
+    with RaySession() as session:  # a cluster that is named is joined meanwhile
+        parts = plan_parts(inputs, options.column, options.part_bytes)
+        check_column(parts, options.column)
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            use_ray(session, parts, wait=False)
+        plan = {"format": FORMAT, "options": asdict(options), "parts": [part.to_json() for part in parts]}
+        with held(folder):
+            claim(folder, json.loads(json.dumps(plan)), ["tokenizer.json", "job/counts-*.arrow"])
+            if not path.exists():
+                _train(folder, parts, options, session)
+            return path
+
+
+def _train(folder: Path, parts: Sequence[Part], options: TrainOptions, session: RaySession) -> None:
+    """Count, merge and write; `tokenizer.json` comes last."""
+    job = folder / "job"
+    sweep_temporary(folder)
+    sweep_temporary(job)
     compile_loops()  # once, here, and not in every worker
-    words, counts = count_words(parts, options.column, options.pattern, record.parent, options.min_word_count)
-    write_lines(folder / "quarantine.jsonl", quarantined(parts, record.parent))
+    words, counts = count_words(parts, options.column, options.pattern, job, options.min_word_count, session)
+    left_out = quarantined(parts, job)
+    write_lines(folder / "quarantine.jsonl", left_out)
+    if not len(words):
+        problem = _no_words(options, left_out, rare=has_words(parts, job))
+        forget(job)
+        raise problem
+    if left_out:
+        _warn(f"left out: {common_causes(left_out)}; {folder / 'quarantine.jsonl'} has each of them")
     specials = sorted(options.special, key=lambda name: options.special[name])
     alphabet, byte_ids = byte_alphabet(specials)
     with ThreadPoolExecutor(1) as beside:  # the merge loop leaves the other cores idle
@@ -88,6 +116,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
 
         sample = read_sample(parts, options.column)
         merges = learning.result()
+    _check_merges(merges, options, len(alphabet))
     content = _assemble(merges, specials, options).to_str().encode()
     write_json(
         folder / "tokenizer_config.json",
@@ -100,19 +129,54 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     )
     lengths = np.diff(text_buffers(words)[0])
     write_card(folder, content, sample, merges, int((lengths * counts).sum()))
-    write_whole(path, content)
-    for pattern in ("counts-*.arrow", "reduced-*.arrow", "left-out-*.json"):
-        for partial in record.parent.glob(pattern):
-            partial.unlink()
-    return path
+    write_whole(folder / "tokenizer.json", content)
+    forget(job)
+
+
+def _no_words(options: TrainOptions, left_out: Sequence[Mapping[str, Any]], *, rare: bool) -> InputError:
+    """Why there is nothing to learn from."""
+    if rare:
+        return InputError(
+            f"--min-word-count {options.min_word_count}: every word is rarer, so there is nothing to learn from",
+            "choose a smaller one, or train on more text",
+        )
+    causes = common_causes(left_out) or "all files are empty"
+    return InputError(
+        f"no document could be read, so there is nothing to learn from: {causes}", "mend --input or --column"
+    )
+
+
+def _check_merges(merges: Merges, options: TrainOptions, first: int) -> None:
+    """Say it if fewer merges were found than were asked for.
+
+    Raises:
+        InputError: none was found at all.
+    """
+    found = len(merges.tokens)
+    if found >= options.vocab_size:
+        return
+    least = f" {options.min_frequency} times" if options.min_frequency > 1 else ""
+    if found == first:
+        raise InputError(
+            f"no two neighbours occur{least} in this text, so there is nothing to learn",
+            "train on more text, or with a smaller --min-frequency",
+        )
+    _warn(
+        f"the vocabulary has {found:,} entries where {options.vocab_size:,} were asked for: no pair is left that occurs"
+        f"{least} in this text"
+    )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def byte_alphabet(specials: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
     """The tokens before the first merge, by id, and the id of each byte: specials first, then the bytes in the order
     of the characters that stand for them in byte-level BPE."""
-    byte_of = _byte_of()
+    byte_of = byte_of_character()
     ids = {name: at for at, name in enumerate(specials)}
-    tokens = [_spell(name, byte_of) for name in specials]
+    tokens = [spell(name) for name in specials]
     for character in sorted(byte_of):
         if character not in ids:
             ids[character] = len(tokens)
@@ -123,36 +187,13 @@ def byte_alphabet(specials: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
     return tokens, byte_ids
 
 
-def character_of_byte() -> dict[int, str]:
-    """The character that stands for each byte in a byte-level vocabulary."""
-    return {byte: name for name, byte in _byte_of().items()}
-
-
-def _byte_of() -> dict[str, int]:
-    """Byte-level BPE's character -> byte (GPT-2's table: printable Latin-1 stands for itself, the rest from U+0100)."""
-    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in itself}
-    for number, byte in enumerate(sorted(set(range(256)) - set(itself))):
-        table[chr(256 + number)] = byte
-    return table
-
-
-def _spell(name: str, byte_of: Mapping[str, int]) -> bytes:
-    """The bytes that merges would have to make to reach a special token's entry; empty if they never can."""
-    return bytes(byte_of[one] for one in name) if all(one in byte_of for one in name) else b""
-
-
 def _check(options: TrainOptions) -> None:
     if options.pattern not in PATTERNS:
         raise InputError(f"--pattern {options.pattern!r} is not known", f"choose one of {', '.join(PATTERNS)}")
     least = 256 + len(options.special)
     if options.vocab_size < least:
         raise InputError(f"--vocab-size {options.vocab_size} is too small", f"bytes and special tokens take {least}")
-    ids = list(options.special.values())
-    if len(set(ids)) < len(ids) or not all(0 <= token < options.vocab_size for token in ids):
-        raise InputError(
-            f"special token ids {ids} must differ and lie in 0 .. {options.vocab_size - 1}", "mend --special NAME=ID"
-        )
+    check_special(options.special, options.pattern, options.vocab_size)
 
 
 def _assemble(merges: Merges, specials: Sequence[str], options: TrainOptions) -> Tokenizer:

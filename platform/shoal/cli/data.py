@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -17,6 +18,7 @@ Inputs = Annotated[
     typer.Option("--input", help="Files or globs (quoted): Parquet, JSONL, text; NAME=GLOB names their source."),
 ]
 Column = Annotated[str, typer.Option(help="Column or field that holds the text.")]
+Number = TypeVar("Number", int, float)
 CorpusAddress = Annotated[
     str,
     typer.Argument(metavar="CORPUS", help="What `shoal data tokenize --out` wrote: a folder, or s3://bucket/prefix."),
@@ -26,7 +28,7 @@ CorpusAddress = Annotated[
 @app.command("tokenizer-train")
 def tokenizer_train(
     inputs: Inputs,
-    out: Annotated[Path, typer.Option(help="Folder for tokenizer.json and its card.")],
+    out: Annotated[str, typer.Option(help="Folder for tokenizer.json and its card: new or empty.")],
     vocab_size: Annotated[int, typer.Option(help="Entries, special tokens and the 256 bytes included.")],
     column: Column = "text",
     pattern: Annotated[str, typer.Option(help="Pre-tokenizer: deepseek-v3, gpt2 or cl100k.")] = "deepseek-v3",
@@ -35,20 +37,21 @@ def tokenizer_train(
     special: Annotated[list[str] | None, typer.Option(help="NAME=ID, a special token at a chosen id.")] = None,
 ) -> None:
     """Train a byte-level BPE tokenizer on text."""
+    from shoal.cluster.inside import go_inside
     from shoal_data.build.tokenizer import TrainOptions, train
 
     options = TrainOptions(vocab_size, column, pattern, min_frequency, min_word_count)
     if special:
-        ids = {name: int(value) for name, value in _pairs("--special", special, "an id").items()}
-        options = replace(options, special=ids)
+        options = replace(options, special=_pairs("--special", special, int, "a whole number"))
+    go_inside()
     print(train(inputs, out, options))
 
 
 @app.command()
 def tokenize(
     inputs: Inputs,
-    tokenizer: Annotated[Path, typer.Option(help="A byte-level BPE tokenizer.json.")],
-    out: Annotated[Path, typer.Option(help="Folder for the corpus.")],
+    tokenizer: Annotated[str, typer.Option(help="A byte-level BPE tokenizer.json.")],
+    out: Annotated[str, typer.Option(help="Folder for the corpus: new or empty, seen by all nodes.")],
     column: Column = "text",
     seed: Annotated[int, typer.Option(help="Names everything random.")] = 0,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Order documents by the seed.")] = False,
@@ -61,36 +64,48 @@ def tokenize(
     strict: Annotated[bool, typer.Option("--strict", help="Broken input is an error, not quarantined.")] = False,
 ) -> None:
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
+    from shoal.cluster.inside import go_inside
+    from shoal_data.build.causes import extent
     from shoal_data.build.tokenize import Recipe, TokenizeOptions
     from shoal_data.build.tokenize import tokenize as build
+    from shoal_data.files import read_lines
 
-    weights = _pairs("--mixture", mixture, "a weight") if mixture else None
+    weights = _pairs("--mixture", mixture, float, "a number") if mixture else None
     recipe = Recipe(seed, shuffle, bos, fim_rate, split_rate, deduplicate, weights, strict)
-    totals = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe)).totals
+    go_inside()
+    manifest = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe))
+    totals = manifest.totals
     print(f"{out}: {totals['tokens']:,} tokens, {totals['documents']:,} documents, {totals['bytes']:,} bytes of text")
     if totals["quarantined"]:
-        print(f"{totals['quarantined']:,} rows or files were left out: {out / 'quarantine.jsonl'} says which and why")
+        path = Path(out) / "quarantine.jsonl"
+        print(f"left out: {extent(read_lines(path))}; {path} says which and why")
 
 
-def _pairs(option: str, values: list[str], what: str) -> dict[str, float]:
+def _pairs(option: str, values: list[str], kind: Callable[[str], Number], what: str) -> dict[str, Number]:
+    """NAME=NUMBER, repeated. Raises UserError: not of that form, or a name twice."""
     from shoal.errors import UserError
 
-    pairs = {}
+    pairs: dict[str, Number] = {}
     for value in values:
         name, _, number = value.rpartition("=")
+        if name in pairs:
+            raise UserError(f"{option} {name} is given twice", "leave one of them out")
         try:
-            pairs[name] = float(number)
+            if not name:
+                raise ValueError("no name")
+            pairs[name] = kind(number)
         except ValueError as error:
-            raise UserError(f"{option} {value!r}: no number after '='", f"write NAME={what}") from error
+            raise UserError(f"{option} {value!r} is not NAME=NUMBER", f"write a name, '=' and {what}") from error
     return pairs
 
 
 @app.command()
-def sample(out: Annotated[Path, typer.Option(help="Folder for train-*.parquet and heldout.parquet.")]) -> None:
+def sample(out: Annotated[str, typer.Option(help="Folder for train-*.parquet and heldout.parquet.")]) -> None:
     """Gather text that every machine has: the Python standard library's sources, about 10 MB."""
+    from shoal_data.build.claim import check_out
     from shoal_data.sample import write_sample
 
-    size = write_sample(out)
+    size = write_sample(check_out(out))
     print(f"{out}: {size['train']:,} bytes to train on, {size['heldout']:,} held out")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -16,7 +17,12 @@ from shoal.cli.simulate import simulate
 from shoal.cli.status import runs, status
 from shoal.cli.train import stop, train
 from shoal.errors import UserError
+from shoal.printable import printable
+from shoal.record.masking import mask_text
 from shoal_data.errors import InputError
+from shoal_data.files import explain
+
+_INTERRUPTED = 130  # what Typer ends with after Ctrl-C
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,9 +49,39 @@ app.add_typer(data.app, name="data")
 
 
 def run() -> None:
-    """Entry point: errors that are the user's to mend are one message and exit code 2."""
+    """Entry point: errors that are the user's to mend are one message and exit code 2; Ctrl-C is one line and 130.
+
+    What is left with a traceback is a fault of this software."""
     try:
         app()
     except (UserError, InputError) as error:
-        print(f"shoal: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(error)
+    except OSError as error:  # a full or read-only disk, no permission, no descriptors, a file that is gone
+        _end(explain(error))
+    except MemoryError:
+        _end(UserError("not enough memory on this machine", "end something else, or ask for less at a time"))
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            print("shoal: interrupted", file=sys.stderr)
+        raise
+    except Exception as error:
+        if not of_ray(error):
+            raise
+        _end(UserError(f"Ray failed: {first_line(error)}", "see that the cluster is up, and run the command again"))
+
+
+def of_ray(error: Exception) -> bool:
+    """Whether an error tells of Ray's state (a cluster that is gone, a worker that died), not of a fault in a task."""
+    ray = sys.modules.get("ray")
+    if ray is None:
+        return False
+    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _end(error: Exception) -> NoReturn:
+    print(f"shoal: {printable(mask_text(str(error)), lines=True)}", file=sys.stderr)
+    sys.exit(2)

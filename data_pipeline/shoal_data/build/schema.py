@@ -1,0 +1,41 @@
+"""A mistyped column is told before work starts, where the files say what columns they have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shoal_data.build.filesystem import open_file
+from shoal_data.build.inputs import Part
+from shoal_data.errors import InputError, StoreError
+
+__all__ = ["check_column"]
+
+_MOST = 16  # files: with more, some may have the column, and the rest is quarantined as it is read
+
+
+def check_column(parts: Sequence[Part], column: str) -> None:
+    """Look for `column` in the schemas of the input, if that is a few Parquet files.
+
+    Raises:
+        InputError: no file has it.
+    """
+    pieces = [piece for part in parts for piece in part.pieces]
+    paths = list(dict.fromkeys(piece.path for piece in pieces))
+    if len(paths) > _MOST or any(piece.format != "parquet" for piece in pieces):
+        return
+    names: list[str] = []
+    for path in paths:
+        try:
+            with open_file(path) as file:
+                names += pq.read_schema(file).names
+        except StoreError:
+            raise
+        except (OSError, ValueError, pa.ArrowException):
+            return  # who reads it says what is wrong, and quarantines it
+        if column in names:
+            return
+    there = ", ".join(sorted(set(names))) or "none"
+    raise InputError(f"--column {column!r}: no input file has it (they have {there})", "name the column with the text")
