@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shoal.errors import UserError
 from shoal.record.rundir import RunDir
 from shoal.report import build
 from shoal.report.history import Clock, History, Stay, stays, unigram_entropy
@@ -196,3 +197,35 @@ def test_the_clock_leaves_out_the_time_between_sessions() -> None:
 ])  # fmt: skip
 def test_the_entropy_is_found_wherever_it_is_told(places: Any, value: float | None) -> None:
     assert unigram_entropy(*places) == value
+
+
+def test_names_are_no_formulas_no_markup_and_no_escapes(tmp_path: Path) -> None:
+    node = "$\\frac{$<b>&[red]\x1b[2J\u202e\ud800"
+    run = demo_record(tmp_path)
+    run.append_event("worker_ready", actor=f"demo/spare9@{node}", node=node, pid=1, time=START + 5.0)
+    run.append_event("death", actor=f"demo/spare9@{node}", node=node, how="$\\frac{$ \x9b \ud800", time=START + 6.0)
+    run.append_event("checkpoint", step=5, path="\ud800\x1b[2J", seconds=0.4, bytes=5, time=START + 7.0)
+    text = build(run.path).read_text(encoding="utf-8")
+    assert "$\\frac{$&lt;b&gt;&amp;[red]\\x1b[2J\\u202e\\ud800" in text
+    assert not set(text) & set("\x1b\x9b\u202e")
+    Page(text)
+
+
+@pytest.mark.parametrize("figure", ["loss", "lm_loss", "mtp_loss", "grad_norm", "lr"])
+def test_a_figure_that_is_nowhere_known_leaves_the_page_whole(tmp_path: Path, figure: str) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    run.append_event("run_started", run_id="job", steps=9, cells=1, workers_per_cell=1, time=START)
+    for step in range(3):
+        figures = dict.fromkeys(("loss", "lm_loss", "mtp_loss", "grad_norm", "lr"), 1.0) | {figure: math.nan}
+        run.append_step({
+            "step": step, "time": START + step, **figures, "tokens": 5, "samples": [step, step + 1], "cells": 1,
+            "generation": 0, "seconds": 1.0,
+        })  # fmt: skip
+    Page(build(run.path).read_text())
+
+
+def test_a_field_of_the_wrong_kind_is_one_sentence(tmp_path: Path) -> None:
+    run = demo_record(tmp_path)
+    run.append_event("recovery", rung="heal", phases=7, next_commit="soon", time=START + 90.0)
+    with pytest.raises(UserError, match=r"a field of the record is not what docs/record\.md says"):
+        build(run.path)

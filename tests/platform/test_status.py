@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from shoal.cli.report import report
 from shoal.cli.status import runs, status
 from shoal.errors import UserError
-from shoal.record import layout
+from shoal.record import index, layout
 from shoal.record.rundir import RunDir
 from shoal.record.status import snapshot
 
@@ -72,7 +72,7 @@ def test_the_picture_shows_cells_before_spares_and_the_last_events(run: RunDir) 
     run.write_status(STATUS)
     run.append_event("checkpoint", step=4, path="p", seconds=0.5, bytes=2_000_000)
     text = call("status", "--storage", run.path.parent)
-    for words in ("job", "running", "loss 3.2500", "8,123 tokens/s", "stage  shard  node", "node2", "77",
+    for words in ("job", "running", "loss 3.2500", "8,123 tokens/s", "2 cells", "stage  shard  node", "node2", "77",
                   "step 5 of 20", "cell0/stage0/shard1@node2", "Checkpoint of step 4 is whole (2.0 MB"):  # fmt: skip
         assert words in text
     assert text.index("shard1@node2") < text.index("spare0@node3")
@@ -101,11 +101,73 @@ def test_watch_ends_with_the_run(run: RunDir) -> None:
 
 def test_runs_lists_the_last_active_first(tmp_path: Path) -> None:
     assert "no runs" in call("runs", "--storage", tmp_path)
-    for index, name in enumerate(("older", "newer")):
+    for second, name in enumerate(("older", "newer"), start=1):
         made = RunDir.create(tmp_path, name, {}, resume=False)
-        os.utime(made.path / layout.EVENTS, (index + 1, index + 1))
+        os.utime(made.path / layout.EVENTS, (second, second))
     text = call("runs", "--storage", tmp_path)
     assert text.index("newer") < text.index("older")
+
+
+def test_one_damaged_record_hides_no_other(tmp_path: Path) -> None:
+    for name in ("good", "hurt", "gone"):
+        made = RunDir.create(tmp_path, name, {}, resume=False)
+        made.append_event("run_started", run_id=name, steps=20, cells=2, workers_per_cell=2)
+    (tmp_path / "hurt" / layout.STATUS).write_bytes(b"")
+    with open(tmp_path / "gone" / layout.EVENTS, "ab") as file:
+        file.write(b"garbage\n")
+    text = call("runs", "--storage", tmp_path).replace("\n", "")
+    assert "good" in text
+    assert text.count("damaged: ") == 2
+    assert "status.json is not JSON" in text
+    assert "events.jsonl:2 is not JSON" in text
+    with pytest.raises(UserError, match=r"status\.json is not JSON"):
+        call("status", "hurt", "--storage", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"workers": [5]}, {"workers": [{**WORKER, "heartbeat_age": "x"}]}, {"written": None}, {"step": "5"},
+     {"loss": "low"}, {"workers": [{**WORKER, "step": 1.5}]}],
+)  # fmt: skip
+def test_a_status_that_is_not_as_it_should_be_is_one_sentence(run: RunDir, wrong: dict[str, Any]) -> None:
+    (run.path / layout.STATUS).write_text(json.dumps({**STATUS, "written": 5.0, **wrong} if wrong else {"run_id": "x"}))
+    with pytest.raises(UserError, match=r"status\.json: .*\n  remedy: remove it"):
+        snapshot(run.path)
+
+
+def test_names_are_no_markup_and_no_escapes(run: RunDir) -> None:
+    node = "[red]n\x1b[2J\u202e[/nope]"
+    run.write_status(
+        {**STATUS, "run_id": "[/b]job\x9b", "workers": [{**WORKER, "node": node, "actor": f"a/[b]@{node}"}]}
+    )
+    run.append_event("node_lost", node=node)
+    text = call("status", "--storage", run.path.parent)
+    for words in (
+        "[/b]job\\x9b",
+        "[red]n\\x1b[2J\\u202e[/nope]",
+        "[b]@[red]n",
+        "Node [red]n\\x1b[2J\\u202e[/nope] is lost",
+    ):
+        assert words in text
+    assert not set(text) & set("\x1b\x9b\u202e")
+
+
+def test_a_run_started_from_this_machine_is_found_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    assert "no runs" in call("runs")
+    made = RunDir.create(tmp_path / "far", "job", {}, resume=False)
+    index.note("job", made.path)
+    index.note("gone", tmp_path / "nowhere" / "gone")
+    assert "job" in call("status", "job")
+    assert "job" in call("status")
+    text = call("runs")
+    assert str(tmp_path / "far") in text.replace("\n", "").replace(" ", "")
+    assert "gone" not in text
+    with pytest.raises(UserError, match="no run 'gone' here or among those started from this machine"):
+        call("status", "gone")
+    with pytest.raises(UserError, match="no run 'job' in"):
+        call("status", "job", "--storage", tmp_path / "state")
 
 
 def test_an_unknown_run_is_one_clear_message(tmp_path: Path) -> None:

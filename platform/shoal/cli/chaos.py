@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from shoal.cli.status import Storage
 
 __all__ = ["chaos"]
 
@@ -19,7 +20,7 @@ def chaos(
     duration: Annotated[
         str | None, typer.Option("--for", help="Stop after this time [default: the run's end].")
     ] = None,
-    storage: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    storage: Storage = None,
     cluster: Annotated[
         str, typer.Option("--name", help="The local cluster (`shoal cluster up`) it runs on.")
     ] = "local",

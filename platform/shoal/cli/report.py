@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from shoal.cli.status import Storage
+from shoal.printable import printable
 
 __all__ = ["report"]
 
 
 def report(
     run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
-    storage: Annotated[Path, typer.Option(envvar="SHOAL_STORAGE", help="Folder that holds the runs.")] = Path("runs"),
+    storage: Storage = None,
 ) -> None:
     """Write report.html into the run's directory from its record, and print where it is."""
     from shoal.record.read import find_run
     from shoal.report import build
 
-    print(build(find_run(run, storage)))
+    print(printable(build(find_run(run, storage))))

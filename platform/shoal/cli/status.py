@@ -10,29 +10,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shoal.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
-__all__ = ["runs", "status"]
+__all__ = ["Storage", "runs", "status"]
 
-Storage = Annotated[Path, typer.Option(envvar="SHOAL_STORAGE", help="Folder that holds the runs.")]
+Storage = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="SHOAL_STORAGE",
+        help="Folder that holds the runs [default: `runs`, and wherever those started from this machine lie].",
+    ),
+]
 COLOURS = {"done": "green", "running": "green", "recovering": "yellow", "failed": "red", "stopped": "yellow"}
 
 
 def status(
     run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
-    storage: Storage = Path("runs"),
+    storage: Storage = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     watch: Annotated[bool, typer.Option(help="Show it again every second until the run ends.")] = False,
 ) -> None:
     """Show a run's progress, its workers by cell and node, and the last events. Needs only the run's directory."""
+    from shoal.record.read import find_run, readable
+
+    path = find_run(run, storage)
+    with readable(path):
+        show(path, as_json, watch)
+
+
+def show(path: Path, as_json: bool, watch: bool) -> None:
+    """Print the state of one run, once or until it ends."""
     from rich.console import Console
     from rich.live import Live
 
-    from shoal.record.read import find_run
     from shoal.record.status import OVER, snapshot
 
-    path = find_run(run, storage)
     if as_json:
         while True:
             found = snapshot(path)
@@ -50,30 +66,46 @@ def status(
         live.update(picture(path, found), refresh=True)
 
 
-def runs(storage: Storage = Path("runs")) -> None:
+def runs(storage: Storage = None) -> None:
     """List the runs in the storage folder, the last active first."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from shoal.record import layout, read
+    from shoal.errors import UserError
+    from shoal.record import read
     from shoal.record.status import snapshot
 
     found = read.runs(storage)
     if not found:
-        print(f"no runs in {storage}")
+        print(f"no runs in {printable(storage or read.HOME)}")
         return
     table = Table("run", "status", "steps", "loss", "last active", box=None, header_style="bold")
+    if storage is None:
+        table.add_column("in", overflow="fold")
+    damaged: list[str] = []
     for path in found:
-        now = snapshot(path)
-        active = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((path / layout.EVENTS).stat().st_mtime))
-        table.add_row(path.name, state(now), progress(now), figure(now.get("loss"), ".4f"), active)
-    Console().print(table)
+        row: list[RenderableType] = [Text(printable(path.name))]
+        try:
+            now = snapshot(path)
+            row += [state(now), progress(now), figure(now.get("loss"), ".4f")]
+        except UserError as error:
+            row += [Text("damaged", style="red"), "-", "-"]
+            damaged.append(error.problem)
+        row += [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(read.active(path)))]
+        table.add_row(*row, *([Text(printable(path.parent))] if storage is None else []))
+    console = Console()
+    console.print(table)
+    for problem in damaged:
+        console.print(Text(f"damaged: {printable(problem)}", style="red"), soft_wrap=True)
 
 
-def state(now: Mapping[str, Any]) -> str:
+def state(now: Mapping[str, Any]) -> Text:
     """The status in its colour; a running controller that says nothing is not running as far as anyone can tell."""
+    from rich.text import Text
+
     name = "silent" if now["silent"] else str(now["status"])
-    return f"[{COLOURS.get(name, 'red' if now['silent'] else 'cyan')}]{name}[/]"
+    return Text(printable(name), style=COLOURS.get(name, "red" if now["silent"] else "cyan"))
 
 
 def progress(now: Mapping[str, Any]) -> str:
@@ -90,7 +122,7 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = [
-        Text.from_markup(f"[bold]{now['run_id']}[/]  {state(now)}  step {progress(now)}"),
+        Text.assemble((printable(now["run_id"]), "bold"), "  ", state(now), f"  step {progress(now)}"),
         bar(now),
     ]
     if now["silent"]:
@@ -115,35 +147,49 @@ def bar(now: Mapping[str, Any]) -> RenderableType:
 
 
 def facts(now: Mapping[str, Any]) -> str:
-    told = [
-        f"{name} {format(now[key], form)}"
-        for key, name, form in (("loss", "loss", ".4f"), ("cells", "cells", "d"), ("generation", "generation", "d"))
-        if now.get(key) is not None
-    ]
-    if now.get("tokens_per_second") is not None:
-        told.insert(1, f"{now['tokens_per_second']:,.0f} tokens/s")
-    return ", ".join(told)
+    from shoal.record.sentences import count
+
+    told = {
+        "loss": lambda value: f"loss {value:.4f}",
+        "tokens_per_second": lambda value: f"{value:,.0f} tokens/s",
+        "cells": lambda value: count(value, "cell"),
+        "generation": lambda value: f"generation {value}",
+    }
+    return ", ".join(words(now[key]) for key, words in told.items() if now.get(key) is not None)
 
 
 def workers(now: Mapping[str, Any]) -> RenderableType:
     """A row a worker, cell by cell, spares last."""
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    places = next((list(worker["coords"]) for worker in now["workers"] if isinstance(worker["coords"], Mapping)), [])
-    table = Table("cell", *places, "node", "pid", "step", "heartbeat", "actor", box=None, header_style="bold")
-    order = sorted(now["workers"], key=lambda w: (w["cell"] is None, w["cell"] or 0, str(w["coords"]), w["node"]))
+    seated = [worker["coords"] for worker in now["workers"] if isinstance(worker.get("coords"), Mapping)]
+    places = list(seated[0]) if seated else []
+    table = Table(
+        "cell",
+        *(escape(printable(place)) for place in places),
+        "node",
+        "pid",
+        "step",
+        "heartbeat",
+        "actor",
+        box=None,
+        header_style="bold",
+    )
+    order = sorted(now["workers"], key=lambda w: (w["cell"] is None, w["cell"] or 0, str(w.get("coords")), w["node"]))
     for worker in order:
         spare = worker["cell"] is None
         age = worker["heartbeat_age"]
-        coords = worker["coords"] if isinstance(worker["coords"], Mapping) else {}
+        coords = worker["coords"] if isinstance(worker.get("coords"), Mapping) else {}
         table.add_row(
             "spare" if spare else str(worker["cell"]),
-            *(str(coords.get(place, "")) for place in places),
-            str(worker["node"]),
-            str(worker["pid"]),
+            *(Text(printable(coords.get(place, ""))) for place in places),
+            Text(printable(worker["node"])),
+            Text(printable(worker.get("pid"))),
             "-" if spare else figure(worker["step"], "d"),
-            f"[{'red' if age > 5 else 'default'}]{age:.1f} s ago[/]",
-            str(worker["actor"]).partition("/")[2],
+            Text(f"{age:.1f} s ago", style="red" if age > 5 else ""),
+            Text(printable(worker["actor"].partition("/")[2])),
             style="dim" if spare else "",
         )
     return table
@@ -151,8 +197,8 @@ def workers(now: Mapping[str, Any]) -> RenderableType:
 
 def story(path: Path, count: int = 8) -> RenderableType:
     """The last events of the run as sentences, with their time of day."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from shoal.record.read import events
     from shoal.record.sentences import sentence
@@ -164,5 +210,5 @@ def story(path: Path, count: int = 8) -> RenderableType:
     ]
     rows = Table.grid(padding=(0, 2))
     for when, text in told[-count:]:
-        rows.add_row(time.strftime("%H:%M:%S", time.localtime(when)), escape(text))
+        rows.add_row(time.strftime("%H:%M:%S", time.localtime(when)), Text(text))
     return rows

@@ -19,6 +19,8 @@ from shoal.record.jsonl import DAMAGED, Tail, read_json, read_lines
 from shoal.yamlfile import load_yaml, read_text
 
 __all__ = [
+    "HOME",
+    "active",
     "config",
     "events",
     "find_run",
@@ -101,10 +103,11 @@ def runs(storage: Path | str | None) -> list[Path]:
         for path in index.known():
             if _is_run(path):
                 found.setdefault(path.resolve(), path)
-    return sorted(found.values(), key=_active, reverse=True)
+    return sorted(found.values(), key=active, reverse=True)
 
 
-def _active(path: Path) -> float:
+def active(path: Path) -> float:
+    """When the run directory `path` was last written to (unix seconds); 0.0 if that is not known."""
     try:
         return (path / layout.EVENTS).stat().st_mtime
     except OSError:

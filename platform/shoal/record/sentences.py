@@ -8,7 +8,7 @@ from typing import Any
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 
-__all__ = ["sentence", "short_actor"]
+__all__ = ["count", "sentence", "short_actor"]
 
 Event = Mapping[str, Any]
 
@@ -39,7 +39,8 @@ def _listing(items: Sequence[Any] | None) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _count(number: Any, noun: str) -> str:
+def count(number: Any, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -52,11 +53,11 @@ def _seconds(value: Any) -> str:
 
 
 def _run_started(event: Event) -> str:
-    shape = f"{_count(event.get('cells'), 'cell')} of {_count(event.get('workers_per_cell'), 'worker')}"
+    shape = f"{count(event.get('cells'), 'cell')} of {count(event.get('workers_per_cell'), 'worker')}"
     if event.get("resumed_from") is not None:
         return f"Run {event.get('run_id')} goes on from step {event['resumed_from']} with {shape}."
     placed = f" ({'; '.join(event['placement'])})" if event.get("placement") else ""
-    return f"Run {event.get('run_id')} started: {_count(event.get('steps'), 'step')} on {shape}{placed}."
+    return f"Run {event.get('run_id')} started: {count(event.get('steps'), 'step')} on {shape}{placed}."
 
 
 def _config_changed(event: Event) -> str:
@@ -106,7 +107,7 @@ def _decision(event: Event) -> str:
 def _generation(event: Event) -> str:
     return (
         f"Generation {event.get('generation')} stands at step {event.get('step')} with "
-        f"{_count(len(event.get('cells') or {}), 'cell')}."
+        f"{count(len(event.get('cells') or {}), 'cell')}."
     )
 
 
@@ -116,7 +117,7 @@ def _recovery(event: Event) -> str:
     nodes = event.get("nodes") or []
     what = f"after the loss of {_listing(nodes)}" if nodes else "after a failure"
     lost = event.get("steps_lost") or 0
-    steps = "no step was lost" if not lost else f"{_count(lost, 'step')} taken back"
+    steps = "no step was lost" if not lost else f"{count(lost, 'step')} taken back"
     full = f", full strength after {_seconds(event['full_strength'])}" if event.get("full_strength") is not None else ""
     return (
         f"Recovered ({event.get('rung')}) {what}: the next step committed {_seconds(event.get('next_commit'))} "
@@ -146,7 +147,7 @@ def _evaluation(event: Event) -> str:
 
 
 def _controller_back(event: Event) -> str:
-    workers = _count(event.get("workers"), "worker")
+    workers = count(event.get("workers"), "worker")
     return f"The controller died; a new one took over {workers} in {_seconds(event.get('seconds'))}, training went on."
 
 
@@ -191,7 +192,7 @@ def _pipeline_step(event: Event) -> str:
 
 def _experts_placed(event: Event) -> str:
     before, after = (max(event.get(key) or [0.0]) for key in ("before", "after"))
-    loads = _count(event.get("measured"), "step")
+    loads = count(event.get("measured"), "step")
     return (
         f"Experts move with step {int(event.get('step') or 0) + 1}, by the load of {loads}: "
         f"the busiest worker lies {before:.2f} over the mean and will lie {after:.2f}."

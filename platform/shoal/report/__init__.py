@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.errors import UserError
+
 __all__ = ["build"]
 
 
@@ -11,14 +13,19 @@ def build(path: Path | str) -> Path:
     """Write `report.html` for the run directory `path`, finished or not, and return where it is.
 
     Raises:
-        UserError: the record is damaged.
+        UserError: the record is damaged, or the report cannot be written.
     """
-    from shoal.record import layout
+    from shoal.record import layout, read
     from shoal.record.jsonl import write_atomic
     from shoal.report.history import History
     from shoal.report.page import page
 
     path = Path(path)
     target = path / layout.REPORT
-    write_atomic(target, page(History.read(path)))
+    with read.readable(path):
+        text = page(History.read(path))
+    try:
+        write_atomic(target, text)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})", "make room, or mend its rights") from error
     return target

@@ -109,9 +109,11 @@ def heldout_panel(ax: Axes, steps: list[float], bpb: list[float]) -> None:
 
 
 def speed_panel(ax: Axes, history: History) -> None:
-    """Tokens a second of every step over time, and the mean over all time, recoveries included."""
+    """Tokens a second of every step over time, by the workers' clock, and the mean over all time, recoveries
+    included."""
     time = np.array([history.clock(step["time"]) for step in history.steps])
-    rate = column(history, "tokens") / np.maximum(column(history, "seconds"), 1e-9)
+    own, arrived = column(history, "worker_seconds"), column(history, "seconds")
+    rate = column(history, "tokens") / np.maximum(np.where(np.isnan(own), arrived, own), 1e-9)
     ax.plot(*thin(time, rate), color=LOSS[0], linewidth=1.3)
     mean = history.run["tokens_per_second"]
     if mean is not None:

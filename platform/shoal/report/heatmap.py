@@ -21,8 +21,8 @@ COLOURS = LinearSegmentedColormap.from_list("load", ["#f4f6f8", LOSS[0], INK])
 def violations(history: History) -> Floats:
     """MaxVio, max(load) / mean(load) - 1, by layer and step: (layers, steps), NaN where unknown; no layers where the
     workload tells none."""
-    found = {key for step in history.steps for key in step if key.startswith(PREFIX)}
-    layers = sorted(int(key.removeprefix(PREFIX)) for key in found)
+    found = {key.removeprefix(PREFIX) for step in history.steps for key in step if key.startswith(PREFIX)}
+    layers = sorted(int(layer) for layer in found if layer.isdecimal())
     if not layers:
         return np.empty((0, len(history.steps)))
     return np.stack([column(history, f"{PREFIX}{layer}") for layer in layers])

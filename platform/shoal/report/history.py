@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoal.printable import printable_values
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
@@ -117,13 +118,18 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """Read the run directory `path`."""
-        steps, events, config = read.steps(path), read.events(path), read.config(path)
+        """Read the run directory `path`; all texts of it are fit to be shown.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        steps, events = read.steps(path), printable_values(read.events(path))
+        config = printable_values(read.config(path))
         spans = sessions(steps, events)
         status = read_json(path / layout.STATUS) or {}
         return cls(
             path=path,
-            run=summarize(path),
+            run=printable_values(summarize(path)),
             steps=steps,
             events=events,
             config=flat_masked(config),

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 __all__ = ["CELLS", "INK", "LOSS", "MUTED", "PHASES", "SPARE", "TROUBLE", "axes", "cell_colour", "figure", "svg"]
 
@@ -33,6 +34,7 @@ RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.5,
     "text.color": INK,
+    "text.parse_math": False,  # names of nodes are no formulas
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.8,
@@ -82,10 +84,11 @@ def axes(
 def svg(fig: Figure, name: str) -> str:
     """The figure as an `<svg>` element that scales with the page; `name`, unique in the page, says what it shows."""
     buffer = io.StringIO()
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)
     with rc_context({**RC, "svg.hashsalt": name}):
         FigureCanvasSVG(fig).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    head, rest = text.split(">", 1)
+    page = buffer.getvalue()
+    head, rest = page[page.index("<svg") :].split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{name}">{rest}'
