@@ -43,13 +43,8 @@ class Timeouts:
         return self.patience / 4
 
     @property
-    def acknowledge(self) -> float:
-        """From a stop to the last answer: a worker finishes its backward pass first, so the full patience."""
-        return self.patience
-
-    @property
     def collective(self) -> float:
-        """Of a process group: past the acknowledgement, so that Shoal, not the backend, ends a wait."""
+        """Of a process group: past the answer to a stop, so that Shoal, not the backend, ends a wait."""
         return 2 * self.patience
 
     @property
@@ -61,6 +56,13 @@ class Timeouts:
     def orphan(self) -> float:
         """A worker without a controller and without a committed step ends itself after this long."""
         return 6 * self.patience
+
+    @property
+    def still(self) -> float:
+        """For which all workers of a run may do one and the same thing, whatever it is (saving, loading, computing):
+        then they are formed again, and the second time the run ends. While they only wait for each other: `patience`,
+        while they meet for a new membership: `start`."""
+        return 30 * self.patience
 
     def explained(self) -> list[tuple[str, float, str]]:
         """(name, seconds, what for), shortest first."""

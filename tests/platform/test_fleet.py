@@ -20,7 +20,7 @@ class Away(RayFleet):
         self.back = threading.Event()
         self.done: list[str] = []
 
-    def _spawn(self, setup: Any, node: Any) -> None:
+    def _spawn(self, setup: Any, node: Any, died: Any) -> None:
         assert self.back.wait(30.0)
         self.done.append(f"spawn {setup}")
 
@@ -32,7 +32,7 @@ class Away(RayFleet):
 
 def test_orders_return_at_once_and_are_carried_out_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     fleet = Away()
-    fleet.spawn("a", None)
+    fleet.spawn("a", None, print)
     for name in ("unknown", "a"):
         fleet.kill(name)
     assert fleet.done == []

@@ -11,7 +11,7 @@ from shoal.control.lifelines import Lifelines, Line
 from shoal.wire import decode, encode
 
 WHO = {"worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
-DOING = {"seat": None, "attempt": -1, "generation": -1, "phase": "spare"}
+DOING = {"seat": None, "attempt": -1, "generation": -1, "phase": "spare", "steps": -1}
 HELLO = {"type": "hello", "secret": "s", "copies": {}, **WHO, **DOING}
 
 
@@ -21,7 +21,9 @@ class Ear:
     def __init__(self) -> None:
         self.heard: list[Any] = []
         self.gaps: list[float] = []
-        self.lines = Lifelines("s", self.joined, self.said, self.gone, self.gaps.append)
+        self.failures: list[Exception] = []
+        heard = (self.joined, self.said, self.gone, self.failures.append)
+        self.lines = Lifelines("s", *heard, self.gaps.append)
 
     def joined(self, line: Line) -> None:
         self.heard.append(("joined", line.worker, line.home))
@@ -56,6 +58,33 @@ def test_everything_said_is_heard_before_the_death() -> None:
 
     said = ("said", "commit")
     assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), said, said, said, ("gone", "w0")]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), ValueError("bad"), KeyError("x"), AssertionError()])
+def test_what_the_controller_fails_over_is_not_the_workers_fault(error: Exception) -> None:
+    class Clumsy(Ear):
+        def joined(self, line: Line) -> None:
+            super().joined(line)
+            raise error
+
+        def said(self, line: Line, message: dict[str, Any]) -> None:
+            super().said(line, message)
+            raise error
+
+    async def scene() -> tuple[list[Any], list[Exception], bool]:
+        ear = Clumsy()
+        reader, writer = await talk(ear, encode(HELLO), encode({"type": "commit"}), encode({"type": "ack"}))
+        await asyncio.wait_for(ear.until(3), 10)
+        ear.lines.send("w0", {"type": "stop"})
+        assert await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        await asyncio.wait_for(ear.until(4), 10)
+        return list(ear.heard), list(ear.failures), bool(ear.lines.lines)
+
+    heard, failures, still = asyncio.run(scene())
+    assert heard == [("joined", "w0", (0, 1)), ("said", "commit"), ("said", "ack"), ("gone", "w0")]
+    assert failures == [error] * 3
+    assert not still
 
 
 def test_orders_reach_the_worker() -> None:

@@ -64,8 +64,7 @@ def until(true: Callable[[], Any]) -> None:
 def test_lines_are_written_in_the_order_told(tmp_path: Path) -> None:
     one = a_pen(tmp_path)
     for step in range(50):
-        one.samples({"step": step, "cell": 0, "worker": "w", "ids": [step]})
-        one.step(a_step(step))
+        one.step(a_step(step), [{"step": step, "cell": 0, "worker": "w", "ids": [step]}])
     assert one.event("drain", generation=3)["reason"] is None
     one.plan(0, {"0": ["w0"]})
     one.plan(1, {"0": ["w1"]})

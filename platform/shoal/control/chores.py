@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from shoal.control.lifelines import Line
-from shoal.control.messages import Draining, Lost
+from shoal.control.messages import Draining, Ending, Failed, Lost, Standstill
+from shoal.control.mishaps import say
 from shoal.control.spawn import spares_wanted
 from shoal.plan import NOWHERE, Node, Site
 
@@ -26,6 +27,10 @@ class Chores:
         """The living nodes."""
         self.node_of: dict[str, str] = {}
         """Of every worker that ever spoke, until its node is lost."""
+        self.stalled = False
+        """The record could not be written when last looked at."""
+        self.moved = time.monotonic()
+        """When a standstill was last acted upon, or a generation or a formation last begun."""
 
     def site(self, node: str) -> Site:
         """Where a node stands."""
@@ -43,30 +48,55 @@ class Chores:
                 await self.draining()
                 self.spare()
             except Exception as error:  # one failed look at the cluster must not end a run that trains
-                print(f"shoal controller: {type(error).__name__}: {error}", flush=True)
+                self.controller.mishap(error)
             await asyncio.sleep(1.0)
 
     async def tell(self) -> None:
-        """The status file."""
-        one = self.controller
+        """The status file, and how the record does."""
         while True:
             try:
-                one.scribe.status(one.state, one.lifelines.lines)
+                self.record()
             except Exception as error:
-                print(f"shoal controller: no status is written: {type(error).__name__}: {error}", flush=True)
+                self.controller.mishap(error)
             await asyncio.sleep(1.0)
 
     async def quickly(self) -> None:
-        """Many times a second: who is silent, who is late."""
-        one = self.controller
+        """Many times a second: who is silent, who is late, whether anything moves at all. A look that fails is told,
+        and the next is taken all the same."""
         while True:
-            await asyncio.sleep(one.timeouts.look)
-            now = time.monotonic()
-            late = one.watchdog.look(now)
-            one.stopped += late
-            for line in one.lifelines.lines.values():
-                line.excuse(late, now)
-            self.fence(now)
+            await asyncio.sleep(self.controller.timeouts.look)
+            try:
+                self.watch(time.monotonic())
+            except Exception as error:
+                self.controller.mishap(error)
+
+    def watch(self, now: float) -> None:
+        one = self.controller
+        late = one.watchdog.look(now)
+        one.stopped += late
+        for line in one.lifelines.lines.values():
+            line.excuse(late, now)
+        self.fence(now)
+        self.stand(now)
+
+    def record(self) -> None:
+        """Write the status. Tell once that the record cannot be written, and again when it can; end the run before
+        what waits to be written fills the memory."""
+        one = self.controller
+        stall = one.scribe.pen.stall()
+        if stall is not None and stall.over:
+            lasted = time.time() - stall.since
+            say(f"the record is written again: {stall.lines} lines had waited, for up to {lasted:.0f} s")
+            one.scribe.event(
+                "record_stalled", reason=stall.reason, since=stall.since, seconds=lasted, lines=stall.lines
+            )
+            stall = None
+        elif stall is not None and not self.stalled:
+            say(f"the record cannot be written ({stall.reason}): training goes on, and what is told waits")
+        self.stalled = stall is not None
+        if stall is not None and one.scribe.pen.full:
+            one.on(Ending(f"the record could not be written ({stall.reason}) and {stall.lines} lines wait for it"))
+        one.scribe.status(one.state, one.lifelines.lines, stall)
 
     async def nodes(self) -> None:
         one = self.controller
@@ -91,7 +121,7 @@ class Chores:
     def spare(self) -> None:
         """Keep warm spares on free slots, once the run is under way."""
         one = self.controller
-        if one.state.generation < 0 and one.state.expected:
+        if one.state.verdict or (one.state.generation < 0 and one.state.expected):
             return
         seats = one.job.cells * one.job.workers_per_cell
         limit = None if one.job.spares == "all" else one.job.spares
@@ -111,7 +141,9 @@ class Chores:
         """Take for dead who has been silent too long, who never spoke, who holds up a drain or a step."""
         one = self.controller
         for worker, why in one.spawner.late(one.timeouts.start, set(self.known)):
+            node = one.spawner.started[worker].node
             one.spawner.kill(worker)
+            one.scribe.event("not_started", actor=worker, node=node, how=why)
             one.on(Lost(worker, why))
         waited = now - one.stopped if one.state.mode == "draining" else 0.0
         mute = set(one.state.awaited) if waited > one.watchdog.stuck() and not one.state.pausing else set()
@@ -119,13 +151,47 @@ class Chores:
         silences = sorted(line.silent(now) for line in lines)
         usual = silences[len(silences) // 4] if silences else 0.0
         for line in lines:
-            silent, stuck = line.silent(now), now - line.since
-            if silent > one.watchdog.silence(line.phase, usual):
-                self.cut(line, f"silent for {silent:.1f} s")
-            elif line.worker in mute:
-                self.cut(line, f"did not answer a stop within {waited:.1f} s")
-            elif line.phase == "inside" and stuck > one.watchdog.stuck() and self.waited_for(line):
-                self.cut(line, f"computed on one step for {stuck:.1f} s while others waited")
+            try:
+                self.judge(line, now, usual, waited if line.worker in mute else 0.0)
+            except Exception as error:  # the others are looked at all the same
+                one.mishap(error)
+
+    def judge(self, line: Line, now: float, usual: float, owes: float) -> None:
+        """Fence one worker, if it is to be. `owes`: seconds for which it has owed an answer to a stop."""
+        dog = self.controller.watchdog
+        silent, stuck = line.silent(now), now - line.since
+        if silent > dog.silence(line.phase, usual):
+            self.cut(line, f"silent for {silent:.1f} s")
+        elif owes:
+            self.cut(line, f"did not answer a stop within {owes:.1f} s")
+        elif line.phase == "inside" and stuck > dog.stuck() and self.waited_for(line):
+            self.cut(line, f"computed on one step for {stuck:.1f} s while others waited")
+
+    def stand(self, now: float) -> None:
+        """Notice that nothing moves: in the run, or in a cell that is formed while others train."""
+        one, state = self.controller, self.controller.state
+        forming = [cell for cell in state.cells if cell.phase == "forming"]
+        if state.mode == "gathering":
+            if idle := self.idle([m for cell in forming for m in cell.people()], now):
+                one.on(Standstill(f"no cell was formed: {idle}"))
+            return
+        if state.mode == "running" or state.pausing:  # who owes an answer to a stop is fenced for it
+            if idle := self.idle(state.crew(), now):
+                one.on(Standstill(f"step {state.committed} was not committed: {idle}"))
+            for cell in [*forming, *state.successors.values()]:
+                if cell.phase == "forming" and (idle := self.idle(cell.people(), now)):
+                    one.on(Failed(cell.people()[0], state.generation, "form", idle, cell.attempt))
+
+    def idle(self, workers: list[str], now: float) -> str:
+        """That all of these workers have done the same for too long, in words; "" if they have not."""
+        one = self.controller
+        lines = [one.lifelines.lines[worker] for worker in workers if worker in one.lifelines.lines]
+        since = max([self.moved, *(line.since for line in lines)])
+        phases = sorted({line.phase for line in lines})
+        if not lines or now - since <= one.watchdog.still(phases):
+            return ""
+        self.moved = now
+        return f"all workers were {' or '.join(phases)} for {now - since:.0f} s"
 
     def waited_for(self, line: Line) -> bool:
         """Whether this worker's step is one that others have done their part of."""
@@ -141,4 +207,4 @@ class Chores:
                 one.lifelines.send(other.worker, {"type": "fence", "pid": line.pid, "worker": line.worker})
         line.writer.close()
         del one.lifelines.lines[line.worker]
-        one.gone(line, why)
+        one.ear.gone(line, why)

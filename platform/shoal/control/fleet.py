@@ -6,7 +6,7 @@ Tests put plain processes in Ray's place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from shoal.plan import Node
@@ -32,8 +32,9 @@ class Fleet(Protocol):
     def draining(self) -> Mapping[str, float]:
         """Deadline (unix, s) of each living node that will be taken away, by `Node.ray_id`."""
 
-    def spawn(self, setup: Setup, node: Node) -> None:
-        """Start a worker on a node."""
+    def spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
+        """Start a worker on a node. `died`: to be called in any thread, with the reason, if it is found to have died
+        before it was warm."""
 
     def kill(self, name: str) -> None:
         """End a worker at once; one that is gone already is no error."""
@@ -70,8 +71,8 @@ class RayFleet:
 
         return draining_nodes()
 
-    def spawn(self, setup: Setup, node: Node) -> None:
-        self._order(self._spawn, setup, node)
+    def spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
+        self._order(self._spawn, setup, node, died)
 
     def kill(self, name: str) -> None:
         self._order(self._kill, name)
@@ -89,10 +90,10 @@ class RayFleet:
 
         self._orders.submit(carry_out)
 
-    def _spawn(self, setup: Setup, node: Node) -> None:
+    def _spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
         from shoal.nodes import on_node
 
-        self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
+        handle = self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
             name=setup.name,
             namespace=NAMESPACE,
             lifetime="detached",
@@ -100,6 +101,12 @@ class RayFleet:
             resources={self._slot: 1},
             scheduling_strategy=on_node(node),
         ).remote(setup)
+
+        def warm(answer: Future[Any]) -> None:
+            if error := answer.exception():
+                died(f"its process ended before it was ready: {str(error).strip().splitlines()[-1]}")
+
+        handle.__ray_ready__.remote().future().add_done_callback(warm)
 
     def _kill(self, name: str) -> None:
         import ray

@@ -47,7 +47,8 @@ class Lifelines:
     """Accepts workers that know the run's secret.
 
     `joined(line)`, `said(line, message)`, `gone(line, why)` are called in the event loop; a worker's messages arrive in
-    the order it sent them, all of them before its `gone`. `gap(seconds)`: how long a living worker was silent.
+    the order it sent them, all of them before its `gone`. What one of them raises is given to `failed`: it is no fault
+    of the worker's, whose line stays. `gap(seconds)`: how long a living worker was silent.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Lifelines:
         joined: Callable[[Line], None],
         said: Callable[[Line, dict[str, Any]], None],
         gone: Callable[[Line, str], None],
+        failed: Callable[[Exception], None],
         gap: Callable[[float], None],
     ) -> None:
         self._secret, self._joined, self._said, self._gone, self._gap = secret, joined, said, gone, gap
+        self._failed = failed
         self.lines: dict[str, Line] = {}
         self._server: asyncio.Server | None = None
 
@@ -85,7 +88,7 @@ class Lifelines:
             if line is None:
                 return
             self.lines[line.worker] = line
-            self._joined(line)
+            self._tell(self._joined, line)
             while data := await reader.readline():
                 now = time.monotonic()
                 self._gap(line.silent(now))
@@ -95,14 +98,20 @@ class Lifelines:
                     if (line.phase, line.steps) != (message["phase"], message["steps"]):
                         line.phase, line.steps, line.since = message["phase"], message["steps"], now
                 else:
-                    self._said(line, message)
+                    self._tell(self._said, line, message)
         except (OSError, ValueError) as error:
             why = f"connection lost: {error}"
         finally:
             writer.close()
             if line is not None and self.lines.get(line.worker) is line:
                 del self.lines[line.worker]
-                self._gone(line, why)
+                self._tell(self._gone, line, why)
+
+    def _tell(self, listener: Callable[..., None], *what: Any) -> None:
+        try:
+            listener(*what)
+        except Exception as error:
+            self._failed(error)
 
     def _greet(self, hello: dict[str, Any], writer: asyncio.StreamWriter) -> Line | None:
         """A line for a worker of this run; None for a stranger or a name that is taken."""
@@ -112,5 +121,5 @@ class Lifelines:
         if worker in self.lines:
             return None
         home = hello["home"]
-        doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase", "copies")}
+        doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase", "steps", "copies")}
         return Line(worker, str(hello["node"]), int(hello["pid"]), tuple(home) if home else None, writer, doing)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shoal.control.messages import Event, Failed, Joined, Lost
 from shoal.control.state import Cell, Shape, State, Worker
 from shoal.plan import Seat
 
-__all__ = ["Past", "Said", "rebuild"]
+__all__ = ["Past", "Said", "as_lived", "heard", "rebuild", "unrecorded"]
 
 AT_WORK = frozenset({"joining", "training", "inside", "across", "evaluating", "saving", "finished"})
 """Phases of a worker that takes part in its generation."""
@@ -20,14 +20,16 @@ AHEAD = 1000
 
 @dataclass(frozen=True)
 class Past:
-    """What the record says of a run: its last generation (-1: none yet), and how far it is."""
+    """What the record says of a run: its last generation (-1: none yet), and how far it is. `known`: all of the
+    generation stands there; if not (see `as_lived`), a member of a cell that is not known is None."""
 
     generation: int = -1
-    cells: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    cells: Mapping[int, tuple[str | None, ...]] = field(default_factory=dict)
     attempts: Mapping[int, int] = field(default_factory=dict)
     committed: int = 0
     evaluated: int = -1
     checkpoint: int = 0
+    known: bool = True
 
     @classmethod
     def read(cls, events: Iterable[Mapping[str, Any]], steps: int, checkpoint: int) -> Past:
@@ -50,13 +52,76 @@ class Past:
 
 @dataclass(frozen=True)
 class Said:
-    """A living worker's word of what it is doing."""
+    """A living worker's word of what it is doing. `steps`: committed steps of its state (-1: it has none)."""
 
     node: str
     seat: tuple[int, int] | None = None
     attempt: int = -1
     generation: int = -1
     phase: str = "spare"
+    steps: int = -1
+
+
+def as_lived(shape: Shape, past: Past, living: Mapping[str, Said]) -> Past:
+    """The past as the living know it.
+
+    A controller whose disk takes nothing forms generations all the same. If workers say that they are in one that is
+    not on record, the newest of them is what the run is in: those of its cells of whom somebody lives, at the most
+    steps that one of them stands at (fewer than on record if the run went back meanwhile). Who else was in it is not
+    known, so it is not to go on (`rebuild`). If everybody has left it, the cells on record are asked.
+    """
+    newest = max((said.generation for said in living.values()), default=-1)
+    if newest <= past.generation:
+        return past
+    seated = {worker: said for worker, said in living.items() if said.seat is not None}
+    members = [said for said in seated.values() if said.generation == newest]
+    if not members:
+        return replace(past, generation=newest, known=False)
+    attempts = {said.seat[0]: said.attempt for said in members if said.seat is not None}
+    cells: dict[int, list[str | None]] = {cell: [None] * shape.workers for cell in attempts}
+    for worker, said in seated.items():
+        assert said.seat is not None
+        cell, rank = said.seat
+        if attempts.get(cell) == said.attempt:
+            cells[cell][rank] = worker
+    steps = max(said.steps for said in members)
+    crews = {cell: tuple(crew) for cell, crew in cells.items()}
+    lived = replace(past, generation=newest, cells=crews, attempts=attempts, known=False)
+    return lived if steps < 0 else replace(lived, committed=steps, evaluated=min(past.evaluated, steps))
+
+
+def heard(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The number of the last word of each worker that the journal of this session holds."""
+    last: dict[str, int] = {}
+    for event in events:
+        if event["kind"] == "run_started":
+            last.clear()
+        elif event.get("seq") is not None:
+            last[event["actor"]] = max(last.get(event["actor"], -1), event["seq"])
+    return last
+
+
+def unrecorded(records: Sequence[Mapping[str, Any]], words: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The commits among the workers' words that are missing on record, in order; each takes the place of what the
+    record holds from its step on. `records`: the committed steps.
+
+    A commit counts if it follows what is there, or if what is there for its step is of an older generation: the run
+    went back, and did the step again.
+    """
+    generations = {int(record["step"]): int(record["generation"]) for record in records}
+    last = max(generations, default=-1)
+    found = []
+    for word in words:
+        if word["type"] != "commit":
+            continue
+        step, generation = word["steps"] - 1, word["generation"]
+        follows = step == last + 1 and generation >= generations.get(last, -1)
+        if follows or (step <= last and generation > generations.get(step, generation)):
+            for undone in range(step, last + 1):
+                generations.pop(undone, None)
+            generations[step], last = generation, step
+            found.append(word)
+    return found
 
 
 def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State, Sequence[Event]]:
@@ -70,22 +135,29 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State
     state.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
     state.cells = [Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD) for _ in range(shape.cells)]
-    members = {worker: Seat(cell, rank) for cell, crew in past.cells.items() for rank, worker in enumerate(crew)}
+    seats = [(worker, Seat(cell, rank)) for cell, crew in past.cells.items() for rank, worker in enumerate(crew)]
+    members = {worker: seat for worker, seat in seats if worker is not None}
     events: list[Event] = []
     for cell, crew in past.cells.items():
-        state.cells[cell] = Cell(crew, "live", past.attempts[cell], newest + AHEAD)
-        state.seats |= {worker: Seat(cell, rank) for rank, worker in enumerate(crew)}
-        # the dead are known by name alone until their loss is taken in
-        state.workers |= {worker: Worker(living[worker].node if worker in living else "") for worker in crew}
+        state.cells[cell] = Cell(tuple(crew), "live", past.attempts[cell], newest + AHEAD)
+    state.seats |= members
+    # the dead are known by name alone until their loss is taken in
+    state.workers |= {worker: Worker(living[worker].node if worker in living else "") for worker in members}
     if members:
         state.mode, state.live = "running", tuple(sorted(past.cells))
     for worker, seat in members.items():
         said = living.get(worker)
         if said is None:
             events.append(Lost(worker, "it did not answer the controller that came back"))
+        elif None in past.cells[seat.cell]:
+            events.append(
+                Failed(worker, past.generation, "cell", "its cell was not whole when the controller came back")
+            )
         elif said.seat != (seat.cell, seat.rank) or said.attempt != past.attempts[seat.cell]:
             events.append(Failed(worker, past.generation, "cell", "it had left its cell when the controller came back"))
         elif said.generation != past.generation or said.phase not in AT_WORK:
             events.append(Failed(worker, past.generation, "between", "it was stopped when the controller came back"))
+        elif not past.known:
+            events.append(Failed(worker, past.generation, "between", "its generation was not on record"))
     events += [Joined(worker, said.node) for worker, said in living.items() if worker not in members]
     return state, events

@@ -12,30 +12,35 @@ from shoal.config import Job
 from shoal.control.lifelines import Line
 from shoal.control.messages import Generation
 from shoal.control.state import State
+from shoal.errors import UserError
 from shoal.metrics import RunMetrics
+from shoal.record import layout
+from shoal.record.pen import Pen, Stall
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
 from shoal.workload import Workload
 
 __all__ = ["Scribe"]
 
+FLUSH = 10.0
+"""Seconds at the end of a run in which a record that is stalled may come to itself."""
 STATUS = {"gathering": "starting", "running": "running", "draining": "recovering", "ended": "done"}
 
 
 class Scribe:
-    """Writes one run's record. `start`: committed steps it begins with."""
+    """Has one run's record written; nothing here waits for a disk."""
 
-    def __init__(self, job: Job, path: Path, workload: Workload, start: int) -> None:
+    def __init__(self, job: Job, path: Path, workload: Workload) -> None:
         self.job, self.workload = job, workload
         self.run = RunDir(path)
-        self.last = start
+        self.pen = Pen(self.run)
         self.when: float | None = None
         self.figures: dict[str, Any] = {}
         self.metrics = RunMetrics(str(job.run_id))
 
     def started(self, start: int, about: Mapping[str, Any]) -> None:
-        if start:
-            self.run.truncate_steps(start)
+        """A session begins: what the record holds of steps from `start` on was not saved, and is taken back."""
+        self.pen.truncate(start)
         self.event(
             "run_started",
             run_id=self.job.run_id,
@@ -45,46 +50,59 @@ class Scribe:
             resumed_from=start or None,
             **about,
         )
+        self.gap(start)
+
+    def gap(self, step: int) -> None:
+        """Tell of steps before `step` that are committed and not on record."""
+        if step > self.pen.last_step + 1:
+            self.event("record_gap", steps=[self.pen.last_step + 1, step])
+            self.pen.last_step = step - 1
 
     def event(self, kind: str, **fields: Any) -> None:
-        self.metrics.event(self.run.append_event(kind, **fields))
+        self.metrics.event(self.pen.event(kind, **fields))
 
     def step(self, message: Mapping[str, Any], generation: int) -> float:
-        """A committed step, from the first worker that told of it. Returns the seconds it took."""
+        """A committed step, from the first worker that told of it. Returns the seconds it took.
+
+        Raises:
+            ValueError: the workload's figures make no record.
+        """
         step, now = message["steps"] - 1, time.time()
         first, last = self.workload.samples(step)
-        if "takers" in message:
-            taken: dict[str, list[int]] = {}
-            for place, who in enumerate(message["takers"]):
-                taken.setdefault(message["crew"][who], []).append(first + place)
-            for worker, ids in taken.items():
-                cell = message["cell_of"][message["crew"].index(worker)]
-                self.run.append_samples({"step": step, "cell": cell, "worker": worker, "ids": ids})
         seconds = message["seconds"] if self.when is None else now - self.when
         self.when = now
         times = {"seconds": seconds, "worker_seconds": message["seconds"]}
         figures = {"cells": message["cells"], "generation": generation, **times}
         figures |= {key: message[key] for key in ("stats", "norm_sq")}  # what a laggard needs to commit it too
         record = {"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures}
-        self.run.append_step(record)
-        self.metrics.step(record)
-        tokens = float(message["metrics"]["tokens"])
-        self.figures = {"loss": message["metrics"]["loss"], "tokens_per_second": tokens / max(seconds, 1e-9)}
+        self.gap(step)
+        entry = self.pen.step(record, self.shares(message, step, first))
+        self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(seconds, 1e-9)}
+        self.metrics.step(entry)
         return float(message["seconds"])
+
+    @staticmethod
+    def shares(message: Mapping[str, Any], step: int, first: int) -> list[dict[str, Any]]:
+        """Who took which samples, if that is to be audited: lines of `samples.jsonl`."""
+        taken: dict[str, list[int]] = {}
+        for place, who in enumerate(message.get("takers", ())):
+            taken.setdefault(message["crew"][who], []).append(first + place)
+        cells = dict(zip(message.get("crew", ()), message.get("cell_of", ()), strict=True))
+        return [{"step": step, "cell": cells[who], "worker": who, "ids": ids} for who, ids in taken.items()]
 
     def generation(self, action: Generation) -> None:
         """Who holds what from now on."""
         crews = {str(cell): list(crew) for cell, crew in action.cells.items()}
         attempts = {str(cell): attempt for cell, attempt in action.attempts.items()}
         self.event("generation", generation=action.generation, step=action.steps, cells=crews, attempts=attempts)
-        self.run.write_plan(action.generation, crews)
+        self.pen.plan(action.generation, crews)
         if self.when is None:
             self.when = time.time()
 
     def rewound(self, steps: int) -> None:
-        self.run.truncate_steps(steps)
+        self.pen.truncate(steps)
 
-    def status(self, state: State, lines: Mapping[str, Line]) -> None:
+    def status(self, state: State, lines: Mapping[str, Line], stall: Stall | None) -> None:
         """The live picture that `shoal status` shows."""
         now = time.monotonic()
         workers = []
@@ -102,7 +120,7 @@ class Scribe:
                     "heartbeat_age": round(now - line.heard, 3),
                 }
             )
-        self.run.write_status(
+        self.pen.status(
             {
                 "run_id": self.job.run_id,
                 "status": STATUS[state.mode],
@@ -112,12 +130,14 @@ class Scribe:
                 "generation": state.generation,
                 "controller": {"pid": os.getpid()},
                 "workers": workers,
+                "record": None if stall is None else {"stalled": stall.reason, "lines": stall.lines},
                 **self.figures,
             }
         )
 
-    def ended(self, status: str, reason: str, committed: int) -> None:
-        """Close the record; `run.json` comes last but for the report."""
+    def ended(self, status: str, reason: str, committed: int) -> str:
+        """Close the record; `run.json` comes last but for the report. Returns what could not be written, "" if all
+        was."""
         self.event("run_ended", status=status, reason=reason)
         final: dict[str, Any] = {
             "run_id": self.job.run_id,
@@ -126,6 +146,12 @@ class Scribe:
             "steps": self.job.steps,
             "workers": [],
         }
-        self.run.write_status(final | self.figures)
-        self.run.write_run(summarize(self.run.path))
-        self.run.close()
+        self.pen.status(final | self.figures)
+        left = self.pen.close(FLUSH)
+        stall = self.pen.stall()
+        problem = f"{left} lines of the record could not be written ({stall.reason})" if left and stall else ""
+        try:
+            self.run.write_run(summarize(self.run.path) | {"status": status, "reason": reason})
+        except (OSError, UserError) as error:
+            problem = f"{problem}; {layout.RUN} was not written ({error})".removeprefix("; ")
+        return problem

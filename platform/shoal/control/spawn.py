@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from shoal.control.fleet import Fleet
 from shoal.plan import Mesh, Node, Seat, spare_slots
@@ -48,10 +49,18 @@ class Started:
 
 
 class Spawner:
-    """Asks the fleet for workers and fences them."""
+    """Asks the fleet for workers and fences them. `died`: called in any thread with (worker, why) when the fleet finds
+    that one it started is gone."""
 
-    def __init__(self, fleet: Fleet, setup: Callable[[str, str, Seat | None], Setup], run_id: str, mesh: Mesh) -> None:
-        self._fleet, self._setup, self._run_id, self._mesh = fleet, setup, run_id, mesh
+    def __init__(
+        self,
+        fleet: Fleet,
+        setup: Callable[[str, str, Seat | None], Setup],
+        died: Callable[[str, str], None],
+        run_id: str,
+        mesh: Mesh,
+    ) -> None:
+        self._fleet, self._setup, self._died, self._run_id, self._mesh = fleet, setup, died, run_id, mesh
         self._spares = 0
         self.started: dict[str, Started] = {}
 
@@ -62,7 +71,7 @@ class Spawner:
             name = f"{self._run_id}/spare{self._spares}@{node.name}"
         else:
             name = seat_name(self._run_id, seat, self._mesh, node.name)
-        self._fleet.spawn(self._setup(name, node.name, seat), node)
+        self._fleet.spawn(self._setup(name, node.name, seat), node, partial(self._died, name))
         self.started[name] = Started(node.name, time.monotonic())
         return name
 

@@ -9,6 +9,7 @@ workers' is just now.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from statistics import median
 
 from shoal.timeouts import Timeouts
@@ -21,6 +22,8 @@ STEPS = 3
 """Step times of silence."""
 STUCK = 10
 """Step times that a worker may compute while others wait for it."""
+LONG = 10
+"""Times `Timeouts.still` that all workers may evaluate or save: what they do then has no usual time."""
 USUAL = 8
 """Times the silence that three quarters of the workers exceed just now."""
 DECAY = 0.998
@@ -61,6 +64,15 @@ class Watchdog:
         learned = self._timeouts.silence + STEPS * median(self._seconds)
         learned = max(learned, STEPS * self._gap, USUAL * usual)
         return min(self._timeouts.patience, learned)
+
+    def still(self, phases: Collection[str]) -> float:
+        """Seconds for which all workers of the run, who are in these phases, may go without a change of phase or step.
+        Who computes, saves or loads may take long; who only waits for others of whom nobody does anything may not."""
+        times = self._timeouts
+        each = {"across": times.patience, "joining": times.start, "evaluating": LONG * times.still}
+        each["saving"] = each["evaluating"]
+        limit = max(each.get(phase, times.still) for phase in phases)
+        return max(limit, STUCK * median(self._seconds)) if self._seconds else limit
 
     def stuck(self) -> float:
         """Seconds that a worker may compute on one step, or take to answer a stop, while others wait for it."""

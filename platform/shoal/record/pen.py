@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -79,16 +79,15 @@ class Pen:
         self._tell(layout.EVENTS, entry)
         return entry
 
-    def step(self, step: Mapping[str, Any]) -> dict[str, Any]:
-        """A committed step; returns its line."""
+    def step(self, step: Mapping[str, Any], shares: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """A committed step, and before it who took which samples into it (`step, cell, worker, ids`). Returns the
+        step's line."""
         entry = step_entry(step, self.last_step)
+        for share in shares:
+            self._tell(layout.SAMPLES, share)
         self._tell(layout.STEPS, entry)
         self.last_step = int(entry["step"])
         return entry
-
-    def samples(self, samples: Mapping[str, Any]) -> None:
-        """Who took which samples into the step that is told next."""
-        self._tell(layout.SAMPLES, samples)
 
     def truncate(self, step: int) -> None:
         """The steps `>= step` are taken back."""

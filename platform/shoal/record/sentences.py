@@ -137,7 +137,31 @@ def _checkpoint_failed(event: Event) -> str:
 
 def _error(event: Event) -> str:
     last = (event.get("trace") or "").strip().rpartition("\n")[2]
+    if str(event.get("actor")).endswith("/controller"):
+        return f"The controller failed at something ({last}); training goes on."
     return f"The training code of {short_actor(event.get('actor'))} raised at step {event.get('step')}: {last}."
+
+
+def _not_started(event: Event) -> str:
+    return f"Worker {short_actor(event.get('actor'))} could not start on {event.get('node')}: {event.get('how')}."
+
+
+def _formation_failed(event: Event) -> str:
+    return f"Cell {event.get('cell')} could not be formed{_because(event)}."
+
+
+def _record_stalled(event: Event) -> str:
+    return (
+        f"The record could not be written for {_seconds(event.get('seconds'))} ({event.get('reason')}); nothing of it "
+        f"is missing, {_count(event.get('lines'), 'line')} waited."
+    )
+
+
+def _record_gap(event: Event) -> str:
+    first, last = event.get("steps") or (None, None)
+    return (
+        f"Steps {first} to {last} are committed but not on record: whoever knew of them died before they were written."
+    )
 
 
 def _evaluation(event: Event) -> str:
@@ -215,6 +239,10 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "recovery": _recovery,
     "checkpoint": _checkpoint,
     "checkpoint_failed": _checkpoint_failed,
+    "not_started": _not_started,
+    "formation_failed": _formation_failed,
+    "record_stalled": _record_stalled,
+    "record_gap": _record_gap,
     "error": _error,
     "evaluation": _evaluation,
     "controller_back": _controller_back,

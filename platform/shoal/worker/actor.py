@@ -15,11 +15,13 @@ __all__ = ["WorkerActor"]
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class WorkerActor:
-    """One worker; its `repr` is its name, so that the dashboard reads like a map."""
+    """One worker; its `repr` is its name, so that the dashboard reads like a map. It is made once it is warm, so that
+    whoever made it learns of a process that ends before, however it ends."""
 
     def __init__(self, setup: Setup) -> None:
         self._name = setup.name
         self._worker = Worker(setup, ray.util.get_node_ip_address())
+        self._worker.warm.wait()
 
     def __repr__(self) -> str:
         return self._name

@@ -41,6 +41,7 @@ class Link:
         self._socket: socket.socket | None = None
         self._lost = time.monotonic()
         self._recent: deque[dict[str, Any]] = deque()
+        self._said = 0
         threading.Thread(target=self._beats, daemon=True, name="link-beats").start()
 
     def connect(self, address: tuple[str, int], hello: Callable[[], dict[str, Any]]) -> None:
@@ -61,9 +62,12 @@ class Link:
         threading.Thread(target=self._receive, args=(fresh,), daemon=True, name="link-receive").start()
 
     def send(self, message: dict[str, Any], *, keep: bool = True) -> None:
-        """Queue a message for the controller in the kernel. A lost connection shows in the receiving thread."""
+        """Queue a message for the controller in the kernel. A lost connection shows in the receiving thread. What is
+        kept to be said again is numbered (`seq`), so that nobody takes it for news."""
         with self._lock:
             if keep:
+                message = {**message, "seq": self._said}
+                self._said += 1
                 self._recent.append(message)
                 while len(self._recent) > KEPT and self._socket is not None:
                     self._recent.popleft()

@@ -26,7 +26,7 @@ from shoal.worker.courier import Courier
 from shoal.worker.groups import Groups, Sockets, Stopped, leave_world
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
-from shoal.worker.main import Meeting
+from shoal.worker.main import Meeting, greeting
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
 from shoal.workload import ORIGIN, Workload
@@ -106,10 +106,10 @@ class Loop:
 
     def hello(self, secret: str) -> dict[str, Any]:
         """Who this is, and what it is doing (for a controller that came back)."""
-        who = {"worker": self.name, "node": self.node, "pid": os.getpid(), "home": self.home}
-        doing = {"seat": self.seat, "attempt": self.attempt, "generation": self.generation, "phase": self.phase}
+        where = {"seat": self.seat, "attempt": self.attempt, "generation": self.generation, "phase": self.phase}
         copies = {} if self.copies is None else {"address": self.copies.address, "token": self.copies.token}
-        return {"type": "hello", "secret": secret, **who, **doing, "copies": copies}
+        steps = -1 if self.step is None else self.step.steps
+        return greeting(secret, self.name, self.node, self.home, **where, steps=steps, copies=copies)
 
     def progress(self) -> dict[str, Any]:
         """What a sign of life says."""
@@ -155,7 +155,7 @@ class Loop:
             except Exception as error:
                 self.fail("code", error)
 
-    def fail(self, where: str, error: Exception, **more: Any) -> None:
+    def fail(self, where: str, error: BaseException, **more: Any) -> None:
         """Tell the controller what happened; it decides what follows."""
         self.phase = "failed"
         text = "".join(traceback.format_exception(error)) if where == "code" else ""

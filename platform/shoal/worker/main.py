@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoal.timeouts import Timeouts
 from shoal.wire import interface_of
+from shoal.worker.link import Link
 
-__all__ = ["Meeting", "Setup", "Worker"]
+__all__ = ["Meeting", "Setup", "Worker", "greeting"]
+
+PATIENCE = 20.0
+"""Seconds, of a worker that could not even read its job, for reaching the controller."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,13 @@ class Setup:
     meeting: Meeting
 
 
+def greeting(secret: str, name: str, node: str, home: tuple[int, int] | None, **doing: Any) -> dict[str, Any]:
+    """A worker's first word: who it is, and what it is doing (for a controller that came back)."""
+    who: dict[str, Any] = {"worker": name, "node": node, "pid": os.getpid(), "home": home}
+    idle: dict[str, Any] = {"seat": None, "attempt": -1, "generation": -1, "steps": -1, "phase": "spare", "copies": {}}
+    return {"type": "hello", "secret": secret, **who, **idle, **doing}
+
+
 class Worker:
     """Starts the training thread at once; `address`: the node's own, whose network interface gloo is to use."""
 
@@ -43,6 +55,8 @@ class Worker:
         self._meeting = setup.meeting
         self._lock = threading.Lock()
         self._loop: Any = None
+        self.warm = threading.Event()
+        """It has said its first word to a controller."""
         threading.Thread(target=self._train, daemon=True, name="train").start()
 
     def rejoin(self, meeting: Meeting) -> None:
@@ -53,7 +67,7 @@ class Worker:
                 self._loop.meet(meeting)
 
     def _train(self) -> None:
-        """Whatever goes wrong before the first order ends the process, and the log says why."""
+        """Whatever goes wrong ends the process; the controller is told why, and so is the log."""
         setup = self._setup
         try:
             interface = interface_of(self._address)
@@ -73,7 +87,25 @@ class Worker:
             with self._lock:
                 loop.meet(self._meeting)
                 self._loop = loop
+            self.warm.set()
             loop.run()
-        except BaseException:
+        except BaseException as error:
             traceback.print_exc()
+            self._tell(error)
             os._exit(1)
+
+    def _tell(self, error: BaseException) -> None:
+        """Say what ends this process: as the training code's failure, or, if it never got so far, as its only word."""
+        try:
+            if self._loop is not None:
+                self._loop.fail("code", error)
+                return
+            setup, meeting = self._setup, self._meeting
+            link = Link(Timeouts(float(setup.job.get("patience") or PATIENCE)))
+            hello = greeting(meeting.secret, setup.name, setup.node, setup.home, phase="unborn")
+            link.connect(meeting.lifeline, lambda: hello)
+            trace = "".join(traceback.format_exception(error))
+            message = f"{type(error).__name__}: {error}"
+            link.send({"type": "failed", "generation": -1, "where": "start", "message": message, "trace": trace})
+        except BaseException:  # nobody listens: the end of the process says it
+            traceback.print_exc()

@@ -95,7 +95,7 @@ class LabFleet:
     def draining(self) -> Mapping[str, float]:
         return dict(ask(self.warden, {"what": "draining"}))
 
-    def spawn(self, setup: Setup, node: Node) -> None:
+    def spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
         ask(self.warden, {"what": "spawn", "setup": asdict(setup) | {"rundir": str(setup.rundir)}})
 
     def kill(self, name: str) -> None:

@@ -38,8 +38,8 @@ class Model:
 
     `faults`: what may happen, once for each mention: `crash`, `cut` (a living worker is taken for dead and fenced, but
     runs on), `glitch` (a collective between cells fails though nobody died), `drain` (a node's preemption notice),
-    `arrive` (one more worker), `still` (the controller finds that nothing moves). `rule`: the controller's decisions, to
-    be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`.
+    `arrive` (one more worker), `still` (the controller finds that nothing moves). `rule`: the controller's decisions,
+    to be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`.
     """
 
     def __init__(

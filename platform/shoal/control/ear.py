@@ -1,0 +1,214 @@
+"""What workers say and how they go, as events for `decide` and lines for the record."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal.control.lifelines import Line
+from shoal.control.messages import (
+    Acked,
+    Checkpointed,
+    Committed,
+    Ending,
+    Evaluated,
+    Failed,
+    Finished,
+    Joined,
+    Kept,
+    Lost,
+    NotSaved,
+    Ready,
+    Unborn,
+)
+from shoal.control.mishaps import ROW
+from shoal.control.spawn import node_of
+from shoal.control.state import Ack
+from shoal.control.verdict import suspects
+from shoal.plan import Seat
+
+if TYPE_CHECKING:
+    from shoal.control.controller import Controller
+
+__all__ = ["Ear"]
+
+
+class Ear:
+    """Of one controller; everything runs in its event loop."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self.early: list[tuple[Line, dict[str, Any]]] | None = None
+        """While a run is being taken over: what workers said before the state stood."""
+        self.told: dict[str, int] = {}
+        """The number of each worker's last word that a controller before this one put into the journal."""
+
+    # ---- lifelines
+
+    def joined(self, line: Line) -> None:
+        one = self.controller
+        started = one.spawner.started.get(line.worker)
+        if started is None:
+            line.writer.close()
+            return
+        if self.early is not None or line.doing["phase"] == "unborn":  # the latter says why with its next word
+            return
+        started.heard = True
+        one.chores.node_of[line.worker] = line.node
+        one.scribe.event("worker_ready", actor=line.worker, node=line.node, pid=line.pid)
+        one.on(Joined(line.worker, line.node, Seat(*line.home) if line.home else None))
+
+    def gone(self, line: Line, why: str) -> None:
+        one = self.controller
+        if one.ended.is_set() or line.worker not in one.spawner.started:
+            return
+        if self.early is None and line.doing["phase"] == "unborn":
+            self.unborn(line.worker, why)
+            return
+        now = time.monotonic()
+        one.spawner.kill(line.worker)
+        if self.early is None:
+            try:
+                self.died(line.worker, line.node, line.pid, why, time.time() - (now - line.heard))
+            finally:  # whatever becomes of the record
+                one.on(Lost(line.worker, why))
+
+    def failed(self, error: Exception) -> None:
+        """The controller failed over what a worker said: no fault of the worker's."""
+        one = self.controller
+        one.mishap(error)
+        one.mishaps.row += 1
+        if one.mishaps.row > ROW:
+            why = f"{type(error).__name__}: {error}"
+            one.on(
+                Ending(f"the controller failed over {one.mishaps.row} words of workers in a row, the last time {why}")
+            )
+
+    def died(self, worker: str, node: str, pid: int | None, why: str, alive: float) -> None:
+        """Put a death on record. `alive`: wall time of the last sign of life."""
+        one = self.controller
+        seat = one.state.seat(worker)
+        coords = None if seat is None else one.mesh.named(seat.rank)
+        fields = {"actor": worker, "node": node, "pid": pid, "cell": None if seat is None else seat.cell}
+        one.scribe.event("death", **fields, coords=coords, how=why, step=one.state.committed)
+        if seat is not None and one.state.cells[seat.cell].phase == "live":
+            one.recoveries.died(seat.cell, worker, node, why, alive, time.time())
+
+    def unborn(self, worker: str, why: str, trace: str = "") -> None:
+        """A worker died before its first word, or said as its only one that it cannot start."""
+        one = self.controller
+        started = one.spawner.started.get(worker)
+        if started is None or started.heard or one.ended.is_set():
+            return
+        one.spawner.kill(worker)
+        one.scribe.event("not_started", actor=worker, node=started.node, how=why, trace=trace or None)
+        one.on(Unborn(worker, started.node, why))
+
+    # ---- words
+
+    def said(self, line: Line, message: dict[str, Any]) -> None:
+        if self.early is not None:
+            self.early.append((line, message))
+            return
+        one, worker, generation = self.controller, line.worker, message.get("generation", -1)
+        current = generation == one.state.generation
+        match message["type"]:
+            case "commit":
+                if current:
+                    self.commit(message)
+                one.on(Committed(worker, generation, message["steps"]))
+            case "evaluated":
+                if current and message["steps"] > one.state.evaluated:
+                    one.scribe.event("evaluation", step=message["steps"], **message["metrics"])
+                one.on(Evaluated(worker, generation, message["steps"]))
+            case "ready":
+                one.on(Ready(worker, message["cell"], message["attempt"]))
+            case "ack":
+                done, flags = tuple(message["done"]), {key: message[key] for key in ("out", "whole", "rank")}
+                one.on(Acked(worker, generation, Ack(message["steps"], message["evaluated"], done, **flags)))
+            case "adopted":
+                seat = one.state.seat(worker)
+                if current and seat is not None and message["bytes"]:
+                    one.recoveries.copied(seat.cell, message["state"])
+            case "failed" if message["where"] == "start":
+                self.unborn(worker, message["message"], message["trace"])
+            case "failed":
+                if message["trace"] and not one.ended.is_set():
+                    samples = one.workload.samples(one.state.committed)
+                    where = {"step": one.state.committed, "samples": samples, "trace": message["trace"]}
+                    self.journal("error", worker, message, where)
+                where, attempt = message["where"], message.get("attempt", -1)
+                one.on(Failed(worker, generation, where, message["message"], attempt))
+            case "finished":
+                one.on(Finished(worker, generation))
+            case "note":
+                seat = one.state.seat(worker)
+                if current and seat is not None and seat.cell == one.state.live[0]:
+                    envelope = ("type", "kind", "generation", "seq")
+                    fields = {key: value for key, value in message.items() if key not in envelope}
+                    self.journal(message["kind"], worker, message, {**fields, "cell": seat.cell})
+            case "kept":
+                one.on(Kept(worker, message["rank"], message["steps"], message["era"]))
+            case "checkpoint_failed":
+                fields = {"step": message["steps"], "reason": message["reason"]}
+                self.journal("checkpoint_failed", worker, message, fields)
+                one.on(NotSaved(message["steps"], message["reason"]))
+            case "checkpoint":
+                if message["steps"] > one.state.checkpoint:
+                    fields = {key: message[key] for key in ("path", "seconds", "bytes")}
+                    one.scribe.event("checkpoint", step=message["steps"], **fields)
+                one.on(Checkpointed(message["steps"]))
+
+    def journal(self, kind: str, worker: str, message: dict[str, Any], fields: dict[str, Any]) -> None:
+        """Put a worker's word into the journal, with its number: a controller that takes over from this one hears it
+        again and knows that it stands there."""
+        number = message.get("seq", -1)
+        if number < 0 or number > self.told.get(worker, -1):
+            self.controller.scribe.event(kind, **fields, actor=worker, seq=number)
+
+    def commit(self, message: dict[str, Any]) -> None:
+        """The first word of a committed step is its record."""
+        one = self.controller
+        if message["steps"] <= max(one.committed.get("steps", -1), one.state.committed):
+            return
+        one.committed = message
+        try:
+            one.watchdog.step(one.scribe.step(message, one.state.generation))
+        except ValueError as error:
+            one.on(Ending(f"step {message['steps'] - 1} cannot be put on record: {error}"))
+            return
+        one.mishaps.row = 0
+        for record in one.recoveries.step(list(one.state.live), time.time()):
+            one.scribe.event("recovery", **record)
+        self.mistrust(message)
+        self.pace(message)
+
+    def mistrust(self, message: dict[str, Any]) -> None:
+        """Act on what a commit says of bad steps and of replicas that differ."""
+        one, step, back = self.controller, message["steps"] - 1, message.get("rolled_back")
+        if back is not None:
+            samples = (one.workload.samples(back)[0], one.workload.samples(step)[1])
+            one.scribe.event("rolled_back", step=step, to=back, samples=samples)
+            one.roll_backs += 1
+            if one.roll_backs > one.job.snapshots.roll_backs:
+                one.on(Ending(f"rolled back more than {one.job.snapshots.roll_backs} times, last at step {step}"))
+        if sums := message.get("checksums"):
+            for cell in suspects(sums, one.state.live, one.job.workers_per_cell):
+                worker = one.state.cells[cell].people()[0]
+                one.scribe.event("disagreement", step=step, cell=cell, checksums=sums)
+                why = f"cell {cell}'s state differed from the others' at step {step}"
+                one.on(Failed(worker, one.state.generation, "corrupt", why))
+
+    def pace(self, message: dict[str, Any]) -> None:
+        """Name stragglers, and replace them if the job says so and somebody is there to take their seat."""
+        one = self.controller
+        crew = one.state.crew()
+        if len(message.get("pace", ())) != len(crew):
+            return  # raised, not voted; or the membership changed since
+        cells = [one.state.seats[worker].cell for worker in crew]
+        for slow in one.stragglers.step(crew, cells, message["pace"]):
+            node = node_of(slow.worker)
+            one.scribe.event("straggler", actor=slow.worker, node=node, seconds=slow.seconds, typical=slow.typical)
+            line = one.lifelines.lines.get(slow.worker)
+            if one.job.stragglers == "replace" and line is not None and one.state.spares():
+                one.chores.cut(line, "slow step after step")

@@ -1,0 +1,78 @@
+"""Taking over from a controller that died: its workers are found and asked, and what it knew is known again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal import marker
+from shoal.control.messages import Action, Lost
+from shoal.control.orders import carry_out
+from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
+from shoal.control.recall import appoint
+from shoal.control.spawn import node_of
+from shoal.record import read
+
+if TYPE_CHECKING:
+    from shoal.control.controller import Controller
+
+__all__ = ["take_over"]
+
+SAID = ("attempt", "generation", "phase", "steps")
+
+
+async def take_over(one: Controller) -> None:
+    """Find the workers, and what was known. Training does not wait for this."""
+    since = time.monotonic()
+    events, records = read.events(one.rundir), read.steps(one.rundir)
+    ending = next((event for event in reversed(events) if event["kind"] in ("run_ending", "run_started")), None)
+    if ending is not None and ending["kind"] == "run_ending":
+        one.end(ending["status"], ending["reason"])
+    whole = marker.last_whole(one.rundir / "checkpoints")
+    past = Past.read(events, one.scribe.pen.last_step + 1, max(one.start, whole.steps if whole else 0))
+    one.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
+    if records:
+        one.committed = {**records[-1], "steps": records[-1]["step"] + 1}
+    one.ear.early = []
+    asked = await asyncio.to_thread(one.spawner.adopt, one.meeting)
+    lines = one.lifelines.lines
+    while set(asked) - lines.keys() and time.monotonic() - since < one.timeouts.meet:
+        await asyncio.sleep(0.01)
+    for mute in set(asked) - lines.keys():
+        one.spawner.kill(mute)
+    there = {worker: line for worker, line in lines.items() if line.doing["phase"] != "unborn"}
+    living = {
+        worker: Said(line.node, as_seat(line.doing["seat"]), *(line.doing[key] for key in SAID))
+        for worker, line in there.items()
+    }
+    one.ear.told = {worker: number for worker, number in heard(events).items() if worker in living}
+    lived = as_lived(one.state.shape, past, living)
+    one.state, corrections = rebuild(one.state.shape, lived, living)
+    if lived.committed < past.committed:
+        one.scribe.rewound(lived.committed)  # a controller whose disk was full went back, and could not say so
+    early, one.ear.early = one.ear.early, None
+    kept = [record for record in records if record["step"] < lived.committed]
+    for commit in unrecorded(kept, (message for _, message in early)):
+        if commit["steps"] <= one.scribe.pen.last_step + 1:
+            one.scribe.rewound(commit["steps"] - 1)
+        one.scribe.step(commit, commit["generation"])
+        one.committed = dict(commit)
+    one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
+    for worker, line in there.items():
+        one.spawner.started[worker].heard = True
+        one.chores.node_of[worker] = line.node
+    for event in corrections:
+        if isinstance(event, Lost):
+            one.ear.died(event.worker, node_of(event.worker), None, event.how, time.time())
+        one.on(event)
+    for line, message in early:
+        one.ear.said(line, message)
+    actions: list[Action] = []
+    appoint(one.state, actions)
+    for action in actions:
+        carry_out(one, action)
+
+
+def as_seat(pair: Any) -> tuple[int, int] | None:
+    return None if pair is None else (int(pair[0]), int(pair[1]))
