@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from shoal.cli import model as commands
 from shoal.errors import UserError
+from shoal.marker import MARKER
+from shoal.workload import ORIGIN
 from shoal_data.errors import InputError
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
@@ -108,10 +110,71 @@ def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path
     assert "['LlamaForCausalLM']" in broken({}, {"architectures": ["LlamaForCausalLM"]})
     assert "norm_topk_prob is False, expected True" in broken({}, {"norm_topk_prob": False})
     assert "top_k" in broken({}, {"num_experts_per_tok": 99})
+    integers = weights["model.norm.weight"].to(torch.int16)
+    assert "model.norm.weight is of type I16" in broken({"model.norm.weight": integers})
+    assert "not finite" in broken({"model.norm.weight": weights["model.norm.weight"] * math.nan})
+    for huge in ("hidden_size", "vocab_size"):  # refused before any of it is allocated
+        assert "has shape" in broken({}, {huge: 1 << 40})
+    assert "and more than 1,000 more" in broken({}, {"num_hidden_layers": 1 << 20})
+    assert "is missing, expected shape" in broken({}, {"num_nextn_predict_layers": 2})
+    assert "has shape" in broken({}, {"n_routed_experts": 1 << 20})
+    for odd in ({"architectures": 5}, {"rope_parameters": [1]}, {"hidden_size": None}, {"initializer_range": math.inf}):
+        assert "config.json" in broken({}, odd)
     with pytest.raises(InputError, match="exists"):
         export(checkpoint, tmp_path / "hf")
+    with pytest.raises(InputError, match="a checkpoint after training"):
+        import_checkpoint(tmp_path / "hf", section, tmp_path / "step-00000007")
+    shutil.copy(tmp_path / "hf" / "model.safetensors", tmp_path / "hf" / "twice.safetensors")
+    with pytest.raises(InputError, match=r"twice.safetensors: holds \S+, as another file does"):
+        import_checkpoint(tmp_path / "hf", section, tmp_path / "never")
+    (tmp_path / "hf" / "twice.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match=r"twice.safetensors: cannot be read as safetensors"):
+        import_checkpoint(tmp_path / "hf", section, tmp_path / "never")
     with pytest.raises(InputError, match="no finished checkpoint"):
         export(tmp_path, tmp_path / "new")
+
+
+def test_damage_is_read_by_nobody(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> None:
+    """A bit of a weight, a marker's model of another size, and a state that had diverged."""
+    damaged = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, damaged)
+    part = damaged / "__0_0.distcp"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    part.write_bytes(content)
+    for read in (Checkpoint, lambda path: export(path, tmp_path / "hf")):
+        with pytest.raises(InputError, match=r"__0_0.distcp: differs from what was committed"):
+            read(damaged)
+    shutil.rmtree(damaged)
+    shutil.copytree(checkpoint, damaged)
+    marker = json.loads((damaged / MARKER).read_text())
+    marker["workload"]["model"]["d_model"] = 1 << 16
+    (damaged / MARKER).write_text(json.dumps(marker))
+    with pytest.raises(InputError, match=r"tensor model.embedding.weight has shape \[512, 32\], its marker's model"):
+        Checkpoint(damaged)
+    assert not (tmp_path / "hf").exists()
+    assert not list(tmp_path.glob(".hf*"))
+
+    diverged = {name: tensor * math.inf for name, tensor in Checkpoint(checkpoint).weights().items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "weights", lambda *_, **__: diverged)
+        with pytest.raises(InputError, match="not finite"):
+            export(checkpoint, tmp_path / "hf")
+
+
+def test_another_tokenizer_than_the_one_trained_with_is_refused(
+    checkpoint: Path, section: dict[str, Any], tmp_path: Path
+) -> None:
+    other, corpus = write_corpus(tmp_path / "other", 390), section["data"]["corpus"]
+    digest = Pretrain(PretrainConfig.model_validate(section)).identity()["data"]["tokenizer"]
+    named = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, named)
+    marker = json.loads((named / MARKER).read_text())
+    marker["workload"][ORIGIN] = {"start": None, "steps": 0, "samples": 0, "data": {"tokenizer": digest}}
+    (named / MARKER).write_text(json.dumps(marker))
+    assert bits_per_byte(named, corpus, samples=1)["samples"] == 1
+    with pytest.raises(InputError, match="is not the one that"):
+        bits_per_byte(named, other, samples=1)
 
 
 def test_bits_per_byte_is_that_of_training(checkpoint: Path, section: dict[str, Any]) -> None:
@@ -170,6 +233,9 @@ def test_commands(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> 
     (tmp_path / "job.yaml").write_text(json.dumps({"workload": section}))
     call("import", str(tmp_path / "hf"), str(tmp_path / "job.yaml"), str(tmp_path / "step-00000000"))
     found = call("eval", "bpb", str(tmp_path / "step-00000000"), "--data", section["data"]["corpus"], "--samples", "4")
+    line = call("eval", "bpb", str(checkpoint), "--data", section["data"]["corpus"], "--samples", "1", "--json")
+    assert json.loads(line.strip())["samples"] == 1
+    assert "\n" not in line.strip()
     assert 0 < json.loads(found)["bpb"] < 8
     assert "accepted" in call("generate", str(checkpoint), "def f(", "--tokens", "8", "--speculative")
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -19,10 +19,13 @@ from pydantic import ValidationError
 
 from shoal import marker
 from shoal.dcp import Reader, described, in_words, read_index
-from shoal.workload import own_settings
+from shoal.workload import ORIGIN, own_settings
 from shoal_data.errors import InputError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.shapes import state_of
+
+if TYPE_CHECKING:
+    from shoal_data.reader import Corpus
 
 __all__ = ["Checkpoint", "alone"]
 
@@ -54,10 +57,12 @@ class Checkpoint:
         except marker.Damaged as error:
             raise InputError(error.problem, error.remedy) from error
         self.steps = int(said["steps"])
+        self._data: dict[str, Any] = {}
         self.shapes = {name: shape for name, (shape, _) in self._tensors.items()}
         where = self.path / marker.MARKER
         try:
             self.config = PretrainConfig.model_validate(own_settings(said["workload"]))
+            self._data = (said["workload"].get(ORIGIN) or {}).get("data") or {}
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise InputError(
                 f"{where}: workload is none of shoal_workloads.pretrain:Pretrain ({error})",
@@ -74,6 +79,26 @@ class Checkpoint:
                     f"{self.path}: tensor {name} has shape {found}, its marker's model {list(shape)}",
                     "use a checkpoint as its run wrote it",
                 )
+
+    def fits(self, corpus: Corpus) -> None:
+        """Whether the tokens of `corpus` are those that the model knows.
+
+        Raises:
+            InputError: they are another tokenizer's, or there are more of them than rows in the embedding.
+        """
+        remedy = "tokenize the text with the tokenizer of the run"
+        rows = self.config.model.vocab_size
+        if corpus.vocab_size > rows:
+            raise InputError(
+                f"{corpus.address}: {corpus.vocab_size} tokens in its vocabulary, {rows} rows in the embedding", remedy
+            )
+        trained, found = self._data.get("tokenizer"), corpus.manifest.files["tokenizer"]["sha256"]
+        if trained not in (None, found):
+            raise InputError(
+                f"{corpus.address}: its tokenizer (SHA-256 {found[:12]}) is not the one that {self.path} was trained "
+                f"with ({trained[:12]})",
+                remedy,
+            )
 
     def load(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, whole, in CPU memory.

@@ -66,17 +66,12 @@ def bits_per_byte(
         `bpb`, `loss` (nats a token), `tokens`, `bytes` (of text predicted), `samples`.
 
     Raises:
-        InputError: no whole checkpoint or corpus, or a corpus of another tokenizer.
+        InputError: no whole checkpoint or corpus, a corpus of another tokenizer, or a loss that is not finite.
     """
     from shoal_data.reader import Corpus
 
     source, data = Checkpoint(checkpoint), Corpus.open(corpus)
-    rows = source.config.model.vocab_size
-    if data.vocab_size > rows:
-        raise InputError(
-            f"{corpus}: {data.vocab_size} tokens in its vocabulary, {rows} rows in the embedding",
-            "tokenize the text with the tokenizer of the run",
-        )
+    source.fits(data)
     length, micro = source.config.data.seq_len, source.config.batch.micro_batch
     reader = data.reader(length, 0)
     wanted = reader.samples if samples is None else min(samples, reader.samples)
@@ -89,6 +84,8 @@ def bits_per_byte(
         size += float(lengths.sum())
         if progress is not None:
             progress(ids.stop, wanted)
+    if not math.isfinite(nats):
+        raise InputError(f"{checkpoint}: its loss on {corpus} is {nats}", "its training had diverged: use an older one")
     count = wanted * length
     return {
         "bpb": nats / math.log(2) / size,

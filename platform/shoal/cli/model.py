@@ -13,6 +13,7 @@ __all__ = ["eval_app", "export", "generate", "import_", "params"]
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint.")
 
 CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint folder: RUN/checkpoints/step-00000100.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
 Ema = Annotated[bool, typer.Option("--ema", help="The averages of the parameters instead of the parameters.")]
 
 
@@ -23,11 +24,13 @@ def export(
     ema: Ema = False,
     with_mtp: Annotated[bool, typer.Option("--with-mtp", help="Keep the MTP modules, as a draft head.")] = False,
     dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Type of the weights.")] = "bf16",
+    as_json: AsJson = False,
 ) -> None:
     """Write a checkpoint in a format that other tools load: `hf` is what transformers reads."""
     from shoal_workloads.hf.export import export as write
 
-    _print({"out": str(out), "format": format, **write(checkpoint, out, ema=ema, mtp=with_mtp, dtype=dtype)})
+    figures = write(checkpoint, out, ema=ema, mtp=with_mtp, dtype=dtype)
+    _print({"out": str(out), "format": format, **figures}, as_json)
 
 
 def import_(
@@ -43,6 +46,7 @@ def import_(
             help="SOURCE is a run's checkpoint: start this phase of context extension; prints the job's section."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a checkpoint that a run starts from: of a Hugging Face checkpoint, or of a run's, to extend its context."""
     from shoal.config import read_yaml
@@ -55,9 +59,9 @@ def import_(
     if extend is not None:
         from shoal_workloads.start import extend_checkpoint
 
-        _print({"out": str(out), **extend_checkpoint(source, extend, settings["workload"], out)})
+        _print({"out": str(out), **extend_checkpoint(source, extend, settings["workload"], out)}, as_json)
         return
-    _print({"out": str(out), **import_checkpoint(source, settings["workload"], out)})
+    _print({"out": str(out), **import_checkpoint(source, settings["workload"], out)}, as_json)
 
 
 @eval_app.command("bpb")
@@ -67,13 +71,15 @@ def bpb(
     samples: Annotated[int | None, typer.Option(min=1, help="Only the first ones.")] = None,
     ema: Ema = False,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Bits per byte on a corpus, comparable across tokenizers."""
+    from rich.console import Console
     from rich.progress import Progress
 
     from shoal_workloads.evaluate import bits_per_byte
 
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("samples", total=None)
         found = bits_per_byte(
             checkpoint,
@@ -83,7 +89,7 @@ def bpb(
             device=device,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    _print(found)
+    _print(found, as_json)
 
 
 def generate(
@@ -107,7 +113,9 @@ def generate(
     if speculative and temperature > 0:
         raise UserError("--speculative is greedy and does not go with --temperature", "leave one of them out")
     source = Checkpoint(checkpoint)
-    tokenizer = Tokenizer.from_file(str(Corpus.open(source.config.data.corpus).tokenizer_path))
+    corpus = Corpus.open(source.config.data.corpus)
+    source.fits(corpus)
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     if not ids:
         raise UserError("the prompt is empty", "give at least one character")
@@ -124,6 +132,7 @@ def generate(
 def params(
     model: Annotated[str, typer.Argument(help="Preset, e.g. deepseek-v3.")],
     override: Annotated[list[str] | None, typer.Argument(help="field=value, e.g. n_layers=12.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Count the parameters of a model in closed form."""
     from dataclasses import asdict
@@ -144,8 +153,9 @@ def params(
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("model", *first["loc"]))
         raise UserError(f"{where}: {first['msg']}", "see docs/model.md for the fields") from error
-    _print(asdict(count_parameters(config)))
+    _print(asdict(count_parameters(config)), as_json)
 
 
-def _print(figures: dict[str, Any]) -> None:
-    print(json.dumps(figures, indent=2))
+def _print(figures: dict[str, Any], as_json: bool) -> None:
+    """JSON for a program on one line, for people on several."""
+    print(json.dumps(figures, indent=None if as_json else 2))

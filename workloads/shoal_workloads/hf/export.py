@@ -75,6 +75,10 @@ def _write_weights(source: Checkpoint, folder: Path, *, ema: bool, mtp: bool, dt
     size = total = parameters = 0
     for part in parts_of(source.config.model, mtp=mtp):
         tensor = cut(part, weights[part.ours])
+        if not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"{source.path}: {part.ours} holds values that are not finite", "export an older checkpoint"
+            )
         tensor = tensor.clone() if part.ours.startswith("router_bias.") else tensor.to(dtype, copy=True)
         if size and size + tensor.nbytes > SHARD_BYTES:
             shards.append({})
@@ -97,6 +101,7 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> int | None:
     from shoal_data.reader import Corpus
 
     corpus = Corpus.open(source.config.data.corpus)
+    source.fits(corpus)
     path = corpus.tokenizer_path
     found = json.loads(path.read_text(encoding="utf-8"))
     names = {int(token["id"]): str(token["content"]) for token in found.get("added_tokens") or []}
