@@ -22,13 +22,13 @@ from shoal_data.build.unpack import Damage, blocks
 
 __all__ = ["jsonl_documents"]
 
-_STRETCH = 1 << 30  # bytes of lines at a time; Arrow takes less than 2 GiB
+_STRETCH = 1 << 30  # bytes of whole lines that are held, to see whether the checksum of what they come from is right
+_AT_ONCE = 16 << 20  # bytes of lines that Arrow reads at a time
 _SMALL = 256 << 10  # bytes of lines that are judged one by one if one of them is bad
 _LONGEST = (2 << 30) - (1 << 20)  # bytes of a line
 _TOO_LONG = b"\xfftoo long"  # stands in for a longer one
 _SPACE = b" \t\r"
 _MARK = b"\xef\xbb\xbf"
-_SCAN = 16 << 20
 
 
 def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
@@ -43,12 +43,20 @@ def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Itera
             return
         if stretch is None:
             return
-        yield from _documents(piece.path, stretch, row, column, lost)
-        row += _line_count(stretch)
+        for lines in _in_smaller_ones(stretch):
+            yield from _documents(piece.path, lines, row, column, lost)
+            row += lines.count(b"\n") + (not lines.endswith(b"\n"))
 
 
-def _line_count(content: bytes) -> int:
-    return content.count(b"\n") + (not content.endswith(b"\n"))
+def _in_smaller_ones(stretch: bytes) -> Iterator[bytes]:
+    """Whole lines of about `_AT_ONCE` bytes, so that the places of very short ones fit in memory."""
+    first = 0
+    while first < len(stretch):
+        last = len(stretch)
+        if last - first > 2 * _AT_ONCE:
+            last = stretch.find(b"\n", first + _AT_ONCE) + 1 or last
+        yield stretch[first:last]
+        first = last
 
 
 def _stretches(content: Iterator[bytes]) -> Iterator[bytes]:
@@ -115,8 +123,8 @@ def _documents(path: str, content: bytes, row: int, column: str, lost: list[Quar
 def _lines(content: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where each line begins and ends, without its break and the byte order mark of the first."""
     values = np.frombuffer(content, np.uint8)
-    scans = range(0, len(values), _SCAN)  # a mask of the whole would double the memory
-    breaks = np.concatenate([np.flatnonzero(values[first : first + _SCAN] == ord("\n")) + first for first in scans])
+    scans = range(0, len(values), _AT_ONCE)  # a mask of all of a long line would double the memory
+    breaks = np.concatenate([np.flatnonzero(values[first : first + _AT_ONCE] == ord("\n")) + first for first in scans])
     open_end = [] if content.endswith(b"\n") else [len(content)]
     ends = np.concatenate((breaks, np.array(open_end, np.int64)))
     starts = np.concatenate((np.zeros(1, np.int64), breaks + 1))[: len(ends)]
@@ -196,8 +204,9 @@ def _judged(line: bytes, column: str) -> tuple[str, str | None]:
         raise _NoDocumentError(f"a line of more than {_LONGEST >> 20} MiB")
     if line.startswith(b"["):
         raise _NoDocumentError(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")
-    if not line.startswith(b"{"):
-        raise _NoDocumentError(_NOT_JSON + "no JSON object")
+    if not line.startswith(b"{") or line == b"{":
+        # One cause for all lines of a pretty-printed file, so that one entry names them.
+        raise _NoDocumentError(_NOT_JSON + "no object, or not a whole one (jq -c . makes one line of each)")
     try:
         # A byte that is not UTF-8 does harm in the text alone; a number may have any length.
         value = _JSON.decode(line.decode("utf-8", "surrogateescape"))
@@ -274,6 +283,4 @@ def _in_words(error: Exception) -> str:
         return "several values in a line: are its lines ended by CR alone?"
     if error.msg == "Extra data":
         return "something follows the object in its line"
-    if error.doc == "{":
-        return "an object over several lines (jq -c . makes one line of each)"
     return f"{error.msg.removesuffix(' at')} at character {error.pos}"

@@ -235,12 +235,14 @@ def _in_disguise(sample: bytes, *, at_start: bool) -> str | None:
     if at_start:
         for kind, name in ((_GZIP, ".gz"), (_ZSTD, ".zst")):
             if len(sample) >= 4 and sample.startswith(kind.magic):
-                return f"it is {kind.name}-compressed, though its name does not end in {name}"
+                return f"what it holds is {kind.name}-compressed: unpack it, or let its name end in {name}"
     for unit, name in ((4, "UTF-32"), (2, "UTF-16")):
         zeros = [sample[at::unit].count(0) for at in range(unit)]
-        # The high byte lies first or last; NULs at other places as well would be a hole.
+        # The high byte lies first or last, and is mostly zero; a hole has zeros at all places.
         low, high = sorted((zeros[0], zeros[-1]))
         share = high / max(1, len(sample) // unit)
-        if low == 0 and (share >= 1 if unit == 4 else share >= 0.5 or (share >= 0.05 and high >= 16)):
-            return f"it looks like {name} without a byte order mark: convert it to UTF-8 (iconv -f {name}LE -t UTF-8)"
+        enough = share >= 1 if unit == 4 else share >= 0.5 or (share >= 0.05 and high >= 16)
+        if enough and low * 8 <= high:
+            name += "LE" if high == zeros[-1] else "BE"
+            return f"it looks like {name} without a byte order mark: convert it (iconv -f {name} -t UTF-8)"
     return None
