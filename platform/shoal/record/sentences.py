@@ -153,7 +153,7 @@ def _formation_failed(event: Event) -> str:
 def _record_stalled(event: Event) -> str:
     return (
         f"The record could not be written for {_seconds(event.get('seconds'))} ({event.get('reason')}); nothing of it "
-        f"is missing, {_count(event.get('lines'), 'line')} waited."
+        f"is missing, {event.get('lines')} lines waited."
     )
 
 
