@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from shoal_data.build.filesystem import Found, is_local, list_files
 from shoal_data.build.formats import format_of, refusal
 from shoal_data.build.found import Listing, Problem, refuse
+from shoal_data.build.globs import has_magic
 from shoal_data.build.local_files import describe
 from shoal_data.build.sources import source_names
 from shoal_data.errors import InputError
@@ -83,11 +84,10 @@ def _once(found: Sequence[tuple[str, Found]]) -> list[tuple[str, Found]]:
     files: dict[str, tuple[str, Found]] = {}
     again = elsewhere = 0
     for name, file in found:
-        source = name or names[file.path]
-        first, _ = files.setdefault(file.identity, (source, file))
-        if files[file.identity][1] is not file:
+        first, taken = files.setdefault(file.identity, (name or names[file.path], file))
+        if taken is not file:
             again += 1
-            elsewhere += first != source
+            elsewhere += bool(name) and name != first
     _say(again, "names lead to files that another name has led to: each file is read once, by its first name")
     _say(elsewhere, "of them were meant for another source as well: the first keeps them")
     return list(files.values())
@@ -102,8 +102,9 @@ def _nothing(pattern: str, name: str, listing: Listing) -> InputError:
     """Why nothing was found, as far as it can be told."""
     if listing.folders:
         folder = listing.folders[0].rstrip("/")
+        what = "it matches folders alone" if has_magic(pattern) else "it is a folder"
         return InputError(
-            f"--input {pattern!r}: {'it is' if len(listing.folders) == 1 else 'all that matches are'} a folder",
+            f"--input {pattern!r}: {what}",
             f"write '{folder}/*' for the files in that folder, or '{folder}/**/*' for those at any depth",
         )
     if listing.passed:

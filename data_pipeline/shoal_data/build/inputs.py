@@ -25,6 +25,7 @@ __all__ = ["Part", "Piece", "plan_parts"]
 _SMALLEST, _LARGEST = 4 << 20, 32 << 20
 _BLOCK = 4 << 20
 _AT_ONCE = 16  # files of a store that are looked into side by side: an answer takes long, and little of this machine
+_QUEUED = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _cut(files: Sequence[Found], column: str, target: int) -> Iterator[list[Piec
         return
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        yield from pool.map(cut, files)
+        for first in range(0, len(files), _QUEUED):
+            yield from pool.map(cut, files[first : first + _QUEUED])
     finally:
         pool.shutdown(cancel_futures=True)
 

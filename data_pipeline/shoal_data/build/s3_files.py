@@ -222,7 +222,7 @@ def _explained(url: str, error: Exception, client: _Client) -> Exception:
             where = client.s3.meta.endpoint_url
             remedy = "check the network, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, and AWS_DEFAULT_REGION"
             return StoreError(f"{url}: nobody answers at {where}", remedy)
-    answer: dict[str, Any] = getattr(error, "response", {})
+    answer: dict[str, Any] = getattr(error, "response", None) or {}
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = str(answer.get("Error", {}).get("Code"))
     if status in (412, 416):
@@ -234,4 +234,6 @@ def _explained(url: str, error: Exception, client: _Client) -> Exception:
     final = verdict(error, url, again=True)
     if isinstance(final, FileNotFoundError):
         return _Absent(f"{url}: no such object", "put it back, or choose a new --out and run again")
-    return MayPass(str(error)) if final is None else final
+    if final is None:
+        return MayPass(f"the store answers {status} {code}" if status else str(error))
+    return final

@@ -16,7 +16,7 @@ _UUID = re.compile(r"[-_.]?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}.*$", re.IGN
 _HADOOP = re.compile(r"part-(?:[rm]-)?\d{4,}(?:[-_.].*)?$")
 _OF = re.compile(r"[-_.]?\d+[-_.]?of[-_.]?\d+$")
 _YEAR = re.compile(r"(?:^|\D)(?:19|20)\d\d(?:[-_.]?\d\d){0,2}$")
-_VERSION = re.compile(r"(?:^|[-_.])v\d+(?:[-_.]\d+)*$|\d\.\d{1,2}$", re.IGNORECASE)
+_VERSION = re.compile(r"(?:^|[-_.])v\d+(?:[_.]\d{1,2})*$|\d\.\d{1,2}$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-_.]\d+$|(?<=\D)0\d+$")
 _GLUED = re.compile(r"(?<=\D)\d+$")
 
