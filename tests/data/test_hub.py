@@ -16,6 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_data.build import hub_files
+from shoal_data.build.filesystem import find_files, open_file, stamp_of
+from shoal_data.build.inputs import plan_parts
+from shoal_data.errors import InputError, StoreError
+
 READ = """
 import json
 from shoal_data.build.documents import read_piece
@@ -39,7 +44,13 @@ def dataset() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
+def faults() -> dict[str, int]:
+    """Answers of the hub with an error: by what the path begins with, the status."""
+    return {}
+
+
+@pytest.fixture
+def hub(faults: dict[str, int]) -> Iterator[str]:
     files = dataset()
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,7 +58,10 @@ def hub() -> Iterator[str]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if "/tree/" in path:
+            status = next((status for start, status in faults.items() if path.startswith(start)), None)
+            if status:
+                self.answer(status, b"{}")
+            elif "/tree/" in path:
                 folders = [{"type": "directory", "path": "data", "oid": "1" * 40}]
                 entries = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files]
                 self.answer(200, json.dumps([*folders, *entries]).encode())
@@ -83,3 +97,61 @@ def test_a_dataset_on_the_hub_is_found_and_read(hub: str) -> None:
     assert jsonl == [["hf://datasets/org/name/data/b.jsonl", 19]]
     expected = [["hf://datasets/org/name/data/a.parquet", number, f"row {number}"] for number in range(20)]
     assert rows == [*expected, ["hf://datasets/org/name/data/b.jsonl", 0, "from b"]]
+
+
+@pytest.fixture
+def near(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process asks that hub, and nobody sleeps."""
+    from huggingface_hub import HfFileSystem
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(hub_files, "_hub", lambda: HfFileSystem(endpoint=hub, token=False, skip_instance_cache=True))
+    monkeypatch.setattr("shoal_data.retry.time.sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("pattern", ["hf://datasets/org/name/data/*", "hf://datasets/org/name/data/b.jsonl"])
+@pytest.mark.parametrize(
+    ("status", "words"), [(401, "access denied.*HF_TOKEN"), (403, "access denied.*HF_TOKEN"), (404, "not found")]
+)
+def test_a_hub_that_denies_access_says_so(
+    near: None, faults: dict[str, int], pattern: str, status: int, words: str
+) -> None:
+    faults["/api/datasets/org/name"] = status
+    with pytest.raises(StoreError, match=f"(?s){words}"):
+        find_files(pattern)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 503])
+def test_a_hub_that_fails_while_a_file_is_read_is_no_broken_file(
+    near: None, faults: dict[str, int], status: int
+) -> None:
+    url = "hf://datasets/org/name/data/a.parquet"
+    faults["/datasets/org/name/resolve"] = status
+    with open_file(url) as file, pytest.raises(StoreError, match=f"{url}.*{status}"):
+        pq.read_table(file)
+    with pytest.raises(StoreError, match=str(status)):
+        plan_parts([url], "text", 1)
+
+
+def test_a_hub_that_does_not_answer_is_the_network(monkeypatch: pytest.MonkeyPatch, near: None) -> None:
+    from huggingface_hub import HfFileSystem
+
+    away = HfFileSystem(endpoint="http://127.0.0.1:9", token=False, skip_instance_cache=True)
+    monkeypatch.setattr(hub_files, "_hub", lambda: away)
+    with pytest.raises(StoreError, match="the network or the Hub"):
+        find_files("hf://datasets/org/name/data/*")
+
+
+@pytest.mark.parametrize("url", ["hf://datasets/org", "hf://", "hf://datasets/org/name@/x"])
+def test_an_address_that_is_none_on_the_hub_is_refused(near: None, url: str) -> None:
+    with pytest.raises(StoreError, match="hf://"):
+        find_files(url)
+
+
+def test_what_is_on_the_hub_is_told_apart(near: None) -> None:
+    (file,) = find_files("hf://datasets/org/name/data/b.jsonl")
+    assert file.path == "hf://datasets/org/name/data/b.jsonl"
+    assert stamp_of(file.path) == file.stamp == f"19:{'0' * 40}"
+    assert find_files("hf://datasets/org/name/data/none.jsonl") == []
+    with pytest.raises(InputError, match="folder"):
+        plan_parts(["hf://datasets/org/name/data"], "text", 1)

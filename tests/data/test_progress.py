@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal_data.build.progress import Progress
+from shoal_data.build.progress import Count, Progress
 
 
 def test_the_last_line_says_that_all_is_done(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,3 +14,12 @@ def test_the_last_line_says_that_all_is_done(capsys: pytest.CaptureFixture[str])
     progress.finish("2 documents")  # it was guessed to be more
     shares = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
     assert shares == ["25%", "50%", "100%"]
+
+
+def test_a_count_is_said_where_it_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with Count("planning", "files", 12_000, every=0) as count:
+        count.advance(1_000)
+        count.advance(5_000)
+    with Count("planning", "names", every=1e9) as count:
+        count.advance(1_000)
+    assert capsys.readouterr().err.splitlines() == ["planning: 1,000 of 12,000 files", "planning: 6,000 of 12,000 files"]
