@@ -222,7 +222,8 @@ def connect(url: str) -> Any:
 
 def _refusal(error: Any, where: str) -> Exception | None:
     """What an answer with an error code means."""
-    code = str(error.response.get("Error", {}).get("Code"))
+    told = error.response.get("Error", {})
+    code, why = str(told.get("Code")), f"{told.get('Code')}: {told.get('Message', 'no more is said')}"
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     if code in ("NoSuchKey", "404", "NotFound"):
         return FileNotFoundError(where)
@@ -232,19 +233,17 @@ def _refusal(error: Any, where: str) -> Exception | None:
         return StoreError(f"{where}: there is no such bucket", "check the address s3://bucket/prefix, and the endpoint")
     if code in _OTHER_REGION:
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        region = headers.get("x-amz-bucket-region") or error.response["Error"].get("Region") or "the bucket's region"
-        return StoreError(
-            f"{where}: the bucket lies in another region ({error})", f"set AWS_DEFAULT_REGION to {region}"
-        )
+        region = headers.get("x-amz-bucket-region") or told.get("Region") or "the bucket's region"
+        return StoreError(f"{where}: the bucket lies in another region ({why})", f"set AWS_DEFAULT_REGION to {region}")
     if code == "RequestTimeTooSkewed":
-        return StoreError(f"{where}: {error}", "set this machine's clock")
+        return StoreError(f"{where}: {why}", "set this machine's clock")
     if code in _UNKNOWN_CALLER or status == 401:
-        return StoreError(f"{where}: these AWS credentials are not accepted ({error})", _CREDENTIALS)
+        return StoreError(f"{where}: these AWS credentials are not accepted ({why})", _CREDENTIALS)
     if status == 403 or code in ("AccessDenied", "AllAccessDisabled"):
-        return StoreError(f"{where}: reading is not allowed ({error})", _REFUSED)
+        return StoreError(f"{where}: reading is not allowed ({why})", _REFUSED)
     if code in _BUSY or not 400 <= status < 500 or status in (408, 429):
         return None
-    return StoreError(f"{where}: {error}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")
+    return StoreError(f"{where}: {why}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")
 
 
 def _passing() -> tuple[type[Exception], ...]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal_data.order import ROUND, Mixture, SampleOrder
+from shoal_data.order import ROUND, Mixture, SampleOrder, turns_of
 
 
 @settings(max_examples=20)
@@ -22,6 +22,28 @@ def test_a_mixture_keeps_its_weights_at_every_prefix(raw: list[float], far: int)
         assert np.abs(seen - weight * np.arange(1, 5001)).max() < len(weights) + 0.1
     _, turn = mixture(np.array([far, far + ROUND]))
     assert turn[1] - turn[0] == np.bincount(mixture(np.arange(ROUND))[0])[mixture(np.array([far]))[0][0]]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(1e-4, 1), min_size=1, max_size=40), st.sampled_from([0.0, 1e-9, -1e-9, 9e-7, -9e-7]))
+def test_a_round_has_all_its_turns_however_weights_are_rounded(raw: list[float], off: float) -> None:
+    weights = np.array(raw) / sum(raw) * (1 + off)
+    turns = turns_of(weights.tolist())
+    assert turns.sum() == ROUND
+    assert np.abs(turns - weights * ROUND).max() < 1
+    source, turn = Mixture(weights.tolist())(np.arange(ROUND))
+    assert np.bincount(source, minlength=len(weights)).tolist() == turns.tolist()
+    assert all(turn[source == number].tolist() == list(range(count)) for number, count in enumerate(turns.tolist()))
+
+
+def test_a_source_below_half_a_turn_has_none() -> None:
+    assert turns_of([1 - 2e-6, 2e-6]).tolist() == [ROUND, 0]
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.4], [0.6, 0.5], [1.0, 0.0], [1.5, -0.5], [float("nan"), 0.5], []])
+def test_weights_that_are_none(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"add up to|above 0"):
+        Mixture(weights)
 
 
 def test_turns_of_a_source_are_consecutive() -> None:

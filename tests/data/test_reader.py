@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from shoal_data import local_store, places
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
+from shoal_data.errors import InputError
 from shoal_data.order import SampleOrder
 from shoal_data.places import Places, Stream
 from shoal_data.reader import Corpus
@@ -78,6 +80,30 @@ def test_more_shards_than_may_be_mapped(corpus: Corpus, monkeypatch: pytest.Monk
     for number in range(reader.samples):
         assert np.array_equal(reader.tokens([number])[0], wanted[number])
     assert np.array_equal(held, kept)  # its mapping stays while a view of it does
+
+
+@pytest.mark.parametrize("seq_len", [0, -1, 16.0, "16", None, float("nan")])
+def test_a_length_that_is_none(corpus: Corpus, seq_len: Any) -> None:
+    for work in (lambda: corpus.reader(seq_len, 0), lambda: corpus.samples(seq_len)):
+        with pytest.raises(InputError, match="seq_len"):
+            work()
+    assert corpus.reader(np.int32(16), np.int64(0)).samples == corpus.samples(16)
+
+
+@pytest.mark.parametrize("ids", [[-1], [3, -2], [0.5], ["1"], [None], [True], [[1, 2]], 3, [1 << 63]])
+def test_positions_that_are_none(corpus: Corpus, ids: Any) -> None:
+    reader = corpus.reader(16, 0)
+    for work in (reader.read, reader.tokens, reader.locate, reader.prefetch):
+        with pytest.raises(InputError, match="position"):
+            work(ids)
+    assert reader.read(np.array([4, 5], np.uint8))[0].tolist() == reader.read([4, 5])[0].tolist()
+
+
+def test_a_seed_that_is_none_and_a_length_too_long(corpus: Corpus) -> None:
+    with pytest.raises(InputError, match="seed"):
+        corpus.reader(16, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="less than one sample"):
+        corpus.reader(corpus.tokens, 0)
 
 
 def test_threads_share_a_corpus(corpus: Corpus) -> None:

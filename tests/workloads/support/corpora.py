@@ -40,9 +40,11 @@ def write_corpus(folder: Path, vocab_size: int = 400) -> Path:
     columns = {"bytes": pa.array([len(text.encode()) for text in texts])}
     (folder / "shards").mkdir()
     entry = write_shard(folder, "00000", "all", columns, offsets, np.concatenate(ids).astype(np.uint16))
+    (folder / "blocks.crc32").write_bytes(np.array(entry.blocks, "<u4").tobytes())
+    names = {"tokenizer": "tokenizer.json", "token_bytes": "token_bytes.npy", "blocks": "blocks.crc32"}
     files = {
         role: {"file": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
-        for role, name in (("tokenizer", "tokenizer.json"), ("token_bytes", "token_bytes.npy"))
+        for role, name in names.items()
     }
     columns_of = {name: [value] for name, value in vars(entry).items()} | {"source": [0]}
     manifest = Manifest("uint16", vocab_size, ["all"], Shards.from_columns(columns_of), files, special={"eos": 0})

@@ -1,0 +1,95 @@
+"""What `verify` says about a lost or damaged file of a finished corpus works: doing it gives the corpus back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shoal_data.build.tokenize import TokenizeOptions, tokenize
+from shoal_data.errors import InputError, StoreError
+from shoal_data.inspection import write_documents
+from shoal_data.reader import Corpus
+from shoal_data.verify import verify
+
+SMALL = ["blocks.crc32", "token_bytes.npy", "tokenizer.json", "quarantine.jsonl", "manifest.json"]
+
+
+@pytest.fixture
+def build(tokenizer: Path, tmp_path: Path) -> Callable[[], Path]:
+    """Runs a job, the same each time; returns its corpus."""
+    lines = [json.dumps({"text": f"Document {number} of a short corpus. " * 8}) for number in range(60)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, "not json"]) + "\n")
+    options = TokenizeOptions(part_bytes=4_000)
+
+    def run() -> Path:
+        tokenize([str(tmp_path / "*.jsonl")], tokenizer, tmp_path / "c", options)
+        return tmp_path / "c"
+
+    return run
+
+
+def contents(corpus: Path) -> dict[str, bytes]:
+    """Every file of the corpus but those of the job."""
+    return {
+        str(path.relative_to(corpus)): path.read_bytes()
+        for path in corpus.rglob("*")
+        if path.is_file() and "job" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "changed", "empty"])
+def test_what_the_message_says_gives_the_file_back(build: Callable[[], Path], damage: str) -> None:
+    corpus = build()
+    whole = contents(corpus)
+    for name in [*SMALL, Corpus.open(corpus).manifest.shards.file[1].decode()]:
+        path = corpus / name
+        if damage == "lost":
+            path.unlink()
+        elif damage == "changed":
+            path.write_bytes(whole[name][:-9] + b"#" + whole[name][-8:])
+        else:
+            path.write_bytes(whole[name][:-20] if damage == "cut" else b"")
+        with pytest.raises(InputError) as error:
+            verify(corpus, full=True)
+        assert str(path) in error.value.problem
+        assert "run the same `shoal data tokenize` again" in error.value.remedy
+        if "delete this file" in error.value.remedy:
+            path.unlink(missing_ok=True)
+        assert build() == corpus
+        verify(corpus, full=True)
+        assert contents(corpus) == whole
+
+
+def test_a_copied_corpus_has_another_remedy(build: Callable[[], Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(build(), tmp_path / "copy", ignore=shutil.ignore_patterns("job"))
+    for name in SMALL:
+        good = (copy / name).read_bytes()
+        (copy / name).write_bytes(good[:-3])
+        with pytest.raises(InputError, match=name) as error:
+            verify(copy, full=False)
+        assert "copy this file again" in error.value.remedy
+        (copy / name).write_bytes(good)
+    verify(copy, full=True)
+
+
+def test_what_cannot_be_read_is_named(build: Callable[[], Path], tmp_path: Path) -> None:
+    corpus = build()
+    (corpus / "blocks.crc32").unlink()
+    (corpus / "blocks.crc32").mkdir()
+    with pytest.raises(StoreError, match=r"blocks\.crc32: Is a directory"):
+        verify(corpus, full=False)
+    with pytest.raises(InputError, match="no corpus here"):
+        verify(tmp_path / "a.jsonl", full=False)
+
+
+def test_a_damaged_shard_is_not_shown(build: Callable[[], Path]) -> None:
+    corpus = build()
+    path = corpus / Corpus.open(corpus).manifest.shards.file[0].decode()
+    path.write_bytes(bytes(path.stat().st_size))
+    with open("/dev/null", "wb") as out, pytest.raises(InputError, match="this shard is damaged") as error:
+        write_documents(corpus, out)
+    assert str(path) in error.value.problem
