@@ -1,13 +1,19 @@
-"""Text for the data tests."""
+"""Text for the data tests, and the way to read a file by itself."""
 
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from shoal_data.build.documents import Quarantined, read_piece
+from shoal_data.build.inputs import Piece
+
+Read = tuple[dict[int, tuple[str, str]], list[Quarantined]]
 
 MODULES = ("heapq.py", "bisect.py", "textwrap.py", "calendar.py", "fractions.py", "shlex.py")
 FOREIGN = [
@@ -43,3 +49,22 @@ def tokenizer(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from shoal_data.build.tokenizer import TrainOptions, train
 
     return train([str(raw / "*.parquet")], tmp_path_factory.mktemp("tokenizer") / "tok", TrainOptions(600))
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Read]:
+    """Reads content as a file of a name: {row: (text, language)}, and what was left out."""
+
+    def read_content(name: str, content: bytes, column: str = "text") -> Read:
+        path = tmp_path / name
+        path.write_bytes(content)
+        kind = "parquet" if ".parquet" in name else "jsonl" if ".jsonl" in name else "text"
+        found: dict[int, tuple[str, str]] = {}
+        quarantine: list[Quarantined] = []
+        for some in read_piece(Piece(str(path), kind, 0, 0, 0, len(content)), column, quarantine):
+            rows = zip(some.text.to_pylist(), some.lang.to_pylist(), strict=True)
+            found.update(zip(some.row.tolist(), rows, strict=True))
+        assert {entry.file for entry in quarantine} <= {str(path)}
+        return found, quarantine
+
+    return read_content

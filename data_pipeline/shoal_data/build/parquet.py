@@ -48,9 +48,15 @@ def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Ite
             else:
                 if len(texts) < rows:
                     cause = f"Parquet row group {group} ends after {len(texts)} of {rows} rows"
-                    lost.append(Quarantined(piece.path, row + len(texts), cause, rows - len(texts)))
+                    missing = rows - len(texts) if _adds_up(file.metadata) else None
+                    lost.append(Quarantined(piece.path, row + len(texts), cause, missing))
                 yield from found
             row += rows
+
+
+def _adds_up(footer: pq.FileMetaData) -> bool:
+    """Whether the row groups of a file claim as many rows together as the file does: else none of it is proof."""
+    return sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups)) == footer.num_rows
 
 
 def _unfit(schema: pa.Schema, column: str) -> str:

@@ -238,11 +238,12 @@ def _in_disguise(sample: bytes, *, at_start: bool) -> str | None:
                 return f"what it holds is {kind.name}-compressed: unpack it, or let its name end in {name}"
     for unit, name in ((4, "UTF-32"), (2, "UTF-16")):
         zeros = [sample[at::unit].count(0) for at in range(unit)]
-        # The high byte lies first or last, and is mostly zero; a hole has zeros at all places.
-        low, high = sorted((zeros[0], zeros[-1]))
+        # The high half lies first or last, and is mostly zero; a hole has zeros at all places.
+        first, last = min(zeros[: unit // 2]), min(zeros[unit // 2 :])
+        low, high = sorted((first, last))
         share = high / max(1, len(sample) // unit)
         enough = share >= 1 if unit == 4 else share >= 0.5 or (share >= 0.05 and high >= 16)
         if enough and low * 8 <= high:
-            name += "LE" if high == zeros[-1] else "BE"
+            name += "LE" if high == last else "BE"
             return f"it looks like {name} without a byte order mark: convert it (iconv -f {name} -t UTF-8)"
     return None
