@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.control.decide import decide
-from shoal.control.messages import Acked, Form, Generation, Lost, Stop
-from shoal.control.readopt import Past, Said, rebuild
+from shoal.control.messages import Acked, Form, Generation, Lost, Raise, Stop
+from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
 from shoal.control.state import Ack, Shape, State
 from shoal.plan import Seat
 
@@ -77,3 +77,101 @@ def test_the_journal_is_read_from_the_last_session_only() -> None:
     evaluation = {"kind": "evaluation", "step": 10}
     assert Past.read([old, start], 7, 5) == Past(committed=7, checkpoint=5)
     assert Past.read([old, start, new, evaluation], 17, 5) == Past(1, {0: ("a0", "a1")}, {0: 2}, 17, 10, 5)
+
+
+# ---- a record that is behind: the disk of the controller before took nothing any more
+
+
+def lived_on(**changed: Said) -> dict[str, Said]:
+    """Workers in generation 7, at step 55, in which cell 1 was formed again with `s0` in the place of `b0`."""
+    at = {"a0": (0, 0, 0), "a1": (0, 1, 0), "s0": (1, 0, 4), "b1": (1, 1, 4)}
+    said = {w: Said(f"n{c}", (c, r), attempt, 7, "inside", 55) for w, (c, r, attempt) in at.items()}
+    return said | changed
+
+
+def test_a_generation_that_is_not_on_record_is_taken_from_the_living_and_ended() -> None:
+    living = lived_on()
+    past = as_lived(SHAPE, PAST, living)
+    assert (past.generation, past.cells) == (7, {0: ("a0", "a1"), 1: ("s0", "b1")})
+    assert (past.committed, past.attempts) == (55, {0: 0, 1: 4})
+    state, events = rebuild(SHAPE, past, living)
+    state, actions = feed(state, *events)
+    stop = [a for a in actions if isinstance(a, Stop)]
+    assert (stop[0].generation, stop[-1].broken, set(stop[0].workers)) == (7, (), {"a0", "a1", "s0", "b1"})
+    ranks = {"a0": 0, "a1": 1, "s0": 0, "b1": 1}
+    state, actions = feed(state, *(Acked(w, 7, Ack(55 + (w == "a0"), rank=r, whole=True)) for w, r in ranks.items()))
+    assert [a.steps for a in actions if isinstance(a, Raise)] == [56, 56, 56]
+    state, actions = feed(state, *(Acked(w, 7, Ack(56, rank=r)) for w, r in ranks.items()))
+    (generation,) = [a for a in actions if isinstance(a, Generation)]
+    assert (generation.generation, generation.steps) == (8, 56)
+
+
+def test_of_a_generation_not_on_record_a_cell_with_an_unknown_member_is_broken() -> None:
+    living = {worker: said for worker, said in lived_on().items() if worker != "s0"}
+    past = as_lived(SHAPE, PAST, living)
+    assert past.cells[1] == (None, "b1")
+    state, events = rebuild(SHAPE, past, living)
+    state, actions = feed(state, *events)
+    assert [a.broken for a in actions if isinstance(a, Stop)][-1] == (1,)
+    acks = [Acked("a0", 7, Ack(55, rank=0)), Acked("a1", 7, Ack(55, rank=1)), Acked("b1", 7, Ack(55, out=True, rank=1))]
+    state, actions = feed(state, *acks)
+    assert [list(a.cells) for a in actions if isinstance(a, Generation)] == [[0]]
+
+
+def test_a_run_that_went_back_unrecorded_is_where_its_workers_are() -> None:
+    living = {worker: replace(said, steps=30) for worker, said in lived_on().items()}
+    assert as_lived(SHAPE, PAST, living).committed == 30
+
+
+def test_a_member_that_never_heard_of_the_unrecorded_generation_is_one_all_the_same() -> None:
+    past = as_lived(SHAPE, PAST, lived_on(a1=Said("n0", (0, 1), 0, 6, "stopped", 55)))
+    assert past.cells[0] == ("a0", "a1")
+
+
+def test_if_all_left_the_unrecorded_generation_those_on_record_are_asked() -> None:
+    gone = {worker: replace(said, seat=None, phase="failed") for worker, said in lived_on().items()}
+    past = as_lived(SHAPE, PAST, gone)
+    assert (past.generation, past.cells, past.committed) == (7, CELLS, 40)
+    state, events = rebuild(SHAPE, past, gone)
+    state, actions = feed(state, *events)
+    assert [a.broken for a in actions if isinstance(a, Stop)][-1] == (0, 1)
+
+
+def test_what_is_on_record_is_not_asked_of_the_living() -> None:
+    assert as_lived(SHAPE, PAST, LIVING) is PAST
+
+
+def said_commit(step: int, generation: int) -> dict[str, Any]:
+    return {"type": "commit", "steps": step + 1, "generation": generation}
+
+
+def on_record(*generations: int) -> list[dict[str, Any]]:
+    return [{"step": step, "generation": generation} for step, generation in enumerate(generations)]
+
+
+def test_commits_that_are_not_on_record_are_found_among_what_is_said_again() -> None:
+    words = [said_commit(step, 6 + (step > 3)) for step in range(2, 6)]
+    assert unrecorded(on_record(5, 5, 6), [*words, {"type": "note"}, *words]) == words[1:]
+
+
+def test_a_step_done_again_takes_the_place_of_the_one_that_was_taken_back() -> None:
+    """On record: steps 0 to 4. Said again: how they were done, how the run went back to step 2, and on."""
+    before = [said_commit(step, 5) for step in range(5)]
+    after = [said_commit(step, 7) for step in range(2, 4)]
+    assert unrecorded(on_record(5, 5, 5, 5, 5), [*before, *after, *before]) == after
+
+
+def test_a_word_from_before_or_beyond_a_gap_is_no_record() -> None:
+    assert unrecorded(on_record(5, 5), [said_commit(3, 5)]) == []
+    assert unrecorded(on_record(7, 7), [said_commit(2, 5), said_commit(1, 5)]) == []
+
+
+def test_what_the_journal_holds_of_each_workers_words() -> None:
+    events = [
+        {"kind": "error", "actor": "w0", "seq": 90},
+        {"kind": "run_started"},
+        {"kind": "note", "actor": "w0", "seq": 4},
+        {"kind": "note", "actor": "w0", "seq": 7},
+        {"kind": "death", "actor": "w1"},
+    ]
+    assert heard(events) == {"w0": 7}

@@ -40,6 +40,15 @@ def test_other_phases_have_longer() -> None:
     assert trained(0.1).silence("forming") == 5.0
 
 
+def test_who_only_waits_may_stand_still_for_less_long_than_who_works() -> None:
+    dog = trained(0.1)
+    waits, meets = dog.still(["across"]), dog.still(["across", "joining"])
+    computes, saves = dog.still(["across", "inside"]), dog.still(["saving"])
+    assert (waits, meets, computes, saves) == (20.0, 120.0, 600.0, 6000.0)
+    assert trained(30.0).still(["across"]) == 300.0  # of steps that take long anyway
+    assert Watchdog(Timeouts(20.0)).still(["across"]) == 20.0
+
+
 def test_one_slow_step_does_not_move_the_deadline() -> None:
     dog = trained(0.2)
     dog.step(15.0)

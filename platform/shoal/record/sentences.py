@@ -158,10 +158,8 @@ def _record_stalled(event: Event) -> str:
 
 
 def _record_gap(event: Event) -> str:
-    first, last = event.get("steps") or (None, None)
-    return (
-        f"Steps {first} to {last} are committed but not on record: whoever knew of them died before they were written."
-    )
+    first, end = event.get("steps") or (0, 0)
+    return f"Steps {first} to {end - 1} are committed, and not on record: who knew of them died before they were written."
 
 
 def _evaluation(event: Event) -> str:

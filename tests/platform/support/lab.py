@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import socketserver
@@ -77,7 +78,13 @@ def worker_main(raw: dict[str, Any], folder: Path) -> None:
     log_to(folder / "workers.log")
     setup = Setup(**raw | {"rundir": Path(raw["rundir"]), "meeting": meeting_of(raw["meeting"])})
     worker = Worker(setup, ADDRESS)
-    answer(folder / f"{os.getpid()}.sock", lambda question: worker.rejoin(meeting_of(question)))
+
+    def reply(question: dict[str, Any]) -> Any:
+        if question.get("what") == "steps":
+            return worker._loop.progress()["steps"] if worker._loop is not None else -1
+        return worker.rejoin(meeting_of(question))
+
+    answer(folder / f"{os.getpid()}.sock", reply)
     threading.Event().wait()
 
 
@@ -115,13 +122,16 @@ def controller_main(folder: Path, job: dict[str, Any], seats: dict[tuple[int, in
 
     log_to(folder / "controller.log")
     rundir = folder / job["run_id"]
-    asyncio.run(Controller(LabFleet(folder), Job.model_validate(job), rundir, seats, 0, {}, again=again).run())
+    one = Controller(LabFleet(folder), Job.model_validate(job), rundir, seats, 0, {}, again=again)
+    signal.signal(signal.SIGTERM, lambda *_: one.stop("stopped by a signal"))
+    signal.signal(signal.SIGUSR1, lambda *_: one.stop("stopped by a signal", save=True))
+    asyncio.run(one.run())
 
 
 class Lab:
     """A run on `nodes` (slots of each by name)."""
 
-    def __init__(self, folder: Path, nodes: dict[str, int], **settings: Any) -> None:
+    def __init__(self, folder: Path, nodes: dict[str, int], resume: bool = False, **settings: Any) -> None:
         self.folder, self.alive = folder, dict(nodes)
         self.drains: dict[str, float] = {}
         self.processes: dict[str, Any] = {}
@@ -132,7 +142,7 @@ class Lab:
         merged = {"run_id": "lab", "storage": str(folder), "cells": 3, "patience": 60.0, **SWITCHED_OFF, **settings}
         self.job = Job.model_validate(merged | {"workload": workload}).model_dump(mode="json")
         self.path = folder / "lab"
-        RunDir.create(folder, "lab", self.job, False).close()
+        RunDir.create(folder, "lab", self.job, resume).close()
         answer(folder / "warden.sock", self.reply)
         plan = first_plan(nodes, self.job["cells"], self.job["workers_per_cell"])
         self.seats = {(seat.cell, seat.rank): node for seat, node in plan.items()}
@@ -192,6 +202,14 @@ class Lab:
         self.controller.join()
         self.controller = self.start_controller(again=True)
 
+    def disk_full(self, full: bool) -> None:
+        """Whether no file of the controller's may grow."""
+        pid, hard = self.controller.pid, resource.RLIM_INFINITY
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))
+
+    def stop(self, *, save: bool = False) -> None:
+        os.kill(self.controller.pid, signal.SIGUSR1 if save else signal.SIGTERM)
+
     # ---- looking on
 
     def events(self, kind: str) -> list[dict[str, Any]]:
@@ -199,6 +217,15 @@ class Lab:
 
     def steps(self) -> list[dict[str, Any]]:
         return read.steps(self.path)
+
+    def living(self) -> list[str]:
+        """Workers whose processes are there."""
+        return sorted(name for name, process in self.processes.items() if process.is_alive())
+
+    def committed(self) -> int:
+        """Committed steps by a worker's own word: the record may be behind."""
+        answers = [ask(self.folder / f"{self.processes[name].pid}.sock", {"what": "steps"}) for name in self.living()]
+        return max((int(answer) for answer in answers if answer is not None), default=-1)
 
     def members(self, cell: int) -> list[str]:
         """Of the last generation that had the cell."""

@@ -1,0 +1,59 @@
+"""Workloads with one fault each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from shoal_workloads.synthetic import Synthetic, SyntheticReplica
+
+
+class NoAccelerator(Synthetic):
+    def warm_up(self) -> None:
+        raise RuntimeError("no accelerator here")
+
+
+class Crashing(Synthetic):
+    """Its process ends before anything can be said."""
+
+    def build(self, seed: int) -> SyntheticReplica:
+        sys.exit("out of everything")
+
+
+class Bare(SyntheticReplica):
+    """Hands out `GIVES`, and nothing else."""
+
+    GIVES: tuple[str, ...] = ("loss", "tokens")
+
+    def commit(self, total: torch.Tensor, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
+        figures = super().commit(total, stats, norm_sq)
+        return {key: figures[key] for key in self.GIVES}
+
+
+class FewFigures(Synthetic):
+    def build(self, seed: int) -> SyntheticReplica:
+        return Bare(self.config, seed)
+
+
+class Uncounted(Bare):
+    GIVES = ("loss",)
+
+
+class NoTokens(Synthetic):
+    def build(self, seed: int) -> SyntheticReplica:
+        return Uncounted(self.config, seed)
+
+
+class Remarking(SyntheticReplica):
+    """A note a step."""
+
+    def notes(self) -> list[dict[str, Any]]:
+        return [{"kind": "remark", "text": "a step"}] if self.rank == 0 else []
+
+
+class Remarks(Synthetic):
+    def build(self, seed: int) -> SyntheticReplica:
+        return Remarking(self.config, seed)

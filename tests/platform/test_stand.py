@@ -1,0 +1,162 @@
+"""What must not kill a healthy run, on real processes: full disks, clumsy workloads, a controller that dies."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab, alone, lab
+
+from shoal import marker
+from shoal.record import layout, read
+from shoal.record.jsonl import line_of, read_json
+
+NODES = {f"n{i}": 2 for i in range(3)}
+SMALL: dict[str, Any] = {"cells": 2, "audit": {"samples": True}}
+
+
+def whole(one: Lab, steps: int) -> dict[str, Any]:
+    """The run is done, its record has every step and sample once, and each loss is the undisturbed run's."""
+    run = one.finished()
+    assert (run["status"], run["steps"], run["steps_lost"]) == ("done", steps, 0), one.story()
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [line["step"] for line in one.steps()] == list(range(steps))
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps)[1], rel=1e-4)
+    return run
+
+
+def test_a_full_disk_stops_nothing_and_nothing_is_missing_afterwards(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=250, **SMALL) as one:
+        one.full(10, spares=2)
+        living = one.living()
+        one.disk_full(True)
+        before = len(one.steps())
+        one.until(lambda: one.committed() >= before + 40)
+        assert len(one.steps()) == before
+        assert one.living() == living
+        victim = one.members(1)[0]
+        one.kill(victim)  # and what is done about a death waits for no disk
+        at = one.committed()
+        one.until(lambda: one.committed() >= at + 40)
+        one.disk_full(False)
+        run = whole(one, 250)
+        assert run["deaths"] == 1
+        (stalled,) = one.events("record_stalled")
+        assert stalled["lines"] > 80
+        assert "File too large" in stalled["reason"]
+        assert [event["rung"] for event in one.events("decision")] == ["heal"]
+        assert sum(event["actor"] == victim for event in one.events("death")) == 1
+
+
+def test_a_run_is_stopped_on_a_full_disk_and_written_when_there_is_room(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=100_000, **SMALL) as one:
+        one.full(10)
+        one.disk_full(True)
+        at = one.committed()
+        one.until(lambda: one.committed() >= at + 20)
+        one.stop()
+        one.until(lambda: not one.living())
+        one.disk_full(False)
+        run = one.finished()
+        assert (run["status"], run["reason"]) == ("stopped", "stopped by a signal")
+        assert [line["step"] for line in one.steps()] == list(range(run["steps"]))
+        assert run["steps"] >= at + 20
+
+
+def test_a_stop_that_saves_first(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=100_000, **SMALL) as one:
+        one.full(10)
+        one.stop(save=True)
+        run = one.finished()
+        assert run["status"] == "stopped"
+        last = marker.last_whole(one.path / "checkpoints")
+        assert last is not None
+        assert last.steps == run["steps"]
+        assert run["reason"] == (
+            f"stopped by a signal; its state is saved up to step {last.steps} of {last.steps} committed ones"
+        )
+
+
+def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=200, **SMALL) as one:
+        one.full(10, spares=2)
+        one.disk_full(True)
+        one.kill(one.members(1)[0])
+        at, before = one.committed(), len(one.events("generation"))
+        one.until(lambda: one.committed() >= at + 40)
+        assert len(one.events("generation")) == before
+        one.kill_controller()
+        whole(one, 200)
+        assert len(one.events("controller_back")) == 1
+
+
+@pytest.mark.parametrize("workload", ["NoAccelerator", "Crashing"])
+def test_a_worker_that_cannot_start_is_told_and_the_run_ends(tmp_path: Path, workload: str) -> None:
+    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": f"broken:{workload}"}) as one:
+        run = one.finished()
+        assert run["status"] == "failed"
+        why = {"NoAccelerator": "no accelerator here", "Crashing": "out of everything"}[workload]
+        assert why in run["reason"]
+        told = one.events("not_started") if workload == "NoAccelerator" else one.events("error")
+        assert "Traceback" in told[0]["trace"]
+        assert why in told[0]["trace"]
+        assert len(one.processes) <= 6
+
+
+def test_figures_that_a_workload_lacks_are_null(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "broken:FewFigures"}) as one:
+        run = one.finished()
+        assert (run["status"], run["steps"], run["deaths"]) == ("done", 10, 0), one.story()
+        assert {line["mtp_loss"] for line in one.steps()} == {None}
+
+
+def test_a_workload_that_does_not_count_its_tokens_is_refused_by_name(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "broken:NoTokens"}) as one:
+        run = one.finished()
+        assert (run["status"], run["deaths"]) == ("failed", 0), one.story()
+        assert "without tokens" in run["reason"]
+
+
+def test_who_takes_over_journals_nothing_twice(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=150, cells=1, workload={"path": "broken:Remarks", "seconds": 0.02}) as one:
+        one.full(30)
+        one.kill_controller()
+        one.until(lambda: one.events("controller_back"))
+        one.full(10)
+        one.kill_controller()
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 150), one.story()
+        assert [event["step"] for event in one.events("remark")] == list(range(150))
+
+
+def test_rolling_back_too_often_saves_the_state(tmp_path: Path) -> None:
+    inject = [{"at": "accumulated", "step": 33, "cell": 1, "rank": 0, "how": "nan"}]
+    snapshots = {"every": 10, "roll_backs": 0}
+    with lab(tmp_path, NODES, steps=100, inject=inject, snapshots=snapshots, **SMALL) as one:
+        run = one.finished()
+        assert run["status"] == "failed"
+        assert "rolled back more than 0 times, last at step 33" in run["reason"]
+        last = marker.last_whole(one.path / "checkpoints")
+        assert last is not None
+        assert last.steps == run["steps"]
+        assert last.steps >= 34
+
+
+@pytest.mark.parametrize("recorded", [0, 1, 57])
+def test_the_record_is_cut_to_where_training_begins(tmp_path: Path, recorded: int) -> None:
+    """A run that never saved is resumed: it begins at step 0, whatever was on record."""
+    old = [
+        {"step": step, "time": time.time(), "loss": 9.0, "lm_loss": 9.0, "mtp_loss": 9.0, "grad_norm": 1.0, "lr": 1.0}
+        | {"tokens": 12, "samples": [12 * step, 12 * step + 12], "cells": 1, "generation": 0, "seconds": 1.0}
+        for step in range(recorded)
+    ]
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / layout.STEPS).write_bytes(b"".join(line_of(line) for line in old))
+    shares = [{"step": line["step"], "cell": 0, "worker": "w", "ids": list(range(*line["samples"]))} for line in old]
+    (tmp_path / "lab" / layout.SAMPLES).write_bytes(b"".join(line_of(share) for share in shares))
+    with lab(tmp_path, NODES, resume=True, steps=30, **SMALL) as one:
+        assert whole(one, 30)["deaths"] == 0
+        assert read_json(one.path / "run.json") is not None
+        assert {line["step"] for line in read.samples(one.path)} == set(range(30))
