@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ _STRETCH = 1 << 30  # bytes of whole lines that are held, to see whether the che
 _AT_ONCE = 16 << 20  # bytes of lines that Arrow reads at a time
 _SMALL = 256 << 10  # bytes of lines that are judged one by one if one of them is bad
 _LONGEST = (2 << 30) - (1 << 20)  # bytes of a line
-_TOO_LONG = b"\xfftoo long"  # stands in for a longer one
+_TOO_LONG = b"\xfftoo long\n"  # stands in for a longer one
 _SPACE = b" \t\r"
 _MARK = b"\xef\xbb\xbf"
 
@@ -34,18 +35,22 @@ _MARK = b"\xef\xbb\xbf"
 def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
     """The documents of `piece`; lines that are none go to `lost`. A blank line is no loss, but has a number."""
     row = piece.row
-    stretches = _stretches(blocks(piece))
-    while True:
-        try:
-            stretch = next(stretches, None)
-        except Damage as damage:
-            lost.append(Quarantined(piece.path, row, damage.cause, None))
-            return
-        if stretch is None:
-            return
+    for stretch in _stretches(blocks(piece)):
+        if isinstance(stretch, _Gap):
+            lost.append(Quarantined(piece.path, row, stretch.cause, stretch.rows))
+            row += stretch.rows or 0
+            continue
         for lines in _in_smaller_ones(stretch):
             yield from _documents(piece.path, lines, row, column, lost)
             row += lines.count(b"\n") + (not lines.endswith(b"\n"))
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Lines that cannot be read; how many, unless none follow."""
+
+    cause: str
+    rows: int | None
 
 
 def _in_smaller_ones(stretch: bytes) -> Iterator[bytes]:
@@ -59,45 +64,48 @@ def _in_smaller_ones(stretch: bytes) -> Iterator[bytes]:
         first = last
 
 
-def _stretches(content: Iterator[bytes]) -> Iterator[bytes]:
-    """`content` in whole lines, about `_STRETCH` bytes at a time.
-
-    Raises:
-        Damage: as `content` does, after the last whole line that can be trusted.
-    """
+def _stretches(content: Iterator[bytes]) -> Iterator[bytes | _Gap]:
+    """`content` in whole lines, about `_STRETCH` bytes at a time, and the gaps in it."""
     held: list[bytes] = []
     size = lines = 0  # bytes held, and of them bytes of whole lines
-    within = False  # a line too long to be held
-    try:
-        for block in content:
-            if within:
-                end = block.find(b"\n")
-                if end < 0:
-                    continue
-                block, within = block[end:], False
-            held.append(block)
-            size += len(block)
-            end = block.rfind(b"\n") + 1
-            lines = size - len(block) + end if end else lines
-            if size >= _STRETCH and lines:
-                whole = b"".join(held)
-                held, size = [whole[lines:]], size - lines
-                yield whole if not size else whole[:lines]
-                del whole
-                lines = 0
-            elif size > _LONGEST:
-                held, size, within = [_TOO_LONG], len(_TOO_LONG), True
-    except Damage as damage:
-        whole = b"".join(held)
-        if damage.unsure:
-            whole = whole[: -damage.unsure]
-        if not damage.complete:
-            whole = whole[: whole.rfind(b"\n") + 1]
-        if whole:
-            yield whole
-        raise
-    if size:
-        yield b"".join(held)
+    within = False  # a line that is not held
+    while True:
+        try:
+            for block in content:
+                if within:
+                    first = block.find(b"\n") + 1
+                    block, within = block[first:] if first else b"", not first
+                held.append(block)
+                size += len(block)
+                end = block.rfind(b"\n") + 1
+                lines = size - len(block) + end if end else lines
+                if size > _LONGEST and not lines:
+                    held, size, within = [_TOO_LONG], len(_TOO_LONG), True
+                    lines = size
+                if size >= _STRETCH and lines:
+                    whole = b"".join(held)
+                    held, size = [whole[lines:]], size - lines
+                    yield whole[:lines] if size else whole
+                    del whole
+                    lines = 0
+        except Damage as damage:
+            whole = b"".join(held)
+            sure = len(whole) - min(damage.unsure, len(whole))
+            last = sure if damage.complete else whole.rfind(b"\n", 0, sure) + 1
+            if last:
+                yield whole[:last]
+            gap = whole[last:]
+            within = within or not gap.endswith(b"\n")
+            rows = None if damage.rest is None else gap.count(b"\n") + within
+            held, size, lines = [], 0, 0
+            yield _Gap(damage.cause, rows)
+            if damage.rest is None:
+                return
+            content = damage.rest
+        else:
+            if size:
+                yield b"".join(held)
+            return
 
 
 def _documents(path: str, content: bytes, row: int, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
@@ -200,7 +208,7 @@ def _judged(line: bytes, column: str) -> tuple[str, str | None]:
     Raises:
         _NoDocumentError: it has none.
     """
-    if line == _TOO_LONG:
+    if line == _TOO_LONG.strip():
         raise _NoDocumentError(f"a line of more than {_LONGEST >> 20} MiB")
     if line.startswith(b"["):
         raise _NoDocumentError(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")

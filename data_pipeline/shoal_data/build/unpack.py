@@ -43,11 +43,14 @@ class Damage(Exception):
         cause: what is wrong.
         unsure: so many of the bytes that came last belong to something whose checksum is wrong.
         complete: nothing is missing from what came before, not even the end of its last line.
+        rest: what follows the broken bytes, if it can be told.
     """
 
-    def __init__(self, cause: str, *, unsure: int = 0, complete: bool = False) -> None:
+    def __init__(
+        self, cause: str, *, unsure: int = 0, complete: bool = False, rest: Iterator[bytes] | None = None
+    ) -> None:
         super().__init__(cause)
-        self.cause, self.unsure, self.complete = cause, unsure, complete
+        self.cause, self.unsure, self.complete, self.rest = cause, unsure, complete, rest
 
 
 def is_packed(path: str) -> bool:
@@ -71,24 +74,25 @@ def blocks(piece: Piece) -> Iterator[bytes]:
         StoreError: its store does not give it.
         InputError: it is shorter than it was.
     """
-    with open_file(piece.path) as file:
-        if not is_packed(piece.path):
-            yield from _in_utf8(_plain(file, piece), at_start=piece.first == 0)
-        else:
-            yield from _in_utf8(_unpacked(file, _GZIP if piece.path.lower().endswith(".gz") else _ZSTD), at_start=True)
+    if is_packed(piece.path):
+        kind = _GZIP if piece.path.lower().endswith(".gz") else _ZSTD
+        yield from _in_utf8(_unpacked(piece.path, kind), at_start=True)
+    else:
+        yield from _in_utf8(_plain(piece), at_start=piece.first == 0)
 
 
-def _plain(file: BinaryIO, piece: Piece) -> Iterator[bytes]:
-    file.seek(piece.first)
+def _plain(piece: Piece) -> Iterator[bytes]:
     left = piece.last - piece.first if piece.last else None
-    while left is None or left > 0:
-        block = file.read(_BLOCK if left is None else min(left, _BLOCK))
-        if not block:
-            if left:
-                raise changed(piece.path)
-            return
-        left = None if left is None else left - len(block)
-        yield block
+    with open_file(piece.path) as file:
+        file.seek(piece.first)
+        while left is None or left > 0:
+            block = file.read(_BLOCK if left is None else min(left, _BLOCK))
+            if not block:
+                if left:
+                    raise changed(piece.path)
+                return
+            left = None if left is None else left - len(block)
+            yield block
 
 
 @dataclass(frozen=True)
@@ -113,78 +117,82 @@ _SKIPPABLE = tuple(bytes([number]) + b"\x2a\x4d\x18" for number in range(0x50, 0
 _ZSTD = _Format("zstd", (b"\x28\xb5\x2f\xfd", *_SKIPPABLE))
 
 
-def _unpacked(file: BinaryIO, kind: _Format) -> Iterator[bytes]:
-    """The content of a compressed file. Zero bytes between and after members are padding and are passed over."""
+def _unpacked(path: str, kind: _Format, place: int = 0) -> Iterator[bytes]:
+    """The content of a compressed file from byte `place` on, where a member begins or the file ends.
+
+    Zero bytes between and after members are padding and are passed over.
+    """
     member: Any = None  # the one that is being read
-    place = begun = given = 0  # where we are, where the member begins, how many bytes it gave
-    while block := file.read(_READ):
-        rest = memoryview(block)
-        while rest:
-            if member is None:
-                if place:
-                    padding = len(rest) - len(bytes(rest).lstrip(b"\0"))
-                    place, rest = place + padding, rest[padding:]
-                if not rest:
-                    break
-                if not kind.begins(bytes(rest[:4])):
-                    raise _no_member(kind, bytes(rest[:4]), place, complete=place > 0)
-                member, begun, given = kind.member(), place, 0
-            step = rest[:_STEP]
-            try:
-                content = member.decompress(step)
-            except (zlib.error, zstandard.ZstdError, MemoryError) as error:
-                damage = _damage(kind, error, place, given)
-                if not damage.unsure:
-                    yield from _until_it_breaks(file, kind, begun, place)
-                raise damage from error
-            if content:
-                given += len(content)
-                yield content
-            used = len(step) - len(member.unused_data) if member.eof else len(step)
-            place, rest = place + used, rest[used:]
-            if member.eof:
-                member = None
+    begun = given = 0  # where it begins, and how many bytes it gave
+    with open_file(path) as file:
+        file.seek(place)
+        while block := file.read(_READ):
+            rest = memoryview(block)
+            while rest:
+                if member is None:
+                    if place and not rest[0]:
+                        padding = len(rest) - len(bytes(rest).lstrip(b"\0"))
+                        place, rest = place + padding, rest[padding:]
+                    if not rest:
+                        break
+                    if not kind.begins(bytes(rest[:4])):
+                        raise _no_member(kind, bytes(rest[:4]), place)
+                    member, begun, given = kind.member(), place, 0
+                step = rest[:_STEP]
+                try:
+                    content = member.decompress(step)
+                except (zlib.error, zstandard.ZstdError, MemoryError) as error:
+                    content, end = _until_it_breaks(file, kind, begun, place)
+                    yield content
+                    raise _damage(path, kind, error, end, given + len(content)) from error
+                if content:
+                    given += len(content)
+                    yield content
+                used = len(step) - len(member.unused_data) if member.eof else len(step)
+                place, rest = place + used, rest[used:]
+                if member.eof:
+                    member = None
     if member is not None:
         raise Damage(f"truncated or corrupt: it ends within its {kind.name} data")
 
 
-def _no_member(kind: _Format, content: bytes, place: int, *, complete: bool) -> Damage:
-    if complete:
-        return Damage(
-            f"truncated or corrupt: from byte {place} on it is not {kind.name}; what is before is kept", complete=True
-        )
+def _no_member(kind: _Format, content: bytes, place: int) -> Damage:
+    if place:
+        what = f"truncated or corrupt: from byte {place} on it is not {kind.name}; what is before is kept"
+        return Damage(what, complete=True)
     return Damage(f"truncated or corrupt: it is not {kind.name} (it begins with {content!r})")
 
 
-def _damage(kind: _Format, error: Exception, place: int, given: int) -> Damage:
+def _damage(path: str, kind: _Format, error: Exception, end: int, given: int) -> Damage:
+    """What an error at byte `end` says of a member that gave `given` bytes before it."""
     says = words(error).removeprefix("Error -3 while decompressing data: ").removeprefix("zstd decompressor error: ")
     if "Dictionary mismatch" in says:
         return Damage("the file may be whole, but was packed with a dictionary of its own: unpack it with zstd -D")
     if "too much memory" in says or isinstance(error, MemoryError):
-        return Damage(
-            "the file may be whole, but its window needs more memory than there is: pack it anew without --long"
-        )
+        return Damage("the file may be whole, but its window takes more memory than there is: pack it without --long")
     if says.endswith(("incorrect data check", "incorrect length check", "match checksum")):
-        return Damage(f"truncated or corrupt: the checksum of its {kind.name} data is wrong", unsure=max(1, given))
-    return Damage(f"truncated or corrupt: {kind.name} data after byte {place}: {says}")
+        # The member is over, and what it says of its content is wrong; gzip's length follows its CRC.
+        rest = _unpacked(path, kind, end + 4 * says.endswith("data check"))
+        cause = f"truncated or corrupt: the checksum of its {kind.name} data up to byte {end} is wrong"
+        return Damage(cause, unsure=given, rest=rest)
+    return Damage(f"truncated or corrupt: {kind.name} data at byte {end}: {says}")
 
 
-def _until_it_breaks(file: BinaryIO, kind: _Format, begun: int, place: int) -> Iterator[bytes]:
-    """What the member at byte `begun` gives after byte `place`, in whose step it breaks: fed a byte at a time."""
+def _until_it_breaks(file: BinaryIO, kind: _Format, begun: int, place: int) -> tuple[bytes, int]:
+    """What the member at byte `begun` gives from byte `place` on, fed a byte at a time, and after which it breaks."""
     file.seek(begun)
     member = kind.member()
     while begun < place and (step := file.read(min(_READ, place - begun))):
         for first in range(0, len(step), _STEP):
             member.decompress(step[first : first + _STEP])
         begun += len(step)
-    step = file.read(_STEP)
-    for at in range(len(step)):
+    given: list[bytes] = []
+    for number, value in enumerate(file.read(_STEP), start=1):
         try:
-            content = member.decompress(step[at : at + 1])
+            given.append(member.decompress(bytes([value])))
         except (zlib.error, zstandard.ZstdError, MemoryError):
-            return
-        if content:
-            yield content
+            return b"".join(given), place + number
+    return b"".join(given), place
 
 
 def _in_utf8(content: Iterator[bytes], *, at_start: bool) -> Iterator[bytes]:
@@ -226,8 +234,8 @@ def _decoded(content: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     except UnicodeDecodeError as error:
         raise Damage(f"truncated or corrupt: no {encoding.upper()}: {error.reason}") from error
     except Damage as damage:
-        damage.unsure *= 2  # two bytes of UTF-16 become up to three
-        raise
+        # Two bytes of UTF-16 become up to three; where characters begin after a gap is not known.
+        raise Damage(damage.cause, unsure=2 * damage.unsure, complete=damage.complete) from damage
 
 
 def _in_disguise(sample: bytes, *, at_start: bool) -> str | None:
