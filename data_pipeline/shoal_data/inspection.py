@@ -46,8 +46,10 @@ def _batch(corpus: Corpus, index: int) -> pa.RecordBatch:
     try:
         batch = pa.ipc.open_file(content).get_batch(0)
         batch.validate(full=True)  # offsets of a damaged shard would reach outside of it
-        batch["tokens"]
-    except (pa.ArrowException, OSError, KeyError) as error:
+        largest = batch["tokens"].values.to_numpy().max(initial=0)
+        if largest >= corpus.vocab_size:
+            raise ValueError(f"token id {largest}, the vocabulary has {corpus.vocab_size}")
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         name = corpus.manifest.shards.file[index].decode()
         raise InputError(
             f"{corpus.store.where(name)}: this shard is damaged ({error})", corpus.store.remedy(name)
@@ -56,24 +58,24 @@ def _batch(corpus: Corpus, index: int) -> pa.RecordBatch:
 
 
 class _Decoder:
-    """Token ids to text, special tokens left out and fill-in-the-middle undone."""
+    """Token ids to the text that their bytes spell: special tokens left out and fill-in-the-middle undone."""
 
     def __init__(self, corpus: Corpus) -> None:
-        config = json.loads(corpus.tokenizer_path.read_bytes())
-        self.texts = token_texts(config)
-        self.names = {token["id"]: token["content"] for token in config.get("added_tokens") or []}
-        self.special = corpus.manifest.special
+        config = json.loads(corpus.file("tokenizer"))
+        self._bytes = token_texts(config)
+        self._names = {token["id"]: token["content"] for token in config.get("added_tokens") or []}
+        self._special = corpus.manifest.special
 
     def __call__(self, ids: npt.NDArray[np.unsignedinteger], *, fim: bool) -> str:
         if fim:
-            hole = int(np.flatnonzero(ids == self.special["fim_hole"])[0])
-            end = int(np.flatnonzero(ids == self.special["fim_end"])[0])
+            hole = int(np.flatnonzero(ids == self._special["fim_hole"])[0])
+            end = int(np.flatnonzero(ids == self._special["fim_end"])[0])
             ids = np.concatenate((ids[:hole], ids[end:], ids[hole:end]))
-        return b"".join([self.texts[token] for token in ids.tolist()]).decode(errors="replace")
+        return b"".join([self._bytes[token] for token in ids.tolist()]).decode(errors="replace")
 
     def pieces(self, ids: npt.NDArray[np.unsignedinteger]) -> list[str]:
-        """The text of each token by itself, or a special token's name."""
-        return [self.texts[token].decode(errors="replace") or self.names.get(token, "") for token in ids.tolist()]
+        """The text of each token by itself; the name of one that stands for none."""
+        return [self._bytes[token].decode(errors="replace") or self._names.get(token, "") for token in ids.tolist()]
 
 
 def write_documents(address: str | Path, out: BinaryIO) -> None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from shoal_data.errors import InputError
 from shoal_data.files import write_whole
-from shoal_data.manifest import Manifest
+from shoal_data.manifest import MANIFEST, Manifest
 from shoal_data.order import SampleOrder
 from shoal_data.places import Place, Places, Stream
 from shoal_data.store import LocalStore, Store, open_store
@@ -49,7 +49,7 @@ class Corpus:
 
     def __init__(self, store: Store, manifest: Manifest, digest: str) -> None:
         self.address, self.store, self.manifest, self.digest = store.address, store, manifest, digest
-        self.token_bytes: npt.NDArray[np.uint16] = np.load(io.BytesIO(self._checked("token_bytes")), allow_pickle=False)
+        self.token_bytes: npt.NDArray[np.uint16] = np.load(io.BytesIO(self.file("token_bytes")), allow_pickle=False)
         if self.token_bytes.shape != (manifest.vocab_size,):
             name = manifest.files["token_bytes"]["file"]
             raise InputError(
@@ -76,6 +76,26 @@ class Corpus:
         """Tokens in all shards."""
         return int(self.manifest.shards.tokens.sum())
 
+    def file(self, role: str) -> bytes:
+        """The content of a small file of the corpus, by its role in `Manifest.files`.
+
+        Raises:
+            InputError: there is none, or it is not what the manifest says.
+        """
+        entry = self.manifest.files.get(role)
+        if entry is None:
+            raise InputError(
+                f"{self.store.where(MANIFEST)}: field files.{role} is missing", self.store.remedy(MANIFEST)
+            )
+        where, remedy = self.store.where(entry["file"]), self.store.remedy(entry["file"])
+        try:
+            content = self.store.small(entry["file"])
+        except FileNotFoundError as error:
+            raise InputError(f"{where}: missing", remedy) from error
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise InputError(f"{where}: its SHA-256 is not the manifest's", remedy)
+        return content
+
     @property
     def tokenizer_path(self) -> Path:
         """The `tokenizer.json` the corpus was encoded with; of a corpus on S3, a copy that this process alone may read
@@ -83,7 +103,7 @@ class Corpus:
         if isinstance(self.store, LocalStore):
             return self.store.folder / self.manifest.files["tokenizer"]["file"]
         if self._tokenizer is None:
-            content = self._checked("tokenizer")
+            content = self.file("tokenizer")
             folder = Path(tempfile.mkdtemp(prefix="shoal-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             write_whole(folder / "tokenizer.json", content)
@@ -114,17 +134,6 @@ class Corpus:
                 shorter than one sample.
         """
         return Reader(self, seq_len, seed)
-
-    def _checked(self, role: str) -> bytes:
-        entry = self.manifest.files[role]
-        where, remedy = self.store.where(entry["file"]), self.store.remedy(entry["file"])
-        try:
-            content = self.store.small(entry["file"])
-        except FileNotFoundError as error:
-            raise InputError(f"{where}: missing", remedy) from error
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise InputError(f"{where}: its SHA-256 is not the manifest's", remedy)
-        return content
 
 
 def _above_0(seq_len: int) -> int:

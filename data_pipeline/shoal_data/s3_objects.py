@@ -164,9 +164,9 @@ class Objects:
                 return result
         if not self._answered:
             endpoint = self._client.meta.endpoint_url
-            raise StoreError(f"{where}: nobody answers at {endpoint} ({problem})", _ENDPOINT) from problem
+            raise StoreError(f"{where}: nobody answers at {endpoint} ({_told(problem)})", _ENDPOINT) from problem
         raise StoreError(
-            f"{where}: not read after {self._attempts} attempts ({problem})",
+            f"{where}: not read after {self._attempts} attempts ({_told(problem)})",
             "check the network and the object store, and start again when it answers",
         ) from problem
 
@@ -222,8 +222,8 @@ def connect(url: str) -> Any:
 
 def _refusal(error: Any, where: str) -> Exception | None:
     """What an answer with an error code means."""
-    told = error.response.get("Error", {})
-    code, why = str(told.get("Code")), f"{told.get('Code')}: {told.get('Message', 'no more is said')}"
+    told, why = error.response.get("Error", {}), _told(error)
+    code = str(told.get("Code"))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     if code in ("NoSuchKey", "404", "NotFound"):
         return FileNotFoundError(where)
@@ -244,6 +244,12 @@ def _refusal(error: Any, where: str) -> Exception | None:
     if code in _BUSY or not 400 <= status < 500 or status in (408, 429):
         return None
     return StoreError(f"{where}: {why}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")
+
+
+def _told(error: Any) -> str:
+    """An error in the store's own words, where it has any."""
+    told = getattr(error, "response", {}).get("Error", {})
+    return f"{told.get('Code')}: {told.get('Message', 'no more is said')}" if told else str(error)
 
 
 def _passing() -> tuple[type[Exception], ...]:

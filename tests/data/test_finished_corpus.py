@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import BPE
 
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
 from shoal_data.errors import InputError, StoreError
@@ -84,6 +87,24 @@ def test_what_cannot_be_read_is_named(build: Callable[[], Path], tmp_path: Path)
         verify(corpus, full=False)
     with pytest.raises(InputError, match="no corpus here"):
         verify(tmp_path / "a.jsonl", full=False)
+
+
+def test_documents_come_back_from_characters_and_bytes(tmp_path: Path) -> None:
+    """Of a tokenizer in SentencePiece's manner: a mark for the space, and bytes for characters it lacks."""
+    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "▁", "▁b"]
+    model = BPE({name: token for token, name in enumerate(names)}, [("▁", "b")], unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.add_special_tokens(["<unk>", "</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    texts = ["a b", "ab  \n東京 é\t😀 ", "</s> b"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenize([str(tmp_path / "a.jsonl")], tmp_path / "tokenizer.json", tmp_path / "c", TokenizeOptions())
+    out = io.BytesIO()
+    write_documents(tmp_path / "c", out)
+    assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == texts
+    tokens = Corpus.open(tmp_path / "c")
+    assert tokens.token_bytes[tokens.store.tokens(0, 0, tokens.tokens)].sum() == sum(len(one.encode()) for one in texts)
 
 
 def test_a_damaged_shard_is_not_shown(build: Callable[[], Path]) -> None:
