@@ -14,7 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from shoal_data.build.documents import Quarantined, read_piece
-from shoal_data.build.filesystem import Found, find_files, open_file, stamp_of
+from shoal_data.build.filesystem import find_files, open_file, stamp_of
 from shoal_data.build.inputs import plan_parts
 from shoal_data.build.sources import source_name, source_names
 from shoal_data.errors import InputError
@@ -262,9 +262,9 @@ def test_a_file_that_changes_while_work_is_planned_is_an_error(tmp_path: Path, m
     path = tmp_path / "a.jsonl"
     path.write_text(LINE * 100)
 
-    def changed(path: str, known: Found) -> BinaryIO:
+    def changed(path: str, stamp: str) -> BinaryIO:
         os.truncate(path, 500)
-        return open_file(path, known)
+        return open_file(path, stamp)
 
     monkeypatch.setattr("shoal_data.build.inputs.open_file", changed)
     with pytest.raises(InputError, match=r"a.jsonl: it changed from 1,\d+ to 500 bytes"):

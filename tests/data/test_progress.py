@@ -22,4 +22,5 @@ def test_a_count_is_said_where_it_takes_long(capsys: pytest.CaptureFixture[str])
         count.advance(5_000)
     with Count("planning", "names", every=1e9) as count:
         count.advance(1_000)
-    assert capsys.readouterr().err.splitlines() == ["planning: 1,000 of 12,000 files", "planning: 6,000 of 12,000 files"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["planning: 1,000 of 12,000 files", "planning: 6,000 of 12,000 files"]

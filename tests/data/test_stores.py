@@ -265,6 +265,15 @@ def test_the_endpoint_of_s3_comes_before_that_of_all(bucket: Any, monkeypatch: p
     assert s3_files._client().s3.meta.endpoint_url == "http://127.0.0.1:10"
 
 
+def test_an_object_whose_stamp_is_known_costs_one_request(bucket: Any, faults: list[Answer]) -> None:
+    put(bucket, **{"a.txt": b"plain text"})
+    (found,) = find_files("s3://raw/*")
+    asked: list[str] = []
+    faults.append(lambda request: asked.append(request.method))
+    assert open_file(found.path, found.stamp).read() == b"plain text"
+    assert asked == ["GET"]
+
+
 def test_a_store_that_fails_while_work_is_planned_is_no_broken_file(bucket: Any, faults: list[Answer]) -> None:
     parquet = io.BytesIO()
     pq.write_table(pa.table({"text": ["x"] * 10}), parquet)
@@ -282,6 +291,8 @@ def test_an_object_that_changes_while_it_is_read_is_noticed(bucket: Any) -> None
         put(bucket, **{"a.txt": b"y" * 100})
         with pytest.raises(StoreError, match="changed"):
             file.read()
+    with open_file("s3://raw/a.txt", before) as file, pytest.raises(StoreError, match="changed"):
+        file.read()
     assert stamp_of("s3://raw/a.txt") != before
     bucket.delete_object(Bucket="raw", Key="a.txt")
     with pytest.raises(StoreError, match="no such object"):

@@ -10,7 +10,7 @@ from shoal_data.build import hub_files, local_files, s3_files
 from shoal_data.build.found import Found, Listing, refuse
 from shoal_data.errors import InputError
 
-__all__ = ["Found", "find_files", "is_local", "list_files", "open_file", "stamp_of"]
+__all__ = ["Found", "find_files", "is_local", "list_files", "open_file", "reads_are_conditional", "stamp_of"]
 
 _ELSEWHERE = {
     "s3a": "write s3://",
@@ -54,20 +54,26 @@ def find_files(pattern: str) -> list[Found]:
     return listing.files
 
 
-def open_file(path: str, known: Found | None = None) -> BinaryIO:
+def open_file(path: str, stamp: str = "") -> BinaryIO:
     """A file of `find_files`, for reading at any place; what may pass is asked for again.
 
     Args:
         path: as it was found.
-        known: what was found there just now, if it need not be asked for.
+        stamp: that of the content that is meant, where it is known: an object on S3 is then read on condition that it
+            has it, and need not be asked for its size.
 
     Raises:
         StoreError: it cannot be read; its `read` and `seek` raise the same, also through Arrow's readers.
     """
     if is_local(path):
         return cast(BinaryIO, local_files.open_local(path))
-    opened = s3_files.open_object(path, known) if _scheme(path) == "s3" else hub_files.open_hub_file(path)
+    opened = s3_files.open_object(path, stamp) if _scheme(path) == "s3" else hub_files.open_hub_file(path)
     return cast(BinaryIO, opened)
+
+
+def reads_are_conditional(path: str) -> bool:
+    """Whether a file opened with its stamp gives bytes of that content and no other, so that nobody need ask again."""
+    return path.startswith("s3://")
 
 
 def stamp_of(path: str) -> str:

@@ -144,7 +144,7 @@ def _pieces(file: Found, column: str, target: int) -> list[Piece]:
 
 def _row_groups(file: Found, column: str, target: int) -> list[Piece]:
     try:
-        with open_file(file.path, file) as opened:
+        with open_file(file.path, file.stamp) as opened:
             footer = pq.read_metadata(opened)
     except (OSError, ValueError, pa.ArrowException):  # the task that reads it says what is wrong and quarantines it
         return [Piece(file.path, "parquet", 0, 0, 0, file.size)]
@@ -169,7 +169,7 @@ def _lines(file: Found, target: int) -> list[Piece]:
         return [Piece(file.path, "jsonl", 0, file.size, 0, file.size)]
     pieces: list[Piece] = []
     first = row = lines = place = 0
-    with open_file(file.path, file) as opened:
+    with open_file(file.path, file.stamp) as opened:
         while block := opened.read(_BLOCK):
             begin = 0
             while cut := block.find(b"\n", max(begin, first + target - 1 - place)) + 1:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from shoal_data.build.found import Found, Listing
@@ -71,24 +72,34 @@ def stamp(url: str) -> str:
     return _ask_for(url).stamp
 
 
-def open_object(url: str, known: Found | None = None) -> StoredFile:
-    """An object for reading; `known`, if it was found just now, saves asking for its size.
+def open_object(url: str, stamp: str = "") -> StoredFile:
+    """An object for reading, whose content stays that of `stamp`, or if that is not known, of now.
 
     Raises:
-        StoreError: it cannot be read, or it changes while it is read.
+        StoreError: it cannot be read, or it has changed.
     """
-    found = known or _ask_for(url)
+    size, _, etag = (stamp or _ask_for(url).stamp).partition(":")
     bucket, key = _split(url)
-    etag = found.stamp.partition(":")[2]
 
     def fetch(first: int, last: int) -> bytes:
         request = {"Bucket": bucket, "Key": key, "Range": f"bytes={first}-{last - 1}"}
         if etag.startswith('"'):
             request["IfMatch"] = etag
-        content: bytes = _call(url, lambda client: client.get_object(**request)["Body"].read())
+        answer, content = _call(url, partial(_get, request))
+        if etag.startswith('"') and answer.get("ETag", etag) != etag:  # not all stores know conditions
+            raise _changed(url)
         return content
 
-    return StoredFile(url, found.size, fetch, ahead=_AHEAD)
+    return StoredFile(url, int(size), fetch, ahead=_AHEAD)
+
+
+def _get(request: dict[str, str], client: Any) -> tuple[dict[str, Any], bytes]:
+    answer = client.get_object(**request)
+    return answer, answer["Body"].read()
+
+
+def _changed(url: str) -> StoreError:
+    return StoreError(f"{url}: it has changed since it was found", "run again with a new --out when nobody writes it")
 
 
 def _find_one(url: str, said: Callable[[int], None]) -> Listing:
@@ -226,7 +237,7 @@ def _explained(url: str, error: Exception, client: _Client) -> Exception:
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = str(answer.get("Error", {}).get("Code"))
     if status in (412, 416):
-        return StoreError(f"{url}: it changed while it was read", "run again with a new --out when nobody writes to it")
+        return _changed(url)
     if code == "InvalidObjectState":
         return StoreError(f"{url}: the object is archived", "restore it from the archive first")
     if status in (401, 403) and not client.signed:
