@@ -21,7 +21,7 @@ def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Ite
 
     Where the whole file is of no use, the piece with its first row group says so.
     """
-    with open_file(piece.path) as opened:
+    with open_file(piece.path, piece.stamp) as opened:
         try:
             file = pq.ParquetFile(opened, page_checksum_verification=True, arrow_extensions_enabled=False)
             text, lang = _leaf(file, column), None if column == "lang" else _leaf(file, "lang")
