@@ -112,7 +112,7 @@ _LINES = st.one_of(
 def test_the_verdict_beside_others_is_the_verdict_alone(read: Reader, lines: list[bytes], small: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shoal_data.build.jsonl._SMALL", small)
-        alone = [verdicts(read, [b"", line])[1] for line in lines]
+        alone = [verdicts(read, [b'{"text":"first"}', line])[1] for line in lines]
         assert verdicts(read, [b'{"text":"first"}', *lines])[1:] == alone
 
 

@@ -196,7 +196,7 @@ def test_what_the_store_raises_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> 
     raised = 0
     for times in range(100):
         file = Failing(content, times)
-        monkeypatch.setattr("shoal_data.build.parquet.open_file", lambda path, file=file: file)
+        monkeypatch.setattr("shoal_data.build.parquet.open_file", lambda path, stamp, file=file: file)
         lost: list[Any] = []
         try:
             rows = sum(len(found.row) for found in parquet_documents(piece, "text", lost))

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from shoal_data.build.columns import Documents, Quarantined, clean, in_runs, words
-from shoal_data.build.filesystem import stamp_of
+from shoal_data.build.filesystem import reads_are_conditional, stamp_of
+from shoal_data.build.formats import is_packed
 from shoal_data.build.inputs import Piece
 from shoal_data.build.jsonl import jsonl_documents
 from shoal_data.build.parquet import parquet_documents
-from shoal_data.build.unpack import Damage, blocks, changed, is_packed
+from shoal_data.build.unpack import Damage, blocks, changed
 from shoal_data.errors import InputError
 
 __all__ = ["Documents", "Quarantined", "read_piece"]
@@ -35,7 +36,7 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
     lost: list[Quarantined] = []
     try:
         yield from _READERS[piece.format](piece, column, lost)
-    except InputError:
+    except (InputError, MemoryError):  # neither proves anything about the bytes
         raise
     except Exception as error:  # whatever a parser says of broken bytes: the next piece goes on
         lost.append(Quarantined(piece.path, piece.row or None, f"unreadable {piece.format}: {words(error)}", None))
@@ -44,7 +45,7 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
 
 
 def _check_unchanged(piece: Piece) -> None:
-    if piece.stamp and stamp_of(piece.path) != piece.stamp:
+    if piece.stamp and not reads_are_conditional(piece.path) and stamp_of(piece.path) != piece.stamp:
         raise changed(piece.path)
 
 
@@ -59,11 +60,10 @@ def _text_document(piece: Piece, column: str, lost: list[Quarantined]) -> Iterat
             if size > _LARGEST and is_packed(piece.path):
                 raise Damage(f"it unpacks to more than {_LARGEST >> 30} GiB")
     except Damage as damage:
-        lost.append(
-            Quarantined(piece.path, None if damage.complete else 0, damage.cause, None if damage.complete else 1)
-        )
         if not damage.complete:
+            lost.append(Quarantined(piece.path, 0, damage.cause))
             return
+        lost.append(Quarantined(piece.path, None, damage.cause, None))
     text = pa.chunked_array([pa.array([b"".join(held)], pa.large_binary())])
     yield from clean(piece.path, text, None, np.zeros(1, np.int64), "", lost)
 

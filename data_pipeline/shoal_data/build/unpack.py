@@ -15,10 +15,11 @@ import zstandard
 
 from shoal_data.build.columns import words
 from shoal_data.build.filesystem import open_file
+from shoal_data.build.formats import is_packed
 from shoal_data.build.inputs import Piece
 from shoal_data.errors import InputError
 
-__all__ = ["Damage", "blocks", "changed", "is_packed"]
+__all__ = ["Damage", "blocks", "changed"]
 
 _BLOCK = 1 << 30  # bytes of a plain file at a time
 _READ = 1 << 20  # bytes of a packed file at a time
@@ -53,11 +54,6 @@ class Damage(Exception):
         self.cause, self.unsure, self.complete, self.rest = cause, unsure, complete, rest
 
 
-def is_packed(path: str) -> bool:
-    """Whether the name of a file says that it is compressed."""
-    return path.lower().endswith((".gz", ".zst"))
-
-
 def changed(path: str) -> InputError:
     """The error about a file that is not what it was when the work was planned."""
     return InputError(
@@ -76,14 +72,14 @@ def blocks(piece: Piece) -> Iterator[bytes]:
     """
     if is_packed(piece.path):
         kind = _GZIP if piece.path.lower().endswith(".gz") else _ZSTD
-        yield from _in_utf8(_unpacked(piece.path, kind), at_start=True)
+        yield from _in_utf8(_unpacked(piece, kind), at_start=True)
     else:
         yield from _in_utf8(_plain(piece), at_start=piece.first == 0)
 
 
 def _plain(piece: Piece) -> Iterator[bytes]:
     left = piece.last - piece.first if piece.last else None
-    with open_file(piece.path) as file:
+    with open_file(piece.path, piece.stamp) as file:
         file.seek(piece.first)
         while left is None or left > 0:
             block = file.read(_BLOCK if left is None else min(left, _BLOCK))
@@ -117,14 +113,14 @@ _SKIPPABLE = tuple(bytes([number]) + b"\x2a\x4d\x18" for number in range(0x50, 0
 _ZSTD = _Format("zstd", (b"\x28\xb5\x2f\xfd", *_SKIPPABLE))
 
 
-def _unpacked(path: str, kind: _Format, place: int = 0) -> Iterator[bytes]:
+def _unpacked(piece: Piece, kind: _Format, place: int = 0) -> Iterator[bytes]:
     """The content of a compressed file from byte `place` on, where a member begins or the file ends.
 
     Zero bytes between and after members are padding and are passed over.
     """
     member: Any = None  # the one that is being read
     begun = given = 0  # where it begins, and how many bytes it gave
-    with open_file(path) as file:
+    with open_file(piece.path, piece.stamp) as file:
         file.seek(place)
         while block := file.read(_READ):
             rest = memoryview(block)
@@ -144,7 +140,7 @@ def _unpacked(path: str, kind: _Format, place: int = 0) -> Iterator[bytes]:
                 except (zlib.error, zstandard.ZstdError, MemoryError) as error:
                     content, end = _until_it_breaks(file, kind, begun, place)
                     yield content
-                    raise _damage(path, kind, error, end, given + len(content)) from error
+                    raise _damage(piece, kind, error, end, given + len(content)) from error
                 if content:
                     given += len(content)
                     yield content
@@ -163,7 +159,7 @@ def _no_member(kind: _Format, content: bytes, place: int) -> Damage:
     return Damage(f"truncated or corrupt: it is not {kind.name} (it begins with {content!r})")
 
 
-def _damage(path: str, kind: _Format, error: Exception, end: int, given: int) -> Damage:
+def _damage(piece: Piece, kind: _Format, error: Exception, end: int, given: int) -> Damage:
     """What an error at byte `end` says of a member that gave `given` bytes before it."""
     says = words(error).removeprefix("Error -3 while decompressing data: ").removeprefix("zstd decompressor error: ")
     if "Dictionary mismatch" in says:
@@ -172,7 +168,7 @@ def _damage(path: str, kind: _Format, error: Exception, end: int, given: int) ->
         return Damage("the file may be whole, but its window takes more memory than there is: pack it without --long")
     if says.endswith(("incorrect data check", "incorrect length check", "match checksum")):
         # The member is over, and what it says of its content is wrong; gzip's length follows its CRC.
-        rest = _unpacked(path, kind, end + 4 * says.endswith("data check"))
+        rest = _unpacked(piece, kind, end + 4 * says.endswith("data check"))
         cause = f"truncated or corrupt: the checksum of its {kind.name} data up to byte {end} is wrong"
         return Damage(cause, unsure=given, rest=rest)
     return Damage(f"truncated or corrupt: {kind.name} data at byte {end}: {says}")
@@ -251,7 +247,7 @@ def _in_disguise(sample: bytes, *, at_start: bool) -> str | None:
         low, high = sorted((first, last))
         share = high / max(1, len(sample) // unit)
         enough = share >= 1 if unit == 4 else share >= 0.5 or (share >= 0.05 and high >= 16)
-        if enough and low * 8 <= high:
+        if enough and high >= 4 and low * 8 <= high:
             name += "LE" if high == last else "BE"
             return f"it looks like {name} without a byte order mark: convert it (iconv -f {name} -t UTF-8)"
     return None
