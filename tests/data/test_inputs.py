@@ -258,6 +258,13 @@ def test_side_files_and_folders_are_passed_over_in_a_count(tmp_path: Path, capsy
     assert "1 folders match as well" in said
 
 
+def test_links_to_folders_that_are_not_there_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text(LINE)
+    (tmp_path / "disk").symlink_to("unmounted")
+    assert pieces([f"{tmp_path}/**/*.jsonl"]) == [f"{tmp_path}/a.jsonl"]
+    assert "1 links that could have been folders lead nowhere" in capsys.readouterr().err
+
+
 def test_a_file_that_changes_while_work_is_planned_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(LINE * 100)

@@ -47,12 +47,14 @@ class Listing:
         problems: matches that cannot be read.
         folders: matches that are folders, which are not entered.
         passed: how many side files match but for being such (see `globs.is_side_file`), hidden ones included.
+        dangling: how many links lead nowhere where a folder could have matched.
     """
 
     files: list[Found] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     passed: int = 0
+    dangling: int = 0
 
 
 def refuse(problems: Sequence[Problem]) -> None:

@@ -33,7 +33,7 @@ def gather(inputs: Sequence[str], said: Callable[[int], None]) -> list[tuple[str
     """
     found: list[tuple[str, Found]] = []
     problems: list[Problem] = []
-    folders = passed = 0
+    folders = passed = dangling = 0
     for pattern in inputs:
         name, listing = _look(pattern, said)
         problems += listing.problems
@@ -43,10 +43,12 @@ def gather(inputs: Sequence[str], said: Callable[[int], None]) -> list[tuple[str
         found += [(name, file) for file in listing.files]
         folders += len(listing.folders)
         passed += listing.passed
+        dangling += listing.dangling
     refuse(problems)
     files = _once(found)
     _say(folders, "folders match as well and were not entered: `**` in a pattern stands for folders of any depth")
     _say(passed, "side files were passed over (dot-files, _SUCCESS, _metadata, .crc)")
+    _say(dangling, "links that could have been folders lead nowhere: what they led to is not read")
     return files
 
 

@@ -51,20 +51,23 @@ def find(pattern: str, said: Callable[[int], None]) -> Listing:
     fixed = next((number for number, part in enumerate(parts) if has_magic(part)), len(parts))
     base = "/".join(parts[:fixed]) + ("/" if fixed else "")
     if fixed < len(parts) and os.path.isdir(base or "."):
-        search = _Search(listing)
+        search = _Search(listing, said)
         # With any depth, folders that match are entered and are no matter of their own.
         entered = "**" in parts[fixed:]
         for path in sorted(set(search.walk(base, [part for part in parts[fixed:] if part], _folders_above(base)))):
             _take(path, listing, entered=entered)
-            said(1)
         listing.passed = len(search.passed)
+        # What matches by itself is a problem of its own already.
+        listing.dangling = len(search.dangling - {problem.path for problem in listing.problems})
     return listing
 
 
 @dataclass
 class _Search:
     listing: Listing
+    said: Callable[[int], None]
     passed: set[str] = field(default_factory=set)
+    dangling: set[str] = field(default_factory=set)
 
     def walk(self, base: str, wanted: Sequence[str], above: _Folders) -> Iterator[str]:
         """Paths that match `wanted` under `base`, some of them twice; `above` are the folders it lies in.
@@ -89,6 +92,8 @@ class _Search:
                     yield from self.walk(f"{base}{name}/", wanted, above | {folder})
                 elif not folder and not rest:
                     yield base + name
+                elif not folder:
+                    self._count_dangling(base + name)
             else:
                 yield from self._step(base + name, rest, above)
 
@@ -98,6 +103,12 @@ class _Search:
                 yield path
         elif folder := _folder(path):
             yield from self.walk(f"{path}/", rest, above | {folder})
+        else:
+            self._count_dangling(path)
+
+    def _count_dangling(self, path: str) -> None:
+        if os.path.islink(path) and not os.path.exists(path):
+            self.dangling.add(path)
 
     def _names(self, folder: str) -> list[str]:
         def ask() -> list[str]:
@@ -106,13 +117,12 @@ class _Search:
             except OSError as error:
                 raise _explained(folder, error) from error
 
-        try:
-            return retried(folder, ask)
-        except StoreError:
-            if not os.access(folder or ".", os.R_OK | os.X_OK):
-                self.listing.problems.append(Problem(folder, "a folder that you may not list", _REMEDIES[errno.EACCES]))
-                return []
-            raise
+        if not os.access(folder or ".", os.R_OK | os.X_OK):
+            self.listing.problems.append(Problem(folder, "a folder that you may not list", _REMEDIES[errno.EACCES]))
+            return []
+        names = retried(folder, ask)
+        self.said(len(names))
+        return names
 
 
 def _folder(path: str) -> tuple[int, int] | None:
@@ -140,7 +150,7 @@ def _take(path: str, listing: Listing, *, entered: bool) -> None:
         listing.problems.append(Problem(path, "its name is not UTF-8", remedy))
         return
     try:
-        status = os.stat(path)
+        status = retried(path, lambda: _status(path))
     except OSError as error:
         listing.problems.append(_unreadable(path, error))
         return
@@ -154,6 +164,15 @@ def _take(path: str, listing: Listing, *, entered: bool) -> None:
         listing.problems.append(Problem(path, "you may not read it", _REMEDIES[errno.EACCES]))
     else:
         listing.files.append(_found(path, status))
+
+
+def _status(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in _MAY_PASS:
+            raise MayPass(os.strerror(error.errno)) from error
+        raise
 
 
 def _unreadable(path: str, error: OSError) -> Problem:
