@@ -22,6 +22,7 @@ from shoal_data.build.tokenize import TokenizeOptions, tokenize
 from shoal_data.errors import InputError
 from shoal_data.reader import Corpus
 from shoal_data.store import S3Store, read_manifest
+from shoal_data.verify import verify
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 
@@ -156,6 +157,18 @@ def test_an_object_that_never_comes_is_named(local: Path, faults: Faults) -> Non
     faults.plan = []
     tokens, _ = corpus.reader(64, 1).read([0])
     assert np.array_equal(tokens, Corpus.open(local).reader(64, 1).read([0])[0])
+
+
+@pytest.mark.parametrize("fault", ["error", "cut", "corrupt"])
+def test_spoilt_answers_do_not_fail_verify(
+    local: Path, faults: Faults, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv({"region_name": "AWS_DEFAULT_REGION"}.get(name, name.upper()), value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faults.url)
+    faults.plan = ["", fault, "", "", "", "", "", fault, "", fault]
+    assert verify("s3://corpora/small", full=True).shards.tokens.sum() == Corpus.open(local).tokens
+    assert not faults.plan
 
 
 def test_no_corpus_there_is_named(local: Path, faults: Faults) -> None:

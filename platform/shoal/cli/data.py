@@ -132,16 +132,19 @@ def verify(
 @app.command()
 def inspect(
     corpus: CorpusAddress,
-    documents: Annotated[int, typer.Option(help="How many documents to show.")] = 3,
+    documents: Annotated[int, typer.Option(min=0, help="How many documents to show.")] = 3,
     picture: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="PNG for lengths and composition (CORPUS/inspect.png; of a corpus on S3, ./inspect.png)."),
     ] = None,
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
+    from shoal.errors import UserError
     from shoal_data.inspection import show
 
-    show(corpus, documents, picture)
+    if picture is not None and "://" in picture:
+        raise UserError(f"--picture {picture}: only a file on this machine can be written", "name a local file")
+    show(corpus, documents, Path(picture) if picture else None)
 
 
 @app.command()
