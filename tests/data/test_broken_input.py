@@ -26,6 +26,7 @@ def run(tokenizer: Path, folder: Path, *, strict: bool = False) -> tuple[dict[tu
     tokenize([str(folder / "in" / "*")], tokenizer, out, TokenizeOptions(recipe=Recipe(strict=strict)))
     kept = {(Path(row["file"]).name, row["row"]): row["bytes"] for row, _ in documents(Corpus.open(out))}
     lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert all(sorted(line) == ["cause", "file", "row", "rows"] for line in lines)
     return kept, {(Path(line["file"]).name, line["row"]): line["cause"] for line in lines}
 
 

@@ -5,6 +5,7 @@ The plan is a pure function of the files and their stamps, so that a job that is
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,8 @@ __all__ = ["Part", "Piece", "plan_parts"]
 
 _SMALLEST, _LARGEST = 4 << 20, 32 << 20
 _BLOCK = 4 << 20
+# Marks of UTF-16 and UTF-32, whose line breaks are no single bytes: such a file is not cut.
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _AT_ONCE = 16  # files of a store that are looked into side by side: an answer takes long, and little of this machine
 _QUEUED = 1 << 10
 
@@ -171,6 +174,8 @@ def _lines(file: Found, target: int) -> list[Piece]:
     first = row = lines = place = 0
     with open_file(file.path, file.stamp) as opened:
         while block := opened.read(_BLOCK):
+            if not place and block.startswith(_WIDE):
+                return [Piece(file.path, "jsonl", 0, 0, 0, file.size)]
             begin = 0
             while cut := block.find(b"\n", max(begin, first + target - 1 - place)) + 1:
                 lines += block.count(b"\n", begin, cut)
