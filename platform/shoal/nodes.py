@@ -13,7 +13,18 @@ from shoal.cluster.drain import draining_nodes
 from shoal.cluster.launch import DRIVER_RESOURCE
 from shoal.plan import Node, Site
 
-__all__ = ["NODE_LABEL", "RACK_LABEL", "ZONE_LABELS", "living", "near_node", "on_node", "quiet_node", "site", "view"]
+__all__ = [
+    "NODE_LABEL",
+    "RACK_LABEL",
+    "ZONE_LABELS",
+    "living",
+    "near_node",
+    "on_node",
+    "quiet_node",
+    "site",
+    "view",
+    "within_reach",
+]
 
 NODE_LABEL = "shoal.io/node"
 """Label that names a node for people; without it the node's address serves."""
@@ -41,18 +52,28 @@ def living(slot_resource: str) -> list[Node]:
     return sorted(found, key=lambda node: node.name)
 
 
+def free(slot_resource: str) -> dict[str, int]:
+    """Slots that nobody holds, by Ray's id of the node."""
+    available: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # no public call says it
+    return {ray_id: int(resources.get(slot_resource, 0)) for ray_id, resources in available.items()}
+
+
 def view(slot_resource: str) -> list[Node]:
     """The cluster as a new run finds it: living nodes with the slots that no other run holds."""
-    available: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # no public call says it
-    leaving = draining_nodes()
+    slots, leaving = free(slot_resource), draining_nodes()
     return [
-        replace(
-            node,
-            slots=int(available.get(node.ray_id, {}).get(slot_resource, 0)),
-            draining=node.ray_id in leaving,
-        )
+        replace(node, slots=slots.get(node.ray_id, 0), draining=node.ray_id in leaving)
         for node in living(slot_resource)
         if node.slots
+    ]
+
+
+def within_reach(slot_resource: str, mine: Mapping[str, int]) -> list[Node]:
+    """The living nodes with the slots that no other run holds. `mine`: those this run holds, by the node's name."""
+    slots = free(slot_resource)
+    return [
+        replace(node, slots=min(node.slots, slots.get(node.ray_id, 0) + mine.get(node.name, 0)))
+        for node in living(slot_resource)
     ]
 
 

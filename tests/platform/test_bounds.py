@@ -19,13 +19,16 @@ from shoal.control.messages import (
     Generation,
     Joined,
     Journal,
+    Kept,
     Lost,
     NotSaved,
     Pause,
     Ready,
+    Release,
     Standstill,
     Stop,
     Unborn,
+    Wanted,
 )
 from shoal.control.state import Ack
 from shoal.plan import Seat
@@ -216,6 +219,17 @@ def test_an_end_while_a_cell_is_put_together_waits_for_it() -> None:
     saved = one(run.feed(*(Ready(member, 0, form.attempt) for member in form.members)), Generation)
     assert (saved.steps, saved.save, saved.halt) == (30, True, True)
     assert run.feed(Acked("w00", 0, Ack(30))) == []
+
+
+def test_idle_spares_are_given_up_to_a_run_that_needs_seats_and_nobody_else_is() -> None:
+    run = Run()
+    run.start()
+    run.spares()
+    run.feed(Joined("s2", "n3"), Kept("s0", 0, 0, 0))
+    assert one(run.feed(Wanted(2)), Release).workers == ("s1", "s2")  # not the one that keeps a copy
+    assert one(run.feed(Wanted(2)), Release).workers == ("s0",)
+    assert run.feed(Wanted(2)) == []
+    assert run.state.crew() == list(HOMES.values())
 
 
 def test_seats_are_named_for_nobody() -> None:

@@ -1,6 +1,7 @@
 """The controller as Ray sees it: a detached, named actor around `Controller`, which lives in a thread of its own.
 
-Ray starts it again when its process dies. It then finds the run's record and its living workers, and goes on.
+Ray starts it again when its process dies. It then finds the run's record and its living workers, and goes on. An
+exception of its own ends the run with that reason: to start again would meet it again.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import ray
 
 from shoal.config import Job
 from shoal.control.controller import Controller, controller_name
+from shoal.control.finish import bury
 from shoal.control.fleet import RayFleet
 
 __all__ = ["ControllerActor", "controller_name"]
@@ -31,38 +34,59 @@ class ControllerActor:
     def __init__(
         self, job: dict[str, Any], rundir: str, seats: dict[tuple[int, int], str], start: int, about: dict[str, Any]
     ) -> None:
-        again = ray.get_runtime_context().was_current_actor_reconstructed
-        checked = Job.model_validate(job)
-        self.fleet = RayFleet(checked.slot_resource)
-        self.controller = Controller(self.fleet, checked, Path(rundir), seats, start, about, again=again)
-        self.outcome: Future[tuple[str, str]] = Future()
+        self.run_id, self.rundir = str(job.get("run_id")), Path(rundir)
+        self.again = ray.get_runtime_context().was_current_actor_reconstructed
         self.myself = ray.get_runtime_context().current_actor
-        threading.Thread(target=self._run, daemon=True, name="controller").start()
+        self.controller: Controller | None = None
+        self.outcome: Future[tuple[str, str]] = Future()
+        threading.Thread(target=self._run, args=(job, seats, start, about), daemon=True, name="controller").start()
 
     def __repr__(self) -> str:
-        return controller_name(self.controller.run_id)
+        return controller_name(self.run_id)
 
-    def _run(self) -> None:
+    def _run(self, job: dict[str, Any], seats: dict[tuple[int, int], str], start: int, about: dict[str, Any]) -> None:
+        fleet: RayFleet | None = None
         try:
+            fleet = RayFleet(str(job.get("slot_resource")))
+            checked = Job.model_validate(job)
+            self.controller = Controller(fleet, checked, self.rundir, seats, start, about, again=self.again)
             outcome = asyncio.run(self.controller.run())
         except BaseException as error:
+            traceback.print_exc()
             outcome = ("failed", f"the controller failed: {type(error).__name__}: {error}")
-            self.outcome.set_result(outcome)
-            raise
-        else:
-            self.outcome.set_result(outcome)
-        finally:
-            self.fleet.close()
-            # the driver may be gone, and nobody else would remove this actor
-            threading.Timer(GRACE, ray.kill, (self.myself,)).start()
+            bury(self.rundir, controller_name(self.run_id), outcome, error)
+            if fleet is not None:
+                fleet.kill_all(self.run_id)
+        self.outcome.set_result(outcome)
+        if fleet is not None:
+            fleet.close()
+        # the driver may be gone, and nobody else would remove this actor
+        threading.Timer(GRACE, ray.kill, (self.myself,)).start()
+
+    async def _living(self) -> Controller | None:
+        """The controller, once it lives; None if it is over or never will."""
+        while not self.outcome.done():
+            if self.controller is not None and self.controller.loop is not None:
+                return self.controller
+            await asyncio.sleep(0.05)
+        return None
 
     async def wait(self) -> tuple[str, str]:
         """(status, reason) of the run, at its end."""
         return await asyncio.wrap_future(self.outcome)
 
-    async def stop(self, reason: str) -> None:
-        """End the run early, whatever it is doing."""
-        self.controller.stop(reason)
+    async def stop(self, reason: str, save: bool = False) -> None:
+        """End the run early, whatever it is doing; with `save`, once its state is saved."""
+        if controller := await self._living():
+            controller.stop(reason, save=save)
+
+    async def give_up_spares(self, count: int, to: str) -> int:
+        """Give up to `count` idle spares up to the run `to`. Returns how many it were."""
+        controller = await self._living()
+        if controller is None or controller.loop is None:
+            return 0
+        given = asyncio.run_coroutine_threadsafe(controller.give_up_spares(count, to), controller.loop)
+        return await asyncio.wrap_future(given)
 
     async def alive(self) -> int:
         """Its process id."""

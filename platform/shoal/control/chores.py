@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Chores"]
 
 
+HOLD = 60.0
+"""Seconds for which a run that gave spares up takes no others: until those who need the slots have them."""
+
+
 class Chores:
     """Of one controller; everything runs in its event loop."""
 
@@ -27,6 +31,7 @@ class Chores:
         """The living nodes."""
         self.node_of: dict[str, str] = {}
         """Of every worker that ever spoke, until its node is lost."""
+        self.held_until = 0.0
         self.stalled = False
         """The record could not be written when last looked at."""
         self.moved = time.monotonic()
@@ -118,6 +123,10 @@ class Chores:
                     one.scribe.event("node_draining", node=node.name, deadline=deadlines[node.ray_id])
                 one.on(Draining(node.name))
 
+    def hold(self) -> None:
+        """Take no spares for a while: another run was given room."""
+        self.held_until = time.monotonic() + HOLD
+
     def spare(self) -> None:
         """Keep warm spares on free slots, once the run is under way."""
         one = self.controller
@@ -125,6 +134,8 @@ class Chores:
             return
         seats = one.job.cells * one.job.workers_per_cell
         limit = None if one.job.spares == "all" else one.job.spares
+        if time.monotonic() < self.held_until:
+            limit = 0
         usable = [
             node
             for node in self.known.values()

@@ -6,9 +6,11 @@ It is the only writer of the run's record; training workers never wait for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from shoal.control.ear import Ear
 from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines
-from shoal.control.messages import Ending, Event
+from shoal.control.messages import Ending, Event, Wanted
 from shoal.control.mishaps import Mishaps, say
 from shoal.control.orders import carry_out
 from shoal.control.recovery import Recoveries
@@ -62,6 +64,8 @@ class Controller:
         again: bool = False,
     ) -> None:
         self.fleet, self.job, self.rundir, self.again = fleet, job, rundir, again
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Of its life; None before."""
         self.run_id = str(job.run_id)
         self.timeouts = Timeouts(job.patience)
         self.workload = make_workload(job.workload)
@@ -103,7 +107,13 @@ class Controller:
 
     def unborn(self, worker: str, why: str) -> None:
         """A worker that was asked for is no more. May be called in any thread."""
-        self.loop.call_soon_threadsafe(self.ear.unborn, worker, why)
+        self.later(self.ear.unborn, worker, why)
+
+    def later(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Have something done in the event loop. May be called in any thread, while the run lasts."""
+        assert self.loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: all is done
+            self.loop.call_soon_threadsafe(call, *arguments)
 
     # ---- life
 
@@ -151,9 +161,21 @@ class Controller:
     def stop(self, reason: str, *, save: bool = False) -> None:
         """End the run early; with `save`, once its state is saved. May be called in any thread."""
         if save:
-            self.loop.call_soon_threadsafe(self.on, Ending(reason, "stopped"))
+            self.later(self.on, Ending(reason, "stopped"))
         else:
-            self.loop.call_soon_threadsafe(self.end, "stopped", reason)
+            self.later(self.end, "stopped", reason)
+
+    async def give_up_spares(self, count: int, to: str) -> int:
+        """Give up to `count` idle spares up to the run `to`, and take none for a while. Returns how many it were."""
+        before = set(self.spawner.started)
+        for name in self.spawner.cold_spares()[:count]:
+            self.spawner.kill(name)
+        self.on(Wanted(count - (len(before) - len(self.spawner.started))))
+        given = sorted(before - set(self.spawner.started))
+        if given:
+            self.chores.hold()
+            self.scribe.event("spares_given", actors=given, to=to)
+        return len(given)
 
     def end(self, status: str, reason: str) -> None:
         """Note the outcome, so that a controller that takes over from here ends the run too."""

@@ -32,9 +32,10 @@ from shoal.control.messages import (
     Standstill,
     Stop,
     Unborn,
+    Wanted,
 )
 from shoal.control.recall import appoint, form_recalled, hear
-from shoal.control.seating import combine, evict, fill, join
+from shoal.control.seating import combine, evict, fill, join, let_go
 from shoal.control.state import Ack, State, Worker
 from shoal.plan import Seat
 
@@ -104,6 +105,8 @@ def apply(state: State, event: Event) -> list[Action]:
                     end(state, actions, done=True)
         case Draining(node):
             state.draining.setdefault(node, False)
+        case Wanted(count):
+            let_go(state, count, actions)
         case Failed():
             fail(state, event, actions)
         case Standstill(reason):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.control.fleet import node_of
 from shoal.control.lifelines import Line
 from shoal.control.messages import (
     Acked,
@@ -22,7 +23,6 @@ from shoal.control.messages import (
     Unborn,
 )
 from shoal.control.mishaps import ROW
-from shoal.control.spawn import node_of
 from shoal.control.state import Ack
 from shoal.control.verdict import suspects
 from shoal.plan import Seat

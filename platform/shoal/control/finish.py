@@ -6,15 +6,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal import tracking
 from shoal.control.mishaps import say
+from shoal.record.rundir import RunDir
+from shoal.record.summary import summarize
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
 
-__all__ = ["finish"]
+__all__ = ["bury", "finish"]
 
 REAPED = 5.0
 """Seconds within which the lifelines of workers that were ended close."""
@@ -35,17 +39,30 @@ def finish(one: Controller, outcome: tuple[str, str], tracker: subprocess.Popen[
         time.sleep(0.05)
     one.lifelines.close()
     try:
-        problem = one.scribe.ended(status, reason, one.state.committed)
+        unwritten = one.scribe.ended(status, reason, one.state.committed)
     except Exception as error:
-        problem = one.mishaps.note(error)
-    if problem:
-        reason = f"{reason}; {problem}"
-        say(problem)
+        unwritten = one.mishaps.note(error)
+    if unwritten:
+        reason = f"{reason}; {unwritten}"
+        say(unwritten)
     try:
         subprocess.run([sys.executable, "-m", "shoal.report", str(one.rundir)], check=False, timeout=REPORT)
-        unmirrored = None if tracker is None else tracking.finish(tracker, one.rundir)
-        if unmirrored:
-            say(unmirrored)
+        to = one.job.mlflow
+        if tracker is not None and (problem := tracking.finish(tracker, one.rundir, to.uri, to.experiment)):
+            say(problem)
     except (OSError, subprocess.SubprocessError) as error:
         say(f"at the end of the run: {error}")
     return status, reason
+
+
+def bury(rundir: Path, actor: str, outcome: tuple[str, str], error: BaseException) -> None:
+    """Close the record of a run whose controller could not live, as far as it can be written."""
+    status, reason = outcome
+    try:
+        run = RunDir(rundir)
+        run.append_event("error", actor=actor, trace="".join(traceback.format_exception(error)))
+        run.append_event("run_ended", status=status, reason=reason)
+        run.write_run(summarize(rundir) | {"status": status, "reason": reason})
+        run.close()
+    except Exception as another:
+        say(f"the record of the run could not be closed: {type(another).__name__}: {another}")

@@ -5,18 +5,28 @@ Tests put plain processes in Ray's place.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+from shoal.control.mishaps import say
 from shoal.plan import Node
 from shoal.worker.actor import WorkerActor
 from shoal.worker.main import Meeting, Setup
 
-__all__ = ["NAMESPACE", "Fleet", "RayFleet"]
+__all__ = ["NAMESPACE", "Fleet", "RayFleet", "node_of"]
 
+SETTLED = 3.0
+"""Seconds after which Ray's count of free slots takes a worker that was asked for into account."""
 NAMESPACE = "shoal"
 """Ray namespace of controllers and workers."""
+
+
+def node_of(worker: str) -> str:
+    """The node in a worker's name."""
+    return worker.rpartition("@")[2]
 
 
 class Fleet(Protocol):
@@ -27,7 +37,7 @@ class Fleet(Protocol):
     """Where this controller listens."""
 
     def nodes(self) -> list[Node]:
-        """The living nodes."""
+        """The living nodes, with the slots that this run has or could have."""
 
     def draining(self) -> Mapping[str, float]:
         """Deadline (unix, s) of each living node that will be taken away, by `Node.ray_id`."""
@@ -59,12 +69,16 @@ class RayFleet:
         self.address: str = ray.util.get_node_ip_address()
         self._slot = slot_resource
         self._handles: dict[str, Any] = {}
+        self._asked: dict[str, float] = {}
+        """When (monotonic) each worker that may hold a slot was asked for."""
         self._orders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fleet")
 
     def nodes(self) -> list[Node]:
-        from shoal.nodes import living
+        from shoal.nodes import within_reach
 
-        return living(self._slot)
+        fresh = time.monotonic() - SETTLED
+        mine = Counter(node_of(name) for name, asked in list(self._asked.items()) if asked < fresh)
+        return within_reach(self._slot, mine)
 
     def draining(self) -> Mapping[str, float]:
         from shoal.cluster.drain import draining_nodes
@@ -77,6 +91,11 @@ class RayFleet:
     def kill(self, name: str) -> None:
         self._order(self._kill, name)
 
+    def kill_all(self, run_id: str) -> None:
+        """End all workers of a run."""
+        for name in self.workers(run_id):
+            self.kill(name)
+
     def close(self) -> None:
         """Return when all that was ordered is done."""
         self._orders.shutdown()
@@ -86,13 +105,14 @@ class RayFleet:
             try:
                 call(*arguments)
             except Exception as error:  # a worker that never speaks is given up in time, and asked for again
-                print(f"shoal controller: {call.__name__} failed: {type(error).__name__}: {error}", flush=True)
+                say(f"{call.__name__} failed: {type(error).__name__}: {error}")
 
         self._orders.submit(carry_out)
 
     def _spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
         from shoal.nodes import on_node
 
+        self._asked[setup.name] = time.monotonic()
         handle = self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
             name=setup.name,
             namespace=NAMESPACE,
@@ -111,6 +131,7 @@ class RayFleet:
     def _kill(self, name: str) -> None:
         import ray
 
+        self._asked.pop(name, None)
         handle = self._handles.pop(name, None) or self._find(name)
         if handle is not None:
             ray.kill(handle, no_restart=True)
@@ -125,7 +146,7 @@ class RayFleet:
         handle = self._find(name)
         if handle is None:
             return False
-        self._handles[name] = handle
+        self._handles[name], self._asked[name] = handle, 0.0
         handle.rejoin.remote(meeting)
         return True
 

@@ -38,6 +38,7 @@ __all__ = [
     "Standstill",
     "Stop",
     "Unborn",
+    "Wanted",
 ]
 
 # ---- events
@@ -151,6 +152,13 @@ class Standstill:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Another run needs `count` slots for its seats: idle spares are to be given up."""
+
+    count: int
+
+
+@dataclass(frozen=True)
 class Draining:
     """A node will be taken away."""
 
@@ -168,7 +176,7 @@ class Kept:
 
 
 FromWorker = Joined | Lost | Unborn | Ready | Acked | Committed | Evaluated | Failed | Finished | Kept
-Event = FromWorker | Checkpointed | NotSaved | Draining | Standstill | Ending
+Event = FromWorker | Checkpointed | NotSaved | Draining | Wanted | Standstill | Ending
 
 # ---- actions
 

@@ -11,7 +11,7 @@ from shoal.control.messages import Action, Form, Journal, Pause, Release
 from shoal.control.state import Cell, State
 from shoal.plan import Healer, Seat
 
-__all__ = ["combine", "evict", "fill", "hire_cell", "join", "movable", "release"]
+__all__ = ["combine", "evict", "fill", "hire_cell", "join", "let_go", "movable", "release"]
 
 
 def fill(state: State, actions: list[Action]) -> None:
@@ -169,4 +169,14 @@ def release(state: State, actions: list[Action]) -> None:
         for worker in idle:
             del state.workers[worker]
             state.disband(worker)
+        actions.append(Release(idle))
+
+
+def let_go(state: State, count: int, actions: list[Action]) -> None:
+    """Give up to `count` idle spares up, those first that keep no copies."""
+    idle = tuple(sorted(state.spares(), key=lambda worker: (worker in state.copies, worker))[:count])
+    for worker in idle:
+        del state.workers[worker]
+        state.copies.pop(worker, None)
+    if idle:
         actions.append(Release(idle))

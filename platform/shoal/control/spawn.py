@@ -8,21 +8,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from shoal.control.fleet import Fleet
+from shoal.control.fleet import Fleet, node_of
 from shoal.plan import Mesh, Node, Seat, spare_slots
 from shoal.worker.main import Meeting, Setup
 
-__all__ = ["Spawner", "node_of", "seat_name", "spares_wanted"]
+__all__ = ["Spawner", "seat_name", "spares_wanted"]
+
+
+SPARE = re.compile(r"/spare(\d+)@")
 
 
 def seat_name(run_id: str, seat: Seat, mesh: Mesh, node: str) -> str:
     stage, shard = mesh.coords(seat.rank)
     return f"{run_id}/cell{seat.cell}/stage{stage}/shard{shard}@{node}"
-
-
-def node_of(worker: str) -> str:
-    """The node in a worker's name."""
-    return worker.rpartition("@")[2]
 
 
 def spares_wanted(
@@ -79,7 +77,7 @@ class Spawner:
         """Ask living workers that a former controller started to speak to this one; returns those that are there."""
         found = []
         for name in self._fleet.workers(self._run_id):
-            number = re.search(r"/spare(\d+)@", name)
+            number = SPARE.search(name)
             self._spares = max(self._spares, int(number[1]) if number else 0)
             self.started[name] = Started(node_of(name), time.monotonic())  # before it can answer
             if self._fleet.rejoin(name, meeting):
@@ -92,6 +90,10 @@ class Spawner:
         """Fence a worker; one that is gone already is no error."""
         if self.started.pop(name, None) is not None:
             self._fleet.kill(name)
+
+    def cold_spares(self) -> list[str]:
+        """Spares that were asked for and have not said a word yet."""
+        return [name for name, one in self.started.items() if not one.heard and SPARE.search(name)]
 
     def late(self, limit: float, alive: set[str]) -> list[tuple[str, str]]:
         """(worker, why) of those that have not said a word and will not."""

@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal import marker
+from shoal.control.fleet import node_of
 from shoal.control.messages import Action, Lost
 from shoal.control.orders import carry_out
 from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
 from shoal.control.recall import appoint
-from shoal.control.spawn import node_of
 from shoal.record import read
 
 if TYPE_CHECKING:

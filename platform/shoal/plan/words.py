@@ -83,7 +83,7 @@ def spans(seats: Mapping[Seat, str], size: int) -> list[int]:
 def too_few(mesh: Mesh, slots: Mapping[str, int]) -> UserError:
     """Not even one cell fits: with the numbers and the nearest settings that would."""
     total = sum(slots.values())
-    have = ", ".join(f"{name}: {n}" for name, n in sorted(slots.items())[:8]) or "no node at all"
+    have = ", ".join(f"{name}: {n}" for name, n in sorted(slots.items())[:8]) or "no node has any"
     have += f", and {len(slots) - 8} more nodes" if len(slots) > 8 else ""
     remedy = "add nodes (`shoal cluster add-node`), end another run, or lower workers_per_cell"
     if fits := nearest(mesh, total):

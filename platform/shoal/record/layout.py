@@ -91,6 +91,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "formation_failed": ("cell", "attempt", "actor", "reason"),
     "record_stalled": ("reason", "since", "seconds", "lines"),
     "record_gap": ("steps",),
+    "spares_given": ("actors", "to"),
     "error": ("actor", "step", "samples", "trace"),
     "evaluation": ("step", "bpb"),
     "run_ending": ("status", "reason"),

@@ -159,7 +159,13 @@ def _record_stalled(event: Event) -> str:
 
 def _record_gap(event: Event) -> str:
     first, end = event.get("steps") or (0, 0)
-    return f"Steps {first} to {end - 1} are committed, and not on record: who knew of them died before they were written."
+    return (
+        f"Steps {first} to {end - 1} are committed, and not on record: who knew of them died before they were written."
+    )
+
+
+def _spares_given(event: Event) -> str:
+    return f"{count(len(event.get('actors') or []), 'idle spare')} made room for run {event.get('to')}."
 
 
 def _evaluation(event: Event) -> str:
@@ -241,6 +247,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "formation_failed": _formation_failed,
     "record_stalled": _record_stalled,
     "record_gap": _record_gap,
+    "spares_given": _spares_given,
     "error": _error,
     "evaluation": _evaluation,
     "controller_back": _controller_back,

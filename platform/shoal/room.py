@@ -1,0 +1,74 @@
+"""Room for a job beside other runs: who holds the slots, and idle spares that they give up."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from shoal.control.controller import controller_name
+from shoal.control.fleet import NAMESPACE
+from shoal.errors import UserError
+from shoal.nodes import view
+from shoal.plan import Assignment, Wanted, plan
+
+__all__ = ["held_by", "holders", "planned"]
+
+ANSWER = 10.0
+"""Seconds for another run's controller to answer, and for the slots it gives up to be free."""
+
+
+def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
+    """The plan of a job on the free slots of the connected cluster. If they are too few for its seats, other runs give
+    idle spares up for it.
+
+    Raises:
+        UserError: not even one cell fits; names the runs that hold the other slots.
+    """
+    free = sum(node.slots for node in view(slot_resource) if not node.draining)
+    missing = max(0, wanted.cells * wanted.mesh.workers - free)
+    held = holders(workers()) if missing else Counter()
+    given = 0
+    for other in held:
+        if given < missing and other != run_id:
+            given += ask(other, missing - given, run_id)
+    deadline = time.monotonic() + ANSWER
+    while given and time.monotonic() < deadline:
+        if sum(node.slots for node in view(slot_resource) if not node.draining) >= free + given:
+            break
+        time.sleep(0.1)
+    try:
+        return plan(view(slot_resource), wanted)
+    except UserError as error:
+        if not held:
+            raise
+        raise UserError(f"{error.problem}; {held_by(held)}", f"wait for their end, or {error.remedy}") from error
+
+
+def workers() -> list[str]:
+    """Names of all runs' workers."""
+    names = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
+    return [name for name in names if "@" in name]
+
+
+def holders(names: Iterable[str]) -> Counter[str]:
+    """Run -> slots that it holds, from its workers' names."""
+    return Counter(name.partition("/")[0] for name in names)
+
+
+def held_by(held: Counter[str]) -> str:
+    """In words."""
+    return "taken are " + ", ".join(f"{slots} by run {run}" for run, slots in held.most_common())
+
+
+def ask(other: str, count: int, run_id: str) -> int:
+    """Ask a run's controller to give up idle spares; returns how many it gives."""
+    try:
+        controller: Any = ray.get_actor(controller_name(other), namespace=NAMESPACE)
+        given: int = ray.get(controller.give_up_spares.remote(count, run_id), timeout=ANSWER)
+        return given
+    except (ValueError, ray.exceptions.RayError):  # it has none any more, or does not answer: it gives nothing
+        return 0
