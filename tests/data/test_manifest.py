@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal_data.build.encode_part import Recipe
 from shoal_data.errors import InputError
 from shoal_data.manifest import Manifest
 from shoal_data.manifest_check import outside
@@ -134,6 +135,13 @@ def test_a_source_without_tokens_is_refused() -> None:
     with pytest.raises(InputError, match=r"source 'b' weighs 0\.25 and has no tokens") as error:
         parse(found)
     assert "--mixture" in error.value.remedy
+
+
+@pytest.mark.parametrize("least", [1e-6, 1e-300])
+def test_a_weight_too_small_to_be_read_is_refused_before_the_work(least: float) -> None:
+    with pytest.raises(InputError, match="--mixture: b has a share of"):
+        Recipe(weights={"a": 1e9, "b": least}).check()
+    Recipe(weights={"a": 1e9, "b": 1e9 / 65_000}).check()
 
 
 def test_what_is_accepted_comes_back() -> None:

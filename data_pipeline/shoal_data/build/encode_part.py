@@ -22,6 +22,7 @@ from shoal_data.build.shards import write_shard
 from shoal_data.build.special import beginning_of_text, end_of_text, fim_sentinels
 from shoal_data.errors import InputError
 from shoal_data.files import write_json
+from shoal_data.order import ROUND, turns_of
 from shoal_data.permutation import Permutation
 
 __all__ = ["Recipe", "encode_part", "part_record"]
@@ -64,6 +65,15 @@ class Recipe:
                 raise InputError(f"--mixture {source}={weight}: no weight", remedy)
         if not math.isfinite(sum((self.weights or {}).values())):
             raise InputError("--mixture: the weights add up to no number", "choose smaller ones: only shares count")
+        if self.weights:
+            share = {source: weight / sum(self.weights.values()) for source, weight in self.weights.items()}
+            least = min(share, key=lambda source: share[source])
+            if not share[least] or not turns_of(list(share.values())).min():
+                raise InputError(
+                    f"--mixture: {least} has a share of {share[least]:.2g}, less than a turn in {ROUND:,}, so it would "
+                    "never be read",
+                    "weigh it more, or leave the source out of --input",
+                )
 
 
 def part_record(corpus: Path, part: int) -> dict[str, Any] | None:
