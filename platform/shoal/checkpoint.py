@@ -21,6 +21,8 @@ __all__ = ["MARKER", "Damaged", "Saver", "Unfit", "Whole", "commit", "last_whole
 
 OURS = "shoal."
 """Begins the names of what the platform adds to a state: a checkpoint may be without it."""
+LITTLE = 1 << 20
+"""Bytes left on a disk that is taken for full: torch says nothing of why it could not write."""
 
 
 class Unfit(UserError):
@@ -149,8 +151,14 @@ class Saver:
 
         from shoal.dcp import in_words
 
-        shutil.rmtree(folder, ignore_errors=True)
         self.problem = in_words(error)
+        try:
+            free = shutil.disk_usage(self._root).free  # while what was written of it is there
+            if free < LITTLE:
+                self.problem = f"no room: {free:,} bytes are free at {self._root} ({self.problem})"
+        except OSError:
+            pass  # then it is no disk that is full
+        shutil.rmtree(folder, ignore_errors=True)
         if self._rank == 0 or not isinstance(error, CheckpointException | Uncommitted):
             self._failed(steps, self.problem)
 

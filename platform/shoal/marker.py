@@ -24,6 +24,8 @@ from shoal.errors import UserError
 __all__ = ["MARKER", "Damaged", "Whole", "commit", "last_whole", "prune", "set_aside", "sweep", "verify", "whole"]
 
 MARKER = "COMMITTED.json"
+VERSION = 2
+"""Of the marker: since 2 it is sealed."""
 FOLDER = re.compile(r"step-(\d{8})")
 ANY = re.compile(r"\.?step-(\d{8})(-\d+)?")
 """Of a checkpoint, finished or not."""
@@ -69,8 +71,9 @@ def commit(folder: Path, final: Path, about: Mapping[str, Any]) -> int:
     sizes = [(folder / name).stat().st_size for name in names]
     files = {name: {"bytes": size, "sha256": sha} for name, size, sha in zip(names, sizes, sums, strict=True)}
     marker = folder / MARKER
+    said = {**about, "time": time.time(), "version": VERSION, "files": files}
     with marker.with_suffix(".tmp").open("w") as out:
-        json.dump({**about, "time": time.time(), "files": files}, out, indent=1)
+        json.dump({**said, "seal": seal(said)}, out, indent=1)
         out.flush()
         os.fsync(out.fileno())
     marker.with_suffix(".tmp").replace(marker)
@@ -128,6 +131,8 @@ def read_marker(path: Path) -> dict[str, Any]:
     try:
         marker = json.loads((path / MARKER).read_text())
         steps, files = marker["steps"], marker["files"]
+        if ("version" in marker or "seal" in marker) and marker.get("seal") != seal(marker):
+            raise ValueError("it is not as it was written")
         if type(steps) is not int or steps < 0:
             raise ValueError(f"steps is {steps!r}")
         if not isinstance(files, dict) or not files:
@@ -140,6 +145,12 @@ def read_marker(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{path}: is no finished checkpoint ({MARKER}: {error})", remedy) from error
     return dict(marker)
+
+
+def seal(marker: Mapping[str, Any]) -> str:
+    """SHA-256 of what a marker says but for the seal itself: a bit that flips in it is seen too."""
+    said = {key: value for key, value in marker.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from shoal import checkpoint
 from shoal.dcp import described, read_index
 from shoal.errors import UserError
-from shoal.marker import digest, set_aside, sweep
+from shoal.marker import digest, seal, set_aside, sweep
 
 STATE = {"vector": torch.arange(6.0), "bias": torch.zeros(2, dtype=torch.bfloat16)}
 
@@ -86,8 +86,10 @@ def change(**fields: Any) -> Callable[[Path], object]:
 
 
 def rewrite(final: Path, by: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the marker as somebody would who knows how it is sealed."""
     marker = final / checkpoint.MARKER
-    marker.write_text(json.dumps(by(json.loads(marker.read_text()))))
+    said = by(json.loads(marker.read_text()))
+    marker.write_text(json.dumps({**said, "seal": seal(said)}))
 
 
 def instead(final: Path, make: Callable[[Path], object]) -> None:
@@ -167,6 +169,31 @@ def test_one_that_is_set_aside_is_seen_no_more(tmp_path: Path) -> None:
     commit(tmp_path, 20)
     checkpoint.prune(tmp_path, keep=1)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_bit_of_the_marker_itself_is_seen(tmp_path: Path) -> None:
+    """Each may be refused or mean nothing; none may change what is read."""
+    final = commit(tmp_path, 10, samples=160, workload={"origin": {"steps": 5, "samples": 60}})
+    marker = final / checkpoint.MARKER
+    written, said = marker.read_bytes(), checkpoint.verify(final)
+    refused = 0
+    for bit in range(8 * len(written)):
+        flipped = bytearray(written)
+        flipped[bit // 8] ^= 1 << bit % 8
+        marker.write_bytes(flipped)
+        try:
+            assert checkpoint.verify(final) == said
+        except checkpoint.Damaged:
+            refused += 1
+    assert refused > 4 * len(written)
+
+
+def test_a_marker_of_an_earlier_version_has_no_seal(tmp_path: Path) -> None:
+    final = commit(tmp_path, 10)
+    marker = final / checkpoint.MARKER
+    said = json.loads(marker.read_text())
+    marker.write_text(json.dumps({key: said[key] for key in ("steps", "time", "files")}))
+    assert checkpoint.verify(final)["steps"] == 10
 
 
 def test_the_marker_says_what_was_trained(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from shoal.cli import model as commands
 from shoal.errors import UserError
-from shoal.marker import MARKER
+from shoal.marker import MARKER, seal
 from shoal.workload import ORIGIN
 from shoal_data.errors import InputError
 from shoal_workloads.checkpoint import Checkpoint
@@ -149,7 +149,7 @@ def test_damage_is_read_by_nobody(checkpoint: Path, section: dict[str, Any], tmp
     shutil.copytree(checkpoint, damaged)
     marker = json.loads((damaged / MARKER).read_text())
     marker["workload"]["model"]["d_model"] = 1 << 16
-    (damaged / MARKER).write_text(json.dumps(marker))
+    (damaged / MARKER).write_text(json.dumps({**marker, "seal": seal(marker)}))
     with pytest.raises(InputError, match=r"tensor model.embedding.weight has shape \[512, 32\], its marker's model"):
         Checkpoint(damaged)
     assert not (tmp_path / "hf").exists()
@@ -171,7 +171,7 @@ def test_another_tokenizer_than_the_one_trained_with_is_refused(
     shutil.copytree(checkpoint, named)
     marker = json.loads((named / MARKER).read_text())
     marker["workload"][ORIGIN] = {"start": None, "steps": 0, "samples": 0, "data": {"tokenizer": digest}}
-    (named / MARKER).write_text(json.dumps(marker))
+    (named / MARKER).write_text(json.dumps({**marker, "seal": seal(marker)}))
     assert bits_per_byte(named, corpus, samples=1)["samples"] == 1
     with pytest.raises(InputError, match="is not the one that"):
         bits_per_byte(named, other, samples=1)
