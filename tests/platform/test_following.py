@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +13,18 @@ from typing import Any
 import pytest
 import ray
 
-from shoal import submit
+from shoal import driver
+from shoal.cli.train import Printer, done, on_record
 from shoal.config import Job
 from shoal.errors import UserError
 from shoal.record.rundir import RunDir
 
 FUTURE = object()
-CONTROLLER = SimpleNamespace(wait=SimpleNamespace(remote=lambda: FUTURE))
+ORDERS: list[tuple[str, bool]] = []
+CONTROLLER = SimpleNamespace(
+    wait=SimpleNamespace(remote=lambda: FUTURE),
+    stop=SimpleNamespace(remote=lambda reason, save: ORDERS.append((reason, save))),
+)
 
 
 @pytest.fixture
@@ -46,30 +53,94 @@ def end(job: Job, **figures: Any) -> None:
 
 
 def test_a_run_without_an_end_on_record_may_be_running(job: Job) -> None:
-    assert submit.unfinished(job)
-    assert not submit.unfinished(job.model_copy(update={"run_id": "another"}))
-    assert not submit.unfinished(job.model_copy(update={"run_id": None}))
+    assert driver.unfinished(job)
+    assert not driver.unfinished(job.model_copy(update={"run_id": "another"}))
+    assert not driver.unfinished(job.model_copy(update={"run_id": None}))
     end(job, status="done", reason="")
-    assert not submit.unfinished(job)
+    assert not driver.unfinished(job)
 
 
 def test_the_same_job_finds_its_controller_and_another_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert submit.running(job) == (CONTROLLER, FUTURE)
+    assert driver.running(job) == (CONTROLLER, FUTURE)
+    elsewhere = job.mlflow.model_copy(update={"uri": "http://other"})
+    assert driver.running(job.model_copy(update={"mlflow": elsewhere})) == (CONTROLLER, FUTURE)
     with pytest.raises(UserError, match=r"running now, with other settings of seed, workload\.path") as refused:
-        submit.running(job.model_copy(update={"seed": 1, "workload": {"path": "a:C"}}))
+        driver.running(job.model_copy(update={"seed": 1, "workload": {"path": "a:C"}}))
     assert "shoal stop one" in refused.value.remedy
 
     def nobody(name: str, namespace: str) -> None:
         raise ValueError(name)
 
     monkeypatch.setattr(ray, "get_actor", nobody)
-    assert submit.running(job) is None
+    assert driver.running(job) is None
 
 
 def test_the_record_tells_the_end_if_the_controller_cannot(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     end(job, status="stopped", reason="by hand")
     monkeypatch.setattr(ray, "wait", lambda futures, timeout: ([], futures))
     seen: list[str] = []
-    found = submit.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: seen.append(line["kind"]))
+    found = driver.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: seen.append(line["kind"]))
     assert found == ("stopped", "by hand")
     assert seen == ["run_ended"]
+
+
+@pytest.fixture
+def _nobody_answers(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster is gone: nothing is written, no future is ever ready."""
+    monkeypatch.setattr(ray, "wait", lambda futures, timeout: ([], futures))
+    monkeypatch.setattr(driver, "UNHEARD", 0.2)
+    ORDERS.clear()
+
+
+@pytest.mark.usefixtures("_nobody_answers")
+def test_a_driver_whose_cluster_is_gone_obeys_a_signal(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+    status, reason = driver.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: None)
+    assert status == "left"
+    assert "its controller does not answer" in reason
+    assert ORDERS == [("stopped by SIGINT", True)]
+    assert "told to save its state and end" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_nobody_answers")
+def test_a_second_signal_ends_the_run_at_once_and_a_third_the_driver(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "UNHEARD", 3600.0)
+    for number in (1, 2, 3):
+        threading.Timer(0.3 * number, signal.raise_signal, (signal.SIGTERM,)).start()
+    status, _ = driver.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: None)
+    assert status == "left"
+    assert ORDERS == [("stopped by SIGTERM", True), ("stopped by SIGTERM", False)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"loss": 8.25, "lm_loss": 8.0, "grad_norm": 1.0, "lr": 1e-3, "cells": 1},
+         "step     2/4  loss 8.2500  lm_loss 8.0000  grad norm 1.000  lr 1.00e-03  1 cell  200 tokens/s"),
+        ({"loss": None, "lm_loss": None, "grad_norm": None, "lr": None, "cells": 2},
+         "step     2/4  loss -  grad norm -  lr -  2 cells  200 tokens/s"),
+        ({"loss": 2.0, "lm_loss": 2.0, "grad_norm": 1.0, "lr": 0.0, "cells": 2},
+         "step     2/4  loss 2.0000  grad norm 1.000  lr 0.00e+00  2 cells  200 tokens/s"),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_step(line: dict[str, Any], words: str) -> None:
+    """Tokens a second are those of the workers' clock, however late and close together commits arrive."""
+    out = io.StringIO()
+    printer = Printer(4, out)
+    printer.every = 2
+    printer.show("step", {"step": 0, "tokens": 100, "seconds": 9.0, "worker_seconds": 0.5, **line})
+    printer.show("step", {"step": 1, "tokens": 100, "seconds": 0.001, "worker_seconds": 0.5, **line})
+    printer.show("event", {"kind": "node_lost", "time": 0.0, "node": "n\x1b[2J"})
+    printer.show("event", {"kind": "drain", "time": 0.0})
+    assert out.getvalue().splitlines() == [words, "  Node n\\x1b[2J is lost."]
+
+
+def test_a_retry_goes_on_or_starts_or_has_nothing_to_do(job: Job) -> None:
+    assert on_record(job)
+    assert not on_record(job.model_copy(update={"run_id": "two"}))
+    with pytest.raises(UserError, match="--resume-or-start needs the run's name"):
+        on_record(job.model_copy(update={"run_id": None}))
+    assert not done(job)
+    end(job, status="done", steps=4)
+    assert done(job)
+    assert not done(job.model_copy(update={"steps": 5}))

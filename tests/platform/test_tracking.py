@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from shoal import tracking
+from shoal.errors import UserError
 from shoal.record import layout
 from shoal.record.rundir import RunDir
 
@@ -119,15 +120,16 @@ def test_one_mlflow_run_with_every_step_once_though_the_mirror_is_killed_and_the
     run.write_run({"status": "done"})
     run.write_plan(0, {"0": ["w"]})
     (run.path / layout.REPORT).write_text("<html></html>")
-    assert tracking.finish(second, run.path, 60) is None
+    assert tracking.finish(second, run.path, None, "shoal", 60) is None
 
     found = only_run(storage)
-    assert json.loads((run.path / layout.MLFLOW).read_text())["mlflow_run_id"] == found.info.run_id
+    about = json.loads((run.path / layout.MLFLOW).read_text())
+    assert (about["mlflow_run_id"], about["complete"]) == (found.info.run_id, True)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "job"
-    assert history(storage, found, "loss") == [(step, pytest.approx(3.0 / (step + 1))) for step in range(20)]
-    assert history(storage, found, "recovery.next_commit") == [(9, 0.31)]
-    assert history(storage, found, "recovery.phase.detect") == [(9, 0.08)]
+    assert history(storage, found, "loss") == [(step + 1, pytest.approx(3.0 / (step + 1))) for step in range(20)]
+    assert history(storage, found, "recovery.next_commit") == [(10, 0.31)]
+    assert history(storage, found, "recovery.phase.detect") == [(10, 0.08)]
     assert history(storage, found, "bpb") == [(20, 1.75)]
     assert history(storage, found, "checkpoint.bytes") == [(20, 1000)]
     assert found.data.params["workload.lr"] == "0.001"
@@ -155,11 +157,7 @@ def test_the_mirror_ends_with_its_parent(storage: Path) -> None:
     parent.kill()
     parent.wait()
 
-    def gone() -> bool:
-        status = Path(f"/proc/{pid}/stat")
-        return not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
-
-    wait_until(gone)
+    wait_until(lambda: gone(pid))
     assert only_run(storage).info.status == "RUNNING"
 
 
@@ -170,20 +168,146 @@ def test_a_finished_record_can_be_sent_later_by_hand(storage: Path) -> None:
         subprocess.run([sys.executable, "-m", "shoal.tracking", str(run.path)], check=True, timeout=900)
         found = only_run(storage)
         assert found.info.status == "FAILED"
-        assert [step for step, _ in history(storage, found, "loss")] == [0, 1, 2, 3, 4]
+        assert [step for step, _ in history(storage, found, "loss")] == [1, 2, 3, 4, 5]
 
 
-def test_a_server_that_never_answers_is_given_up_in_bounded_time(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_holds_nobody_up_and_is_tried_on_in_the_background(tmp_path: Path) -> None:
     run = a_run(tmp_path, 3)
     run.append_event("run_ended", status="done")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        mirror = tracking.start(run.path, f"http://me:hunter2@127.0.0.1:{server.getsockname()[1]}")
+        uri = f"http://me:hunter2@127.0.0.1:{server.getsockname()[1]}"
+        mirror = tracking.start(run.path, uri)
         server.accept()[0].close()  # it is up and asks
-        told = tracking.finish(mirror, run.path, 3.0)
-    assert mirror.returncode is not None
-    assert told is not None
-    assert "python -m shoal.tracking" in told
+        told = tracking.finish(mirror, run.path, uri, "shoal", 1.0)
+        assert mirror.returncode is not None
+        assert told is not None
+        assert "python -m shoal.tracking" in told
+        lock = run.path / tracking.LOCK
+        wait_until(lambda: lock.read_text().strip() not in ("", str(mirror.pid)))
+        another = int(lock.read_text())
+        server.accept()[0].close()  # the other one asks too
+        os.kill(another, signal.SIGTERM)
+        wait_until(lambda: gone(another))
     assert "hunter" not in (run.path / tracking.LOG).read_text()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().split(")")[1].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("what", ["folder", "garbage"])
+def test_a_database_that_is_none_is_said_at_once(tmp_path: Path, what: str) -> None:
+    run = a_run(tmp_path, 3, {"run_id": "job"})
+    database = tmp_path / "mlflow.db"
+    if what == "folder":
+        database.mkdir()
+    else:
+        database.write_bytes(b"garbage" * 100)
+    mirror = tracking.start(run.path)
+    told = tracking.finish(mirror, run.path, None, "shoal", 600.0)
+    assert mirror.returncode == 2
+    assert told is not None
+    assert "mlflow.db is " in (run.path / tracking.LOG).read_text()
+
+
+def test_odd_keys_and_names_block_nothing(storage: Path) -> None:
+    from shoal.tracking.mirror import Mirror
+
+    odd = {
+        "bad key /:|": 1,
+        "z" * 400: 2,
+        "..": 3,
+        "../../x": 4,
+        "a\x1b[2J\ud800": "v\x1b\ud800",
+        "long": "a" * 100_000,
+    }
+    run = a_run(storage, 0, {"workload": {**odd, "inner": odd}})
+    run.append_step(a_step(0, **{"max violation /:|": 2.0, "..": 1.0, "huge": 10**400}))
+    run.append_event("recovery", phases={"a/../b": 1.0}, next_commit="soon")
+    run.append_event("run_ended", status="done")
+    mirror = Mirror(run.path, tracking.default_uri(run.path), "shoal")
+    mirror.sync()
+    mirror.close()
+    found = only_run(storage)
+    assert found.data.params["workload.bad key ___"] == "1"
+    assert found.data.params["workload.a__2J_"] == "v\\x1b\\ud800"
+    assert len(found.data.params["workload.long"]) == 6000
+    assert found.data.metrics["max violation ___"] == 2.0
+    assert found.info.status == "FINISHED"
+
+
+def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(storage: Path) -> None:
+    from shoal.tracking.mirror import Mirror
+
+    said: list[str] = []
+    run = a_run(storage, 4)
+    a_recovery(run)
+    mirror = Mirror(run.path, tracking.default_uri(run.path), "shoal", said.append)
+    mirror.sync()
+    first = only_run(storage).info.run_id
+    client_of(storage).delete_run(first)
+    run.append_step(a_step(4))
+    mirror.sync()
+    run.append_event("run_ended", status="done")
+    mirror.sync()
+    mirror.close()
+    second = only_run(storage)
+    assert second.info.run_id != first
+    assert [step for step, _ in history(storage, second, "loss")] == [1, 2, 3, 4, 5]
+    assert second.data.tags["shoal.recovery.1"] == "Node node3 died; nothing was lost."
+    assert said == [
+        f"the MLflow run {first} is not there any more: {second.info.run_id} has the whole record from now on"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("mlruns", "is no address"),
+        ("evil://x", "is no address"),
+        ("sqlite:///mlflow.db", "not from the root"),
+        ("sqlite://", "not from the root"),
+        ("file:mlruns", "not from the root"),
+        ("file://mlruns/x", "not from the root"),
+        ("http:///x", "names no host"),
+        ("https://u:HUNTER2@[x", "names no host"),
+    ],
+)
+def test_an_address_that_mlflow_cannot_use_is_refused_before_the_run(uri: str, why: str) -> None:
+    with pytest.raises(UserError, match=why) as refused:
+        tracking.check_uri(uri)
+    assert "HUNTER2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://h:5000", "https://u:p@h/x", "sqlite:////data/mlflow.db", "file:///data/mlruns", "postgresql+psycopg2://u:p@h/db",
+     "databricks", "databricks://profile"],
+)  # fmt: skip
+def test_other_addresses_are_taken(uri: str) -> None:
+    assert tracking.check_uri(uri) == uri
+
+
+def test_the_address_and_its_password_may_stand_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "SHOAL_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    run = a_run(tmp_path, 1)
+    assert tracking.chosen_uri(None) is None
+    with pytest.raises(UserError, match=r"without its password(.|\n)*MLFLOW_TRACKING_URI"):
+        tracking.recorded_uri(run.path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter4")
+    assert tracking.chosen_uri(None) == "http://me:hunter2@host:5000"
+    assert tracking.chosen_uri("http://other") == "http://other"
+    assert tracking.recorded_uri(run.path) == "http://me:hunter2@host:5000"
+    assert tracking.credentials() == {"MLFLOW_TRACKING_TOKEN": "hunter4"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI: 'mlruns' is no address"):
+        tracking.chosen_uri(None)
 
 
 def test_a_store_that_fails_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +347,6 @@ def test_a_store_that_fails_loses_nothing(storage: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     assert 2 < failures < 60
     found = only_run(storage)
-    assert [step for step, _ in history(storage, found, "loss")] == list(range(130))
-    assert history(storage, found, "recovery.full_strength") == [(129, 0.62)]
+    assert [step for step, _ in history(storage, found, "loss")] == list(range(1, 131))
+    assert history(storage, found, "recovery.full_strength") == [(130, 0.62)]
     assert found.info.status == "FINISHED"

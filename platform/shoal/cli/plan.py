@@ -69,10 +69,10 @@ def plan(
 
 def live(slot_resource: str) -> list[Node]:
     """The cluster this runs in, without what other runs hold."""
-    from shoal import submit
+    from shoal.driver import connect
     from shoal.nodes import view
 
-    submit.connect()
+    connect()
     return view(slot_resource)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+from shoal.printable import printable
+from shoal.record.masking import mask_text
 
 if TYPE_CHECKING:
     from shoal.config import Job
@@ -22,20 +26,34 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change.", metavar="[KEY.SUB=VALUE]...")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last whole checkpoint of run_id.")] = False,
-    check: Annotated[bool, typer.Option(help="Only check the job; start nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint of run_id.")] = False,
+    resume_or_start: Annotated[
+        bool,
+        typer.Option("--resume-or-start", help="Go on with run_id if it is on record, else start it: for retries."),
+    ] = False,
+    allow_change: Annotated[
+        list[str] | None, typer.Option(help="With --resume: `data`, train on with other data than so far.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the job; start nothing.")] = False,
     explain_timeouts: Annotated[
-        bool, typer.Option(help="Print every timeout that follows from the job's patience, in order; start nothing.")
+        bool,
+        typer.Option(
+            "--explain-timeouts",
+            help="Print every timeout that follows from the job's patience, in order; start nothing.",
+        ),
     ] = False,
 ) -> None:
     """Train a job on the Ray cluster this runs in: `ray job submit -- shoal train job.yaml`.
 
     The run goes on if this command dies; the same command with the same run_id follows it again. Ctrl-C and
-    `ray job stop` end the run in order. Exit code: 0 done, 1 failed or
+    `ray job stop` end the run once its state is saved; a second time ends it at once. Exit code: 0 done, 1 failed or
     stopped, 2 the job cannot start (the message says what to change).
     """
-    from shoal import submit
+    from shoal import driver, submit
     from shoal.config import load_job
+    from shoal.record.masking import has_secret
+    from shoal.record.sentences import count
+    from shoal.storage import settle
     from shoal.timeouts import Timeouts
 
     wanted = load_job(job_file, overrides or [])
@@ -43,46 +61,90 @@ def train(
         for name, seconds, meaning in Timeouts(wanted.patience).explained():
             print(f"{seconds:8.2f} s  {name:12} {meaning}")
         return
-    if not check and submit.unfinished(wanted):
-        submit.connect()
-        if found := submit.running(wanted):
+    storage = settle(wanted.storage if "storage" in wanted.model_fields_set else None, job_file)
+    wanted = wanted.model_copy(update={"storage": storage})
+    if wanted.mlflow.uri is not None and has_secret(wanted.mlflow.uri):
+        print("mlflow.uri holds a password, which the job file or the command line shows; better: MLFLOW_TRACKING_URI")
+    if not check and driver.unfinished(wanted):
+        driver.connect()
+        if found := driver.running(wanted):
             print(f"run {wanted.run_id} is running: following it")
             watch(wanted, *found)
             return
-    ready = submit.preflight(wanted, resume=resume)
+    if resume_or_start:
+        resume = on_record(wanted)
+        if resume and done(wanted):
+            print(
+                f"run {wanted.run_id}: all of its {wanted.steps} steps are done; record: {storage / str(wanted.run_id)}"
+            )
+            return
+    ready = submit.preflight(wanted, resume=resume, allow=allow_change or ())
     job = ready.job
     print(
         f"run {job.run_id}: "
         + ", ".join(f"{key.replace('_', ' ')} {show(value)}" for key, value in ready.about.items())
     )
+    for note in ready.notes:
+        print(f"note: {printable(note)}")
     if check:
         return
-    submit.connect()
-    print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {job.cells} cells x {job.workers_per_cell}")
+    driver.connect()
+    asked = f"{count(job.cells, 'cell')} of {count(job.workers_per_cell, 'worker')}"
+    print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {asked}")
     watch(job, *submit.launch(ready, resume=resume))
+
+
+def on_record(job: Job) -> bool:
+    """Whether the job's run was begun before.
+
+    Raises:
+        UserError: the job does not name its run.
+    """
+    from shoal.errors import UserError
+
+    if job.run_id is None:
+        raise UserError("--resume-or-start needs the run's name, to find it again", "name it: run_id=NAME")
+    return (job.storage / job.run_id).is_dir()
+
+
+def done(job: Job) -> bool:
+    """Whether the job's run has ended with all the steps that the job asks for."""
+    from shoal.record import layout
+    from shoal.record.jsonl import read_json
+
+    ended = read_json(job.storage / str(job.run_id) / layout.RUN) or {}
+    steps = ended.get("steps")
+    return ended.get("status") == "done" and isinstance(steps, int) and steps >= job.steps
 
 
 def watch(job: Job, controller: Any, outcome: Any) -> None:
     """Show a run to its end. Raises typer.Exit: it was not done."""
-    from shoal import submit
+    from shoal import driver, tracking
 
     path = job.storage.absolute() / str(job.run_id)
     printer = Printer(job.steps, sys.stdout)
     # Ray prints what it thinks of every dead node, at length: kept, but not between the lines of the run.
     with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
-        status, reason = submit.follow(controller, outcome, path, printer.show)
-    print(f"run {job.run_id}: {status} ({reason}); record: {path}", flush=True)
-    if status != "done":
-        raise typer.Exit(1)
+        status, reason = driver.follow(controller, outcome, path, printer.show)
+    print(f"run {job.run_id}: {status} ({printable(mask_text(reason))}); record: {printable(path)}", flush=True)
+    if job.mlflow.enabled and (unmirrored := tracking.behind(path)):
+        print(f"shoal: {printable(unmirrored)}", flush=True)
+    code = 0 if status == "done" else 1
+    driver.leave(code)
+    if code:
+        raise typer.Exit(code)
 
 
-def stop(run: Annotated[str, typer.Argument(help="Id of a run on this cluster.")]) -> None:
-    """End a run in order: workers reaped, record closed. It can be resumed from its last checkpoint."""
-    from shoal import submit
+def stop(
+    run: Annotated[str, typer.Argument(help="Id of a run on this cluster.")],
+    now: Annotated[bool, typer.Option("--now", help="At once, without saving the state first.")] = False,
+) -> None:
+    """End a run in order: state saved, workers reaped, record closed. It can be resumed from its last checkpoint."""
+    from shoal import driver
 
-    submit.connect()
-    submit.stop(run)
-    print(f"run {run} was told to end")
+    driver.connect()
+    driver.stop(run, now=now)
+    print(f"run {run} was told to end" + (" at once" if now else ", once its state is saved"))
 
 
 def show(value: Any) -> str:
@@ -96,19 +158,31 @@ class Printer:
 
     def __init__(self, steps: int, out: TextIO) -> None:
         self.steps, self.every, self.out = steps, max(1, steps // 50), out
+        self._tokens = self._seconds = 0.0
+        """Of the steps since the last line."""
 
-    def show(self, kind: str, line: dict[str, Any]) -> None:
+    def show(self, kind: str, line: Mapping[str, Any]) -> None:
         from shoal.record.sentences import sentence
 
         if kind == "event":
             text = None if line["kind"] in self.QUIET else sentence(line)
             if text:
                 print(f"  {text}", file=self.out, flush=True)
-        elif (line["step"] + 1) % self.every == 0:
-            rate = line["tokens"] / max(line["seconds"], 1e-9)
-            print(
-                f"step {line['step'] + 1:>5}/{self.steps}  loss {line['loss']:.4f}  grad norm {line['grad_norm']:.3f}"
-                f"  lr {line['lr']:.2e}  {line['cells']} cells  {rate:,.0f} tokens/s",
-                file=self.out,
-                flush=True,
-            )
+            return
+        # by the workers' clock: commits may arrive late, and several at once
+        self._tokens += line["tokens"]
+        self._seconds += line.get("worker_seconds") or line["seconds"]
+        if (line["step"] + 1) % self.every == 0:
+            print(self.words(line), file=self.out, flush=True)
+            self._tokens = self._seconds = 0.0
+
+    def words(self, line: Mapping[str, Any]) -> str:
+        from shoal.cli.status import figure
+        from shoal.record.sentences import count
+
+        told = [f"loss {figure(line.get('loss'), '.4f')}"]
+        if line.get("lm_loss") is not None and line["lm_loss"] != line.get("loss"):
+            told.append(f"lm_loss {line['lm_loss']:.4f}")
+        told += [f"grad norm {figure(line.get('grad_norm'), '.3f')}", f"lr {figure(line.get('lr'), '.2e')}"]
+        told += [count(line["cells"], "cell"), f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s"]
+        return f"step {line['step'] + 1:>5}/{self.steps}  " + "  ".join(told)

@@ -29,11 +29,19 @@ GRACE = 3.0
 
 @ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
 class ControllerActor:
-    """Runs one job; see `Controller` for the arguments."""
+    """Runs one job; see `Controller` for the arguments. `credentials`: variables of the environment by which the
+    mirror to MLflow is let in."""
 
     def __init__(
-        self, job: dict[str, Any], rundir: str, seats: dict[tuple[int, int], str], start: int, about: dict[str, Any]
+        self,
+        job: dict[str, Any],
+        rundir: str,
+        seats: dict[tuple[int, int], str],
+        start: int,
+        about: dict[str, Any],
+        credentials: dict[str, str] | None = None,
     ) -> None:
+        os.environ.update(credentials or {})
         self.run_id, self.rundir = str(job.get("run_id")), Path(rundir)
         self.again = ray.get_runtime_context().was_current_actor_reconstructed
         self.myself = ray.get_runtime_context().current_actor

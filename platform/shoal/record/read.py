@@ -6,7 +6,6 @@ A record may have been cut, edited or damaged: whatever is wrong with it is one 
 from __future__ import annotations
 
 import heapq
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +33,8 @@ __all__ = [
     "tail_steps",
 ]
 
+LARGEST = 1e300
+"""No figure is larger; whole numbers of JSON may be of any size."""
 COUNTED = ("tokens", "seconds", "cells", "generation")
 HOME = Path("runs")
 """Where runs are looked for when no storage is named, beside those that this user started (`shoal.record.index`)."""
@@ -176,7 +177,7 @@ def follow(
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _count(value: Any) -> bool:

@@ -8,21 +8,30 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from shoal.errors import UserError
+from shoal.printable import printable
 from shoal.record import read
 from shoal.record.masking import mask_text
-from shoal.tracking import END, URI_VARIABLE, default_uri
+from shoal.tracking import END, LOCK, recorded_uri
+
+if TYPE_CHECKING:
+    from shoal.tracking.mirror import Mirror
 
 POLL = 1.0  # seconds between looks at the record
-GRACE = 15.0  # seconds for the rest, once told to end
+GRACE = 15.0  # seconds for the rest, once told to end or by hand, from when the store last took something
+IN_BACKGROUND = 600.0  # the same for what goes on when the run is over
+TERMINATED = 5.0  # seconds from SIGTERM or Ctrl-C to the end, whatever the store is doing
+STUCK = 120.0  # seconds that one call to the store may take, once all that is there should be sent
 LINGER = 300.0  # seconds that an attended mirror waits, after the run has ended, to be told so
 WORST_DELAY = 30.0  # seconds between tries of a store that does not answer
 GAVE_UP = 3
+RUN_BY_HAND = "python -m shoal.tracking RUN_DIR"
 
 
 class Stop:
@@ -30,12 +39,15 @@ class Stop:
 
     def __init__(self, attended: bool) -> None:
         self.told = self.orphaned = False
+        self.terminated: float | None = None
+        """When a signal asked for the end (monotonic)."""
         self._attended = attended
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._tell)
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self.told = True
+        self.terminated = self.terminated or time.monotonic()
 
     def wait(self, seconds: float) -> bool:
         """Wait for a reason to end, at most `seconds`; whether there is one."""
@@ -55,27 +67,43 @@ class Stop:
 
 
 def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), mask_text(text), flush=True)
+    print(time.strftime("%H:%M:%S"), printable(mask_text(text)), flush=True)
 
 
-def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool) -> int:
+def give_up() -> None:
+    say(f"gave up; what is missing can be sent later with: {RUN_BY_HAND}")
+
+
+def guard(record: Mirror, stop: Stop, stopping: threading.Event) -> None:
+    """End the process when a call to the store does not come back: MLflow's own clients retry for minutes, deaf."""
+    while True:
+        time.sleep(0.2)
+        now = time.monotonic()
+        late = stopping.is_set() and now > record.progress + STUCK
+        if late or (stop.terminated is not None and now > stop.terminated + TERMINATED):
+            give_up()
+            os._exit(GAVE_UP)
+
+
+def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, grace: float) -> int:
     """Follow the record to its end. Returns the exit code: 0 when MLflow has all there is."""
     from shoal.tracking.mirror import Mirror  # MLflow takes seconds to import; a signal may come before
 
-    record = Mirror(path, uri, experiment)
-    delay, ended_at, deadline = 0.0, None, None
+    record = Mirror(path, uri, experiment, say)
+    stopping = threading.Event()
+    threading.Thread(target=guard, args=(record, stop, stopping), daemon=True, name="guard").start()
+    delay, ended_at, asked_at = 0.0, None, 0.0
     while True:
         now = time.monotonic()
         if record.ended is not None and ended_at is None:
             ended_at = now
-        stopping = stop.wait(0)
-        if record.ended is not None and ended_at is not None:
-            stopping = stopping or not attended or now > ended_at + LINGER
-        if stopping and deadline is None:
-            deadline = now + GRACE
+        told = stop.wait(0)
+        if told or (ended_at is not None and (not attended or now > ended_at + LINGER)):
+            asked_at = asked_at or now
+            stopping.set()
         try:
             record.sync()
-            if stopping:
+            if stopping.is_set():
                 if stop.told or record.ended is not None:
                     record.close()
                 return 0
@@ -84,11 +112,11 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool) ->
             raise
         except Exception as error:  # whatever the store raises: it may be back later, and the record waits on the file
             say(f"MLflow does not take the record: {type(error).__name__}: {str(error)[:300]}")
-            if deadline is not None and now > deadline:
-                say("gave up; what is missing can be sent later with: python -m shoal.tracking RUN_DIR")
+            if stopping.is_set() and time.monotonic() > max(asked_at, record.progress) + grace:
+                give_up()
                 return GAVE_UP
             delay = min(WORST_DELAY, max(POLL, 2 * delay))
-        if deadline is None:
+        if not stopping.is_set():
             stop.wait(delay)
         else:
             time.sleep(POLL)
@@ -103,12 +131,44 @@ def locked(file: TextIO) -> bool:
     return True
 
 
+def check_database(uri: str) -> None:
+    """What can be wrong with a database in a file before MLflow tries it, again and again.
+
+    Raises:
+        UserError: it is a folder, no database, or its folder is not there.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, MLflow's database should be a file", "move it away, or set mlflow.uri")
+    if not file.parent.is_dir():
+        raise UserError(f"{file.parent} is no folder: MLflow's database cannot be there", "set mlflow.uri")
+    try:
+        with file.open("rb") as database:
+            head = database.read(16)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})", "mend its rights, or set mlflow.uri") from error
+    if head not in (b"", b"SQLite format 3\0"):
+        raise UserError(f"{file} is no SQLite database", "move it away: the record can be sent again into a new one")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m shoal.tracking", description=__doc__)
     parser.add_argument("path", type=Path, metavar="RUN_DIR")
     parser.add_argument("--experiment", help="MLflow experiment; by default the run's own")
     parser.add_argument("--attended", action="store_true", help="end with the parent process, or when it says so")
+    parser.add_argument("--background", action="store_true", help="return at once, and go on for some minutes")
     arguments = parser.parse_args()
+    if not arguments.path.is_dir():
+        print(f"shoal.tracking: there is no run directory {printable(arguments.path)}", file=sys.stderr)
+        return 2
+    if arguments.background:
+        if os.fork():
+            return 0
+        os.setsid()
     stop = Stop(arguments.attended)
     os.nice(10)
     os.environ.update(
@@ -117,17 +177,21 @@ def main() -> int:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",  # tries again by itself, at its own pace
         MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",  # it would print a password in the URI
     )
-    if not arguments.path.is_dir():
-        print(f"shoal.tracking: there is no run directory {arguments.path}", file=sys.stderr)
-        return 2
-    settings = read.config(arguments.path).get("mlflow") or {}
-    uri = os.environ.get(URI_VARIABLE) or settings.get("uri") or default_uri(arguments.path)
-    experiment = arguments.experiment or settings.get("experiment") or "shoal"
-    with open(arguments.path / ".tracking.lock", "w") as lock:
+    uri = recorded_uri(arguments.path)
+    check_database(uri)
+    experiment = arguments.experiment or (read.config(arguments.path).get("mlflow") or {}).get("experiment") or "shoal"
+    with open(arguments.path / LOCK, "a") as lock:
+        waited = False
         while not locked(lock):  # one mirror a record: an earlier controller's may still be ending
+            if not waited:
+                say("another mirror is at work on this record: waiting for it")
+            waited = True
             if stop.wait(0.2):
                 return GAVE_UP
-        return mirror(arguments.path, uri, experiment, stop, arguments.attended)
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
+        grace = IN_BACKGROUND if arguments.background else GRACE
+        return mirror(arguments.path, uri, str(experiment), stop, arguments.attended, grace)
 
 
 if __name__ == "__main__":

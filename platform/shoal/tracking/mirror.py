@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from shoal.record import layout, read
-from shoal.record.jsonl import Tail, dumps, read_json, write_atomic
+from shoal.record.jsonl import dumps, read_json, write_atomic
 from shoal.record.masking import flat_masked, mask_text
 from shoal.record.sentences import sentence
-from shoal.tracking.store import RunStore
+from shoal.tracking.store import RunStore, fit_name
 
 __all__ = ["Mirror"]
 
@@ -26,12 +27,18 @@ STEPS_PER_CALL = 50
 class Mirror:
     """Reads one record and keeps one MLflow run equal to it. `sync` may fail at any point and be called again."""
 
-    def __init__(self, path: Path, uri: str, experiment: str) -> None:
+    def __init__(self, path: Path, uri: str, experiment: str, say: Callable[[str], None] = print) -> None:
         self.path = path
-        self._uri = uri
+        self._uri, self._say = uri, say
         self._artifacts = None if uri.startswith(("http", "databricks")) else path.resolve().parent / "mlartifacts"
         self._experiment = experiment
-        self._tails = {"step": Tail(path / layout.STEPS), "event": Tail(path / layout.EVENTS)}
+        self.progress = time.monotonic()
+        """When the store last took something."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing of the record is read yet."""
+        self._tails = {"step": read.tail_steps(self.path), "event": read.tail_events(self.path)}
         self._lines: list[tuple[str, dict[str, Any]]] = []  # read, not known to be logged
         self._step = -1
         self._events = 0
@@ -42,11 +49,21 @@ class Mirror:
         self.ended: dict[str, Any] | None = None
 
     def sync(self) -> None:
-        """Bring MLflow up to what is on the file now.
+        """Bring MLflow up to what is on the file now. A run that was deleted there is begun anew.
 
         Raises:
+            UserError: the record is damaged.
             Exception: the store's own, of many kinds; nothing is lost by it.
         """
+        try:
+            self._send()
+        except MlflowException:
+            if self._store is None or not self._store.gone():
+                raise
+            self._begin()
+            self._send()
+
+    def _send(self) -> None:
         if not self._lines:
             self._read()
         if self._record is None:
@@ -56,6 +73,7 @@ class Mirror:
             count, metrics, step, events = self._batch()
             if step > store.step or events > store.events:
                 store.log(metrics, max(step, store.step), max(events, store.events))
+                self.progress = time.monotonic()
             self._step, self._events = step, events
             del self._lines[:count]
         if not self._described:
@@ -77,16 +95,22 @@ class Mirror:
         assert self._record is not None
         known = (read_json(self.path / layout.MLFLOW) or {}).get("mlflow_run_id")
         store = RunStore.open(self._uri, self._experiment, self._artifacts, self.path.name, self._record, known)
+        if known is not None and known != store.run_id:
+            self._say(f"the MLflow run {known} is not there any more: {store.run_id} has the whole record from now on")
         store.log_params(flat_masked(read.config(self.path)))
+        self._store, self.progress = store, time.monotonic()
+        self._tell(store, complete=False)
+        return store
+
+    def _tell(self, store: RunStore, *, complete: bool) -> None:
         about = {
             "mlflow_run_id": store.run_id,
             "experiment_id": store.experiment_id,
             "experiment": self._experiment,
             "uri": mask_text(self._uri),
+            "complete": complete,
         }
         write_atomic(self.path / layout.MLFLOW, dumps(about, indent=1) + "\n")
-        self._store = store
-        return store
 
     def _batch(self) -> tuple[int, list[Metric], int, int]:
         """The next lines: how many, their metrics not yet logged, and where the record stands after them."""
@@ -102,7 +126,7 @@ class Mirror:
             else:
                 events += 1
                 if events > self._store.events:
-                    metrics.extend(_event_metrics(line, max(step, 0)))
+                    metrics.extend(_event_metrics(line, step + 1))
         return count, metrics, step, events
 
     def _describe(self, store: RunStore) -> None:
@@ -120,33 +144,35 @@ class Mirror:
             if (self.path / name).exists():
                 self._store.log_file(self.path / name)
         ended = self.ended or {"status": "stopped", "time": time.time()}
-        self._store.set_tags({"shoal.status": ended["status"]})
-        self._store.end(STATUS.get(str(ended["status"]), "FAILED"), ended["time"])
+        self._store.set_tags({"shoal.status": ended.get("status")})
+        self._store.end(STATUS.get(str(ended.get("status")), "FAILED"), ended["time"])
+        self._tell(self._store, complete=True)
 
 
 def _step_metrics(line: Mapping[str, Any]) -> list[Metric]:
-    return _metrics({key: value for key, value in line.items() if key not in NOT_METRICS}, line["time"], line["step"])
+    """A step counts from 1, as it does for people: its figures stand at how many are committed with it."""
+    figures = {key: value for key, value in line.items() if key not in NOT_METRICS}
+    return _metrics(figures, line["time"], line["step"] + 1)
 
 
 def _event_metrics(event: Mapping[str, Any], step: int) -> list[Metric]:
-    """Metrics of one event; `step` is the last committed one when it happened."""
-    kind = event["kind"]
+    """Metrics of one event; `step`: how many were committed when it happened."""
+    kind, at = event["kind"], event["step"] if isinstance(event.get("step"), int) else step
     if kind == "evaluation":
-        figures = {key: value for key, value in event.items() if key not in NOT_METRICS}
-        return _metrics(figures, event["time"], event["step"])
+        return _metrics({key: value for key, value in event.items() if key not in NOT_METRICS}, event["time"], at)
     if kind == "checkpoint":
         figures = {f"checkpoint.{key}": event.get(key) for key in ("seconds", "bytes")}
-        return _metrics(figures, event["time"], event["step"])
+        return _metrics(figures, event["time"], at)
     if kind == "recovery":
         figures = {f"recovery.{key}": event.get(key) for key in ("next_commit", "full_strength", "steps_lost")}
-        phases = {f"recovery.phase.{key}": value for key, value in (event.get("phases") or {}).items()}
-        return _metrics({**figures, **phases}, event["time"], step)
+        phases = event["phases"] if isinstance(event.get("phases"), Mapping) else {}
+        return _metrics({**figures, **{f"recovery.phase.{key}": phases[key] for key in phases}}, event["time"], step)
     return []
 
 
 def _metrics(figures: Mapping[str, Any], at: float, step: int) -> list[Metric]:
     return [
-        Metric(key, float(value), int(at * 1000), step)
+        Metric(fit_name(key), float(value), int(at * 1000), step)
         for key, value in figures.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < read.LARGEST
     ]

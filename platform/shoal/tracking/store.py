@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,29 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-__all__ = ["RunStore"]
+from shoal.errors import UserError
+from shoal.printable import printable
+
+__all__ = ["RunStore", "fit_name"]
 
 METRICS_PER_CALL = 1000  # limits of the MLflow server
 PAIRS_PER_CALL = 100
 VALUE_LENGTH = 6000
+NAME_LENGTH = 240
 
 RUN_ID = "shoal.run_id"
 RECORD = "shoal.record"
 LOGGED = "shoal.logged"
+
+
+def fit_name(name: str) -> str:
+    """The name of a parameter, metric or tag as MLflow takes it: it knows few characters, and reads some as paths."""
+    fit = re.sub(r"[^A-Za-z0-9_. -]", "_", name)[:NAME_LENGTH]
+    return fit if fit.strip(". ") else "_" + fit.replace(".", "_")
+
+
+def fit_value(value: Any) -> str:
+    return printable(value, lines=True)[:VALUE_LENGTH]
 
 
 class RunStore:
@@ -50,12 +65,16 @@ class RunStore:
             known: the MLflow run that was used before, if one was.
 
         Raises:
+            UserError: the experiment was deleted there.
             MlflowException: the store does not answer, or refuses.
         """
         client = MlflowClient(tracking_uri=uri)
         run = _known_run(client, known, record) if known else None
         if run is None:
             there = client.get_experiment_by_name(experiment)
+            if there is not None and there.lifecycle_stage != "active":
+                remedy = "restore it there, or set another mlflow.experiment"
+                raise UserError(f"the MLflow experiment {experiment!r} was deleted", remedy)
             place = artifacts.as_uri() if artifacts else None
             experiment_id = there.experiment_id if there else client.create_experiment(experiment, place)
             found = client.search_runs([experiment_id], f"tags.`{RECORD}` = '{record}'", max_results=1)
@@ -69,10 +88,12 @@ class RunStore:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log the config. MLflow does not let a parameter change: a resumed run's new values become tags."""
-        values = {key: str(value)[:VALUE_LENGTH] for key, value in params.items()}
+        values = {fit_name(key): fit_value(value) for key, value in params.items()}
         new = [Param(key, value) for key, value in values.items() if key not in self._params]
         changed = [
-            RunTag(f"changed.{key}", value) for key, value in values.items() if self._params.get(key, value) != value
+            RunTag(f"changed.{key}"[:NAME_LENGTH], value)
+            for key, value in values.items()
+            if self._params.get(key, value) != value
         ]
         for part in _parts(new, PAIRS_PER_CALL):
             self._client.log_batch(self.run_id, params=part)
@@ -92,9 +113,22 @@ class RunStore:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set or replace tags."""
-        values = [RunTag(key, str(value)[:VALUE_LENGTH]) for key, value in tags.items()]
+        values = [RunTag(fit_name(key), fit_value(value)) for key, value in tags.items()]
         for part in _parts(values, PAIRS_PER_CALL):
             self._client.log_batch(self.run_id, tags=part)
+
+    def gone(self) -> bool:
+        """Whether the run was deleted in MLflow.
+
+        Raises:
+            MlflowException: the store does not answer, or refuses.
+        """
+        try:
+            return bool(self._client.get_run(self.run_id).info.lifecycle_stage != "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
 
     def log_file(self, path: Path) -> None:
         """Keep a copy of a file as an artifact, replacing an older copy."""

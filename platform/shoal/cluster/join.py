@@ -1,0 +1,95 @@
+"""Joining a Ray cluster as a driver. One that is not there, or wants a token, is said within seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+import grpc
+import ray
+from ray._private import services
+
+from shoal.cluster.launch import TEMP_DIR
+from shoal.cluster.local import DEFAULT_NAME
+from shoal.cluster.state import known_clusters, load
+from shoal.errors import UserError
+
+__all__ = ["connect"]
+
+CONNECT_S, ANSWER_S = 5.0, 10.0
+ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""What Ray's client asks first, and for minutes if it is refused."""
+NONE = "start one (`shoal cluster up`) and submit: `ray job submit -- shoal train job.yaml`"
+
+
+def connect(namespace: str) -> None:
+    """Join the cluster that this process belongs to or that RAY_ADDRESS names, unless that is done.
+
+    Raises:
+        UserError: there is none, it does not answer, or it wants another token.
+    """
+    if ray.is_initialized():
+        return
+    try:
+        address = services.canonicalize_bootstrap_address_or_die("auto", os.environ.get(TEMP_DIR))
+        check(address, token())
+        ray.init(
+            address=address,
+            namespace=namespace,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # a cluster on one machine: Ray would take the head for this driver's node
+            _temp_dir=os.environ.get(TEMP_DIR),
+        )
+    except ray.exceptions.AuthenticationError as error:
+        raise wants_token(os.environ.get("RAY_ADDRESS", "")) from error
+    except (ConnectionError, ValueError) as error:
+        raise UserError("there is no Ray cluster to train on", NONE) from error
+
+
+def token() -> str | None:
+    """The token that Ray will show, as it finds it; None: it shows none."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return None
+    if held := os.environ.get("RAY_AUTH_TOKEN"):
+        return held.strip()
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return None
+
+
+def check(address: str, shown: str | None) -> None:
+    """Ask the cluster at `address` (host:port) its name.
+
+    Raises:
+        UserError: nothing listens there, or it wants another token. A cluster that is slow to answer is waited for by
+            whoever joins it.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise UserError(f"there is no Ray cluster at {address} ({error})", NONE) from error
+    metadata = [("authorization", f"Bearer {shown}")] if shown else []
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(ASK)(b"", timeout=ANSWER_S, metadata=metadata)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise wants_token(address) from error
+
+
+def wants_token(address: str) -> UserError:
+    """What is wrong with the environment, by whose cluster it is."""
+    for name in known_clusters():
+        if not address or load(name).gcs_address == address:
+            named = "" if name == DEFAULT_NAME else f" --name {name}"
+            return UserError(f'a cluster is here but wants its token: eval "$(shoal cluster env{named})"')
+    return UserError(
+        f"the cluster at {address} wants another token",
+        "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds its token",
+    )

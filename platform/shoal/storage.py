@@ -1,0 +1,101 @@
+"""Where runs lie: a folder that outlives the job that made it, named so that the submitter's shell finds it too.
+
+`ray job submit` starts a job in a folder that is not the submitter's: a cluster's temporary one, or Ray's copy of
+`--working-dir`. Both are deleted, and what was written there by a relative path with them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shoal.cluster.launch import TEMP_DIR
+from shoal.cluster.state import known_clusters, load
+from shoal.errors import UserError
+
+__all__ = ["check_writable", "lasting", "own_folder", "passing", "settle"]
+
+DEFAULT = Path("runs")
+
+
+def settle(storage: Path | None, job_file: Path) -> Path:
+    """The folder of runs that a job names, from the root; None: it names none.
+
+    A relative one is taken from the folder that the command runs in or, if that one passes, from the job file's. If
+    that passes too, runs of a cluster on this machine go to a folder of the user's own.
+
+    Raises:
+        UserError: it would lie where it is deleted.
+    """
+    wanted = storage if storage is not None else Path(os.environ.get("SHOAL_STORAGE") or DEFAULT)
+    if wanted.is_absolute():
+        return lasting(wanted, "storage")
+    for base in (Path.cwd(), job_file.absolute().parent):
+        if not passing(base):
+            return lasting(base / wanted, "storage")
+    if os.environ.get(TEMP_DIR):  # all nodes are this machine
+        return lasting(own_folder() / wanted, "storage")
+    raise UserError(
+        f"storage: {str(wanted)!r} would lie in {Path.cwd()}, {passing(Path.cwd())}",
+        "name a folder that all nodes share, from the root: storage=/shared/runs, or SHOAL_STORAGE in the job's "
+        "environment",
+    )
+
+
+def own_folder() -> Path:
+    """This user's own data: `$XDG_DATA_HOME/shoal`."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shoal"
+
+
+def lasting(path: Path, setting: str) -> Path:
+    """`path` from the root, if what is written there stays. `setting`: what named it.
+
+    Raises:
+        UserError: it is deleted sooner or later.
+    """
+    path = path.absolute()
+    if why := passing(path):
+        raise UserError(f"{setting}: {path} lies in {why}", "name a folder that stays, from the root")
+    return path
+
+
+def passing(path: Path) -> str:
+    """Whose folder `path` lies in that does not stay; empty if it stays."""
+    path = path.resolve()
+    if {"runtime_resources", "working_dir_files"} <= set(path.parts):
+        return "Ray's cache of working directories, which Ray deletes"
+    if any(part.startswith("session_") and path.parts[place] == "ray" for place, part in enumerate(path.parts[1:])):
+        return "the folder of a Ray session, which is deleted with it"
+    for name, folder in temporary_folders().items():
+        if path.is_relative_to(folder):
+            return f"the temporary folder of cluster {name}, which `shoal cluster down` deletes"
+    return ""
+
+
+def temporary_folders() -> dict[str, Path]:
+    """Of local clusters: of the one that this process belongs to, and of those that this user has."""
+    found = {}
+    if own := os.environ.get(TEMP_DIR):
+        found[os.environ.get("SHOAL_CLUSTER", "local")] = Path(own).resolve().parent
+    for name in known_clusters():
+        try:
+            found[name] = Path(load(name).temp_dir).resolve()
+        except UserError:  # a state that cannot be read: its commands say so
+            continue
+    return found
+
+
+def check_writable(storage: Path) -> None:
+    """Whether runs can be written into `storage`, as far as that can be known without writing.
+
+    Raises:
+        UserError: it is, or lies under, something that is no folder or may not be written.
+    """
+    there = storage
+    while not os.path.exists(there) and there != there.parent:  # False too where one may not look
+        there = there.parent
+    remedy = "name another storage"
+    if not there.is_dir():
+        raise UserError(f"storage: {there} is no folder", remedy)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"storage: {there} cannot be written", remedy)
