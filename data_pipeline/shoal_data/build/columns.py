@@ -87,7 +87,7 @@ def clean(
 
 
 def in_runs(lost: Sequence[Quarantined]) -> list[Quarantined]:
-    """`lost` by row, with one entry for many neighbouring rows of one cause: a broken file may have millions of them.
+    """What is lost of a file by row, with one entry for many neighbours of one cause: there may be millions of them.
 
     >>> in_runs([Quarantined("a", row, "null text") for row in range(7, 1007)])
     [Quarantined(file='a', row=7, cause='null text', rows=1000)]
@@ -103,13 +103,7 @@ def in_runs(lost: Sequence[Quarantined]) -> list[Quarantined]:
         run.clear()
 
     for entry in sorted(lost, key=lambda entry: -1 if entry.row is None else entry.row):
-        last = run[-1] if run else None
-        if last and (last.file, last.cause, (last.row or 0) + 1, 1) != (
-            entry.file,
-            entry.cause,
-            entry.row,
-            entry.rows,
-        ):
+        if run and (entry.cause, entry.row, entry.rows) != (run[0].cause, (run[0].row or 0) + len(run), 1):
             close()
         run.append(entry)
         if entry.row is None or entry.rows != 1:

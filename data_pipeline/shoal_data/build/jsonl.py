@@ -218,7 +218,7 @@ def _judged(line: bytes, column: str) -> tuple[str, str | None]:
     try:
         # A byte that is not UTF-8 does harm in the text alone; a number may have any length.
         value = _JSON.decode(line.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, RecursionError) as error:
         judged = _judged_by_arrow(line, column)
         if judged is None:
             raise _NoDocumentError(_NOT_JSON + _in_words(error)) from None

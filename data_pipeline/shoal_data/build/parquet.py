@@ -38,14 +38,16 @@ def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Ite
         row = piece.row
         for group in range(piece.first, piece.last or file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
+            bad: list[Quarantined] = []
             try:
                 texts, tags = _row_group(file, group, text, lang)
-                found = list(clean(piece.path, texts, tags, np.arange(row, row + len(texts)), "null text", lost))
+                found = list(clean(piece.path, texts, tags, np.arange(row, row + len(texts)), "null text", bad))
             except InputError:
                 raise
             except Exception as error:
                 lost.append(Quarantined(piece.path, row, f"unreadable Parquet row group {group}: {words(error)}", rows))
             else:
+                lost.extend(bad)
                 if len(texts) < rows:
                     cause = f"Parquet row group {group} ends after {len(texts)} of {rows} rows"
                     missing = rows - len(texts) if _adds_up(file.metadata) else None
