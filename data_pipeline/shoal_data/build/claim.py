@@ -19,6 +19,8 @@ __all__ = ["FORMAT", "belongs", "check_out", "claim", "difference"]
 FORMAT = 2
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _RAY_SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_")
+#: environment variable with the folder that a local cluster of Shoal keeps for a node while it is up
+_CLUSTER_FOLDER = "SHOAL_RAY_TEMP_DIR"
 _NAMED = 3  # files that a message names before it counts the rest
 
 
@@ -26,7 +28,7 @@ def check_out(out: str | Path) -> Path:
     """`out` as a path, after a look at it that changes nothing.
 
     Raises:
-        InputError: an address of a store, a file, below a file, read-only, or within a folder that Ray deletes.
+        InputError: an address of a store, a file, below a file, read-only, or within a folder of Ray's that is deleted.
     """
     address = str(out)
     if _ADDRESS.match(address):
@@ -39,9 +41,11 @@ def check_out(out: str | Path) -> Path:
         raise InputError(f"--out {address!r}: no folder's name", "name a folder")
     path = Path(out)
     whole = path.absolute()
-    if any(_RAY_SESSION.match(name) for name in [*whole.parts, *whole.resolve().parts]):
+    cluster = os.environ.get(_CLUSTER_FOLDER)
+    passing = cluster is not None and whole.is_relative_to(Path(cluster).parent)
+    if passing or any(_RAY_SESSION.match(name) for name in [*whole.parts, *whole.resolve().parts]):
         raise InputError(
-            f"--out {address}: {whole} lies in Ray's own folder of this job, which Ray deletes",
+            f"--out {address}: {whole} lies in a folder that goes with the cluster or the job",
             "give the whole path of a folder that all nodes share, such as /shared/corpus",
         )
     there = whole

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -74,7 +76,7 @@ def _round(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped:
         warnings.simplefilter("ignore", RayDeprecationWarning)  # of `max_task_retries`, which has no successor yet
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
-            fn_constructor_kwargs={"work": work, "settings": settings, "stopped": str(stopped)},
+            fn_constructor_kwargs={"work": work, "settings": settings, "stopped": str(stopped), "at": os.getcwd()},
             batch_size=1,
             batch_format="numpy",
             compute=pool,
@@ -85,9 +87,15 @@ def _round(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped:
 
 
 class _Worker:
-    """Does parts in a process of its own, one after the other."""
+    """Does parts in a process of its own, one after the other.
 
-    def __init__(self, work: Work, settings: dict[str, Any], stopped: str) -> None:
+    Args:
+        at: the driver's folder, to which the names of input files are relative.
+    """
+
+    def __init__(self, work: Work, settings: dict[str, Any], stopped: str, at: str) -> None:
+        with contextlib.suppress(OSError):  # elsewhere in a job with a working directory: Ray has put its copy here
+            os.chdir(at)
         self._work, self._settings, self._stopped = work, settings, Path(stopped)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -16,20 +16,20 @@ from shoal_data.errors import InputError
 
 __all__ = ["RaySession", "on_ray", "ray_session"]
 
-_PATIENCE = 90.0  # seconds for a cluster to take this process in, and to run a first, empty task for it
+_PATIENCE = 60.0  # seconds for a cluster to take this process in, and as many for a first, empty task
 
 
 def on_ray() -> bool:
     """Whether this process is part of a Ray session, as its driver or a worker."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # Ray may be half imported by now
+    return is_initialized is not None and bool(is_initialized())
 
 
 class RaySession:
     """Ray for the duration of a `with`, if and when it is asked for.
 
     Within a job (`ray job submit`) or where `RAY_ADDRESS` is set, that cluster, which is joined from the beginning;
-    else a cluster of this process's own, on loopback, which ends with it.
+    else (or where it is "local") a cluster of this process's own, on loopback, which ends with it.
 
     Args:
         cpus: of a private cluster; all of this machine's if left out.
@@ -63,8 +63,8 @@ class RaySession:
         self.begin()
         if self._owner is None:
             return
-        if not self._ready.wait(_PATIENCE):
-            self._failure = TimeoutError(f"no answer within {_PATIENCE:.0f} s")
+        if not self._ready.wait(2 * _PATIENCE):
+            self._failure = TimeoutError(f"no answer within {2 * _PATIENCE:.0f} s")
         if self._failure is not None:
             raise _refusal(self._failure) from self._failure
 
@@ -95,16 +95,18 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 def _start(cpus: int | None) -> None:
     """Start or join Ray, and see that it does a task."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # Ray reads it when it is imported
     import ray
     import ray.data
 
-    if address:
+    if address != "local":
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        answer = ray.remote(_answer).options(num_cpus=0)
-        ray.get(answer.remote(), timeout=_PATIENCE)  # a driver whom workers cannot call back would wait for ever
+        # A worker calls back for each value of a generator, as Ray Data's do: a driver it cannot reach waits for ever.
+        values = ray.remote(_some).options(num_cpus=0, num_returns="streaming").remote()
+        if not ray.wait([values], timeout=_PATIENCE)[0]:
+            raise TimeoutError(f"its workers do not reach this process within {_PATIENCE:.0f} s")
     else:
         ray.init(
             address="local",
@@ -124,14 +126,14 @@ def _start(cpus: int | None) -> None:
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
 
 
-def _answer() -> bool:
-    return True
+def _some() -> Iterator[bool]:
+    yield True
 
 
 def _refusal(error: Exception) -> InputError:
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
         return InputError(f"Ray could not be started on this machine: {cause}", "see /tmp/ray for its logs")
     return InputError(
         f"the Ray cluster at {address} (RAY_ADDRESS) cannot be used from here: {cause}",
