@@ -66,14 +66,16 @@ def _take(path: Path, folder: Path) -> int:
             alone = _flock(handle)
             if alone is False:
                 raise _refusal(folder, _holder(path))
-            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
-                os.close(handle)  # its last holder removed it meanwhile
-                continue
             before = _holder(path)
             elsewhere = bool(before) and (alone is None or before.get("host") != socket.gethostname())
             if elsewhere and _lives(path, before):
                 raise _refusal(folder, before)
+            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+                os.close(handle)  # its last holder removed it meanwhile
+                continue
             _write(handle, 0)
+            if alone is None and _overwritten(path):
+                raise _refusal(folder, _holder(path))
             return handle
         except BaseException:
             with contextlib.suppress(OSError):
@@ -102,9 +104,18 @@ def _lives(path: Path, before: dict[str, str]) -> bool:
     while time.monotonic() < end:
         time.sleep(_BEAT / 4)
         now = _holder(path)  # opened anew each time: NFS shows what others wrote when a file is opened
-        if now != before:
-            return bool(now)
+        if now and now != before:
+            return True
+        if not path.exists():
+            return False
     return False
+
+
+def _overwritten(path: Path) -> bool:
+    """Whether another wrote its name over ours, having begun at the same moment where there are no locks."""
+    time.sleep(_BEAT / 4)
+    now = _holder(path)
+    return (now.get("host"), now.get("pid")) != (socket.gethostname(), str(os.getpid()))
 
 
 def _beat(handle: int, over: threading.Event) -> None:
