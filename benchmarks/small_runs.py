@@ -77,9 +77,9 @@ def heldout_text(folder: Path, seq_len: int) -> bytes:
 
 def _raw_tokens(tokenizer: Any) -> list[bytes]:
     """The bytes of every token of a byte-level tokenizer; none for special ones."""
-    from shoal_data.build.tokenizer import character_of_byte
+    from shoal_data.build.byte_level import byte_of_character
 
-    byte_of = {character: byte for byte, character in character_of_byte().items()}
+    byte_of = byte_of_character()
     special = set(tokenizer.get_added_tokens_decoder())
     names = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
     return [b"" if i in special else bytes(byte_of[c] for c in name) for i, name in enumerate(names)]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from shoal_data.build.byte_level import character_of_byte
 from shoal_data.build.merges import learn_merges
-from shoal_data.build.tokenizer import byte_alphabet, character_of_byte
+from shoal_data.build.tokenizer import byte_alphabet
 
 WORDS = st.lists(
     st.one_of(

@@ -4,233 +4,43 @@ from __future__ import annotations
 
 import functools
 import json
-import random
-import string
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, trainers
+from tokenizer_files import (
+    BYTES,
+    REPLACE,
+    TEXTS,
+    byte_fallback,
+    byte_level,
+    cut,
+    deepseek_v3,
+    gemma,
+    llama3,
+    nasty,
+    own_pattern,
+    qwen2,
+    roberta,
+    with_added,
+    with_model,
+)
+from tokenizers import Regex, Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
 from shoal_data.build.encode import Encoder
 from shoal_data.build.fast_rules import FAST_PATTERNS
-
-TEXTS = [
-    "The quick brown fox jumps over the lazy dog; don't you know? I'LL say: it's 12345 o'clock.\n\n",
-    "def encode(self, text: str) -> list[int]:\n    if not text:\n        return []\n\treturn self.walk(text)[1:]\n",
-    "Köln ist schön, Straße. Ünïcode café naïve. Привет, мир! Ελληνικά. ",
-    "東京は2024年も人口1,396万人です。ひらがな カタカナ 한국어 텍스트 中文字符，标点。\r\n",
-    "नमस्ते दुनिया العربيّة ภาษาไทยน้ำ 😀👍🏽 “quoted” — dash… €5.00\n",
-] * 8
-SPECIAL = ["<|endoftext|>", "<|pad|>"]
-NASTY = [
-    *"aeiou AZ09\t\n\r\0\u00a0\u3000\u2028\u0085\u200b\u200d.,;:!?'\"()[]{}<>|/\\@#$%^&*-_=+~`",
-    *(
-        "'s",
-        "'S",
-        "'ſ",
-        "'ll",
-        "'LL",
-        "don't",
-        "I'M",
-        "\r\n",
-        "\n\n",
-        "  ",
-        "   ",
-        " " * 9,
-        ".\n",
-        ";\r\n",
-        "//\n",
-        " \n ",
-    ),
-    *(
-        "12",
-        "123",
-        "1234",
-        "٣٤٥٦",
-        "½",
-        "Ⅷ",
-        "๑๒๓๔",
-        "𝟏𝟐",
-        "é",
-        "e\u0301",
-        "q\u0323\u0307",
-        "\u0301",
-        "\u0300\u0316",
-        "Å",
-        "\u212b",
-        "ﬁ",
-        "ſ",
-    ),
-    *(
-        "東京",
-        "の",
-        "カ",
-        "한",
-        "\u1112\u1161\u11ab",
-        "ไทย",
-        "น้ำ",
-        "नि",
-        "क्षि",
-        "ع",
-        "مُ",
-        "ש",
-        "ß",
-        "Ǆ",
-        "ǅ",
-        "ʰ",
-        "ª",
-        "ᲥᲐ",
-        "Ⴀ",
-    ),
-    *(
-        "😀",
-        "👩\u200d👩",
-        "🇩🇪",
-        "❤\ufe0f",
-        "€",
-        "№",
-        "™",
-        "∑",
-        "—",
-        "“",
-        "。",
-        "\ue000",
-        "\ufffd",
-        "\uffff",
-        "\U000f0000",
-    ),
-    *(
-        "<|endoftext|>",
-        "<|pad|>",
-        "</s>",
-        "<s>",
-        "<unk>",
-        "<0x41>",
-        "▁",
-        "▁▁",
-        "Ġ",
-        "Ċ",
-        "the",
-        " the",
-        "The",
-        "return",
-        "<think>",
-    ),
-]
-
-
-def nasty(seed: int, count: int = 400) -> list[str]:
-    """Documents of up to 30 pieces: of `NASTY`, of any code point, of words."""
-    draw = random.Random(seed)
-
-    def piece() -> str:
-        kind = draw.random()
-        if kind < 0.75:
-            return draw.choice(NASTY)
-        if kind < 0.85:
-            return "".join(draw.choices(string.ascii_letters, k=draw.randint(1, 12)))
-        point = draw.choice([draw.randrange(0x3000), draw.randrange(0x10000), draw.randrange(0x110000)])
-        return chr(point) if not 0xD800 <= point < 0xE000 else " "
-
-    return ["".join(piece() for _ in range(draw.randint(0, 30))) for _ in range(count)]
-
-
-def trained(tokenizer: Tokenizer, special: list[str], alphabet: list[str], vocab_size: int = 700) -> dict[str, Any]:
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    config: dict[str, Any] = json.loads(tokenizer.to_str())
-    return config
-
-
-def cut(*patterns: str) -> pt.PreTokenizer:
-    """The pre-tokenizer of a byte-level tokenizer that is cut by patterns, as tokenizer.json files have it."""
-    splits = [pt.Split(Regex(pattern), "isolated") for pattern in patterns]
-    return pt.Sequence([*splits, pt.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def byte_level(pre: pt.PreTokenizer | None = None, special: list[str] = SPECIAL, **edit: Any) -> dict[str, Any]:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre or pt.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return {**trained(tokenizer, special, pt.ByteLevel.alphabet()), **edit}
-
-
-def byte_fallback(normalizer: normalizers.Normalizer | None, pre: pt.PreTokenizer | None) -> dict[str, Any]:
-    """A SentencePiece BPE: characters, and a token for each byte of those it lacks."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pt.Split("▁", "merged_with_next")
-    special = ["<unk>", "<s>", "</s>"]
-    config = trained(tokenizer, [*special, *(f"<0x{byte:02X}>" for byte in range(256))], [], 900)
-    config["added_tokens"] = [token for token in config["added_tokens"] if token["content"] in special]
-    holder = Tokenizer(models.BPE())
-    if normalizer is not None:
-        holder.normalizer = normalizer
-    if pre is not None:
-        holder.pre_tokenizer = pre
-    edit = json.loads(holder.to_str())
-    return {**config, "normalizer": edit["normalizer"], "pre_tokenizer": edit["pre_tokenizer"]}
-
-
-def with_added(config: dict[str, Any], *contents: str, **flags: bool) -> dict[str, Any]:
-    """With further added tokens, under their ids in the vocabulary or those that follow."""
-    vocab = config["model"]["vocab"]
-    last = max([*vocab.values(), *(token["id"] for token in config["added_tokens"])])
-    plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False) | flags
-    more = []
-    for content in contents:
-        last += content not in vocab
-        more.append({"id": vocab.get(content, last), "content": content, **plain})
-    return {**config, "added_tokens": [*config["added_tokens"], *more]}
-
-
-def with_model(config: dict[str, Any], **edit: Any) -> dict[str, Any]:
-    return {**config, "model": {**config["model"], **edit}}
-
-
-def llama3() -> dict[str, Any]:
-    """Whole words that no merges make, as `ignore_merges` finds them."""
-    config = byte_level(cut(*FAST_PATTERNS["cl100k"]), [])
-    vocab = config["model"]["vocab"]
-    for name in ("Ġlazily", "encoder", "Ġ東京", "ĠĠĠ"):
-        vocab.setdefault(name, len(vocab))
-    config["model"]["ignore_merges"] = True
-    return with_added(config, "<|begin_of_text|>", "<|end_of_text|>", special=True)
-
-
-def deepseek_v3() -> dict[str, Any]:
-    config = byte_level(cut(*FAST_PATTERNS["deepseek-v3"]), ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"])
-    return with_added(config, "<｜User｜>", "<think>")
-
-
-def roberta() -> dict[str, Any]:
-    """Ids by frequency, not by rank."""
-    config = byte_level()
-    vocab = config["model"]["vocab"]
-    names = sorted(set(vocab) - set(SPECIAL))
-    random.Random(0).shuffle(names)
-    return with_model(config, vocab={**{name: at for at, name in enumerate(names, 2)}, SPECIAL[0]: 0, SPECIAL[1]: 1})
-
+from shoal_data.errors import InputError
 
 SPACES = [" " * count for count in range(24, 1, -1)]
-REPLACE = normalizers.Replace(" ", "▁")
 
 #: shape -> its tokenizer.json and what encodes it
 TAKEN: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "GPT-2": (byte_level, "gigatoken"),
     "cl100k": (lambda: byte_level(cut(*FAST_PATTERNS["cl100k"])), "gigatoken"),
     "Llama 3": (llama3, "gigatoken"),
-    "Qwen 2": (
-        lambda: with_added(
-            byte_level(cut(*FAST_PATTERNS["qwen2"]), normalizer={"type": "NFC"}), "<think>", "<tool_call>"
-        ),
-        "gigatoken",
-    ),
+    "Qwen 2": (qwen2, "gigatoken"),
     "Qwen 3.5": (lambda: byte_level(cut(*FAST_PATTERNS["qwen3.5"]), normalizer={"type": "NFC"}), "gigatoken"),
     "o200k": (lambda: byte_level(cut(*FAST_PATTERNS["o200k"])), "gigatoken"),
     "Nemotron 3": (lambda: byte_level(cut(*FAST_PATTERNS["nemotron"])), "gigatoken"),
@@ -250,7 +60,7 @@ TAKEN: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: byte_level(pt.Sequence([pt.Split(Regex(r"\p{N}"), "isolated"), pt.ByteLevel(add_prefix_space=False)])),
         "tokenizers",
     ),
-    "a pattern of its own": (lambda: byte_level(cut(r"\p{L}+|[^\p{L}]")), "tokenizers"),
+    "a pattern of its own": (own_pattern, "tokenizers"),
     "a known pattern, merged with what follows": (
         lambda: byte_level(
             pt.Sequence(
@@ -273,16 +83,13 @@ TAKEN: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         "tokenizers",
     ),
     "an added token within a special one": (lambda: with_added(byte_level(), "endof"), "tokenizers"),
-    "Gemma": (
-        lambda: with_added(byte_fallback(REPLACE, pt.Split(" ", "merged_with_previous")), "\n\n", "\n\n\n", "▁▁"),
-        "tokenizers",
-    ),
-    "SentencePiece without pre-tokenizer": (lambda: byte_fallback(REPLACE, None), "tokenizers"),
+    "Gemma": (gemma, "gigatoken"),
+    "SentencePiece without pre-tokenizer": (lambda: byte_fallback(REPLACE, None), "gigatoken"),
     "Mistral v0.3 without its space": (
         lambda: byte_fallback(None, pt.Metaspace(prepend_scheme="never", split=False)),
-        "tokenizers",
+        "gigatoken",
     ),
-    "byte fallback, spaces as they are": (lambda: byte_fallback(None, None), "tokenizers"),
+    "byte fallback, spaces as they are": (lambda: byte_fallback(None, None), "gigatoken"),
 }
 
 
@@ -308,3 +115,114 @@ def test_a_shape_is_encoded_as_tokenizers_does(shape: str) -> None:
         assert ids == peer.encode(text, add_special_tokens=False).ids, text
         assert b"".join(encoder.tokens[token] for token in ids) == text.encode(), text
         assert not set(ids) & set(encoder.special.values()), text
+
+
+def word_piece() -> dict[str, Any]:
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "the": 1, "##s": 2}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pt.BertPreTokenizer()
+    config: dict[str, Any] = json.loads(tokenizer.to_str())
+    return config
+
+
+def unigram() -> dict[str, Any]:
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("t", -2.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pt.Metaspace()
+    config: dict[str, Any] = json.loads(tokenizer.to_str())
+    return config
+
+
+def word_level() -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1}, unk_token="[UNK]")).to_str())
+    return config
+
+
+def spelled_whole() -> dict[str, Any]:
+    """A control token in the vocabulary that no merge makes, but that is found as a whole word."""
+    config = byte_level()
+    vocab = config["model"]["vocab"]
+    vocab["<>"] = len(vocab)
+    return with_added(with_model(config, ignore_merges=True), "<>", special=True)
+
+
+PREPEND = normalizers.Sequence([normalizers.Prepend("▁"), REPLACE])
+
+#: shape -> its tokenizer.json, and what the refusal says
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "BERT": (word_piece, "its model is WordPiece"),
+    "T5": (unigram, "its model is Unigram"),
+    "whole words": (word_level, "its model is WordLevel"),
+    "Llama 2, Mistral v0.1": (lambda: byte_fallback(PREPEND, None), "Prepend puts '▁' before every text"),
+    "Mistral v0.3": (
+        lambda: byte_fallback(None, pt.Metaspace(prepend_scheme="first", split=False)),
+        "prepend_scheme first",
+    ),
+    "RoBERTa": (lambda: byte_level(pt.ByteLevel(add_prefix_space=True)), "add_prefix_space"),
+    "StarCoder": (
+        lambda: byte_level(pt.Sequence([pt.Digits(individual_digits=True), BYTES])),
+        "Digits is none",
+    ),
+    "Whitespace": (lambda: byte_level(pt.Sequence([pt.Whitespace(), BYTES])), "Whitespace drops"),
+    "WhitespaceSplit": (lambda: byte_level(pt.Sequence([pt.WhitespaceSplit(), BYTES])), "WhitespaceSplit drops"),
+    "Punctuation": (lambda: byte_level(pt.Sequence([pt.Punctuation(), BYTES])), "Punctuation is none"),
+    "Split that removes": (lambda: byte_level(pt.Sequence([pt.Split(" ", "removed"), BYTES])), "drops characters"),
+    "bytes without ByteLevel": (lambda: byte_level(pre_tokenizer=None), "neither a ByteLevel"),
+    "ByteLevel twice": (lambda: byte_level(pt.Sequence([BYTES, BYTES])), "twice"),
+    "NFKC": (lambda: byte_level(normalizer={"type": "NFKC"}), "NFKC changes text"),
+    "Lowercase": (lambda: byte_level(normalizer={"type": "Lowercase"}), "Lowercase changes text"),
+    "spaces as ▁ before bytes": (
+        lambda: byte_level(normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+        "Replace changes text",
+    ),
+    "a byte is missing": (
+        lambda: with_model(config := byte_level(), vocab=without(config, "ł")),
+        "no token for 1 of the bytes",
+    ),
+    "a byte of the fallback is missing": (
+        lambda: with_model(config := byte_fallback(REPLACE, None), vocab=without(config, "<0x85>")),
+        "no token for 1 of the bytes of text, such as 0x85",
+    ),
+    "dropout": (lambda: with_model(byte_level(), dropout=0.1), "at random"),
+    "suffixes": (lambda: with_model(byte_level(), end_of_word_suffix="</w>"), "end_of_word_suffix"),
+    "a special token that merges make": (lambda: byte_level(special=["the"]), "'the' is spelled by plain text"),
+    "a special token that is a byte": (lambda: byte_level(special=["A"]), "'A' is spelled by plain text"),
+    "a special token that is a whole word": (spelled_whole, "'<>' is spelled by plain text"),
+    "an added token that swallows spaces": (lambda: with_added(byte_level(), "<b>", lstrip=True), "swallows"),
+    "an added token that is not NFC": (
+        lambda: with_added(byte_level(normalizer={"type": "NFC"}), "e\u0301"),
+        "not normalized",
+    ),
+    "an added token of two texts": (lambda: with_added(byte_level(), "Ġthe"), "stands for b' the'"),
+    "an added token without text": (lambda: with_added(byte_level(), ""), "is empty"),
+    "two added tokens of one id": (
+        lambda: with_added(with_added(byte_level(), "<a>", id=700), "<b>", id=700),
+        "the id 700",
+    ),
+    "an added token beyond the vocabulary": (lambda: with_added(byte_level(), "<a>", id=5000), "has the id 5000"),
+    "a negative id": (lambda: with_added(byte_level(), "<a>", id=-1), "the token id -1"),
+    "an id out of range": (lambda: with_added(byte_level(), "<a>", id=1 << 40), "is not one of 0"),
+    "two entries of one id": (
+        lambda: with_model(config := byte_level(), vocab={**config["model"]["vocab"], "<a>": 5}),
+        "one id",
+    ),
+    "a list": (lambda: [1], "not a tokenizer.json"),
+    "a vocab.json": (lambda: {"a": 1}, "not a tokenizer.json"),
+    "merges of unknown tokens": (lambda: with_model(byte_level(), merges=[["a", "zzz"]]), "a merge makes 'azzz'"),
+}
+
+
+def without(config: dict[str, Any], name: str) -> dict[str, int]:
+    return {entry: token for entry, token in config["model"]["vocab"].items() if entry != name}
+
+
+@pytest.mark.parametrize("shape", REFUSED)
+def test_a_shape_that_loses_or_adds_text_is_refused_by_name(shape: str) -> None:
+    make, said = REFUSED[shape]
+    with pytest.raises(InputError, match=rf"(?s)^a\.json: .*{said}.*remedy: "):
+        Encoder(json.dumps(make()).encode(), "a.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"null", b'{"model": {"type": "BPE"}}'])
+def test_what_is_no_json_is_refused(content: bytes) -> None:
+    with pytest.raises(InputError, match=r"^a\.json: not a tokenizer\.json"):
+        Encoder(content, "a.json")

@@ -61,7 +61,7 @@ class Encoder:
             slow = why_slow(config, self._rules)
         except InputError as error:
             raise InputError(f"{where}: {error.problem}", error.remedy) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{where}: {_WHAT} ({type(error).__name__}: {error})", _REMEDY) from error
         self.digest = hashlib.sha256(content).hexdigest()
         self.special, self.vocab_size = self._rules.special, len(self.tokens)
@@ -104,7 +104,7 @@ class Encoder:
                 if np.array_equal(found.offsets, wanted.offsets) and np.array_equal(found.ids, wanted.ids):
                     return fast
                 slow = "gigatoken encodes some text differently"
-        self.says.append(f"encoded by `tokenizers` itself, some 100 times slower than others, because {slow}")
+        self.says.append(f"encoded by `tokenizers` itself, about 100 times slower than others, because {slow}")
         return peer
 
     @property
@@ -145,7 +145,11 @@ def load_encoder(path: str | Path, digest: str = "", engine: str = "") -> Encode
         return _kept[0]
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
-    encoder = Encoder(Path(path).read_bytes(), str(path), engine)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})", "give --tokenizer a file that may be read") from error
+    encoder = Encoder(content, str(path), engine)
     if digest and encoder.digest != digest:
         raise InputError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
     _kept[:] = [encoder]

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from shoal_data.build.arrow import text_buffers
 from shoal_data.build.recipe import Stream
 from shoal_data.build.tasks import on_ray
-from shoal_data.build.tokenizer_rules import Rules
+from shoal_data.build.tokenizer_rules import Rules, flat
 from shoal_data.errors import InputError
 
 __all__ = ["Gigatoken", "Tokenizers"]
@@ -39,7 +39,13 @@ class Gigatoken:
         """`texts`: the bytes of each token by id; what has none is left out, since no text becomes it."""
         vocab = {name: token for name, token in config["model"]["vocab"].items() if texts[token]}
         added = [entry for entry in config.get("added_tokens") or [] if entry["content"] in rules.added]
-        plain = {**config, "model": {**config["model"], "vocab": vocab}, "added_tokens": added, "normalizer": None}
+        steps = [step for step in flat(config.get("normalizer"), "normalizers") if step["type"] != "NFC"]
+        plain = {
+            **config,
+            "model": {**config["model"], "vocab": vocab},
+            "added_tokens": added,
+            "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
+        }
         self._backend = gigatoken.Tokenizer.from_json(json.dumps(plain, ensure_ascii=False)).backend
 
     def encode(self, text: pa.LargeStringArray) -> Stream:

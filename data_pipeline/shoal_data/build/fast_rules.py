@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal_data.build.patterns import PATTERNS
-from shoal_data.build.tokenizer_rules import Rules, flat
+from shoal_data.build.tokenizer_rules import BYTE_TOKENS, Rules, flat
 
 __all__ = ["FAST_PATTERNS", "why_slow"]
 
@@ -33,14 +33,19 @@ FAST_PATTERNS: dict[str, tuple[str, ...]] = {
 def why_slow(config: Mapping[str, Any], rules: Rules) -> str:
     """Why gigatoken cannot encode this tokenizer (one that `rules_of` takes) rightly; empty if it can."""
     model = config["model"]
-    if not rules.byte_level:
-        return "its vocabulary spells characters, with byte fallback"
-    if model.get("byte_fallback"):
-        return "it is byte-level and has byte fallback too"
-    if not _has_fast_pattern(flat(config.get("pre_tokenizer"), "pretokenizers")):
-        return "its pre-tokenizer is none that gigatoken has"
     pairs = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]]
-    return _unlike_added(config, rules) or _unlike_merges(pairs, model["vocab"])
+    steps = flat(config.get("pre_tokenizer"), "pretokenizers")
+    if len(set(pairs)) < len(pairs):  # of which gigatoken takes the first, and `tokenizers` the last
+        return "it lists a merge twice"
+    if rules.byte_level:
+        if model.get("byte_fallback"):
+            return "it is byte-level and has byte fallback too"
+        known = _has_fast_pattern(steps)
+        other = _competing(pairs, model["vocab"])
+    else:
+        known = _has_fast_spaces(steps, rules)
+        other = _unlike_fallback(model, pairs)
+    return other or _unlike_added(config, rules) if known else "its pre-tokenizer is none that gigatoken has"
 
 
 def _has_fast_pattern(steps: Sequence[Mapping[str, Any]]) -> bool:
@@ -77,20 +82,30 @@ def _begins_within(whole: str, part: str) -> bool:
     return part in whole or any(whole.endswith(part[:size]) for size in range(1, min(len(whole), len(part))))
 
 
-def _unlike_merges(pairs: Sequence[tuple[str, ...]], vocab: Mapping[str, int]) -> str:
-    """gigatoken takes the first of two equal merges, and ranks merges by the id they make where ids ascend."""
-    if len(set(pairs)) < len(pairs):
-        return "it lists a merge twice"
+def _competing(pairs: Sequence[tuple[str, ...]], vocab: Mapping[str, int]) -> str:
+    """gigatoken ranks the merges of a byte-level vocabulary by the id they make, where those ids ascend."""
     ids = [vocab["".join(pair)] for pair in pairs]
-    if all(first <= second for first, second in itertools.pairwise(ids)) and _compete(pairs, ids):
-        return "two of its merges that can meet make the same token"
+    if any(first > second for first, second in itertools.pairwise(ids)):
+        return ""  # it ranks them as listed
+    for at in range(1, len(pairs)):
+        (left, right), (other_left, other_right) = pairs[at - 1], pairs[at]
+        if ids[at - 1] == ids[at] and (left == other_right or right == other_left):
+            return "two of its merges that can meet make the same token"
     return ""
 
 
-def _compete(pairs: Iterable[tuple[str, ...]], ids: Iterable[int]) -> bool:
-    """Whether two neighbouring merges make one token and one begins with what the other ends with."""
-    ranked = zip(pairs, ids, strict=True)
-    for (first, one), (second, other) in itertools.pairwise(ranked):
-        if one == other and (first[1] == second[0] or second[1] == first[0]):
-            return True
-    return False
+def _has_fast_spaces(steps: Sequence[Mapping[str, Any]], rules: Rules) -> bool:
+    """Whether a vocabulary of characters is used in one of SentencePiece's ways."""
+    if not steps:
+        return True
+    gemma = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    return len(steps) == 1 and (steps[0]["type"] == "Metaspace" or (rules.spaces and steps[0] == gemma))
+
+
+def _unlike_fallback(model: Mapping[str, Any], pairs: Iterable[tuple[str, ...]]) -> str:
+    """gigatoken knows a token of a byte and the character of that byte by the same text."""
+    if model.get("ignore_merges"):
+        return "it has byte fallback and takes whole words without merges (ignore_merges)"
+    if any(part in BYTE_TOKENS for pair in pairs for part in pair):
+        return "it merges tokens of single bytes"
+    return ""

@@ -19,10 +19,12 @@ from shoal_data.build.byte_level import byte_of_character, spell
 from shoal_data.build.special import is_control
 from shoal_data.errors import InputError
 
-__all__ = ["SPACE", "Rules", "flat", "rules_of", "stays_whole", "token_texts"]
+__all__ = ["BYTE_TOKENS", "SPACE", "Rules", "flat", "rules_of", "stays_whole", "token_texts"]
 
 #: SentencePiece's mark of a space
 SPACE = "▁"
+#: the tokens of byte fallback -> the byte each stands for
+BYTE_TOKENS = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
 _LARGEST_ID = 1 << 24
 _REMEDY = (
     "give the tokenizer.json that `shoal data tokenizer-train` wrote, or another BPE one that gives text back as it was"
@@ -34,7 +36,6 @@ _PRE_TOKENIZERS = {
     "BertPreTokenizer": _DROPS,
     "CharDelimiterSplit": _DROPS,
 }
-_BYTES = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
 # Bytes that no UTF-8 text holds, so that a vocabulary may lack them.
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
 # Neighbours of each class that the patterns in use tell apart.
@@ -153,6 +154,14 @@ def _check_model(model: Mapping[str, Any]) -> None:
     _check_ids([*ids])
     if len(set(ids)) < len(ids):
         _refuse("two entries of its vocabulary have one id", "mend the vocabulary")
+    for made in _made(model):
+        if made not in model["vocab"]:
+            _refuse(f"a merge makes {made!r}, which is not in its vocabulary", "mend the merges")
+
+
+def _made(model: Mapping[str, Any]) -> set[str]:
+    """The entries that merges make, be they pairs or, as they were once written, two names with a space between."""
+    return {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in model["merges"]}
 
 
 def _check_ids(ids: Sequence[Any]) -> None:
@@ -229,7 +238,7 @@ def _check_alphabet(vocab: Mapping[str, int], byte_level: bool, spaces: bool) ->
     if byte_level:
         missing = [byte for name, byte in byte_of_character().items() if name not in vocab]
     else:
-        missing = [byte for byte, name in enumerate(_BYTES) if name not in vocab]
+        missing = [byte for byte, name in enumerate(BYTE_TOKENS) if name not in vocab]
         missing = [byte for byte in missing if byte >= 0x80 or chr(byte) not in vocab]
         if spaces:
             missing = [byte for byte in missing if byte != 0x20]
@@ -276,7 +285,7 @@ def _check_spelling(
     """Refuse a vocabulary where plain text spells a control token, or a token stands for two texts."""
     model = config["model"]
     vocab = model["vocab"]
-    merged = {"".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in model["merges"]}
+    merged = _made(model)
 
     def spelled(name: str) -> bool:
         if name not in vocab:
@@ -298,7 +307,7 @@ def _check_spelling(
         if byte_level and spell(name) not in (b"", name.encode()) and spelled(name):
             _refuse(f"its added token {name!r} stands for {spell(name)!r} in its vocabulary", "rename it")
     if not byte_level:
-        for name in _BYTES:
+        for name in BYTE_TOKENS:
             if spelled(name):
                 _refuse(f"plain text spells {name!r}, which stands for a byte", "take out the merge that makes it")
 
@@ -311,4 +320,4 @@ def _pre_tokenizer(config: Mapping[str, Any]) -> PreTokenizer | None:
 
 
 def _spell_fallback(name: str, spaces: bool) -> bytes:
-    return _BYTES.get(name) or (name.replace(SPACE, " ") if spaces else name).encode()
+    return BYTE_TOKENS.get(name) or (name.replace(SPACE, " ") if spaces else name).encode()
