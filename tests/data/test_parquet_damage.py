@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -208,3 +210,25 @@ def test_what_the_store_raises_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> 
             assert raised >= 7  # the footer, and each row group
             return
     pytest.fail("it never succeeded")
+
+
+@pytest.mark.long
+def test_a_row_group_of_more_than_2_gib(tmp_path: Path) -> None:
+    """Beyond what one column of 32-bit offsets holds: every byte comes through."""
+    path = tmp_path / "a.parquet"
+    base = "lorem ipsum dolor sit amet " * 40_000
+    schema = pa.schema([("text", pa.string())])
+    batches = [
+        pa.record_batch([pa.array([f"{row:06d} {base}" for row in range(first, first + 100)])], schema=schema)
+        for first in range(0, 2200, 100)
+    ]
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        writer.write_table(pa.Table.from_batches(batches), row_group_size=10**6)
+    del batches
+    lost: list[Any] = []
+    found = list(parquet_documents(Piece(str(path), "parquet", 0, 0, 0, 1), "text", lost))
+    assert sum(pc.sum(pc.binary_length(some.text)).as_py() for some in found) == 2200 * (7 + len(base)) > 1 << 31
+    assert [str(text)[:6] for some in found for text in pc.utf8_slice_codeunits(some.text, 0, 6)] == [
+        f"{row:06d}" for row in range(2200)
+    ]
+    assert lost == []
