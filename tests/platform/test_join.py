@@ -10,8 +10,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from shoal.cluster import join
-from shoal.cluster.state import ClusterState, NodeState, save, state_dir
+from shoal.cluster import join, processes, token
+from shoal.cluster.state import ClusterState, NodeState, save, state_dir, token_file
 from shoal.errors import UserError
 
 TOKEN = "t0ken"
@@ -67,7 +67,40 @@ def test_of_a_cluster_of_this_machine_it_is_told_which_command(address: str) -> 
     assert refused.value.problem == 'a cluster is here but wants its token: eval "$(shoal cluster env --name mine)"'
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "mode", "held"), [("", "", ""), ("10.0.0.1:6379", "token", "another"), ("auto", "", "")]
+)
+def test_a_shell_without_the_token_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, mode: str, held: str
+) -> None:
+    state_dir("local").mkdir(parents=True)
+    token_file("local").write_text(TOKEN)
+    save(
+        ClusterState(
+            "local", "id", "netns", "up", 6379, 1, 1, 1, "/tmp/x", nodes=(NodeState("head", "10.0.0.1", 0, 0),)
+        )
+    )
+    alive: list[int] = []
+    monkeypatch.setattr(processes, "pids_of", lambda state, node: alive)
+    monkeypatch.setattr(token, "CURRENT", tmp_path / "no-such-file")
+    monkeypatch.delenv(processes.MARK, raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", held)
+    token.check_environment()  # a cluster that is dead
+    alive.append(1)
+    with pytest.raises(UserError) as refused:
+        token.check_environment()
+    assert refused.value.problem == 'a cluster is here but wants its token: eval "$(shoal cluster env)"'
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    token.check_environment()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
+    token.check_environment()  # another cluster's, as far as one can see from here
+
+
+def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = f"127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(UserError, match=f"there is no Ray cluster at {free}"):
@@ -75,14 +108,14 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_token_is_found_where_ray_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert join.token() is None
+    assert token.token() is None
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert join.token() is None
+    assert token.token() is None
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("home\n")
-    assert join.token() == "home"
+    assert token.token() == "home"
     (tmp_path / "file").write_text("file\n")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file"))
-    assert join.token() == "file"
+    assert token.token() == "file"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "said")
-    assert join.token() == "said"
+    assert token.token() == "said"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -13,7 +14,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from shoal.cluster import chaos, connect, local
+from shoal.cluster.state import token_file
 from shoal.errors import UserError
+from shoal.printable import printable
 
 app = typer.Typer(no_args_is_help=True, help="A real Ray cluster of several nodes on this machine.")
 
@@ -60,7 +63,10 @@ def up(
         on_redis=redis,
         say=say,
     )
-    say(f"{nodes + 1 + redis} nodes in {time.monotonic() - started:.1f} s; `shoal cluster down --name {name}` ends it")
+    named = "" if name == local.DEFAULT_NAME else f" --name {name}"
+    say(f"the dashboard asks for a token, once a browser: cat {shlex.quote(str(token_file(name)))}")
+    say(f'a shell finds the cluster after: eval "$(shoal cluster env{named})"')
+    say(f"{nodes + 1 + redis} nodes in {time.monotonic() - started:.1f} s; `shoal cluster down{named}` ends it")
 
 
 @app.command()
@@ -72,11 +78,11 @@ def status(name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
         return
     print(f"{found.name} ({found.mode}, {found.phase})  dashboard {found.dashboard_url}  Ray {found.gcs_address}")
     for node in found.nodes:
-        labels = ",".join(f"{k}={v}" for k, v in node.labels.items())
+        labels = printable(",".join(f"{k}={v}" for k, v in node.labels.items()))
         processes = f"{len(node.pids)} processes"
         print(f"  {node.name:8} {node.state:8} {node.ip:15} {node.slots} slots  {processes:14} {labels}".rstrip())
     if found.error:
-        print(f"  {found.error}")
+        print(f"  {printable(found.error)}")
 
 
 @app.command("kill-node")
@@ -182,7 +188,7 @@ def execute(
 def env(name: Name = local.DEFAULT_NAME) -> None:
     """Print `export` lines for a shell, so that `ray job submit` finds the cluster."""
     for key, value in connect.environment(name).items():
-        print(f"export {key}={value}")
+        print(f"export {key}={shlex.quote(value)}")
 
 
 def parse_labels(options: list[str]) -> dict[str, dict[str, str]]:

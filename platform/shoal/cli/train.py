@@ -49,7 +49,7 @@ def train(
     `ray job stop` end the run once its state is saved; a second time ends it at once. Exit code: 0 done, 1 failed or
     stopped, 2 the job cannot start (the message says what to change).
     """
-    from shoal import driver, submit
+    from shoal.cluster.token import check_environment
     from shoal.config import load_job
     from shoal.record.masking import has_secret
     from shoal.record.sentences import count
@@ -65,6 +65,10 @@ def train(
     wanted = wanted.model_copy(update={"storage": storage})
     if wanted.mlflow.uri is not None and has_secret(wanted.mlflow.uri):
         print("mlflow.uri holds a password, which the job file or the command line shows; better: MLFLOW_TRACKING_URI")
+    if not check:
+        check_environment()
+    from shoal import driver, submit  # Ray and torch: seconds
+
     if not check and driver.unfinished(wanted):
         driver.connect()
         if found := driver.running(wanted):
@@ -140,7 +144,10 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="At once, without saving the state first.")] = False,
 ) -> None:
     """End a run in order: state saved, workers reaped, record closed. It can be resumed from its last checkpoint."""
-    from shoal import driver
+    from shoal.cluster.token import check_environment
+
+    check_environment()
+    from shoal import driver  # Ray: seconds
 
     driver.connect()
     driver.stop(run, now=now)

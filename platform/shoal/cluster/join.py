@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from pathlib import Path
 
 import grpc
 import ray
 from ray._private import services
 
 from shoal.cluster.launch import TEMP_DIR
-from shoal.cluster.local import DEFAULT_NAME
-from shoal.cluster.state import known_clusters, load
+from shoal.cluster.token import token, wants_token
 from shoal.errors import UserError
 
 __all__ = ["connect"]
@@ -49,19 +47,6 @@ def connect(namespace: str) -> None:
         raise UserError("there is no Ray cluster to train on", NONE) from error
 
 
-def token() -> str | None:
-    """The token that Ray will show, as it finds it; None: it shows none."""
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return None
-    if held := os.environ.get("RAY_AUTH_TOKEN"):
-        return held.strip()
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return None
-
-
 def check(address: str, shown: str | None) -> None:
     """Ask the cluster at `address` (host:port) its name.
 
@@ -81,15 +66,3 @@ def check(address: str, shown: str | None) -> None:
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 raise wants_token(address) from error
-
-
-def wants_token(address: str) -> UserError:
-    """What is wrong with the environment, by whose cluster it is."""
-    for name in known_clusters():
-        if not address or load(name).gcs_address == address:
-            named = "" if name == DEFAULT_NAME else f" --name {name}"
-            return UserError(f'a cluster is here but wants its token: eval "$(shoal cluster env{named})"')
-    return UserError(
-        f"the cluster at {address} wants another token",
-        "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds its token",
-    )

@@ -120,6 +120,10 @@ def _hides(name: str, value: Any) -> bool:
 def _assigned(found: re.Match[str]) -> str:
     if not _is_credential(found["name"]):
         return found[0]
+    if found["sign"].startswith(":") and not _ANYWHERE.search(found["name"]):
+        before = found.string[: found.start()].rstrip(" ")
+        if before and before[-1] not in "\n-\"'{[(,;":
+            return found[0]  # a sentence: `wants its token: ...`
     return f"{found['before']}{found['name']}{found['sign']}{MASK}"
 
 
