@@ -116,6 +116,8 @@ def test_text_cannot_forge_a_control_token(encoder: Encoder) -> None:
 def test_settings_out_of_range_are_named(raw: Path, tmp_path: Path) -> None:
     for options, word in (
         (TrainOptions(100), "vocab-size"),
+        (TrainOptions(10**12), "vocab-size"),
+        (TrainOptions(600, min_frequency=-1), "min-frequency"),
         (TrainOptions(600, pattern="gpt5"), "pattern"),
         (TrainOptions(600, special={"<a>": 1, "<b>": 1}), "special"),
     ):

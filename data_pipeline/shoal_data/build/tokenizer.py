@@ -34,6 +34,8 @@ from shoal_data.files import sweep_temporary, write_json, write_lines, write_who
 
 __all__ = ["TrainOptions", "byte_alphabet", "train"]
 
+_MOST_ENTRIES = 1 << 24  # of a vocabulary: many times what anybody trains
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -193,6 +195,12 @@ def _check(options: TrainOptions) -> None:
     least = 256 + len(options.special)
     if options.vocab_size < least:
         raise InputError(f"--vocab-size {options.vocab_size} is too small", f"bytes and special tokens take {least}")
+    if options.vocab_size > _MOST_ENTRIES:
+        raise InputError(f"--vocab-size {options.vocab_size} is too large", f"choose {_MOST_ENTRIES} at most")
+    for name in ("min_frequency", "min_word_count", "part_bytes"):
+        if getattr(options, name) < 0:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} {getattr(options, name)} is below 0", "choose 0 or more")
     check_special(options.special, options.pattern, options.vocab_size)
 
 
