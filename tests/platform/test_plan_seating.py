@@ -80,6 +80,8 @@ def test_names_and_spares_follow_mesh_and_domains() -> None:
     assert spares_wanted(nodes, ["a", "d"], [], 2, 2) == ["a", "d"]
     assert spares_wanted(nodes, ["a", "d"], ["b"], 2, 2) == ["d"]
     assert spares_wanted(nodes, ["a"], [], 2, 1) == ["a", "d"]  # a seat is empty: one more
+    assert spares_wanted(nodes, ["a"], [], 2, 1, avoid={"a", "b"}) == ["c", "d"]
+    assert spares_wanted(nodes[:1], ["a"], [], 2, 1, avoid={"a"}) == ["a", "a"]  # there is no other
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ class Chores:
         held = [(worker, start.node) for worker, start in one.spawner.started.items() if start.node in names]
         seated = [node for worker, node in held if worker in one.state.seats]
         idle = [node for worker, node in held if worker not in one.state.seats]
-        for name in spares_wanted(usable, seated, idle, seats, limit)[:2]:
+        for name in spares_wanted(usable, seated, idle, seats, limit, one.state.unborn)[:2]:
             one.spawner.spawn(self.known[name], None)
 
     def fence(self, now: float) -> None:

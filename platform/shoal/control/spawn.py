@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,17 +24,27 @@ def seat_name(run_id: str, seat: Seat, mesh: Mesh, node: str) -> str:
 
 
 def spares_wanted(
-    nodes: Iterable[Node], seated: Iterable[str], idle: Iterable[str], seats: int, spares: int | None
+    nodes: Iterable[Node],
+    seated: Iterable[str],
+    idle: Iterable[str],
+    seats: int,
+    spares: int | None,
+    avoid: Collection[str] = (),
 ) -> list[str]:
     """Nodes on which to start one more worker each, so that the run holds `seats` + `spares` of them.
 
-    `seated`, `idle`: nodes of its workers with and without a seat, living or starting.
+    `seated`, `idle`: nodes of its workers with and without a seat, living or starting; `avoid`: nodes to be taken only
+    if there is no room on others.
     """
+    nodes = list(nodes)
     sites = {node.name: node.site for node in nodes}
     slots = {node.name: node.slots for node in nodes}
     seated, idle = list(seated), list(idle)
     total = None if spares is None else max(0, seats + spares - len(seated))
-    return spare_slots(slots, seated, total, idle, sites.__getitem__)
+    better = {name: n for name, n in slots.items() if name not in avoid}
+    return spare_slots(better, seated, total, idle, sites.__getitem__) or spare_slots(
+        slots, seated, total, idle, sites.__getitem__
+    )
 
 
 @dataclass
