@@ -181,3 +181,10 @@ def test_wide_characters_without_a_mark_are_named(read: Reader, encoding: str) -
         assert found == {}
         assert "without a byte order mark" in entry.cause
         assert encoding.upper().replace("-LE", "LE").replace("-BE", "BE") in entry.cause
+
+
+def test_a_line_of_wide_characters_costs_no_others(read: Reader) -> None:
+    wide = ('{"text":"' + "x" * 4000 + '"}').encode("utf-16-le")
+    found = verdicts(read, [wide, *[b'{"text":"ok"}'] * 500])
+    assert found[1:] == [("ok", "und")] * 500
+    assert "unreadable JSON line" in found[0]

@@ -213,8 +213,7 @@ def _in_utf8(content: Iterator[bytes], *, at_start: bool) -> Iterator[bytes]:
     if mark and mark != codecs.BOM_UTF8:
         yield from _decoded(all_of_it(), _MARKS[mark])
         return
-    cause = _in_disguise(first[:_SAMPLE], at_start=at_start)
-    if cause:
+    if cause := _in_disguise(first, at_start=at_start):
         raise Damage(cause)
     first = first[len(mark) :] if mark else first
     yield from all_of_it()
@@ -234,12 +233,21 @@ def _decoded(content: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         raise Damage(damage.cause, unsure=2 * damage.unsure, complete=damage.complete) from damage
 
 
-def _in_disguise(sample: bytes, *, at_start: bool) -> str | None:
-    """What content that looks like something else than UTF-8 text is, from its beginning."""
+def _in_disguise(content: bytes, *, at_start: bool) -> str | None:
+    """What content that looks like something else than UTF-8 text is, from its first block."""
     if at_start:
         for kind, name in ((_GZIP, ".gz"), (_ZSTD, ".zst")):
-            if len(sample) >= 4 and sample.startswith(kind.magic):
+            if len(content) >= 4 and content.startswith(kind.magic):
                 return f"what it holds is {kind.name}-compressed: unpack it, or let its name end in {name}"
+    name = _wide(content[:_SAMPLE])
+    # To its end, or it is one line that does: that is lost, and no other.
+    if name and name == _wide(content[max(0, len(content) - _SAMPLE) // 4 * 4 :]):
+        return f"it looks like {name} without a byte order mark: convert it (iconv -f {name} -t UTF-8)"
+    return None
+
+
+def _wide(sample: bytes) -> str:
+    """The encoding of wide characters that a sample seems to have; empty if none."""
     for unit, name in ((4, "UTF-32"), (2, "UTF-16")):
         zeros = [sample[at::unit].count(0) for at in range(unit)]
         # The high half lies first or last, and is mostly zero; a hole has zeros at all places.
@@ -248,6 +256,5 @@ def _in_disguise(sample: bytes, *, at_start: bool) -> str | None:
         share = high / max(1, len(sample) // unit)
         enough = share >= 1 if unit == 4 else share >= 0.5 or (share >= 0.05 and high >= 16)
         if enough and high >= 4 and low * 8 <= high:
-            name += "LE" if high == last else "BE"
-            return f"it looks like {name} without a byte order mark: convert it (iconv -f {name} -t UTF-8)"
-    return None
+            return name + ("LE" if high == last else "BE")
+    return ""
