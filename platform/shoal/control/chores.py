@@ -101,7 +101,8 @@ class Chores:
         self.stalled = stall is not None
         if stall is not None and one.scribe.pen.full:
             one.on(Ending(f"the record could not be written ({stall.reason}) and {stall.lines} lines wait for it"))
-        one.scribe.status(one.state, one.lifelines.lines, stall)
+        if not one.ended.is_set():  # what it ended as is told last
+            one.scribe.status(one.state, one.lifelines.lines, stall)
 
     async def nodes(self) -> None:
         one = self.controller

@@ -25,8 +25,9 @@ LINES, SIZE = 20_000, 64 << 20
 """What may wait to be written: lines, and bytes of them."""
 RETRY = 0.5
 """Seconds between two tries of a write that failed."""
-PAUSE = 0.2
-"""Seconds between two replacements of files that are replaced whole."""
+PAUSE, DUTY = 0.2, 20
+"""Between two replacements of the files that are replaced whole: seconds, and times what the last one took, so that a
+plan of many generations leaves the disk to the lines."""
 SLOW = 5.0
 """Seconds after which a write that has not returned counts as failing."""
 
@@ -66,6 +67,8 @@ class Pen:
         self._unreplaced = False
         """Of the files that are replaced whole, one could not be, and nothing newer could since."""
         self._stall: Stall | None = None
+        self._last = False
+        """Nothing more will be told: files that are replaced whole wait no longer for their turn."""
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True, name="record")
@@ -155,6 +158,8 @@ class Pen:
     def close(self, seconds: float) -> int:
         """Write what is left, within `seconds`. Returns the number of lines that could not be written."""
         with self._changed:
+            self._last = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._waiting and not self._loose, seconds)
             self._closing = True
             self._changed.notify_all()
@@ -171,16 +176,19 @@ class Pen:
         while not self._closing:
             with self._changed:
                 now = time.monotonic()
-                if not self._waiting and (not self._loose or now < loose_from):
-                    self._changed.wait(loose_from - now if self._loose else None)
+                rest = 0.0 if self._last else loose_from - now
+                if not self._waiting and (not self._loose or rest > 0):
+                    self._changed.wait(rest if self._loose else None)
                     continue
                 entry = self._waiting[0] if self._waiting else None
-                loose, self._loose = (self._loose, {}) if now >= loose_from else ({}, self._loose)
+                loose, self._loose = (self._loose, {}) if rest <= 0 else ({}, self._loose)
             if entry is not None:
                 self._write(entry)
             if loose:
+                began = time.monotonic()
                 self._write_loose(loose)
-                loose_from = time.monotonic() + PAUSE
+                took = time.monotonic() - began
+                loose_from = began + took + max(PAUSE, DUTY * took)
 
     def _write(self, entry: Entry) -> None:
         try:

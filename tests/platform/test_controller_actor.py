@@ -1,0 +1,73 @@
+"""The controller's actor without Ray: what cannot live ends the run with its reason, and is not started again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shoal.control import actor
+from shoal.control.actor import ControllerActor
+from shoal.record import read
+from shoal.record.rundir import RunDir
+
+KIND: Any = ControllerActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+
+
+class NoFleet:
+    """Workers of a controller before this one are all there is."""
+
+    def __init__(self, slot_resource: str) -> None:
+        self.address = "127.0.0.1"
+        self.ended: list[str] = []
+
+    def kill_all(self, run_id: str) -> None:
+        self.ended.append(run_id)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"steps": None}, "steps"),
+        ({"workload": {"path": "nowhere:Workload"}}, "nowhere"),
+        ({"workload": {"path": "shoal_workloads.synthetic:Synthetic", "lr": None}}, "lr"),
+    ],
+)
+def test_a_job_that_no_controller_can_run_ends_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], why: str
+) -> None:
+    fleets: list[NoFleet] = []
+    removed = threading.Event()
+
+    def fleet(slot_resource: str) -> NoFleet:
+        fleets.append(NoFleet(slot_resource))
+        return fleets[-1]
+
+    context = SimpleNamespace(was_current_actor_reconstructed=True, current_actor="me")
+    monkeypatch.setattr(actor.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(actor.ray, "kill", lambda who: removed.set())
+    monkeypatch.setattr(actor, "RayFleet", fleet)
+    monkeypatch.setattr(actor, "GRACE", 0.0)
+    RunDir.create(tmp_path, "a", {}, resume=False).close()
+    job = {"run_id": "a", "steps": 5, "workload": {"path": "shoal_workloads.synthetic:Synthetic"}, **changed}
+    one = KIND(job, str(tmp_path / "a"), {}, 0, {})
+
+    async def ask() -> tuple[tuple[str, str], int]:
+        outcome = await one.wait()
+        await one.stop("nobody waits for this for ever")
+        return outcome, await one.give_up_spares(3, "b")
+
+    (status, reason), given = asyncio.run(asyncio.wait_for(ask(), 60))
+    assert status == "failed"
+    assert why in reason
+    assert given == 0
+    assert fleets[0].ended == ["a"]
+    assert [event["kind"] for event in read.events(tmp_path / "a")] == ["error", "run_ended"]
+    assert removed.wait(60)

@@ -1,0 +1,89 @@
+"""Where a session's record begins, and what is said of steps that are missing; a run whose controller cannot live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.config import Job
+from shoal.control.finish import bury
+from shoal.control.scribe import Scribe
+from shoal.record import layout, read
+from shoal.record.jsonl import read_json
+from shoal.record.rundir import RunDir
+from shoal.workload import make_workload
+
+WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "global_batch": 4}
+
+
+def a_commit(step: int, **metrics: float) -> dict[str, Any]:
+    """What a worker says of a committed step."""
+    figures = {"loss": 1.0, "lm_loss": 1.0, "mtp_loss": 0.0, "grad_norm": 1.0, "lr": 0.1, "tokens": 4.0}
+    who = {"takers": [0, 0, 1, 1], "crew": ["a", "b"], "cell_of": [0, 1], "cells": 2}
+    return {"steps": step + 1, "metrics": figures | metrics, "stats": [], "norm_sq": 1.0, "seconds": 0.1, **who}
+
+
+def a_scribe(folder: Path, recorded: int) -> Scribe:
+    job = Job.model_validate({"run_id": "a", "steps": 90, "workload": WORKLOAD})
+    RunDir.create(folder, "a", job.model_dump(mode="json"), resume=False).close()
+    one = Scribe(job, folder / "a", make_workload(job.workload))
+    for step in range(recorded):
+        one.step(a_commit(step), 0)
+    assert one.pen.close(60.0) == 0
+    return Scribe(job, folder / "a", make_workload(job.workload))
+
+
+@pytest.mark.parametrize(("recorded", "start"), [(0, 0), (57, 0), (57, 1), (57, 20), (57, 57)])
+def test_a_session_begins_where_its_state_does(tmp_path: Path, recorded: int, start: int) -> None:
+    """Nothing saved yet, the first step, a boundary, all that is on record."""
+    one = a_scribe(tmp_path, recorded)
+    one.started(start, {})
+    one.step(a_commit(start, loss=7.0), 1)
+    assert one.ended("stopped", "enough", start + 1) == ""
+    path = tmp_path / "a"
+    assert [line["step"] for line in read.steps(path)] == list(range(start + 1))
+    assert [line["loss"] for line in read.steps(path)] == [1.0] * start + [7.0]
+    taken = [(line["step"], line["worker"], line["ids"]) for line in read.samples(path)]
+    assert taken[-2:] == [(start, "a", [4 * start, 4 * start + 1]), (start, "b", [4 * start + 2, 4 * start + 3])]
+    assert len(taken) == 2 * (start + 1)
+    run = read_json(path / layout.RUN)
+    assert run is not None
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    assert [event["kind"] for event in read.events(path)] == ["run_started", "run_ended"]
+
+
+def test_a_record_that_ends_before_the_state_begins_says_what_is_missing_once(tmp_path: Path) -> None:
+    one = a_scribe(tmp_path, 10)
+    one.started(15, {})
+    for step in range(15, 18):
+        one.step(a_commit(step), 1)
+    one.ended("stopped", "enough", 18)
+    path = tmp_path / "a"
+    assert [event["steps"] for event in read.events(path) if event["kind"] == "record_gap"] == [[10, 15]]
+    assert [line["step"] for line in read.steps(path)] == [*range(10), *range(15, 18)]
+
+
+def test_figures_that_make_no_record_leave_none(tmp_path: Path) -> None:
+    one = a_scribe(tmp_path, 0)
+    one.started(0, {})
+    with pytest.raises(ValueError, match="NaN"):
+        one.step(a_commit(0, tokens=float("nan")), 0)
+    one.step(a_commit(0), 0)
+    one.ended("stopped", "enough", 1)
+    assert len(list(read.samples(tmp_path / "a"))) == 2
+
+
+def test_a_run_whose_controller_cannot_live_ends_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunDir.create(tmp_path, "a", {}, resume=False).close()
+    bury(tmp_path / "a", "a/controller", ("failed", "the controller failed: ValueError: bad"), ValueError("bad"))
+    error, ended = read.events(tmp_path / "a")
+    assert (error["kind"], error["actor"]) == ("error", "a/controller")
+    assert "ValueError: bad" in error["trace"]
+    assert (ended["kind"], ended["status"]) == ("run_ended", "failed")
+    run = read_json(tmp_path / "a" / layout.RUN)
+    assert run is not None
+    assert (run["status"], run["reason"]) == ("failed", "the controller failed: ValueError: bad")
+    bury(tmp_path / "nowhere", "b/controller", ("failed", "bad"), ValueError("bad"))  # is told, and raises nothing
+    assert "could not be closed" in capsys.readouterr().out
