@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import random
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from shoal.worker.groups import Groups, Stopped, serve_store
+from shoal.control.rendezvous import Answers
+from shoal.control.rendezvous import Rendezvous as Controller
+from shoal.worker.groups import Groups, Stopped, leave_world
+from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.step import world_broke
 
 SIZE = 3
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[tuple[str, int]]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    where = listener.getsockname()
-    store = serve_store(listener)
-    yield where
-    del store
+class Hub:
+    """A controller's rendezvous, with a worker in each thread instead of behind a lifeline."""
+
+    def __init__(self) -> None:
+        self.controller, self.lock = Controller(), threading.Lock()
+        self.workers = {f"w{index}": Rendezvous(partial(self.say, f"w{index}")) for index in range(SIZE)}
+        self.number = -1
+        self.open()
+
+    def open(self) -> None:
+        self.number += 1
+        self.deliver(self.controller.open("cell", self.number, self.workers))
+        for worker in self.workers.values():
+            worker.scope = f"cell/{self.number}"
+
+    def say(self, worker: str, message: dict[str, Any]) -> bool:
+        with self.lock:
+            self.deliver(self.controller.hear(worker, message))
+        return True
+
+    def deliver(self, answers: Answers) -> None:
+        for worker, answer in answers:
+            assert self.workers[worker].heard(answer)
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
 
 
 Rank = Callable[[Groups, int], object]
 
 
-def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float], build: float = 10.0) -> list[object]:
+def together(hub: Hub, do: Rank, stop_after: dict[int, float], build: float = 10.0) -> list[object]:
     """Run `do` in a thread a rank; rank r is told to stop after `stop_after[r]` seconds, by default one."""
     found: list[object] = [None] * SIZE
     start = time.monotonic()
 
     def rank(index: int) -> None:
         limit = stop_after.get(index, 1.0)
-        groups = Groups(20.0, build, lambda: time.monotonic() - start > limit)
-        groups.meet_at(address)
+        groups = Groups(20.0, build, lambda: time.monotonic() - start > limit, hub.workers[f"w{index}"])
         try:
             found[index] = do(groups, index)
         except Stopped:
@@ -52,35 +77,35 @@ def together(address: tuple[str, int], do: Rank, stop_after: dict[int, float], b
 
 
 def build(groups: Groups, key: str, index: int) -> object:
-    groups.meet(key, index, SIZE)
+    groups.meet(key, SIZE)
     (group,) = groups.build([(key, index, SIZE)])
     return group
 
 
 @pytest.mark.parametrize("trial", range(12))
-def test_nobody_goes_in_alone(address: tuple[str, int], trial: int) -> None:
+def test_nobody_goes_in_alone(hub: Hub, trial: int) -> None:
     dice = random.Random(trial)
 
     def enter(groups: Groups, index: int) -> str:
         time.sleep(dice.uniform(0, 0.02))
-        groups.meet(f"race/{trial}", index, SIZE)
+        groups.meet("race", SIZE)
         return "in"
 
-    found = together(address, enter, {dice.randrange(SIZE): dice.uniform(0, 0.03)})
+    found = together(hub, enter, {dice.randrange(SIZE): dice.uniform(0, 0.03)})
     assert found in (["in"] * SIZE, ["left"] * SIZE)
 
 
-def test_a_sum_over_a_group(address: tuple[str, int]) -> None:
+def test_a_sum_over_a_group(hub: Hub) -> None:
     def add(groups: Groups, index: int) -> float:
         group = build(groups, "sum", index)
         tensor = torch.tensor([float(index)])
         groups.sum(group, tensor)
         return float(tensor)
 
-    assert together(address, add, dict.fromkeys(range(SIZE), 20.0)) == [3.0] * SIZE
+    assert together(hub, add, dict.fromkeys(range(SIZE), 20.0)) == [3.0] * SIZE
 
 
-def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(address: tuple[str, int]) -> None:
+def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(hub: Hub) -> None:
     def add(groups: Groups, index: int) -> float:
         group = build(groups, "absent", index)
         if index:
@@ -92,18 +117,59 @@ def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(address: tu
         time.sleep(4.0)
         return 0.0
 
-    waited = together(address, add, {0: 20.0, 1: 2.0, 2: 2.0})
+    waited = together(hub, add, {0: 20.0, 1: 2.0, 2: 2.0})
     assert all(isinstance(seconds, float) and seconds < 10.0 for seconds in waited)  # not the 20 s of the group
     assert waited[1] != "left"
 
 
-def test_a_group_that_a_frozen_member_does_not_build_is_a_fault_of_communication(address: tuple[str, int]) -> None:
+def test_a_group_that_a_frozen_member_does_not_build_is_a_fault_of_communication(hub: Hub) -> None:
     def enter(groups: Groups, index: int) -> object:
         if index == 2:
-            return groups.meet("frozen", index, SIZE)
+            return groups.meet("frozen", SIZE)
         try:
             return build(groups, "frozen", index)
         except RuntimeError as error:
             return world_broke(error)
 
-    assert together(address, enter, dict.fromkeys(range(SIZE), 60.0), build=1.0) == [True, True, None]
+    assert together(hub, enter, dict.fromkeys(range(SIZE), 60.0), build=1.0) == [True, True, None]
+
+
+def test_who_builds_a_group_of_a_membership_that_is_over_is_freed_at_once(hub: Hub) -> None:
+    def enter(groups: Groups, index: int) -> object:
+        if index == 2:
+            groups.meet("over", SIZE)
+            time.sleep(0.5)
+            return hub.open()
+        try:
+            return build(groups, "over", index)
+        except RuntimeError as error:
+            return world_broke(error), "over" in str(error)
+
+    assert together(hub, enter, dict.fromkeys(range(SIZE), 60.0), build=1000.0) == [(True, True), (True, True), None]
+
+
+def test_a_controller_that_dies_frees_who_waits_there(hub: Hub) -> None:
+    def enter(groups: Groups, index: int) -> object:
+        if index == 2:
+            time.sleep(0.5)
+            return [worker.lost() for worker in hub.workers.values()] and None
+        try:
+            return groups.meet("dying", SIZE)
+        except RuntimeError as error:
+            return world_broke(error)
+
+    assert together(hub, enter, dict.fromkeys(range(SIZE), 60.0)) == [True, True, None]
+
+
+def test_the_default_world_and_another_group_in_it(hub: Hub) -> None:
+    """torch asks a store for nothing that is not kept over the lifeline."""
+
+    def world(groups: Groups, index: int) -> float:
+        groups.world("world", 0, 1)
+        group = dist.new_group(backend="gloo")
+        tensor = torch.ones(2)
+        dist.all_reduce(tensor, group=group)
+        leave_world()
+        return float(tensor.sum())
+
+    assert world(Groups(20.0, 10.0, lambda: False, hub.workers["w0"]), 0) == 2.0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from shoal.control import lifelines
 from shoal.control.lifelines import Lifelines, Line
-from shoal.wire import decode, encode
+from shoal.wire import GREETING_LIMIT, answers, decode, encode, proof
 
 WHO = {"worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
 DOING = {"seat": None, "attempt": -1, "generation": -1, "phase": "spare", "steps": -1}
-HELLO = {"type": "hello", "secret": "s", "copies": {}, **WHO, **DOING}
+HELLO = {"type": "hello", "copies": {}, **WHO, **DOING}
 
 
 class Ear:
@@ -24,6 +28,7 @@ class Ear:
         self.failures: list[Exception] = []
         heard = (self.joined, self.said, self.gone, self.failures.append)
         self.lines = Lifelines("s", *heard, self.gaps.append)
+        self.address: tuple[str, int] | None = None
 
     def joined(self, line: Line) -> None:
         self.heard.append(("joined", line.worker, line.home))
@@ -39,19 +44,52 @@ class Ear:
             await asyncio.sleep(0.01)
 
 
-async def talk(ear: Ear, *messages: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    address = await ear.lines.open("127.0.0.1")
-    reader, writer = await asyncio.open_connection(*address)
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def called(ear: Ear) -> tuple[Streams, str]:
+    """A connection to a server that listens by now, and the nonce it sent."""
+    if ear.address is None:
+        ear.address = await ear.lines.open("127.0.0.1")
+    reader, writer = await asyncio.open_connection(*ear.address)
+    challenge = decode(await asyncio.wait_for(reader.readline(), 10))
+    assert challenge["type"] == "challenge"
+    return (reader, writer), challenge["nonce"]
+
+
+def hello(challenge: str, secret: str = "s", **changes: Any) -> bytes:
+    said = HELLO | {"nonce": "mine"} | changes
+    return encode(said | {"proof": proof(secret, "worker", challenge, said)})
+
+
+async def talk(ear: Ear, *messages: bytes) -> Streams:
+    """A worker that was let in and said all this."""
+    (reader, writer), challenge = await called(ear)
+    writer.write(hello(challenge))
+    welcome = decode(await asyncio.wait_for(reader.readline(), 10))
+    assert welcome == {"type": "welcome", "proof": proof("s", "controller", "mine", challenge)}
     writer.write(b"".join(messages))
     await writer.drain()
     return reader, writer
+
+
+async def refused(ear: Ear, first: Callable[[str], bytes]) -> bytes:
+    """What a caller hears after its first word, which is made of the nonce."""
+    (reader, writer), challenge = await called(ear)
+    writer.write(first(challenge))
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
 
 
 def test_everything_said_is_heard_before_the_death() -> None:
     async def scene() -> list[Any]:
         ear = Ear()
         commits = [encode({"type": "commit", "steps": step}) for step in range(3)]
-        _, writer = await talk(ear, encode(HELLO), encode({"type": "beat", "phase": "training", "steps": 7}), *commits)
+        _, writer = await talk(ear, encode({"type": "beat", "phase": "training", "steps": 7}), *commits)
         writer.close()
         await asyncio.wait_for(ear.until(5), 10)
         return list(ear.heard)
@@ -73,7 +111,7 @@ def test_what_the_controller_fails_over_is_not_the_workers_fault(error: Exceptio
 
     async def scene() -> tuple[list[Any], list[Exception], bool]:
         ear = Clumsy()
-        reader, writer = await talk(ear, encode(HELLO), encode({"type": "commit"}), encode({"type": "ack"}))
+        reader, writer = await talk(ear, encode({"type": "commit"}), encode({"type": "ack"}))
         await asyncio.wait_for(ear.until(3), 10)
         ear.lines.send("w0", {"type": "stop"})
         assert await asyncio.wait_for(reader.readline(), 10)
@@ -90,7 +128,7 @@ def test_what_the_controller_fails_over_is_not_the_workers_fault(error: Exceptio
 def test_orders_reach_the_worker() -> None:
     async def scene() -> dict[str, Any]:
         ear = Ear()
-        reader, _ = await talk(ear, encode(HELLO))
+        reader, _ = await talk(ear)
         await asyncio.wait_for(ear.until(1), 10)
         ear.lines.send("w0", {"type": "stop", "generation": 3})
         ear.lines.send("nobody", {"type": "stop"})
@@ -99,25 +137,112 @@ def test_orders_reach_the_worker() -> None:
     assert asyncio.run(scene()) == {"type": "stop", "generation": 3}
 
 
-@pytest.mark.parametrize(
-    "first", [encode(HELLO | {"secret": "guess"}), encode({"type": "commit"}), b"\x80\x04not json\n", b"[1]\n"]
-)
-def test_a_stranger_is_told_nothing(first: bytes) -> None:
+STRANGERS: dict[str, Callable[[str], bytes]] = {
+    "another secret": lambda nonce: hello(nonce, secret="guess"),
+    "a hello that was heard before": lambda nonce: hello("a nonce of yesterday"),
+    "a hello that was changed on its way": lambda nonce: hello(nonce).replace(b'"w0"', b'"w1"'),
+    "the secret in clear": lambda nonce: encode(HELLO | {"secret": "s"}),
+    "no hello": lambda nonce: encode({"type": "commit"}),
+    "letters that are not ASCII": lambda nonce: encode(HELLO | {"proof": "\u00e9\ud800"}),
+    "a proof that is no text": lambda nonce: encode(HELLO | {"proof": {"a": 1}}),
+    "no JSON": lambda nonce: b"\x80\x04not json\n",
+    "a list": lambda nonce: b"[1]\n",
+    "deep nesting": lambda nonce: b"[" * 4000 + b"\n",
+    "a number of many digits": lambda nonce: b'{"type":"hello","pid":' + b"9" * 4000 + b"}\n",
+    "HTTP": lambda nonce: b"GET / HTTP/1.0\r\n\r\n",
+    "a long line": lambda nonce: b"a" * (GREETING_LIMIT + 1),
+    "more than a hello": lambda nonce: hello(nonce) + b"{}\n",
+    "a hello with fields missing": lambda nonce: encode(
+        {"type": "hello", "nonce": "m", "proof": proof("s", "worker", nonce, {"type": "hello", "nonce": "m"})}
+    ),
+    "a hello that makes no sense": lambda nonce: hello(nonce, pid="x"),
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_a_stranger_is_told_nothing(who: str) -> None:
+    async def scene() -> tuple[bytes, list[Any], int]:
+        ear = Ear()
+        told = await refused(ear, STRANGERS[who])
+        return told, list(ear.heard), len(ear.lines.lines)
+
+    assert asyncio.run(scene()) == (b"", [], 0)
+
+
+def test_a_stranger_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifelines, "GREETING_TIME", 0.2)
+
+    async def scene() -> bytes:
+        return await refused(Ear(), lambda nonce: b'{"type":"hello",')
+
+    assert asyncio.run(scene()) == b""
+
+
+def test_strangers_that_hold_every_place_keep_nobody_out_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifelines, "GREETING_TIME", 1.0)
+    monkeypatch.setattr(lifelines, "ALIKE", 3)
+
     async def scene() -> tuple[bytes, list[Any]]:
         ear = Ear()
-        reader, _ = await talk(ear, first)
-        return await asyncio.wait_for(reader.read(), 10), list(ear.heard)
+        held = [await called(ear) for _ in range(3)]
+        assert ear.address is not None
+        reader, writer = await asyncio.open_connection(*ear.address)
+        told = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        for (reader, writer), _ in held:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        _, writer = await talk(ear)
+        await asyncio.wait_for(ear.until(1), 10)
+        writer.close()
+        return told, list(ear.heard)
 
-    assert asyncio.run(scene()) == (b"", [])
+    assert asyncio.run(scene()) == (b"", [("joined", "w0", (0, 1))])
+
+
+def test_without_descriptors_those_who_are_there_are_heard_and_it_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lifelines, "PAUSE", 0.01)
+
+    async def scene() -> list[Any]:
+        ear = Ear()
+        _, writer = await talk(ear)
+        await asyncio.wait_for(ear.until(1), 10)
+        real = socket.socket.accept
+
+        def none_left(listener: socket.socket) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        assert ear.address is not None
+        monkeypatch.setattr(socket.socket, "accept", none_left)
+        waiting = await asyncio.open_connection(*ear.address)
+        await asyncio.sleep(0.3)
+        writer.write(encode({"type": "commit"}))
+        await asyncio.wait_for(ear.until(2), 10)
+        monkeypatch.setattr(socket.socket, "accept", real)
+        assert decode(await asyncio.wait_for(waiting[0].readline(), 10))["type"] == "challenge"
+        waiting[1].close()
+        writer.close()
+        return list(ear.heard)
+
+    assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), ("said", "commit")]
+    assert "".join(capfd.readouterr()).count("no connection can be accepted") == 1
+
+
+def test_the_secret_never_crosses_and_a_proof_is_good_for_one_greeting() -> None:
+    said = hello("first", secret="deadbeef")
+    assert b"deadbeef" not in said
+    assert answers(decode(said), "deadbeef", "first")
+    assert not answers(decode(said), "deadbeef", "second")
 
 
 def test_a_second_worker_of_the_same_name_is_refused() -> None:
     async def scene() -> tuple[bytes, list[Any]]:
         ear = Ear()
-        first = await talk(ear, encode(HELLO))  # held: a forgotten connection closes itself
+        first = await talk(ear)  # held: a forgotten connection closes itself
         await asyncio.wait_for(ear.until(1), 10)
-        reader, _ = await talk(ear, encode(HELLO))
-        answer = await asyncio.wait_for(reader.read(), 10), list(ear.heard)
+        answer = await refused(ear, hello), list(ear.heard)
         first[1].close()
         return answer
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from shoal.control.messages import Ending, Event, Wanted
 from shoal.control.mishaps import Mishaps, say
 from shoal.control.orders import carry_out
 from shoal.control.recovery import Recoveries
+from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.state import Shape, State
@@ -34,7 +34,6 @@ from shoal.control.takeover import take_over
 from shoal.control.watchdog import Watchdog
 from shoal.plan import Seat, cell_mesh
 from shoal.timeouts import Timeouts
-from shoal.worker.groups import serve_store
 from shoal.worker.main import Meeting, Setup
 from shoal.workload import make_workload
 
@@ -71,9 +70,6 @@ class Controller:
         self.workload = make_workload(job.workload)
         self.seats = {Seat(*seat): node for seat, node in seats.items()}
         self.start, self.about = start, about
-        listener = socket.create_server((fleet.address, 0), backlog=1024)
-        self.store_address = listener.getsockname()
-        self.store = serve_store(listener)
         self.secret = secrets.token_hex(16)
         self.watchdog = Watchdog(self.timeouts)
         self.mesh = cell_mesh(self.workload, job.workers_per_cell)
@@ -81,6 +77,7 @@ class Controller:
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
         heard = (self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
         self.lifelines = Lifelines(self.secret, *heard, self.watchdog.gap)
+        self.rendezvous = Rendezvous()
         self.recoveries = Recoveries(job.cells)
         self.scribe = Scribe(job, rundir, self.workload)
         self.chores = Chores(self)
@@ -124,7 +121,7 @@ class Controller:
         tracker: subprocess.Popen[bytes] | None = None
         try:
             lifeline = await self.lifelines.open(self.fleet.address)
-            self.meeting = Meeting(lifeline, self.store_address, self.secret)
+            self.meeting = Meeting(lifeline, self.secret)
             tracker = self.mirror()
             await self.chores.nodes()
             if self.again:

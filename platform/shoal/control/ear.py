@@ -27,6 +27,7 @@ from shoal.control.state import Ack
 from shoal.control.verdict import suspects
 from shoal.plan import Seat
 
+from shoal.control.rendezvous import WORDS
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
 
@@ -114,6 +115,11 @@ class Ear:
         current = generation == one.state.generation
         match message["type"]:
             case "commit":
+        if message["type"] in WORDS:
+            lifelines = self.controller.lifelines
+            if lifelines.lines.get(line.worker) is line:  # who was fenced meets nobody
+                lifelines.send_all(self.controller.rendezvous.hear(line.worker, message))
+            return
                 if current:
                     self.commit(message)
                 one.on(Committed(worker, generation, message["steps"]))

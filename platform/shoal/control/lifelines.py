@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.wire import LINE_LIMIT, decode, encode
+from shoal.control.mishaps import say
+from shoal.wire import GREETING_LIMIT, GREETING_TIME, LINE_LIMIT, answers, decode, encode, nonce, proof
 
 __all__ = ["Lifelines", "Line"]
+
+STRANGERS, ALIKE = 512, 64
+"""Connections that may be waiting to prove who they are: in all, and from one address. More are closed at once; a
+worker tries again."""
+PAUSE = 0.5
+"""Seconds without accepting when the system has nothing left to accept with (descriptors)."""
 
 
 @dataclass
@@ -44,7 +52,7 @@ class Line:
 
 
 class Lifelines:
-    """Accepts workers that know the run's secret.
+    """Accepts workers that prove that they know the run's secret, and tells strangers nothing.
 
     `joined(line)`, `said(line, message)`, `gone(line, why)` are called in the event loop; a worker's messages arrive in
     the order it sent them, all of them before its `gone`. What one of them raises is given to `failed`: it is no fault
@@ -63,16 +71,23 @@ class Lifelines:
         self._secret, self._joined, self._said, self._gone, self._gap = secret, joined, said, gone, gap
         self._failed = failed
         self.lines: dict[str, Line] = {}
-        self._server: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._served: set[asyncio.Task[None]] = set()
+        self._strangers: Counter[str] = Counter()
+        """Connections that have not proved who they are, by address."""
 
     async def open(self, address: str) -> tuple[str, int]:
         """Listen on `address`, any port; returns (address, port)."""
-        self._server = await asyncio.start_server(self._serve, address, 0, limit=LINE_LIMIT)
-        return address, self._server.sockets[0].getsockname()[1]
+        listener = socket.create_server((address, 0), backlog=1024)
+        listener.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept(listener))
+        self._accepting.add_done_callback(lambda _: listener.close())
+        return address, listener.getsockname()[1]
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """Stop listening. May be called in any thread."""
+        if self._accepting is not None:
+            self._accepting.get_loop().call_soon_threadsafe(self._accepting.cancel)
 
     def send(self, worker: str, message: dict[str, Any]) -> None:
         """Send to a worker if it is still there; if not, its `gone` says so."""
@@ -80,15 +95,57 @@ class Lifelines:
         if line is not None:
             line.writer.write(encode(message))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line: Line | None = None
-        why = "connection closed"
+    def send_all(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Send what is said as (worker, message), in that order."""
+        for worker, message in messages:
+            self.send(worker, message)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop, told = asyncio.get_running_loop(), False
+        while True:
+            try:
+                connection, (address, *_) = await loop.sock_accept(listener)
+            except OSError as error:
+                if not told:
+                    say(f"no connection can be accepted ({error}); trying on")
+                told = True
+                await asyncio.sleep(PAUSE)
+                continue
+            told = False
+            if self._strangers[address] >= ALIKE or self._strangers.total() >= STRANGERS:
+                connection.close()
+                continue
+            self._strangers[address] += 1
+            task = asyncio.create_task(self._welcome(connection, address))
+            self._served.add(task)
+            task.add_done_callback(self._served.discard)
+
+    async def _welcome(self, connection: socket.socket, address: str) -> None:
+        """Serve a connection, if it is a worker of this run."""
+        writer: asyncio.StreamWriter | None = None
         try:
-            line = self._greet(decode(await reader.readline()), writer)
-            if line is None:
-                return
-            self.lines[line.worker] = line
-            self._tell(self._joined, line)
+            try:
+                async with asyncio.timeout(GREETING_TIME):
+                    hello, welcome = await greeted(connection, self._secret)
+            finally:
+                self._strangers[address] -= 1
+                if not self._strangers[address]:
+                    del self._strangers[address]
+            reader, writer = await asyncio.open_connection(sock=connection, limit=LINE_LIMIT)
+            line = line_of(hello, writer)
+            if line.worker not in self.lines:
+                writer.write(welcome)
+                await self._serve(line, reader)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # a stranger, or one that is gone already; `_serve` has its own end
+        finally:
+            (connection if writer is None else writer).close()
+
+    async def _serve(self, line: Line, reader: asyncio.StreamReader) -> None:
+        why = "connection closed"
+        self.lines[line.worker] = line
+        self._tell(self._joined, line)
+        try:
             while data := await reader.readline():
                 now = time.monotonic()
                 self._gap(line.silent(now))
@@ -102,8 +159,8 @@ class Lifelines:
         except (OSError, ValueError) as error:
             why = f"connection lost: {error}"
         finally:
-            writer.close()
-            if line is not None and self.lines.get(line.worker) is line:
+            line.writer.close()
+            if self.lines.get(line.worker) is line:
                 del self.lines[line.worker]
                 self._tell(self._gone, line, why)
 
@@ -113,13 +170,31 @@ class Lifelines:
         except Exception as error:
             self._failed(error)
 
-    def _greet(self, hello: dict[str, Any], writer: asyncio.StreamWriter) -> Line | None:
-        """A line for a worker of this run; None for a stranger or a name that is taken."""
-        if hello["type"] != "hello" or not hmac.compare_digest(str(hello.get("secret")), self._secret):
-            return None
-        worker = str(hello["worker"])
-        if worker in self.lines:
-            return None
-        home = hello["home"]
-        doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase", "steps", "copies")}
-        return Line(worker, str(hello["node"]), int(hello["pid"]), tuple(home) if home else None, writer, doing)
+
+async def greeted(connection: socket.socket, secret: str) -> tuple[dict[str, Any], bytes]:
+    """Hear a caller's greeting; returns (its hello, the welcome that it is to be answered).
+
+    Raises:
+        OSError, ValueError, KeyError: it is none of this run.
+    """
+    loop, challenge = asyncio.get_running_loop(), nonce()
+    connection.setblocking(False)
+    await loop.sock_sendall(connection, encode({"type": "challenge", "nonce": challenge}))
+    heard = b""
+    while not heard.endswith(b"\n"):
+        part = await loop.sock_recv(connection, GREETING_LIMIT + 1 - len(heard))
+        heard += part
+        if not part or b"\n" in heard[:-1] or len(heard) > GREETING_LIMIT:
+            raise ValueError("no greeting")
+    hello = decode(heard)
+    if hello["type"] != "hello" or not answers(hello, secret, challenge):
+        raise ValueError("not of this run")
+    return hello, encode({"type": "welcome", "proof": proof(secret, "controller", hello["nonce"], challenge)})
+
+
+def line_of(hello: dict[str, Any], writer: asyncio.StreamWriter) -> Line:
+    """The line of a worker that was let in. Raises KeyError, TypeError, ValueError: its hello makes no sense."""
+    home = hello["home"]
+    doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase", "steps", "copies")}
+    who = (str(hello["worker"]), str(hello["node"]), int(hello["pid"]))
+    return Line(*who, tuple(home) if home else None, writer, doing)

@@ -69,6 +69,7 @@ def form(one: Controller, action: Form) -> None:
     cell, recall = action.cell, action.recall
     order: dict[str, Any] = {"type": "form", "cell": cell, "attempt": action.attempt, "size": len(action.members)}
     order |= {"restore": action.restore, "keep": action.keep, "recall": None}
+    one.lifelines.send_all(one.rendezvous.open(f"cell/{cell}", action.attempt, action.members))
     for rank, worker in enumerate(action.members):
         if recall is not None:
             order["recall"] = {"steps": recall.steps, "from": keeper_of(one, recall.keepers[rank], 0)}
@@ -96,6 +97,8 @@ def begin(one: Controller, action: Generation) -> None:
     one.scribe.generation(action)
     one.scribe.pen.settle(one.timeouts.look)
     one.chores.moved = time.monotonic()
+    crews = [worker for crew in action.cells.values() for worker in crew]
+    one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
     for crew in action.cells.values():
         for worker in crew:
             one.lifelines.send(worker, {"type": "generation", **asdict(action)})

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Groups", "Sockets", "Stopped", "leave_world", "open_store", "serve_store"]
+from shoal.worker.rendezvous import Keys, Rendezvous
+
+__all__ = ["Groups", "Sockets", "Stopped", "leave_world"]
 
 SHORTEST, LONGEST = 0.0002, 0.002
 """Seconds between two looks at what is waited for: a fiftieth of the wait so far, within these."""
@@ -29,53 +31,21 @@ class Stopped(Exception):
     """The generation is over: the controller said so while this worker waited."""
 
 
-def serve_store(listener: Any) -> dist.TCPStore:
-    """The controller's rendezvous store, on an already bound socket (so that it listens where it was told to)."""
-    address, port = listener.getsockname()
-    return dist.TCPStore(
-        address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
-    )
-
-
-def open_store(address: tuple[str, int], timeout: float) -> dist.TCPStore:
-    """A client of the controller's store: one a thread, since a client serves one request at a time."""
-    return dist.TCPStore(
-        address[0], address[1], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout)
-    )
-
-
 class Groups:
     """The groups of one worker, and those it has left behind.
 
     `stopped`: tells whether to walk away. `timeout`: seconds, of every group; a safety net, not what ends a wait.
     `build_timeout`: seconds for building one, when all its members are there: only a death in between exhausts it.
+    `rendezvous`: where the members of one membership find each other.
     """
 
-    def __init__(self, timeout: float, build_timeout: float, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, timeout: float, build_timeout: float, stopped: Callable[[], bool], rendezvous: Rendezvous
+    ) -> None:
         self._timeout, self._build_timeout, self._stopped = timeout, build_timeout, stopped
-        self._address: tuple[str, int] = ("", 0)
-        self._opened: tuple[tuple[str, int], Any] = (self._address, None)
+        self._rendezvous = rendezvous
+        self._held: dict[str, Keys] = {}
         self._left: list[Any] = []
-
-    def meet_at(self, store: tuple[str, int]) -> None:
-        """Use the rendezvous store at this (address, port) from now on. May be called in any thread."""
-        self._address = store
-
-    def _store(self) -> Any:
-        """The training thread's own client of it.
-
-        Raises:
-            RuntimeError: nobody serves it any more.
-        """
-        address = self._address
-        if self._opened[0] != address:
-            self._opened = (address, self._open(address))
-        return self._opened[1]
-
-    def _open(self, address: tuple[str, int]) -> Any:
-        store = open_store(address, self._build_timeout)
-        store.set_timeout(timedelta(seconds=self._timeout))
-        return store
 
     def until(self, done: Callable[[], bool]) -> None:
         """Wait for `done`.
@@ -89,25 +59,28 @@ class Groups:
                 raise Stopped
             time.sleep(min(LONGEST, max(SHORTEST, (time.monotonic() - since) / 50)))
 
-    def meet(self, key: str, rank: int, size: int) -> None:
-        """Wait until all `size` ranks of `key` are here. A group is only built once nobody has to be waited for.
+    def meet(self, key: str, size: int) -> None:
+        """Wait until all `size` members of `key` are here. A group is only built once nobody has to be waited for.
 
-        The first rank that sees everybody, or that leaves before, decides for all of them: nobody goes on alone into a
-        group whose other members have turned round.
+        That all have come, or that one turns round before, is decided once, at the controller: nobody goes on alone
+        into a group whose other members have turned round.
 
         Raises:
-            Stopped: somebody left, or was told to.
+            Stopped: somebody left, or was told to. DistError: the controller that would have decided is gone, or has
+            opened another membership.
         """
-        store = self._store()
-        store.set(f"here/{key}/{rank}", "1")
-        present = [f"here/{key}/{other}" for other in range(size)]
+        if size == 1:
+            return
+        meeting = self._rendezvous.meet(key, size)
         try:
-            self.until(lambda: store.check(present))
+            self.until(meeting.settled)
         except Stopped:
-            if store.compare_set(f"go/{key}", "", "left") == b"left":
+            if not self._rendezvous.turn(key, size).result(self._timeout)["go"]:
                 raise
             return
-        if store.compare_set(f"go/{key}", "", "enter") != b"enter":
+        finally:
+            self._rendezvous.forget(meeting)
+        if not meeting.result(0.0)["go"]:
             self.until(lambda: False)
 
     def build(self, wanted: Sequence[tuple[str, int, int]]) -> list[Any]:
@@ -121,13 +94,15 @@ class Groups:
 
         def connect(key: str, rank: int, size: int) -> None:
             try:
-                store = dist.PrefixStore(key, self._open(self._address))
-                group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=self._build_timeout))
+                group = dist.ProcessGroupGloo(
+                    dist.PrefixStore(key, keys), rank, size, timedelta(seconds=self._build_timeout)
+                )
                 group._set_default_timeout(timedelta(seconds=self._timeout))
                 built[key] = group
             except Exception as error:
                 built[key] = error
 
+        keys = self._keys("groups")
         for key, rank, size in wanted:
             if size == 1:
                 built[key] = None
@@ -148,12 +123,17 @@ class Groups:
         dist.distributed_c10d._world.group_count = 0
         dist.init_process_group(
             "gloo",
-            store=dist.PrefixStore(key, self._open(self._address)),
+            store=dist.PrefixStore(key, self._keys("world")),
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=self._build_timeout),
         )
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
+
+    def _keys(self, use: str) -> Keys:
+        """A store for what is built now; held here until the next of its `use`, since torch holds only its C++ half."""
+        self._held[use] = Keys(self._rendezvous, self._build_timeout)
+        return self._held[use]
 
     def finish(self, work: dist.Work, *buffers: torch.Tensor) -> None:
         """Poll a collective to its end.

@@ -1,13 +1,16 @@
-"""A worker's end of the lifeline: signs of life out, orders in, from two threads beside the training thread.
+"""A worker's end of the lifeline: signs of life out, orders in, from threads beside the training thread.
 
 A controller that dies closes the connection; training goes on without it. What was said lately is kept, and said again
-to the controller that comes back.
+to the controller that comes back. A controller that does not read holds nobody up: what the kernel does not take waits
+here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import select
 import socket
 import threading
 import time
@@ -16,19 +19,23 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.timeouts import Timeouts
-from shoal.wire import LINE_LIMIT, decode, encode
+from shoal.wire import LINE_LIMIT, decode, encode, greet
 
 __all__ = ["Link"]
 
 KEPT = 1024
 """Messages that may have been on their way when a controller died."""
+WAITING = 64 << 20
+"""Bytes that may wait for a controller that does not read; then it counts as gone."""
+TRIES, PAUSE = 5, 0.5
+"""To be let in by a controller that has too many callers, and the seconds between two tries."""
 
 
 class Link:
     """Sends in any thread, receives into `inbox`, beats by itself.
 
     `urgent` is called in the receiving thread with every order: true when that was all, so that the training thread is
-    not interrupted.
+    not interrupted. `dropped`: called there too, when a connection has ended.
     """
 
     def __init__(self, timeouts: Timeouts) -> None:
@@ -36,67 +43,135 @@ class Link:
         self.progress: Callable[[], dict[str, Any]] = dict
         """What a sign of life says; `steps` among it."""
         self.urgent: Callable[[dict[str, Any]], bool] = lambda order: False
+        self.dropped: Callable[[], None] = lambda: None
         self._timeouts = timeouts
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._socket: socket.socket | None = None
         self._lost = time.monotonic()
         self._recent: deque[dict[str, Any]] = deque()
         self._said = 0
+        self._waiting: deque[bytes] = deque()
+        """What the kernel has not taken yet, in order; the first may be the rest of a message."""
+        self._size = 0
+        self._beat: bytes | None = None
+        """The newest sign of life, if it waits too."""
         threading.Thread(target=self._beats, daemon=True, name="link-beats").start()
+        threading.Thread(target=self._sends, daemon=True, name="link-sends").start()
 
-    def connect(self, address: tuple[str, int], hello: Callable[[], dict[str, Any]]) -> None:
+    def connect(self, address: tuple[str, int], secret: str, hello: Callable[[], dict[str, Any]]) -> None:
         """Speak to the controller at `address` from now on: `hello`, then all that a former one may not have heard.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: nobody listens there, or not who knows the secret.
         """
-        fresh = socket.create_connection(address, timeout=self._timeouts.collective)
-        fresh.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        fresh.settimeout(None)
-        with self._lock:
-            for message in (hello(), *self._recent):
-                fresh.sendall(encode(message))
+        fresh = self._greeted(address, secret, hello)
+        with self._changed:
             former, self._socket = self._socket, fresh
-            if former is not None:
-                former.close()
+            self._waiting = deque(encode(message) for message in self._recent)
+            self._size, self._beat = sum(map(len, self._waiting)), None
+            self._push()
+        if former is not None:
+            hang_up(former)
         threading.Thread(target=self._receive, args=(fresh,), daemon=True, name="link-receive").start()
 
-    def send(self, message: dict[str, Any], *, keep: bool = True) -> None:
-        """Queue a message for the controller in the kernel. A lost connection shows in the receiving thread. What is
-        kept to be said again is numbered (`seq`), so that nobody takes it for news."""
-        with self._lock:
+    def _greeted(self, address: tuple[str, int], secret: str, hello: Callable[[], dict[str, Any]]) -> socket.socket:
+        for left in reversed(range(TRIES)):
+            fresh = socket.create_connection(address, timeout=self._timeouts.collective)
+            fresh.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                greet(fresh, secret, hello())
+                fresh.settimeout(None)
+                return fresh
+            except (OSError, ValueError, KeyError) as error:
+                fresh.close()
+                if not left:
+                    raise OSError(f"{address[0]}:{address[1]} did not let this worker in: {error}") from error
+            time.sleep(PAUSE)
+        raise AssertionError("unreachable")
+
+    def send(self, message: dict[str, Any], *, keep: bool = True) -> bool:
+        """Hand a message to the kernel, or to the thread that waits for it; never blocks. A lost connection shows in
+        the receiving thread. What is kept to be said again is numbered (`seq`), so that nobody takes it for news. False
+        if nobody is there to be told."""
+        with self._changed:
             if keep:
                 message = {**message, "seq": self._said}
                 self._said += 1
                 self._recent.append(message)
                 while len(self._recent) > KEPT and self._socket is not None:
                     self._recent.popleft()
-            if self._socket is not None:
-                try:
-                    self._socket.sendall(encode(message))
-                except OSError:
-                    self._lose(self._socket)
+            if self._socket is None:
+                return False
+            self._add(encode(message))
+            return self._socket is not None
+
+    def flush(self, seconds: float) -> None:
+        """Wait until the kernel has all that was said, for at most `seconds`: before this process ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting or self._socket is None, seconds)
+
+    def _add(self, data: bytes) -> None:
+        idle = not self._waiting
+        self._waiting.append(data)
+        self._size += len(data)
+        if idle:
+            self._push()
+        if self._size > WAITING:
+            self._lose(self._socket)
+
+    def _push(self) -> None:
+        """Give the kernel what it takes now. Called with the lock."""
+        connection = self._socket
+        try:
+            while connection is not None and (self._waiting or self._beat is not None):
+                if not self._waiting and self._beat is not None:
+                    self._waiting.append(self._beat)
+                    self._size, self._beat = len(self._beat), None
+                sent = connection.send(self._waiting[0], socket.MSG_DONTWAIT)
+                rest = self._waiting.popleft()[sent:]
+                self._size -= sent
+                if rest:
+                    self._waiting.appendleft(rest)
+        except BlockingIOError:
+            pass  # the thread goes on when there is room
+        except OSError:
+            self._lose(connection)
+        self._changed.notify_all()
+
+    def _sends(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting and self._socket is not None)
+                connection = self._socket
+                assert connection is not None
+                room = select.poll()
+                room.register(connection, select.POLLOUT)
+            room.poll(1000)
+            with self._changed:
+                if self._socket is connection:
+                    self._push()
 
     def _receive(self, connection: socket.socket) -> None:
         with connection.makefile("rb") as lines:
             while True:
                 try:
-                    line = lines.readline(LINE_LIMIT)
-                except (OSError, ValueError):
-                    line = b""
-                if not line:
+                    order = decode(lines.readline(LINE_LIMIT))
+                except (OSError, ValueError):  # an end is no message either
                     break
-                order = decode(line)
                 if not self.urgent(order):
                     self.inbox.put(order)
-        with self._lock:
+        with self._changed:
             self._lose(connection)
+        self.dropped()
 
-    def _lose(self, connection: socket.socket) -> None:
-        if self._socket is connection:
+    def _lose(self, connection: socket.socket | None) -> None:
+        if connection is not None and self._socket is connection:
             self._socket = None
+            self._waiting.clear()
+            self._size, self._beat = 0, None
             self._lost = time.monotonic()
-            connection.close()
+            hang_up(connection)
+            self._changed.notify_all()
 
     def _beats(self) -> None:
         """Signs of life; without a controller, training may go on as long as steps are committed."""
@@ -104,11 +179,22 @@ class Link:
         while True:
             time.sleep(self._timeouts.beat)
             progress = self.progress()
-            self.send({"type": "beat", **progress}, keep=False)
-            if self._socket is not None:
+            with self._changed:
+                self._beat = encode({"type": "beat", **progress})  # an older one that waits is no news any more
+                if not self._waiting:
+                    self._push()
+                there = self._socket is not None
+            if there:
                 continue
             if progress.get("steps", -1) > steps:
                 steps, self._lost = progress["steps"], time.monotonic()
             elif time.monotonic() - self._lost > self._timeouts.orphan:
                 print(f"shoal worker {os.getpid()}: no controller and no progress; ending", flush=True)
                 os._exit(3)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """End a connection that another thread may be reading."""
+    with contextlib.suppress(OSError):  # it has ended already
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -27,6 +27,7 @@ from shoal.worker.groups import Groups, Sockets, Stopped, leave_world
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
 from shoal.worker.main import Meeting, greeting
+from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
 from shoal.workload import ORIGIN, Workload
@@ -80,7 +81,9 @@ class Loop:
         self.copies = Copies(address, self.holds, timeouts.collective) if job.snapshots.recalls else None
         self.courier = Courier(timeouts)
         self.link.progress, self.link.urgent = self.progress, self.urgent
-        self.groups = Groups(timeouts.collective, timeouts.build, lambda: self.over or not self.link.inbox.empty())
+        self.rendezvous = Rendezvous(lambda message: self.link.send(message, keep=False))
+        self.link.dropped = self.rendezvous.lost
+        self.groups = Groups(timeouts.collective, timeouts.build, self.called, self.rendezvous)
         self.sockets = Sockets()
         self.injector = Injector(job.inject, rundir)
         self.origin: dict[str, Any] = job.workload.get(ORIGIN) or {}
@@ -101,15 +104,18 @@ class Loop:
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
-        self.groups.meet_at(meeting.store)
-        self.link.connect(meeting.lifeline, lambda: self.hello(meeting.secret))
+        self.link.connect(meeting.lifeline, meeting.secret, self.hello)
 
-    def hello(self, secret: str) -> dict[str, Any]:
+    def called(self) -> bool:
+        """Whether to walk away from what others have a part in."""
+        return self.over or not self.link.inbox.empty()
+
+    def hello(self) -> dict[str, Any]:
         """Who this is, and what it is doing (for a controller that came back)."""
         where = {"seat": self.seat, "attempt": self.attempt, "generation": self.generation, "phase": self.phase}
         copies = {} if self.copies is None else {"address": self.copies.address, "token": self.copies.token}
         steps = -1 if self.step is None else self.step.steps
-        return greeting(secret, self.name, self.node, self.home, **where, steps=steps, copies=copies)
+        return greeting(self.name, self.node, self.home, **where, steps=steps, copies=copies)
 
     def progress(self) -> dict[str, Any]:
         """What a sign of life says."""
@@ -119,6 +125,8 @@ class Loop:
 
     def urgent(self, order: dict[str, Any]) -> bool:
         """In the link's thread: what cannot wait for the training thread, and what must not interrupt it."""
+        if self.rendezvous.heard(order):
+            return True
         match order["type"]:
             case "stop":
                 seat = self.seat
@@ -178,12 +186,12 @@ class Loop:
         """Build the world of a cell and this worker's share of the model in it."""
         self.leave()
         cell, attempt, rank, size = order["cell"], order["attempt"], order["rank"], order["size"]
-        key = f"cell/{cell}/{attempt}"
+        self.rendezvous.scope = f"cell/{cell}/{attempt}"
         self.phase = "forming"
         try:
-            self.groups.meet(key, rank, size)
+            self.groups.meet("world", size)
             self.sockets.mark()
-            self.groups.world(key, rank, size)
+            self.groups.world("world", rank, size)
             replica = self.workload.build(self.job.seed)
             group = dist.new_group(backend="gloo")
             self.sockets.taken()
@@ -255,6 +263,7 @@ class Loop:
         self.generation = order["generation"]
 
         def run() -> None:
+        self.rendezvous.scope = f"generation/{self.generation}"
             self.adopt(order, step)
             self.train(step)
 
@@ -284,7 +293,7 @@ class Loop:
         cells = sorted(int(cell) for cell in order["cells"])
         crew = [worker for cell in cells for worker in order["cells"][str(cell)]]
         heals = [(source, target) for source, target in order["heals"] if step.member.cell in (source, target)]
-        copying = step.enter(order["generation"], cells, crew, order["evaluated"], heals)
+        copying = step.enter(cells, crew, order["evaluated"], heals)
         joined = time.monotonic()
         copied = 0
         try:
@@ -299,7 +308,7 @@ class Loop:
             raise AssertionError(f"{self.name} stands at step {step.steps}, its generation at {order['steps']}")
         step.todo = list(order["todo"][str(step.member.cell)])
         # all of a cell go in, or none: inside a step nobody can be told that a peer turned round
-        self.groups.meet(f"begin/{self.generation}/{step.member.cell}", step.member.rank, step.member.size)
+        self.groups.meet(f"begin/{step.member.cell}", step.member.size)
         self.kept = None
         if self.job.snapshots.every:
             self.courier.keep(step)

@@ -17,14 +17,15 @@ __all__ = ["Meeting", "Setup", "Worker", "greeting"]
 
 PATIENCE = 20.0
 """Seconds, of a worker that could not even read its job, for reaching the controller."""
+LAST_WORD = 5.0
+"""Seconds within which the controller's end takes what ends a worker."""
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where to find a controller: `lifeline`, `store`: its (address, port); `secret`: of this controller."""
+    """Where to find a controller: `lifeline`: its (address, port); `secret`: of this controller, never sent over it."""
 
     lifeline: tuple[str, int]
-    store: tuple[str, int]
     secret: str
 
 
@@ -40,11 +41,11 @@ class Setup:
     meeting: Meeting
 
 
-def greeting(secret: str, name: str, node: str, home: tuple[int, int] | None, **doing: Any) -> dict[str, Any]:
+def greeting(name: str, node: str, home: tuple[int, int] | None, **doing: Any) -> dict[str, Any]:
     """A worker's first word: who it is, and what it is doing (for a controller that came back)."""
     who: dict[str, Any] = {"worker": name, "node": node, "pid": os.getpid(), "home": home}
     idle: dict[str, Any] = {"seat": None, "attempt": -1, "generation": -1, "steps": -1, "phase": "spare", "copies": {}}
-    return {"type": "hello", "secret": secret, **who, **idle, **doing}
+    return {"type": "hello", **who, **idle, **doing}
 
 
 class Worker:
@@ -99,13 +100,15 @@ class Worker:
         try:
             if self._loop is not None:
                 self._loop.fail("code", error)
+                self._loop.link.flush(LAST_WORD)
                 return
             setup, meeting = self._setup, self._meeting
             link = Link(Timeouts(float(setup.job.get("patience") or PATIENCE)))
-            hello = greeting(meeting.secret, setup.name, setup.node, setup.home, phase="unborn")
-            link.connect(meeting.lifeline, lambda: hello)
+            hello = greeting(setup.name, setup.node, setup.home, phase="unborn")
+            link.connect(meeting.lifeline, meeting.secret, lambda: hello)
             trace = "".join(traceback.format_exception(error))
             message = f"{type(error).__name__}: {error}"
             link.send({"type": "failed", "generation": -1, "where": "start", "message": message, "trace": trace})
+            link.flush(LAST_WORD)
         except BaseException:  # nobody listens: the end of the process says it
             traceback.print_exc()

@@ -90,7 +90,6 @@ class Step:
 
     def enter(
         self,
-        generation: int,
         cells: list[int],
         crew: list[str],
         evaluated: int,
@@ -102,11 +101,11 @@ class Step:
         self.cross = self.all = None
         self.cells, self.crew, self.evaluated = cells, crew, max(self.evaluated, evaluated)
         place, rank, size = cells.index(self.member.cell), self.member.rank, self.member.size
-        everybody = (f"all/{generation}", place * size + rank, len(crew))
-        self.groups.meet(*everybody)
+        self.groups.meet("all", len(crew))
+        everybody = ("all", place * size + rank, len(crew))
         self.inject("join")
-        copies = [(f"heal/{generation}/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in heals]
-        matching = (f"cross/{generation}/{rank}", place, len(cells))
+        copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in heals]
+        matching = (f"cross/{rank}", place, len(cells))
         self.cross, self.all, *copying = self.groups.build([matching, everybody, *copies])
         self.groups.retire()
         self.replica.generation_began()

@@ -1,0 +1,113 @@
+"""Meeting, and the exchange of keys, as the controller answers them: a membership at a time, for its members only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shoal.control import rendezvous
+from shoal.control.rendezvous import Answers, Rendezvous
+
+A, B = "generation/5", "cell/0/2"
+
+
+def opened() -> Rendezvous:
+    one = Rendezvous()
+    assert one.open("generation", 5, ["w0", "w1", "w2"]) == []
+    assert one.open("cell/0", 2, ["w0", "w1"]) == []
+    return one
+
+
+def want(scope: str, id: int, *keys: str) -> dict[str, Any]:
+    return {"type": "want", "scope": scope, "id": id, "keys": list(keys)}
+
+
+def put(scope: str, key: str, value: str) -> dict[str, Any]:
+    return {"type": "put", "scope": scope, "key": key, "value": value}
+
+
+def meet(id: int, *, scope: str = A, turn: bool = False, key: str = "all", size: int = 3) -> dict[str, Any]:
+    return {"type": "turn" if turn else "meet", "scope": scope, "key": key, "size": size, "id": id}
+
+
+def met(answers: Answers) -> dict[str, tuple[int, bool]]:
+    assert all(answer["type"] == "met" for _, answer in answers)
+    return {worker: (answer["id"], answer["go"]) for worker, answer in answers}
+
+
+def test_values_are_answered_when_all_are_there() -> None:
+    one = opened()
+    assert one.hear("w0", put(A, "k", "v")) == []
+    assert one.hear("w1", want(A, 1, "k")) == [("w1", {"type": "values", "id": 1, "values": ["v"]})]
+    assert one.hear("w1", want(A, 2, "l", "k", "m")) == []
+    assert one.hear("w2", want(A, 9, "m")) == []
+    assert one.hear("w0", put(A, "l", "u")) == []
+    assert one.hear("w0", put(A, "m", "w")) == [
+        ("w1", {"type": "values", "id": 2, "values": ["u", "v", "w"]}),
+        ("w2", {"type": "values", "id": 9, "values": ["w"]}),
+    ]
+    assert one.hear("w0", put(A, "m", "again")) == []
+
+
+def test_memberships_share_no_keys() -> None:
+    one = opened()
+    one.hear("w0", put(B, "k", "v"))
+    assert one.hear("w0", want(A, 1, "k")) == []
+    assert one.hear("w1", put(A, "k", "another"))[0][1]["values"] == ["another"]
+
+
+def test_all_go_in_once_all_have_come() -> None:
+    one = opened()
+    assert one.hear("w0", meet(1)) == one.hear("w2", meet(2)) == []
+    assert met(one.hear("w1", meet(3))) == {"w0": (1, True), "w2": (2, True), "w1": (3, True)}
+    assert met(one.hear("w0", meet(4, turn=True))) == {"w0": (4, True)}, "what was decided stays"
+
+
+def test_the_first_that_turns_round_decides_for_all() -> None:
+    one = opened()
+    assert one.hear("w0", meet(1)) == one.hear("w2", meet(2)) == []
+    assert met(one.hear("w0", meet(3, turn=True))) == {"w0": (3, False), "w2": (2, False)}
+    assert met(one.hear("w1", meet(1))) == {"w1": (1, False)}
+    assert one.hear("w1", meet(2, key="another")) == []
+
+
+def test_what_is_over_is_answered_and_forgotten() -> None:
+    one = opened()
+    one.hear("w0", put(A, "k", "v"))
+    one.hear("w1", want(A, 1, "l"))
+    one.hear("w2", meet(2))
+    assert one.open("generation", 6, ["w1", "w2"]) == [
+        ("w1", {"type": "closed", "id": 1}),
+        ("w2", {"type": "closed", "id": 2}),
+    ]
+    assert one.hear("w1", want(A, 3, "k")) == [("w1", {"type": "closed", "id": 3})]
+    assert one.hear("w1", put(A, "k", "v")) == []
+    assert one.hear("w1", meet(4)) == [("w1", {"type": "closed", "id": 4})]
+    assert met(one.hear("w1", meet(5, turn=True))) == {"w1": (5, False)}
+    assert one.hear("w1", want("generation/6", 6, "k")) == []
+    assert one.hear("w0", put(B, "k", "v")) == one.hear("w1", meet(1, scope=B, size=2)) == [], "others are as they were"
+
+
+@pytest.mark.parametrize("scope", [B, "cell/0/3", "cell/1/2", "generation", "", "generation/5/x"])
+def test_who_is_no_member_changes_nothing(scope: str) -> None:
+    one = opened()
+    assert one.hear("w2", put(scope, "k", "evil")) == []
+    assert one.hear("w2", meet(1, scope=scope, size=2)) == [("w2", {"type": "closed", "id": 1})]
+    assert met(one.hear("w2", meet(2, scope=scope, size=2, turn=True))) == {"w2": (2, False)}
+    assert one.hear("w0", want(B, 1, "k")) == []
+    assert one.hear("w0", meet(2, scope=B, size=2)) == []
+    assert met(one.hear("w1", meet(3, scope=B, size=2))) == {"w0": (2, True), "w1": (3, True)}
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "KEYS", 3)
+    monkeypatch.setattr(rendezvous, "VALUES", 100)
+    one = opened()
+    with pytest.raises(ValueError, match=A):
+        one.hear("w0", put(A, "k", "v" * 101))
+    for key in "abc":
+        one.hear("w0", put(A, key, "v"))
+    with pytest.raises(ValueError, match="too many"):
+        one.hear("w0", put(A, "d", "v"))
+    assert one.hear("w0", put(B, "d", "v" * 100)) == []
