@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from shoal.control.fleet import NAMESPACE
 from shoal.errors import UserError
 from shoal.nodes import view
 from shoal.plan import Assignment, Wanted, plan
+from shoal.record.sentences import count
 
 __all__ = ["held_by", "holders", "planned"]
 
@@ -31,17 +33,19 @@ def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
     free = sum(node.slots for node in view(slot_resource) if not node.draining)
     missing = max(0, wanted.cells * wanted.mesh.workers - free)
     held = holders(workers()) if missing else Counter()
-    given = 0
+    given: Counter[str] = Counter()
     for other in held:
-        if given < missing and other != run_id:
-            given += ask(other, missing - given, run_id)
+        if given.total() < missing and other != run_id:
+            given[other] = ask(other, missing - given.total(), run_id)
     deadline = time.monotonic() + ANSWER
-    while given and time.monotonic() < deadline:
-        if sum(node.slots for node in view(slot_resource) if not node.draining) >= free + given:
+    while given.total() and time.monotonic() < deadline:
+        if sum(node.slots for node in view(slot_resource) if not node.draining) >= free + given.total():
             break
         time.sleep(0.1)
     try:
-        return plan(view(slot_resource), wanted)
+        found = plan(view(slot_resource), wanted)
+        notes = (f"run {other} gave up {count(spares, 'idle spare')}" for other, spares in (+given).items())
+        return replace(found, notes=(*found.notes, *notes))
     except UserError as error:
         if not held:
             raise
@@ -64,11 +68,11 @@ def held_by(held: Counter[str]) -> str:
     return "taken are " + ", ".join(f"{slots} by run {run}" for run, slots in held.most_common())
 
 
-def ask(other: str, count: int, run_id: str) -> int:
+def ask(other: str, wanted: int, run_id: str) -> int:
     """Ask a run's controller to give up idle spares; returns how many it gives."""
     try:
         controller: Any = ray.get_actor(controller_name(other), namespace=NAMESPACE)
-        given: int = ray.get(controller.give_up_spares.remote(count, run_id), timeout=ANSWER)
+        given: int = ray.get(controller.give_up_spares.remote(wanted, run_id), timeout=ANSWER)
         return given
     except (ValueError, ray.exceptions.RayError):  # it has none any more, or does not answer: it gives nothing
         return 0

@@ -36,6 +36,7 @@ def test_other_runs_make_room(monkeypatch: pytest.MonkeyPatch, cells: int, spare
     cluster = Cluster(monkeypatch, spares)
     found = room.planned("slot", Wanted(Mesh(ep=1), cells, 0), "c")
     assert len(found.cells) == fit
+    assert f"run a gave up {min(cells, spares)} idle spare" in found.notes[-1]
     assert cluster.asked[0] == ("a", cells, "c")
 
 
