@@ -121,6 +121,9 @@ class Job(Section):
     )
     audit: Audit = Audit()
     snapshots: Snapshots = Snapshots()
+    not_finite: int = Field(
+        10, ge=0, description="steps in a row whose loss or gradient norm may be no number; one more ends the run"
+    )
     inject: list[Injection] = Field([], description="faults on order, for drills")
     mlflow: Mlflow = Mlflow()
     workload: dict[str, Any] = Field(description="`path: package.module:Class`, the rest is the workload's own")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from decisions import HOMES, Run, one
+import math
+
+from decisions import HOMES, NODES, Run, one
 
 from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
 from shoal.control.decide import decide
@@ -10,6 +12,7 @@ from shoal.control.messages import (
     Acked,
     Checkpointed,
     Committed,
+    Damaged,
     End,
     Failed,
     Finished,
@@ -18,6 +21,7 @@ from shoal.control.messages import (
     Joined,
     Journal,
     Lost,
+    NotSaved,
     Pause,
     Raise,
     Ready,
@@ -25,6 +29,7 @@ from shoal.control.messages import (
     Stop,
 )
 from shoal.control.state import Ack
+from shoal.control.verdict import finite, not_finite
 from shoal.plan import Seat
 
 
@@ -344,3 +349,31 @@ def test_the_state_before_is_not_touched() -> None:
     copy = before.copy()
     decide(before, Lost("w10", "closed"))
     assert before == copy
+
+
+def test_a_run_is_not_done_without_its_last_state() -> None:
+    run = Run(steps=5)
+    run.start()
+    run.feed(*(Committed(w, 0, 5) for w in HOMES.values()), NotSaved(5, "disk full"))
+    end = one(run.feed(*(Finished(w, 0) for w in HOMES.values())), End)
+    assert end.status == "failed"
+    assert "last state could not be saved (disk full)" in end.reason
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_once() -> None:
+    run = Run(checkpoint=40)
+    for seat, worker in HOMES.items():
+        run.feed(Joined(worker, NODES[worker], seat))
+    forms = [action for action in run.actions if isinstance(action, Form)]
+    assert {form.restore for form in forms} == {40}
+    fresh = run.feed(Damaged(40, 20, "a bit"), Failed("w00", -1, "form", "a bit", 0), Damaged(40, 20, "a bit"))
+    assert one(fresh, Rewind) == Rewind(20, 20)
+    assert {form.restore for form in fresh if isinstance(form, Form)} == {20}
+    end = one(run.feed(Damaged(20, None, "a bit")), End)
+    assert (end.status, "no older checkpoint is left" in end.reason) == ("failed", True)
+
+
+def test_a_step_that_is_no_number_is_counted_in_a_row() -> None:
+    fine, bad, null = {"loss": 1.0, "grad_norm": 1.0}, {"loss": 1.0, "grad_norm": math.inf}, {"loss": None}
+    assert [finite(figures) for figures in (fine, bad, null, {})] == [True, False, False, True]
+    assert [not_finite(steps) for steps in ([], [bad], [bad, fine], [fine, null, bad])] == [0, 1, 0, 2]

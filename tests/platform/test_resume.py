@@ -184,6 +184,8 @@ def test_other_data_are_refused_unless_they_are_meant(tmp_path: Path, monkeypatc
     data |= {"corpus": "cd34", "seq_len": 32}
     with pytest.raises(UserError, match=r"corpus was ab12, is cd34; seq_len was 64, is 32(.|\n)*--allow-change data"):
         preflight(job(tmp_path), resume=True)
+    with pytest.raises(UserError, match="`data` is all that may change"):
+        preflight(job(tmp_path), resume=True, allow={"model"})
     ready = preflight(job(tmp_path), resume=True, allow={"data"})
     assert "data change at step 10" in ready.notes[0]
     trained(ready, 20)

@@ -16,6 +16,7 @@ from shoal.control.messages import (
     Action,
     Checkpointed,
     Committed,
+    Damaged,
     Draining,
     Ending,
     Evaluated,
@@ -93,7 +94,10 @@ def apply(state: State, event: Event) -> list[Action]:
             if state.verdict and state.checkpoint >= state.committed:
                 end(state, actions)
             return actions
+        case Damaged():
+            pass_over(state, event, actions)
         case NotSaved(steps, reason):
+            state.unsaved = reason
             if state.verdict and steps >= state.committed:
                 state.verdict = f"{state.verdict}; its state could not be saved ({reason})"
                 end(state, actions)
@@ -102,7 +106,7 @@ def apply(state: State, event: Event) -> list[Action]:
             if generation == state.generation and (state.mode == "running" or state.pausing):
                 state.finished.add(worker)
                 if len(state.finished) == len(state.live) * state.shape.workers:
-                    end(state, actions, done=True)
+                    finished(state, actions)
         case Draining(node):
             state.draining.setdefault(node, False)
         case Wanted(count):
@@ -117,6 +121,24 @@ def apply(state: State, event: Event) -> list[Action]:
         if state.mode != "ended":
             what(state, actions)
     return actions
+
+
+def finished(state: State, actions: list[Action]) -> None:
+    """Every worker is through. A run is not done without its last state."""
+    if state.checkpoint < state.committed:
+        state.verdict = f"every step is committed, but the last state could not be saved ({state.unsaved})"
+    end(state, actions, done=not state.verdict)
+
+
+def pass_over(state: State, event: Damaged, actions: list[Action]) -> None:
+    """Go back behind a checkpoint that is damaged, once, however many cells say so."""
+    if event.steps != state.checkpoint or state.mode != "gathering":
+        return
+    if event.older is None:
+        give_up(state, f"{event.reason}; no older checkpoint is left", actions)
+    else:
+        state.checkpoint = event.older
+        fall_back(state, actions)
 
 
 def exhaust(state: State, actions: list[Action]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from shoal import marker
 from shoal.control.fleet import node_of
 from shoal.control.lifelines import Line
 from shoal.control.messages import (
     Acked,
     Checkpointed,
     Committed,
+    Damaged,
     Ending,
     Evaluated,
     Failed,
@@ -23,11 +27,12 @@ from shoal.control.messages import (
     Unborn,
 )
 from shoal.control.mishaps import ROW
-from shoal.control.state import Ack
-from shoal.control.verdict import suspects
-from shoal.plan import Seat
-
 from shoal.control.rendezvous import WORDS
+from shoal.control.state import Ack
+from shoal.control.verdict import diverged, finite, suspects
+from shoal.plan import Seat
+from shoal.workload import ORIGIN
+
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
 
@@ -41,6 +46,8 @@ class Ear:
         self.controller = controller
         self.early: list[tuple[Line, dict[str, Any]]] | None = None
         """While a run is being taken over: what workers said before the state stood."""
+        self.not_finite = 0
+        """Steps in a row, up to the last committed one, whose loss or gradient norm was no number."""
         self.told: dict[str, int] = {}
         """The number of each worker's last word that a controller before this one put into the journal."""
 
@@ -108,6 +115,11 @@ class Ear:
     # ---- words
 
     def said(self, line: Line, message: dict[str, Any]) -> None:
+        if message["type"] in WORDS:
+            lifelines = self.controller.lifelines
+            if lifelines.lines.get(line.worker) is line:  # who was fenced meets nobody
+                lifelines.send_all(self.controller.rendezvous.hear(line.worker, message))
+            return
         if self.early is not None:
             self.early.append((line, message))
             return
@@ -115,11 +127,6 @@ class Ear:
         current = generation == one.state.generation
         match message["type"]:
             case "commit":
-        if message["type"] in WORDS:
-            lifelines = self.controller.lifelines
-            if lifelines.lines.get(line.worker) is line:  # who was fenced meets nobody
-                lifelines.send_all(self.controller.rendezvous.hear(line.worker, message))
-            return
                 if current:
                     self.commit(message)
                 one.on(Committed(worker, generation, message["steps"]))
@@ -143,8 +150,12 @@ class Ear:
                     samples = one.workload.samples(one.state.committed)
                     where = {"step": one.state.committed, "samples": samples, "trace": message["trace"]}
                     self.journal("error", worker, message, where)
+                if message.get("damaged") is not None:
+                    self.damaged(**message["damaged"])
                 where, attempt = message["where"], message.get("attempt", -1)
                 one.on(Failed(worker, generation, where, message["message"], attempt))
+            case "finished" if current and self.not_finite:
+                one.on(Ending(diverged(self.not_finite)))
             case "finished":
                 one.on(Finished(worker, generation))
             case "note":
@@ -164,6 +175,19 @@ class Ear:
                     fields = {key: message[key] for key in ("path", "seconds", "bytes")}
                     one.scribe.event("checkpoint", step=message["steps"], **fields)
                 one.on(Checkpointed(message["steps"]))
+
+    def damaged(self, steps: int, reason: str) -> None:
+        """A checkpoint cannot be gone back to: it is set aside, and the newest before it is to be tried."""
+        one, root = self.controller, self.controller.rundir / "checkpoints"
+        if steps != one.state.checkpoint:
+            return  # another worker was first to say so
+        folder = root / f"step-{steps:08d}"
+        with contextlib.suppress(OSError):  # it may be gone
+            folder = marker.set_aside(folder)
+        one.scribe.event("checkpoint_passed_over", step=steps, path=str(folder), reason=reason)
+        first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
+        older = [whole.steps for whole in marker.whole(root) if first <= whole.steps < steps]
+        one.on(Damaged(steps, max(older, default=None), reason))
 
     def journal(self, kind: str, worker: str, message: dict[str, Any], fields: dict[str, Any]) -> None:
         """Put a worker's word into the journal, with its number: a controller that takes over from this one hears it
@@ -186,8 +210,16 @@ class Ear:
         one.mishaps.row = 0
         for record in one.recoveries.step(list(one.state.live), time.time()):
             one.scribe.event("recovery", **record)
+        self.count(message["metrics"])
         self.mistrust(message)
         self.pace(message)
+
+    def count(self, metrics: Mapping[str, float | None]) -> None:
+        """End a run whose steps are no numbers any more: its state does not come back by itself."""
+        one = self.controller
+        self.not_finite = 0 if finite(metrics) else self.not_finite + 1
+        if self.not_finite > one.job.not_finite:
+            one.on(Ending(diverged(self.not_finite)))
 
     def mistrust(self, message: dict[str, Any]) -> None:
         """Act on what a commit says of bad steps and of replicas that differ."""

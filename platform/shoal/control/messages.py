@@ -14,6 +14,7 @@ __all__ = [
     "Action",
     "Checkpointed",
     "Committed",
+    "Damaged",
     "Draining",
     "End",
     "Ending",
@@ -129,6 +130,16 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class Damaged:
+    """The checkpoint of `steps`, that cells were to be formed from, is not what was committed. `older`: the newest
+    before it that the run may go back to; none is left if None."""
+
+    steps: int
+    older: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class NotSaved:
     """A checkpoint of `steps` committed steps will never be whole."""
 
@@ -176,7 +187,7 @@ class Kept:
 
 
 FromWorker = Joined | Lost | Unborn | Ready | Acked | Committed | Evaluated | Failed | Finished | Kept
-Event = FromWorker | Checkpointed | NotSaved | Draining | Wanted | Standstill | Ending
+Event = FromWorker | Checkpointed | Damaged | NotSaved | Draining | Wanted | Standstill | Ending
 
 # ---- actions
 

@@ -18,7 +18,7 @@ from shoal.record import layout
 from shoal.record.pen import Pen, Stall
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
-from shoal.workload import Workload
+from shoal.workload import ORIGIN, Workload
 
 __all__ = ["Scribe"]
 
@@ -41,13 +41,14 @@ class Scribe:
     def started(self, start: int, about: Mapping[str, Any]) -> None:
         """A session begins: what the record holds of steps from `start` on was not saved, and is taken back."""
         self.pen.truncate(start)
+        loaded = (self.job.workload.get(ORIGIN) or {}).get("start", start or None)  # 0: a model that was imported
         self.event(
             "run_started",
             run_id=self.job.run_id,
             steps=self.job.steps,
             cells=self.job.cells,
             workers_per_cell=self.job.workers_per_cell,
-            resumed_from=start or None,
+            resumed_from=loaded,
             **about,
         )
         self.gap(start)

@@ -131,6 +131,8 @@ class State:
     """The generation since which no step was undone: older copies may be of a history that was left."""
     recalled: int = -1
     """Steps of the copies from which the first cell is being formed."""
+    unsaved: str = "nothing was said of it"
+    """Why the last checkpoint that failed did."""
     verdict: str = ""
     """Why the run cannot go on: what is left to do is to save its state."""
     ends: Literal["failed", "stopped"] = "failed"

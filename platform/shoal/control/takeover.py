@@ -12,6 +12,7 @@ from shoal.control.messages import Action, Lost
 from shoal.control.orders import carry_out
 from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
 from shoal.control.recall import appoint
+from shoal.control.verdict import not_finite
 from shoal.record import read
 
 if TYPE_CHECKING:
@@ -53,11 +54,14 @@ async def take_over(one: Controller) -> None:
         one.scribe.rewound(lived.committed)  # a controller whose disk was full went back, and could not say so
     early, one.ear.early = one.ear.early, None
     kept = [record for record in records if record["step"] < lived.committed]
+    figures = list(kept)
     for commit in unrecorded(kept, (message for _, message in early)):
         if commit["steps"] <= one.scribe.pen.last_step + 1:
             one.scribe.rewound(commit["steps"] - 1)
         one.scribe.step(commit, commit["generation"])
         one.committed = dict(commit)
+        figures.append(commit["metrics"])
+    one.ear.not_finite = not_finite(figures)
     one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
     for worker, line in there.items():
         one.spawner.started[worker].heard = True

@@ -87,6 +87,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "checkpoint": ("step", "path", "seconds", "bytes"),
     "checkpoint_failed": ("step", "reason"),
+    "checkpoint_passed_over": ("step", "path", "reason"),
     "not_started": ("actor", "node", "how", "trace"),
     "formation_failed": ("cell", "attempt", "actor", "reason"),
     "record_stalled": ("reason", "since", "seconds", "lines"),

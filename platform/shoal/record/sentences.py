@@ -135,6 +135,11 @@ def _checkpoint_failed(event: Event) -> str:
     return f"The checkpoint of step {event.get('step')} was not finished and does not count{_because(event)}."
 
 
+def _checkpoint_passed_over(event: Event) -> str:
+    where = f" It lies at {event['path']}." if event.get("path") else ""
+    return f"The checkpoint of step {event.get('step')} is not gone on from{_because(event)}.{where}"
+
+
 def _error(event: Event) -> str:
     last = (event.get("trace") or "").strip().rpartition("\n")[2]
     if str(event.get("actor")).endswith("/controller"):
@@ -243,6 +248,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "recovery": _recovery,
     "checkpoint": _checkpoint,
     "checkpoint_failed": _checkpoint_failed,
+    "checkpoint_passed_over": _checkpoint_passed_over,
     "not_started": _not_started,
     "formation_failed": _formation_failed,
     "record_stalled": _record_stalled,

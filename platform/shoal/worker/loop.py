@@ -78,8 +78,12 @@ class Loop:
         self.name, self.node, self.home, self.job, self.workload, self.rundir = name, node, home, job, workload, rundir
         timeouts = Timeouts(job.patience)
         self.link = Link(timeouts)
-        self.copies = Copies(address, self.holds, timeouts.collective) if job.snapshots.recalls else None
-        self.courier = Courier(timeouts)
+        self.secret = ""
+        """Of the controller that is obeyed; proves to other workers too that this one is of the run."""
+        self.copies: Copies | None = None
+        if job.snapshots.recalls:
+            self.copies = Copies(address, self.holds, timeouts.collective, lambda: self.secret)
+        self.courier = Courier(timeouts, lambda: self.secret)
         self.link.progress, self.link.urgent = self.progress, self.urgent
         self.rendezvous = Rendezvous(lambda message: self.link.send(message, keep=False))
         self.link.dropped = self.rendezvous.lost
@@ -104,6 +108,7 @@ class Loop:
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
+        self.secret = meeting.secret
         self.link.connect(meeting.lifeline, meeting.secret, self.hello)
 
     def called(self) -> bool:
@@ -113,7 +118,7 @@ class Loop:
     def hello(self) -> dict[str, Any]:
         """Who this is, and what it is doing (for a controller that came back)."""
         where = {"seat": self.seat, "attempt": self.attempt, "generation": self.generation, "phase": self.phase}
-        copies = {} if self.copies is None else {"address": self.copies.address, "token": self.copies.token}
+        copies = {} if self.copies is None else {"address": self.copies.address}
         steps = -1 if self.step is None else self.step.steps
         return greeting(self.name, self.node, self.home, **where, steps=steps, copies=copies)
 
@@ -214,7 +219,9 @@ class Loop:
             )
         except Exception as error:
             self.leave()
-            damaged = {"damaged": order["restore"]} if isinstance(error, checkpoint.Damaged) else {}
+            damaged: dict[str, Any] = {}
+            if isinstance(error, checkpoint.Damaged):
+                damaged = {"damaged": {"steps": order["restore"], "reason": error.problem}}
             if not (damaged or isinstance(error, LostCopy) or (isinstance(error, RuntimeError) and world_broke(error))):
                 raise
             self.fail("form", error, attempt=attempt, **damaged)
@@ -261,9 +268,9 @@ class Loop:
         step = self.step
         assert step is not None, "a generation was sent to a worker that stands in no cell"
         self.generation = order["generation"]
+        self.rendezvous.scope = f"generation/{self.generation}"
 
         def run() -> None:
-        self.rendezvous.scope = f"generation/{self.generation}"
             self.adopt(order, step)
             self.train(step)
 
@@ -362,8 +369,9 @@ class Loop:
             step.evaluated = step.steps
         every = self.job.checkpoint.every
         due_now = step.steps > 0 and (last or (every and step.steps % every == 0))
-        if due_now and step.saved < step.steps and step.first_cell():
-            self.save(step)
+        if due_now and step.first_cell():
+            if step.saved < step.steps:
+                self.save(step)
             if last:
                 self.written()
                 if self.saver is not None and self.saver.problem is not None:

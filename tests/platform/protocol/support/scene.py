@@ -10,6 +10,7 @@ from shoal import batching
 from shoal.control.messages import (
     Acked,
     Action,
+    Checkpointed,
     Committed,
     Event,
     Failed,
@@ -274,6 +275,8 @@ class Scene:
                 self.acknowledge(i, me.generation)
                 return
             self.set(i, doing="idle")
+            if me.order is not None and me.cell == min(cell for cell, _ in me.order[1]):
+                self.tell(i, Checkpointed(me.steps))
             self.tell(i, Finished(self.model.names[i], me.generation))
         else:
             asks = me.steps if me.asks < 0 and me.pause == me.generation else me.asks

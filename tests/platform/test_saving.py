@@ -1,0 +1,66 @@
+"""Checkpoints on real processes: damaged ones, ones that cannot be written, and those of a run that has diverged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from diverging import DIVERGES
+from lab import alone, lab
+
+from shoal import checkpoint
+
+NODES = {"n0": 2, "n1": 2}
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    settings = {"every": 20, "keep": 10}
+    with lab(tmp_path, NODES, cells=1, steps=100, checkpoint=settings, audit={"samples": True}) as one:
+        one.until(lambda: len(one.events("checkpoint")) >= 2)
+        newest = checkpoint.whole(one.path / "checkpoints")[-1]
+        part = next(newest.path.glob("*.distcp"))
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 1
+        part.write_bytes(content)
+        one.kill(one.members(0)[0])
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 100), one.story()
+        assert run["steps_lost"] >= 20
+        assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(100)[1], rel=1e-4)
+        (passed,) = one.events("checkpoint_passed_over")
+        assert passed["step"] == newest.steps
+        assert "differs from what was committed" in passed["reason"]
+        assert Path(passed["path"]).is_dir()
+        assert checkpoint.verify(newest.path)["steps"] == newest.steps, "saved again, whole"
+
+
+def test_a_run_is_not_done_without_its_last_state(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, cells=1, steps=60, checkpoint={"every": 25}) as one:
+        shutil.rmtree(one.path / "checkpoints")
+        (one.path / "checkpoints").write_text("no folder")
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("failed", 60), one.story()
+        assert "the last state could not be saved (rank 0" in run["reason"]
+        failed = [event["step"] for event in one.events("checkpoint_failed")]
+        assert failed == [25, 50, 60, 60], "the last is tried twice, each is told once"
+
+
+def test_a_run_that_has_diverged_ends_and_keeps_its_healthy_checkpoint(tmp_path: Path) -> None:
+    settings = {"steps": 200, "checkpoint": {"every": 4, "keep": 1}, "not_finite": 10}
+    with lab(tmp_path, NODES, cells=1, workload={"path": "diverging:Diverging"}, **settings) as one:
+        run = one.finished()
+        assert run["status"] == "failed", one.story()
+        assert "the last 11 steps were not finite" in run["reason"]
+        assert run["steps"] >= DIVERGES + 11
+        kept = checkpoint.whole(one.path / "checkpoints")
+        assert [checkpoint.verify(whole.path)["finite"] for whole in kept] == [True, False]
+        assert kept[0].steps == DIVERGES
+
+
+def test_a_run_whose_last_step_is_no_number_is_not_done(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, cells=1, workload={"path": "diverging:Diverging"}, steps=DIVERGES + 1) as one:
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("failed", DIVERGES + 1), one.story()
+        assert "the last step was not finite" in run["reason"]
