@@ -7,14 +7,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_data.build import session
+from shoal_data.build import tokenize as tokenizing
 from shoal_data.build import tokenizer as training
+from shoal_data.build.encode import Encoder, load_encoder
 from shoal_data.build.finish import deal_weights
+from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
 from shoal_data.build.tokenizer import TrainOptions, train
 from shoal_data.errors import InputError
@@ -212,3 +217,32 @@ def test_a_tokenizer_goes_into_a_folder_of_its_own(inputs: Path, monkeypatch: py
     assert train([str(inputs / "*")], out, TrainOptions(300)) == path
     with pytest.raises(InputError, match="--vocab-size was 300, is 301"):
         train([str(inputs / "*")], out, TrainOptions(301))
+
+
+def test_planning_and_loading_the_tokenizer_go_on_while_ray_starts(
+    inputs: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's start ends only once both are done: before or after them, it would end never."""
+    loaded = threading.Event()
+    events: list[str] = []
+
+    def start(cpus: int | None) -> None:
+        assert loaded.wait(60)
+        events.append("ray")
+
+    def plan(*given: object) -> list[Part]:
+        events.append("plan")
+        return plan_parts(*given)  # type: ignore[arg-type]
+
+    def load(path: str | Path) -> Encoder:
+        events.append("tokenizer")
+        encoder = load_encoder(path)
+        loaded.set()
+        return encoder
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(session, "_start", start)
+    monkeypatch.setattr(tokenizing, "plan_parts", plan)
+    monkeypatch.setattr(tokenizing, "load_encoder", load)
+    assert build(inputs, tokenizer).totals["documents"] == 120
+    assert events == ["plan", "tokenizer", "ray"]

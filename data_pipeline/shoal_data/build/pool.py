@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import warnings
@@ -21,6 +22,7 @@ from shoal_data.errors import InputError
 __all__ = ["in_actors"]
 
 _IN_FLIGHT = 3  # parts that wait at a worker, so that it need not wait for the driver
+_EXECUTION = "ray.data._internal.execution"
 _RETRIES = 2  # of a part whose worker died, before it is left to the next round
 
 
@@ -83,6 +85,8 @@ def _round(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped:
             num_cpus=1,
             max_task_retries=_RETRIES,
         )
+    done.context.max_errored_blocks = -1  # what is lost with a worker is left to the next round ...
+    logging.getLogger(f"{_EXECUTION}.streaming_executor_state").setLevel(logging.CRITICAL)  # ... without tracebacks
     yield from done.iter_rows()
 
 

@@ -117,13 +117,9 @@ def _start(cpus: int | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the build shows its own, by bytes of text
-    context.max_errored_blocks = -1  # parts whose worker died are done again (see `pool`)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the build shows its own, by bytes of text
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it would say that Ray's bars are off
-    # a traceback for each part whose worker died, which `pool` does again
-    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
 
 
 def _some() -> Iterator[bool]:
