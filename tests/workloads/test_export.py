@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import torch
 import transformers
 from checkpoints import write_checkpoint
-from corpora import write_corpus
+from corpora import EOS, write_corpus
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
@@ -23,11 +24,12 @@ from shoal.errors import UserError
 from shoal.marker import MARKER, seal
 from shoal.workload import ORIGIN
 from shoal_data.errors import InputError
+from shoal_data.reader import Corpus
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.evaluate import bits_per_byte, build_model
 from shoal_workloads.generate import generate
-from shoal_workloads.hf.export import export
+from shoal_workloads.hf.export import _write_tokenizer, export
 from shoal_workloads.hf.load import import_checkpoint
 from shoal_workloads.pretrain import Pretrain
 
@@ -251,3 +253,23 @@ def test_preflight_names_what_is_wrong(section: dict[str, Any]) -> None:
     assert "parallel.ep: 2 does not divide the 3 workers" in refuse(3, parallel={"ep": 2})
     assert "parallel.ep: 3 does not divide 16 experts" in refuse(3, parallel={"ep": 3})
     assert np.isfinite(Pretrain(PretrainConfig.model_validate(section)).preflight(1)["parameters"])
+
+
+def test_the_export_ends_documents_as_the_corpus_does(
+    section: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = shutil.copytree(section["data"]["corpus"], tmp_path / "corpus")
+    tokenizer = json.loads((corpus / "tokenizer.json").read_bytes())
+    tokenizer["added_tokens"].insert(0, {"id": 1, "content": "<|sender|>", "special": True})  # "end" is in its name
+    (corpus / "tokenizer.json").write_text(json.dumps(tokenizer))
+    manifest = json.loads((corpus / "manifest.json").read_bytes())
+    digest = hashlib.sha256((corpus / "tokenizer.json").read_bytes()).hexdigest()
+    manifest["files"]["tokenizer"]["sha256"] = digest
+    (corpus / "manifest.json").write_text(json.dumps(manifest))
+    source = Checkpoint(checkpoint)
+    monkeypatch.setattr(Checkpoint, "fits", lambda *_: None)  # it was trained on the corpus without this token
+    opened = Corpus.open(corpus)
+    monkeypatch.setattr(Corpus, "open", staticmethod(lambda _: opened))
+    assert _write_tokenizer(source, tmp_path) == 0
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_bytes())
+    assert settings["eos_token"] == settings["pad_token"] == EOS

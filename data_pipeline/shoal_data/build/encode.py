@@ -58,7 +58,7 @@ class Encoder:
             config = json.loads(content)
             self._rules = rules_of(config)
             self.tokens = token_texts(config)
-            slow = why_slow(config, self._rules)
+            slow = "" if engine else why_slow(config, self._rules)
         except InputError as error:
             raise InputError(f"{where}: {error.problem}", error.remedy) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
