@@ -58,7 +58,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module", params=["netns", "process"])
+#: the mode that `shoal cluster up` would choose here comes first; the other one is for `make test-long`
+MODES = ["process", "netns"] if namespaces.refusal() else ["netns", "process"]
+
+
+@pytest.fixture(scope="module", params=[MODES[0], pytest.param(MODES[1], marks=pytest.mark.long)])
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterState]:
     if request.param == "netns" and (reason := namespaces.refusal()):
         pytest.skip(f"no network namespaces here: {reason}")
