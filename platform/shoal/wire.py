@@ -18,6 +18,7 @@ import json
 import secrets
 import socket
 import struct
+import time
 from typing import Any
 
 __all__ = [
@@ -78,14 +79,15 @@ def same(given: Any, wanted: str) -> bool:
     return isinstance(given, str) and hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
 
 
-def read_line(connection: socket.socket, limit: int) -> bytes:
-    """One line, and not a byte beyond it.
+def read_line(connection: socket.socket, limit: int, seconds: float) -> bytes:
+    """One line, and not a byte beyond it. The connection's timeout is `seconds` or less afterwards.
 
     Raises:
-        OSError: the connection ended, or the line is longer than `limit` bytes.
+        OSError: the connection ended, the line is longer than `limit` bytes, or takes longer than `seconds` in all.
     """
-    line = bytearray()
+    line, end = bytearray(), time.monotonic() + seconds
     while not line.endswith(b"\n"):
+        connection.settimeout(max(0.001, end - time.monotonic()))
         byte = connection.recv(1)
         if not byte or len(line) >= limit:
             raise OSError("the connection was closed" if not byte else f"a line of more than {limit} bytes")
@@ -93,16 +95,16 @@ def read_line(connection: socket.socket, limit: int) -> bytes:
     return bytes(line)
 
 
-def greet(connection: socket.socket, secret: str, hello: dict[str, Any]) -> None:
-    """A worker's first words, on a connection with a timeout.
+def greet(connection: socket.socket, secret: str, hello: dict[str, Any], seconds: float) -> None:
+    """A worker's first words. A controller that is busy may take its time.
 
     Raises:
         OSError, ValueError: it was not let in, or who answers does not know the secret.
     """
-    challenge = decode(read_line(connection, GREETING_LIMIT))
+    challenge = decode(read_line(connection, GREETING_LIMIT, seconds))
     said = hello | {"nonce": nonce()}
     connection.sendall(encode(said | {"proof": proof(secret, "worker", challenge["nonce"], said)}))
-    welcome = decode(read_line(connection, GREETING_LIMIT))
+    welcome = decode(read_line(connection, GREETING_LIMIT, seconds))
     if not same(welcome.get("proof"), proof(secret, "controller", said["nonce"], challenge["nonce"])):
         raise OSError("who listens there does not know this run's secret")
 

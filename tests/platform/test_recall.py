@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from shoal.control.messages import Committed, Form, Generation, Joined, Keep, Ke
 from shoal.control.recall import keepers, newest
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
+from shoal.wire import proof
+from shoal.worker import copies as copies_module
 from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
 
 EVERY = 5
@@ -90,26 +94,89 @@ def test_copies_that_are_lost_meanwhile_leave_the_checkpoint() -> None:
     assert (form.restore, form.recall) == (4, None)
 
 
-def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_token() -> None:
+def asking(copies: Copies, asked: Any, secret: str = "s", nonce: str | None = None) -> socket.socket:
+    """A connection to a keeper that was asked for something, in proper form or not."""
+    line = socket.create_connection(copies.address, timeout=20)
+    sent = json.loads(line.makefile().readline())["nonce"]
+    line.sendall(json.dumps({"asked": asked, "proof": proof(secret, "copies", nonce or sent, asked)}).encode() + b"\n")
+    return line
+
+
+def closed(line: socket.socket) -> bool:
+    """A caller was told nothing more."""
+    with line:
+        try:
+            return line.recv(100) == b""
+        except ConnectionResetError:
+            return True
+
+
+GIVE: dict[str, Any] = {"what": "give", "rank": 1, "steps": 5}
+KEEP: dict[str, Any] = {"what": "keep", "rank": 1, "steps": 6, "era": 0, "crc": 0}
+
+
+def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[tuple[int, int, int]] = []
-    copies = Copies("127.0.0.1", lambda *what: heard.append(what), timeout=20)
-    keeper = Keeper(copies.address, copies.token, era=3)
+    copies = Copies("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
+    keeper = Keeper(copies.address)
+    push([torch.ones(10)], 1, 5, keeper, "s", timeout=20)
+    heard.clear()
+    assert closed(asking(copies, GIVE, secret="guess"))
+    assert closed(asking(copies, GIVE, nonce="of another call"))
+    for size in (-1, 10**30, "x", None):
+        assert closed(asking(copies, KEEP | {"bytes": size}))
+    for asked in (5, [], None, {}):
+        assert closed(asking(copies, asked))
+    for junk in (
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"[" * 4000 + b"\n",
+        b"a" * 5000,
+        b"5\n",
+        b"{}\n",
+        b'{"asked": {}}\n',
+        b"\xff\n",
+    ):
+        line = socket.create_connection(copies.address, timeout=20)
+        line.makefile().readline()
+        line.sendall(junk)
+        assert closed(line)
+    assert heard == []
+    assert fetch([torch.zeros(10)], 1, 5, keeper, "s", timeout=20) == 40
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies_module, "GREETING_TIME", 1.0)
+    monkeypatch.setattr(copies_module, "CALLERS", 3)
+    copies = Copies("127.0.0.1", lambda *what: None, timeout=20, secret=lambda: "s")
+    held = [socket.create_connection(copies.address, timeout=20) for _ in range(3)]
+    for line in held:
+        line.makefile().readline()
+    assert closed(socket.create_connection(copies.address, timeout=20))
+    assert all(closed(line) for line in held)
+    push([torch.ones(10)], 1, 5, Keeper(copies.address), "s", timeout=20)
+
+
+def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
+    heard: list[tuple[int, int, int]] = []
+    copies = Copies("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
+    keeper = Keeper(copies.address, era=3)
     state = [torch.randn(1000), torch.arange(7, dtype=torch.int64), torch.zeros(0), torch.randn(3, 5).bfloat16()]
     for steps in (5, 10, 15):
-        push(state, 1, steps, keeper, timeout=20)
+        push(state, 1, steps, keeper, "s", timeout=20)
     assert heard == [(1, 5, 3), (1, 10, 3), (1, 15, 3)]
     back = [torch.full_like(tensor, 9) for tensor in state]
-    assert fetch(back, 1, 10, keeper, timeout=20) == sum(t.numel() * t.element_size() for t in state)
+    assert fetch(back, 1, 10, keeper, "s", timeout=20) == sum(t.numel() * t.element_size() for t in state)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(back, state, strict=True))
     with pytest.raises(LostCopy):
-        fetch(back, 1, 5, keeper, timeout=20)
+        fetch(back, 1, 5, keeper, "s", timeout=20)
     with pytest.raises(LostCopy):
-        fetch(back, 1, 10, Keeper(copies.address, "guess"), timeout=20)
-    with socket.create_connection(copies.address) as line:  # half a copy is none
-        line.sendall(b'{"what": "keep", "token": "%s", "rank": 2, "steps": 5, ' % copies.token.encode())
-        line.sendall(b'"era": 0, "crc": 0, "bytes": 100}\n12345')
+        fetch(back, 1, 10, keeper, "guess", timeout=20)
+    said: dict[str, Any] = {"what": "keep", "rank": 2, "steps": 5, "era": 0, "crc": 0, "bytes": 100}
+    with asking(copies, said) as line:  # half a copy is none
+        line.sendall(b"12345")
     with pytest.raises(LostCopy):
-        fetch(back, 2, 5, keeper, timeout=20)
+        fetch(back, 2, 5, keeper, "s", timeout=20)
     assert heard[-1] == (1, 15, 3)
 
 

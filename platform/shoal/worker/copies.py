@@ -1,18 +1,18 @@
 """Copies of other workers' snapshots in this one's memory: what a run goes on from when no living cell holds a shard.
 
 A small server keeps the two newest copies of each rank it was appointed for, and gives them back. Two, because the
-others' newest may be one snapshot behind while they are on their way. See DESIGN: recall.
+others' newest may be one snapshot behind while they are on their way. Who asks proves that it knows the run's secret,
+which never crosses; the copies themselves cross in clear.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
 import json
-import secrets
 import socket
 import socketserver
 import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,19 @@ from typing import Any
 
 import torch
 
+from shoal.wire import GREETING_TIME, nonce, proof, read_line, same
 from shoal.worker.transfer import buckets
 
 __all__ = ["Copies", "Keeper", "LostCopy", "fetch", "push"]
 
 HEADER_LIMIT = 4096
 HELD = 2
+LARGEST = 1 << 40
+"""Bytes of a copy."""
+CALLERS = 64
+"""Connections served at a time; more are closed at once, and tried again with the next snapshot."""
+PAUSE = 0.5
+"""Seconds without accepting when the system has nothing left to accept with (descriptors)."""
 
 
 class LostCopy(Exception):
@@ -37,12 +44,11 @@ class Keeper:
     """Where copies go to or come from. `era`: of the run's history, anew whenever steps were undone."""
 
     address: tuple[str, int]
-    token: str
     era: int = 0
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Keeper:
-        return cls((str(raw["address"][0]), int(raw["address"][1])), str(raw["token"]), int(raw["era"]))
+        return cls((str(raw["address"][0]), int(raw["address"][1])), int(raw["era"]))
 
 
 @dataclass(frozen=True)
@@ -53,24 +59,15 @@ class Copy:
 
 
 class Copies:
-    """Serves this process's copies on `address`. `kept(rank, steps, era)` is called when one has arrived whole."""
+    """Serves this process's copies on `address` to who knows `secret()`. `kept(rank, steps, era)` is called when one
+    has arrived whole."""
 
-    def __init__(self, address: str, kept: Callable[[int, int, int], None], timeout: float) -> None:
-        self.token = secrets.token_hex(16)
-        self._kept, self._lock = kept, threading.Lock()
+    def __init__(
+        self, address: str, kept: Callable[[int, int, int], None], timeout: float, secret: Callable[[], str]
+    ) -> None:
+        self._kept, self._secret, self._timeout, self._lock = kept, secret, timeout, threading.Lock()
         self._held: dict[int, list[Copy]] = {}
-        outer = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                self.connection.settimeout(timeout)
-                with contextlib.suppress(OSError, ValueError):  # whoever called hears it from the closed connection
-                    outer._serve(self.connection)
-
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-
-        self._server = Server((address, 0), Handler)
+        self._server = Server((address, 0), self._answer)
         threading.Thread(target=self._server.serve_forever, daemon=True, name="copies").start()
 
     @property
@@ -78,12 +75,22 @@ class Copies:
         host, port = self._server.server_address[:2]
         return str(host), int(port)
 
-    def _serve(self, line: socket.socket) -> None:
-        asked = _read_header(line)
-        if not hmac.compare_digest(str(asked.get("token")), self.token):
-            return
+    def _answer(self, line: socket.socket) -> None:
+        """Serve one caller; it hears of a failure from the closed connection."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, MemoryError):
+            challenge = nonce()
+            _send_header(line, {"nonce": challenge})
+            said = _read_header(line, GREETING_TIME)
+            asked = said["asked"]
+            if same(said.get("proof"), proof(self._secret(), "copies", challenge, asked)):
+                line.settimeout(self._timeout)
+                self._serve(line, asked)
+
+    def _serve(self, line: socket.socket, asked: Mapping[str, Any]) -> None:
         rank, steps = int(asked["rank"]), int(asked["steps"])
         if asked["what"] == "keep":
+            if not 0 <= int(asked["bytes"]) <= LARGEST:
+                raise ValueError("no such copy")
             data = bytearray(int(asked["bytes"]))
             _receive(line, memoryview(data))
             self._keep(rank, Copy(steps, data, int(asked["crc"])))
@@ -104,7 +111,36 @@ class Copies:
             self._held[rank] = [*older, copy][-HELD:]
 
 
-def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, timeout: float) -> None:
+class Server(socketserver.TCPServer):
+    """A thread a caller, and no more of them than may be."""
+
+    def __init__(self, address: tuple[str, int], answer: Callable[[socket.socket], None]) -> None:
+        super().__init__(address, socketserver.BaseRequestHandler)
+        self._answer, self._room = answer, threading.Semaphore(CALLERS)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(PAUSE)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+
+        def serve() -> None:
+            try:
+                self._answer(request)
+            finally:
+                self._room.release()
+                self.shutdown_request(request)
+
+        threading.Thread(target=serve, daemon=True, name="copies-caller").start()
+
+
+def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> None:
     """Send a copy of the state of `rank` after `steps` committed steps, and return when it is held there.
 
     Raises:
@@ -114,24 +150,24 @@ def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper,
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
-    asked = {"what": "keep", "token": keeper.token, "rank": rank, "steps": steps, "era": keeper.era, "crc": crc}
-    with socket.create_connection(keeper.address, timeout=timeout) as line:
-        _send_header(line, asked | {"bytes": sum(part.nbytes for part in parts)})
+    size = sum(part.nbytes for part in parts)
+    asked = {"what": "keep", "rank": rank, "steps": steps, "era": keeper.era, "crc": crc, "bytes": size}
+    with _asked(keeper, secret, asked, timeout) as line:
         for part in parts:
             line.sendall(part)
-        _read_header(line)
+        _read_header(line, timeout)
 
 
-def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, timeout: float) -> int:
+def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> int:
     """Fill `tensors` from the keeper's copy of `rank` after `steps` committed steps; returns the bytes.
 
     Raises:
         LostCopy: the keeper is gone, has no such copy, or it is damaged; the tensors are then undefined.
     """
     try:
-        with socket.create_connection(keeper.address, timeout=timeout) as line:
-            _send_header(line, {"what": "give", "token": keeper.token, "rank": rank, "steps": steps})
-            answer = _read_header(line)
+        with _asked(keeper, secret, {"what": "give", "rank": rank, "steps": steps}, timeout) as line:
+            answer = _read_header(line, timeout)
+            line.settimeout(timeout)
             parts = [part for bucket in buckets(tensors) for part in bucket]
             if answer["bytes"] != sum(part.numel() for part in parts):
                 raise LostCopy(f"the keeper's copy of step {steps} has {answer['bytes']} bytes")
@@ -148,19 +184,32 @@ def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper
     return int(answer["bytes"])
 
 
+def _asked(keeper: Keeper, secret: str, asked: Mapping[str, Any], timeout: float) -> socket.socket:
+    """A connection to a keeper that was asked for something.
+
+    Raises:
+        OSError: it is gone. ValueError: it makes no sense.
+    """
+    line = socket.create_connection(keeper.address, timeout=timeout)
+    try:
+        challenge = _read_header(line, timeout).get("nonce")
+        line.settimeout(timeout)
+        _send_header(line, {"asked": asked, "proof": proof(secret, "copies", challenge, asked)})
+        return line
+    except BaseException:
+        line.close()
+        raise
+
+
 def _send_header(line: socket.socket, header: Mapping[str, Any]) -> None:
     line.sendall(json.dumps(header).encode() + b"\n")
 
 
-def _read_header(line: socket.socket) -> dict[str, Any]:
-    """One short JSON line, and not a byte beyond it."""
-    data = bytearray()
-    while not data.endswith(b"\n"):
-        byte = line.recv(1)
-        if not byte or len(data) > HEADER_LIMIT:
-            raise ValueError("no header")
-        data += byte
-    found = json.loads(data)
+def _read_header(line: socket.socket, seconds: float) -> dict[str, Any]:
+    try:
+        found = json.loads(read_line(line, HEADER_LIMIT, seconds))
+    except RecursionError as error:
+        raise ValueError("no header") from error
     if not isinstance(found, dict):
         raise ValueError("no header")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ __all__ = ["Courier"]
 
 
 class Courier:
-    """`keeper`: who keeps copies of this worker's snapshots, if it was told to make any."""
+    """`keeper`: who keeps copies of this worker's snapshots, if it was told to make any. `secret`: the run's."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
+    def __init__(self, timeouts: Timeouts, secret: Callable[[], str]) -> None:
+        self._timeouts, self._secret = timeouts, secret
         self._sending: threading.Thread | None = None
         self.keeper: Keeper | None = None
 
@@ -41,7 +41,7 @@ class Courier:
     def _send(self, snapshot: Snapshot, copies: list[torch.Tensor], rank: int, steps: int, keeper: Keeper) -> None:
         # without the keeper's word to the controller it is no copy
         with contextlib.suppress(OSError, ValueError):
-            push(copies, rank, steps, keeper, self._timeouts.build)
+            push(copies, rank, steps, keeper, self._secret(), self._timeouts.build)
         snapshot.give_back(copies)
 
     def fetch(self, step: Step, order: Mapping[str, Any]) -> None:
@@ -52,5 +52,6 @@ class Courier:
         """
         if order["from"] is None:
             raise LostCopy("its keeper is gone")
-        fetch(step.tensors(), step.member.rank, order["steps"], Keeper.read(order["from"]), self._timeouts.build)
+        keeper = Keeper.read(order["from"])
+        fetch(step.tensors(), step.member.rank, order["steps"], keeper, self._secret(), self._timeouts.build)
         step.healed(order["steps"])

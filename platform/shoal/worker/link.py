@@ -26,7 +26,7 @@ __all__ = ["Link"]
 KEPT = 1024
 """Messages that may have been on their way when a controller died."""
 WAITING = 64 << 20
-"""Bytes that may wait for a controller that does not read; then it counts as gone."""
+"""Bytes that may wait for a controller that does not read, beside what it was told at first; then it counts as gone."""
 TRIES, PAUSE = 5, 0.5
 """To be let in by a controller that has too many callers, and the seconds between two tries."""
 
@@ -52,7 +52,8 @@ class Link:
         self._said = 0
         self._waiting: deque[bytes] = deque()
         """What the kernel has not taken yet, in order; the first may be the rest of a message."""
-        self._size = 0
+        self._size = self._most = 0
+        """Bytes of it, and how many there may be."""
         self._beat: bytes | None = None
         """The newest sign of life, if it waits too."""
         threading.Thread(target=self._beats, daemon=True, name="link-beats").start()
@@ -69,6 +70,7 @@ class Link:
             former, self._socket = self._socket, fresh
             self._waiting = deque(encode(message) for message in self._recent)
             self._size, self._beat = sum(map(len, self._waiting)), None
+            self._most = self._size + WAITING
             self._push()
         if former is not None:
             hang_up(former)
@@ -79,7 +81,7 @@ class Link:
             fresh = socket.create_connection(address, timeout=self._timeouts.collective)
             fresh.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                greet(fresh, secret, hello())
+                greet(fresh, secret, hello(), self._timeouts.collective)
                 fresh.settimeout(None)
                 return fresh
             except (OSError, ValueError, KeyError) as error:
@@ -116,7 +118,7 @@ class Link:
         self._size += len(data)
         if idle:
             self._push()
-        if self._size > WAITING:
+        if self._size > self._most:
             self._lose(self._socket)
 
     def _push(self) -> None:
