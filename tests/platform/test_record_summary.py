@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,16 @@ def test_ranges_of_any_length_are_audited(tmp_path: Path) -> None:
     assert (found.expected, found.seen, found.repeated, found.skipped) == (2 * 10**12, 2 * 10**12 + 2, 2, 0)
 
 
-def test_figures_do_not_hang_on_a_clock_that_is_set_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+@pytest.mark.parametrize("regrouped", [False, True])
+def test_figures_do_not_hang_on_a_clock_that_is_set(tmp_path: Path, by: float, regrouped: bool) -> None:
     run = RunDir.create(tmp_path, "job", {}, resume=False)
     run.append_event("run_started", run_id="job", steps=6, cells=2, workers_per_cell=2, time=5000.0)
-    for step in range(6):  # a second each, but the clock goes back by an hour
-        back = 3600.0 if step >= 3 else 0.0
-        run.append_step(a_step(step, 5001.0 + step - back, seconds=1.0 if step != 3 else -3599.0, worker_seconds=1.0))
+    for step in range(6):  # a second each, but the clock is set by an hour
+        now, took = (5001.0 + step + by, 1.0) if step > 3 else (5001.0 + step, 1.0)
+        seconds = took + by if step == 4 else took
+        generation = int(regrouped and step >= 2)
+        run.append_step(a_step(step, now, seconds=seconds, worker_seconds=took, generation=generation))
     run.append_event("run_started", run_id="job", steps=6, cells=2, workers_per_cell=2, resumed_from=6, time=1500.0)
     found = summarize(run.path)
     assert found["training_seconds"] == pytest.approx(6.0)
@@ -134,6 +139,7 @@ def test_figures_do_not_hang_on_a_clock_that_is_set_back(tmp_path: Path) -> None
         (layout.STEPS, b"[" * 100_000, "steps.jsonl:3 is not JSON"),
         (layout.STEPS, b'{"step": 2}', "does not say which samples"),
         (layout.STEPS, b'{"step": "2"}', "has no step number"),
+        (layout.STEPS, json.dumps(a_step(1, 9.0)).encode(), "steps.jsonl:3 tells of step 1 after step 1"),
         (layout.STEPS, b'{"step": 2, "samples": [8, 99999999999999999999999]}', "does not say which samples"),
         (layout.STEPS, b'{"step": 2, "samples": [8, 12], "time": "abc"}', "has no 'time' that is a number"),
         (layout.EVENTS, b'{"time": 1}', "does not say what kind"),

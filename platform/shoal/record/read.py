@@ -41,8 +41,17 @@ HOME = Path("runs")
 
 
 def steps(path: Path) -> list[dict[str, Any]]:
-    """The committed steps of the run directory `path`, in order."""
-    return list(read_lines(Path(path) / layout.STEPS, _wrong_step))
+    """The committed steps of the run directory `path`, in order, each once."""
+    last = -1
+
+    def wrong(line: dict[str, Any]) -> str | None:
+        nonlocal last
+        if problem := _wrong_step(line):
+            return problem
+        before, last = last, line["step"]
+        return None if before < last else f"tells of step {last} after step {before}"
+
+    return list(read_lines(Path(path) / layout.STEPS, wrong))
 
 
 def events(path: Path) -> list[dict[str, Any]]:

@@ -95,8 +95,10 @@ def sessions(steps: Sequence[Line], events: Sequence[Line]) -> list[dict[str, fl
 
 
 def _took(before: Line | None, step: Line) -> float:
-    """Seconds from the commit `before` to this one; by the step's own account if there is none before it, or if the
-    clock was set back between them."""
-    since = None if before is None else float(step["time"] - before["time"])
-    own = step["seconds"] if before is None else step.get("worker_seconds") or step["seconds"]
-    return max(0.0, float(own)) if since is None or since < 0 else since
+    """Seconds from the commit `before` to this one. Within a generation by the step's own account, which no clock that
+    is set anew disturbs; else by the times of both."""
+    own = max(0.0, float(step.get("worker_seconds") or step["seconds"]))
+    if before is None:
+        return max(0.0, float(step["seconds"]))
+    since = float(step["time"] - before["time"])
+    return own if since < 0 or before["generation"] == step["generation"] else since
