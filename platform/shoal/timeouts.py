@@ -59,9 +59,7 @@ class Timeouts:
 
     @property
     def still(self) -> float:
-        """For which all workers of a run may do one and the same thing, whatever it is (saving, loading, computing):
-        then they are formed again, and the second time the run ends. While they only wait for each other: `patience`,
-        while they meet for a new membership: `start`."""
+        """Of all workers doing one and the same thing: past it they are formed again, then the run is ended."""
         return 30 * self.patience
 
     def explained(self) -> list[tuple[str, float, str]]:

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from shoal import nodes
-from shoal.control.fleet import RayFleet
+from shoal.control.fleet import RayFleet, cause_of
 
 
 class Away(RayFleet):
@@ -57,3 +57,24 @@ def test_the_controller_sits_where_nothing_is_taken_away(
     records = [{"NodeID": name, "Alive": "dead" not in own, "Resources": own} for name, own in offers.items()]
     monkeypatch.setattr(ray, "nodes", lambda: records)
     assert nodes.quiet_node("slot", "own") == chosen
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: WorkerActor\n\tpid: 7\n"
+            "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR: killed.\n"
+            "The actor never ran - it was cancelled before it started running.",
+            "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR: killed.",
+        ),
+        (
+            "The actor died because of an error raised in its creation task, ray::WorkerActor.__init__()\n"
+            '  File "x.py", line 1\nImportError: no module\n',
+            "ImportError: no module",
+        ),
+        ("", "nothing is known of it"),
+    ],
+)
+def test_the_cause_of_an_actors_end_is_one_line(said: str, cause: str) -> None:
+    assert cause_of(said) == cause

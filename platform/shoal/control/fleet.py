@@ -29,6 +29,13 @@ def node_of(worker: str) -> str:
     return worker.rpartition("@")[2]
 
 
+def cause_of(error: str) -> str:
+    """What Ray says of an actor's end, in one line: how its process ended, or what its constructor raised."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    process = [line for line in lines if line.startswith("The actor is dead because its worker process")]
+    return (process or lines[-1:] or ["nothing is known of it"])[0]
+
+
 class Fleet(Protocol):
     """Nodes, and worker processes on them. `spawn` and `kill` return at once, whatever is the matter with the cluster;
     the other calls may take as long as its head node is away."""
@@ -124,7 +131,7 @@ class RayFleet:
 
         def warm(answer: Future[Any]) -> None:
             if error := answer.exception():
-                died(f"its process ended before it was ready: {str(error).strip().splitlines()[-1]}")
+                died(f"its process ended before it was ready: {cause_of(str(error))}")
 
         handle.__ray_ready__.remote().future().add_done_callback(warm)
 
