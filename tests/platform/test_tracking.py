@@ -238,6 +238,20 @@ def test_odd_keys_and_names_block_nothing(storage: Path) -> None:
     assert found.info.status == "FINISHED"
 
 
+def test_a_run_folder_may_have_any_name(storage: Path) -> None:
+    from shoal.tracking.mirror import Mirror
+
+    run = a_run(storage, 2)
+    run.append_event("run_ended", status="done")
+    odd = run.path.rename(storage / "r' OR '1'='1\\\"`")
+    for _ in range(2):  # found again by its tag
+        (odd / layout.MLFLOW).unlink(missing_ok=True)
+        mirror = Mirror(odd, tracking.default_uri(odd), "shoal")
+        mirror.sync()
+        mirror.close()
+    assert only_run(storage).info.status == "FINISHED"
+
+
 def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(storage: Path) -> None:
     from shoal.tracking.mirror import Mirror
 
@@ -269,8 +283,8 @@ def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(storage: Path) -
         ("evil://x", "is no address"),
         ("sqlite:///mlflow.db", "not from the root"),
         ("sqlite://", "not from the root"),
-        ("file:mlruns", "not from the root"),
-        ("file://mlruns/x", "not from the root"),
+        ("file:mlruns", "no more runs into plain folders"),
+        ("file:///data/mlruns", "no more runs into plain folders"),
         ("http:///x", "names no host"),
         ("https://u:HUNTER2@[x", "names no host"),
     ],
@@ -283,7 +297,7 @@ def test_an_address_that_mlflow_cannot_use_is_refused_before_the_run(uri: str, w
 
 @pytest.mark.parametrize(
     "uri",
-    ["http://h:5000", "https://u:p@h/x", "sqlite:////data/mlflow.db", "file:///data/mlruns", "postgresql+psycopg2://u:p@h/db",
+    ["http://h:5000", "https://u:p@h/x", "sqlite:////data/mlflow.db", "postgresql+psycopg2://u:p@h/db",
      "databricks", "databricks://profile"],
 )  # fmt: skip
 def test_other_addresses_are_taken(uri: str) -> None:

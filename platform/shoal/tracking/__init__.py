@@ -46,8 +46,9 @@ def check_uri(uri: str, setting: str = "mlflow.uri") -> str:
         raise UserError(
             f"{setting}: {shown!r} is a path that is not from the root", "write sqlite:////from/the/root.db"
         )
-    if scheme == "file" and (urlsplit(uri).netloc or not urlsplit(uri).path.startswith("/")):
-        raise UserError(f"{setting}: {shown!r} is a path that is not from the root", "write file:///from/the/root")
+    if scheme == "file":
+        remedy = "write sqlite:////from/the/root.db; `mlflow migrate-filestore` moves what is there"
+        raise UserError(f"{setting}: {shown!r}: MLflow takes no more runs into plain folders", remedy)
     if scheme in ("http", "https") and not _host(uri):
         raise UserError(f"{setting}: {shown!r} names no host", "write http://HOST:PORT")
     return uri

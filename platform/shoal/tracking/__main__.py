@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import os
 import select
+import shlex
 import signal
 import sys
 import threading
@@ -31,7 +32,6 @@ STUCK = 120.0  # seconds that one call to the store may take, once all that is t
 LINGER = 300.0  # seconds that an attended mirror waits, after the run has ended, to be told so
 WORST_DELAY = 30.0  # seconds between tries of a store that does not answer
 GAVE_UP = 3
-RUN_BY_HAND = "python -m shoal.tracking RUN_DIR"
 
 
 class Stop:
@@ -70,8 +70,8 @@ def say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), printable(mask_text(text)), flush=True)
 
 
-def give_up() -> None:
-    say(f"gave up; what is missing can be sent later with: {RUN_BY_HAND}")
+def give_up(path: Path) -> None:
+    say(f"gave up; what is missing can be sent later with: python -m shoal.tracking {shlex.quote(str(path))}")
 
 
 def guard(record: Mirror, stop: Stop, stopping: threading.Event) -> None:
@@ -81,7 +81,7 @@ def guard(record: Mirror, stop: Stop, stopping: threading.Event) -> None:
         now = time.monotonic()
         late = stopping.is_set() and now > record.progress + STUCK
         if late or (stop.terminated is not None and now > stop.terminated + TERMINATED):
-            give_up()
+            give_up(record.path)
             os._exit(GAVE_UP)
 
 
@@ -113,7 +113,7 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, gr
         except Exception as error:  # whatever the store raises: it may be back later, and the record waits on the file
             say(f"MLflow does not take the record: {type(error).__name__}: {str(error)[:300]}")
             if stopping.is_set() and time.monotonic() > max(asked_at, record.progress) + grace:
-                give_up()
+                give_up(record.path)
                 return GAVE_UP
             delay = min(WORST_DELAY, max(POLL, 2 * delay))
         if not stopping.is_set():
@@ -198,5 +198,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except UserError as error:
-        say(f"shoal.tracking: {error}")
+        say(f"shoal.tracking: {error.problem}; {error.remedy}")
         sys.exit(2)

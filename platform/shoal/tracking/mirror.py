@@ -84,7 +84,7 @@ class Mirror:
         # By time, but never changing the order within a file: what is logged is told by counting its lines.
         self._lines = list(heapq.merge(*found, key=lambda pair: pair[1]["time"]))
         for event in (line for kind, line in self._lines if kind == "event"):
-            self._record = self._record or f"{self.path.name}@{event['time']:.6f}"
+            self._record = self._record or f"{fit_name(self.path.name)}@{event['time']:.6f}"
             if event["kind"] == "recovery":
                 self._recoveries.append(event)
                 self._described = False
