@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from shoal.errors import UserError
 from shoal.nodes import living, near_node, quiet_node
 from shoal.plan import Wanted, cell_mesh
 from shoal.record import index, layout
+from shoal.record.lease import claim
 from shoal.record.rundir import RunDir, check_run_id
 from shoal.record.sentences import count
 from shoal.room import planned
@@ -123,7 +125,7 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     """Start the controller of a checked job on the connected cluster; returns (controller, its run's future).
 
     Raises:
-        UserError: too few slots, or the run id is in use.
+        UserError: too few slots, or the run id is in use, by a controller on another cluster perhaps.
     """
     job = ready.job
     name = controller_name(str(job.run_id))
@@ -133,6 +135,9 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
     spares = None if job.spares == "all" else job.spares
     assigned = planned(job.slot_resource, Wanted(mesh, job.cells, spares), str(job.run_id))
     about = ready.about | {"placement": list(assigned.notes)}
+    session = secrets.token_hex(8)
+    if resume:
+        claim(job.storage / str(job.run_id), session)
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
     index.note(str(job.run_id), run.path)
     for damaged, reason in ready.passed:
@@ -147,7 +152,7 @@ def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, about, tracking.credentials())
+    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, about, tracking.credentials(), session)
     return controller, controller.wait.remote()
 
 

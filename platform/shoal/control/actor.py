@@ -20,6 +20,7 @@ from shoal.config import Job
 from shoal.control.controller import Controller, controller_name
 from shoal.control.finish import bury
 from shoal.control.fleet import RayFleet
+from shoal.record.lease import Held
 
 __all__ = ["ControllerActor", "controller_name"]
 
@@ -40,6 +41,7 @@ class ControllerActor:
         start: int,
         about: dict[str, Any],
         credentials: dict[str, str] | None = None,
+        session: str = "",
     ) -> None:
         os.environ.update(credentials or {})
         self.run_id, self.rundir = str(job.get("run_id")), Path(rundir)
@@ -47,18 +49,26 @@ class ControllerActor:
         self.myself = ray.get_runtime_context().current_actor
         self.controller: Controller | None = None
         self.outcome: Future[tuple[str, str]] = Future()
-        threading.Thread(target=self._run, args=(job, seats, start, about), daemon=True, name="controller").start()
+        arguments = (job, seats, start, about, session)
+        threading.Thread(target=self._run, args=arguments, daemon=True, name="controller").start()
 
     def __repr__(self) -> str:
         return controller_name(self.run_id)
 
-    def _run(self, job: dict[str, Any], seats: dict[tuple[int, int], str], start: int, about: dict[str, Any]) -> None:
+    def _run(
+        self, job: dict[str, Any], seats: dict[tuple[int, int], str], start: int, about: dict[str, Any], session: str
+    ) -> None:
         fleet: RayFleet | None = None
         try:
             fleet = RayFleet(str(job.get("slot_resource")))
             checked = Job.model_validate(job)
-            self.controller = Controller(fleet, checked, self.rundir, seats, start, about, again=self.again)
+            which = {"again": self.again, "session": session}
+            self.controller = Controller(fleet, checked, self.rundir, seats, start, about, **which)
             outcome = asyncio.run(self.controller.run())
+        except Held as error:  # the record is another's: not a word goes into it
+            outcome = ("failed", str(error))
+            if fleet is not None:
+                fleet.kill_all(self.run_id)
         except BaseException as error:
             traceback.print_exc()
             outcome = ("failed", f"the controller failed: {type(error).__name__}: {error}")

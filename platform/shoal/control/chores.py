@@ -59,6 +59,8 @@ class Chores:
     async def tell(self) -> None:
         """The status file, and how the record does."""
         while True:
+            if self.controller.lease.lost:
+                self.controller.end("failed", self.controller.lease.lost)
             try:
                 self.record()
             except Exception as error:

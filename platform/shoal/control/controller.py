@@ -33,6 +33,7 @@ from shoal.control.stragglers import Stragglers
 from shoal.control.takeover import take_over
 from shoal.control.watchdog import Watchdog
 from shoal.plan import Seat, cell_mesh
+from shoal.record.lease import Lease
 from shoal.timeouts import Timeouts
 from shoal.worker.main import Meeting, Setup
 from shoal.workload import make_workload
@@ -48,7 +49,11 @@ class Controller:
     """Runs one job on a `fleet`.
 
     `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none); `about`: what the
-    workload said of itself before the start; `again`: another controller ran this job before and died.
+    workload said of itself before the start; `again`: another controller ran this job before and died;
+    `session`: whose the run is (`record.lease`), the same for both.
+
+    Raises:
+        Held: another session has the run now.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Controller:
         about: dict[str, Any],
         *,
         again: bool = False,
+        session: str = "",
     ) -> None:
         self.fleet, self.job, self.rundir, self.again = fleet, job, rundir, again
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -79,7 +85,8 @@ class Controller:
         self.lifelines = Lifelines(self.secret, *heard, self.watchdog.gap)
         self.rendezvous = Rendezvous()
         self.recoveries = Recoveries(job.cells)
-        self.scribe = Scribe(job, rundir, self.workload)
+        self.lease = Lease(rundir, session)
+        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard)
         self.chores = Chores(self)
         self.mishaps = Mishaps()
         self.committed: dict[str, Any] = {}

@@ -38,6 +38,11 @@ def finish(one: Controller, outcome: tuple[str, str], tracker: subprocess.Popen[
     while one.lifelines.lines and time.monotonic() < deadline:
         time.sleep(0.05)
     one.lifelines.close()
+    if one.lease.lost:  # another session's record, report and mirror are not touched
+        say(f"{one.lease.lost}: this one wrote no more and ended its workers")
+        if tracker is not None:
+            tracker.terminate()
+        return status, reason
     try:
         unwritten = one.scribe.ended(status, reason, one.state.committed)
     except Exception as error:
@@ -52,6 +57,7 @@ def finish(one: Controller, outcome: tuple[str, str], tracker: subprocess.Popen[
             say(problem)
     except (OSError, subprocess.SubprocessError) as error:
         say(f"at the end of the run: {error}")
+    one.lease.release()
     return status, reason
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ STATUS = {"gathering": "starting", "running": "running", "draining": "recovering
 
 
 class Scribe:
-    """Has one run's record written; nothing here waits for a disk."""
+    """Has one run's record written; nothing here waits for a disk. `guard`: see `RunDir`."""
 
-    def __init__(self, job: Job, path: Path, workload: Workload) -> None:
+    def __init__(self, job: Job, path: Path, workload: Workload, guard: Callable[[], None] = lambda: None) -> None:
         self.job, self.workload = job, workload
-        self.run = RunDir(path)
+        self.run = RunDir(path, guard)
         self.pen = Pen(self.run)
         self.when: float | None = None
         self.figures: dict[str, Any] = {}

@@ -9,6 +9,7 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "EVENT_FIELDS",
+    "LEASE",
     "MLFLOW",
     "PLAN",
     "REPORT",
@@ -31,6 +32,7 @@ RUN = "run.json"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 MLFLOW = "mlflow.json"
+LEASE = "lease.json"
 
 
 class StepRecord(TypedDict):

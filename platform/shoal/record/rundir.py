@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,13 @@ def planned(
 
 
 class RunDir:
-    """Opens an existing run directory for writing, mending what a writer that crashed left unfinished."""
+    """Opens an existing run directory for writing, mending what a writer that crashed left unfinished.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    `guard`: called before every write; raises an OSError if this process may not write any more.
+    """
+
+    def __init__(self, path: Path | str, guard: Callable[[], None] = lambda: None) -> None:
+        self.path, self._guard = Path(path), guard
         for unfinished in self.path.glob(".*.tmp"):
             unfinished.unlink()
         self._steps = Appender(self.path / layout.STEPS)
@@ -150,6 +153,7 @@ class RunDir:
         Raises:
             OSError: it could not be written; no part of it stays.
         """
+        self._guard()
         if name == layout.SAMPLES and self._samples is None:
             self._samples = Appender(self.path / layout.SAMPLES)
         file = {layout.STEPS: self._steps, layout.EVENTS: self._events, layout.SAMPLES: self._samples}[name]
@@ -162,6 +166,7 @@ class RunDir:
         Raises:
             OSError: it could not be done, or in part: do it again.
         """
+        self._guard()
         if (
             self._samples is not None
         ):  # samples first: a crash between leaves committed steps unaudited, not the reverse
@@ -177,14 +182,17 @@ class RunDir:
 
     def replace_plan(self, generations: list[dict[str, Any]]) -> None:
         """Write `plan.json` anew."""
+        self._guard()
         write_atomic(self.path / layout.PLAN, dumps({"generations": generations}, indent=1) + "\n", durable=False)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace the live snapshot; `written` is now unless given."""
+        self._guard()
         write_atomic(self.path / layout.STATUS, dumps({"written": time.time(), **status}) + "\n", durable=False)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Write `run.json`, the figures at the end (`shoal.record.summary.summarize`)."""
+        self._guard()
         write_atomic(self.path / layout.RUN, dumps(dict(run), indent=1) + "\n")
 
     def close(self) -> None:
