@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.parquet import encryption
 
-from shoal_data.build.inputs import Piece
+from shoal_data.build.documents import Quarantined, read_piece
+from shoal_data.build.inputs import Piece, plan_parts
 from shoal_data.build.parquet import parquet_documents
 from shoal_data.errors import StoreError
 
@@ -175,6 +178,29 @@ def test_what_a_footer_claims_is_not_believed(read: Reader, claim: int) -> None:
         assert found.items() <= {row: (text, "und") for row, text in enumerate(TEXT[:23])}.items()
         assert len(found) == 23 or lost
         assert all(entry.rows is None or entry.rows <= 23 for entry in lost)
+
+
+class Keys(encryption.KmsClient):
+    """Keeps its keys to itself, as they are."""
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        return base64.b64encode(key_bytes)
+
+
+@pytest.mark.parametrize("plain_footer", [False, True])
+def test_an_encrypted_column_is_quarantined_and_ends_no_process(tmp_path: Path, plain_footer: bool) -> None:
+    """Arrow ends the process when it is asked what a footer that can be read says of a column that cannot."""
+    settings = encryption.EncryptionConfiguration("foot", column_keys={"text": ["text"]}, plaintext_footer=plain_footer)
+    factory = encryption.CryptoFactory(lambda connection: Keys())
+    keys = factory.file_encryption_properties(encryption.KmsConnectionConfig(), settings)
+    table = pa.table({"text": TEXT})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=keys) as writer:
+        writer.write_table(table)
+    ((piece,),) = (part.pieces for part in plan_parts([str(tmp_path / "a.parquet")], 0))
+    lost: list[Quarantined] = []
+    assert list(read_piece(piece, "text", lost)) == []
+    assert extents(lost) == [(0, 60) if plain_footer else (None, None)]
+    assert "crypt" in lost[0].cause
 
 
 class Failing(io.BytesIO):

@@ -71,12 +71,11 @@ class Part:
         return Part(value["id"], value["source"], tuple(Piece(**piece) for piece in value["pieces"]))
 
 
-def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
+def plan_parts(inputs: Sequence[str], target: int) -> list[Part]:
     """Cut the files that `inputs` name into parts of about `target` bytes of text.
 
     Args:
         inputs: globs (`**` for any depth), each with an optional `NAME=` in front that names its source.
-        column: the column or field with the text.
         target: bytes of text a part; small files share a part, large ones are cut at row groups or lines. 0 to choose:
             an eighth of the text, within 4 to 32 MiB, so that small jobs run in parallel and large ones stay few.
 
@@ -90,7 +89,7 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
     target = target or min(_LARGEST, max(_SMALLEST, text // 8))
     by_source: dict[str, list[Piece]] = {}
     with Count("planning", "files", len(files)) as seen:
-        for (source, _), pieces in zip(files, _cut([file for _, file in files], column, target), strict=True):
+        for (source, _), pieces in zip(files, _cut([file for _, file in files], target), strict=True):
             by_source.setdefault(source, []).extend(pieces)
             seen.advance(1)
     parts: list[Part] = []
@@ -119,9 +118,9 @@ def _text_size(file: Found) -> int:
     return file.size * (4 if is_packed(file.path) or format_of(file.path) == "parquet" else 1)
 
 
-def _cut(files: Sequence[Found], column: str, target: int) -> Iterator[list[Piece]]:
+def _cut(files: Sequence[Found], target: int) -> Iterator[list[Piece]]:
     """The pieces of each file, in order."""
-    cut = partial(_pieces, column=column, target=target)
+    cut = partial(_pieces, target=target)
     if all(is_local(file.path) for file in files):
         yield from map(cut, files)
         return
@@ -133,11 +132,11 @@ def _cut(files: Sequence[Found], column: str, target: int) -> Iterator[list[Piec
         pool.shutdown(cancel_futures=True)
 
 
-def _pieces(file: Found, column: str, target: int) -> list[Piece]:
+def _pieces(file: Found, target: int) -> list[Piece]:
     """The pieces of a file; where nothing is to be cut, its whole content."""
     kind = format_of(file.path)
     if kind == "parquet":
-        pieces = _row_groups(file, column, target)
+        pieces = _row_groups(file, target)
     elif kind == "jsonl" and not is_packed(file.path):
         pieces = _lines(file, target)
     else:
@@ -145,20 +144,22 @@ def _pieces(file: Found, column: str, target: int) -> list[Piece]:
     return [replace(piece, stamp=file.stamp) for piece in pieces]
 
 
-def _row_groups(file: Found, column: str, target: int) -> list[Piece]:
+def _row_groups(file: Found, target: int) -> list[Piece]:
+    """Cut between row groups, by the bytes of all their columns.
+
+    Those of the text alone are not asked for: where a footer's entry for a column is damaged or encrypted, Arrow ends
+    the process instead of raising an error.
+    """
     try:
         with open_file(file.path, file.stamp) as opened:
             footer = pq.read_metadata(opened)
     except (OSError, ValueError, pa.ArrowException):  # the task that reads it says what is wrong and quarantines it
         return [Piece(file.path, "parquet", 0, 0, 0, file.size)]
-    # Of several columns that have the name, the first says how much text there is.
-    names = [footer.schema.column(index).path for index in range(footer.num_columns)]
-    text = names.index(column) if column in names else None
     pieces: list[Piece] = []
     first = row = held = rows = 0
     for group in range(footer.num_row_groups):
         meta = footer.row_group(group)
-        held += meta.total_byte_size if text is None else meta.column(text).total_uncompressed_size
+        held += max(0, meta.total_byte_size)
         rows += meta.num_rows
         if held >= target or group == footer.num_row_groups - 1:
             pieces.append(Piece(file.path, "parquet", first, group + 1, row, held))

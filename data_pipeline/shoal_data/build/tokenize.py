@@ -74,7 +74,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
     _check_file(tokenizer)
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
-        parts = plan_parts(inputs, options.column, options.part_bytes)
+        parts = plan_parts(inputs, options.part_bytes)
         _check_sources(options.recipe, parts)
         check_column(parts, options.column)
         use_ray(session, _missing(corpus, parts), wait=False)

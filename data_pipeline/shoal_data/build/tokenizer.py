@@ -80,7 +80,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     folder = check_out(out)
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
-        parts = plan_parts(inputs, options.column, options.part_bytes)
+        parts = plan_parts(inputs, options.part_bytes)
         check_column(parts, options.column)
         path = folder / "tokenizer.json"
         if not path.exists():
