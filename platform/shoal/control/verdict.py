@@ -24,7 +24,7 @@ def not_finite(steps: Sequence[Mapping[str, Any]]) -> int:
 def diverged(steps: int) -> str:
     """Why a run ends whose last `steps` steps were no numbers."""
     which = "step was" if steps == 1 else f"{steps} steps were"
-    return f"training has diverged: loss or gradient norm of the last {which} not finite"
+    return f"training has diverged: the last {which} not finite (loss or gradient norm)"
 
 
 def suspects(checksums: Sequence[float], cells: Sequence[int], ranks: int) -> list[int]:
