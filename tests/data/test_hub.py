@@ -28,7 +28,7 @@ from shoal_data.build.filesystem import find_files
 from shoal_data.build.inputs import plan_parts
 
 found = []
-for part in plan_parts(["hf://datasets/org/name/data/*"], 1):
+for part in plan_parts(["hf://datasets/org/name/data/*"], "text", 1):
     for piece in part.pieces:
         for read in read_piece(piece, "text", []):
             found += zip([read.path] * len(read.row), read.row.tolist(), read.text.to_pylist())
@@ -130,7 +130,7 @@ def test_a_hub_that_fails_while_a_file_is_read_is_no_broken_file(
     with open_file(url) as file, pytest.raises(StoreError, match=f"{url}.*{status}"):
         pq.read_table(file)
     with pytest.raises(StoreError, match=str(status)):
-        plan_parts([url], 1)
+        plan_parts([url], "text", 1)
 
 
 def test_a_hub_that_does_not_answer_is_the_network(monkeypatch: pytest.MonkeyPatch, near: None) -> None:
@@ -154,4 +154,4 @@ def test_what_is_on_the_hub_is_told_apart(near: None) -> None:
     assert stamp_of(file.path) == file.stamp == f"19:{'0' * 40}"
     assert find_files("hf://datasets/org/name/data/none.jsonl") == []
     with pytest.raises(InputError, match="folder"):
-        plan_parts(["hf://datasets/org/name/data"], 1)
+        plan_parts(["hf://datasets/org/name/data"], "text", 1)

@@ -24,16 +24,16 @@ LINE = '{"text": "x"}\n'
 
 def pieces(patterns: list[str]) -> list[str]:
     """The path of each piece."""
-    return [piece.path for part in plan_parts(patterns, 0) for piece in part.pieces]
+    return [piece.path for part in plan_parts(patterns, "text", 0) for piece in part.pieces]
 
 
 def sources(patterns: list[str]) -> set[str]:
-    return {part.source for part in plan_parts(patterns, 0)}
+    return {part.source for part in plan_parts(patterns, "text", 0)}
 
 
 def rows(patterns: list[str], target: int) -> list[tuple[str, int, str]]:
     found = []
-    for part in plan_parts(patterns, target):
+    for part in plan_parts(patterns, "text", target):
         for piece in part.pieces:
             quarantine: list[Quarantined] = []
             for read in read_piece(piece, "text", quarantine):
@@ -58,7 +58,7 @@ def test_lines_longer_than_a_part_stay_whole(tmp_path: Path, last: str) -> None:
     lines = [b"x" * size + b"\n" for size in sizes]
     path = tmp_path / "long.jsonl"
     path.write_bytes(b"".join(lines)[:-1] + last.encode())
-    pieces = [piece for part in plan_parts([str(path)], 1_000) for piece in part.pieces]
+    pieces = [piece for part in plan_parts([str(path)], "text", 1_000) for piece in part.pieces]
     content = path.read_bytes()
     assert [piece.first for piece in pieces[1:]] == [piece.last for piece in pieces[:-1]]
     assert (pieces[0].first, pieces[-1].last) == (0, len(content))
@@ -168,14 +168,14 @@ def test_what_cannot_be_read_is_named_before_work_starts(tmp_path: Path) -> None
         file.write(LINE)
     (tmp_path / "b.csv").write_text("text\nx\n")
     with pytest.raises(InputError) as raised:
-        plan_parts([f"{tmp_path}/*"], 0)
+        plan_parts([f"{tmp_path}/*"], "text", 0)
     for words in ("nowhere.jsonl", "back to itself", "a pipe", "caf\\udce9.jsonl", "not UTF-8", ".csv is not read"):
         assert words in raised.value.problem or words in raised.value.remedy or "and 1 more" in raised.value.problem
     assert raised.value.problem.startswith("6 of the files")
     raised.value.problem.encode()
     for name in ("gone.jsonl", "pipe.jsonl", "spark.parquet"):
         with pytest.raises(InputError, match=name):
-            plan_parts([f"{tmp_path}/{name}"], 0)
+            plan_parts([f"{tmp_path}/{name}"], "text", 0)
 
 
 REFUSED = (
@@ -192,14 +192,14 @@ KINDS = {
 def test_what_is_no_text_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=f"{name} \\(") as raised:
-        plan_parts([f"{tmp_path}/*"], 0)
+        plan_parts([f"{tmp_path}/*"], "text", 0)
     assert raised.value.remedy
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for kind, names in KINDS.items() for name in names.split()])
 def test_a_name_says_what_is_in_a_file(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_text(LINE)
-    ((piece,),) = (part.pieces for part in plan_parts([f"{tmp_path}/*"], 0))
+    ((piece,),) = (part.pieces for part in plan_parts([f"{tmp_path}/*"], "text", 0))
     assert piece.format == kind
 
 
@@ -245,7 +245,7 @@ def test_nothing_found_says_what_is_in_the_way(
     (tmp_path / "in/a.jsonl").write_text(LINE)
     (tmp_path / "in/_SUCCESS").touch()
     with pytest.raises(InputError, match=words):
-        plan_parts([pattern], 0)
+        plan_parts([pattern], "text", 0)
 
 
 def test_side_files_and_folders_are_passed_over_in_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,7 +275,7 @@ def test_a_file_that_changes_while_work_is_planned_is_an_error(tmp_path: Path, m
 
     monkeypatch.setattr("shoal_data.build.inputs.open_file", changed)
     with pytest.raises(InputError, match=r"a.jsonl: it changed from 1,\d+ to 500 bytes"):
-        plan_parts([str(path)], 10)
+        plan_parts([str(path)], "text", 10)
 
 
 def test_footers_of_any_kind_are_planned(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_footers_of_any_kind_are_planned(tmp_path: Path) -> None:
     with pq.ParquetWriter(tmp_path / "none.parquet", pa.schema({"text": pa.string()})):
         pass
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not any more PAR1")
-    planned = [piece for part in plan_parts([f"{tmp_path}/*"], 1) for piece in part.pieces]
+    planned = [piece for part in plan_parts([f"{tmp_path}/*"], "text", 1) for piece in part.pieces]
     ranges = {name: [(one.first, one.last) for one in planned if f"/{name}." in one.path] for name in tables}
     assert ranges == {name: [(0, 1)] if name == "empty" else [(0, 1), (1, 2)] for name in tables}
     assert {Path(piece.path).stem for piece in planned} == {*tables, "none", "broken"}
@@ -301,8 +301,8 @@ def test_footers_of_any_kind_are_planned(tmp_path: Path) -> None:
 def test_pieces_carry_the_stamp_of_their_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(LINE * 100)
-    before = plan_parts([str(path)], 10)
-    assert before == plan_parts([str(path)], 10)
+    before = plan_parts([str(path)], "text", 10)
+    assert before == plan_parts([str(path)], "text", 10)
     assert {piece.stamp for part in before for piece in part.pieces} == {stamp_of(str(path))}
     os.utime(path, (10**9, 10**9))
-    assert before != plan_parts([str(path)], 10)
+    assert before != plan_parts([str(path)], "text", 10)

@@ -196,7 +196,7 @@ def test_an_encrypted_column_is_quarantined_and_ends_no_process(tmp_path: Path, 
     table = pa.table({"text": TEXT})
     with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=keys) as writer:
         writer.write_table(table)
-    ((piece,),) = (part.pieces for part in plan_parts([str(tmp_path / "a.parquet")], 0))
+    ((piece,),) = (part.pieces for part in plan_parts([str(tmp_path / "a.parquet")], "text", 0))
     lost: list[Quarantined] = []
     assert list(read_piece(piece, "text", lost)) == []
     assert extents(lost) == [(0, 60) if plain_footer else (None, None)]

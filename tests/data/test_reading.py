@@ -36,7 +36,7 @@ def kinds_of_files(folder: Path) -> list[Path]:
 
 
 def planned(path: Path) -> list[Piece]:
-    return [piece for part in plan_parts([str(path)], 1000) for piece in part.pieces]
+    return [piece for part in plan_parts([str(path)], "text", 1000) for piece in part.pieces]
 
 
 def test_what_the_store_says_passes_through_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

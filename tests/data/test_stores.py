@@ -281,7 +281,7 @@ def test_a_store_that_fails_while_work_is_planned_is_no_broken_file(bucket: Any,
     faults.append(times(999, refusal(503, "SlowDown")))
     for name in ("a.parquet", "b.jsonl"):
         with pytest.raises(StoreError, match="503"):
-            plan_parts([f"s3://raw/{name}"], 10)
+            plan_parts([f"s3://raw/{name}"], "text", 10)
 
 
 def test_an_object_that_changes_while_it_is_read_is_noticed(bucket: Any) -> None:
@@ -392,7 +392,7 @@ def test_all_pages_of_a_listing_are_read_and_told(bucket: Any) -> None:
 def test_a_folder_on_s3_is_called_one(bucket: Any, key: str) -> None:
     put(bucket, **{"in/a.txt": b"x", "in-between": b"x"})
     with pytest.raises(InputError, match="folder") as raised:
-        plan_parts([f"s3://raw/{key}"], 0)
+        plan_parts([f"s3://raw/{key}"], "text", 0)
     assert "/*'" in raised.value.remedy
 
 

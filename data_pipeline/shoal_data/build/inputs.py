@@ -19,6 +19,7 @@ from shoal_data.build.filesystem import Found, is_local, open_file
 from shoal_data.build.formats import format_of, is_packed
 from shoal_data.build.gather import gather
 from shoal_data.build.progress import Count
+from shoal_data.build.schema import check_column
 from shoal_data.errors import InputError
 
 __all__ = ["Part", "Piece", "plan_parts"]
@@ -71,16 +72,18 @@ class Part:
         return Part(value["id"], value["source"], tuple(Piece(**piece) for piece in value["pieces"]))
 
 
-def plan_parts(inputs: Sequence[str], target: int) -> list[Part]:
+def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
     """Cut the files that `inputs` name into parts of about `target` bytes of text.
 
     Args:
         inputs: globs (`**` for any depth), each with an optional `NAME=` in front that names its source.
+        column: the column or field with the text.
         target: bytes of text a part; small files share a part, large ones are cut at row groups or lines. 0 to choose:
             an eighth of the text, within 4 to 32 MiB, so that small jobs run in parallel and large ones stay few.
 
     Raises:
-        InputError: a glob that matches nothing; files that cannot be read, of a kind that is not read, or that change.
+        InputError: a glob that matches nothing; files that cannot be read, of a kind that is not read, or that change;
+            a few Parquet files, none of which has the column.
         StoreError: a store that does not answer.
     """
     with Count("planning", "names") as named:
@@ -96,6 +99,7 @@ def plan_parts(inputs: Sequence[str], target: int) -> list[Part]:
     for source in sorted(by_source):
         for group in _grouped(by_source[source], target):
             parts.append(Part(len(parts), source, tuple(group)))
+    check_column([file.path for _, file in files], column)
     return parts
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal_data.build.filesystem import open_file
-from shoal_data.build.inputs import Part
+from shoal_data.build.formats import format_of
 from shoal_data.errors import InputError, StoreError
 
 __all__ = ["check_column"]
@@ -16,15 +16,13 @@ __all__ = ["check_column"]
 _MOST = 16  # files: with more, some may have the column, and the rest is quarantined as it is read
 
 
-def check_column(parts: Sequence[Part], column: str) -> None:
-    """Look for `column` in the schemas of the input, if that is a few Parquet files.
+def check_column(paths: Sequence[str], column: str) -> None:
+    """Look for `column` in the schemas of the files at `paths`, if they are a few and all Parquet.
 
     Raises:
         InputError: no file has it.
     """
-    pieces = [piece for part in parts for piece in part.pieces]
-    paths = list(dict.fromkeys(piece.path for piece in pieces))
-    if len(paths) > _MOST or any(piece.format != "parquet" for piece in pieces):
+    if len(paths) > _MOST or any(format_of(path) != "parquet" for path in paths):
         return
     names: list[str] = []
     for path in paths:

@@ -22,7 +22,6 @@ from shoal_data.build.finish import finish, specials_of
 from shoal_data.build.imports import import_early
 from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.lock import held
-from shoal_data.build.schema import check_column
 from shoal_data.build.session import RaySession
 from shoal_data.build.tasks import run_parts, use_ray
 from shoal_data.errors import InputError, StoreError
@@ -74,9 +73,8 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
     _check_file(tokenizer)
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
-        parts = plan_parts(inputs, options.part_bytes)
+        parts = plan_parts(inputs, options.column, options.part_bytes)
         _check_sources(options.recipe, parts)
-        check_column(parts, options.column)
         use_ray(session, _missing(corpus, parts), wait=False)
         encoder = load_encoder(tokenizer)
         specials_of(encoder, options.recipe)

@@ -24,7 +24,6 @@ from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.lock import held
 from shoal_data.build.merges import Merges, learn_merges
 from shoal_data.build.patterns import PATTERNS, pre_tokenizer
-from shoal_data.build.schema import check_column
 from shoal_data.build.session import RaySession
 from shoal_data.build.special import BOS, EOS, SPECIAL_TOKENS
 from shoal_data.build.special_names import check_special
@@ -80,8 +79,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     folder = check_out(out)
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
-        parts = plan_parts(inputs, options.part_bytes)
-        check_column(parts, options.column)
+        parts = plan_parts(inputs, options.column, options.part_bytes)
         path = folder / "tokenizer.json"
         if not path.exists():
             use_ray(session, parts, wait=False)
