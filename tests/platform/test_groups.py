@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from shoal.control.rendezvous import Answers
 from shoal.control.rendezvous import Rendezvous as Controller
-from shoal.worker.groups import Groups, Stopped, leave_world
+from shoal.worker.groups import GROUPS, Groups, Sockets, Stopped, leave_world
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.step import world_broke
 
@@ -28,6 +29,7 @@ class Hub:
     def __init__(self) -> None:
         self.controller, self.lock = Controller(), threading.Lock()
         self.workers = {f"w{index}": Rendezvous(partial(self.say, f"w{index}")) for index in range(SIZE)}
+        self.groups: list[Groups] = []
         self.number = -1
         self.open()
 
@@ -63,6 +65,7 @@ def together(hub: Hub, do: Rank, stop_after: dict[int, float], build: float = 10
     def rank(index: int) -> None:
         limit = stop_after.get(index, 1.0)
         groups = Groups(20.0, build, lambda: time.monotonic() - start > limit, hub.workers[f"w{index}"])
+        hub.groups.append(groups)
         try:
             found[index] = do(groups, index)
         except Stopped:
@@ -173,3 +176,38 @@ def test_the_default_world_and_another_group_in_it(hub: Hub) -> None:
         return float(tensor.sum())
 
     assert world(Groups(20.0, 10.0, lambda: False, hub.workers["w0"]), 0) == 2.0
+
+
+def test_of_what_is_opened_while_a_group_is_built_only_its_own_connections_are_cut(hub: Hub) -> None:
+    """Rank 2 takes no part in a sum that the others block in; meanwhile somebody else is connected too."""
+    sockets, built, cut = Sockets(), threading.Barrier(SIZE + 1), threading.Event()
+
+    def add(groups: Groups, index: int) -> object:
+        group: Any = build(groups, "cell", index)
+        built.wait()
+        if index == 2:
+            return cut.wait(60)
+        try:
+            return group.allreduce([torch.ones(1)]).wait()
+        except RuntimeError as error:
+            return world_broke(error)
+
+    found: list[object] = []
+    limits = dict.fromkeys(range(SIZE), 200.0)
+    sockets.mark()
+    thread = threading.Thread(target=lambda: found.extend(together(hub, add, limits, build=100.0)))
+    thread.start()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as theirs:
+        other, _ = server.accept()
+        local, far = socket.socketpair()
+        built.wait()
+        sockets.taken(lambda address: any(one.mentioned(GROUPS, address) for one in hub.groups))
+        sockets.cut()
+        cut.set()
+        thread.join(60)
+        assert found == [True, True, True]
+        for one, two in ((theirs, other), (local, far)):
+            one.sendall(b"still here")
+            assert two.recv(100) == b"still here"
+            one.close()
+            two.close()

@@ -7,9 +7,11 @@ stands, then freed in a thread (freeing a group joins its threads). See DESIGN: 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +23,12 @@ import torch.distributed as dist
 
 from shoal.worker.rendezvous import Keys, Rendezvous
 
-__all__ = ["Groups", "Sockets", "Stopped", "leave_world"]
+__all__ = ["GROUPS", "WORLD", "Groups", "Sockets", "Stopped", "leave_world"]
 
 SHORTEST, LONGEST = 0.0002, 0.002
 """Seconds between two looks at what is waited for: a fiftieth of the wait so far, within these."""
+WORLD, GROUPS = "world", "groups"
+"""What stores are used for."""
 
 
 class Stopped(Exception):
@@ -102,7 +106,7 @@ class Groups:
             except Exception as error:
                 built[key] = error
 
-        keys = self._keys("groups")
+        keys = self._keys(GROUPS)
         for key, rank, size in wanted:
             if size == 1:
                 built[key] = None
@@ -123,7 +127,7 @@ class Groups:
         dist.distributed_c10d._world.group_count = 0
         dist.init_process_group(
             "gloo",
-            store=dist.PrefixStore(key, self._keys("world")),
+            store=dist.PrefixStore(key, self._keys(WORLD)),
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=self._build_timeout),
@@ -134,6 +138,10 @@ class Groups:
         """A store for what is built now; held here until the next of its `use`, since torch holds only its C++ half."""
         self._held[use] = Keys(self._rendezvous, self._build_timeout)
         return self._held[use]
+
+    def mentioned(self, use: str, address: bytes) -> bool:
+        """Whether the members of what was built last for this `use` told each other an address."""
+        return use in self._held and self._held[use].mention(address)
 
     def finish(self, work: dist.Work, *buffers: torch.Tensor) -> None:
         """Poll a collective to its end.
@@ -182,7 +190,9 @@ class Groups:
 
 
 class Sockets:
-    """The connections that were opened between `mark` and `taken`: those of a cell's world.
+    """The connections of a cell's world: those that were opened between `mark` and `taken`, and lead from or to an
+    address that its members told each other. What other threads open meanwhile (a lifeline, copies, a corpus far away)
+    does neither.
 
     A worker that is blocked in a collective of its cell cannot be told anything, and a peer that is frozen or cut off
     sends no reset. Shutting the connections down from another thread makes the collective fail at once.
@@ -195,8 +205,10 @@ class Sockets:
     def mark(self) -> None:
         self._before, self._mine = set(self._all().values()), {}
 
-    def taken(self) -> None:
-        self._mine = {fd: inode for fd, inode in self._all().items() if inode not in self._before}
+    def taken(self, mentioned: Callable[[bytes], bool]) -> None:
+        """`mentioned`: whether an address, as `packed`, is one of the members'."""
+        fresh = {fd: inode for fd, inode in self._all().items() if inode not in self._before}
+        self._mine = {fd: inode for fd, inode in fresh.items() if any(map(mentioned, ends(fd)))}
 
     def cut(self) -> None:
         """Shut them down, once. May be called in any thread."""
@@ -221,6 +233,26 @@ class Sockets:
             if target.startswith("socket:"):
                 found[int(name)] = target
         return found
+
+
+def ends(fd: int) -> list[bytes]:
+    """Both addresses of a connection, `packed`; of a socket that is none, what there is."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+        found = [packed(connection.family, connection.getsockname())]
+        with contextlib.suppress(OSError):  # it only listens
+            found.append(packed(connection.family, connection.getpeername()))
+        return [address for address in found if address is not None]
+    return []
+
+
+def packed(family: int, address: Any) -> bytes | None:
+    """Port and address as they stand in a C `sockaddr`, which is what gloo's members tell each other."""
+    if family == socket.AF_INET:
+        return int(address[1]).to_bytes(2, "big") + socket.inet_aton(address[0])
+    if family == socket.AF_INET6:
+        host = address[0].partition("%")[0]
+        return struct.pack("!HI", address[1], address[2]) + socket.inet_pton(socket.AF_INET6, host)
+    return None
 
 
 def leave_world() -> None:

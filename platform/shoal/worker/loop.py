@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from shoal.config import Job
 from shoal.timeouts import Timeouts
 from shoal.worker.copies import Copies, Keeper, LostCopy
 from shoal.worker.courier import Courier
-from shoal.worker.groups import Groups, Sockets, Stopped, leave_world
+from shoal.worker.groups import WORLD, Groups, Sockets, Stopped, leave_world
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
 from shoal.worker.main import Meeting, greeting
@@ -199,7 +200,7 @@ class Loop:
             self.groups.world("world", rank, size)
             replica = self.workload.build(self.job.seed)
             group = dist.new_group(backend="gloo")
-            self.sockets.taken()
+            self.sockets.taken(partial(self.groups.mentioned, WORLD))
             self.step = Step(Member(cell, rank, size), self.workload, replica, self.groups, self.job, self.injector)
             self.step.pausing = lambda: self.pausing == self.generation
             if order["restore"] is not None:

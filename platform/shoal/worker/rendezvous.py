@@ -119,9 +119,15 @@ class Keys(dist.Store):
         super().__init__()
         self._rendezvous, self._scope, self._timeout = rendezvous, rendezvous.scope, timeout
         self._known: dict[str, bytes] = {}
+        self._said: list[bytes] = []
+
+    def mention(self, text: bytes) -> bool:
+        """Whether a value that was exchanged contains this."""
+        return any(text in value for value in [*self._said, *self._known.values()])
 
     def set(self, key: str, value: str | bytes) -> None:
-        self._rendezvous.put(self._scope, key, value.encode() if isinstance(value, str) else bytes(value))
+        self._said.append(value.encode() if isinstance(value, str) else bytes(value))
+        self._rendezvous.put(self._scope, key, self._said[-1])
 
     def get(self, key: str) -> bytes:
         self.wait([key])
