@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 
 
@@ -20,8 +22,10 @@ def test_tiny_mode() -> None:
             figures = found["gemm"][group][product]
             assert figures["bf16_error"] < 0.005
             assert 0.005 < figures["fp8_error"] < 0.08
-    assert found["attention"]["forward_backward_ms"] > 0
-    assert found["layer"]["fp8"]["tokens_per_second"] > 0
+    assert found["attention"]["forward_backward_tflops"] is None  # small shapes say nothing about speed
+    for precision in ("bf16", "fp8"):
+        layer = found["layer"][precision]
+        assert layer["tokens_per_second"] * layer["ms"] / 1e3 == pytest.approx(found["layer"]["tokens"])
     losses = found["slice"]["bf16"]["losses"]
     assert losses[-1] < losses[0]
     assert abs(found["slice"]["fp8_loss_over_bf16"]) < 0.02

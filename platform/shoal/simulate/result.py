@@ -44,7 +44,7 @@ def result(engine: Engine) -> dict[str, Any]:
         "generations": engine.state.generation,
         "lost": phases,
         "lost_by_cause": by_cause,
-        "unfinished": engine.now - ledger.useful * ledger.step - sum(phases.values()),
+        "unfinished": engine.now - ledger.last,
         "decisions": decisions,
     }
 
