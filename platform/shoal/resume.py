@@ -38,6 +38,13 @@ class Found:
     def steps(self) -> int:
         return int(self.marker.get("steps", 0))
 
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """The `Origin` of the session that saved it, if it says so."""
+        section = self.marker.get("workload")
+        origin = section.get(ORIGIN) if isinstance(section, dict) else None
+        return origin if isinstance(origin, dict) else {}
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -114,8 +121,8 @@ def check(found: Found, wanted: Identity | None, allow: Collection[str]) -> list
             f"{found.path}: holds another state than the job's workload: {differs}",
             "resume with the settings it was trained with, or begin another run",
         )
-    before = (found.marker.get("workload") or {}).get(ORIGIN, {}).get("data")
-    if before is None:
+    before = found.origin.get("data")
+    if not isinstance(before, dict):
         unknown = f"{found.path.name} does not say what data it was trained on: they are taken for the job's"
         return [unknown] if found.steps else []
     changed = [
@@ -163,13 +170,12 @@ def origin_of(found: Found, workload: Workload, data: Mapping[str, Any]) -> tupl
     """
     if found.path is None:
         return Origin(None, 0, 0, data), []
-    before = (found.marker.get("workload") or {}).get(ORIGIN) or {}
-    steps, samples = int(before.get("steps", 0)), int(before.get("samples", 0))
+    steps, samples = (found.origin.get(name, 0) for name in ("steps", "samples"))
     if samples:
         workload.go_on(steps, samples)
     here = workload.samples(found.steps)[0]
     consumed = found.marker.get("samples", found.recorded if found.steps else 0)
-    if consumed is None:
+    if not isinstance(consumed, int):
         unknown = f"{found.path.name} does not say how many samples it consumed: taken for {here}, by the job's batches"
         return Origin(found.steps, steps, samples, data), [unknown]
     if here == consumed:

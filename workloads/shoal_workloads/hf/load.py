@@ -38,7 +38,8 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         return from_hf_config(found, str(path))
     except (ValidationError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: {error}", "give a checkpoint of the DeepSeek-V3 architecture") from error
+        problem = str(error) if isinstance(error, ValidationError) else f"is read as no configuration of it ({error!r})"
+        raise InputError(f"{path}: {problem}", "give a checkpoint of the DeepSeek-V3 architecture") from error
 
 
 def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
@@ -55,10 +56,12 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     check_target(target)
     model = read_config(folder)
     has_mtp = model.mtp_depth > 0
-    asked = workload.get("model", {}).get("mtp_depth")
+    given = workload.get("model")
+    asked = given.get("mtp_depth") if isinstance(given, dict) else None
     if asked is not None and not has_mtp:
         model = model.model_copy(update={"mtp_depth": asked})
-    section = {"path": workload.get("path"), **own_settings(workload), "model": model.model_dump()}
+    path = workload.get("path", "shoal_workloads.pretrain:Pretrain")
+    section = {"path": path, **own_settings(workload), "model": model.model_dump()}
     try:
         config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
