@@ -147,6 +147,22 @@ def test_a_step_between_two_standstills_makes_the_second_the_first() -> None:
     assert one(answer_all(run, 1), Generation).halt is False
 
 
+def test_steps_that_are_done_again_are_no_news() -> None:
+    """Each time at the same step: all workers hang, are fenced, and the run goes back to where it began."""
+    run = Run()
+    run.start()
+    for step in range(1, 21):
+        run.feed(Committed("w00", 0, step))
+    run.feed(Standstill("nothing"))
+    run.feed(*(Lost(worker, "did not answer") for worker in HOMES.values()))
+    run.feed(*(Joined(f"s{number}", f"n{number}") for number in range(4)))
+    generation = run.stand_up()
+    assert generation.steps == 0
+    run.feed(Committed(generation.cells[0][0], generation.generation, 20), Standstill("nothing"))
+    fresh = run.feed(*(Lost(f"s{number}", "did not answer") for number in range(4)))
+    assert "nothing, 2 times without a new step between them" in one(fresh, End).reason
+
+
 def test_a_pause_that_nobody_comes_out_of_is_cut_short() -> None:
     run = Run()
     run.start()

@@ -105,6 +105,16 @@ def test_a_worker_that_cannot_start_is_told_and_the_run_ends(tmp_path: Path, wor
         assert len(one.processes) <= 6
 
 
+@pytest.mark.long
+def test_workers_that_all_hang_in_the_same_step_end_the_run(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"patience": 10.0, "workload": {"path": "broken:Hanging"}, **SMALL}
+    with lab(tmp_path, NODES, steps=100, **settings) as one:
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("failed", 20), one.story()
+        assert "step 20 was not committed: all workers were across for" in run["reason"]
+        assert "2 times without a new step between them" in run["reason"]
+
+
 def test_figures_that_a_workload_lacks_are_null(tmp_path: Path) -> None:
     with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "broken:FewFigures"}) as one:
         run = one.finished()

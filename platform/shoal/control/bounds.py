@@ -31,7 +31,7 @@ FATAL = 4
 SPENT = 8
 """Workers, beside twice those that the run has seats for, that may die without a committed step between them."""
 STILL = 1
-"""Standstills without a committed step between them that are answered by forming again; one more ends the run."""
+"""Standstills without a new step between them that are answered by forming again; one more ends the run."""
 UNBORN = 3
 """Workers in a row that die before their first word: on one node it is set aside, on all the run ends."""
 STRIKES, WINDOW = 4, 50
@@ -47,7 +47,7 @@ def exhausted(state: State) -> str:
     if times >= FATAL and step == state.committed:
         return f"step {step} killed workers {FATAL} times in a row, whoever took it: not a fault of the nodes"
     if state.still > STILL:
-        return f"{state.cause}, {state.still} times without a committed step between them"
+        return f"{state.cause}, {state.still} times without a new step between them"
     if state.fruitless > FRUITLESS:
         return f"{state.fruitless} attempts in a row committed no step; the last: {state.cause}"
     if state.spent > SPENT + 2 * state.shape.cells * state.shape.workers:
@@ -56,9 +56,11 @@ def exhausted(state: State) -> str:
 
 
 def committed(state: State, steps: int) -> None:
-    """The run gets on."""
+    """The run gets on; what it does again after it went back is no news."""
     state.committed = steps
-    state.fruitless = state.spent = state.still = 0
+    state.fruitless = state.spent = 0
+    if steps > state.furthest:
+        state.furthest, state.still = steps, 0
 
 
 def count_fatal(state: State) -> None:

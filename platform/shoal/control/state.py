@@ -145,8 +145,10 @@ class State:
     """Generations and failed formations since the last committed step."""
     spent: int = 0
     """Workers that died since the last committed step."""
+    furthest: int = 0
+    """The most steps that were ever committed."""
     still: int = 0
-    """Standstills since the last committed step."""
+    """Standstills since then."""
     unborn: dict[str, int] = field(default_factory=dict)
     """Workers in a row that died on each node before their first word."""
     cause: str = ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from shoal_workloads.synthetic import Synthetic, SyntheticReplica
+from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticReplica
 
 
 class NoAccelerator(Synthetic):
@@ -57,3 +58,25 @@ class Remarking(SyntheticReplica):
 class Remarks(Synthetic):
     def build(self, seed: int) -> SyntheticReplica:
         return Remarking(self.config, seed)
+
+
+class Stuck(SyntheticReplica):
+    """In its 20th step nobody comes back, however often it is tried."""
+
+    def __init__(self, config: SyntheticConfig, seed: int) -> None:
+        self.step = 0
+        super().__init__(config, seed)
+
+    def begin(self, step: int) -> None:
+        self.step = step
+        super().begin(step)
+
+    def norm_sq(self, total: torch.Tensor) -> float:
+        while self.step == 20:
+            time.sleep(0.1)
+        return super().norm_sq(total)
+
+
+class Hanging(Synthetic):
+    def build(self, seed: int) -> SyntheticReplica:
+        return Stuck(self.config, seed)

@@ -37,7 +37,7 @@ def reach(step: int, phase: int) -> int:
     return 3 * step + phase
 
 
-COUNTED = ("fruitless", "spent", "still", "unborn", "strikes", "fatal", "cause")
+COUNTED = ("fruitless", "spent", "furthest", "still", "unborn", "strikes", "fatal", "cause")
 """What only counts towards the end of a run that does not get on: far off with the few faults of a search."""
 
 
