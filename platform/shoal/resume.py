@@ -112,8 +112,8 @@ def check(found: Found, wanted: Identity | None, allow: Collection[str]) -> list
     Raises:
         UserError: it is another state, or of other data; the message names the difference.
     """
-    if unknown := sorted(set(allow) - {"data"}):
-        raise UserError(f"--allow-change {unknown[0]}: cannot be allowed", "`data` is all that may change")
+    if others := sorted(set(allow) - {"data"}):
+        raise UserError(f"--allow-change {others[0]}: cannot be allowed", "`data` is all that may change")
     if found.path is None or wanted is None:
         return []
     if differs := state_differs(found.tensors, wanted["state"]):
