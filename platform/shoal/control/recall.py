@@ -1,7 +1,8 @@
 """Who keeps copies of whose snapshots, and going back to them when no living worker holds a shard. Pure.
 
 The first cell's workers copy their snapshots into the memory of workers on other nodes: nodes where no living worker
-holds the same shard, so that what takes every holder does not take the copy. See DESIGN: recall.
+holds the same shard, so that what takes every holder does not take the copy. See
+docs/architecture.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A stuck gloo collective cannot be aborted, so nobody blocks in one that reaches over cells: it is polled beside the
 stop flag, and on the flag the worker leaves. The abandoned work and its buffers are kept until the next generation
-stands, then freed in a thread (freeing a group joins its threads). See DESIGN: cells.
+stands, then freed in a thread (freeing a group joins its threads).
 """
 
 from __future__ import annotations
