@@ -20,7 +20,7 @@ GAUGES = {
     "shoal_mtp_loss": "Multi-token-prediction loss of the last committed step, nats a token",
     "shoal_grad_norm": "Gradient norm of the last committed step, before clipping",
     "shoal_lr": "Learning rate of the last committed step",
-    "shoal_tokens_per_second": "Tokens of the last committed step over its seconds",
+    "shoal_tokens_per_second": "Tokens of the last committed step over its seconds, by the workers' clock",
     "shoal_cells": "Cells that took part in the last committed step",
     "shoal_generation": "Generation of the last committed step: membership changes so far",
     "shoal_heldout_bpb": "Bits per byte on held-out text at the last evaluation",
@@ -64,8 +64,9 @@ class RunMetrics:
             if record.get(field) is not None:
                 self._gauges[name].set(float(record[field]))
         self._counters["shoal_tokens_total"].inc(float(record["tokens"]))
+        if (own := record.get("worker_seconds") or record["seconds"]) > 0:
+            self._gauges["shoal_tokens_per_second"].set(record["tokens"] / own)
         if record["seconds"] > 0:
-            self._gauges["shoal_tokens_per_second"].set(record["tokens"] / record["seconds"])
             self._counters["shoal_step_seconds_total"].inc(record["seconds"])
 
     def event(self, event: Mapping[str, Any]) -> None:

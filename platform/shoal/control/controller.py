@@ -107,7 +107,8 @@ class Controller:
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
         home = None if seat is None else (seat.cell, seat.rank)
-        return Setup(name, node, home, self.job.model_dump(mode="json"), self.rundir, self.meeting)
+        job = self.job.model_dump(mode="json", exclude={"mlflow"})  # its address may hold a password
+        return Setup(name, node, home, job, self.rundir, self.meeting)
 
     def unborn(self, worker: str, why: str) -> None:
         """A worker that was asked for is no more. May be called in any thread."""
@@ -128,7 +129,7 @@ class Controller:
         tracker: subprocess.Popen[bytes] | None = None
         try:
             lifeline = await self.lifelines.open(self.fleet.address)
-            self.meeting = Meeting(lifeline, self.secret)
+            self.meeting = Meeting(lifeline, self.secret, self.lease.owner)
             tracker = self.mirror()
             await self.chores.nodes()
             if self.again:

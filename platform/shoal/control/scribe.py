@@ -78,7 +78,7 @@ class Scribe:
         record = {"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures}
         self.gap(step)
         entry = self.pen.step(record, self.shares(message, step, first))
-        self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(seconds, 1e-9)}
+        self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message["seconds"], 1e-9)}
         self.metrics.step(entry)
         return float(message["seconds"])
 
