@@ -180,3 +180,11 @@ def test_the_end_of_text_of_tokenizers_in_use_is_found() -> None:
     assert beginning_of_text({"<bos>": 5}) == 5
     with pytest.raises(InputError, match=r"its special tokens: <\|stop\|>"):
         end_of_text({"<|stop|>": 0})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_tokenizers_does_not_load_is_refused_however_it_is_written(encoding: str) -> None:
+    """The corpus keeps the file as it is, for whoever loads it later."""
+    content = json.dumps(byte_level()).encode(encoding)
+    with pytest.raises(InputError, match=r"a\.json: not a tokenizer\.json that can be used"):
+        Encoder(content, "a.json")

@@ -134,9 +134,10 @@ def test_a_job_that_made_nothing_gives_way_and_no_other(tmp_path: Path) -> None:
         write_whole(tmp_path / "shards" / "0.arrow", b"work")
         with pytest.raises(InputError, match="another job: its tokenizer had"):
             claim(tmp_path, job(), ["shards/*"])
-    (tmp_path / "job" / "job.json").write_text("{")
-    with held(tmp_path), pytest.raises(InputError, match="damaged"):
-        claim(tmp_path, job(), ["shards/*"])
+    for damage in ("{", "[" * 100_000, "null"):
+        (tmp_path / "job" / "job.json").write_text(damage)
+        with held(tmp_path), pytest.raises(InputError, match="damaged"):
+            claim(tmp_path, job(), ["shards/*"])
     (tmp_path / "job" / "job.json").unlink()
     with held(tmp_path), pytest.raises(InputError, match="other things in it"):
         claim(tmp_path, job(), ["shards/*"])

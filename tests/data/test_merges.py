@@ -7,11 +7,15 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
+from numba.core.caching import CacheImpl
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from shoal_data.build.byte_level import character_of_byte
+from shoal_data.build.compiled import compiled
 from shoal_data.build.merges import learn_merges
 from shoal_data.build.tokenizer import byte_alphabet
 
@@ -80,3 +84,15 @@ def test_counts_beyond_32_bits() -> None:
     found = learn_merges(words, np.array([10, 10_000_000_000], np.int64), alphabet, byte_ids, 257, 0)
     assert found.tokens[-1] == b"cd"
     assert found.counts.tolist() == [10_000_000_000]
+
+
+def test_loops_are_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without a home folder, of an installation that is not theirs to write to."""
+
+    def following(number: int) -> int:
+        return number + 1
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator"):
+        njit(cache=True)(following)
+    assert compiled(following)(1) == 2

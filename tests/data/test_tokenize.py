@@ -65,6 +65,7 @@ def test_what_was_lost_is_made_again_and_what_stands_is_left(raw: Path, tokenize
     assert {path: path.stat().st_mtime_ns for path in times} == times
     (corpus / "shards" / "000001.arrow").unlink()
     (corpus / "job" / "000002.json").unlink()
+    (corpus / "job" / "000001.json").write_text("[" * 100_000)
     (corpus / "shards" / "000003.arrow.77.1.tmp").write_bytes(b"half")
     build(raw, tokenizer, corpus, EVERYTHING)
     assert digests(corpus) == before

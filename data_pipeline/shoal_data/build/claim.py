@@ -85,7 +85,7 @@ def claim(folder: Path, job: dict[str, Any], results: Sequence[str]) -> None:
     try:
         before = json.loads(path.read_bytes())
         found = difference(before, job)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: damaged ({type(error).__name__}: {error})", "choose another --out, or delete this folder"
         ) from error

@@ -55,7 +55,7 @@ class Encoder:
             InputError: it is no `tokenizer.json`, or one whose tokens would not give text back.
         """
         try:
-            config = json.loads(content)
+            config = json.loads(content.decode())  # `tokenizers` takes no mark of bytes' order and no UTF-16 either
             self._rules = rules_of(config)
             self.tokens = token_texts(config)
             slow = "" if engine else why_slow(config, self._rules)

@@ -85,7 +85,7 @@ def part_record(corpus: Path, part: int) -> dict[str, Any] | None:
         for shard in record["shards"]:
             if (corpus / shard["file"]).stat().st_size != shard["size"]:
                 return None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record
 

@@ -11,9 +11,8 @@ else.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from shoal_data.build.compiled import innermost
+from shoal_data.build.compiled import compiled, compiled_freely, innermost
 from shoal_data.build.pair_counts import COUNT, KEY, key_of, no_pairs, number_of, room_for_pairs
 from shoal_data.build.pair_queue import FIRST, OFTEN, PAIR, SIZE, drop_top, heapify, new_queue, push, requeue_top
 from shoal_data.build.spellings import first_tokens, joined
@@ -24,7 +23,7 @@ __all__ = ["LONGEST", "merge_loop", "spread_words"]
 LONGEST = 1 << 30
 
 
-@njit(cache=True)
+@compiled
 def spread_words(values, offsets, byte_ids):
     """The text of words values[offsets[i]:offsets[i + 1]]: ids of their bytes, with a boundary before each and last."""
     words = len(offsets) - 1
@@ -49,7 +48,7 @@ def _boundary(text, at):
     return at
 
 
-@njit(cache=True)
+@compiled
 def _first_pairs(text, word_counts, tokens):
     """All pairs of neighbouring bytes, counted and queued with their places."""
     counts, firsts = np.zeros(tokens * tokens, np.int64), np.zeros(tokens * tokens + 1, np.int64)
@@ -84,7 +83,7 @@ def _first_pairs(text, word_counts, tokens):
     return pairs, queue
 
 
-@njit(cache=True)
+@compiled
 def _whole_words(places, text, starts, left, right):
     """Every occurrence of (left, right) in the words of these places, in order: what an entry means whose pair waits
     in the queue more than once."""
@@ -109,7 +108,7 @@ def _whole_words(places, text, starts, left, right):
     return found[:used]
 
 
-@njit(cache=True)
+@compiled
 def _merge_places(where, left, right, new, text, word_counts, starts, pairs, kind_of):
     """Merge at each of the places `where` that still holds (left, right).
 
@@ -176,7 +175,7 @@ def _merge_places(where, left, right, new, text, word_counts, starts, pairs, kin
     return total, came, whose[:changes], place[:changes], pairs
 
 
-@njit(cache=True)
+@compiled
 def _queue_those_that_came(came, whose, place, pairs, queue):
     """Put each pair that a merge made in the queue with its places."""
     ends = np.zeros(len(came) + 1, np.int64)
@@ -197,7 +196,7 @@ def _queue_those_that_came(came, whose, place, pairs, queue):
     return queue
 
 
-@njit(cache=True, nogil=True)
+@compiled_freely
 def merge_loop(text, word_counts, pool, pool_starts, vocab_size, least):
     """Merge until the vocabulary is full or no pair occurs `least` times.
 

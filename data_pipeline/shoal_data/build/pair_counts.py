@@ -7,9 +7,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from shoal_data.build.compiled import innermost
+from shoal_data.build.compiled import compiled, innermost
 
 __all__ = ["COUNT", "KEY", "Pairs", "key_of", "no_pairs", "number_of", "room_for_pairs"]
 
@@ -39,7 +38,7 @@ def key_of(left, right):
     return (np.int64(left) << 32) | np.int64(right)
 
 
-@njit(cache=True)
+@compiled
 def no_pairs():
     """An empty table."""
     room = 1 << 14
@@ -51,7 +50,7 @@ def no_pairs():
     )
 
 
-@njit(cache=True)
+@compiled
 def room_for_pairs(pairs, more):
     """`pairs`, or a larger copy that has room for `more` new ones."""
     known = pairs.known[0]

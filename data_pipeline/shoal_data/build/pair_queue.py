@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from shoal_data.build.compiled import innermost
+from shoal_data.build.compiled import compiled, innermost
 
 __all__ = ["FIRST", "OFTEN", "PAIR", "SIZE", "Queue", "drop_top", "heapify", "new_queue", "push", "requeue_top"]
 
@@ -37,7 +36,7 @@ class Queue(NamedTuple):
     used: Any
 
 
-@njit(cache=True)
+@compiled
 def new_queue(entry, places, used_places):
     """A queue of all rows of `entry`, which `heapify` must order; `places` has `used_places` in use."""
     used = np.array([len(entry), used_places], np.int64)
@@ -106,7 +105,7 @@ def requeue_top(queue, often):
     _sift_down(queue, 0)
 
 
-@njit(cache=True)
+@compiled
 def push(queue, pair, often, places):
     """Put a pair in with its places; returns the queue, which may be a larger copy."""
     if queue.used[0] == len(queue.heap):
@@ -123,7 +122,7 @@ def push(queue, pair, often, places):
     return queue
 
 
-@njit(cache=True)
+@compiled
 def _more_rows(queue):
     old = len(queue.heap)
     room = max(16, old + old // 4)
@@ -132,7 +131,7 @@ def _more_rows(queue):
     return Queue(entry, heap, queue.places, queue.used)
 
 
-@njit(cache=True)
+@compiled
 def _more_places(queue, more):
     """Squeeze out places of entries that are gone; take a larger array if that frees less than a sixth."""
     entry, places, waiting = queue.entry, queue.places, queue.used[0]

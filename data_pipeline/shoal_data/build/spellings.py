@@ -7,9 +7,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from shoal_data.build.compiled import innermost
+from shoal_data.build.compiled import compiled, innermost
 
 __all__ = ["Tokens", "first_tokens", "joined"]
 
@@ -55,7 +54,7 @@ def _spells(pool, starts, token, left, right):
     return True
 
 
-@njit(cache=True)
+@compiled
 def first_tokens(pool, starts, vocab_size):
     """Tokens whose bytes are pool[starts[i]:starts[i + 1]], with room for `vocab_size` of them."""
     count = len(starts) - 1
@@ -74,7 +73,7 @@ def first_tokens(pool, starts, vocab_size):
     return Tokens(pool, room, table, np.array([count], np.int64))
 
 
-@njit(cache=True)
+@compiled
 def joined(tokens, left, right):
     """Id of the token `left` followed by `right`, a new one if no token is spelled so; and the tokens."""
     pool, starts, table = tokens.pool, tokens.starts, tokens.table

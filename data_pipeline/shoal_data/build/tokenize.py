@@ -137,7 +137,7 @@ def _finished(corpus: Path, parts: Sequence[Part], job: dict[str, Any]) -> Manif
         raise
     except InputError as error:
         print(f"{error.problem}: it is written anew from what the parts recorded", file=sys.stderr)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # job.json is damaged, as `claim` will say
     return None
 

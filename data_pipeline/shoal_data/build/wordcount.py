@@ -7,10 +7,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numba import njit
 
 from shoal_data.build.arrow import text_buffers
-from shoal_data.build.compiled import innermost
+from shoal_data.build.compiled import compiled, innermost
 from shoal_data.build.pretokens import CL100K, DEEPSEEK_V3, GPT2, next_cut
 from shoal_data.build.unicode import character_classes
 
@@ -84,7 +83,7 @@ class WordCounter:
             self._pool = np.concatenate((self._pool, np.zeros_like(self._pool)))
 
 
-@njit(cache=True)
+@compiled
 def _move(slots, bigger):
     mask = len(bigger) - 1
     for index in range(len(slots)):
