@@ -183,3 +183,18 @@ def test_a_run_that_another_session_takes_is_let_go(tmp_path: Path) -> None:
         assert not (one.path / layout.RUN).exists()
         assert not one.events("run_ended")
         assert "was taken by another session" in (tmp_path / "controller.log").read_text()
+
+
+def test_workers_without_a_controller_save_nothing_into_a_run_that_another_session_took(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"cells": 2, "workers_per_cell": 1, "steps": 10**6, "checkpoint": {"every": 50}}
+    with lab(tmp_path, {"n0": 1, "n1": 1}, **settings) as one:
+        one.full(5)
+        one.controller.kill()
+        one.controller.join()
+        lease.put(one.path, "another", read(one.path)[0])
+        there = {path.name for path in (one.path / layout.CHECKPOINTS).iterdir()}
+        (saver,) = one.members(0)
+        one.processes[saver].join(240)
+        assert saver not in one.living()
+        assert {path.name for path in (one.path / layout.CHECKPOINTS).iterdir()} <= there | {"step-00000050"}
+        assert "was taken by another session" in (tmp_path / "workers.log").read_text()

@@ -19,7 +19,7 @@ from pathlib import Path
 from shoal.errors import UserError
 from shoal.record import layout
 
-__all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "Lost", "claim", "may_take", "read"]
+__all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "Lost", "check", "claim", "may_take", "read"]
 
 BEAT, WATCH = 1.0, 5.0
 """Seconds between two touches, and for which a file is watched before its holder counts as gone."""
@@ -141,6 +141,20 @@ def replace(path: Path, text: str, owner: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check(folder: Path, owner: str) -> None:
+    """To be called before something of a session is written by others than its controller, who may be gone.
+
+    Raises:
+        Lost: another session has the run.
+    """
+    try:
+        held, _ = read(folder)
+    except OSError:
+        return  # it tells nothing
+    if held is not None and not may_take(held, owner, alive=True):
+        raise Lost(f"run {folder.name} was taken by another session, {held.words()}")
+
+
 class Lease:
     """A run that this process holds for a session, from now on until `release`. On a full disk it goes without the file
     if there is none, and with an older controller's of its session if there is one.
@@ -150,7 +164,7 @@ class Lease:
     """
 
     def __init__(self, folder: Path, owner: str) -> None:
-        self._folder = folder
+        self._folder, self.owner = folder, owner
         self._mine: Holder | None = None
         with contextlib.suppress(OSError):
             self._mine, _ = read(folder)

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from shoal import checkpoint
 from shoal.config import Job
+from shoal.record import lease
 from shoal.timeouts import Timeouts
 from shoal.worker.copies import Copies, Keeper, LostCopy
 from shoal.worker.courier import Courier
@@ -81,6 +82,8 @@ class Loop:
         self.link = Link(timeouts)
         self.secret = ""
         """Of the controller that is obeyed; proves to other workers too that this one is of the run."""
+        self.session = ""
+        """Whose the run is (`record.lease`), by that controller's word."""
         self.copies: Copies | None = None
         if job.snapshots.recalls:
             self.copies = Copies(address, self.holds, timeouts.collective, lambda: self.secret)
@@ -109,7 +112,7 @@ class Loop:
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
-        self.secret = meeting.secret
+        self.secret, self.session = meeting.secret, meeting.session
         self.link.connect(meeting.lifeline, meeting.secret, self.hello)
 
     def called(self) -> bool:
@@ -384,8 +387,13 @@ class Loop:
         self.groups.until(lambda: self.saver is None or not self.saver.busy())
 
     def save(self, step: Step) -> None:
-        """Begin a checkpoint of the committed state, after the one before it."""
+        """Begin a checkpoint of the committed state, after the one before it. If another session has the run, this
+        worker ends instead: its controller, who would have ended it, is gone."""
         assert self.saver is not None
+        try:
+            lease.check(self.rundir, self.session)
+        except lease.Lost as error:
+            raise SystemExit(str(error)) from error
         self.phase = "saving"
         self.saver.join()
         try:

@@ -23,10 +23,12 @@ LAST_WORD = 5.0
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where to find a controller: `lifeline`: its (address, port); `secret`: of this controller, never sent over it."""
+    """Where to find a controller: `lifeline`: its (address, port); `secret`: of this controller, never sent over it;
+    `session`: whose the run is (`record.lease`)."""
 
     lifeline: tuple[str, int]
     secret: str
+    session: str
 
 
 @dataclass(frozen=True)

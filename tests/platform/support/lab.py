@@ -41,7 +41,7 @@ FORK.set_forkserver_preload(
 
 
 def meeting_of(raw: Mapping[str, Any]) -> Meeting:
-    return Meeting(tuple(raw["lifeline"]), raw["secret"])
+    return Meeting(tuple(raw["lifeline"]), raw["secret"], raw["session"])
 
 
 def ask(path: Path, question: Mapping[str, Any]) -> Any:
