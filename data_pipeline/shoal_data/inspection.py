@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,22 +88,27 @@ def write_documents(address: str | Path, out: BinaryIO) -> None:
         out.write(json.dumps({**fields, "text": text}, ensure_ascii=False).encode() + b"\n")
 
 
-def show(address: str | Path, count: int, picture: Path | None = None) -> None:
+def show(address: str | Path, count: int, picture: Path | None = None, fit: Callable[[str], str] = str) -> None:
     """Print the first `count` documents with a bar between tokens, and the composition, and draw it into `picture`: if
-    None, into `inspect.png` in the corpus's folder, or in the current one where the corpus lies on S3."""
+    None, into `inspect.png` in the corpus's folder, or in the current one where the corpus lies on S3.
+
+    Args:
+        fit: makes texts of documents and names fit for where they are printed.
+    """
     corpus = Corpus.open(address)
     decode = _Decoder(corpus)
     for row, ids in itertools.islice(documents(corpus), count):
-        print(f"--- {row['file']} row {row['row']} ({row['lang']}): {row['bytes']:,} bytes, {len(ids):,} tokens")
-        print("│".join(decode.pieces(ids[:200])))
+        print(fit(f"--- {row['file']} row {row['row']} ({row['lang']}): {row['bytes']:,} bytes, {len(ids):,} tokens"))
+        print(fit("│".join(decode.pieces(ids[:200]))))
     for by in ("by_source", "by_lang"):
         for name, counts in corpus.manifest.totals.get(by, {}).items():
             figures = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
-            print(f"{by[3:]:>8} {name}: {figures}, {counts['bytes'] / max(1, counts['tokens']):.2f} bytes a token")
+            rate = counts["bytes"] / max(1, counts["tokens"])
+            print(fit(f"{by[3:]:>8} {name}: {figures}, {rate:.2f} bytes a token"))
     if picture is None:
         picture = (corpus.store.folder if isinstance(corpus.store, LocalStore) else Path()) / "inspect.png"
-    draw(corpus, picture)
-    print(f"lengths and composition: {picture}")
+    draw(corpus, picture, fit)
+    print(fit(f"lengths and composition: {picture}"))
 
 
 def document_lengths(corpus: Corpus) -> npt.NDArray[np.int64]:
@@ -114,8 +119,16 @@ def document_lengths(corpus: Corpus) -> npt.NDArray[np.int64]:
     return np.concatenate([np.diff(_batch(corpus, index)["tokens"].offsets.to_numpy()) for index in chosen.tolist()])
 
 
-def draw(corpus: Corpus, picture: Path) -> None:
-    """A picture of document lengths and of tokens by source and language."""
+def draw(corpus: Corpus, picture: Path, fit: Callable[[str], str] = str) -> None:
+    """A picture of document lengths and of tokens by source and language; `fit` as in `show`."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # names are no formulas
+        write_whole(picture, _picture(corpus, fit))
+
+
+def _picture(corpus: Corpus, fit: Callable[[str], str]) -> bytes:
+    """As a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -126,8 +139,8 @@ def draw(corpus: Corpus, picture: Path) -> None:
     for axes, by in zip(shares, ("by_source", "by_lang"), strict=True):
         totals = corpus.manifest.totals.get(by, {})
         largest = sorted(totals, key=lambda name: -totals[name]["tokens"])[:15][::-1]
-        axes.barh(largest, [totals[name]["tokens"] / 1e6 for name in largest])
+        axes.barh([fit(name) for name in largest], [totals[name]["tokens"] / 1e6 for name in largest])
         axes.set(xlabel="million tokens", title=f"Tokens {by.replace('_', ' ')}")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
-    write_whole(picture, content.getvalue())
+    return content.getvalue()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from shoal.cluster.launch import TEMP_DIR
@@ -16,6 +17,8 @@ from shoal.errors import UserError
 __all__ = ["check_writable", "lasting", "own_folder", "passing", "settle"]
 
 DEFAULT = Path("runs")
+SESSION = re.compile(r"session_(latest|\d{4}-\d{2}-\d{2}_[\d_-]+)")
+"""The name of a folder that Ray makes each time it starts."""
 
 
 def settle(storage: Path | None, job_file: Path) -> Path:
@@ -64,7 +67,7 @@ def passing(path: Path) -> str:
     path = path.resolve()
     if {"runtime_resources", "working_dir_files"} <= set(path.parts):
         return "Ray's cache of working directories, which Ray deletes"
-    if any(part.startswith("session_") and path.parts[place] == "ray" for place, part in enumerate(path.parts[1:])):
+    if any(SESSION.fullmatch(part) for part in path.parts):
         return "the folder of a Ray session, which is deleted with it"
     for name, folder in temporary_folders().items():
         if path.is_relative_to(folder):

@@ -165,6 +165,8 @@ def test_a_corpus_can_be_looked_at(
     raw: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = build(raw, tokenizer, tmp_path / "c", Recipe())
+    show(corpus, 2, tmp_path / "look.png", lambda text: text.replace("lang", "LANG"))
+    assert "LANG web" in capsys.readouterr().out
     show(corpus, 2, tmp_path / "look.png")
     said = capsys.readouterr().out
     assert said.count("---") >= 2

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.status import Storage
+from shoal.printable import printable
 
 __all__ = ["chaos"]
 
@@ -37,5 +38,5 @@ def chaos(
     plan = schedule(parse_faults(faults), parse_seconds(every), seed)
     until = parse_seconds(duration) if duration else math.inf
     path = find_run(run, storage)
-    done = unleash(LocalTarget(cluster, path), plan, until, lambda line: print(line, flush=True))
-    print(f"{done} faults; see `shoal status {run}` and the report in {path}")
+    done = unleash(LocalTarget(cluster, path), plan, until, lambda line: print(printable(line), flush=True))
+    print(f"{done} faults; see `shoal status {run}` and the report in {printable(path)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -140,11 +141,12 @@ def inspect(
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
     from shoal.errors import UserError
+    from shoal.printable import printable
     from shoal_data.inspection import show
 
     if picture is not None and "://" in picture:
         raise UserError(f"--picture {picture}: only a file on this machine can be written", "name a local file")
-    show(corpus, documents, Path(picture) if picture else None)
+    show(corpus, documents, Path(picture) if picture else None, partial(printable, lines=True))
 
 
 @app.command()

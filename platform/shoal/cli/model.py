@@ -105,6 +105,7 @@ def generate(
     from tokenizers import Tokenizer
 
     from shoal.errors import UserError
+    from shoal.printable import printable
     from shoal_data.reader import Corpus
     from shoal_workloads.checkpoint import Checkpoint
     from shoal_workloads.evaluate import build_model
@@ -121,7 +122,7 @@ def generate(
         raise UserError("the prompt is empty", "give at least one character")
     model = build_model(source, ema=ema)
     found = go_on(model, ids, tokens, temperature=temperature, seed=seed, speculative=speculative)
-    print(prompt + tokenizer.decode(found.tokens))
+    print(printable(prompt + tokenizer.decode(found.tokens), lines=True))
     if speculative:
         print(
             f"\n[{len(found.tokens)} tokens in {found.passes} passes; {found.accepted} of {found.drafted} drafted "
@@ -137,10 +138,10 @@ def params(
     """Count the parameters of a model in closed form."""
     from dataclasses import asdict
 
-    import yaml
     from pydantic import ValidationError
 
     from shoal.errors import UserError
+    from shoal.yamlfile import load_yaml
     from shoal_workloads.model.config import ModelConfig
     from shoal_workloads.params import count_parameters
 
@@ -148,7 +149,8 @@ def params(
     if wrong := [field for field, equals, _ in pairs if not equals]:
         raise UserError(f"{wrong[0]!r} is no override", "write field=value")
     try:
-        config = ModelConfig.from_preset(model, **{field: yaml.safe_load(value) for field, _, value in pairs})
+        changes = {field: load_yaml(value, f"the value of {field!r}") for field, _, value in pairs}
+        config = ModelConfig.from_preset(model, **changes)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("model", *first["loc"]))

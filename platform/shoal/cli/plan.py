@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.printable import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -56,15 +58,15 @@ def plan(
     if as_json:
         print(json.dumps(as_values(found), indent=2))
         return
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.print(
         f"{len(found.cells)} cells of pp {mesh.pp} x fsdp {mesh.fsdp} x ep {mesh.ep} on {len(nodes)} nodes; "
         f"{len(found.spares)} spares"
     )
     for note in found.notes:
-        console.print(f"- {note}")
+        console.print(f"- {printable(note)}")
     console.print(table(found, nodes, rows))
-    console.print(loss(found, nodes, wanted, lose))
+    console.print(printable(loss(found, nodes, wanted, lose)))
 
 
 def live(slot_resource: str) -> list[Node]:
@@ -123,6 +125,7 @@ def table(found: Assignment, nodes: list[Node], rows: int) -> Table:
     """One line a node."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table("node", "rack", "zone", "cell.stage.shards", "spares", box=SIMPLE_HEAD)
     on = held(found)
@@ -130,7 +133,8 @@ def table(found: Assignment, nodes: list[Node], rows: int) -> Table:
     for node in nodes[:rows]:
         count = spare.count(node.name)
         what = "  ".join(on.get(node.name, []))
-        shown.add_row(node.name, node.site.rack, node.site.zone, what, str(count) if count else "")
+        names = (Text(printable(name)) for name in (node.name, node.site.rack, node.site.zone))
+        shown.add_row(*names, what, str(count) if count else "")
     if len(nodes) > rows:
         shown.caption = f"and {len(nodes) - rows} more nodes (--rows)"
     return shown
