@@ -114,3 +114,16 @@ def test_no_cluster(corpus: Path, tmp_path: Path) -> None:
 def test_a_run_that_is_not_there(refused: Refused) -> None:
     refused("status", "no-such-run", "--storage", "nowhere", say="no-such-run")
     refused("chaos", "no-such-run", "--storage", "nowhere", say="no run 'no-such-run' in nowhere")
+
+
+def test_a_command_that_is_started_without_standard_streams_has_silent_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after `2>&-`, where Python has None in their place, and asking that whether it is a terminal is an error."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(sys, "argv", ["shoal", "data", "verify", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 2
+    assert None not in (sys.stdin, sys.stdout, sys.stderr)

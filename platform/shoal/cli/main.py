@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -52,6 +53,7 @@ def run() -> None:
     """Entry point: errors that are the user's to mend are one message and exit code 2; Ctrl-C is one line and 130.
 
     What is left with a traceback is a fault of this software."""
+    _open_streams()
     try:
         app()
     except (UserError, InputError) as error:
@@ -68,6 +70,16 @@ def run() -> None:
         if not of_ray(error):
             raise
         _end(UserError(f"Ray failed: {first_line(error)}", "see that the cluster is up, and run the command again"))
+
+
+def _open_streams() -> None:
+    """Give what was started without standard streams (`2>&-`) silent ones, whose numbers no other file then gets."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def of_ray(error: Exception) -> bool:
