@@ -27,8 +27,10 @@ __all__ = ["connect", "follow", "leave", "running", "stop", "unfinished"]
 
 PATIENCE = 60.0
 """Seconds from a run's last word until a driver stops waiting for its controller's (the report is written between)."""
-UNHEARD = 5.0
-"""Seconds after an order to end in which a controller that lives has written something."""
+UNHEARD = 3.0
+"""Seconds after an order to end in which a controller that lives has written something (it does every second)."""
+LET_GO = 1.5
+"""Seconds for Ray to part from its cluster."""
 Show = Callable[[str, dict[str, Any]], None]
 
 
@@ -164,7 +166,7 @@ def leave(code: int) -> None:
     """Let go of the cluster. Where Ray does not come back from that (a cluster that is gone), the process ends here."""
     going = threading.Thread(target=ray.shutdown, daemon=True)
     going.start()
-    going.join(3.0)
+    going.join(LET_GO)
     if going.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()

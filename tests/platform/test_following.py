@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from shoal import driver
-from shoal.cli.train import Printer, done, on_record
+from shoal.cli.train import Printer, done, on_record, threads_tell
 from shoal.config import Job
 from shoal.errors import UserError
 from shoal.record.rundir import RunDir
@@ -144,3 +144,17 @@ def test_a_retry_goes_on_or_starts_or_has_nothing_to_do(job: Job) -> None:
     end(job, status="done", steps=4)
     assert done(job)
     assert not done(job.model_copy(update={"steps": 5}))
+
+
+def test_what_rays_threads_raise_is_kept_from_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    log = io.StringIO()
+
+    def fail() -> None:
+        raise OSError("gone")
+
+    with threads_tell(log):
+        thread = threading.Thread(target=fail, name="listener")
+        thread.start()
+        thread.join()
+    assert log.getvalue() == "listener: OSError: gone\n"
+    assert capsys.readouterr().err == ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -128,15 +129,31 @@ def watch(job: Job, controller: Any, outcome: Any) -> None:
     path = job.storage.absolute() / str(job.run_id)
     printer = Printer(job.steps, sys.stdout)
     # Ray prints what it thinks of every dead node, at length: kept, but not between the lines of the run.
-    with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
+    with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log), threads_tell(log):
         status, reason = driver.follow(controller, outcome, path, printer.show)
     print(f"run {job.run_id}: {status} ({printable(mask_text(reason))}); record: {printable(path)}", flush=True)
-    if job.mlflow.enabled and (unmirrored := tracking.behind(path)):
+    if status != "left" and job.mlflow.enabled and (unmirrored := tracking.behind(path)):
         print(f"shoal: {printable(unmirrored)}", flush=True)
     code = 0 if status == "done" else 1
     driver.leave(code)
     if code:
         raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def threads_tell(log: TextIO) -> Iterator[None]:
+    """What threads other than this one raise (Ray's, when its cluster is gone) goes to `log`."""
+    before = threading.excepthook
+
+    def tell(raised: threading.ExceptHookArgs) -> None:
+        name = raised.thread.name if raised.thread else "a thread"
+        print(f"{name}: {raised.exc_type.__name__}: {raised.exc_value}", file=log, flush=True)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def stop(
