@@ -21,7 +21,7 @@ SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 def shoal(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    env = {**os.environ, "RAY_ADDRESS": "", "COLUMNS": "200"}
+    env = {**os.environ, "RAY_ADDRESS": "", "XDG_STATE_HOME": "/nonexistent", "COLUMNS": "200"}
     return subprocess.run([SHOAL, *map(str, words)], env=env, capture_output=True, text=True, timeout=600)
 
 
