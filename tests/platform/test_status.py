@@ -168,6 +168,10 @@ def test_a_run_started_from_this_machine_is_found_by_its_id(tmp_path: Path, monk
         call("status", "gone")
     with pytest.raises(UserError, match="no run 'job' in"):
         call("status", "job", "--storage", tmp_path / "state")
+    for name in ("job", "gone"):
+        os.utime(index.folder() / name, (1, 1))
+    index.note("next", tmp_path / "next")
+    assert index.known() == [made.path, tmp_path / "next"]  # what is long gone is forgotten
 
 
 def test_an_unknown_run_is_one_clear_message(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shoal.printable import printable
+
 __all__ = ["demo"]
 
 
@@ -34,7 +36,7 @@ def demo(
 
     def say(line: str) -> None:
         console.print(f"[dim]{time.monotonic() - start:6.1f} s[/dim]  ", end="")
-        console.print(line, markup=False)
+        console.print(printable(line), markup=False)
 
     outcome = run(storage, overrides or [], kill=kill, keep=keep, say=say)
     show(outcome, console, keep)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from pathlib import Path
 
 __all__ = ["find", "folder", "known", "note"]
 
+KEPT_S = 30 * 86400.0
+"""Seconds for which a note is kept though its run is not there: its disk may come back."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -20,7 +23,12 @@ def folder() -> Path:
 
 def note(run_id: str, path: Path) -> None:
     """Write down where a run lies; the last one of an id counts. A state folder that cannot be written costs only that
-    the run must be named by its path."""
+    the run must be named by its path. Notes of runs that are long gone are swept."""
+    with contextlib.suppress(OSError):
+        for file in folder().glob("*"):
+            where = _read(file)
+            if time.time() - file.stat().st_mtime > KEPT_S and (where is None or not where.is_dir()):
+                file.unlink()
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder() / run_id).write_text(str(path.absolute()), encoding="utf-8", errors="surrogateescape")

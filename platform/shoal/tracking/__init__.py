@@ -7,6 +7,7 @@ on in the same MLflow run where it stopped.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import subprocess
@@ -159,7 +160,17 @@ def behind(path: Path) -> str | None:
         about = {}
     if about.get("complete") is True:
         return None
-    return (
-        f"MLflow does not have the whole record yet (see {path / LOG}); what is missing is sent in the background for "
-        f"some minutes, and at any time by: python -m shoal.tracking {path}"
-    )
+    how = "it is being sent in the background, or else by" if _held(path / LOCK) else "what is missing is sent by"
+    return f"MLflow does not have the whole record yet (see {path / LOG}); {how}: python -m shoal.tracking {path}"
+
+
+def _held(lock: Path) -> bool:
+    """Whether a mirror is at work."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
