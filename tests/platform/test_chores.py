@@ -220,6 +220,15 @@ def test_a_death_reaches_the_decisions_whatever_the_journal_does() -> None:
     assert one.killed == ["w10"]
 
 
+def test_a_death_reaches_the_decisions_whatever_becomes_of_the_order_to_kill() -> None:
+    one = training()
+    one.connect("inside", 1.0)
+    one.spawner.kill = lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+    with pytest.raises(OSError, match="Too many open files"):
+        one.ear.gone(one.lifelines.lines["w10"], "connection closed")
+    assert one.heard == [Lost("w10", "connection closed")]
+
+
 def test_own_failures_in_a_row_end_the_run_in_order() -> None:
     one = training()
     for _ in range(ROW):

@@ -74,11 +74,12 @@ class Ear:
             self.unborn(line.worker, why)
             return
         now = time.monotonic()
-        one.spawner.kill(line.worker)
-        if self.early is None:
-            try:
+        try:
+            one.spawner.kill(line.worker)
+            if self.early is None:
                 self.died(line.worker, line.node, line.pid, why, time.time() - (now - line.heard))
-            finally:  # whatever becomes of the record
+        finally:  # whatever becomes of the order to kill it and of the record
+            if self.early is None:
                 one.on(Lost(line.worker, why))
 
     def failed(self, error: Exception) -> None:
