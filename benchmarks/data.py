@@ -198,13 +198,13 @@ def read(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def copies(corpus: Path, folder: Path, times: int) -> list[str]:
-    """The corpus's files, `times` over, as links with names of their own."""
+    """The corpus's files, `times` over: copies, since a file that is linked to is read once, whatever its names."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(times):
         for path in sorted(corpus.glob("*.parquet")):
-            link = folder / f"{path.stem}-{number:05d}.parquet"
-            if not link.exists():
-                link.symlink_to(path.resolve())
+            copy = folder / f"{path.stem}-{number:05d}.parquet"
+            if not copy.exists():
+                shutil.copyfile(path, copy)
     return sorted(str(path) for path in folder.glob("*.parquet"))
 
 
