@@ -52,6 +52,7 @@ class Controller:
 
 def linked(controller: Controller, patience: float = 60.0) -> Link:
     link = Link(Timeouts(patience))
+    link.orphaned = lambda: None  # this process goes on when the test is over
     link.connect(controller.address, "s", lambda: {"type": "hello"})
     return link
 
@@ -126,6 +127,7 @@ def test_what_waits_for_one_that_never_reads_is_bounded(monkeypatch: pytest.Monk
 def test_a_controller_that_does_not_know_the_secret_is_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "PAUSE", 0.01)
     link = Link(Timeouts(60.0))
+    link.orphaned = lambda: None
     with pytest.raises(OSError, match="did not let this worker in"):
         link.connect(Controller("guess").address, "s", lambda: {"type": "hello"})
     with pytest.raises(OSError, match="does not know this run's secret"):
@@ -143,3 +145,12 @@ def test_orders_that_are_urgent_never_reach_the_inbox_and_junk_ends_the_connecti
     assert dropped.wait(60)
     assert link.inbox.get(timeout=10) == {"type": "stop"}
     assert link.inbox.empty()
+
+
+def test_who_has_neither_a_controller_nor_progress_ends() -> None:
+    steps, ended = iter(range(5)), threading.Event()
+    link = Link(Timeouts(0.05))
+    link.progress = lambda: {"phase": "training", "steps": next(steps, 4)}
+    link.orphaned = ended.set
+    assert ended.wait(60)
+    assert next(steps, None) is None, "not while steps are committed"

@@ -44,6 +44,8 @@ class Link:
         """What a sign of life says; `steps` among it."""
         self.urgent: Callable[[dict[str, Any]], bool] = lambda order: False
         self.dropped: Callable[[], None] = lambda: None
+        self.orphaned: Callable[[], None] = end
+        """Called when there has been neither a controller nor a committed step for too long."""
         self._timeouts = timeouts
         self._changed = threading.Condition()
         self._socket: socket.socket | None = None
@@ -191,8 +193,13 @@ class Link:
             if progress.get("steps", -1) > steps:
                 steps, self._lost = progress["steps"], time.monotonic()
             elif time.monotonic() - self._lost > self._timeouts.orphan:
-                print(f"shoal worker {os.getpid()}: no controller and no progress; ending", flush=True)
-                os._exit(3)
+                self.orphaned()
+
+
+def end() -> None:
+    """End this worker's process: nobody will ever tell it to."""
+    print(f"shoal worker {os.getpid()}: no controller and no progress; ending", flush=True)
+    os._exit(3)
 
 
 def hang_up(connection: socket.socket) -> None:
