@@ -177,8 +177,8 @@ def test_a_cell_that_heals_has_the_placement_of_the_others(
 def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
     """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: the
     first forward to rounding of its sums, and the same routing, but for the rare choice that lies within that rounding
-    (none on some processors). Then gradients on their way to experts elsewhere travel in FP8, as the report has it, which
-    a single process does not do."""
+    (none on some processors). Then gradients on their way to experts elsewhere travel in FP8, as the report has it,
+    which a single process does not do."""
     sections = {**SECTIONS["fp8"], **AVERAGED}
     parallel = pp(2, "dualpipe", ep=2, recompute=True)
     answers = eight.run(layouts_world.train, config(parallel, **sections), 3, 4, 1, str(tmp_path))
