@@ -13,6 +13,7 @@ __all__ = ["ATTEMPTS", "RUN_AGAIN", "MayPass", "retried", "waits"]
 
 Result = TypeVar("Result")
 
+_sleep = time.sleep  # a name of this module's own: tests put another function here, and other threads sleep on
 #: how often a store is asked for the same thing: for some 25 seconds, beside what the answers take
 ATTEMPTS = 10
 RUN_AGAIN = "run the same command again when it answers: what is done stays done"
@@ -50,7 +51,7 @@ def retried(
     Raises:
         StoreError: it was not to be had.
     """
-    pause = sleep or time.sleep
+    pause = sleep or _sleep
     for wait in waits(attempts):
         try:
             return ask()

@@ -33,7 +33,7 @@ Answer = Callable[[Any], AWSResponse | Exception | None]
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody sleeps; how long they would have."""
     naps: list[float] = []
-    monkeypatch.setattr("shoal_data.retry.time.sleep", naps.append)
+    monkeypatch.setattr("shoal_data.retry._sleep", naps.append)
     return naps
 
 
