@@ -33,7 +33,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from shoal import batching
-from shoal.workload import make_workload
+from shoal_core.workload import make_workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "platform" / "support"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "workloads" / "support"))

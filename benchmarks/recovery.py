@@ -37,7 +37,7 @@ from recovery_runs import CASES, Run
 from shoal.cluster import local
 from shoal.cluster.processes import pids_of
 from shoal.cluster.state import load
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 CLUSTER = "bench-recovery"
 NODES, SLOTS = 4, 2

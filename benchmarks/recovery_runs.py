@@ -24,10 +24,10 @@ from shoal.cluster.api import get
 from shoal.cluster.state import load
 from shoal.demo.run import Killed
 from shoal.demo.summary import since_kill
-from shoal.errors import UserError
 from shoal.record import read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.jsonl import read_json
+from shoal_core.errors import UserError
 
 __all__ = ["CASES", "CELLS", "WORKERS", "Run"]
 

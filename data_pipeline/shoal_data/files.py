@@ -1,22 +1,19 @@
-"""Whole files or none: a temporary name, then one rename; and checksums of what stands on disk."""
+"""Files of a corpus: written whole or not at all, with errors that are the user's to mend."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
-import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
+from shoal_core.files import TEMPORARY, replace_file
 
 __all__ = ["explain", "read_lines", "sha256_file", "sweep_temporary", "write_json", "write_lines", "write_whole"]
 
-_TEMPORARY = ".tmp"
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT): "make room there; what is finished stays, and the same command goes on from it",
     (errno.EROFS, errno.EACCES, errno.EPERM): "give a place that this user may read and write, or change who may",
@@ -27,7 +24,7 @@ _REMEDIES = {
 }
 
 
-def explain(error: OSError, where: str | Path = "") -> InputError:
+def explain(error: OSError, where: str | Path = "") -> UserError:
     """An error of the operating system as one that is the user's to mend.
 
     Args:
@@ -36,29 +33,20 @@ def explain(error: OSError, where: str | Path = "") -> InputError:
     place = where or error.filename or "this machine"
     remedy = next((text for codes, text in _REMEDIES.items() if error.errno in codes), "")
     cause = error.strerror or str(error) or type(error).__name__
-    return InputError(f"{place}: {cause}", remedy or "look at this disk or mount, and run the same command again")
+    return UserError(f"{place}: {cause}", remedy or "look at this disk or mount, and run the same command again")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write `content` so that `path` holds all of it or does not exist, whoever is killed meanwhile.
 
     Raises:
-        InputError: it cannot be written (no room, read-only, ...); nothing is left of the attempt.
+        UserError: it cannot be written (no room, read-only, ...); nothing is left of the attempt.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.time_ns()}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # a disk that takes no writes may not take this one either
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise explain(error, path) from error
-        raise
+        replace_file(path, content)
+    except OSError as error:
+        raise explain(error, path) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -83,7 +71,7 @@ def _encoded(text: str) -> bytes:
 
 def sweep_temporary(folder: Path) -> int:
     """Remove what killed writers left in `folder`; returns how many files. Call it when no writer is alive."""
-    left = list(folder.glob(f"*{_TEMPORARY}"))
+    left = list(folder.glob(f"*{TEMPORARY}"))
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from shoal_core.errors import UserError
 from shoal_data.build.tokenizer_rules import token_texts
-from shoal_data.errors import InputError
 from shoal_data.files import write_whole
 from shoal_data.reader import Corpus
 from shoal_data.store import LocalStore
@@ -40,7 +40,7 @@ def _batch(corpus: Corpus, index: int) -> pa.RecordBatch:
     """The documents of shard `index`: those of a folder mapped, those on S3 read whole.
 
     Raises:
-        InputError: the shard is missing, or not what was written.
+        UserError: the shard is missing, or not what was written.
     """
     content = pa.py_buffer(corpus.store.shard(index))
     try:
@@ -51,7 +51,7 @@ def _batch(corpus: Corpus, index: int) -> pa.RecordBatch:
             raise ValueError(f"token id {largest}, the vocabulary has {corpus.vocab_size}")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         name = corpus.manifest.shards.file[index].decode()
-        raise InputError(
+        raise UserError(
             f"{corpus.store.where(name)}: this shard is damaged ({error})", corpus.store.remedy(name)
         ) from error
     return batch

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from shoal_data.errors import InputError, StoreError
+from shoal_core.errors import StoreError, UserError
 from shoal_data.files import sha256_file
 from shoal_data.manifest import Manifest
 
@@ -127,7 +127,7 @@ class LocalStore:
         """A view into the mapped shard.
 
         Raises:
-            InputError: the file is missing or has another size than the manifest says.
+            UserError: the file is missing or has another size than the manifest says.
         """
         values = self._mapped.values.get(shard)
         return (self._map([shard]).values[shard] if values is None else values)[first:last]
@@ -136,7 +136,7 @@ class LocalStore:
         """Copies of stretches, made by one indexing call: a loop in Python costs more than the copying.
 
         Raises:
-            InputError: a file is missing or has another size than the manifest says.
+            UserError: a file is missing or has another size than the manifest says.
         """
         mapped = self._mapped
         base = mapped.base[shard]
@@ -169,9 +169,9 @@ class LocalStore:
             with _reading(str(path)):
                 size = path.stat().st_size
         except FileNotFoundError as error:
-            raise InputError(f"{path}: this shard is missing", self.remedy(name)) from error
+            raise UserError(f"{path}: this shard is missing", self.remedy(name)) from error
         if size != wanted:
-            raise InputError(f"{path}: {size} bytes, the manifest says {wanted}", self.remedy(name))
+            raise UserError(f"{path}: {size} bytes, the manifest says {wanted}", self.remedy(name))
         return path
 
     def _dtype(self) -> np.dtype[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.manifest_check import problems
 
 __all__ = ["BLOCK_BYTES", "FORMAT", "MANIFEST", "Manifest", "Shards"]
@@ -146,10 +146,10 @@ class Manifest:
             remedy: what mends it where it lies.
 
         Raises:
-            InputError: the first problem.
+            UserError: the first problem.
         """
         for problem in problems(self):
-            raise InputError(f"{where}: {problem.text}", problem.remedy or remedy)
+            raise UserError(f"{where}: {problem.text}", problem.remedy or remedy)
 
     @staticmethod
     def parse(content: bytes, where: str, remedy: str) -> tuple[Manifest, str]:
@@ -160,12 +160,12 @@ class Manifest:
             remedy: what mends the file where it lies.
 
         Raises:
-            InputError: not a manifest of this format, or one that contradicts itself.
+            UserError: not a manifest of this format, or one that contradicts itself.
         """
         try:
             value = json.loads(content)
             if value.get("format") != FORMAT:
-                raise InputError(f"{where}: field format is {value.get('format')!r}, not {FORMAT!r}", remedy)
+                raise UserError(f"{where}: field format is {value.get('format')!r}, not {FORMAT!r}", remedy)
             manifest = Manifest(
                 dtype=value["dtype"],
                 vocab_size=value["vocab_size"],
@@ -180,7 +180,7 @@ class Manifest:
             )
             manifest.check(where, remedy)
         except KeyError as error:
-            raise InputError(f"{where}: field {error} is missing", remedy) from error
+            raise UserError(f"{where}: field {error} is missing", remedy) from error
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise InputError(f"{where}: not a corpus manifest ({type(error).__name__}: {error})", remedy) from error
+            raise UserError(f"{where}: not a corpus manifest ({type(error).__name__}: {error})", remedy) from error
         return manifest, hashlib.sha256(content).hexdigest()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.order import SampleOrder
 
 __all__ = ["Place", "Places", "Stream"]
@@ -66,7 +66,7 @@ class Places:
         """Places of the samples at `position` (n,).
 
         Raises:
-            InputError: a position is negative.
+            UserError: a position is negative.
         """
         last, self._last = self._last, position
         if self._ahead is not None:
@@ -88,7 +88,7 @@ class Places:
     def locate(self, position: Ints) -> Place:
         """The same, and nothing is worked out ahead."""
         if position.size and position.min() < 0:
-            raise InputError(
+            raise UserError(
                 f"position {int(position.min())}: it is negative", "positions in the global order start at 0"
             )
         stream, sample = self._order(position)

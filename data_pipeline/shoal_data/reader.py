@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.files import write_whole
 from shoal_data.manifest import MANIFEST, Manifest
 from shoal_data.order import SampleOrder
@@ -52,7 +52,7 @@ class Corpus:
         self.token_bytes: npt.NDArray[np.uint16] = np.load(io.BytesIO(self.file("token_bytes")), allow_pickle=False)
         if self.token_bytes.shape != (manifest.vocab_size,):
             name = manifest.files["token_bytes"]["file"]
-            raise InputError(
+            raise UserError(
                 f"{store.where(name)}: {self.token_bytes.shape} entries, not {manifest.vocab_size}", store.remedy(name)
             )
         self._tokenizer: Path | None = None
@@ -62,7 +62,7 @@ class Corpus:
         """Open the corpus in a folder or under an `s3://bucket/prefix`.
 
         Raises:
-            InputError: there is none, it is unfinished, its manifest contradicts itself, or its files do not fit it.
+            UserError: there is none, it is unfinished, its manifest contradicts itself, or its files do not fit it.
         """
         return Corpus(*open_store(address))
 
@@ -80,20 +80,18 @@ class Corpus:
         """The content of a small file of the corpus, by its role in `Manifest.files`.
 
         Raises:
-            InputError: there is none, or it is not what the manifest says.
+            UserError: there is none, or it is not what the manifest says.
         """
         entry = self.manifest.files.get(role)
         if entry is None:
-            raise InputError(
-                f"{self.store.where(MANIFEST)}: field files.{role} is missing", self.store.remedy(MANIFEST)
-            )
+            raise UserError(f"{self.store.where(MANIFEST)}: field files.{role} is missing", self.store.remedy(MANIFEST))
         where, remedy = self.store.where(entry["file"]), self.store.remedy(entry["file"])
         try:
             content = self.store.small(entry["file"])
         except FileNotFoundError as error:
-            raise InputError(f"{where}: missing", remedy) from error
+            raise UserError(f"{where}: missing", remedy) from error
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise InputError(f"{where}: its SHA-256 is not the manifest's", remedy)
+            raise UserError(f"{where}: its SHA-256 is not the manifest's", remedy)
         return content
 
     @property
@@ -114,7 +112,7 @@ class Corpus:
         """Samples an epoch at `seq_len`: each predicts `seq_len` tokens that no other predicts.
 
         Raises:
-            InputError: `seq_len` is not an integer above 0.
+            UserError: `seq_len` is not an integer above 0.
         """
         return sum(_samples(stream, _above_0(seq_len)) for stream in self.streams())
 
@@ -130,7 +128,7 @@ class Corpus:
         """Samples of `seq_len + 1` tokens in the order that `seed` names.
 
         Raises:
-            InputError: `seq_len` is not an integer above 0, `seed` not an integer, or the corpus, or a source of it, is
+            UserError: `seq_len` is not an integer above 0, `seed` not an integer, or the corpus, or a source of it, is
                 shorter than one sample.
         """
         return Reader(self, seq_len, seed)
@@ -142,7 +140,7 @@ def _above_0(seq_len: int) -> int:
     except TypeError:
         found = 0
     if found < 1:
-        raise InputError(f"seq_len {seq_len!r}: not an integer above 0", "choose how many tokens a sample predicts")
+        raise UserError(f"seq_len {seq_len!r}: not an integer above 0", "choose how many tokens a sample predicts")
     return found
 
 
@@ -154,7 +152,7 @@ def _positions(ids: Ids) -> npt.NDArray[np.int64]:
     """`ids` as they are worked with; negative ones are refused where samples are looked up."""
     found = np.asarray(ids)
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-        raise InputError(f"positions {ids!r}: not a row of integers", "give positions in the global order, from 0 on")
+        raise UserError(f"positions {ids!r}: not a row of integers", "give positions in the global order, from 0 on")
     return found.astype(np.int64, copy=False)
 
 
@@ -168,14 +166,14 @@ class Reader:
     def __init__(self, corpus: Corpus, seq_len: int, seed: int) -> None:
         self.corpus, self.seq_len, self.seed = corpus, _above_0(seq_len), seed
         if not isinstance(seed, int | np.integer):
-            raise InputError(f"seed {seed!r}: not an integer", "choose any integer")
+            raise UserError(f"seed {seed!r}: not an integer", "choose any integer")
         manifest = corpus.manifest
         self._streams = corpus.streams()
         counts = [_samples(stream, self.seq_len) for stream in self._streams]
         for number, count in enumerate(counts):
             if count < 1:
                 what = f"source {manifest.sources[number]!r}" if manifest.weights else "the corpus"
-                raise InputError(
+                raise UserError(
                     f"{corpus.address}: {what} has {int(self._streams[number].starts[-1])} tokens, less than one "
                     f"sample of seq_len + 1 = {seq_len + 1}",
                     "tokenize more text or choose a smaller seq_len",
@@ -188,7 +186,7 @@ class Reader:
         """Where the samples at positions `ids` begin. Pure: nothing is read.
 
         Raises:
-            InputError: a position is no integer, or negative.
+            UserError: a position is no integer, or negative.
         """
         return self._places(_positions(ids))
 

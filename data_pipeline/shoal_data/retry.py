@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from shoal_data.errors import StoreError
+from shoal_core.errors import StoreError
 
 __all__ = ["ATTEMPTS", "RUN_AGAIN", "MayPass", "retried", "waits"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from shoal_data.errors import InputError, StoreError
+from shoal_core.errors import StoreError, UserError
 
 __all__ = ["Objects", "Stalls", "connect", "verdict"]
 
@@ -64,13 +64,13 @@ class Objects:
         wait: called with seconds between attempts.
 
     Raises:
-        InputError: `url` names no bucket, or there are no credentials.
+        UserError: `url` names no bucket, or there are no credentials.
     """
 
     def __init__(self, url: str, client: Any, attempts: int, wait: Callable[[float], None]) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
-            raise InputError(f"{url}: names no bucket", "write s3://bucket/prefix")
+            raise UserError(f"{url}: names no bucket", "write s3://bucket/prefix")
         self.url, self._bucket = url.rstrip("/"), bucket
         self._root = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
         self._client = client or connect(self.url)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.manifest import BLOCK_BYTES, Manifest
 from shoal_data.s3_objects import Objects, Stalls
 
@@ -46,7 +46,7 @@ class S3Store:
         wait: called with seconds between attempts (tests pass their own).
 
     Raises:
-        InputError: `url` names no bucket, or there are no credentials.
+        UserError: `url` names no bucket, or there are no credentials.
     """
 
     at_once = 8
@@ -73,10 +73,10 @@ class S3Store:
         """Serve the shards of `manifest`.
 
         Raises:
-            InputError: the manifest names no checksums of blocks.
+            UserError: the manifest names no checksums of blocks.
         """
         if "blocks" not in manifest.files:
-            raise InputError(f"{self.address}: files.blocks is missing", "build the corpus with `shoal data tokenize`")
+            raise UserError(f"{self.address}: files.blocks is missing", "build the corpus with `shoal data tokenize`")
         self._manifest = manifest
         counts = -(-manifest.shards.size // BLOCK_BYTES)
         self._first_block = np.concatenate(([0], np.cumsum(counts)))
@@ -130,7 +130,7 @@ class S3Store:
         """Token values from the blocks that hold them.
 
         Raises:
-            InputError: an object is missing, cannot be had after all attempts, or is not what the manifest says.
+            UserError: an object is missing, cannot be had after all attempts, or is not what the manifest says.
         """
         begin, end, dtype = self._range(shard, first, last)
         parts = []
@@ -144,7 +144,7 @@ class S3Store:
         """Stretches of token values; their blocks are all asked for before the first is waited for.
 
         Raises:
-            InputError: as `tokens`.
+            UserError: as `tokens`.
         """
         places = list(zip(shard.tolist(), first.tolist(), strict=True))
         for one, begin in places:
@@ -189,7 +189,7 @@ class S3Store:
                 return asked.result()
             except CancelledError:
                 continue  # another reader's block failed, and this one had not begun
-            except InputError:
+            except UserError:
                 self._forget_waiting()
                 raise
             finally:
@@ -213,13 +213,13 @@ class S3Store:
             listed = self._checksums_of(shard, anew=attempt > 0)
             content, found = self._part(name, span)
             if found != size:
-                raise InputError(f"{self.where(name)}: {found} bytes, the manifest says {size}", self.remedy(name))
+                raise UserError(f"{self.where(name)}: {found} bytes, the manifest says {size}", self.remedy(name))
             if zlib.crc32(content) == int.from_bytes(listed[4 * block : 4 * block + 4], "little"):
                 return content
             last, same = content, same + 1 if content == last else 1
             if same == _SAME:
                 break
-        raise InputError(
+        raise UserError(
             f"{self.where(name)}: block {block} does not match its CRC-32 in the corpus's file `blocks`",
             self.remedy(name),
         )
@@ -229,9 +229,9 @@ class S3Store:
         try:
             return self._objects.get(name, span)
         except FileNotFoundError as error:
-            raise InputError(f"{self.where(name)}: missing", self.remedy(name)) from error
+            raise UserError(f"{self.where(name)}: missing", self.remedy(name)) from error
         except EOFError as error:
-            raise InputError(f"{self.where(name)}: it has less than {span.stop} bytes", self.remedy(name)) from error
+            raise UserError(f"{self.where(name)}: it has less than {span.stop} bytes", self.remedy(name)) from error
 
     def _checksums_of(self, shard: int, *, anew: bool) -> bytes:
         """CRC-32 of each block of a shard, four bytes each; asked for `anew` when they may be what was spoilt."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.local_store import LocalStore
 from shoal_data.manifest import MANIFEST, Manifest
 from shoal_data.s3_store import S3Store
@@ -71,13 +71,13 @@ def store_at(address: str | Path) -> LocalStore | S3Store:
     """The store at a folder or `s3://bucket/prefix`. Nothing is read.
 
     Raises:
-        InputError: an address of another kind, or S3 without credentials.
+        UserError: an address of another kind, or S3 without credentials.
     """
     text = str(address)
     if text.startswith("s3://"):
         return S3Store(text)
     if _SCHEME.match(text):
-        raise InputError(f"{text}: no address of a corpus", "give a local folder or s3://bucket/prefix")
+        raise UserError(f"{text}: no address of a corpus", "give a local folder or s3://bucket/prefix")
     return LocalStore(Path(text).expanduser())
 
 
@@ -85,7 +85,7 @@ def open_store(address: str | Path) -> tuple[LocalStore | S3Store, Manifest, str
     """The store at a folder or `s3://bucket/prefix`, its manifest, and the manifest's digest.
 
     Raises:
-        InputError: no finished corpus there, or it cannot be reached.
+        UserError: no finished corpus there, or it cannot be reached.
     """
     store = store_at(address)
     return store, *read_manifest(store)
@@ -95,13 +95,13 @@ def read_manifest(store: Store) -> tuple[Manifest, str]:
     """The manifest of a corpus and its digest; the store serves its shards from then on.
 
     Raises:
-        InputError: no finished corpus there, or its manifest is damaged.
+        UserError: no finished corpus there, or its manifest is damaged.
     """
     where = store.where(MANIFEST)
     try:
         content = store.small(MANIFEST)
     except FileNotFoundError as error:
-        raise InputError(f"{where}: no corpus here", store.no_corpus()) from error
+        raise UserError(f"{where}: no corpus here", store.no_corpus()) from error
     manifest, digest = Manifest.parse(content, where, store.remedy(MANIFEST))
     store.attach(manifest)
     return manifest, digest

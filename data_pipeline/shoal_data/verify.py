@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.manifest import Manifest
 from shoal_data.store import Store, open_store
 
@@ -23,7 +23,7 @@ def verify(address: str | Path, *, full: bool, progress: Callable[[int, int], No
         progress: called with (bytes checked, bytes in all) as shards are done.
 
     Raises:
-        InputError: the first file that is missing or different, and what to do.
+        UserError: the first file that is missing or different, and what to do.
     """
     store, manifest, _ = open_store(address)
     for entry in manifest.files.values():
@@ -32,9 +32,9 @@ def verify(address: str | Path, *, full: bool, progress: Callable[[int, int], No
     names = [name.decode() for name in shards.file.tolist()]
     for name, size in zip(names, shards.size.tolist(), strict=True):
         if name not in sizes:
-            raise InputError(f"{store.where(name)}: this shard is missing", store.remedy(name))
+            raise UserError(f"{store.where(name)}: this shard is missing", store.remedy(name))
         if sizes[name] != size:
-            raise InputError(f"{store.where(name)}: {sizes[name]} bytes, the manifest says {size}", store.remedy(name))
+            raise UserError(f"{store.where(name)}: {sizes[name]} bytes, the manifest says {size}", store.remedy(name))
     if full:
         total, done = int(shards.size.sum()), 0
         pool = ThreadPoolExecutor(store.at_once)
@@ -53,9 +53,9 @@ def _digest(store: Store, name: str) -> str:
     try:
         return store.digest(name)
     except FileNotFoundError as error:
-        raise InputError(f"{store.where(name)}: missing", store.remedy(name)) from error
+        raise UserError(f"{store.where(name)}: missing", store.remedy(name)) from error
 
 
 def _compare(store: Store, name: str, found: str, expected: str) -> None:
     if found != expected:
-        raise InputError(f"{store.where(name)}: SHA-256 is {found}, the manifest says {expected}", store.remedy(name))
+        raise UserError(f"{store.where(name)}: SHA-256 is {found}, the manifest says {expected}", store.remedy(name))

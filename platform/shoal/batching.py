@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["cell_ids", "count", "ids", "rest", "share"]
 

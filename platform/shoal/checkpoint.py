@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import UserError
-from shoal.marker import MARKER, Damaged, Whole, commit, last_whole, prune, verify, whole
+from shoal_core.errors import UserError
+from shoal_core.marker import MARKER, Damaged, Whole, commit, last_whole, prune, verify, whole
 
 __all__ = ["MARKER", "Damaged", "Saver", "Unfit", "Whole", "commit", "last_whole", "load", "prune", "verify", "whole"]
 
@@ -42,7 +42,7 @@ def load(path: Path, state: dict[str, Any], process_group: Any) -> int:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from shoal.dcp import Reader, in_words, read_index
+    from shoal_core.dcp import Reader, in_words, read_index
 
     told: list[Any] = [None, None]  # its steps, or what is wrong
     if dist.get_rank(process_group) == 0:
@@ -149,7 +149,7 @@ class Saver:
         """Leave nothing behind, and say why. A failure that all ranks share is told once."""
         from torch.distributed.checkpoint.api import CheckpointException
 
-        from shoal.dcp import in_words
+        from shoal_core.dcp import in_words
 
         self.problem = in_words(error)
         try:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from shoal.errors import UserError
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 from shoal.yamlfile import load_yaml, read_text
+from shoal_core.errors import UserError
 
 __all__ = ["Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 

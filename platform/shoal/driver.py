@@ -17,11 +17,11 @@ from shoal.cluster import join
 from shoal.config import Job
 from shoal.control.actor import controller_name
 from shoal.control.fleet import NAMESPACE
-from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
-from shoal.workload import ORIGIN
+from shoal_core.errors import UserError
+from shoal_core.workload import ORIGIN
 
 __all__ = ["connect", "follow", "leave", "running", "stop", "unfinished"]
 

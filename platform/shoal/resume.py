@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import UserError
-from shoal.marker import FOLDER, Damaged, verify
 from shoal.record import layout, read
-from shoal.workload import ORIGIN, Identity, Workload
+from shoal_core.errors import UserError
+from shoal_core.marker import FOLDER, Damaged, verify
+from shoal_core.workload import ORIGIN, Identity, Workload
 
 __all__ = ["Found", "Origin", "check", "find", "origin_of"]
 
@@ -68,7 +68,7 @@ def find(rundir: Path) -> Found:
     Raises:
         UserError: there are checkpoints, and none is whole and this run's.
     """
-    from shoal.dcp import described, read_index
+    from shoal_core.dcp import described, read_index
 
     root = rundir / layout.CHECKPOINTS
     folders = [child for child in root.iterdir() if FOLDER.fullmatch(child.name)] if root.is_dir() else []

@@ -12,10 +12,10 @@ import ray
 
 from shoal.control.controller import controller_name
 from shoal.control.fleet import NAMESPACE
-from shoal.errors import UserError
 from shoal.nodes import view
 from shoal.plan import Assignment, Wanted, plan
 from shoal.record.sentences import count
+from shoal_core.errors import UserError
 
 __all__ = ["held_by", "holders", "planned"]
 

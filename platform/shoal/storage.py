@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal.cluster.launch import TEMP_DIR
 from shoal.cluster.state import known_clusters, load
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["check_writable", "lasting", "own_folder", "passing", "settle"]
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import ray
 
-from shoal import batching, marker, tracking
+from shoal import batching, tracking
 from shoal import resume as going_on
 from shoal.config import Job, parse
 from shoal.control.actor import ControllerActor, controller_name
 from shoal.control.fleet import NAMESPACE
-from shoal.errors import UserError
 from shoal.nodes import living, near_node, quiet_node
 from shoal.plan import Wanted, cell_mesh
 from shoal.record import index, layout
@@ -26,7 +25,9 @@ from shoal.record.rundir import RunDir, check_run_id
 from shoal.record.sentences import count
 from shoal.room import planned
 from shoal.storage import check_writable
-from shoal.workload import ORIGIN, Workload, load_workload, own_settings
+from shoal_core import marker
+from shoal_core.errors import UserError
+from shoal_core.workload import ORIGIN, Workload, load_workload, own_settings
 
 __all__ = ["Preflight", "launch", "nodes_in_words", "preflight", "settled"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["load_yaml", "read_text"]
 

@@ -26,7 +26,7 @@ from shoal.cluster.state import (
     save,
     state_dir,
 )
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 pytestmark = pytest.mark.cluster
 

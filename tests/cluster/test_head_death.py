@@ -15,9 +15,9 @@ from jobs import WORKLOAD, alone, assert_reaped, job_status, submit, train, wait
 
 from shoal.cluster import local, processes
 from shoal.cluster.state import load
-from shoal.errors import UserError
 from shoal.record import read
 from shoal.record.jsonl import read_json
+from shoal_core.errors import UserError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 CLUSTER = "test-head"

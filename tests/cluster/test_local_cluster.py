@@ -16,7 +16,7 @@ import pytest
 from shoal.chaos.strike import LocalTarget
 from shoal.cluster import api, chaos, connect, local, namespaces, processes
 from shoal.cluster.state import ClusterState, load, state_dir, token_file
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 pytestmark = pytest.mark.cluster
 SHOAL = [sys.executable, "-c", "from shoal.cli.cluster import app; app()"]

@@ -13,9 +13,9 @@ import pytest
 import zstandard
 from tokenizers import Tokenizer
 
+from shoal_core.errors import UserError
 from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
 from shoal_data.build.tokenizer import TrainOptions, train
-from shoal_data.errors import InputError
 from shoal_data.inspection import documents
 from shoal_data.reader import Corpus
 
@@ -110,7 +110,7 @@ def test_training_names_what_it_leaves_out(inputs: Path) -> None:
 
 
 def test_strict_makes_it_an_error_that_names_the_file(tokenizer: Path, inputs: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)in/.*--strict"):
+    with pytest.raises(UserError, match=r"(?s)in/.*--strict"):
         run(tokenizer, inputs, strict=True)
 
 

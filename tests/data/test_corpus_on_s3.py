@@ -19,10 +19,10 @@ from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from shoal.cli.main import app
+from shoal_core.errors import StoreError, UserError
 from shoal_data import reader
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
 from shoal_data.entropy import unigram_entropy
-from shoal_data.errors import InputError, StoreError
 from shoal_data.inspection import documents, write_documents
 from shoal_data.reader import Corpus
 from shoal_data.s3_objects import Objects, verdict
@@ -154,7 +154,7 @@ def test_a_damaged_shard_is_named_with_what_helps(damage: str, spoilt: str, loca
     corpus = Corpus.open(spoilt)
 
     def named(work: Callable[[], object]) -> None:
-        with pytest.raises(InputError, match="upload this shard again") as error:
+        with pytest.raises(UserError, match="upload this shard again") as error:
             work()
         assert f"{spoilt}/{name}" in error.value.problem
 
@@ -180,7 +180,7 @@ def test_a_damaged_small_file_is_named_with_what_helps(lost: bool, spoilt: str, 
             s3.delete_object(Bucket=BUCKET, Key=f"spoilt/{name}")
         else:
             s3.put_object(Bucket=BUCKET, Key=f"spoilt/{name}", Body=good[:-7] + b"x")
-        with pytest.raises(InputError, match=r"upload (this file|the whole folder)") as error:
+        with pytest.raises(UserError, match=r"upload (this file|the whole folder)") as error:
             verify(spoilt, full=False)
         assert f"{spoilt}/{name}" in error.value.problem
         s3.put_object(Bucket=BUCKET, Key=f"spoilt/{name}", Body=good)
@@ -214,7 +214,7 @@ def test_no_such_bucket(there: str) -> None:
     error = refused("s3://another-bucket/c")
     assert "no such bucket" in error.problem
     assert "s3://another-bucket/c" in error.problem
-    with pytest.raises(InputError, match="no corpus here"):
+    with pytest.raises(UserError, match="no corpus here"):
         verify(f"s3://{BUCKET}/nothing", full=False)
 
 
@@ -313,9 +313,9 @@ def test_shards_are_listed_a_thousand_a_request() -> None:
 
 def test_other_addresses_are_refused(tmp_path: Path) -> None:
     for address in ("gs://bucket/c", "hf://datasets/a/b", "S3://bucket/c", Path("s3://bucket/c"), "s3:bucket/c"):
-        with pytest.raises(InputError, match="no address of a corpus"):
+        with pytest.raises(UserError, match="no address of a corpus"):
             store_at(address)
-    with pytest.raises(InputError, match="names no bucket"):
+    with pytest.raises(UserError, match="names no bucket"):
         store_at("s3:///c")
-    with pytest.raises(InputError, match="no corpus here"):
+    with pytest.raises(UserError, match="no corpus here"):
         Corpus.open(tmp_path)

@@ -27,6 +27,7 @@ from tokenizer_files import (
 from tokenizers import Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
+from shoal_core.errors import UserError
 from shoal_data.build import engines
 from shoal_data.build.byte_level import character_of_byte
 from shoal_data.build.encode import Encoder, load_encoder
@@ -36,7 +37,6 @@ from shoal_data.build.recipe import Stream
 from shoal_data.build.special import SPECIAL_TOKENS, beginning_of_text, end_of_text
 from shoal_data.build.special_names import can_be_spelled
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.errors import InputError
 from shoal_data.inspection import write_documents
 from shoal_data.reader import Corpus
 
@@ -150,7 +150,7 @@ def test_a_worker_trusts_what_its_driver_found(tmp_path: Path) -> None:
     assert worker is driver
     assert Encoder(path.read_bytes(), "a.json", "tokenizers").engine == "tokenizers"
     path.write_text(json.dumps(byte_level(cut(*FAST_PATTERNS["cl100k"]))))
-    with pytest.raises(InputError, match="changed while the job ran"):
+    with pytest.raises(UserError, match="changed while the job ran"):
         load_encoder(path, "0" * 64, driver.engine)
 
 
@@ -178,7 +178,7 @@ def test_the_end_of_text_of_tokenizers_in_use_is_found() -> None:
         assert end_of_text({"<pad>": 1, name: 7}) == 7
     assert end_of_text({"<|im_end|>": 3, "<|endoftext|>": 2}) == 2
     assert beginning_of_text({"<bos>": 5}) == 5
-    with pytest.raises(InputError, match=r"its special tokens: <\|stop\|>"):
+    with pytest.raises(UserError, match=r"its special tokens: <\|stop\|>"):
         end_of_text({"<|stop|>": 0})
 
 
@@ -186,5 +186,5 @@ def test_the_end_of_text_of_tokenizers_in_use_is_found() -> None:
 def test_a_file_that_tokenizers_does_not_load_is_refused_however_it_is_written(encoding: str) -> None:
     """The corpus keeps the file as it is, for whoever loads it later."""
     content = json.dumps(byte_level()).encode(encoding)
-    with pytest.raises(InputError, match=r"a\.json: not a tokenizer\.json that can be used"):
+    with pytest.raises(UserError, match=r"a\.json: not a tokenizer\.json that can be used"):
         Encoder(content, "a.json")

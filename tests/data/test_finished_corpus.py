@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.errors import InputError, StoreError
 from shoal_data.inspection import write_documents
 from shoal_data.reader import Corpus
 from shoal_data.verify import verify
@@ -56,7 +56,7 @@ def test_what_the_message_says_gives_the_file_back(build: Callable[[], Path], da
             path.write_bytes(whole[name][:-9] + b"#" + whole[name][-8:])
         else:
             path.write_bytes(whole[name][:-20] if damage == "cut" else b"")
-        with pytest.raises(InputError) as error:
+        with pytest.raises(UserError) as error:
             verify(corpus, full=True)
         assert str(path) in error.value.problem
         assert "run the same `shoal data tokenize` again" in error.value.remedy
@@ -72,7 +72,7 @@ def test_a_copied_corpus_has_another_remedy(build: Callable[[], Path], tmp_path:
     for name in SMALL:
         good = (copy / name).read_bytes()
         (copy / name).write_bytes(good[:-3])
-        with pytest.raises(InputError, match=name) as error:
+        with pytest.raises(UserError, match=name) as error:
             verify(copy, full=False)
         assert "copy this file again" in error.value.remedy
         (copy / name).write_bytes(good)
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_named(build: Callable[[], Path], tmp_path: Path)
     (corpus / "blocks.crc32").mkdir()
     with pytest.raises(StoreError, match=r"blocks\.crc32: Is a directory"):
         verify(corpus, full=False)
-    with pytest.raises(InputError, match="no corpus here"):
+    with pytest.raises(UserError, match="no corpus here"):
         verify(tmp_path / "a.jsonl", full=False)
 
 
@@ -111,6 +111,6 @@ def test_a_damaged_shard_is_not_shown(build: Callable[[], Path]) -> None:
     corpus = build()
     path = corpus / Corpus.open(corpus).manifest.shards.file[0].decode()
     path.write_bytes(bytes(path.stat().st_size))
-    with open("/dev/null", "wb") as out, pytest.raises(InputError, match="this shard is damaged") as error:
+    with open("/dev/null", "wb") as out, pytest.raises(UserError, match="this shard is damaged") as error:
         write_documents(corpus, out)
     assert str(path) in error.value.problem

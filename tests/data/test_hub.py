@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build import hub_files
 from shoal_data.build.filesystem import find_files, open_file, stamp_of
 from shoal_data.build.inputs import plan_parts
-from shoal_data.errors import InputError, StoreError
 
 READ = """
 import json
@@ -154,5 +154,5 @@ def test_what_is_on_the_hub_is_told_apart(near: None) -> None:
     assert file.path == "hf://datasets/org/name/data/b.jsonl"
     assert stamp_of(file.path) == file.stamp == f"19:{'0' * 40}"
     assert find_files("hf://datasets/org/name/data/none.jsonl") == []
-    with pytest.raises(InputError, match="folder"):
+    with pytest.raises(UserError, match="folder"):
         plan_parts(["hf://datasets/org/name/data"], "text", 1)

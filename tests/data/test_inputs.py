@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+from shoal_core.errors import UserError
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.filesystem import find_files, open_file, stamp_of
 from shoal_data.build.inputs import plan_parts
 from shoal_data.build.sources import source_name, source_names
-from shoal_data.errors import InputError
 
 LINE = '{"text": "x"}\n'
 
@@ -167,14 +167,14 @@ def test_what_cannot_be_read_is_named_before_work_starts(tmp_path: Path) -> None
     with open(os.fsencode(tmp_path) + b"/caf\xe9.jsonl", "w") as file:
         file.write(LINE)
     (tmp_path / "b.csv").write_text("text\nx\n")
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(UserError) as raised:
         plan_parts([f"{tmp_path}/*"], "text", 0)
     for words in ("nowhere.jsonl", "back to itself", "a pipe", "caf\\udce9.jsonl", "not UTF-8", ".csv is not read"):
         assert words in raised.value.problem or words in raised.value.remedy or "and 1 more" in raised.value.problem
     assert raised.value.problem.startswith("6 of the files")
     raised.value.problem.encode()
     for name in ("gone.jsonl", "pipe.jsonl", "spark.parquet"):
-        with pytest.raises(InputError, match=name):
+        with pytest.raises(UserError, match=name):
             plan_parts([f"{tmp_path}/{name}"], "text", 0)
 
 
@@ -191,7 +191,7 @@ KINDS = {
 @pytest.mark.parametrize("name", REFUSED.split())
 def test_what_is_no_text_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(InputError, match=f"{name} \\(") as raised:
+    with pytest.raises(UserError, match=f"{name} \\(") as raised:
         plan_parts([f"{tmp_path}/*"], "text", 0)
     assert raised.value.remedy
 
@@ -244,7 +244,7 @@ def test_nothing_found_says_what_is_in_the_way(
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jsonl").write_text(LINE)
     (tmp_path / "in/_SUCCESS").touch()
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(UserError, match=words):
         plan_parts([pattern], "text", 0)
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_changes_while_work_is_planned_is_an_error(tmp_path: Path, m
         return open_file(path, stamp)
 
     monkeypatch.setattr("shoal_data.build.inputs.open_file", changed)
-    with pytest.raises(InputError, match=r"a.jsonl: it changed from 1,\d+ to 500 bytes"):
+    with pytest.raises(UserError, match=r"a.jsonl: it changed from 1,\d+ to 500 bytes"):
         plan_parts([str(path)], "text", 10)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build import attempt, lock, session, tasks
 from shoal_data.build.causes import common_causes
 from shoal_data.build.claim import FORMAT, check_out, claim, difference
@@ -22,7 +23,6 @@ from shoal_data.build.inputs import Part, Piece
 from shoal_data.build.lock import held
 from shoal_data.build.session import RaySession
 from shoal_data.build.tasks import run_parts
-from shoal_data.errors import InputError, StoreError
 from shoal_data.files import write_whole
 
 HOLDER = """
@@ -48,14 +48,14 @@ def parts(count: int) -> list[Part]:
 
 @pytest.mark.parametrize("address", ["s3://bucket/corpus", "s3:/bucket/corpus", "gs://bucket/x", "file:///tmp/corpus"])
 def test_out_is_a_folder_and_no_address(address: str) -> None:
-    with pytest.raises(InputError, match=r"only a folder can be written to(?s:.*)aws s3 sync"):
+    with pytest.raises(UserError, match=r"only a folder can be written to(?s:.*)aws s3 sync"):
         check_out(address)
 
 
 def test_out_is_no_file_and_not_below_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "corpus"):
-        with pytest.raises(InputError, match=r"file is a file"):
+        with pytest.raises(UserError, match=r"file is a file"):
             check_out(out)
     assert check_out(tmp_path / "new" / "corpus") == tmp_path / "new" / "corpus"
     assert not (tmp_path / "new").exists()
@@ -68,7 +68,7 @@ def test_out_is_not_in_a_folder_that_ray_deletes(tmp_path: Path, monkeypatch: py
         folder.mkdir(parents=True)
         monkeypatch.chdir(folder)
         monkeypatch.setenv("SHOAL_RAY_TEMP_DIR", str(node))
-        with pytest.raises(InputError, match="goes with the cluster or the job"):
+        with pytest.raises(UserError, match="goes with the cluster or the job"):
             check_out("corpus")
         assert check_out(tmp_path / "corpus")
 
@@ -132,14 +132,14 @@ def test_a_job_that_made_nothing_gives_way_and_no_other(tmp_path: Path) -> None:
         claim(tmp_path, job(tokenizer="other"), ["shards/*"])
         assert {path.name for path in (tmp_path / "job").iterdir()} == {"job.json", lock.LOCK}
         write_whole(tmp_path / "shards" / "0.arrow", b"work")
-        with pytest.raises(InputError, match="another job: its tokenizer had"):
+        with pytest.raises(UserError, match="another job: its tokenizer had"):
             claim(tmp_path, job(), ["shards/*"])
     for damage in ("{", "[" * 100_000, "null"):
         (tmp_path / "job" / "job.json").write_text(damage)
-        with held(tmp_path), pytest.raises(InputError, match="damaged"):
+        with held(tmp_path), pytest.raises(UserError, match="damaged"):
             claim(tmp_path, job(), ["shards/*"])
     (tmp_path / "job" / "job.json").unlink()
-    with held(tmp_path), pytest.raises(InputError, match="other things in it"):
+    with held(tmp_path), pytest.raises(UserError, match="other things in it"):
         claim(tmp_path, job(), ["shards/*"])
 
 
@@ -151,7 +151,7 @@ def test_a_second_job_is_told_who_is_at_work_until_that_is_killed(tmp_path: Path
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(InputError, match=rf"process {holder.pid} on \S+, since 20"), held(tmp_path):
+        with pytest.raises(UserError, match=rf"process {holder.pid} on \S+, since 20"), held(tmp_path):
             pass
         assert (tmp_path / "job" / lock.LOCK).exists()
     finally:
@@ -186,7 +186,7 @@ def test_a_holder_on_another_machine_is_watched(
 
     living = threading.Thread(target=live)
     living.start()
-    with pytest.raises(InputError, match="process 7 on elsewhere, since 2026-11-29 12:00:00"), held(tmp_path):
+    with pytest.raises(UserError, match="process 7 on elsewhere, since 2026-11-29 12:00:00"), held(tmp_path):
         pass
     over.set()
     living.join()
@@ -202,7 +202,7 @@ def test_a_holder_on_another_machine_is_watched(
     ("raised", "kind", "words"),
     [
         (StoreError("s3://b/a: SlowDown"), attempt.STORE, "s3://b/a: SlowDown"),
-        (InputError("in/0.jsonl: odd"), attempt.INPUT, "in/0.jsonl: odd"),
+        (UserError("in/0.jsonl: odd"), attempt.INPUT, "in/0.jsonl: odd"),
         (OSError(errno.ENOSPC, "No space left on device"), attempt.INPUT, "in/0.jsonl: No space left"),
         (PermissionError(errno.EACCES, "Permission denied", "in/x"), attempt.INPUT, "in/x: Permission denied"),
         (MemoryError(), attempt.INPUT, "does not fit in memory"),
@@ -219,7 +219,7 @@ def test_each_way_to_fail_is_told_apart(raised: Exception, kind: str, words: str
     failures = attempt.Failures()
     failures.add(row)
     assert failures.enough == (kind != attempt.STORE)
-    with pytest.raises(RuntimeError if kind == attempt.BUG else type(raised) if kind == attempt.STORE else InputError):
+    with pytest.raises(RuntimeError if kind == attempt.BUG else type(raised) if kind == attempt.STORE else UserError):
         failures.check()
 
 
@@ -256,9 +256,9 @@ def test_a_store_costs_its_own_parts_and_all_others_are_done(tmp_path: Path, mon
     assert done == [0, 2, 4, 5, 6, 7, 8]
 
 
-@pytest.mark.parametrize("kind", [StoreError, InputError])
+@pytest.mark.parametrize("kind", [StoreError, UserError])
 def test_a_run_that_cannot_succeed_ends_early(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[InputError]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[UserError]
 ) -> None:
     begun: list[int] = []
 
@@ -282,9 +282,9 @@ def test_a_part_that_has_begun_is_finished(tmp_path: Path, monkeypatch: pytest.M
             finished.set()
         if part.id == 1:
             failed.set()
-            raise InputError("broken")
+            raise UserError("broken")
 
-    with pytest.raises(InputError, match="broken"):
+    with pytest.raises(UserError, match="broken"):
         run(tmp_path, 2, fails, monkeypatch, threads=2)
     assert finished.is_set()
 
@@ -318,7 +318,7 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(InputError, match=rf"shard\.arrow: {os.strerror(code)}\n  remedy: "):
+    with pytest.raises(UserError, match=rf"shard\.arrow: {os.strerror(code)}\n  remedy: "):
         write_whole(tmp_path / "shard.arrow", b"content")
     assert list(tmp_path.iterdir()) == []
 
@@ -365,7 +365,7 @@ def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(session, "_start", start)
     monkeypatch.setenv("RAY_ADDRESS", address or "local")
-    with pytest.raises(InputError, match=rf"{words}.*nobody there\n  remedy: "), RaySession() as ray:
+    with pytest.raises(UserError, match=rf"{words}.*nobody there\n  remedy: "), RaySession() as ray:
         ray.wait()
 
 
@@ -373,5 +373,5 @@ def test_a_cluster_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(session, "_PATIENCE", 0.01)
     monkeypatch.setattr(session, "_start", lambda cpus: threading.Event().wait(5))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(InputError, match="no answer within"), RaySession() as ray:
+    with pytest.raises(UserError, match="no answer within"), RaySession() as ray:
         ray.wait()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal_core.errors import UserError
 from shoal_data.build.encode_part import Recipe
-from shoal_data.errors import InputError
 from shoal_data.manifest import Manifest
 from shoal_data.manifest_check import outside
 from shoal_data.reader import Corpus
@@ -117,7 +117,7 @@ def gone(field: str) -> Callable[[dict[str, Any]], Any]:
 def test_what_is_refused(change: Callable[[dict[str, Any]], Any], said: str) -> None:
     found = content()
     change(found)
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(UserError, match=said) as error:
         parse(found)
     assert "c/manifest.json" in error.value.problem
     assert error.value.remedy
@@ -125,21 +125,21 @@ def test_what_is_refused(change: Callable[[dict[str, Any]], Any], said: str) -> 
 
 @pytest.mark.parametrize("broken", [b"", b"[]", b"{", b"null", b"\xff", b"[" * 100_000])
 def test_what_is_no_manifest(broken: bytes) -> None:
-    with pytest.raises(InputError, match=r"c/manifest\.json"):
+    with pytest.raises(UserError, match=r"c/manifest\.json"):
         Manifest.parse(broken, "c/manifest.json", "copy it again")
 
 
 def test_a_source_without_tokens_is_refused() -> None:
     found = content()
     found["shards"]["source"] = [0] * SHARDS
-    with pytest.raises(InputError, match=r"source 'b' weighs 0\.25 and has no tokens") as error:
+    with pytest.raises(UserError, match=r"source 'b' weighs 0\.25 and has no tokens") as error:
         parse(found)
     assert "--mixture" in error.value.remedy
 
 
 @pytest.mark.parametrize("least", [1e-6, 1e-300])
 def test_a_weight_too_small_to_be_read_is_refused_before_the_work(least: float) -> None:
-    with pytest.raises(InputError, match="--mixture: b has a share of"):
+    with pytest.raises(UserError, match="--mixture: b has a share of"):
         Recipe(weights={"a": 1e9, "b": least}).check()
     Recipe(weights={"a": 1e9, "b": 1e9 / 65_000}).check()
 
@@ -163,5 +163,5 @@ def test_a_corpus_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     found["weights"]["a"] = 0.5
     np.save(tmp_path / "token_bytes.npy", np.ones(300, np.uint16))
     (tmp_path / "manifest.json").write_text(json.dumps(found))
-    with pytest.raises(InputError, match=r"manifest\.json: field weights: they add up to 0.75, not 1"):
+    with pytest.raises(UserError, match=r"manifest\.json: field weights: they add up to 0.75, not 1"):
         Corpus.open(tmp_path)

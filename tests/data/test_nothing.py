@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_core.errors import UserError
 from shoal_data.build import session
 from shoal_data.build import tokenize as tokenizing
 from shoal_data.build import tokenizer as training
@@ -22,7 +23,6 @@ from shoal_data.build.finish import deal_weights
 from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
 from shoal_data.build.tokenizer import TrainOptions, train
-from shoal_data.errors import InputError
 from shoal_data.manifest import Manifest
 from shoal_data.reader import Corpus
 from shoal_data.verify import verify
@@ -80,7 +80,7 @@ def test_nothing_is_imported_by_threads(inputs: Path) -> None:
 
 
 def test_a_corpus_of_nothing_is_refused_with_the_cause_and_gives_way(inputs: Path, tokenizer: Path) -> None:
-    with pytest.raises(InputError, match=r"no document could be read: no text in field 'body': 120 rows in 2 files"):
+    with pytest.raises(UserError, match=r"no document could be read: no text in field 'body': 120 rows in 2 files"):
         build(inputs, tokenizer, column="body")
     assert not (inputs.parent / "corpus" / "manifest.json").exists()
     assert build(inputs, tokenizer).totals["documents"] == 120  # the same --out, with the column mended
@@ -91,7 +91,7 @@ def test_a_column_that_no_parquet_file_has_is_refused_before_work_starts(inputs:
         path.unlink()
     pq.write_table(pa.table({"Text": ["one"], "id": [1]}), inputs / "a.parquet")
     for run in (build, lambda inputs, _: train([str(inputs / "*")], inputs.parent / "corpus", TrainOptions(300))):
-        with pytest.raises(InputError, match=r"--column 'text': no input file has it \(they have Text, id\)"):
+        with pytest.raises(UserError, match=r"--column 'text': no input file has it \(they have Text, id\)"):
             run(inputs, tokenizer)
         assert not (inputs.parent / "corpus").exists()
     pq.write_table(pa.table({"text": ["one"]}), inputs / "b.parquet")
@@ -137,7 +137,7 @@ def test_weights_are_dealt_in_their_ratio() -> None:
 def test_numbers_out_of_range_are_refused_before_work_starts(
     inputs: Path, tokenizer: Path, change: dict[str, object], words: str
 ) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(UserError, match=words):
         build(inputs, tokenizer, **change)  # type: ignore[arg-type]
     assert not (inputs.parent / "corpus").exists()
 
@@ -147,9 +147,9 @@ def test_an_input_that_changed_since_is_named(inputs: Path, tokenizer: Path) -> 
     before = (inputs / "a.jsonl").read_text()
     (inputs / "a.jsonl").write_text(before.replace("document", "DOCUMENT"))
     os.utime(inputs / "a.jsonl", (10**9, 10**9))
-    with pytest.raises(InputError, match=r"in/a\.jsonl: changed since it was begun"):
+    with pytest.raises(UserError, match=r"in/a\.jsonl: changed since it was begun"):
         build(inputs, tokenizer)
-    with pytest.raises(InputError, match=r"--shuffle was left out, is given"):
+    with pytest.raises(UserError, match=r"--shuffle was left out, is given"):
         build(inputs, tokenizer, shuffle=True)
 
 
@@ -186,12 +186,12 @@ def test_a_tokenizer_of_nothing_is_refused_with_the_cause(inputs: Path) -> None:
         (TrainOptions(300, min_word_count=1000), "--min-word-count 1000: every word is rarer"),
         (TrainOptions(300, min_frequency=1000), "occur 1000 times"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(UserError, match=words):
             train(glob, out, options)
         assert not (out / "tokenizer.json").exists()
     write(inputs, "a.jsonl", [])
     write(inputs, "b.jsonl", [])
-    with pytest.raises(InputError, match="all files are empty"):
+    with pytest.raises(UserError, match="all files are empty"):
         train(glob, inputs.parent / "other", TrainOptions(300))
 
 
@@ -208,14 +208,14 @@ def test_a_tokenizer_goes_into_a_folder_of_its_own(inputs: Path, monkeypatch: py
     out = inputs.parent / "model"
     out.mkdir()
     (out / "tokenizer.json").write_text("precious")
-    with pytest.raises(InputError, match="other things in it"):
+    with pytest.raises(UserError, match="other things in it"):
         train([str(inputs / "*")], out, TrainOptions(300))
     assert [path.name for path in out.iterdir()] == ["tokenizer.json"]
     (out / "tokenizer.json").unlink()
     path = train([str(inputs / "*")], out, TrainOptions(300))
     monkeypatch.delattr(training, "_train")  # what is finished is not done again
     assert train([str(inputs / "*")], out, TrainOptions(300)) == path
-    with pytest.raises(InputError, match="--vocab-size was 300, is 301"):
+    with pytest.raises(UserError, match="--vocab-size was 300, is 301"):
         train([str(inputs / "*")], out, TrainOptions(301))
 
 

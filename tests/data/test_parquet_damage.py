@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.parquet import encryption
 
+from shoal_core.errors import StoreError
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.inputs import Piece, plan_parts
 from shoal_data.build.parquet import parquet_documents
-from shoal_data.errors import StoreError
 
 TEXT = [f"row {number} " + "abc" * (number % 9) for number in range(60)]
 TAGS = ["en", "de", "fr"] * 20

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build.inputs import Part, Piece
 from shoal_data.build.tasks import run_parts
-from shoal_data.errors import InputError, StoreError
 
 pytestmark = pytest.mark.cluster
 
@@ -66,7 +66,7 @@ def test_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
         assert results[-1] == {0, 2, 3, 5}
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
             run(p3="broken")
-        with pytest.raises(InputError, match=r"in: the worker that does this part died 3 times"):
+        with pytest.raises(UserError, match=r"in: the worker that does this part died 3 times"):
             run(p0="dies")
         assert results[-1] == {1, 2, 3, 4, 5}
     said = "".join(capfd.readouterr())

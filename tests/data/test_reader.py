@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal_core.errors import UserError
 from shoal_data import local_store, places
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.errors import InputError
 from shoal_data.order import SampleOrder
 from shoal_data.places import Places, Stream
 from shoal_data.reader import Corpus
@@ -85,7 +85,7 @@ def test_more_shards_than_may_be_mapped(corpus: Corpus, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("seq_len", [0, -1, 16.0, "16", None, float("nan")])
 def test_a_length_that_is_none(corpus: Corpus, seq_len: Any) -> None:
     for work in (lambda: corpus.reader(seq_len, 0), lambda: corpus.samples(seq_len)):
-        with pytest.raises(InputError, match="seq_len"):
+        with pytest.raises(UserError, match="seq_len"):
             work()
     assert corpus.reader(np.int32(16), np.int64(0)).samples == corpus.samples(16)
 
@@ -94,15 +94,15 @@ def test_a_length_that_is_none(corpus: Corpus, seq_len: Any) -> None:
 def test_positions_that_are_none(corpus: Corpus, ids: Any) -> None:
     reader = corpus.reader(16, 0)
     for work in (reader.read, reader.tokens, reader.locate, reader.prefetch):
-        with pytest.raises(InputError, match="position"):
+        with pytest.raises(UserError, match="position"):
             work(ids)
     assert reader.read(np.array([4, 5], np.uint8))[0].tolist() == reader.read([4, 5])[0].tolist()
 
 
 def test_a_seed_that_is_none_and_a_length_too_long(corpus: Corpus) -> None:
-    with pytest.raises(InputError, match="seed"):
+    with pytest.raises(UserError, match="seed"):
         corpus.reader(16, 0.5)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="less than one sample"):
+    with pytest.raises(UserError, match="less than one sample"):
         corpus.reader(corpus.tokens, 0)
 
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build import documents
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.filesystem import stamp_of
 from shoal_data.build.inputs import Piece, plan_parts
-from shoal_data.errors import InputError, StoreError
 
 Reader = Callable[..., Any]
 
@@ -84,7 +84,7 @@ def test_a_file_that_changes_is_an_error_that_names_it(tmp_path: Path, change: s
             lost: list[Quarantined] = []
             if early:
                 alter()
-            with pytest.raises(InputError, match=path.name):
+            with pytest.raises(UserError, match=path.name):
                 read_all(pieces, lost, (lambda: None) if early else alter)
             assert lost == []
 
@@ -94,7 +94,7 @@ def test_bytes_that_are_not_there_any_more_are_missed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text":"one"}\n' * 10)
     lost: list[Quarantined] = []
-    with pytest.raises(InputError, match=r"a\.jsonl: the file changed"):
+    with pytest.raises(UserError, match=r"a\.jsonl: the file changed"):
         list(read_piece(Piece(str(path), "jsonl", 15, 300, 1, 285), "text", lost))
     assert lost == []
 

@@ -18,8 +18,8 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from shoal_core.errors import UserError
 from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.errors import InputError
 from shoal_data.reader import Corpus
 from shoal_data.store import S3Store, read_manifest
 from shoal_data.verify import verify
@@ -152,7 +152,7 @@ def test_the_cache_is_bounded_and_still_right(local: Path, faults: Faults) -> No
 def test_an_object_that_never_comes_is_named(local: Path, faults: Faults) -> None:
     _, corpus = connect(faults, attempts=3)
     faults.plan = ["error"] * 100
-    with pytest.raises(InputError, match=r"s3://corpora/small/.* not read after 3 attempts"):
+    with pytest.raises(UserError, match=r"s3://corpora/small/.* not read after 3 attempts"):
         corpus.reader(64, 1).read([0])
     faults.plan = []
     tokens, _ = corpus.reader(64, 1).read([0])
@@ -173,7 +173,7 @@ def test_spoilt_answers_do_not_fail_verify(
 
 def test_no_corpus_there_is_named(local: Path, faults: Faults) -> None:
     client = boto3.client("s3", endpoint_url=faults.url, **KEYS)
-    with pytest.raises(InputError, match=r"s3://corpora/nothing/manifest\.json: no corpus here"):
+    with pytest.raises(UserError, match=r"s3://corpora/nothing/manifest\.json: no corpus here"):
         read_manifest(S3Store("s3://corpora/nothing", client))
 
 

@@ -19,11 +19,11 @@ from botocore.awsrequest import AWSResponse
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from moto import mock_aws
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build import s3_files
 from shoal_data.build.filesystem import find_files, list_files, open_file, stamp_of
 from shoal_data.build.inputs import plan_parts
 from shoal_data.build.stored_file import StoredFile
-from shoal_data.errors import InputError, StoreError
 from shoal_data.retry import ATTEMPTS, MayPass, retried, waits
 
 Answer = Callable[[Any], AWSResponse | Exception | None]
@@ -391,7 +391,7 @@ def test_all_pages_of_a_listing_are_read_and_told(bucket: Any) -> None:
 @pytest.mark.parametrize("key", ["in", "in/", ""])
 def test_a_folder_on_s3_is_called_one(bucket: Any, key: str) -> None:
     put(bucket, **{"in/a.txt": b"x", "in-between": b"x"})
-    with pytest.raises(InputError, match="folder") as raised:
+    with pytest.raises(UserError, match="folder") as raised:
         plan_parts([f"s3://raw/{key}"], "text", 0)
     assert "/*'" in raised.value.remedy
 
@@ -446,5 +446,5 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_that_cannot_be_one_is_refused(url: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(UserError, match=words):
         find_files(url)

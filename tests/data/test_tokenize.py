@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_core.errors import UserError
 from shoal_data.build.encode import load_encoder
 from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
-from shoal_data.errors import InputError
 from shoal_data.inspection import document_lengths, documents, show, write_documents
 from shoal_data.reader import Corpus
 from shoal_data.verify import verify
@@ -75,7 +75,7 @@ def test_what_was_lost_is_made_again_and_what_stands_is_left(raw: Path, tokenize
 
 def test_another_job_is_not_mixed_in(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     corpus = build(raw, tokenizer, tmp_path / "c", Recipe())
-    with pytest.raises(InputError, match="another --out"):
+    with pytest.raises(UserError, match="another --out"):
         build(raw, tokenizer, corpus, Recipe(seed=1, shuffle=True))
 
 
@@ -148,16 +148,16 @@ def test_a_damaged_corpus_is_named(raw: Path, tokenizer: Path, tmp_path: Path) -
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     verify(corpus, full=False)
-    with pytest.raises(InputError, match=r"000001\.arrow: SHA-256"):
+    with pytest.raises(UserError, match=r"000001\.arrow: SHA-256"):
         verify(corpus, full=True)
     shard.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=r"000001\.arrow: \d+ bytes"):
+    with pytest.raises(UserError, match=r"000001\.arrow: \d+ bytes"):
         verify(corpus, full=False)
     shard.unlink()
-    with pytest.raises(InputError, match=r"000001\.arrow: this shard is missing"):
+    with pytest.raises(UserError, match=r"000001\.arrow: this shard is missing"):
         Corpus.open(corpus).reader(64, 0).read(range(200))
     (corpus / "manifest.json").unlink()
-    with pytest.raises(InputError, match="no corpus here"):
+    with pytest.raises(UserError, match="no corpus here"):
         Corpus.open(corpus)
 
 

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
+from shoal_core.errors import UserError
 from shoal_data.build import count_job, tasks
 from shoal_data.build.encode import Encoder
 from shoal_data.build.patterns import PATTERNS, pre_tokenizer
 from shoal_data.build.special import SPECIAL_TOKENS
 from shoal_data.build.tokenizer import TrainOptions, train
-from shoal_data.errors import InputError
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 
@@ -121,9 +121,9 @@ def test_settings_out_of_range_are_named(raw: Path, tmp_path: Path) -> None:
         (TrainOptions(600, pattern="gpt5"), "pattern"),
         (TrainOptions(600, special={"<a>": 1, "<b>": 1}), "special"),
     ):
-        with pytest.raises(InputError, match=word):
+        with pytest.raises(UserError, match=word):
             train([str(raw / "*.parquet")], tmp_path / "out", options)
-    with pytest.raises(InputError, match="no file matches"):
+    with pytest.raises(UserError, match="no file matches"):
         train([str(raw / "*.nothing")], tmp_path / "out", TrainOptions(600))
 
 

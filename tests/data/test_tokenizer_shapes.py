@@ -29,9 +29,9 @@ from tokenizer_files import (
 from tokenizers import Regex, Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
+from shoal_core.errors import UserError
 from shoal_data.build.encode import Encoder
 from shoal_data.build.fast_rules import FAST_PATTERNS
-from shoal_data.errors import InputError
 
 SPACES = [" " * count for count in range(24, 1, -1)]
 
@@ -218,11 +218,11 @@ def without(config: dict[str, Any], name: str) -> dict[str, int]:
 @pytest.mark.parametrize("shape", REFUSED)
 def test_a_shape_that_loses_or_adds_text_is_refused_by_name(shape: str) -> None:
     make, said = REFUSED[shape]
-    with pytest.raises(InputError, match=rf"(?s)^a\.json: .*{said}.*remedy: "):
+    with pytest.raises(UserError, match=rf"(?s)^a\.json: .*{said}.*remedy: "):
         Encoder(json.dumps(make()).encode(), "a.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"null", b'{"model": {"type": "BPE"}}'])
 def test_what_is_no_json_is_refused(content: bytes) -> None:
-    with pytest.raises(InputError, match=r"^a\.json: not a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"^a\.json: not a tokenizer\.json"):
         Encoder(content, "a.json")

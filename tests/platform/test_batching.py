@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal import batching
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 4), st.integers(1, 12), st.integers(1, 5))

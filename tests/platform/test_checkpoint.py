@@ -16,9 +16,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from shoal import checkpoint
-from shoal.dcp import described, read_index
-from shoal.errors import UserError
-from shoal.marker import digest, seal, set_aside, sweep
+from shoal_core.dcp import described, read_index
+from shoal_core.errors import UserError
+from shoal_core.marker import digest, seal, set_aside, sweep
 
 STATE = {"vector": torch.arange(6.0), "bias": torch.zeros(2, dtype=torch.bfloat16)}
 

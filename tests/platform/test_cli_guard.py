@@ -14,8 +14,7 @@ import pytest
 from shoal.cli import main
 from shoal.cluster import connect, inside
 from shoal.cluster.processes import MARK
-from shoal.errors import UserError
-from shoal_data.errors import InputError, StoreError
+from shoal_core.errors import StoreError, UserError
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -29,7 +28,6 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("error", "code", "words"),
     [
         (UserError("odd", "mend it"), 2, "shoal: odd\n  remedy: mend it\n"),
-        (InputError("odd", "mend it"), 2, "shoal: odd\n  remedy: mend it\n"),
         (StoreError("s3://b/a: SlowDown", "wait"), 2, "shoal: s3://b/a: SlowDown\n  remedy: wait\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "shoal: /x/y: No space left on device\n  rem"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "shoal: /x: Permission denied\n  remedy: "),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shoal.config import Job, load_job, merge_overrides, parse
-from shoal.errors import UserError
 from shoal.submit import preflight
-from shoal.workload import load_workload
+from shoal_core.errors import UserError
+from shoal_core.workload import load_workload
 
 MINIMAL = {"steps": 10, "workload": {"path": "shoal_workloads.synthetic:Synthetic"}}
 

@@ -16,8 +16,8 @@ import ray
 from shoal import driver
 from shoal.cli.train import Printer, done, on_record, threads_tell
 from shoal.config import Job
-from shoal.errors import UserError
 from shoal.record.rundir import RunDir
+from shoal_core.errors import UserError
 
 FUTURE = object()
 ORDERS: list[tuple[str, bool]] = []

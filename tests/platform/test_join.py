@@ -12,7 +12,7 @@ import pytest
 
 from shoal.cluster import join, processes, token
 from shoal.cluster.state import ClusterState, NodeState, save, state_dir, token_file
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 TOKEN = "t0ken"
 

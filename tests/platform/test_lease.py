@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from lab import lab
 
-from shoal.errors import UserError
 from shoal.record import layout, lease
 from shoal.record.lease import Held, Holder, Lease, Lost, claim, may_take, read
 from shoal.record.rundir import RunDir
+from shoal_core.errors import UserError
 
 OTHER = Holder("other", 3, "far", 7)
 
@@ -156,7 +156,7 @@ def test_a_full_disk_takes_no_run_away(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(lease, "replace", full)
+    monkeypatch.setattr(lease, "replace_file", full)
     again = Lease(tmp_path, "a")
     again.guard()
     with pytest.raises(Held):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.errors import UserError
 from shoal.plan import Seat, Site, first_plan, spare_slots
+from shoal_core.errors import UserError
 
 
 def nodes_of(seats: dict[Seat, str], cell: int) -> set[str]:

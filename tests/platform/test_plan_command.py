@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.main import app
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 JOB = """
 steps: 1

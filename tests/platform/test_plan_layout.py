@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.errors import UserError
 from shoal.plan import Assignment, Mesh, Node, Seat, Site, Wanted, plan
+from shoal_core.errors import UserError
 
 
 def cluster(racks: dict[str, tuple[int, ...]]) -> list[Node]:

@@ -10,9 +10,9 @@ from shoal.control.decide import decide
 from shoal.control.messages import Acked, Action, Form, Joined, Lost, Ready
 from shoal.control.spawn import seat_name, spares_wanted
 from shoal.control.state import Ack, Shape, State
-from shoal.errors import UserError
 from shoal.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh
+from shoal_core.errors import UserError
 
 SITES = {"a": Site("r1", "x"), "b": Site("r1", "x"), "c": Site("r2", "x"), "d": Site("r3", "y"), "e": Site("r4", "y")}
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import Tail, read_lines, repair
 from shoal.record.rundir import RunDir, check_run_id
+from shoal_core.errors import UserError
 
 CONFIG: dict[str, Any] = {"steps": 4, "cells": 2, "mlflow": {"uri": "http://me:hunter2@host:5000"}}
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.errors import UserError
 from shoal.record import layout
 from shoal.record.audit import committed_ids_audit
 from shoal.record.masking import MASK, flat_masked, mask_text
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import sentence
 from shoal.record.summary import sessions, summarize
+from shoal_core.errors import UserError
 
 
 def a_step(step: int, time: float, **more: Any) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import UserError
 from shoal.record.rundir import RunDir
 from shoal.report import build
 from shoal.report.history import Clock, History, Stay, stays, unigram_entropy
 from shoal.report.timeline import lanes
+from shoal_core.errors import UserError
 
 BATCH, STEPS = 8, 90
 START = 1_700_000_000.0

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from shoal import room
-from shoal.errors import UserError
 from shoal.plan import Mesh, Node, Wanted
+from shoal_core.errors import UserError
 
 TAKEN = ["a/cell0/stage0/shard0@n1", "a/spare1@n1", "a/spare2@n2", "b/cell0/stage0/shard0@n2"]
 

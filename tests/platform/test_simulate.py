@@ -11,11 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from shoal.cli.simulate import simulate
-from shoal.errors import UserError
 from shoal.simulate.engine import Engine
 from shoal.simulate.failures import CAUSES, OBSERVED_GPU_HOURS, Cause, Failure, draw
 from shoal.simulate.result import result
 from shoal.simulate.settings import Settings, Times, parse_cluster
+from shoal_core.errors import UserError
 
 SMALL = {"nodes": 8, "slots": 2, "workers": 2, "spare_nodes": 2, "days": 0.1, "rate": 0.0}
 NODE, WORKER = Cause("node", 1, repair=600.0), Cause("worker", 1, takes="worker")

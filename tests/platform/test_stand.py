@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lab import Lab, alone, lab
 
-from shoal import marker
 from shoal.record import layout, read
 from shoal.record.jsonl import line_of, read_json
+from shoal_core import marker
 
 NODES = {f"n{i}": 2 for i in range(3)}
 SMALL: dict[str, Any] = {"cells": 2, "audit": {"samples": True}}

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from shoal.cli.report import report
 from shoal.cli.status import runs, status
-from shoal.errors import UserError
 from shoal.record import index, layout
 from shoal.record.rundir import RunDir
 from shoal.record.status import snapshot
+from shoal_core.errors import UserError
 
 app = typer.Typer()
 for command in (status, runs, report):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from shoal.cluster.launch import TEMP_DIR
-from shoal.errors import UserError
 from shoal.storage import check_writable, lasting, passing, settle
+from shoal_core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

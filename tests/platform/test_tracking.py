@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from shoal import tracking
-from shoal.errors import UserError
 from shoal.record import layout
 from shoal.record.rundir import RunDir
+from shoal_core.errors import UserError
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

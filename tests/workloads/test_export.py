@@ -20,10 +20,9 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from shoal.cli import model as commands
-from shoal.errors import UserError
-from shoal.marker import MARKER, seal
-from shoal.workload import ORIGIN
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
+from shoal_core.marker import MARKER, seal
+from shoal_core.workload import ORIGIN
 from shoal_data.reader import Corpus
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
@@ -100,7 +99,7 @@ def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path
         save_file(found, folder / "model.safetensors")
         written = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**written, **(config or {})}))
-        with pytest.raises(InputError) as error:
+        with pytest.raises(UserError) as error:
             import_checkpoint(folder, section, tmp_path / "never")
         assert not (tmp_path / "never").exists()
         return str(error.value)
@@ -122,17 +121,17 @@ def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path
     assert "has shape" in broken({}, {"n_routed_experts": 1 << 20})
     for odd in ({"architectures": 5}, {"rope_parameters": [1]}, {"hidden_size": None}, {"initializer_range": math.inf}):
         assert "config.json" in broken({}, odd)
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(UserError, match="exists"):
         export(checkpoint, tmp_path / "hf")
-    with pytest.raises(InputError, match="a checkpoint after training"):
+    with pytest.raises(UserError, match="a checkpoint after training"):
         import_checkpoint(tmp_path / "hf", section, tmp_path / "step-00000007")
     shutil.copy(tmp_path / "hf" / "model.safetensors", tmp_path / "hf" / "twice.safetensors")
-    with pytest.raises(InputError, match=r"twice.safetensors: holds \S+, as another file does"):
+    with pytest.raises(UserError, match=r"twice.safetensors: holds \S+, as another file does"):
         import_checkpoint(tmp_path / "hf", section, tmp_path / "never")
     (tmp_path / "hf" / "twice.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(InputError, match=r"twice.safetensors: cannot be read as safetensors"):
+    with pytest.raises(UserError, match=r"twice.safetensors: cannot be read as safetensors"):
         import_checkpoint(tmp_path / "hf", section, tmp_path / "never")
-    with pytest.raises(InputError, match="no finished checkpoint"):
+    with pytest.raises(UserError, match="no finished checkpoint"):
         export(tmp_path, tmp_path / "new")
 
 
@@ -145,14 +144,14 @@ def test_damage_is_read_by_nobody(checkpoint: Path, section: dict[str, Any], tmp
     content[len(content) // 2] ^= 0x40
     part.write_bytes(content)
     for read in (Checkpoint, lambda path: export(path, tmp_path / "hf")):
-        with pytest.raises(InputError, match=r"__0_0.distcp: differs from what was committed"):
+        with pytest.raises(UserError, match=r"__0_0.distcp: differs from what was committed"):
             read(damaged)
     shutil.rmtree(damaged)
     shutil.copytree(checkpoint, damaged)
     marker = json.loads((damaged / MARKER).read_text())
     marker["workload"]["model"]["d_model"] = 1 << 16
     (damaged / MARKER).write_text(json.dumps({**marker, "seal": seal(marker)}))
-    with pytest.raises(InputError, match=r"tensor model.embedding.weight has shape \[512, 32\], its marker's model"):
+    with pytest.raises(UserError, match=r"tensor model.embedding.weight has shape \[512, 32\], its marker's model"):
         Checkpoint(damaged)
     assert not (tmp_path / "hf").exists()
     assert not list(tmp_path.glob(".hf*"))
@@ -160,7 +159,7 @@ def test_damage_is_read_by_nobody(checkpoint: Path, section: dict[str, Any], tmp
     diverged = {name: tensor * math.inf for name, tensor in Checkpoint(checkpoint).weights().items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoint, "weights", lambda *_, **__: diverged)
-        with pytest.raises(InputError, match="not finite"):
+        with pytest.raises(UserError, match="not finite"):
             export(checkpoint, tmp_path / "hf")
 
 
@@ -175,7 +174,7 @@ def test_another_tokenizer_than_the_one_trained_with_is_refused(
     marker["workload"][ORIGIN] = {"start": None, "steps": 0, "samples": 0, "data": {"tokenizer": digest}}
     (named / MARKER).write_text(json.dumps({**marker, "seal": seal(marker)}))
     assert bits_per_byte(named, corpus, samples=1)["samples"] == 1
-    with pytest.raises(InputError, match="is not the one that"):
+    with pytest.raises(UserError, match="is not the one that"):
         bits_per_byte(named, other, samples=1)
 
 
@@ -245,7 +244,7 @@ def test_commands(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> 
 def test_preflight_names_what_is_wrong(section: dict[str, Any]) -> None:
     def refuse(workers: int, **changes: Any) -> str:
         merged = {**section, **{k: {**section[k], **v} if k in section else v for k, v in changes.items()}}
-        with pytest.raises(InputError) as error:
+        with pytest.raises(UserError) as error:
             Pretrain(PretrainConfig.model_validate(merged)).preflight(workers)
         return str(error.value)
 

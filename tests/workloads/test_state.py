@@ -12,8 +12,8 @@ from corpora import write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.dcp import described, read_index
-from shoal_data.errors import InputError
+from shoal_core.dcp import described, read_index
+from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.recipe.batch import BatchConfig
@@ -53,7 +53,7 @@ def test_data_are_known_by_their_content(section: dict[str, Any]) -> None:
 
 def test_text_shorter_than_a_sample_is_refused(section: dict[str, Any]) -> None:
     long = {**section, "data": {**section["data"], "seq_len": 1_000_000}}
-    with pytest.raises(InputError, match=r"data.seq_len: 1000000 is longer than the text of"):
+    with pytest.raises(UserError, match=r"data.seq_len: 1000000 is longer than the text of"):
         Pretrain(PretrainConfig.model_validate(long)).preflight(1)
 
 

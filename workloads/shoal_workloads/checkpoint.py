@@ -17,10 +17,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 
-from shoal import marker
-from shoal.dcp import Reader, described, in_words, read_index
-from shoal.workload import ORIGIN, own_settings
-from shoal_data.errors import InputError
+from shoal_core import marker
+from shoal_core.dcp import Reader, described, in_words, read_index
+from shoal_core.errors import UserError
+from shoal_core.workload import ORIGIN, own_settings
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.shapes import state_of
 
@@ -48,14 +48,14 @@ class Checkpoint:
         """Open the checkpoint folder `path` and read every byte of it once.
 
         Raises:
-            InputError: it is not whole, a file differs from what was committed, or it is of another workload.
+            UserError: it is not whole, a file differs from what was committed, or it is of another workload.
         """
         self.path = Path(path)
         try:
             said = marker.verify(self.path)
             self._tensors = described(read_index(self.path))
         except marker.Damaged as error:
-            raise InputError(error.problem, error.remedy) from error
+            raise UserError(error.problem, error.remedy) from error
         self.steps = int(said["steps"])
         self._data: dict[str, Any] = {}
         self.shapes = {name: shape for name, (shape, _) in self._tensors.items()}
@@ -64,18 +64,18 @@ class Checkpoint:
             self.config = PretrainConfig.model_validate(own_settings(said["workload"]))
             self._data = (said["workload"].get(ORIGIN) or {}).get("data") or {}
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
-            raise InputError(
+            raise UserError(
                 f"{where}: workload is none of shoal_workloads.pretrain:Pretrain ({error})",
                 "name a checkpoint that a run of that workload wrote",
             ) from error
         try:
             expected = state_of(self.config)
         except (RuntimeError, TypeError, OverflowError) as error:
-            raise InputError(f"{where}: its model cannot be built ({error})", "use another checkpoint") from error
+            raise UserError(f"{where}: its model cannot be built ({error})", "use another checkpoint") from error
         for name, (shape, _) in expected.items():
             if name.startswith(("model.", "router_bias.")) and self.shapes.get(name) != shape:
                 found = list(self.shapes[name]) if name in self.shapes else "none"
-                raise InputError(
+                raise UserError(
                     f"{self.path}: tensor {name} has shape {found}, its marker's model {list(shape)}",
                     "use a checkpoint as its run wrote it",
                 )
@@ -84,17 +84,17 @@ class Checkpoint:
         """Whether the tokens of `corpus` are those that the model knows.
 
         Raises:
-            InputError: they are another tokenizer's, or there are more of them than rows in the embedding.
+            UserError: they are another tokenizer's, or there are more of them than rows in the embedding.
         """
         remedy = "tokenize the text with the tokenizer of the run"
         rows = self.config.model.vocab_size
         if corpus.vocab_size > rows:
-            raise InputError(
+            raise UserError(
                 f"{corpus.address}: {corpus.vocab_size} tokens in its vocabulary, {rows} rows in the embedding", remedy
             )
         trained, found = self._data.get("tokenizer"), corpus.manifest.files["tokenizer"]["sha256"]
         if trained not in (None, found):
-            raise InputError(
+            raise UserError(
                 f"{corpus.address}: its tokenizer (SHA-256 {found[:12]}) is not the one that {self.path} was trained "
                 f"with ({trained[:12]})",
                 remedy,
@@ -104,31 +104,31 @@ class Checkpoint:
         """The named tensors, whole, in CPU memory.
 
         Raises:
-            InputError: there is no such tensor, or it cannot be read.
+            UserError: there is no such tensor, or it cannot be read.
         """
         wanted: dict[str, Any] = {}
         for name in names:
             if name not in self._tensors:
-                raise InputError(f"{self.path}: tensor {name} is missing", "use a checkpoint of this version")
+                raise UserError(f"{self.path}: tensor {name} is missing", "use a checkpoint of this version")
             shape, dtype = self._tensors[name]
             wanted[name] = torch.empty(shape, dtype=getattr(torch, dtype))
         try:
             with alone():
                 dcp.load(wanted, storage_reader=Reader(self.path), no_dist=True)
         except dcp.api.CheckpointException as error:
-            raise InputError(f"{self.path}: cannot be read ({in_words(error)})", "use another checkpoint") from error
+            raise UserError(f"{self.path}: cannot be read ({in_words(error)})", "use another checkpoint") from error
         return wanted
 
     def weights(self, *, ema: bool = False) -> dict[str, torch.Tensor]:
         """Parameters by the model's names and `router_bias.I`; the averages instead of the parameters if `ema`.
 
         Raises:
-            InputError: averages are asked for and none were kept.
+            UserError: averages are asked for and none were kept.
         """
         kind = "ema." if ema else "model."
         names = [name for name in self.shapes if name.startswith(kind)]
         if ema and not names:
-            raise InputError(
+            raise UserError(
                 f"{self.path}: holds no averages", "train with workload.ema_decay=0.999, or leave --ema out"
             )
         biases = [name for name in self.shapes if name.startswith("router_bias.")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.parallel.layout import Layout, Slot, shard_model
@@ -21,7 +21,7 @@ def build_model(checkpoint: Checkpoint, *, ema: bool = False, device: str = "cpu
     """The model of a checkpoint, whole, in this process, ready to evaluate.
 
     Raises:
-        InputError: a tensor is missing, or has another shape than the configuration says.
+        UserError: a tensor is missing, or has another shape than the configuration says.
     """
     dtype, products = choose(checkpoint.config.precision, device)
     model, slots = shard_model(
@@ -35,16 +35,16 @@ def fill_model(checkpoint: Checkpoint, model: DeepSeekV3, slots: list[Slot], *, 
     """Copy parameters (or averages) and router biases into a model that one process holds whole.
 
     Raises:
-        InputError: a tensor is missing, or has another shape than the configuration says.
+        UserError: a tensor is missing, or has another shape than the configuration says.
     """
     weights = checkpoint.weights(ema=ema)
     targets = {slot.name: slot.local for slot in slots}
     targets |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(model.moe_layers())}
     for name, target in targets.items():
         if name not in weights:
-            raise InputError(f"{checkpoint.path}: tensor {name} is missing", "use a checkpoint of this model")
+            raise UserError(f"{checkpoint.path}: tensor {name} is missing", "use a checkpoint of this model")
         if weights[name].shape != target.shape:
-            raise InputError(
+            raise UserError(
                 f"{checkpoint.path}: {name} has shape {list(weights[name].shape)}, expected {list(target.shape)}"
             )
         target.copy_(weights[name])
@@ -66,7 +66,7 @@ def bits_per_byte(
         `bpb`, `loss` (nats a token), `tokens`, `bytes` (of text predicted), `samples`.
 
     Raises:
-        InputError: no whole checkpoint or corpus, a corpus of another tokenizer, or a loss that is not finite.
+        UserError: no whole checkpoint or corpus, a corpus of another tokenizer, or a loss that is not finite.
     """
     from shoal_data.reader import Corpus
 
@@ -86,7 +86,7 @@ def bits_per_byte(
         if progress is not None:
             progress(ids.stop, wanted)
     if not math.isfinite(nats):
-        raise InputError(f"{checkpoint}: its loss on {corpus} is {nats}", "its training had diverged: use an older one")
+        raise UserError(f"{checkpoint}: its loss on {corpus} is {nats}", "its training had diverged: use an older one")
     count = wanted * length
     return {
         "bpb": nats / math.log(2) / size,

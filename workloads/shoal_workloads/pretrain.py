@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.check import check_layout
@@ -21,7 +21,7 @@ __all__ = ["Pretrain"]
 
 
 class Pretrain:
-    """See `shoal.workload.Workload`, whose methods these are."""
+    """See `shoal_core.workload.Workload`, whose methods these are."""
 
     Config = PretrainConfig
 
@@ -33,7 +33,7 @@ class Pretrain:
         """Check corpora, vocabulary and divisibility, and describe the run.
 
         Raises:
-            InputError: what is wrong and how to mend it.
+            UserError: what is wrong and how to mend it.
         """
         from shoal_data.entropy import unigram_entropy
         from shoal_data.reader import Corpus
@@ -48,13 +48,13 @@ class Pretrain:
             verify(path, full=config.data.verify == "full")
             opened = Corpus.open(path)
             if not opened.samples(config.data.seq_len):
-                raise InputError(
+                raise UserError(
                     f"data.seq_len: {config.data.seq_len} is longer than the text of {path} ({opened.tokens} tokens)",
                     f"choose a smaller data.seq_len, or give data.{field} more text",
                 )
             vocabulary = opened.vocab_size
             if vocabulary > config.model.vocab_size:
-                raise InputError(
+                raise UserError(
                     f"data.{field}: the tokenizer of {path} has {vocabulary} tokens, the embedding "
                     f"{config.model.vocab_size} rows",
                     f"set model.vocab_size to at least {vocabulary}, or tokenize with a smaller vocabulary",

@@ -32,7 +32,7 @@ __all__ = ["PretrainReplica"]
 
 
 class PretrainReplica:
-    """See `shoal.workload.Replica`, whose methods these are."""
+    """See `shoal_core.workload.Replica`, whose methods these are."""
 
     def __init__(self, config: PretrainConfig, seed: int, origin: tuple[int, int] = (0, 0)) -> None:
         self.config, self._origin = config, origin

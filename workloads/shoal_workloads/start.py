@@ -11,10 +11,10 @@ import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from shoal.dcp import in_words
-from shoal.marker import FOLDER, commit
-from shoal.workload import own_settings
-from shoal_data.errors import InputError
+from shoal_core.dcp import in_words
+from shoal_core.errors import UserError
+from shoal_core.marker import FOLDER, commit
+from shoal_core.workload import own_settings
 from shoal_workloads.checkpoint import Checkpoint, alone
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.evaluate import fill_model
@@ -29,13 +29,13 @@ def check_target(target: Path) -> None:
     """Whether a checkpoint of 0 steps may be written to this folder.
 
     Raises:
-        InputError: it exists, or has the name of another step's checkpoint.
+        UserError: it exists, or has the name of another step's checkpoint.
     """
     if target.exists():
-        raise InputError(f"{target}: exists", "name a new folder")
+        raise UserError(f"{target}: exists", "name a new folder")
     named = FOLDER.fullmatch(target.name)
     if named and int(named[1]):
-        raise InputError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
+        raise UserError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
 
 
 def write_start(replica: PretrainReplica, section: dict[str, Any], target: Path) -> None:
@@ -43,7 +43,7 @@ def write_start(replica: PretrainReplica, section: dict[str, Any], target: Path)
     the `workload` section it belongs to.
 
     Raises:
-        InputError: it cannot be written.
+        UserError: it cannot be written.
     """
     replica.loaded(0)
     replica.restart_averages()
@@ -54,7 +54,7 @@ def write_start(replica: PretrainReplica, section: dict[str, Any], target: Path)
             dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
         commit(half, target, {"steps": 0, "samples": 0, "workers": 1, "workload": section})
     except (OSError, CheckpointException) as error:
-        raise InputError(
+        raise UserError(
             f"{target}: cannot be written ({in_words(error)})", "make room, or name another place"
         ) from error
     finally:
@@ -72,7 +72,7 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
         `steps` the phase takes, and the `workload` section of its job.
 
     Raises:
-        InputError: no whole checkpoint, `out` exists, or a bad section.
+        UserError: no whole checkpoint, `out` exists, or a bad section.
     """
     target = Path(out)
     check_target(target)
@@ -85,7 +85,7 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
     try:
         config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
-        raise InputError(f"workload: {error}", "mend the job's workload section") from error
+        raise UserError(f"workload: {error}", "mend the job's workload section") from error
     replica = Pretrain(config).build(seed=0)
     with torch.no_grad():
         fill_model(checkpoint, replica.model, replica.slots)

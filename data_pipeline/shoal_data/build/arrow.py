@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.files import write_whole
 
 __all__ = ["read_batch", "text_buffers", "write_batches"]
@@ -40,9 +40,9 @@ def read_batch(path: Path, index: int) -> pa.RecordBatch:
     """Record batch `index` of a file of `write_batches`, memory-mapped.
 
     Raises:
-        InputError: the file is damaged.
+        UserError: the file is damaged.
     """
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(index)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: damaged ({error})", "delete this file and run the same command again") from error
+        raise UserError(f"{path}: damaged ({error})", "delete this file and run the same command again") from error

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build.inputs import Part
-from shoal_data.errors import InputError, StoreError
 from shoal_data.files import explain
 
 __all__ = ["BUG", "INPUT", "SKIPPED", "STORE", "Failures", "Work", "attempt", "files_of"]
@@ -29,19 +29,19 @@ def attempt(
     if stopped():
         return {"part": part.id, "failure": SKIPPED}
     kind = INPUT
-    found: InputError
+    found: UserError
     try:
         return {"part": part.id, "failure": "", **work(part, settings)}
     except StoreError as error:
         kind, found = STORE, error
-    except InputError as error:
+    except UserError as error:
         found = error
     except OSError as error:
         found = explain(error, error.filename or files_of(part))
     except MemoryError:
-        found = InputError(f"{files_of(part)}: this part does not fit in memory", "give a smaller --part-bytes")
+        found = UserError(f"{files_of(part)}: this part does not fit in memory", "give a smaller --part-bytes")
     except Exception:
-        kind, found = BUG, InputError(f"{files_of(part)}:\n{traceback.format_exc()}")
+        kind, found = BUG, UserError(f"{files_of(part)}:\n{traceback.format_exc()}")
     return {"part": part.id, "failure": kind, "problem": found.problem, "remedy": found.remedy}
 
 
@@ -71,7 +71,7 @@ class Failures:
         """Raise the first failure, if there is one, those of a store before all others.
 
         Raises:
-            StoreError, InputError: of that kind; it says how many parts failed.
+            StoreError, UserError: of that kind; it says how many parts failed.
             RuntimeError: a fault of this software, with its traceback.
         """
         if not self._rows:
@@ -81,5 +81,5 @@ class Failures:
         if first["failure"] == BUG:
             raise RuntimeError(first["problem"])
         more = f" (the first of {len(self._rows)} parts that failed)" if len(self._rows) > 1 else ""
-        kind = StoreError if first["failure"] == STORE else InputError
+        kind = StoreError if first["failure"] == STORE else UserError
         raise kind(first["problem"] + more, first["remedy"])

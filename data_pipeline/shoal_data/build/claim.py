@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shoal_core.errors import UserError
 from shoal_data.build.lock import LOCK
-from shoal_data.errors import InputError
 from shoal_data.files import write_json
 
 __all__ = ["FORMAT", "belongs", "check_out", "claim", "difference"]
@@ -28,23 +28,23 @@ def check_out(out: str | Path) -> Path:
     """`out` as a path, after a look at it that changes nothing.
 
     Raises:
-        InputError: an address of a store, a file, below a file, read-only, or within a folder of Ray's that is deleted.
+        UserError: an address of a store, a file, below a file, read-only, or within a folder of Ray's that is deleted.
     """
     address = str(out)
     if _ADDRESS.match(address):
-        raise InputError(
+        raise UserError(
             f"--out {address}: only a folder can be written to",
             "build into a folder that all nodes share, then copy it there (`aws s3 sync FOLDER s3://...`); "
             "a corpus is read from there as it is",
         )
     if not address or "\0" in address:
-        raise InputError(f"--out {address!r}: no folder's name", "name a folder")
+        raise UserError(f"--out {address!r}: no folder's name", "name a folder")
     path = Path(out)
     whole = path.absolute()
     cluster = os.environ.get(_CLUSTER_FOLDER)
     passing = cluster is not None and whole.is_relative_to(Path(cluster).parent)
     if passing or any(_RAY_SESSION.match(name) for name in [*whole.parts, *whole.resolve().parts]):
-        raise InputError(
+        raise UserError(
             f"--out {address}: {whole} lies in a folder that goes with the cluster or the job",
             "give the whole path of a folder that all nodes share, such as /shared/corpus",
         )
@@ -52,9 +52,9 @@ def check_out(out: str | Path) -> Path:
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        raise InputError(f"--out {address}: {there} is a file", "name a folder that is new, or empty")
+        raise UserError(f"--out {address}: {there} is a file", "name a folder that is new, or empty")
     if not os.access(there, os.W_OK | os.X_OK) and not belongs(path):
-        raise InputError(f"--out {address}: {there} cannot be written to", "name a folder that this user may write to")
+        raise UserError(f"--out {address}: {there} cannot be written to", "name a folder that this user may write to")
     return path
 
 
@@ -72,27 +72,27 @@ def claim(folder: Path, job: dict[str, Any], results: Sequence[str]) -> None:
             gives way.
 
     Raises:
-        InputError: other things lie there, or another job's work; it says what is different.
+        UserError: other things lie there, or another job's work; it says what is different.
     """
     path = folder / "job" / "job.json"
     if not belongs(folder):
         if any(other.name != "job" for other in folder.iterdir()):
-            raise InputError(f"{folder}: a folder with other things in it", "choose an empty or new folder for --out")
+            raise UserError(f"{folder}: a folder with other things in it", "choose an empty or new folder for --out")
         if any(other.name != LOCK for other in path.parent.iterdir()):
-            raise InputError(f"{path.parent}: what lies here has no job.json", "choose another --out, or delete it")
+            raise UserError(f"{path.parent}: what lies here has no job.json", "choose another --out, or delete it")
         write_json(path, job)
         return
     try:
         before = json.loads(path.read_bytes())
         found = difference(before, job)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
+        raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error})", "choose another --out, or delete this folder"
         ) from error
     if not found:
         return
     if any(True for pattern in results for _ in folder.glob(pattern)):
-        raise InputError(
+        raise UserError(
             f"{folder}: it belongs to another job: {found}", "choose another --out, or delete this folder, or undo that"
         )
     for left in path.parent.iterdir():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from shoal_core.errors import UserError
 from shoal_data.build.columns import Documents, Quarantined, clean, in_runs, words
 from shoal_data.build.filesystem import reads_are_conditional, stamp_of
 from shoal_data.build.formats import is_packed
@@ -18,7 +19,6 @@ from shoal_data.build.inputs import Piece
 from shoal_data.build.jsonl import jsonl_documents
 from shoal_data.build.parquet import parquet_documents
 from shoal_data.build.unpack import Damage, blocks, changed
-from shoal_data.errors import InputError
 
 __all__ = ["Documents", "Quarantined", "read_piece"]
 
@@ -30,13 +30,13 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
 
     Raises:
         StoreError: the store does not give the file.
-        InputError: the file is not what it was when `piece` was planned, seen before the first or after the last byte.
+        UserError: the file is not what it was when `piece` was planned, seen before the first or after the last byte.
     """
     _check_unchanged(piece)
     lost: list[Quarantined] = []
     try:
         yield from _READERS[piece.format](piece, column, lost)
-    except (InputError, MemoryError):  # neither proves anything about the bytes
+    except (UserError, MemoryError):  # neither proves anything about the bytes
         raise
     except Exception as error:  # whatever a parser says of broken bytes: the next piece goes on
         lost.append(Quarantined(piece.path, piece.row or None, f"unreadable {piece.format}: {words(error)}", None))

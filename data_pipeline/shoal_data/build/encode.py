@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from shoal_core.errors import UserError
 from shoal_data.build.engines import Gigatoken, Tokenizers
 from shoal_data.build.fast_rules import why_slow
 from shoal_data.build.normalize import normalized
 from shoal_data.build.probe import PROBE
 from shoal_data.build.recipe import Splits, Stream, splits_of
 from shoal_data.build.tokenizer_rules import rules_of, token_texts
-from shoal_data.errors import InputError
 
 __all__ = ["Encoder", "load_encoder"]
 
@@ -52,17 +52,17 @@ class Encoder:
                 as loading the file twice.
 
         Raises:
-            InputError: it is no `tokenizer.json`, or one whose tokens would not give text back.
+            UserError: it is no `tokenizer.json`, or one whose tokens would not give text back.
         """
         try:
             config = json.loads(content.decode())  # `tokenizers` takes no mark of bytes' order and no UTF-16 either
             self._rules = rules_of(config)
             self.tokens = token_texts(config)
             slow = "" if engine else why_slow(config, self._rules)
-        except InputError as error:
-            raise InputError(f"{where}: {error.problem}", error.remedy) from None
+        except UserError as error:
+            raise UserError(f"{where}: {error.problem}", error.remedy) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{where}: {_WHAT} ({type(error).__name__}: {error})", _REMEDY) from error
+            raise UserError(f"{where}: {_WHAT} ({type(error).__name__}: {error})", _REMEDY) from error
         self.digest = hashlib.sha256(content).hexdigest()
         self.special, self.vocab_size = self._rules.special, len(self.tokens)
         self.says = list(self._rules.says)
@@ -85,15 +85,15 @@ class Encoder:
         try:
             peer = Tokenizers(config, self._rules)
             peer.check_ids()
-        except InputError as error:
-            raise InputError(f"{where}: {error.problem}", error.remedy) from None
+        except UserError as error:
+            raise UserError(f"{where}: {error.problem}", error.remedy) from None
         probe = self.prepare(pa.array(PROBE, pa.large_string()))
         wanted = peer.encode(probe)
         bounds = wanted.offsets.tolist()
         for number, text in enumerate(probe.to_pylist()):
             ids = wanted.ids[bounds[number] : bounds[number + 1]].tolist()
             if b"".join(self.tokens[token] for token in ids) != text.encode():
-                raise InputError(f"{where}: its tokens do not give back the text {text[:40]!r}", _REMEDY)
+                raise UserError(f"{where}: its tokens do not give back the text {text[:40]!r}", _REMEDY)
         if not slow:
             try:
                 fast = Gigatoken(config, self._rules, self.tokens)
@@ -139,18 +139,18 @@ def load_encoder(path: str | Path, digest: str = "", engine: str = "") -> Encode
         engine: what the process that gave the digest found to encode it rightly (`Encoder.engine`).
 
     Raises:
-        InputError: no such file, one that cannot be used, or not the one that `digest` names.
+        UserError: no such file, one that cannot be used, or not the one that `digest` names.
     """
     if digest and _kept and _kept[0].digest == digest:
         return _kept[0]
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
+        raise UserError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})", "give --tokenizer a file that may be read") from error
+        raise UserError(f"{path}: cannot be read ({error})", "give --tokenizer a file that may be read") from error
     encoder = Encoder(content, str(path), engine)
     if digest and encoder.digest != digest:
-        raise InputError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
+        raise UserError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
     _kept[:] = [encoder]
     return encoder

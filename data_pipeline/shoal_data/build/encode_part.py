@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shoal_core.errors import UserError
 from shoal_data.build.documents import Quarantined, read_piece
 from shoal_data.build.duplicates import is_duplicate
 from shoal_data.build.encode import Encoder, load_encoder
@@ -20,7 +21,6 @@ from shoal_data.build.inputs import Part
 from shoal_data.build.recipe import cut_for_fim, draws, fim_order, insert_tokens, split_tokens
 from shoal_data.build.shards import write_shard
 from shoal_data.build.special import beginning_of_text, end_of_text, fim_sentinels
-from shoal_data.errors import InputError
 from shoal_data.files import write_json
 from shoal_data.order import ROUND, turns_of
 from shoal_data.permutation import Permutation
@@ -53,23 +53,23 @@ class Recipe:
     strict: bool = False
 
     def check(self) -> None:
-        """Raises InputError on a setting out of range."""
+        """Raises UserError on a setting out of range."""
         for name in ("fim_rate", "split_rate"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)} is no share", "choose 0 to 1")
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is no share", "choose 0 to 1")
         if abs(self.seed) >= 1 << 63:
-            raise InputError(f"--seed {self.seed} has more than 64 bits", "choose a smaller one")
+            raise UserError(f"--seed {self.seed} has more than 64 bits", "choose a smaller one")
         for source, weight in (self.weights or {}).items():
             if not 0 < weight < math.inf:
                 remedy = "choose a number above 0, or leave the source out of --input"
-                raise InputError(f"--mixture {source}={weight}: no weight", remedy)
+                raise UserError(f"--mixture {source}={weight}: no weight", remedy)
         if not math.isfinite(sum((self.weights or {}).values())):
-            raise InputError("--mixture: the weights add up to no number", "choose smaller ones: only shares count")
+            raise UserError("--mixture: the weights add up to no number", "choose smaller ones: only shares count")
         if self.weights:
             share = {source: weight / sum(self.weights.values()) for source, weight in self.weights.items()}
             least = min(share, key=lambda source: share[source])
             if not share[least] or not turns_of(list(share.values())).min():
-                raise InputError(
+                raise UserError(
                     f"--mixture: {least} has a share of {share[least]:.2g}, less than a turn in {ROUND:,}, so it would "
                     "never be read",
                     "weigh it more, or leave the source out of --input",
@@ -99,7 +99,7 @@ def encode_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     if recipe.strict and quarantine:
         first = quarantine[0]
         where = first.file if first.row is None else f"{first.file}, row {first.row}"
-        raise InputError(f"{where}: {first.cause}", "mend the input, or leave out --strict to quarantine it")
+        raise UserError(f"{where}: {first.cause}", "mend the input, or leave out --strict to quarantine it")
     duplicates = 0
     if recipe.deduplicate and len(documents):
         again = is_duplicate(corpus / "job", part.id, len(documents))

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from shoal_core.errors import UserError
 from shoal_data.build.arrow import text_buffers
 from shoal_data.build.recipe import Stream
 from shoal_data.build.tasks import on_ray
 from shoal_data.build.tokenizer_rules import Rules, flat
-from shoal_data.errors import InputError
 
 __all__ = ["Gigatoken", "Tokenizers"]
 
@@ -60,7 +60,7 @@ class Tokenizers:
     """A tokenizer in `tokenizers`, with control tokens that no text becomes.
 
     Raises:
-        InputError: the file is none that `tokenizers` loads.
+        UserError: the file is none that `tokenizers` loads.
     """
 
     name = "tokenizers"
@@ -70,18 +70,18 @@ class Tokenizers:
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps({**config, "added_tokens": added}))
         except Exception as error:  # of no class of its own
-            raise InputError(f"not a tokenizer.json that `tokenizers` loads ({error})", "mend the file") from error
+            raise UserError(f"not a tokenizer.json that `tokenizers` loads ({error})", "mend the file") from error
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._added = {**rules.special, **rules.added}
 
     def check_ids(self) -> None:
-        """Raises InputError if `tokenizers` gives an added token another id than the file says."""
+        """Raises UserError if `tokenizers` gives an added token another id than the file says."""
         for content, token in self._added.items():
             found = self._tokenizer.token_to_id(content)
             if found != token:
-                raise InputError(
+                raise UserError(
                     f"its added token {content!r} has the id {token} there, and {found} when `tokenizers` loads it",
                     "mend the id, or name the token in the vocabulary under that id as well",
                 )

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO, cast
 
+from shoal_core.errors import UserError
 from shoal_data.build import hub_files, local_files, s3_files
 from shoal_data.build.found import Found, Listing, refuse
-from shoal_data.errors import InputError
 
 __all__ = ["Found", "find_files", "is_local", "list_files", "open_file", "reads_are_conditional", "stamp_of"]
 
@@ -34,7 +34,7 @@ def list_files(pattern: str, said: Callable[[int], None] = lambda count: None) -
         said: called with how many more entries were looked at.
 
     Raises:
-        InputError: the kind of store is not known.
+        UserError: the kind of store is not known.
         StoreError: the store cannot be listed.
     """
     if is_local(pattern):
@@ -46,7 +46,7 @@ def find_files(pattern: str) -> list[Found]:
     """The files a glob names (`**` for any depth), sorted by path.
 
     Raises:
-        InputError: some of them cannot be read, or the kind of store is not known.
+        UserError: some of them cannot be read, or the kind of store is not known.
         StoreError: the store cannot be listed.
     """
     listing = list_files(pattern)
@@ -91,5 +91,5 @@ def _scheme(path: str) -> str:
     scheme = path.partition("://")[0]
     if scheme not in ("s3", "hf"):
         remedy = _ELSEWHERE.get(scheme, "use local files, s3:// or hf://")
-        raise InputError(f"--input {scheme}://...: this kind of store is not known", remedy)
+        raise UserError(f"--input {scheme}://...: this kind of store is not known", remedy)
     return scheme

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shoal_core.errors import UserError
 from shoal_data.build.causes import common_causes
 from shoal_data.build.encode import Encoder
 from shoal_data.build.encode_part import Recipe, part_record
 from shoal_data.build.inputs import Part
 from shoal_data.build.special import beginning_of_text, end_of_text, fim_sentinels
-from shoal_data.errors import InputError
 from shoal_data.files import sha256_file, write_json, write_lines, write_whole
 from shoal_data.manifest import MANIFEST, Manifest, Shards
 from shoal_data.permutation import Permutation
@@ -32,7 +32,7 @@ def finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Token
     """Write quarantine, token lengths, blocks' checksums and, last, the manifest.
 
     Raises:
-        InputError: no document is left.
+        UserError: no document is left.
     """
     recipe = options.recipe
     records = [part_record(corpus, part.id) or {"shards": [], "quarantine": [], "by_lang": {}} for part in parts]
@@ -43,7 +43,7 @@ def finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Token
     quarantine = [entry for record in records for entry in record["quarantine"]]
     if not rows:
         causes = common_causes(quarantine) or "all files are empty"
-        raise InputError(f"{corpus}: no document could be read: {causes}", "mend --input or --column")
+        raise UserError(f"{corpus}: no document could be read: {causes}", "mend --input or --column")
     sources = sorted({row["source"] for row in rows})
     weights = deal_weights(recipe.weights, sources) if recipe.weights else None
     for name in sorted({part.source for part in parts} - set(sources)):
@@ -85,7 +85,7 @@ def specials_of(encoder: Encoder, recipe: Recipe) -> dict[str, int]:
     """Ids of the special tokens the recipe uses, by role.
 
     Raises:
-        InputError: the tokenizer lacks one.
+        UserError: the tokenizer lacks one.
     """
     ids = {"eos": end_of_text(encoder.special)}
     if recipe.bos:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 
 __all__ = ["Found", "Listing", "Problem", "refuse"]
 
@@ -58,14 +58,14 @@ class Listing:
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise an InputError that names some of `problems`, if there are any; names that do not print are escaped."""
+    """Raise an UserError that names some of `problems`, if there are any; names that do not print are escaped."""
     if not problems:
         return
     said = [f"{_printable(problem.path)} ({problem.cause})" for problem in problems[:_NAMED]]
     if len(problems) > _NAMED:
         said.append(f"and {len(problems) - _NAMED:,} more")
     remedies = dict.fromkeys(problem.remedy for problem in problems)
-    raise InputError(
+    raise UserError(
         f"{len(problems):,} of the files that --input names cannot be taken: " + ", ".join(said),
         "; ".join([*remedies][:_NAMED]) + "; or write a pattern that leaves them out",
     )

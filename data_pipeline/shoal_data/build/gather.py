@@ -7,13 +7,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from shoal_core.errors import UserError
 from shoal_data.build.filesystem import Found, is_local, list_files
 from shoal_data.build.formats import format_of, refusal
 from shoal_data.build.found import Listing, Problem, refuse
 from shoal_data.build.globs import has_magic
 from shoal_data.build.local_files import describe
 from shoal_data.build.sources import source_names
-from shoal_data.errors import InputError
 
 __all__ = ["gather"]
 
@@ -28,7 +28,7 @@ def gather(inputs: Sequence[str], said: Callable[[int], None]) -> list[tuple[str
         said: called with how many more names were looked at.
 
     Raises:
-        InputError: a glob that matches nothing, or files that cannot be read.
+        UserError: a glob that matches nothing, or files that cannot be read.
         StoreError: a store that cannot be listed.
     """
     found: list[tuple[str, Found]] = []
@@ -100,17 +100,17 @@ def _say(count: int, what: str) -> None:
         print(f"note: {count:,} {what}", file=sys.stderr, flush=True)
 
 
-def _nothing(pattern: str, name: str, listing: Listing) -> InputError:
+def _nothing(pattern: str, name: str, listing: Listing) -> UserError:
     """Why nothing was found, as far as it can be told."""
     if listing.folders:
         folder = listing.folders[0].rstrip("/")
         what = "it matches folders alone" if has_magic(pattern) else "it is a folder"
-        return InputError(
+        return UserError(
             f"--input {pattern!r}: {what}",
             f"write '{folder}/*' for the files in that folder, or '{folder}/**/*' for those at any depth",
         )
     if listing.passed:
-        return InputError(
+        return UserError(
             f"--input {pattern!r}: only side files match (dot-files, _SUCCESS, _metadata, .crc)",
             "write their names as they are, if they are meant",
         )
@@ -126,4 +126,4 @@ def _nothing(pattern: str, name: str, listing: Listing) -> InputError:
         hints.append("~ was taken for the home folder")
     hints.append("check the pattern, quoted so that the shell does not expand it")
     there = f" ({describe(os.path.expanduser(path))})" if is_local(path) else ""
-    return InputError(f"--input {pattern!r}: no file matches{there}", "; ".join(hints))
+    return UserError(f"--input {pattern!r}: no file matches{there}", "; ".join(hints))

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from shoal_core.errors import StoreError
 from shoal_data.build.found import Found, Listing
 from shoal_data.build.globs import fixed_part, has_magic, match_path
 from shoal_data.build.stored_file import StoredFile
-from shoal_data.errors import StoreError
 from shoal_data.retry import MayPass, retried
 
 if TYPE_CHECKING:

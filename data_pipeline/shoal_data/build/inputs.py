@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shoal_core.errors import UserError
 from shoal_data.build.filesystem import Found, is_local, open_file
 from shoal_data.build.formats import format_of, is_packed
 from shoal_data.build.gather import gather
 from shoal_data.build.progress import Count
 from shoal_data.build.schema import check_column
-from shoal_data.errors import InputError
 
 __all__ = ["Part", "Piece", "plan_parts"]
 
@@ -82,7 +82,7 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
             an eighth of the text, within 4 to 32 MiB, so that small jobs run in parallel and large ones stay few.
 
     Raises:
-        InputError: a glob that matches nothing; files that cannot be read, of a kind that is not read, or that change;
+        UserError: a glob that matches nothing; files that cannot be read, of a kind that is not read, or that change;
             a few Parquet files, none of which has the column.
         StoreError: a store that does not answer.
     """
@@ -189,7 +189,7 @@ def _lines(file: Found, target: int) -> list[Piece]:
             lines += block.count(b"\n", begin)
             place += len(block)
     if place != file.size:
-        raise InputError(
+        raise UserError(
             f"{file.path}: it changed from {file.size:,} to {place:,} bytes while the work was planned",
             "run again when nobody writes to it",
         )

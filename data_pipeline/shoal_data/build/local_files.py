@@ -8,10 +8,10 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from shoal_core.errors import StoreError
 from shoal_data.build.found import Found, Listing, Problem
 from shoal_data.build.globs import has_magic, match_name
 from shoal_data.build.stored_file import StoredFile
-from shoal_data.errors import StoreError
 from shoal_data.retry import MayPass, retried
 
 __all__ = ["describe", "find", "open_local", "stamp"]

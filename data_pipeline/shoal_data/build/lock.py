@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.files import explain
 
 __all__ = ["LOCK", "held"]
@@ -36,7 +36,7 @@ def held(folder: Path) -> Iterator[None]:
     """Keep other jobs out of `folder`, which is made if need be.
 
     Raises:
-        InputError: another job is at work there, or the folder cannot be written to.
+        UserError: another job is at work there, or the folder cannot be written to.
     """
     path = folder / "job" / LOCK
     try:
@@ -146,9 +146,9 @@ def _holder(path: Path) -> dict[str, str]:
     return word if isinstance(word, dict) else {}
 
 
-def _refusal(folder: Path, holder: dict[str, str]) -> InputError:
+def _refusal(folder: Path, holder: dict[str, str]) -> UserError:
     who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}" if holder.get("pid") else "just begun"
-    return InputError(
+    return UserError(
         f"{folder}: another job is at work there ({who})",
         "wait for its end, or end it first, and run this command again; nothing was touched",
     )

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from shoal_core.errors import UserError
 from shoal_data.build.arrow import text_buffers
 from shoal_data.build.merge_loop import LONGEST, merge_loop, spread_words
-from shoal_data.errors import InputError
 
 __all__ = ["Merges", "learn_merges"]
 
@@ -57,7 +57,7 @@ def learn_merges(
     offsets, values = text_buffers(words)
     size = int(offsets[-1] - offsets[0]) + len(words) + 1
     if size >= np.iinfo(np.int32).max or int(np.diff(offsets).max(initial=0)) >= LONGEST:
-        raise InputError(
+        raise UserError(
             f"{len(words):,} distinct words of {size:,} bytes are more than one merge loop holds",
             "raise --min-word-count, so that rare words are left out",
         )

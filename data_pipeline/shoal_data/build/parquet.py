@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shoal_core.errors import UserError
 from shoal_data.build.columns import Documents, Quarantined, clean, words
 from shoal_data.build.filesystem import open_file
 from shoal_data.build.inputs import Piece
-from shoal_data.errors import InputError
 
 __all__ = ["parquet_documents"]
 
@@ -26,7 +26,7 @@ def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Ite
             file = pq.ParquetFile(opened, page_checksum_verification=True, arrow_extensions_enabled=False)
             text, lang = _leaf(file, column), None if column == "lang" else _leaf(file, "lang")
             cause = _unfit(file.schema_arrow, column)
-        except InputError:
+        except UserError:
             raise
         except Exception as error:
             lost.append(Quarantined(piece.path, piece.row or None, f"unreadable Parquet: {words(error)}", None))
@@ -42,7 +42,7 @@ def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Ite
             try:
                 texts, tags = _row_group(file, group, text, lang)
                 found = list(clean(piece.path, texts, tags, np.arange(row, row + len(texts)), "null text", bad))
-            except InputError:
+            except UserError:
                 raise
             except Exception as error:
                 lost.append(Quarantined(piece.path, row, f"unreadable Parquet row group {group}: {words(error)}", rows))
@@ -106,7 +106,7 @@ def _row_group(
         try:
             table = file.reader.read_row_group(group, column_indices=sorted((text, lang)), use_threads=False)
             return table.column(int(text > lang)), table.column(int(lang > text))
-        except InputError:
+        except UserError:
             raise
         except Exception:  # the text may be whole; the tags are not worth it
             pass

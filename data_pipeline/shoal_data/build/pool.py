@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from shoal_core.errors import UserError
 from shoal_data.build.attempt import SKIPPED, Work, attempt, files_of
 from shoal_data.build.causes import plural
 from shoal_data.build.inputs import Part
-from shoal_data.errors import InputError
 
 __all__ = ["in_actors"]
 
@@ -35,7 +35,7 @@ def in_actors(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopp
         stopped: no part begins once this file exists.
 
     Raises:
-        InputError: parts whose worker dies each time.
+        UserError: parts whose worker dies each time.
     """
     import ray
 
@@ -51,7 +51,7 @@ def in_actors(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopp
             cause = f" ({str(error).splitlines()[0]})"
         if waiting and len(waiting) == before:
             one = next(iter(waiting.values()))
-            raise InputError(
+            raise UserError(
                 f"{files_of(one)}: the worker that does this part died {_RETRIES + 1} times{cause}",
                 "it may be short of memory: give a smaller --part-bytes, or fewer slots a node; finished parts stay",
             )

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build.found import Found, Listing
 from shoal_data.build.globs import fixed_part, has_magic, match_path
 from shoal_data.build.stored_file import StoredFile
-from shoal_data.errors import InputError, StoreError
 from shoal_data.retry import MayPass, retried
 from shoal_data.s3_objects import verdict
 
@@ -35,12 +35,12 @@ def find(url: str, said: Callable[[int], None]) -> Listing:
     """The objects that `url`, a glob, names; `said` is called with how many more keys were looked at.
 
     Raises:
-        InputError: there is no bucket in it.
+        UserError: there is no bucket in it.
         StoreError: the bucket cannot be listed.
     """
     bucket, pattern = _split(url)
     if not bucket or has_magic(bucket):
-        raise InputError(f"--input {url!r}: it names no bucket", "write s3://bucket/key")
+        raise UserError(f"--input {url!r}: it names no bucket", "write s3://bucket/key")
     if not has_magic(pattern):
         return _find_one(url, said)
     listing = Listing()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build.filesystem import open_file
 from shoal_data.build.formats import format_of
-from shoal_data.errors import InputError, StoreError
 
 __all__ = ["check_column"]
 
@@ -20,7 +20,7 @@ def check_column(paths: Sequence[str], column: str) -> None:
     """Look for `column` in the schemas of the files at `paths`, if they are a few and all Parquet.
 
     Raises:
-        InputError: no file has it.
+        UserError: no file has it.
     """
     if len(paths) > _MOST or any(format_of(path) != "parquet" for path in paths):
         return
@@ -36,4 +36,4 @@ def check_column(paths: Sequence[str], column: str) -> None:
         if column in names:
             return
     there = ", ".join(sorted(set(names))) or "none"
-    raise InputError(f"--column {column!r}: no input file has it (they have {there})", "name the column with the text")
+    raise UserError(f"--column {column!r}: no input file has it (they have {there})", "name the column with the text")

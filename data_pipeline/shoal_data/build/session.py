@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from shoal_core.errors import UserError
 from shoal_data.build.imports import import_early
-from shoal_data.errors import InputError
 
 __all__ = ["RaySession", "on_ray", "ray_session"]
 
@@ -58,7 +58,7 @@ class RaySession:
         """Begin, if nobody has, and return when Ray can be used.
 
         Raises:
-            InputError: it cannot be started or joined.
+            UserError: it cannot be started or joined.
         """
         self.begin()
         if self._owner is None:
@@ -126,12 +126,12 @@ def _some() -> Iterator[bool]:
     yield True
 
 
-def _refusal(error: Exception) -> InputError:
+def _refusal(error: Exception) -> UserError:
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
-        return InputError(f"Ray could not be started on this machine: {cause}", "see /tmp/ray for its logs")
-    return InputError(
+        return UserError(f"Ray could not be started on this machine: {cause}", "see /tmp/ray for its logs")
+    return UserError(
         f"the Ray cluster at {address} (RAY_ADDRESS) cannot be used from here: {cause}",
         "run the command as a job, `ray job submit -- shoal data ...`, since workers must reach the process that "
         "gives them work; or unset RAY_ADDRESS to use this machine alone",

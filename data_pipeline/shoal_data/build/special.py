@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 
 __all__ = ["BOS", "EOS", "FIM", "SPECIAL_TOKENS", "beginning_of_text", "end_of_text", "fim_sentinels", "is_control"]
 
@@ -61,7 +61,7 @@ def end_of_text(special: Mapping[str, int]) -> int:
     """Id of the token that ends a document.
 
     Raises:
-        InputError: the tokenizer has none that is known.
+        UserError: the tokenizer has none that is known.
     """
     return _first(special, _ENDS, "end-of-text")
 
@@ -70,7 +70,7 @@ def beginning_of_text(special: Mapping[str, int]) -> int:
     """Id of the token that begins a document.
 
     Raises:
-        InputError: the tokenizer has none that is known.
+        UserError: the tokenizer has none that is known.
     """
     return _first(special, _BEGINNINGS, "beginning-of-text")
 
@@ -79,7 +79,7 @@ def fim_sentinels(special: Mapping[str, int]) -> tuple[int, int, int]:
     """Ids of the fill-in-the-middle tokens: begin, hole, end.
 
     Raises:
-        InputError: the tokenizer has not all three.
+        UserError: the tokenizer has not all three.
     """
     begin, hole, end = (_first(special, names, "fill-in-the-middle") for names in _FIM)
     return begin, hole, end
@@ -90,7 +90,7 @@ def _first(special: Mapping[str, int], names: Sequence[str], what: str) -> int:
         if name in special:
             return special[name]
     offered = ", ".join(sorted(special)[:20]) or "none"
-    raise InputError(
+    raise UserError(
         f"the tokenizer has no {what} token that is known (looked for {', '.join(names)}; its special tokens: "
         f"{offered})",
         "train one with `shoal data tokenizer-train`, or rename the one that plays this part in its added_tokens (and "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from shoal_core.errors import UserError
 from shoal_data.build.byte_level import spell
 from shoal_data.build.patterns import pre_tokenizer
 from shoal_data.build.tokenizer_rules import stays_whole
-from shoal_data.errors import InputError
 
 __all__ = ["can_be_spelled", "check_special"]
 
@@ -16,19 +16,19 @@ def check_special(special: Mapping[str, int], pattern: str, vocab_size: int) -> 
     """Check the special tokens (name -> id) of a tokenizer that cuts text by `pattern`.
 
     Raises:
-        InputError: an id is out of range or given twice, or merges could learn a name from plain text.
+        UserError: an id is out of range or given twice, or merges could learn a name from plain text.
     """
     ids = list(special.values())
     if len(set(ids)) < len(ids) or not all(type(token) is int and 0 <= token < vocab_size for token in ids):
-        raise InputError(
+        raise UserError(
             f"--special: the ids {ids} must differ and be whole numbers in 0 .. {vocab_size - 1}",
             "mend --special NAME=ID",
         )
     for name in special:
         if not name:
-            raise InputError("--special: a name is empty", "write NAME=ID")
+            raise UserError("--special: a name is empty", "write NAME=ID")
         if can_be_spelled(name, pattern):
-            raise InputError(
+            raise UserError(
                 f"--special {name!r}: plain text can spell it, so that a document could forge it",
                 f"choose a name that no text is cut into, such as <|{name.strip('<|>') or 'name'}|>",
             )

@@ -26,7 +26,7 @@ def use_ray(session: RaySession, parts: Sequence[Part], *, wait: bool) -> None:
     `RAY_ADDRESS`, Ray is running) or they are many. Little text on a single machine has threads.
 
     Raises:
-        InputError: Ray cannot be had.
+        UserError: Ray cannot be had.
     """
     if parts and (os.environ.get("RAY_ADDRESS") or _size(parts) >= _WORTH_STARTING_RAY):
         if wait:
@@ -52,7 +52,7 @@ def run_parts(
         folder: where the job keeps its files, seen by all nodes.
 
     Raises:
-        InputError: what `work` raised as such, or what kept it from its work (disk, memory, a store); the other parts
+        UserError: what `work` raised as such, or what kept it from its work (disk, memory, a store); the other parts
             keep their results.
     """
     progress, sums, failures = Progress(label, _size(parts)), dict.fromkeys(totals, 0), Failures()

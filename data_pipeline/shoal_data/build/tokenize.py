@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal_core.errors import StoreError, UserError
 from shoal_data.build.claim import FORMAT, belongs, check_out, claim, difference
 from shoal_data.build.duplicates import find_duplicates
 from shoal_data.build.encode import Encoder, load_encoder
@@ -24,7 +25,6 @@ from shoal_data.build.inputs import Part, plan_parts
 from shoal_data.build.lock import held
 from shoal_data.build.session import RaySession
 from shoal_data.build.tasks import run_parts, use_ray
-from shoal_data.errors import InputError, StoreError
 from shoal_data.files import sweep_temporary, write_whole
 from shoal_data.manifest import MANIFEST, Manifest
 from shoal_data.verify import verify
@@ -49,9 +49,9 @@ class TokenizeOptions:
     recipe: Recipe = field(default_factory=Recipe)
 
     def check(self) -> None:
-        """Raises InputError on a setting out of range."""
+        """Raises UserError on a setting out of range."""
         if not 0 <= self.part_bytes <= _MOST_PART_BYTES:
-            raise InputError(
+            raise UserError(
                 f"--part-bytes {self.part_bytes}: a part is held in memory", f"choose 1 to {_MOST_PART_BYTES}, or 0"
             )
         self.recipe.check()
@@ -64,7 +64,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
     run again after it finished, it does nothing.
 
     Raises:
-        InputError: nothing matches, the tokenizer cannot be used, `out` holds another corpus or another job is at work
+        UserError: nothing matches, the tokenizer cannot be used, `out` holds another corpus or another job is at work
             there, a setting is out of range, nothing can be written, no document can be read, or (strict) bad input.
         StoreError: a store did not give what it holds; what is done stays.
     """
@@ -102,19 +102,19 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
 
 def _check_file(tokenizer: str | Path) -> None:
     if "://" in str(tokenizer):
-        raise InputError(
+        raise UserError(
             f"--tokenizer {tokenizer}: only a file is read", "copy the tokenizer.json to this machine first"
         )
     if not Path(tokenizer).is_file():
-        raise InputError(f"--tokenizer {tokenizer}: no such file", "give --tokenizer DIR/tokenizer.json")
+        raise UserError(f"--tokenizer {tokenizer}: no such file", "give --tokenizer DIR/tokenizer.json")
 
 
 def _check_sources(recipe: Recipe, parts: Sequence[Part]) -> None:
-    """Raises InputError where the mixture's sources are not those of the inputs."""
+    """Raises UserError where the mixture's sources are not those of the inputs."""
     sources = {part.source for part in parts}
     unknown = set(recipe.weights or {}) ^ sources
     if recipe.weights and unknown:
-        raise InputError(
+        raise UserError(
             f"--mixture: {', '.join(sorted(unknown))} is weighted but not among the inputs, or the other way round",
             f"weigh each of {', '.join(sorted(sources))}",
         )
@@ -135,7 +135,7 @@ def _finished(corpus: Path, parts: Sequence[Part], job: dict[str, Any]) -> Manif
         return verify(corpus, full=False)
     except StoreError:
         raise
-    except InputError as error:
+    except UserError as error:
         print(f"{error.problem}: it is written anew from what the parts recorded", file=sys.stderr)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # job.json is damaged, as `claim` will say

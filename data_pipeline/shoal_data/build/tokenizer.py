@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
+from shoal_core.errors import UserError
 from shoal_data.build.arrow import text_buffers
 from shoal_data.build.byte_level import byte_of_character, character_of_byte, spell
 from shoal_data.build.causes import common_causes
@@ -28,7 +29,6 @@ from shoal_data.build.session import RaySession
 from shoal_data.build.special import BOS, EOS, SPECIAL_TOKENS
 from shoal_data.build.special_names import check_special
 from shoal_data.build.tasks import use_ray
-from shoal_data.errors import InputError
 from shoal_data.files import sweep_temporary, write_json, write_lines, write_whole
 
 __all__ = ["TrainOptions", "byte_alphabet", "train"]
@@ -72,7 +72,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
         the path of `tokenizer.json`.
 
     Raises:
-        InputError: nothing matches, a setting is out of range, `out` holds other things, another job's work or a job
+        UserError: nothing matches, a setting is out of range, `out` holds other things, another job's work or a job
             that runs, there is nothing to learn from, or nothing can be written.
     """
     _check(options)
@@ -133,15 +133,15 @@ def _train(folder: Path, parts: Sequence[Part], options: TrainOptions, session: 
     forget(job)
 
 
-def _no_words(options: TrainOptions, left_out: Sequence[Mapping[str, Any]], *, rare: bool) -> InputError:
+def _no_words(options: TrainOptions, left_out: Sequence[Mapping[str, Any]], *, rare: bool) -> UserError:
     """Why there is nothing to learn from."""
     if rare:
-        return InputError(
+        return UserError(
             f"--min-word-count {options.min_word_count}: every word is rarer, so there is nothing to learn from",
             "choose a smaller one, or train on more text",
         )
     causes = common_causes(left_out) or "all files are empty"
-    return InputError(
+    return UserError(
         f"no document could be read, so there is nothing to learn from: {causes}", "mend --input or --column"
     )
 
@@ -150,14 +150,14 @@ def _check_merges(merges: Merges, options: TrainOptions, first: int) -> None:
     """Say it if fewer merges were found than were asked for.
 
     Raises:
-        InputError: none was found at all.
+        UserError: none was found at all.
     """
     found = len(merges.tokens)
     if found >= options.vocab_size:
         return
     least = f" {options.min_frequency} times" if options.min_frequency > 1 else ""
     if found == first:
-        raise InputError(
+        raise UserError(
             f"no two neighbours occur{least} in this text, so there is nothing to learn",
             "train on more text, or with a smaller --min-frequency",
         )
@@ -189,16 +189,16 @@ def byte_alphabet(specials: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
 
 def _check(options: TrainOptions) -> None:
     if options.pattern not in PATTERNS:
-        raise InputError(f"--pattern {options.pattern!r} is not known", f"choose one of {', '.join(PATTERNS)}")
+        raise UserError(f"--pattern {options.pattern!r} is not known", f"choose one of {', '.join(PATTERNS)}")
     least = 256 + len(options.special)
     if options.vocab_size < least:
-        raise InputError(f"--vocab-size {options.vocab_size} is too small", f"bytes and special tokens take {least}")
+        raise UserError(f"--vocab-size {options.vocab_size} is too small", f"bytes and special tokens take {least}")
     if options.vocab_size > _MOST_ENTRIES:
-        raise InputError(f"--vocab-size {options.vocab_size} is too large", f"choose {_MOST_ENTRIES} at most")
+        raise UserError(f"--vocab-size {options.vocab_size} is too large", f"choose {_MOST_ENTRIES} at most")
     for name in ("min_frequency", "min_word_count", "part_bytes"):
         if getattr(options, name) < 0:
             option = name.replace("_", "-")
-            raise InputError(f"--{option} {getattr(options, name)} is below 0", "choose 0 or more")
+            raise UserError(f"--{option} {getattr(options, name)} is below 0", "choose 0 or more")
     check_special(options.special, options.pattern, options.vocab_size)
 
 

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
+from shoal_core.errors import UserError
 from shoal_data.build.byte_level import byte_of_character, spell
 from shoal_data.build.special import is_control
-from shoal_data.errors import InputError
 
 __all__ = ["BYTE_TOKENS", "SPACE", "Rules", "flat", "rules_of", "stays_whole", "token_texts"]
 
@@ -67,7 +67,7 @@ def rules_of(config: Mapping[str, Any]) -> Rules:
     """The rules of a parsed `tokenizer.json`.
 
     Raises:
-        InputError: it is of a class that is refused; the message says which, without the file's name.
+        UserError: it is of a class that is refused; the message says which, without the file's name.
         KeyError, TypeError, ValueError, AttributeError: it is no `tokenizer.json`.
     """
     model = config["model"]
@@ -138,7 +138,7 @@ def stays_whole(text: str, cut: PreTokenizer | None, *, inside: bool) -> bool:
 
 
 def _refuse(problem: str, remedy: str = _REMEDY) -> NoReturn:
-    raise InputError(problem, remedy)
+    raise UserError(problem, remedy)
 
 
 def _check_model(model: Mapping[str, Any]) -> None:

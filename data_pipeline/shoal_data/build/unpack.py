@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from shoal_core.errors import UserError
 from shoal_data.build.columns import words
 from shoal_data.build.filesystem import open_file
 from shoal_data.build.formats import is_packed
 from shoal_data.build.inputs import Piece
-from shoal_data.errors import InputError
 
 __all__ = ["Damage", "blocks", "changed"]
 
@@ -54,9 +54,9 @@ class Damage(Exception):
         self.cause, self.unsure, self.complete, self.rest = cause, unsure, complete, rest
 
 
-def changed(path: str) -> InputError:
+def changed(path: str) -> UserError:
     """The error about a file that is not what it was when the work was planned."""
-    return InputError(
+    return UserError(
         f"{path}: the file changed while the job ran",
         "run again when nobody writes to it; with a new --out if the job was begun with the file as it was",
     )
@@ -68,7 +68,7 @@ def blocks(piece: Piece) -> Iterator[bytes]:
     Raises:
         Damage: it is not readable from there on.
         StoreError: its store does not give it.
-        InputError: it is shorter than it was.
+        UserError: it is shorter than it was.
     """
     if is_packed(piece.path):
         kind = _GZIP if piece.path.lower().endswith(".gz") else _ZSTD

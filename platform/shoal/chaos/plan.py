@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["FAULTS", "Fault", "Seen", "choose_victim", "parse_faults", "parse_seconds", "schedule"]
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from shoal.chaos.plan import Fault, Seen, choose_victim
 from shoal.cluster import chaos, local
-from shoal.errors import UserError
 from shoal.record import layout
 from shoal.record.jsonl import read_json
+from shoal_core.errors import UserError
 
 __all__ = ["LocalTarget", "Target", "unleash"]
 

@@ -15,8 +15,8 @@ import typer
 
 from shoal.cluster import chaos, connect, local
 from shoal.cluster.state import token_file
-from shoal.errors import UserError
 from shoal.printable import printable
+from shoal_core.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="A real Ray cluster of several nodes on this machine.")
 

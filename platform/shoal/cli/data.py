@@ -84,7 +84,7 @@ def tokenize(
 
 def _pairs(option: str, values: list[str], kind: Callable[[str], Number], what: str) -> dict[str, Number]:
     """NAME=NUMBER, repeated. Raises UserError: not of that form, or a name twice."""
-    from shoal.errors import UserError
+    from shoal_core.errors import UserError
 
     pairs: dict[str, Number] = {}
     for value in values:
@@ -140,8 +140,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
-    from shoal.errors import UserError
     from shoal.printable import printable
+    from shoal_core.errors import UserError
     from shoal_data.inspection import show
 
     if picture is not None and "://" in picture:

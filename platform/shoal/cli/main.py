@@ -17,10 +17,9 @@ from shoal.cli.schedule import schedule
 from shoal.cli.simulate import simulate
 from shoal.cli.status import runs, status
 from shoal.cli.train import stop, train
-from shoal.errors import UserError
 from shoal.printable import printable
 from shoal.record.masking import mask_text
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_data.files import explain
 
 _INTERRUPTED = 130  # what Typer ends with after Ctrl-C
@@ -56,7 +55,7 @@ def run() -> None:
     _open_streams()
     try:
         app()
-    except (UserError, InputError) as error:
+    except UserError as error:
         _end(error)
     except OSError as error:  # a full or read-only disk, no permission, no descriptors, a file that is gone
         _end(explain(error))

@@ -50,7 +50,7 @@ def import_(
 ) -> None:
     """Make a checkpoint that a run starts from: of a Hugging Face checkpoint, or of a run's, to extend its context."""
     from shoal.config import read_yaml
-    from shoal.errors import UserError
+    from shoal_core.errors import UserError
     from shoal_workloads.hf.load import import_checkpoint
 
     settings = read_yaml(job)
@@ -104,8 +104,8 @@ def generate(
     """Continue a text, to see what a model has learnt."""
     from tokenizers import Tokenizer
 
-    from shoal.errors import UserError
     from shoal.printable import printable
+    from shoal_core.errors import UserError
     from shoal_data.reader import Corpus
     from shoal_workloads.checkpoint import Checkpoint
     from shoal_workloads.evaluate import build_model
@@ -140,8 +140,8 @@ def params(
 
     from pydantic import ValidationError
 
-    from shoal.errors import UserError
     from shoal.yamlfile import load_yaml
+    from shoal_core.errors import UserError
     from shoal_workloads.model.config import ModelConfig
     from shoal_workloads.params import count_parameters
 

@@ -46,7 +46,7 @@ def plan(
     from shoal.config import load_job, parse
     from shoal.plan import Wanted, cell_mesh
     from shoal.plan import plan as assign
-    from shoal.workload import load_workload, own_settings
+    from shoal_core.workload import load_workload, own_settings
 
     job = load_job(job_file, overrides or [])
     kind = load_workload(str(job.workload.get("path")))
@@ -84,9 +84,9 @@ def thought_of(cluster: str, per_rack: int, zones: int) -> list[Node]:
     Raises:
         UserError: written otherwise, or fewer racks than zones.
     """
-    from shoal.errors import UserError
     from shoal.plan import Node, Site
     from shoal.simulate.settings import parse_cluster
+    from shoal_core.errors import UserError
 
     count, slots = parse_cluster(cluster)
     racks = -(-count // per_rack)
@@ -146,8 +146,8 @@ def loss(found: Assignment, nodes: list[Node], wanted: Wanted, name: str | None)
     Raises:
         UserError: no node of that name.
     """
-    from shoal.errors import UserError
     from shoal.plan import plan as assign
+    from shoal_core.errors import UserError
 
     used = sorted({place.node for place in found.places.values()})
     lost = name or used[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
 
 if TYPE_CHECKING:
     from shoal.report.pipeline import Lanes
@@ -124,14 +125,15 @@ def _write(timeline: Timeline, measured: Lanes | None, path: Path) -> None:
 
     planned = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in timeline.spans]
     figure = pipeline_figure(planned, measured, "" if measured is None else "s")
-    half = path.with_name(path.name + ".tmp")
+    image: str | bytes
+    if path.suffix == ".svg":
+        image = svg(figure, "A pipeline step")
+    else:
+        figure.set_dpi(150)
+        drawn = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(drawn)
+        image = drawn.getvalue()
     try:
-        if path.suffix == ".svg":
-            half.write_text(svg(figure, "A pipeline step"))
-        else:
-            figure.set_dpi(150)
-            with half.open("wb") as out:
-                FigureCanvasAgg(figure).print_png(out)
+        replace_file(path, image)
     except OSError as error:
         raise UserError(f"--draw: cannot write {path}: {error.strerror}", "another place") from error
-    os.replace(half, path)

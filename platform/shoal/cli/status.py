@@ -72,9 +72,9 @@ def runs(storage: Storage = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from shoal.errors import UserError
     from shoal.record import read
     from shoal.record.status import snapshot
+    from shoal_core.errors import UserError
 
     found = read.runs(storage)
     if not found:

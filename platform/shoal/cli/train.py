@@ -105,7 +105,7 @@ def on_record(job: Job) -> bool:
     Raises:
         UserError: the job does not name its run.
     """
-    from shoal.errors import UserError
+    from shoal_core.errors import UserError
 
     if job.run_id is None:
         raise UserError("--resume-or-start needs the run's name, to find it again", "name it: run_id=NAME")

@@ -16,7 +16,7 @@ from dataclasses import replace
 from shoal.cluster import api, namespaces, processes, redis
 from shoal.cluster.launch import NODE_LABEL, go, launch, log_file
 from shoal.cluster.state import HEAD, STEADY, ClusterState, NodeState, save, token_file
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = [
     "MAX_NODES",

@@ -7,7 +7,7 @@ import time
 
 from shoal.cluster import namespaces, processes
 from shoal.cluster.state import ClusterState, NodeState, load
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["freeze_node", "heal_link", "partition", "thaw_node"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray._private.state import state
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["drain_node", "draining_nodes"]
 

@@ -12,7 +12,7 @@ from ray._private import services
 
 from shoal.cluster.launch import TEMP_DIR
 from shoal.cluster.token import token, wants_token
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["connect"]
 

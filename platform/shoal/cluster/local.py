@@ -17,7 +17,7 @@ from shoal.cluster import api, assemble, processes
 from shoal.cluster.assemble import MAX_NODES, Labels, Say
 from shoal.cluster.launch import NODE_LABEL
 from shoal.cluster.state import HEAD, ClusterState, NodeState, load, locked, save, state_dir
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = [
     "DEFAULT_NAME",

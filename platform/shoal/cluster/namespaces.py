@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["INTERFACE", "add_node", "claim_bridge", "delete_bridge", "delete_node", "exists", "refusal", "set_link"]
 

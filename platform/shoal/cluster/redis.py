@@ -11,12 +11,12 @@ import secrets
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 from shoal.cluster import processes
 from shoal.cluster.launch import command_in
 from shoal.cluster.state import ClusterState, redis_dir, redis_password
-from shoal.errors import UserError
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
 
 __all__ = ["check", "remove", "start"]
 
@@ -52,9 +52,9 @@ def start(state: ClusterState) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     config = folder / "redis.conf"
     if not config.exists():
-        write_private(folder / "password", secrets.token_hex(32))
+        replace_file(folder / "password", secrets.token_hex(32), mode=0o600)
         settings = {"port": state.redis_port, "folder": folder, "password": redis_password(state.name)}
-        write_private(config, CONFIG.format(**settings))
+        replace_file(config, CONFIG.format(**settings), mode=0o600)
     server = command_in(state.head, ["redis-server", str(config)])
     done = subprocess.run(server, capture_output=True, text=True, check=False, start_new_session=True)
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -77,12 +77,3 @@ def answers(state: ClusterState) -> bool:
     ask = command_in(state.head, ["redis-cli", "-p", str(state.redis_port), "ping"])
     environ = {**os.environ, "REDISCLI_AUTH": redis_password(state.name)}
     return subprocess.run(ask, env=environ, capture_output=True, check=False).stdout.strip() == b"PONG"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write `path` so that only its owner ever can read it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    os.replace(temporary, path)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
 
 __all__ = [
     "HEAD",
@@ -143,9 +144,7 @@ def known_clusters() -> list[str]:
 def save(state: ClusterState) -> None:
     """Write `cluster.json` whole or not at all."""
     target = state_dir(state.name) / "cluster.json"
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(state), indent=1) + "\n")
-    os.replace(temporary, target)
+    replace_file(target, json.dumps(asdict(state), indent=1) + "\n")
 
 
 def load(name: str) -> ClusterState:

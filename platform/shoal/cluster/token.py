@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shoal.cluster import processes
 from shoal.cluster.state import ClusterState, known_clusters, load, token_file
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["check_environment", "token", "wants_token"]
 

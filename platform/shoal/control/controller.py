@@ -36,7 +36,7 @@ from shoal.plan import Seat, cell_mesh
 from shoal.record.lease import Lease
 from shoal.timeouts import Timeouts
 from shoal.worker.main import Meeting, Setup
-from shoal.workload import make_workload
+from shoal_core.workload import make_workload
 
 __all__ = ["Controller", "controller_name"]
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shoal import marker
 from shoal.control.fleet import node_of
 from shoal.control.lifelines import Line
 from shoal.control.messages import (
@@ -31,7 +30,8 @@ from shoal.control.rendezvous import WORDS
 from shoal.control.state import Ack
 from shoal.control.verdict import diverged, finite, suspects
 from shoal.plan import Seat
-from shoal.workload import ORIGIN
+from shoal_core import marker
+from shoal_core.workload import ORIGIN
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller

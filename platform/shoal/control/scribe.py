@@ -12,13 +12,13 @@ from shoal.config import Job
 from shoal.control.lifelines import Line
 from shoal.control.messages import Generation
 from shoal.control.state import State
-from shoal.errors import UserError
 from shoal.metrics import RunMetrics
 from shoal.record import layout
 from shoal.record.pen import Pen, Stall
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
-from shoal.workload import ORIGIN, Workload
+from shoal_core.errors import UserError
+from shoal_core.workload import ORIGIN, Workload
 
 __all__ = ["Scribe"]
 

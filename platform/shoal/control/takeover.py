@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal import marker
 from shoal.control.fleet import node_of
 from shoal.control.messages import Action, Lost
 from shoal.control.orders import carry_out
@@ -14,6 +13,7 @@ from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecord
 from shoal.control.recall import appoint
 from shoal.control.verdict import not_finite
 from shoal.record import read
+from shoal_core import marker
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller

@@ -19,10 +19,10 @@ import yaml
 from shoal.cluster import local
 from shoal.cluster.connect import environment
 from shoal.config import Job, merge_overrides, parse
-from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.rundir import check_run_id
+from shoal_core.errors import UserError
 
 __all__ = ["CLUSTER", "Killed", "Outcome", "demo"]
 

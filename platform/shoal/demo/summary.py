@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.demo.run import CLUSTER, Killed, Outcome
-from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
+from shoal_core.errors import UserError
 
 __all__ = ["chart", "show", "since_kill"]
 

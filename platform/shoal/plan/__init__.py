@@ -3,8 +3,8 @@
 from shoal.plan.assign import Assignment, Place, Wanted, first_plan, plan
 from shoal.plan.cluster import LEVELS, NOWHERE, Level, Node, Site, Slots
 from shoal.plan.heal import Healer
-from shoal.plan.mesh import Mesh, Seat, cell_mesh
 from shoal.plan.spares import spare_slots
+from shoal_core.mesh import Mesh, Seat, cell_mesh
 
 __all__ = [
     "LEVELS",

@@ -12,8 +12,8 @@ from shoal.plan.cluster import Level, Node, Slots
 from shoal.plan.domains import domains, limits
 from shoal.plan.heal import Healer
 from shoal.plan.layout import lay
-from shoal.plan.mesh import Mesh, Seat
 from shoal.plan.spares import spare_slots
+from shoal_core.mesh import Mesh, Seat
 
 __all__ = ["Assignment", "Place", "Wanted", "first_plan", "plan"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from shoal.plan.cluster import Node
-from shoal.plan.mesh import Mesh
+from shoal_core.mesh import Mesh
 
 __all__ = ["Limits", "Rack", "Zone", "domains", "limits", "room"]
 

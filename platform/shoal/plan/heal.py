@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from shoal.plan.cluster import LEVELS, Level, Site
-from shoal.plan.mesh import Mesh, Seat
+from shoal_core.mesh import Mesh, Seat
 
 __all__ = ["Healer"]
 

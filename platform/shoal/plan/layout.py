@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from shoal.plan.domains import Limits, Rack, Zone, usable
-from shoal.plan.mesh import Mesh, Seat
+from shoal_core.mesh import Mesh, Seat
 
 __all__ = ["lay"]
 

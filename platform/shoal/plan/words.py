@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from shoal.errors import UserError
 from shoal.plan.cluster import LEVELS, Level, Site
-from shoal.plan.mesh import Mesh, Seat
+from shoal_core.errors import UserError
+from shoal_core.mesh import Mesh, Seat
 
 __all__ = ["apart", "crowding", "split_groups", "too_few", "too_small"]
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
 
-__all__ = ["Appender", "Tail", "dumps", "line_of", "read_json", "read_lines", "repair", "write_atomic"]
+__all__ = ["Appender", "Tail", "dumps", "line_of", "read_json", "read_lines", "repair"]
 
 _BLOCK = 1 << 16
 SEAM = " \n"
@@ -53,23 +54,6 @@ def line_of(record: Mapping[str, Any]) -> bytes:
         TypeError: it holds what JSON cannot.
     """
     return dumps(dict(record)).encode() + b"\n"
-
-
-def write_atomic(path: Path, text: str, durable: bool = True, mode: int = 0o644) -> None:
-    """Replace the file in one move: a reader sees the old text or the new, never a part.
-
-    `durable` waits until the disk has it; leave it off for snapshots that are stale in a second anyway. `mode`: who
-    may read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -176,7 +160,7 @@ class Appender:
                 dropped += 1
         if dropped:
             kept[-1:] = [line.removesuffix("\n") + SEAM for line in kept[-1:]]
-            write_atomic(self.path, "".join(kept))
+            replace_file(self.path, "".join(kept))
         self._reopen()  # by every call: one before may have failed between replacing the file and opening it
         return dropped
 

@@ -16,8 +16,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shoal.errors import UserError
 from shoal.record import layout
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
 
 __all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "Lost", "check", "claim", "may_take", "read"]
 
@@ -122,23 +123,13 @@ def put(folder: Path, owner: str, before: Holder | None) -> Holder:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
     else:
-        replace(path, text, owner)
+        replace_file(path, text, durable=False)
     now, _ = read(folder)
     if now != mine:
         raise Held(
             f"run {folder.name} was taken by another {now.words() if now else 'session'} just now", "wait for it"
         )
     return mine
-
-
-def replace(path: Path, text: str, owner: str) -> None:
-    """As `write_atomic`, for writers on several machines, whose process ids may be the same."""
-    temporary = path.with_name(f".{path.name}.{owner}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check(folder: Path, owner: str) -> None:

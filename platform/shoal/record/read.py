@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import UserError
 from shoal.record import index, layout
 from shoal.record.jsonl import DAMAGED, Tail, read_json, read_lines
 from shoal.yamlfile import load_yaml, read_text
+from shoal_core.errors import UserError
 
 __all__ = [
     "HOME",

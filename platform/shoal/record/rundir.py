@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from shoal.errors import UserError
 from shoal.record import layout
-from shoal.record.jsonl import Appender, dumps, line_of, read_json, read_lines, write_atomic
+from shoal.record.jsonl import Appender, dumps, line_of, read_json, read_lines
 from shoal.record.masking import flat_masked, masked
 from shoal.record.read import config as read_config
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
 
 __all__ = ["RunDir", "check_run_id", "journal_entry", "planned", "step_entry"]
 
@@ -123,7 +124,7 @@ class RunDir:
             if changes:
                 run.append_event("config_changed", changes=changes)
         text = yaml.safe_dump(masked(dict(config)), sort_keys=False, allow_unicode=True)
-        write_atomic(config_file, text, mode=0o600)
+        replace_file(config_file, text, mode=0o600)
         return run
 
     @property
@@ -183,17 +184,17 @@ class RunDir:
     def replace_plan(self, generations: list[dict[str, Any]]) -> None:
         """Write `plan.json` anew."""
         self._guard()
-        write_atomic(self.path / layout.PLAN, dumps({"generations": generations}, indent=1) + "\n", durable=False)
+        replace_file(self.path / layout.PLAN, dumps({"generations": generations}, indent=1) + "\n", durable=False)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace the live snapshot; `written` is now unless given."""
         self._guard()
-        write_atomic(self.path / layout.STATUS, dumps({"written": time.time(), **status}) + "\n", durable=False)
+        replace_file(self.path / layout.STATUS, dumps({"written": time.time(), **status}) + "\n", durable=False)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Write `run.json`, the figures at the end (`shoal.record.summary.summarize`)."""
         self._guard()
-        write_atomic(self.path / layout.RUN, dumps(dict(run), indent=1) + "\n")
+        replace_file(self.path / layout.RUN, dumps(dict(run), indent=1) + "\n")
 
     def close(self) -> None:
         """Release the files."""

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.summary import summarize
+from shoal_core.errors import UserError
 
 __all__ = ["OVER", "SILENT", "snapshot"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["build"]
 
@@ -16,16 +16,16 @@ def build(path: Path | str) -> Path:
         UserError: the record is damaged, or the report cannot be written.
     """
     from shoal.record import layout, read
-    from shoal.record.jsonl import write_atomic
     from shoal.report.history import History
     from shoal.report.page import page
+    from shoal_core.files import replace_file
 
     path = Path(path)
     target = path / layout.REPORT
     with read.readable(path):
         text = page(History.read(path))
     try:
-        write_atomic(target, text)
+        replace_file(target, text)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})", "make room, or mend its rights") from error
     return target

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from shoal.errors import UserError
 from shoal.report import build
+from shoal_core.errors import UserError
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

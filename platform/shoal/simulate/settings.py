@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["Settings", "Times", "parse_cluster"]
 

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shoal.errors import UserError
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import MASK, mask_text
+from shoal_core.errors import UserError
 
 __all__ = ["behind", "check_uri", "chosen_uri", "credentials", "default_uri", "finish", "recorded_uri", "start"]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from shoal.errors import UserError
 from shoal.printable import printable
 from shoal.record import read
 from shoal.record.masking import mask_text
 from shoal.tracking import END, LOCK, recorded_uri
+from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
     from shoal.tracking.mirror import Mirror

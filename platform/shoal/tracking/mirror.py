@@ -12,10 +12,11 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from shoal.record import layout, read
-from shoal.record.jsonl import dumps, read_json, write_atomic
+from shoal.record.jsonl import dumps, read_json
 from shoal.record.masking import flat_masked, mask_text
 from shoal.record.sentences import sentence
 from shoal.tracking.store import RunStore, fit_name
+from shoal_core.files import replace_file
 
 __all__ = ["Mirror"]
 
@@ -110,7 +111,7 @@ class Mirror:
             "uri": mask_text(self._uri),
             "complete": complete,
         }
-        write_atomic(self.path / layout.MLFLOW, dumps(about, indent=1) + "\n")
+        replace_file(self.path / layout.MLFLOW, dumps(about, indent=1) + "\n")
 
     def _batch(self) -> tuple[int, list[Metric], int, int]:
         """The next lines: how many, their metrics not yet logged, and where the record stands after them."""

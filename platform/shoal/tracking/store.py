@@ -12,8 +12,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from shoal.errors import UserError
 from shoal.printable import printable
+from shoal_core.errors import UserError
 
 __all__ = ["RunStore", "fit_name"]
 

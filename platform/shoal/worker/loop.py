@@ -32,7 +32,7 @@ from shoal.worker.main import Meeting, greeting
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
-from shoal.workload import ORIGIN, Workload
+from shoal_core.workload import ORIGIN, Workload
 
 __all__ = ["Loop"]
 

@@ -80,7 +80,7 @@ class Worker:
 
             from shoal.config import Job
             from shoal.worker.loop import Loop
-            from shoal.workload import make_workload
+            from shoal_core.workload import make_workload
 
             job = Job.model_validate(setup.job)
             torch.set_num_threads(job.threads)

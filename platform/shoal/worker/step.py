@@ -28,7 +28,7 @@ from shoal.worker.exact import Fixed
 from shoal.worker.groups import Groups
 from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
-from shoal.workload import Replica, Workload
+from shoal_core.workload import Replica, Workload
 
 __all__ = ["CellBroken", "Member", "Step", "world_broke"]
 

@@ -16,7 +16,7 @@ import synthetic
 import torch
 from layouts_world import Run, whole
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.pipeline.grid import Grid
@@ -304,7 +304,7 @@ def test_layouts_that_do_not_fit_are_refused(
     """Before anything is placed, with the numbers and the nearest settings that fit."""
     base = config(parallel)
     changed = base.model_copy(update={"batch": base.batch.model_copy(update=sections.get("batch", {}))})
-    with pytest.raises(InputError) as error:
+    with pytest.raises(UserError) as error:
         Pretrain(changed).preflight(workers)
     assert said in str(error.value)
     assert remedy in error.value.remedy

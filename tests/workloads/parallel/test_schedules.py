@@ -12,7 +12,7 @@ import pytest
 from torch.distributed.pipelining._schedule_visualizer import add_schedule_op_spacing, get_schedule_ops
 from torch.distributed.pipelining.schedules import _Action, _get_1f1b_rank_ops
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.schedule import (
     LAYOUTS,
@@ -56,7 +56,7 @@ def allowed(name: str, pp: int, most: int) -> list[int]:
     for n in range(1, most + 1):
         try:
             build(name, pp, n)
-        except InputError:
+        except UserError:
             continue
         found.append(n)
     return found
@@ -165,7 +165,7 @@ def test_the_check_finds_what_is_wrong() -> None:
 def test_settings_that_do_not_fit_are_refused_with_the_nearest_that_do(
     settings: tuple[str, int, int], problem: str, remedy: str
 ) -> None:
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(UserError) as refused:
         build(*settings)
     assert problem in refused.value.problem
     assert remedy in refused.value.remedy
@@ -272,7 +272,7 @@ def test_v3_over_16_stages() -> None:
     work = stage_flops(config, stages)
     assert sum(work) == pytest.approx(layers + (layer_flops(config, 60) + 4 * 7168**2 + 2 * counted.embedding))
     assert max(work) / (sum(work) / 16) < 1.22
-    with pytest.raises(InputError, match="61 layers do not fill 64"):
+    with pytest.raises(UserError, match="61 layers do not fill 64"):
         stage_layers(config, 64)
 
 

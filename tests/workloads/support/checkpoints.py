@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed.checkpoint as dcp
 
-from shoal.marker import commit
+from shoal_core.marker import commit
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 

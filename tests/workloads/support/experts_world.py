@@ -10,7 +10,7 @@ import synthetic
 import torch
 import torch.distributed as dist
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model import moe as moe_module
 from shoal_workloads.model.config import ModelConfig
@@ -200,6 +200,6 @@ def refused(per_node: int) -> str:
     """What a group that does not divide into nodes of `per_node` is told."""
     try:
         exchange_of(Case(ep=dist.get_world_size(), per_node=per_node))
-    except InputError as error:
+    except UserError as error:
         return str(error)
     return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.model.config import ModelConfig, YarnConfig
 
 __all__ = ["from_hf_config", "to_hf_config"]
@@ -82,19 +82,19 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
     """The shape that `config.json` describes; `where`: its path, for messages.
 
     Raises:
-        InputError: another architecture, or a setting that the model does not have.
+        UserError: another architecture, or a setting that the model does not have.
     """
     remedy = "give a checkpoint of the DeepSeek-V3 architecture (DeepseekV3ForCausalLM)"
     if ARCHITECTURE not in (found.get("architectures") or []):
-        raise InputError(f"{where}: architectures is {found.get('architectures')}, expected [{ARCHITECTURE!r}]", remedy)
+        raise UserError(f"{where}: architectures is {found.get('architectures')}, expected [{ARCHITECTURE!r}]", remedy)
     for name, value in FIXED.items():
         if found.get(name, value) != value:
-            raise InputError(f"{where}: {name} is {found[name]!r}, expected {value!r}", remedy)
+            raise UserError(f"{where}: {name} is {found[name]!r}, expected {value!r}", remedy)
     missing = [name for name in FIELDS if name not in found and name not in ("q_lora_rank", "initializer_range")]
     if missing:
-        raise InputError(f"{where}: no field {missing[0]!r}", remedy)
+        raise UserError(f"{where}: no field {missing[0]!r}", remedy)
     if found.get("quantization_config"):
-        raise InputError(f"{where}: quantized weights (quantization_config) are not read", "convert it to bf16 first")
+        raise UserError(f"{where}: quantized weights (quantization_config) are not read", "convert it to bf16 first")
     fields = {ours: found[theirs] for theirs, ours in FIELDS.items() if theirs in found}
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
     fields["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", 1e4))
@@ -107,7 +107,7 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
             original_length=rope["original_max_position_embeddings"],
         )
         if not rope.get("mscale_all_dim") == rope.get("mscale") == 1.0:
-            raise InputError(f"{where}: rope mscale other than 1.0 for both is not read", remedy)
+            raise UserError(f"{where}: rope mscale other than 1.0 for both is not read", remedy)
     elif kind != "default":
-        raise InputError(f"{where}: rope_type is {kind!r}, expected 'default' or 'yarn'", remedy)
+        raise UserError(f"{where}: rope_type is {kind!r}, expected 'default' or 'yarn'", remedy)
     return ModelConfig.model_validate({**fields, "mtp_depth": found.get("num_nextn_predict_layers", 0)})

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.hf.config import to_hf_config
 from shoal_workloads.hf.names import parts_of
@@ -36,15 +36,15 @@ def export(
         `tensors`, `parameters`, `bytes`, `files`.
 
     Raises:
-        InputError: no whole checkpoint, no averages in it, `out` exists, or the tokenizer is gone or too large.
+        UserError: no whole checkpoint, no averages in it, `out` exists, or the tokenizer is gone or too large.
     """
     target = Path(out)
     if target.exists():
-        raise InputError(f"{target}: exists", "name a new folder")
+        raise UserError(f"{target}: exists", "name a new folder")
     source = Checkpoint(checkpoint)
     model = source.config.model
     if mtp and not model.mtp_depth:
-        raise InputError(f"{source.path}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
+        raise UserError(f"{source.path}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     try:
@@ -61,7 +61,7 @@ def export(
         figures = _write_weights(source, half, ema=ema, mtp=mtp, dtype=DTYPES[dtype])
         os.replace(half, target)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error})", "make room, or name another place") from error
+        raise UserError(f"{target}: cannot be written ({error})", "make room, or name another place") from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return figures
@@ -76,7 +76,7 @@ def _write_weights(source: Checkpoint, folder: Path, *, ema: bool, mtp: bool, dt
     for part in parts_of(source.config.model, mtp=mtp):
         tensor = cut(part, weights[part.ours])
         if not bool(tensor.isfinite().all()):
-            raise InputError(
+            raise UserError(
                 f"{source.path}: {part.ours} holds values that are not finite", "export an older checkpoint"
             )
         tensor = tensor.clone() if part.ours.startswith("router_bias.") else tensor.to(dtype, copy=True)
@@ -108,7 +108,7 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> int | None:
     largest = max([*found["model"]["vocab"].values(), *names])
     rows = source.config.model.vocab_size
     if largest >= rows:
-        raise InputError(f"{path}: token id {largest}, the embedding has {rows} rows", "give the run's own corpus")
+        raise UserError(f"{path}: token id {largest}, the embedding has {rows} rows", "give the run's own corpus")
     shutil.copyfile(path, folder / "tokenizer.json")
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from shoal.workload import own_settings
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
+from shoal_core.workload import own_settings
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.hf.config import from_hf_config
 from shoal_workloads.hf.weights import check, fill
@@ -26,20 +26,20 @@ def read_config(folder: Path) -> ModelConfig:
     """The shape of the model in `folder`.
 
     Raises:
-        InputError: no readable `config.json`, or another architecture.
+        UserError: no readable `config.json`, or another architecture.
     """
     path = folder / "config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
+        raise UserError(
             f"{path}: cannot be read ({error})", "name a folder with config.json and safetensors"
         ) from error
     try:
         return from_hf_config(found, str(path))
     except (ValidationError, TypeError, KeyError, AttributeError) as error:
         problem = str(error) if isinstance(error, ValidationError) else f"is read as no configuration of it ({error!r})"
-        raise InputError(f"{path}: {problem}", "give a checkpoint of the DeepSeek-V3 architecture") from error
+        raise UserError(f"{path}: {problem}", "give a checkpoint of the DeepSeek-V3 architecture") from error
 
 
 def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
             none, are new ones.
 
     Raises:
-        InputError: another architecture, tensors missing or too many or of another shape or type, or a bad section.
+        UserError: another architecture, tensors missing or too many or of another shape or type, or a bad section.
     """
     folder, target = Path(source), Path(out)
     check_target(target)
@@ -65,7 +65,7 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     try:
         config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
-        raise InputError(f"workload: {error}", "mend the job's workload section") from error
+        raise UserError(f"workload: {error}", "mend the job's workload section") from error
     opened = _open(folder)
     held = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in _headers(opened)}
     check(model, held, mtp=has_mtp, where=str(folder))
@@ -82,13 +82,13 @@ def _open(folder: Path) -> dict[str, Any]:
     """The open file of each tensor, by its name.
 
     Raises:
-        InputError: there is no file, one is none of safetensors, or two hold a tensor of one name.
+        UserError: there is no file, one is none of safetensors, or two hold a tensor of one name.
     """
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise InputError(f"{folder}: holds no *.safetensors", "name a folder with config.json and safetensors")
+        raise UserError(f"{folder}: holds no *.safetensors", "name a folder with config.json and safetensors")
     opened: dict[str, Any] = {}
     for path in files:
         try:
@@ -96,10 +96,10 @@ def _open(folder: Path) -> dict[str, Any]:
                 raise OSError("not a regular file")
             file = safe_open(path, framework="pt")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: cannot be read as safetensors ({error})", "copy the checkpoint again") from error
+            raise UserError(f"{path}: cannot be read as safetensors ({error})", "copy the checkpoint again") from error
         for name in file.keys():  # noqa: SIM118
             if name in opened:
-                raise InputError(f"{path}: holds {name}, as another file does", "leave one of the two out")
+                raise UserError(f"{path}: holds {name}, as another file does", "leave one of the two out")
             opened[name] = file
     return opened
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.hf.names import Part, parts_of
 from shoal_workloads.model.config import ModelConfig
 
@@ -35,7 +35,7 @@ def check(c: ModelConfig, held: Mapping[str, tuple[tuple[int, ...], str]], *, mt
     held: shape and safetensors' name of the type of each tensor, by their names.
 
     Raises:
-        InputError: tensors are missing or unknown, or one has another shape or is of a type that is no weight's.
+        UserError: tensors are missing or unknown, or one has another shape or is of a type that is no weight's.
     """
     missing: list[Part] = []
     left = dict(held)
@@ -46,20 +46,20 @@ def check(c: ModelConfig, held: Mapping[str, tuple[tuple[int, ...], str]], *, mt
             if len(missing) > MANY:
                 break
         elif not part.copy and found[0] != part.shape:
-            raise InputError(f"{where}: {part.theirs} has shape {list(found[0])}, expected {list(part.shape)}")
+            raise UserError(f"{where}: {part.theirs} has shape {list(found[0])}, expected {list(part.shape)}")
         elif found[1] not in FLOATS:
-            raise InputError(
+            raise UserError(
                 f"{where}: {part.theirs} is of type {found[1]}, no weight's",
                 f"convert it to one of {', '.join(FLOATS)}",
             )
     if missing:
         first = f"{where}: tensor {missing[0].theirs} is missing, expected shape {list(missing[0].shape)}"
-        raise InputError(first + _more(len(missing)), "give the checkpoint's own config.json and all of its files")
+        raise UserError(first + _more(len(missing)), "give the checkpoint's own config.json and all of its files")
     for part in parts_of(c, mtp=True):  # MTP modules that are not asked for may stand there
         left.pop(part.theirs, None)
     if left:
         first = f"{where}: extra tensor {min(left)}"
-        raise InputError(first + _more(len(left)), "its config.json describes another model; give its own")
+        raise UserError(first + _more(len(left)), "its config.json describes another model; give its own")
 
 
 def _more(count: int) -> str:
@@ -72,14 +72,14 @@ def fill(
     """Copy a checkpoint, which was checked, into our tensors. read: a tensor by its name there.
 
     Raises:
-        InputError: a weight is not finite.
+        UserError: a weight is not finite.
     """
     for part in parts_of(c, mtp=mtp):
         if part.copy:
             continue
         found = read(part.theirs)
         if not bool(found.isfinite().all()):
-            raise InputError(
+            raise UserError(
                 f"{where}: {part.theirs} holds values that are not finite", "give a checkpoint that is whole"
             )
         target = ours[part.ours]

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.model.presets import PRESETS
 
 __all__ = ["ModelConfig", "YarnConfig"]
@@ -96,8 +96,8 @@ class ModelConfig(BaseModel):
         """The preset `name` with some fields replaced.
 
         Raises:
-            InputError: no such preset.
+            UserError: no such preset.
         """
         if name not in PRESETS:
-            raise InputError(f"model.preset: no preset {name!r}", f"one of {', '.join(sorted(PRESETS))}")
+            raise UserError(f"model.preset: no preset {name!r}", f"one of {', '.join(sorted(PRESETS))}")
         return cls.model_validate({"preset": name, **overrides})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.schedule import needed_micro_batches, stages_of_model
 from shoal_workloads.parallel.schedule.balance import stage_layers
@@ -14,31 +14,31 @@ def check_layout(config: PretrainConfig, workers: int) -> None:
     """Whether `workers` workers can share the model as `config.parallel` says.
 
     Raises:
-        InputError: they cannot; the field, the numbers and the nearest settings that would fit.
+        UserError: they cannot; the field, the numbers and the nearest settings that would fit.
     """
     parallel, model = config.parallel, config.model
     pp, ep = parallel.pp, parallel.ep
     if workers % pp:
-        raise InputError(
+        raise UserError(
             f"workload.parallel.pp: {pp} pipeline ranks do not divide the {workers} workers of a cell",
             f"pp {_nearest(pp, workers)}, or cells of {_multiples(pp, workers)} workers",
         )
     chains = workers // pp
     if chains % ep:
         each = f"the {workers} workers of a cell" if pp == 1 else f"the {chains} workers a stage"
-        raise InputError(f"workload.parallel.ep: {ep} does not divide {each}", f"ep {_nearest(ep, chains)}")
+        raise UserError(f"workload.parallel.ep: {ep} does not divide {each}", f"ep {_nearest(ep, chains)}")
     if model.n_experts % ep:
-        raise InputError(
+        raise UserError(
             f"workload.parallel.ep: {ep} does not divide {model.n_experts} experts",
             f"ep {_nearest(ep, model.n_experts)}, or model.n_experts {_multiples(ep, model.n_experts)}",
         )
     if parallel.ep_node is not None and ep % parallel.ep_node:
-        raise InputError(
+        raise UserError(
             f"workload.parallel.ep_node: {parallel.ep_node} workers a node do not divide the {ep} that share experts",
             f"ep_node {_nearest(parallel.ep_node, ep)}",
         )
     if parallel.rebalance and ep == 1:
-        raise InputError(
+        raise UserError(
             "workload.parallel.rebalance: with ep 1 every worker holds all experts, there is nothing to balance",
             "rebalance 0, or ep of 2 or more",
         )
@@ -52,7 +52,7 @@ def _check_fsdp(config: PretrainConfig, rest: int) -> None:
     """Whether experts can be cut along their width between `rest` workers."""
     for field, width in (("d_expert", 2 * config.model.d_expert), ("d_model", config.model.d_model)):
         if width % rest:
-            raise InputError(
+            raise UserError(
                 f"workload.model.{field}: experts of width {width} do not divide by the {rest} workers a group",
                 "raise parallel.ep or change the width",
             )
@@ -65,8 +65,8 @@ def _check_pipeline(config: PretrainConfig, workers: int) -> None:
     stages = stages_of_model(name, pp, parallel.virtual)
     try:
         stage_layers(config.model, stages, config.data.seq_len)
-    except InputError as error:
-        raise InputError(
+    except UserError as error:
+        raise UserError(
             f"workload.parallel.pp: {name} on {pp} ranks cuts the model into {stages} stages: {error.problem}",
             f"{error.remedy}: a smaller pp, a schedule with fewer stages a rank, or model.n_layers {stages} or more",
         ) from error
@@ -74,7 +74,7 @@ def _check_pipeline(config: PretrainConfig, workers: int) -> None:
     first, end = batch.samples(0, config.data.seq_len)
     found, least = (end - first) // one * pp, needed_micro_batches(name, pp, 1)
     if found < least:
-        raise InputError(
+        raise UserError(
             f"workload.batch: a step of {end - first} samples gives each chain of {pp} ranks {found} micro-batches of "
             f"{batch.micro_batch}, {name} wants at least {least}",
             f"a batch of at least {-(-least // pp) * one} samples, a smaller micro_batch, or parallel.schedule 1f1b",

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch.distributed as dist
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.parallel.dispatch import Exchange, Flat
 from shoal_workloads.parallel.hierarchical import Hierarchical
 
@@ -27,12 +27,12 @@ def make_exchange(
     another group of the same workers, where backward is to run beside a forward.
 
     Raises:
-        InputError: the group does not divide into nodes.
+        UserError: the group does not divide into nodes.
     """
     per_node = group.size() if per_node is None else per_node
     if per_node < 1 or group.size() % per_node:
         fitting = ", ".join(str(n) for n in range(1, group.size() + 1) if group.size() % n == 0)
-        raise InputError(
+        raise UserError(
             f"parallel.ep_node: {per_node} workers a node do not divide the {group.size()} that share the experts",
             f"one of {fitting}",
         )

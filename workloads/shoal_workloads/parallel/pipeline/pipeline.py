@@ -48,7 +48,7 @@ def schedule_of(parallel: ParallelConfig, micro_batches: int) -> Schedule:
     """The configured schedule for at least `micro_batches`: as many as it takes.
 
     Raises:
-        InputError: the settings do not fit the schedule.
+        UserError: the settings do not fit the schedule.
     """
     count = needed_micro_batches(parallel.schedule, parallel.pp, micro_batches)
     return build(parallel.schedule, parallel.pp, count, parallel.virtual)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.params import count_parameters
 
@@ -42,11 +42,11 @@ def split(costs: Sequence[float], stages: int, last: float = 0.0) -> tuple[int, 
         last: what the last stage does besides; where it does something, it may hold no layer.
 
     Raises:
-        InputError: fewer layers than stages that want one.
+        UserError: fewer layers than stages that want one.
     """
     wanted = stages - (last > 0)
     if stages < 1 or len(costs) < wanted:
-        raise InputError(
+        raise UserError(
             f"pp: {len(costs)} layers do not fill {stages} pipeline stages",
             f"from 1 to {len(costs) + (last > 0)} stages",
         )
@@ -80,7 +80,7 @@ def stage_layers(config: ModelConfig, stages: int, seq_len: int = 4096) -> list[
     """The layers of the main model that each stage holds; the last may be left with the head and MTP alone.
 
     Raises:
-        InputError: fewer layers than stages that want one.
+        UserError: fewer layers than stages that want one.
     """
     costs = [layer_flops(config, layer, seq_len) for layer in range(config.n_layers)]
     ends = [0, *accumulate(split(costs, stages, head_flops(config, seq_len)))]

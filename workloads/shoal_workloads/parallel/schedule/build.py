@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from shoal_data.errors import InputError
+from shoal_core.errors import UserError
 from shoal_workloads.parallel.schedule.actions import LAYOUTS, Schedule, Step
 from shoal_workloads.parallel.schedule.dualpipe import dualpipe, dualpipev
 from shoal_workloads.parallel.schedule.one_f_one_b import interleaved, one_f_one_b, rounds
@@ -17,21 +17,21 @@ def stages_of_model(name: str, pp: int, virtual: int | None = None) -> int:
     """Into how many stages `name` cuts the model on `pp` ranks; `virtual`: stages a rank, for interleaved only.
 
     Raises:
-        InputError: no such schedule, or it does not take these settings.
+        UserError: no such schedule, or it does not take these settings.
     """
     if name not in LAYOUTS:
-        raise InputError(f"schedule: no schedule {name!r}", f"one of {', '.join(LAYOUTS)}")
+        raise UserError(f"schedule: no schedule {name!r}", f"one of {', '.join(LAYOUTS)}")
     if pp < 1:
-        raise InputError(f"pp: {pp} pipeline ranks", "at least 1")
+        raise UserError(f"pp: {pp} pipeline ranks", "at least 1")
     if name == "dualpipe" and pp % 2:
-        raise InputError(f"pp: dualpipe wants an even number of ranks, not {pp}", f"pp {max(2, pp - 1)} or {pp + 1}")
+        raise UserError(f"pp: dualpipe wants an even number of ranks, not {pp}", f"pp {max(2, pp - 1)} or {pp + 1}")
     fixed = {"1f1b": 1, "zb1p": 1, "zbv": 2, "dualpipev": 2, "dualpipe": 2}.get(name)
     if fixed is None:
         if virtual is not None and virtual < 2:
-            raise InputError(f"virtual: interleaved with {virtual} stages a rank", "at least 2; schedule 1f1b has 1")
+            raise UserError(f"virtual: interleaved with {virtual} stages a rank", "at least 2; schedule 1f1b has 1")
         return pp * (virtual or 2)
     if virtual not in (None, fixed):
-        raise InputError(f"virtual: {name} has {fixed} stages a rank, not {virtual}", "leave it out, or interleaved")
+        raise UserError(f"virtual: {name} has {fixed} stages a rank, not {virtual}", "leave it out, or interleaved")
     return pp if name == "dualpipe" else pp * fixed
 
 
@@ -57,11 +57,11 @@ def build(name: str, pp: int, micro_batches: int, virtual: int | None = None) ->
         virtual: stages a rank of interleaved; 2 where not given.
 
     Raises:
-        InputError: the settings do not fit the schedule; the message names the nearest that do.
+        UserError: the settings do not fit the schedule; the message names the nearest that do.
     """
     stages = stages_of_model(name, pp, virtual)
     if micro_batches < 1 or not _fits(name, pp, micro_batches):
-        raise InputError(*_misfit(name, pp, micro_batches))
+        raise UserError(*_misfit(name, pp, micro_batches))
 
     def order(rank: int) -> list[Step]:
         match name:

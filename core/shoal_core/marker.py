@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["MARKER", "Damaged", "Whole", "commit", "last_whole", "prune", "set_aside", "sweep", "verify", "whole"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["Mesh", "Seat", "cell_mesh"]
 

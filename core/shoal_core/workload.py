@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypedDict
 
 from pydantic import BaseModel
 
-from shoal.errors import UserError
+from shoal_core.errors import UserError
 
 __all__ = ["ORIGIN", "Identity", "Replica", "Workload", "load_workload", "make_workload", "own_settings"]
 

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from shoal.marker import Damaged
+from shoal_core.marker import Damaged
 
 __all__ = ["Described", "Reader", "described", "in_words", "read_index"]
 

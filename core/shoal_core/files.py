@@ -1,0 +1,37 @@
+"""Whole files or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+__all__ = ["TEMPORARY", "replace_file"]
+
+TEMPORARY = ".tmp"
+"""Ending of the names of files that are being written."""
+
+
+def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool = True, mode: int = 0o644) -> None:
+    """Put `content` (text in UTF-8) in the place of `path` in one move: a reader sees the old file or the new one,
+    never a part, whoever is killed meanwhile and whoever else writes it, on this machine or another.
+
+    `durable` waits until the disk has it; leave it off for what is stale in a second anyway. `mode`: who may read it.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of the attempt.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a disk that takes no writes may not take this one either
+            temporary.unlink(missing_ok=True)
+        raise
