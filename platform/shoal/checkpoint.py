@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shoal.record import slow
 from shoal_core.errors import UserError
 from shoal_core.marker import MARKER, Damaged, Whole, commit, last_whole, prune, verify, whole
 
@@ -114,6 +115,7 @@ class Saver:
             # DCP's own exception is no Exception. Whatever it is, training goes on and this checkpoint is not whole.
             try:
                 future.result()
+                slow.suffer(self._root.parent)
                 size = self._settle(folder, final, {"steps": steps, **self._about, **about})
             except BaseException as error:
                 self._gave_up(folder, steps, error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shoal_core.errors import UserError
 
-__all__ = ["FAULTS", "Fault", "Seen", "choose_victim", "parse_faults", "parse_seconds", "schedule"]
+__all__ = ["FAULTS", "WITHOUT_VICTIM", "Fault", "Seen", "choose_victim", "parse_faults", "parse_seconds", "schedule"]
 
 FAULTS: Mapping[str, str] = {
     "kill-worker": "SIGKILL one worker",
@@ -19,7 +19,16 @@ FAULTS: Mapping[str, str] = {
     "drain": "tell Ray that a node will be taken away, and kill it at the deadline",
     "kill-controller": "SIGKILL the run's controller",
     "slow-worker": "stop and continue one worker in turn for some seconds, so that it computes at half speed",
+    "fill-disk": "for some seconds the kernel refuses every write to a file by the controller and by the workers "
+    "(prlimit RLIMIT_FSIZE on their processes: EFBIG where a full disk says ENOSPC)",
+    "freeze-controller": "SIGSTOP the run's controller, SIGCONT after some seconds",
+    "cut-store": "cut all nodes off from the controller's port, where workers meet: packets vanish for some seconds "
+    "(ip rule in the nodes' network namespaces)",
+    "slow-disk": "for some seconds every line of the record, and every checkpoint, is written half a second late "
+    "(injected: Shoal itself waits before it writes, while a file in the run's folder says so)",
 }
+WITHOUT_VICTIM = frozenset({"kill-controller", "fill-disk", "freeze-controller", "cut-store", "slow-disk"})
+"""They hit the run itself."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def schedule(kinds: Sequence[str], every: float, seed: int) -> Iterator[Fault]:
 def choose_victim(fault: Fault, workers: Sequence[Seen], nodes: Sequence[str]) -> Seen | str | None:
     """The worker or node that a fault hits: of those in cells if there are any, in the order of their names; None for a
     fault without a victim, or if there is nobody."""
-    if fault.kind == "kill-controller":
+    if fault.kind in WITHOUT_VICTIM:
         return None
     seated = sorted((w for w in workers if w.cell is not None), key=lambda w: w.actor)
     if fault.kind.endswith("worker"):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
 from typing import Annotated
 
 import typer
 
+from shoal.chaos.plan import FAULTS
 from shoal.cli.status import Storage
 from shoal.printable import printable
 
-__all__ = ["chaos"]
+__all__ = ["EPILOG", "chaos"]
+
+EPILOG = "\n\n".join(f"{kind}: {what}." for kind, what in FAULTS.items())
 
 
 def chaos(
@@ -21,6 +26,7 @@ def chaos(
     duration: Annotated[
         str | None, typer.Option("--for", help="Stop after this time [default: the run's end].")
     ] = None,
+    lasting: Annotated[str, typer.Option(help="How long a fault lasts that passes by itself.")] = "10s",
     storage: Storage = None,
     cluster: Annotated[
         str, typer.Option("--name", help="The local cluster (`shoal cluster up`) it runs on.")
@@ -28,15 +34,19 @@ def chaos(
 ) -> None:
     """Do random faults to a run: a drill, or a test of your settings.
 
-    kill-worker, kill-node, freeze-worker, freeze-node, partition, drain, kill-controller, slow-worker. Lost nodes are
-    replaced after some seconds. The same seed gives the same faults; whom they hit depends on who is there.
+    Lost nodes are replaced after some seconds. The same seed gives the same faults; whom they hit depends on who is
+    there. What lasts still when the drill ends is undone.
     """
     from shoal.chaos.plan import parse_faults, parse_seconds, schedule
     from shoal.chaos.strike import LocalTarget, unleash
     from shoal.record.read import find_run
 
-    plan = schedule(parse_faults(faults), parse_seconds(every), seed)
+    kinds = parse_faults(faults)
+    plan = schedule(kinds, parse_seconds(every), seed)
     until = parse_seconds(duration) if duration else math.inf
     path = find_run(run, storage)
-    done = unleash(LocalTarget(cluster, path), plan, until, lambda line: print(printable(line), flush=True))
+    target = LocalTarget(cluster, path, lasting=parse_seconds(lasting))
+    target.check(kinds)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which undoes what lasts
+    done = unleash(target, plan, until, lambda line: print(printable(line), flush=True))
     print(f"{done} faults; see `shoal status {run}` and the report in {printable(path)}")

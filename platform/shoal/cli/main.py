@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from shoal.cli import cluster, data, model
-from shoal.cli.chaos import chaos
+from shoal.cli.chaos import EPILOG, chaos
 from shoal.cli.demo import demo
 from shoal.cli.plan import plan
 from shoal.cli.report import report
@@ -35,7 +35,7 @@ app.command()(stop)
 app.command()(status)
 app.command()(report)
 app.command()(runs)
-app.command()(chaos)
+app.command(epilog=EPILOG)(chaos)
 app.command()(plan)
 app.command()(simulate)
 app.command()(schedule)

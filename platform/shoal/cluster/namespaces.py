@@ -15,10 +15,25 @@ import sys
 
 from shoal_core.errors import UserError
 
-__all__ = ["INTERFACE", "add_node", "claim_bridge", "delete_bridge", "delete_node", "exists", "refusal", "set_link"]
+__all__ = [
+    "INTERFACE",
+    "add_node",
+    "claim_bridge",
+    "cut_port",
+    "delete_bridge",
+    "delete_node",
+    "exists",
+    "heal_port",
+    "refusal",
+    "set_link",
+]
 
 INTERFACE = "eth0"
 """The name of a node's only interface beside `lo`, inside its namespace."""
+NOBODY, NOBODYS = "192.0.2.1", "02:00:00:00:00:01"
+"""A neighbour that is not there (an address of documentation, and its hardware address)."""
+NOWHERE = "77"
+"""The routing table that leads to it."""
 
 
 def refusal() -> str:
@@ -88,6 +103,25 @@ def exists(namespace: str) -> bool:
 def set_link(bridge: str, ip: str, up: bool) -> None:
     """Plug the cable of the node with address `ip` in or out: without it its packets vanish, no connection is reset."""
     _ip("link", "set", _outer(bridge, ip), "up" if up else "down")
+
+
+def cut_port(namespace: str, ip: str, port: int) -> None:
+    """Send what a node has to say to `port` of `ip`, or from it, to nobody: it vanishes, no connection is reset."""
+    _ip("-n", namespace, "neigh", "replace", NOBODY, "lladdr", NOBODYS, "dev", INTERFACE, "nud", "permanent")
+    _ip("-n", namespace, "route", "replace", "default", "via", NOBODY, "dev", INTERFACE, "onlink", "table", NOWHERE)
+    for rule in _rules(ip, port):
+        _ip("-n", namespace, "rule", "add", *rule)
+
+
+def heal_port(namespace: str, ip: str, port: int) -> None:
+    """Undo `cut_port`, as far as it was done."""
+    for rule in _rules(ip, port):
+        subprocess.run(["ip", "-n", namespace, "rule", "delete", *rule], capture_output=True, check=False)
+
+
+def _rules(ip: str, port: int) -> list[list[str]]:
+    ends = (["to", ip, "dport", str(port)], ["from", ip, "sport", str(port)])
+    return [["ipproto", "tcp", *end, "lookup", NOWHERE] for end in ends]
 
 
 def delete_node(namespace: str, bridge: str, ip: str) -> None:

@@ -104,7 +104,7 @@ class Chores:
         if stall is not None and one.scribe.pen.full:
             one.on(Ending(f"the record could not be written ({stall.reason}) and {stall.lines} lines wait for it"))
         if not one.ended.is_set():  # what it ended as is told last
-            one.scribe.status(one.state, one.lifelines.lines, stall)
+            one.scribe.status(one.state, one.lifelines.lines, stall, one.meeting.lifeline)
 
     async def nodes(self) -> None:
         one = self.controller

@@ -13,7 +13,7 @@ from shoal.control.lifelines import Line
 from shoal.control.messages import Generation
 from shoal.control.state import State
 from shoal.metrics import RunMetrics
-from shoal.record import layout
+from shoal.record import layout, slow
 from shoal.record.pen import Pen, Stall
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
@@ -32,7 +32,12 @@ class Scribe:
 
     def __init__(self, job: Job, path: Path, workload: Workload, guard: Callable[[], None] = lambda: None) -> None:
         self.job, self.workload = job, workload
-        self.run = RunDir(path, guard)
+
+        def before_writing() -> None:
+            guard()
+            slow.suffer(path)
+
+        self.run = RunDir(path, before_writing)
         self.pen = Pen(self.run)
         self.when: float | None = None
         self.figures: dict[str, Any] = {}
@@ -103,8 +108,8 @@ class Scribe:
     def rewound(self, steps: int) -> None:
         self.pen.truncate(steps)
 
-    def status(self, state: State, lines: Mapping[str, Line], stall: Stall | None) -> None:
-        """The live picture that `shoal status` shows."""
+    def status(self, state: State, lines: Mapping[str, Line], stall: Stall | None, lifeline: tuple[str, int]) -> None:
+        """The live picture that `shoal status` shows. `lifeline`: where workers find the controller."""
         now = time.monotonic()
         workers = []
         for line in lines.values():
@@ -129,7 +134,7 @@ class Scribe:
                 "steps": self.job.steps,
                 "cells": len(state.live),
                 "generation": state.generation,
-                "controller": {"pid": os.getpid()},
+                "controller": {"pid": os.getpid(), "lifeline": lifeline},
                 "workers": workers,
                 "record": None if stall is None else {"stalled": stall.reason, "lines": stall.lines},
                 **self.figures,
