@@ -1,4 +1,4 @@
-"""A corpus in a folder on this machine; its shards are memory-mapped."""
+"""A corpus in a folder on this machine: shards are memory-mapped, and each block is checked when it is first read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from shoal_core.errors import StoreError, UserError
+from shoal_data.blocks import FirstTouch, first_blocks
 from shoal_data.files import sha256_file
-from shoal_data.manifest import Manifest
+from shoal_data.manifest import BLOCK_BYTES, Manifest
 
 __all__ = ["LocalStore"]
 
@@ -60,7 +61,10 @@ class _Mapped:
 
 
 class LocalStore:
-    """A corpus folder on this machine; every shard is mapped when it is first read."""
+    """A corpus folder on this machine; every shard is mapped when it is first read.
+
+    A block is read once to check it before any of its token values is given out, so that a damaged file ends the work
+    and is not trained on."""
 
     at_once = 1  # a disk reads one file after the other fastest
 
@@ -68,11 +72,17 @@ class LocalStore:
         self.folder, self.address = folder, str(folder)
         self._manifest: Manifest | None = None
         self._mapped = _Mapped({}, 0)
+        self._touch: FirstTouch | None = None
         self._lock = threading.Lock()
 
     def attach(self, manifest: Manifest) -> None:
-        """Serve the shards of `manifest`."""
-        self._manifest, self._mapped = manifest, _Mapped({}, len(manifest.shards))
+        """Serve the shards of `manifest`.
+
+        Raises:
+            UserError: the manifest names no checksums of blocks.
+        """
+        self._first_block = first_blocks(manifest, self.address)
+        self._manifest, self._mapped, self._touch = manifest, _Mapped({}, len(manifest.shards)), None
 
     def where(self, name: str) -> str:
         """The path of a file in the corpus folder."""
@@ -120,6 +130,7 @@ class LocalStore:
     def shard(self, index: int) -> memoryview:
         """The whole file of a shard, mapped; raises as `tokens`."""
         path = self._checked(index)
+        self._refuse(self._touched().check_whole(index, self._block))
         with _reading(str(path)), open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -127,8 +138,9 @@ class LocalStore:
         """A view into the mapped shard.
 
         Raises:
-            UserError: the file is missing or has another size than the manifest says.
+            UserError: the file is missing or is not what the manifest says.
         """
+        self._first_touch(np.array([shard]), np.array([first]), last - first)
         values = self._mapped.values.get(shard)
         return (self._map([shard]).values[shard] if values is None else values)[first:last]
 
@@ -136,14 +148,56 @@ class LocalStore:
         """Copies of stretches, made by one indexing call: a loop in Python costs more than the copying.
 
         Raises:
-            UserError: a file is missing or has another size than the manifest says.
+            UserError: a file is missing or is not what the manifest says.
         """
+        self._first_touch(shard, first, width)
         mapped = self._mapped
         base = mapped.base[shard]
         if base.min(initial=0) < 0:
             mapped = self._map(shard.tolist())
             base = mapped.base[shard]
         return mapped.rows(width)[base + first] if len(shard) else np.empty((0, width), self._dtype())
+
+    def _first_touch(self, shard: Ints, first: Ints, width: int) -> None:
+        """Check the blocks of stretches (as `gather` is asked for them) that are read for the first time.
+
+        Raises:
+            UserError: a file is missing, or a block is damaged.
+        """
+        if len(shard) and width:
+            self._refuse(self._touched().check(shard, first, width, self._block))
+
+    def _refuse(self, damaged: tuple[int, int] | None) -> None:
+        if damaged is not None:
+            assert self._manifest is not None
+            shard, block = damaged
+            name = self._manifest.shards.file[shard].decode()
+            raise UserError(
+                f"{self.where(name)}: block {block} (1 MiB from byte {block * BLOCK_BYTES:,} on) does not match its "
+                "CRC-32 in the corpus's file `blocks`",
+                self.remedy(name),
+            )
+
+    def _touched(self) -> FirstTouch:
+        """What is checked already, from the corpus's file `blocks`, which is read at the first need."""
+        with self._lock:
+            if self._touch is None:
+                assert self._manifest is not None
+                name = self._manifest.files["blocks"]["file"]
+                where, remedy = self.where(name), self.remedy(name)
+                try:
+                    checksums = self.small(name)
+                except FileNotFoundError as error:
+                    raise UserError(f"{where}: missing", remedy) from error
+                self._touch = FirstTouch(self._manifest, self._first_block, checksums, where, remedy)
+            return self._touch
+
+    def _block(self, shard: int, block: int) -> bytes:
+        """A block of a shard's file. Read, not mapped: what a disk cannot give is then an error, not a signal."""
+        path = self._checked(shard)
+        with _reading(str(path)), open(path, "rb") as file:
+            file.seek(block * BLOCK_BYTES)
+            return file.read(BLOCK_BYTES)
 
     def _map(self, shards: Iterable[int]) -> _Mapped:
         """What is mapped, with each of `shards` among it."""

@@ -97,11 +97,15 @@ class Corpus:
     @property
     def tokenizer_path(self) -> Path:
         """The `tokenizer.json` the corpus was encoded with; of a corpus on S3, a copy that this process alone may read
-        and that goes when it ends."""
-        if isinstance(self.store, LocalStore):
-            return self.store.folder / self.manifest.files["tokenizer"]["file"]
+        and that goes when it ends.
+
+        Raises:
+            UserError: as `file`.
+        """
         if self._tokenizer is None:
             content = self.file("tokenizer")
+            if isinstance(self.store, LocalStore):
+                return self.store.folder / self.manifest.files["tokenizer"]["file"]
             folder = Path(tempfile.mkdtemp(prefix="shoal-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             write_whole(folder / "tokenizer.json", content)

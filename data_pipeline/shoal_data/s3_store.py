@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_core.errors import UserError
+from shoal_data.blocks import first_blocks
 from shoal_data.manifest import BLOCK_BYTES, Manifest
 from shoal_data.s3_objects import Objects, Stalls
 
@@ -75,11 +76,8 @@ class S3Store:
         Raises:
             UserError: the manifest names no checksums of blocks.
         """
-        if "blocks" not in manifest.files:
-            raise UserError(f"{self.address}: files.blocks is missing", "build the corpus with `shoal data tokenize`")
+        self._first_block = first_blocks(manifest, self.address)
         self._manifest = manifest
-        counts = -(-manifest.shards.size // BLOCK_BYTES)
-        self._first_block = np.concatenate(([0], np.cumsum(counts)))
 
     def where(self, name: str) -> str:
         """The URL of a file of the corpus."""

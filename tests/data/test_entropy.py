@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shoal_data.entropy import unigram_entropy
-from shoal_data.store import LocalStore
 
 
 class Half:
     """Stands for a corpus: token 1 half of the time, the other half spread over four tokens."""
 
     vocab_size, tokens = 8, 1 + 64 * 1024
-    store = LocalStore(Path())
 
     def reader(self, seq_len: int, seed: int) -> Half:
         return self
