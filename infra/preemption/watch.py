@@ -115,7 +115,7 @@ def drain_this_node(address: str, seconds: float, why: str) -> None:
     """Tell Ray. Imports it only now: the watcher itself weighs next to nothing."""
     import ray
 
-    from shoal.cluster.drain import drain_node
+    from shoal.on_ray.drain import drain_node
 
     ray.init(address=address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
     drain_node(ray.get_runtime_context().gcs_address, ray.get_runtime_context().get_node_id(), seconds, why)

@@ -6,8 +6,8 @@ import os
 
 import ray
 
-from shoal.cluster import drain
 from shoal.cluster.launch import NODE_LABEL
+from shoal.on_ray import drain
 
 
 @ray.remote(num_cpus=0, resources={"slot": 1})

@@ -15,7 +15,7 @@ from ray.scripts.scripts import start as ray_start
 
 from shoal.cli.main import app
 from shoal.cluster.launch import DRIVER_RESOURCE, HEAD_MAY_DIE, HEALTH_CHECKS
-from shoal.metrics import COUNTERS, GAUGES
+from shoal.on_ray.metrics import COUNTERS, GAUGES
 
 INFRA = Path(__file__).parents[2] / "infra"
 YAML = sorted(path for path in INFRA.rglob("*.yaml"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shoal.config import Job, load_job, merge_overrides, parse
-from shoal.submit import preflight
+from shoal.preflight import preflight
 from shoal_core.errors import UserError
 from shoal_core.workload import load_workload
 

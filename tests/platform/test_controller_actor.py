@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from shoal.control import actor
-from shoal.control.actor import ControllerActor
+from shoal.on_ray import controller_actor as actor
+from shoal.on_ray.controller_actor import ControllerActor
 from shoal.record import read
 from shoal.record.rundir import RunDir
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from shoal import nodes
-from shoal.control.fleet import RayFleet, cause_of
+from shoal.on_ray import nodes
+from shoal.on_ray.fleet import RayFleet, cause_of
 
 
 class Away(RayFleet):

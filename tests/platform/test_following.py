@@ -7,11 +7,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from shoal import driver
 from shoal.cli.train import Printer, done, on_record, threads_tell
@@ -19,20 +17,38 @@ from shoal.config import Job
 from shoal.record.rundir import RunDir
 from shoal_core.errors import UserError
 
-FUTURE = object()
-ORDERS: list[tuple[str, bool]] = []
-CONTROLLER = SimpleNamespace(
-    wait=SimpleNamespace(remote=lambda: FUTURE),
-    stop=SimpleNamespace(remote=lambda reason, save: ORDERS.append((reason, save))),
-)
+
+class Silent:
+    """A run whose cluster is gone: nothing is written, nobody ever answers."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, bool]] = []
+
+    def stop(self, reason: str, *, save: bool) -> None:
+        self.orders.append((reason, save))
+
+    def over(self) -> bool:
+        return False
+
+    def outcome(self) -> tuple[str, str]:
+        raise AssertionError("it is not over")
+
+
+class Dead(Silent):
+    """A run whose controller died."""
+
+    def over(self) -> bool:
+        return True
+
+    def outcome(self) -> tuple[str, str]:
+        raise driver.ControllerDied("killed")
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """A job whose run is on record and has a controller."""
+def job(tmp_path: Path) -> Job:
+    """A job whose run is on record."""
     job = Job.model_validate({"run_id": "one", "storage": tmp_path, "steps": 4, "workload": {"path": "a:B"}})
     RunDir.create(tmp_path, "one", job.model_dump(mode="json"), resume=False).close()
-    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: CONTROLLER)
     return job
 
 
@@ -60,56 +76,50 @@ def test_a_run_without_an_end_on_record_may_be_running(job: Job) -> None:
     assert not driver.unfinished(job)
 
 
-def test_the_same_job_finds_its_controller_and_another_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert driver.running(job) == (CONTROLLER, FUTURE)
-    elsewhere = job.mlflow.model_copy(update={"uri": "http://other"})
-    assert driver.running(job.model_copy(update={"mlflow": elsewhere})) == (CONTROLLER, FUTURE)
+def test_a_run_is_followed_with_the_settings_it_has(job: Job) -> None:
+    driver.check_same(job)
+    driver.check_same(job.model_copy(update={"mlflow": job.mlflow.model_copy(update={"uri": "http://other"})}))
     with pytest.raises(UserError, match=r"running now, with other settings of seed, workload\.path") as refused:
-        driver.running(job.model_copy(update={"seed": 1, "workload": {"path": "a:C"}}))
+        driver.check_same(job.model_copy(update={"seed": 1, "workload": {"path": "a:C"}}))
     assert "shoal stop one" in refused.value.remedy
 
-    def nobody(name: str, namespace: str) -> None:
-        raise ValueError(name)
 
-    monkeypatch.setattr(ray, "get_actor", nobody)
-    assert driver.running(job) is None
-
-
-def test_the_record_tells_the_end_if_the_controller_cannot(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("run", [Silent(), Dead()])
+def test_the_record_tells_the_end_if_the_controller_cannot(job: Job, run: driver.Run) -> None:
     end(job, status="stopped", reason="by hand")
-    monkeypatch.setattr(ray, "wait", lambda futures, timeout: ([], futures))
     seen: list[str] = []
-    found = driver.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: seen.append(line["kind"]))
+    found = driver.follow(run, job.storage / "one", lambda kind, line: seen.append(line["kind"]))
     assert found == ("stopped", "by hand")
     assert seen == ["run_ended"]
 
 
-@pytest.fixture
-def _nobody_answers(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cluster is gone: nothing is written, no future is ever ready."""
-    monkeypatch.setattr(ray, "wait", lambda futures, timeout: ([], futures))
+def test_a_controller_that_died_leaves_a_run_to_go_on_with(job: Job) -> None:
+    status, reason = driver.follow(Dead(), job.storage / "one", lambda kind, line: None)
+    assert status == "failed"
+    assert "the controller died (killed); go on with `shoal train ... --resume run_id=one`" in reason
+
+
+def test_a_driver_whose_cluster_is_gone_obeys_a_signal(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(driver, "UNHEARD", 0.2)
-    ORDERS.clear()
-
-
-@pytest.mark.usefixtures("_nobody_answers")
-def test_a_driver_whose_cluster_is_gone_obeys_a_signal(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Silent()
     threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
-    status, reason = driver.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: None)
+    status, reason = driver.follow(run, job.storage / "one", lambda kind, line: None)
     assert status == "left"
     assert "its controller does not answer" in reason
-    assert ORDERS == [("stopped by SIGINT", True)]
+    assert run.orders == [("stopped by SIGINT", True)]
     assert "told to save its state and end" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_nobody_answers")
 def test_a_second_signal_ends_the_run_at_once_and_a_third_the_driver(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "UNHEARD", 3600.0)
+    run = Silent()
     for number in (1, 2, 3):
         threading.Timer(0.3 * number, signal.raise_signal, (signal.SIGTERM,)).start()
-    status, _ = driver.follow(CONTROLLER, FUTURE, job.storage / "one", lambda kind, line: None)
+    status, _ = driver.follow(run, job.storage / "one", lambda kind, line: None)
     assert status == "left"
-    assert ORDERS == [("stopped by SIGTERM", True), ("stopped by SIGTERM", False)]
+    assert run.orders == [("stopped by SIGTERM", True), ("stopped by SIGTERM", False)]
 
 
 @pytest.mark.parametrize(

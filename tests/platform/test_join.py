@@ -10,8 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from shoal.cluster import join, processes, token
+from shoal.cluster import processes, token
 from shoal.cluster.state import ClusterState, NodeState, save, state_dir, token_file
+from shoal.on_ray import join
 from shoal_core.errors import UserError
 
 TOKEN = "t0ken"

@@ -19,7 +19,7 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_met
 import ray
 ray.init(num_cpus=1, include_dashboard=False, _metrics_export_port=int(sys.argv[1]), object_store_memory=10**8,
          _temp_dir=sys.argv[2], logging_level="error")
-from shoal.metrics import RunMetrics
+from shoal.on_ray.metrics import RunMetrics
 metrics = RunMetrics("job")
 for step in range(3):
     metrics.step({"step": step, "loss": 4.0 - step, "lm_loss": None, "grad_norm": 1.5, "lr": 1e-3, "cells": 2,

@@ -8,9 +8,10 @@ import pytest
 
 from shoal.control.decide import decide
 from shoal.control.messages import Acked, Action, Form, Joined, Lost, Ready
-from shoal.control.spawn import seat_name, spares_wanted
+from shoal.control.spawn import spares_wanted
 from shoal.control.state import Ack, Shape, State
-from shoal.nodes import site
+from shoal.names import seat_name
+from shoal.on_ray.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh
 from shoal_core.errors import UserError
 

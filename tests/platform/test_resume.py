@@ -11,10 +11,10 @@ import torch.distributed.checkpoint as dcp
 
 from shoal import checkpoint
 from shoal.config import Job
+from shoal.preflight import Preflight, preflight
 from shoal.record import read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.rundir import RunDir
-from shoal.submit import Preflight, preflight
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, Workload, make_workload, own_settings
 

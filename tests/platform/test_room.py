@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from shoal import room
+from shoal.on_ray import room
 from shoal.plan import Mesh, Node, Wanted
 from shoal_core.errors import UserError
 
@@ -20,7 +18,7 @@ class Cluster:
         self.free, self.spares = {"n1": 0, "n2": 0}, spares
         self.asked: list[tuple[str, int, str]] = []
         monkeypatch.setattr(room, "view", lambda _: [Node(name, name, slots) for name, slots in self.free.items()])
-        monkeypatch.setattr(room, "workers", lambda: TAKEN)
+        monkeypatch.setattr(room, "all_workers", lambda: TAKEN)
         monkeypatch.setattr(room, "ask", self.ask)
 
     def ask(self, other: str, count: int, run_id: str) -> int:
@@ -57,15 +55,12 @@ def test_who_holds_the_slots_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_cluster_is_refused_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     Cluster(monkeypatch, 0)
-    monkeypatch.setattr(room, "workers", list)
+    monkeypatch.setattr(room, "all_workers", list)
     with pytest.raises(UserError, match="no node has any") as refused:
         room.planned("slot", Wanted(Mesh(ep=1), 1, 0), "c")
     assert "run" not in refused.value.problem
 
 
 def test_a_controller_that_does_not_answer_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: Any, **__: Any) -> Any:
-        raise ValueError("no such actor")
-
-    monkeypatch.setattr(room.ray, "get_actor", gone)
+    monkeypatch.setattr(room, "find_actor", lambda _: None)
     assert room.ask("a", 1, "c") == 0

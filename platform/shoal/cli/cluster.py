@@ -132,7 +132,7 @@ def drain(
 ) -> None:
     """Tell Ray that a node will be preempted, as a cloud does before it takes the machine away."""
     os.environ.update(connect.environment(name))  # before Ray is imported
-    from shoal.cluster import drain as ray_drain
+    from shoal.on_ray import drain as ray_drain
 
     found = local.describe(name)
     node_id = {status.name: status.node_id for status in found.nodes}.get(node)

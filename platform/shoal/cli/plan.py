@@ -71,8 +71,8 @@ def plan(
 
 def live(slot_resource: str) -> list[Node]:
     """The cluster this runs in, without what other runs hold."""
-    from shoal.driver import connect
-    from shoal.nodes import view
+    from shoal.on_ray.join import connect
+    from shoal.on_ray.nodes import view
 
     connect()
     return view(slot_resource)

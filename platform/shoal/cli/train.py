@@ -16,6 +16,7 @@ from shoal.record.masking import mask_text
 
 if TYPE_CHECKING:
     from shoal.config import Job
+    from shoal.driver import Run
 
 __all__ = ["stop", "train"]
 
@@ -68,13 +69,16 @@ def train(
         print("mlflow.uri holds a password, which the job file or the command line shows; better: MLFLOW_TRACKING_URI")
     if not check:
         check_environment()
-    from shoal import driver, submit  # Ray and torch: seconds
+    from shoal import driver
+    from shoal.on_ray import handle, join, submit  # Ray and torch: seconds
+    from shoal.preflight import preflight
 
     if not check and driver.unfinished(wanted):
-        driver.connect()
-        if found := driver.running(wanted):
+        join.connect()
+        if found := handle.find_run(str(wanted.run_id)):
+            driver.check_same(wanted)
             print(f"run {wanted.run_id} is running: following it")
-            watch(wanted, *found)
+            watch(wanted, found)
             return
     if resume_or_start:
         resume = on_record(wanted)
@@ -83,7 +87,7 @@ def train(
                 f"run {wanted.run_id}: all of its {wanted.steps} steps are done; record: {storage / str(wanted.run_id)}"
             )
             return
-    ready = submit.preflight(wanted, resume=resume, allow=allow_change or ())
+    ready = preflight(wanted, resume=resume, allow=allow_change or ())
     job = ready.job
     print(
         f"run {job.run_id}: "
@@ -93,10 +97,10 @@ def train(
         print(f"note: {printable(note)}")
     if check:
         return
-    driver.connect()
+    join.connect()
     asked = f"{count(job.cells, 'cell')} of {count(job.workers_per_cell, 'worker')}"
     print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {asked}")
-    watch(job, *submit.launch(ready, resume=resume))
+    watch(job, submit.submit(ready, resume=resume))
 
 
 def on_record(job: Job) -> bool:
@@ -122,20 +126,21 @@ def done(job: Job) -> bool:
     return ended.get("status") == "done" and isinstance(steps, int) and steps >= job.steps
 
 
-def watch(job: Job, controller: Any, outcome: Any) -> None:
+def watch(job: Job, run: Run) -> None:
     """Show a run to its end. Raises typer.Exit: it was not done."""
     from shoal import driver, tracking
+    from shoal.on_ray import join
 
     path = job.storage.absolute() / str(job.run_id)
     printer = Printer(job.steps, sys.stdout)
     # Ray prints what it thinks of every dead node, at length: kept, but not between the lines of the run.
     with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log), threads_tell(log):
-        status, reason = driver.follow(controller, outcome, path, printer.show)
+        status, reason = driver.follow(run, path, printer.show)
     print(f"run {job.run_id}: {status} ({printable(mask_text(reason))}); record: {printable(path)}", flush=True)
     if status != "left" and job.mlflow.enabled and (unmirrored := tracking.behind(path)):
         print(f"shoal: {printable(unmirrored)}", flush=True)
     code = 0 if status == "done" else 1
-    driver.leave(code)
+    join.leave(code)
     if code:
         raise typer.Exit(code)
 
@@ -164,10 +169,10 @@ def stop(
     from shoal.cluster.token import check_environment
 
     check_environment()
-    from shoal import driver  # Ray: seconds
+    from shoal.on_ray import handle, join  # Ray: seconds
 
-    driver.connect()
-    driver.stop(run, now=now)
+    join.connect()
+    handle.order_stop(run, "stopped by `shoal stop`", save=not now)
     print(f"run {run} was told to end" + (" at once" if now else ", once its state is saved"))
 
 

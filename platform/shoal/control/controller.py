@@ -26,23 +26,20 @@ from shoal.control.mishaps import Mishaps, say
 from shoal.control.orders import carry_out
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
-from shoal.control.scribe import Scribe
+from shoal.control.scribe import Metrics, Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.state import Shape, State
 from shoal.control.stragglers import Stragglers
 from shoal.control.takeover import take_over
 from shoal.control.watchdog import Watchdog
+from shoal.names import controller_name
 from shoal.plan import Seat, cell_mesh
 from shoal.record.lease import Lease
 from shoal.timeouts import Timeouts
 from shoal.worker.main import Meeting, Setup
 from shoal_core.workload import make_workload
 
-__all__ = ["Controller", "controller_name"]
-
-
-def controller_name(run_id: str) -> str:
-    return f"{run_id}/controller"
+__all__ = ["Controller"]
 
 
 class Controller:
@@ -50,7 +47,7 @@ class Controller:
 
     `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none); `about`: what the
     workload said of itself before the start; `again`: another controller ran this job before and died;
-    `session`: whose the run is (`record.lease`), the same for both.
+    `session`: whose the run is (`record.lease`), the same for both; `metrics`: are told what goes into the record.
 
     Raises:
         Held: another session has the run now.
@@ -67,6 +64,7 @@ class Controller:
         *,
         again: bool = False,
         session: str = "",
+        metrics: Metrics | None = None,
     ) -> None:
         self.fleet, self.job, self.rundir, self.again = fleet, job, rundir, again
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -86,7 +84,7 @@ class Controller:
         self.rendezvous = Rendezvous()
         self.recoveries = Recoveries(job.cells)
         self.lease = Lease(rundir, session)
-        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard)
+        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.chores = Chores(self)
         self.mishaps = Mishaps()
         self.committed: dict[str, Any] = {}

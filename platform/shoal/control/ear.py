@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shoal.control.fleet import node_of
 from shoal.control.lifelines import Line
 from shoal.control.messages import (
     Acked,
@@ -29,6 +28,7 @@ from shoal.control.mishaps import ROW
 from shoal.control.rendezvous import WORDS
 from shoal.control.state import Ack
 from shoal.control.verdict import diverged, finite, suspects
+from shoal.names import node_of
 from shoal.plan import Seat
 from shoal_core import marker
 from shoal_core.workload import ORIGIN

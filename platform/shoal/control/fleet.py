@@ -1,39 +1,14 @@
-"""What a controller asks of a cluster, and Ray's answers. The one place where the control plane touches Ray.
-
-Tests put plain processes in Ray's place.
-"""
+"""What a controller asks of a cluster: nodes, and worker processes on them. `shoal.on_ray.fleet` asks Ray."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
-from shoal.control.mishaps import say
 from shoal.plan import Node
-from shoal.worker.actor import WorkerActor
 from shoal.worker.main import Meeting, Setup
 
-__all__ = ["NAMESPACE", "Fleet", "RayFleet", "node_of"]
-
-SETTLED = 3.0
-"""Seconds after which Ray's count of free slots takes a worker that was asked for into account."""
-NAMESPACE = "shoal"
-"""Ray namespace of controllers and workers."""
-
-
-def node_of(worker: str) -> str:
-    """The node in a worker's name."""
-    return worker.rpartition("@")[2]
-
-
-def cause_of(error: str) -> str:
-    """What Ray says of an actor's end, in one line: how its process ended, or what its constructor raised."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
-    process = [line for line in lines if line.startswith("The actor is dead because its worker process")]
-    return (process or lines[-1:] or ["nothing is known of it"])[0]
+__all__ = ["Fleet"]
 
 
 class Fleet(Protocol):
@@ -61,106 +36,3 @@ class Fleet(Protocol):
 
     def rejoin(self, name: str, meeting: Meeting) -> bool:
         """Ask a living worker to speak to this controller from now on; False if it is gone."""
-
-
-class RayFleet:
-    """A Ray cluster: a worker is a detached, named actor that holds one unit of the slot resource.
-
-    Ray answers nothing while the head node is away, and then goes on where it stood: what is asked of it waits in a
-    thread, in order.
-    """
-
-    def __init__(self, slot_resource: str) -> None:
-        import ray
-
-        self.address: str = ray.util.get_node_ip_address()
-        self._slot = slot_resource
-        self._handles: dict[str, Any] = {}
-        self._asked: dict[str, float] = {}
-        """When (monotonic) each worker that may hold a slot was asked for."""
-        self._orders = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fleet")
-
-    def nodes(self) -> list[Node]:
-        from shoal.nodes import within_reach
-
-        fresh = time.monotonic() - SETTLED
-        mine = Counter(node_of(name) for name, asked in list(self._asked.items()) if asked < fresh)
-        return within_reach(self._slot, mine)
-
-    def draining(self) -> Mapping[str, float]:
-        from shoal.cluster.drain import draining_nodes
-
-        return draining_nodes()
-
-    def spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
-        self._order(self._spawn, setup, node, died)
-
-    def kill(self, name: str) -> None:
-        self._order(self._kill, name)
-
-    def kill_all(self, run_id: str) -> None:
-        """End all workers of a run."""
-        for name in self.workers(run_id):
-            self.kill(name)
-
-    def close(self) -> None:
-        """Return when all that was ordered is done."""
-        self._orders.shutdown()
-
-    def _order(self, call: Callable[..., None], *arguments: Any) -> None:
-        def carry_out() -> None:
-            try:
-                call(*arguments)
-            except Exception as error:  # a worker that never speaks is given up in time, and asked for again
-                say(f"{call.__name__} failed: {type(error).__name__}: {error}")
-
-        self._orders.submit(carry_out)
-
-    def _spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
-        from shoal.nodes import on_node
-
-        self._asked[setup.name] = time.monotonic()
-        handle = self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
-            name=setup.name,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            num_cpus=0,
-            resources={self._slot: 1},
-            scheduling_strategy=on_node(node),
-        ).remote(setup)
-
-        def warm(answer: Future[Any]) -> None:
-            if error := answer.exception():
-                died(f"its process ended before it was ready: {cause_of(str(error))}")
-
-        handle.__ray_ready__.remote().future().add_done_callback(warm)
-
-    def _kill(self, name: str) -> None:
-        import ray
-
-        self._asked.pop(name, None)
-        handle = self._handles.pop(name, None) or self._find(name)
-        if handle is not None:
-            ray.kill(handle, no_restart=True)
-
-    def workers(self, run_id: str) -> list[str]:
-        import ray
-
-        names = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
-        return [name for name in names if name.startswith(f"{run_id}/") and "@" in name]
-
-    def rejoin(self, name: str, meeting: Meeting) -> bool:
-        handle = self._find(name)
-        if handle is None:
-            return False
-        self._handles[name], self._asked[name] = handle, 0.0
-        handle.rejoin.remote(meeting)
-        return True
-
-    def _find(self, name: str) -> Any:
-        import ray
-
-        try:
-            return ray.get_actor(name, namespace=NAMESPACE)
-        except ValueError:
-            return None

@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from shoal.config import Job
 from shoal.control.lifelines import Line
 from shoal.control.messages import Generation
 from shoal.control.state import State
-from shoal.metrics import RunMetrics
 from shoal.record import layout, slow
 from shoal.record.pen import Pen, Stall
 from shoal.record.rundir import RunDir
@@ -20,17 +19,34 @@ from shoal.record.summary import summarize
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, Workload
 
-__all__ = ["Scribe"]
+__all__ = ["Metrics", "Scribe"]
 
 FLUSH = 10.0
 """Seconds at the end of a run in which a record that is stalled may come to itself."""
 STATUS = {"gathering": "starting", "running": "running", "draining": "recovering", "ended": "done"}
 
 
-class Scribe:
-    """Has one run's record written; nothing here waits for a disk. `guard`: see `RunDir`."""
+class Metrics(Protocol):
+    """Takes a run's figures for a monitoring system, from the very lines of its record."""
 
-    def __init__(self, job: Job, path: Path, workload: Workload, guard: Callable[[], None] = lambda: None) -> None:
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Take a line of `steps.jsonl`."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take a line of `events.jsonl`."""
+
+
+class Scribe:
+    """Has one run's record written, and its `metrics` told; nothing here waits for a disk. `guard`: see `RunDir`."""
+
+    def __init__(
+        self,
+        job: Job,
+        path: Path,
+        workload: Workload,
+        guard: Callable[[], None] = lambda: None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.job, self.workload = job, workload
 
         def before_writing() -> None:
@@ -41,7 +57,7 @@ class Scribe:
         self.pen = Pen(self.run)
         self.when: float | None = None
         self.figures: dict[str, Any] = {}
-        self.metrics = RunMetrics(str(job.run_id))
+        self.metrics = metrics
 
     def started(self, start: int, about: Mapping[str, Any]) -> None:
         """A session begins: what the record holds of steps from `start` on was not saved, and is taken back."""
@@ -65,7 +81,9 @@ class Scribe:
             self.pen.last_step = step - 1
 
     def event(self, kind: str, **fields: Any) -> None:
-        self.metrics.event(self.pen.event(kind, **fields))
+        line = self.pen.event(kind, **fields)
+        if self.metrics is not None:
+            self.metrics.event(line)
 
     def step(self, message: Mapping[str, Any], generation: int) -> float:
         """A committed step, from the first worker that told of it. Returns the seconds it took.
@@ -84,7 +102,8 @@ class Scribe:
         self.gap(step)
         entry = self.pen.step(record, self.shares(message, step, first))
         self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message["seconds"], 1e-9)}
-        self.metrics.step(entry)
+        if self.metrics is not None:
+            self.metrics.step(entry)
         return float(message["seconds"])
 
     @staticmethod

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from shoal.control.fleet import Fleet, node_of
+from shoal.control.fleet import Fleet
+from shoal.names import node_of, seat_name, spare_name, spare_number
 from shoal.plan import Mesh, Node, Seat, spare_slots
 from shoal.worker.main import Meeting, Setup
 
-__all__ = ["Spawner", "seat_name", "spares_wanted"]
-
-
-SPARE = re.compile(r"/spare(\d+)@")
-
-
-def seat_name(run_id: str, seat: Seat, mesh: Mesh, node: str) -> str:
-    stage, shard = mesh.coords(seat.rank)
-    return f"{run_id}/cell{seat.cell}/stage{stage}/shard{shard}@{node}"
+__all__ = ["Spawner", "spares_wanted"]
 
 
 def spares_wanted(
@@ -76,7 +68,7 @@ class Spawner:
         """Start a worker on `node`, for `seat` or as a spare; returns its name."""
         if seat is None:
             self._spares += 1
-            name = f"{self._run_id}/spare{self._spares}@{node.name}"
+            name = spare_name(self._run_id, self._spares, node.name)
         else:
             name = seat_name(self._run_id, seat, self._mesh, node.name)
         self._fleet.spawn(self._setup(name, node.name, seat), node, partial(self._died, name))
@@ -87,8 +79,7 @@ class Spawner:
         """Ask living workers that a former controller started to speak to this one; returns those that are there."""
         found = []
         for name in self._fleet.workers(self._run_id):
-            number = SPARE.search(name)
-            self._spares = max(self._spares, int(number[1]) if number else 0)
+            self._spares = max(self._spares, spare_number(name) or 0)
             self.started[name] = Started(node_of(name), time.monotonic())  # before it can answer
             if self._fleet.rejoin(name, meeting):
                 found.append(name)
@@ -103,7 +94,7 @@ class Spawner:
 
     def cold_spares(self) -> list[str]:
         """Spares that were asked for and have not said a word yet."""
-        return [name for name, one in self.started.items() if not one.heard and SPARE.search(name)]
+        return [name for name, one in self.started.items() if not one.heard and spare_number(name) is not None]
 
     def late(self, limit: float, alive: set[str]) -> list[tuple[str, str]]:
         """(worker, why) of those that have not said a word and will not."""

@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.control.fleet import node_of
 from shoal.control.messages import Action, Lost
 from shoal.control.orders import carry_out
 from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
 from shoal.control.recall import appoint
 from shoal.control.verdict import not_finite
+from shoal.names import node_of
 from shoal.record import read
 from shoal_core import marker
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoal.names import node_of
 from shoal.printable import printable_values
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
 from shoal.record.summary import sessions, summarize
 
-__all__ = ["Clock", "History", "Stay", "node_of", "stays", "unigram_entropy"]
+__all__ = ["Clock", "History", "Stay", "stays", "unigram_entropy"]
 
 
 class Clock:
@@ -46,11 +47,6 @@ class Stay:
     cell: str | None
     start: float
     end: float
-
-
-def node_of(actor: str) -> str:
-    """`run/cell1/stage0/shard1@node3` -> `node3`."""
-    return actor.rpartition("@")[2]
 
 
 def stays(events: Sequence[Mapping[str, Any]], end: float) -> list[Stay]:

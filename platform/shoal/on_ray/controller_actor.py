@@ -17,12 +17,14 @@ from typing import Any
 import ray
 
 from shoal.config import Job
-from shoal.control.controller import Controller, controller_name
+from shoal.control.controller import Controller
 from shoal.control.finish import bury
-from shoal.control.fleet import RayFleet
+from shoal.names import controller_name
+from shoal.on_ray.fleet import RayFleet
+from shoal.on_ray.metrics import RunMetrics
 from shoal.record.lease import Held
 
-__all__ = ["ControllerActor", "controller_name"]
+__all__ = ["ControllerActor"]
 
 GRACE = 3.0
 """Seconds that the actor stays after the end, for the driver to read the outcome."""
@@ -62,8 +64,9 @@ class ControllerActor:
         try:
             fleet = RayFleet(str(job.get("slot_resource")))
             checked = Job.model_validate(job)
-            which = {"again": self.again, "session": session}
-            self.controller = Controller(fleet, checked, self.rundir, seats, start, about, **which)
+            metrics = RunMetrics(self.run_id)
+            arguments = (fleet, checked, self.rundir, seats, start, about)
+            self.controller = Controller(*arguments, again=self.again, session=session, metrics=metrics)
             outcome = asyncio.run(self.controller.run())
         except Held as error:  # the record is another's: not a word goes into it
             outcome = ("failed", str(error))

@@ -1,10 +1,12 @@
-"""Joining a Ray cluster as a driver. One that is not there, or wants a token, is said within seconds."""
+"""Joining a Ray cluster as a driver, and leaving it. That there is none, or it wants a token, is said in seconds."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import sys
+import threading
 
 import grpc
 import ray
@@ -12,17 +14,20 @@ from ray._private import services
 
 from shoal.cluster.launch import TEMP_DIR
 from shoal.cluster.token import token, wants_token
+from shoal.on_ray import NAMESPACE
 from shoal_core.errors import UserError
 
-__all__ = ["connect"]
+__all__ = ["connect", "leave"]
 
 CONNECT_S, ANSWER_S = 5.0, 10.0
+LEAVE_S = 1.5
+"""Seconds for Ray to part from its cluster."""
 ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """What Ray's client asks first, and for minutes if it is refused."""
 NONE = "start one (`shoal cluster up`) and submit: `ray job submit -- shoal train job.yaml`"
 
 
-def connect(namespace: str) -> None:
+def connect() -> None:
     """Join the cluster that this process belongs to or that RAY_ADDRESS names, unless that is done.
 
     Raises:
@@ -35,7 +40,7 @@ def connect(namespace: str) -> None:
         check(address, token())
         ray.init(
             address=address,
-            namespace=namespace,
+            namespace=NAMESPACE,
             log_to_driver=False,
             logging_level=logging.ERROR,
             # a cluster on one machine: Ray would take the head for this driver's node
@@ -45,6 +50,17 @@ def connect(namespace: str) -> None:
         raise wants_token(os.environ.get("RAY_ADDRESS", "")) from error
     except (ConnectionError, ValueError) as error:
         raise UserError("there is no Ray cluster to train on", NONE) from error
+
+
+def leave(code: int) -> None:
+    """Let go of the cluster. Where Ray does not come back from that (a cluster that is gone), the process ends here."""
+    going = threading.Thread(target=ray.shutdown, daemon=True)
+    going.start()
+    going.join(LEAVE_S)
+    if going.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def check(address: str, shown: str | None) -> None:

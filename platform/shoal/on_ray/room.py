@@ -6,13 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import ray
 
-from shoal.control.controller import controller_name
-from shoal.control.fleet import NAMESPACE
-from shoal.nodes import view
+from shoal.names import controller_name, run_of
+from shoal.on_ray.fleet import all_workers, find_actor
+from shoal.on_ray.nodes import view
 from shoal.plan import Assignment, Wanted, plan
 from shoal.record.sentences import count
 from shoal_core.errors import UserError
@@ -32,7 +31,7 @@ def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
     """
     free = sum(node.slots for node in view(slot_resource) if not node.draining)
     missing = max(0, wanted.cells * wanted.mesh.workers - free)
-    held = holders(workers()) if missing else Counter()
+    held = holders(all_workers()) if missing else Counter()
     given: Counter[str] = Counter()
     for other in held:
         if given.total() < missing and other != run_id:
@@ -52,15 +51,9 @@ def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
         raise UserError(f"{error.problem}; {held_by(held)}", f"wait for their end, or {error.remedy}") from error
 
 
-def workers() -> list[str]:
-    """Names of all runs' workers."""
-    names = [str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True)]
-    return [name for name in names if "@" in name]
-
-
 def holders(names: Iterable[str]) -> Counter[str]:
     """Run -> slots that it holds, from its workers' names."""
-    return Counter(name.partition("/")[0] for name in names)
+    return Counter(map(run_of, names))
 
 
 def held_by(held: Counter[str]) -> str:
@@ -70,9 +63,10 @@ def held_by(held: Counter[str]) -> str:
 
 def ask(other: str, wanted: int, run_id: str) -> int:
     """Ask a run's controller to give up idle spares; returns how many it gives."""
+    controller = find_actor(controller_name(other))
+    if controller is None:
+        return 0
     try:
-        controller: Any = ray.get_actor(controller_name(other), namespace=NAMESPACE)
-        given: int = ray.get(controller.give_up_spares.remote(wanted, run_id), timeout=ANSWER)
-        return given
-    except (ValueError, ray.exceptions.RayError):  # it has none any more, or does not answer: it gives nothing
+        return int(ray.get(controller.give_up_spares.remote(wanted, run_id), timeout=ANSWER))
+    except ray.exceptions.RayError:  # it does not answer: it gives nothing
         return 0

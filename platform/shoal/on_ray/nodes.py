@@ -1,4 +1,4 @@
-"""What the platform reads off Ray about nodes; the one place that knows Ray's node records."""
+"""What Ray says of nodes: which live, with how many slots, where they stand, and which are leaving."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from shoal.cluster.drain import draining_nodes
-from shoal.cluster.launch import DRIVER_RESOURCE
+from shoal.cluster.launch import DRIVER_RESOURCE, NODE_LABEL
+from shoal.on_ray.drain import draining_nodes
 from shoal.plan import Node, Site
 
 __all__ = [
-    "NODE_LABEL",
     "RACK_LABEL",
     "ZONE_LABELS",
     "living",
@@ -26,8 +25,6 @@ __all__ = [
     "within_reach",
 ]
 
-NODE_LABEL = "shoal.io/node"
-"""Label that names a node for people; without it the node's address serves."""
 RACK_LABEL = "rack"
 ZONE_LABELS = ("ray.io/availability-zone", "zone")
 """Labels that name a node's rack and zone; of those for the zone the first that is there (Ray's cluster launchers and

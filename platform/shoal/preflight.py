@@ -1,35 +1,24 @@
-"""The start of a run: check everything, then start its controller. What follows is `shoal.driver`'s."""
+"""The start of a run, as far as no cluster is needed: everything is checked, and what it goes on from is found."""
 
 from __future__ import annotations
 
 import random
-import secrets
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from shoal import batching, tracking
 from shoal import resume as going_on
 from shoal.config import Job, parse
-from shoal.control.actor import ControllerActor, controller_name
-from shoal.control.fleet import NAMESPACE
-from shoal.nodes import living, near_node, quiet_node
-from shoal.plan import Wanted, cell_mesh
-from shoal.record import index, layout
-from shoal.record.lease import claim
-from shoal.record.rundir import RunDir, check_run_id
-from shoal.record.sentences import count
-from shoal.room import planned
+from shoal.plan import cell_mesh
+from shoal.record.rundir import check_run_id
 from shoal.storage import check_writable
-from shoal_core import marker
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, Workload, load_workload, own_settings
 
-__all__ = ["Preflight", "launch", "nodes_in_words", "preflight", "settled"]
+__all__ = ["Preflight", "preflight", "settled"]
 
 WORDS = ("amber", "brisk", "calm", "deft", "eager", "fleet", "glad", "keen", "lucid", "merry", "nimble", "quick")
 FISH = (
@@ -120,44 +109,3 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
     notes += [*moved, *(workload.remarks(start, job.steps) if hasattr(workload, "remarks") else ())]
     job = job.model_copy(update={"workload": {**job.workload, ORIGIN: asdict(origin)}})
     return Preflight(job, workload, about, start, notes, found.passed)
-
-
-def launch(ready: Preflight, *, resume: bool) -> tuple[Any, Any]:
-    """Start the controller of a checked job on the connected cluster; returns (controller, its run's future).
-
-    Raises:
-        UserError: too few slots, or the run id is in use, by a controller on another cluster perhaps.
-    """
-    job = ready.job
-    name = controller_name(str(job.run_id))
-    if any(actor["name"] == name for actor in ray.util.list_named_actors(all_namespaces=True)):
-        raise UserError(f"run_id: {job.run_id!r} is running now", "choose another run_id, or wait for its end")
-    mesh = cell_mesh(ready.workload, job.workers_per_cell)
-    spares = None if job.spares == "all" else job.spares
-    assigned = planned(job.slot_resource, Wanted(mesh, job.cells, spares), str(job.run_id))
-    about = ready.about | {"placement": list(assigned.notes)}
-    session = secrets.token_hex(8)
-    if resume:
-        claim(job.storage / str(job.run_id), session)
-    run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
-    index.note(str(job.run_id), run.path)
-    for damaged, reason in ready.passed:
-        aside = marker.set_aside(damaged)
-        run.append_event("checkpoint_passed_over", step=int(damaged.name[5:]), path=str(aside), reason=reason)
-    marker.sweep(run.path / layout.CHECKPOINTS)
-    run.close()
-    places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
-    controller = ControllerActor.options(  # type: ignore[attr-defined]
-        name=name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
-        scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, about, tracking.credentials(), session)
-    return controller, controller.wait.remote()
-
-
-def nodes_in_words(slot_resource: str) -> str:
-    """The cluster in one line."""
-    nodes = [node for node in living(slot_resource) if node.slots]
-    return f"{count(len(nodes), 'node')}, {count(sum(node.slots for node in nodes), 'slot')}"
