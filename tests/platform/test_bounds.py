@@ -9,29 +9,22 @@ from decisions import HOMES, Run, one
 
 from shoal.control.bounds import FRUITLESS, SPENT, UNBORN
 from shoal.control.messages import (
-    Acked,
-    Checkpointed,
-    Committed,
     End,
     Ending,
-    Failed,
     Form,
     Generation,
     Joined,
     Journal,
-    Kept,
     Lost,
-    NotSaved,
     Pause,
-    Ready,
     Release,
     Standstill,
     Stop,
     Unborn,
     Wanted,
 )
-from shoal.control.state import Ack
 from shoal.plan import Seat
+from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, CopyHeld, Failed, NotSaved, Ready
 
 WHY = "RuntimeError: no accelerator here"
 
@@ -241,7 +234,7 @@ def test_idle_spares_are_given_up_to_a_run_that_needs_seats_and_nobody_else_is()
     run = Run()
     run.start()
     run.spares()
-    run.feed(Joined("s2", "n3"), Kept("s0", 0, 0, 0))
+    run.feed(Joined("s2", "n3"), CopyHeld("s0", 0, 0, 0))
     assert one(run.feed(Wanted(2)), Release).workers == ("s1", "s2")  # not the one that keeps a copy
     assert one(run.feed(Wanted(2)), Release).workers == ("s0",)
     assert run.feed(Wanted(2)) == []

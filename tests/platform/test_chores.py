@@ -12,9 +12,10 @@ from decisions import Run
 from shoal.control.chores import Chores
 from shoal.control.ear import Ear
 from shoal.control.lifelines import Line
-from shoal.control.messages import Ending, Event, Failed, Lost, Standstill, Unborn
+from shoal.control.messages import Ending, Event, Lost, Standstill, Unborn
 from shoal.control.mishaps import ROW, Mishaps
 from shoal.control.watchdog import Watchdog
+from shoal.protocol.said import Failed
 from shoal.record.pen import Stall
 from shoal.timeouts import Timeouts
 

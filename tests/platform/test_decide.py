@@ -9,28 +9,21 @@ from decisions import HOMES, NODES, Run, one
 from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
 from shoal.control.decide import decide
 from shoal.control.messages import (
-    Acked,
-    Checkpointed,
-    Committed,
+    CommitLate,
     Damaged,
     End,
-    Failed,
-    Finished,
     Form,
     Generation,
     Joined,
     Journal,
     Lost,
-    NotSaved,
     Pause,
-    Raise,
-    Ready,
     Rewind,
     Stop,
 )
-from shoal.control.state import Ack
 from shoal.control.verdict import finite, not_finite
 from shoal.plan import Seat
+from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready
 
 
 def test_nothing_forms_before_the_planned_workers_of_a_cell_are_there() -> None:
@@ -110,9 +103,9 @@ def test_whoever_committed_decides_for_everyone_alive() -> None:
     run.start()
     run.feed(Committed("w10", 0, 8), Lost("w10", "closed"))  # w10 left the vote of step 7 and died
     # whoever answers from behind is told at once: a peer of its cell may wait for it inside the next step
-    assert one(run.ack("w00", 7, (0,)), Raise) == Raise(0, 8, ("w00",))
+    assert one(run.ack("w00", 7, (0,)), CommitLate) == CommitLate(0, 8, ("w00",))
     run.ack("w11", 7, out=True)
-    assert one(run.ack("w01", 7, (0,)), Raise) == Raise(0, 8, ("w01",))
+    assert one(run.ack("w01", 7, (0,)), CommitLate) == CommitLate(0, 8, ("w01",))
     assert run.ack("w00", 8) == []
     generation = one(run.ack("w01", 8), Generation)
     assert generation.steps == 8
@@ -124,7 +117,7 @@ def test_a_laggard_is_raised_when_another_survivor_says_it_committed() -> None:
     run.start()
     run.feed(Failed("w00", 0, "between", "connection reset"))
     run.ack("w00", 4)
-    assert one(run.ack("w01", 5), Raise).workers == ("w00",)
+    assert one(run.ack("w01", 5), CommitLate).workers == ("w00",)
     for worker in ("w10", "w11"):
         assert run.ack(worker, 5) == []
     assert one(run.ack("w00", 5), Generation).steps == 5
@@ -280,7 +273,7 @@ def test_cells_that_together_hold_every_shard_are_put_together() -> None:
 
 def test_who_can_still_commit_is_raised_before_cells_are_put_together() -> None:
     run = broken_apart()
-    assert one(run.ack("w00", 29, whole=True), Raise).workers == ("w00",)
+    assert one(run.ack("w00", 29, whole=True), CommitLate).workers == ("w00",)
     assert run.ack("w11", 30, out=True) == []
     assert one(run.ack("w00", 30, out=True), Form).keep
 

@@ -5,21 +5,9 @@ from __future__ import annotations
 import pytest
 from decisions import HOMES, Run, one
 
-from shoal.control.messages import (
-    Committed,
-    Draining,
-    Failed,
-    Form,
-    Generation,
-    Joined,
-    Journal,
-    Lost,
-    Pause,
-    Ready,
-    Release,
-    Stop,
-)
+from shoal.control.messages import Draining, Form, Generation, Joined, Journal, Lost, Pause, Release, Stop
 from shoal.plan import Seat
+from shoal.protocol.said import Committed, Failed, Ready
 
 
 def moving() -> Run:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import pytest
 
 from shoal.control.decide import decide
-from shoal.control.messages import Acked, Action, Form, Joined, Lost, Ready
+from shoal.control.messages import Action, Form, Joined, Lost
 from shoal.control.spawn import spares_wanted
-from shoal.control.state import Ack, Shape, State
+from shoal.control.state import Shape, State
 from shoal.names import seat_name
 from shoal.on_ray.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh
+from shoal.protocol.said import Ack, Acked, Ready
 from shoal_core.errors import UserError
 
 SITES = {"a": Site("r1", "x"), "b": Site("r1", "x"), "c": Site("r2", "x"), "d": Site("r3", "y"), "e": Site("r4", "y")}

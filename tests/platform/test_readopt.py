@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.control.decide import decide
-from shoal.control.messages import Acked, Form, Generation, Lost, Raise, Stop
+from shoal.control.messages import CommitLate, Form, Generation, Lost, Stop
 from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
-from shoal.control.state import Ack, Shape, State
+from shoal.control.state import Shape, State
 from shoal.plan import Seat
+from shoal.protocol.said import Ack, Acked
 
 SHAPE = Shape(2, 2, 100, lambda step: 2)
 CELLS = {0: ("a0", "a1"), 1: ("b0", "b1")}
@@ -100,7 +101,7 @@ def test_a_generation_that_is_not_on_record_is_taken_from_the_living_and_ended()
     assert (stop[0].generation, stop[-1].broken, set(stop[0].workers)) == (7, (), {"a0", "a1", "s0", "b1"})
     ranks = {"a0": 0, "a1": 1, "s0": 0, "b1": 1}
     state, actions = feed(state, *(Acked(w, 7, Ack(55 + (w == "a0"), rank=r, whole=True)) for w, r in ranks.items()))
-    assert [a.steps for a in actions if isinstance(a, Raise)] == [56, 56, 56]
+    assert [a.steps for a in actions if isinstance(a, CommitLate)] == [56, 56, 56]
     state, actions = feed(state, *(Acked(w, 7, Ack(56, rank=r)) for w, r in ranks.items()))
     (generation,) = [a for a in actions if isinstance(a, Generation)]
     assert (generation.generation, generation.steps) == (8, 56)

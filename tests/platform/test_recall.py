@@ -12,10 +12,11 @@ import torch
 from lab import Lab, alone, lab
 
 from shoal.control.decide import apply
-from shoal.control.messages import Committed, Form, Generation, Joined, Keep, Kept, Lost, Ready, Rewind
+from shoal.control.messages import CopyTo, Form, Generation, Joined, Lost, Rewind
 from shoal.control.recall import keepers, newest
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
+from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.wire import proof
 from shoal.worker import copies as copies_module
 from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
@@ -39,32 +40,32 @@ def started(nodes: list[str], spares: list[str], cells: int = 1, checkpoint: int
 
 def test_a_keeper_is_never_on_a_node_where_the_shard_lives() -> None:
     state, done = started(["a", "a", "b", "b"], ["a", "c", "d"], cells=2)
-    (order,) = [action for action in done if isinstance(action, Keep)]
+    (order,) = [action for action in done if isinstance(action, CopyTo)]
     assert order.keepers == {"w0": "s1", "w1": "s2"}
     assert order.ranks == {"w0": 0, "w1": 1}
     changed = apply(state, Lost("s2", "gone"))
-    assert [a.keepers for a in changed if isinstance(a, Keep)] == [{"w0": "s1", "w1": "s1"}]
+    assert [a.keepers for a in changed if isinstance(a, CopyTo)] == [{"w0": "s1", "w1": "s1"}]
     apply(state, Lost("s1", "gone"))
     assert keepers(state) == {}
-    assert [a.keepers for a in apply(state, Joined("s3", "e")) if isinstance(a, Keep)] == [{"w0": "s3", "w1": "s3"}]
+    assert [a.keepers for a in apply(state, Joined("s3", "e")) if isinstance(a, CopyTo)] == [{"w0": "s3", "w1": "s3"}]
 
 
 def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:
     state, _ = started(["a", "a"], ["b", "c"])
     for rank, steps in ((0, 5), (1, 5), (0, 10), (0, 15)):
-        apply(state, Kept("s0", rank, steps, 0))
+        apply(state, CopyHeld("s0", rank, steps, 0))
     assert newest(state) is None  # of rank 0 only the two newest are held
-    apply(state, Kept("s1", 1, 10, 0))
+    apply(state, CopyHeld("s1", 1, 10, 0))
     assert newest(state) == (10, ("s0", "s1"))
-    apply(state, Kept("s1", 1, 15, state.era + 1))
+    apply(state, CopyHeld("s1", 1, 15, state.era + 1))
     assert newest(state) == (10, ("s0", "s1"))
 
 
 def test_copies_are_gone_back_to_and_what_came_after_them_counts_no_more() -> None:
     state, _ = started(["a", "a"], ["b", "b", "c"])
     for rank in (0, 1):
-        apply(state, Kept("s2", rank, 10, 0))
-    apply(state, Kept("s2", 0, 15, 0))
+        apply(state, CopyHeld("s2", rank, 10, 0))
+    apply(state, CopyHeld("s2", 0, 15, 0))
     apply(state, Committed("w0", 0, 17))
     first = apply(state, Lost("w0", "gone"))
     actions = first + apply(state, Lost("w1", "gone"))
@@ -82,7 +83,7 @@ def test_copies_are_gone_back_to_and_what_came_after_them_counts_no_more() -> No
 def test_copies_that_are_lost_meanwhile_leave_the_checkpoint() -> None:
     state, _ = started(["a", "a"], ["b"], checkpoint=4)
     for rank in (0, 1):
-        apply(state, Kept("s0", rank, 10, 0))
+        apply(state, CopyHeld("s0", rank, 10, 0))
     apply(state, Lost("w0", "gone"))
     waiting = apply(state, Lost("w1", "gone"))
     assert [a for a in waiting if isinstance(a, Form)] == []  # one spare is too few

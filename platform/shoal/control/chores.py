@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from shoal.control.lifelines import Line
-from shoal.control.messages import Draining, Ending, Failed, Lost, Standstill
+from shoal.control.messages import Draining, Ending, Lost, Standstill
 from shoal.control.mishaps import say
 from shoal.control.spawn import spares_wanted
 from shoal.plan import NOWHERE, Node, Site
+from shoal.protocol.said import Failed
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
@@ -131,7 +132,7 @@ class Chores:
         self.held_until = time.monotonic() + HOLD
 
     def spare(self) -> None:
-        """Keep warm spares on free slots, once the run is under way."""
+        """CopyTo warm spares on free slots, once the run is under way."""
         one = self.controller
         if one.state.verdict or (one.state.generation < 0 and one.state.expected):
             return

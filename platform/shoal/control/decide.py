@@ -12,24 +12,15 @@ from typing import Literal
 from shoal.control import bounds
 from shoal.control.conclude import conclude, end, fall_back, publish
 from shoal.control.messages import (
-    Acked,
     Action,
-    Checkpointed,
-    Committed,
+    CommitLate,
     Damaged,
     Draining,
     Ending,
-    Evaluated,
     Event,
-    Failed,
-    Finished,
     Joined,
     Journal,
-    Kept,
     Lost,
-    NotSaved,
-    Raise,
-    Ready,
     Standstill,
     Stop,
     Unborn,
@@ -37,8 +28,20 @@ from shoal.control.messages import (
 )
 from shoal.control.recall import appoint, form_recalled, hear
 from shoal.control.seating import combine, evict, fill, join, let_go
-from shoal.control.state import Ack, State, Worker
+from shoal.control.state import State, Worker
 from shoal.plan import Seat
+from shoal.protocol.said import (
+    Ack,
+    Acked,
+    Checkpointed,
+    Committed,
+    CopyHeld,
+    Evaluated,
+    Failed,
+    Finished,
+    NotSaved,
+    Ready,
+)
 
 __all__ = ["apply", "decide"]
 
@@ -86,7 +89,7 @@ def apply(state: State, event: Event) -> list[Action]:
             if generation == state.generation:
                 state.evaluated = max(state.evaluated, steps)
             return actions
-        case Kept(worker, rank, steps, era):
+        case CopyHeld(worker, rank, steps, era):
             hear(state, worker, rank, steps, era)
             return actions
         case Checkpointed(steps):
@@ -185,7 +188,7 @@ def lift(state: State, workers: list[str], actions: list[Action]) -> None:
         for worker in behind:
             del state.acks[worker]
         state.awaited |= set(behind)
-        actions.append(Raise(state.generation, state.committed, tuple(behind)))
+        actions.append(CommitLate(state.generation, state.committed, tuple(behind)))
 
 
 def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:

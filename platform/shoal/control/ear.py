@@ -8,28 +8,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shoal.control.lifelines import Line
-from shoal.control.messages import (
-    Acked,
-    Checkpointed,
-    Committed,
-    Damaged,
-    Ending,
-    Evaluated,
-    Failed,
-    Finished,
-    Joined,
-    Kept,
-    Lost,
-    NotSaved,
-    Ready,
-    Unborn,
-)
+from shoal.control.messages import Damaged, Ending, Joined, Lost, Unborn
 from shoal.control.mishaps import ROW
 from shoal.control.rendezvous import WORDS
-from shoal.control.state import Ack
 from shoal.control.verdict import diverged, finite, suspects
 from shoal.names import node_of
 from shoal.plan import Seat
+from shoal.protocol.said import (
+    Ack,
+    Acked,
+    Checkpointed,
+    Committed,
+    CopyHeld,
+    Evaluated,
+    Failed,
+    Finished,
+    NotSaved,
+    Ready,
+)
 from shoal_core import marker
 from shoal_core.workload import ORIGIN
 
@@ -166,7 +162,7 @@ class Ear:
                     fields = {key: value for key, value in message.items() if key not in envelope}
                     self.journal(message["kind"], worker, message, {**fields, "cell": seat.cell})
             case "kept":
-                one.on(Kept(worker, message["rank"], message["steps"], message["era"]))
+                one.on(CopyHeld(worker, message["rank"], message["steps"], message["era"]))
             case "checkpoint_failed":
                 fields = {"step": message["steps"], "reason": message["reason"]}
                 self.journal("checkpoint_failed", worker, message, fields)

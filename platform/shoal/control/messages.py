@@ -1,4 +1,5 @@
-"""Events that reach the controller and actions it answers with. Plain values: the tests step through them."""
+"""Events that no worker says (those are in `protocol.said`), and what is decided on them. Plain values: the tests step
+through them."""
 
 from __future__ import annotations
 
@@ -6,33 +7,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shoal.control.state import Ack
 from shoal.plan import Seat
+from shoal.protocol.said import (
+    Acked,
+    Checkpointed,
+    Committed,
+    CopyHeld,
+    Evaluated,
+    Failed,
+    Finished,
+    NotSaved,
+    Ready,
+)
 
 __all__ = [
-    "Acked",
     "Action",
-    "Checkpointed",
-    "Committed",
+    "CommitLate",
+    "CopyTo",
     "Damaged",
     "Draining",
     "End",
     "Ending",
-    "Evaluated",
     "Event",
-    "Failed",
-    "Finished",
     "Form",
     "Generation",
     "Joined",
     "Journal",
-    "Keep",
-    "Kept",
     "Lost",
-    "NotSaved",
     "Pause",
-    "Raise",
-    "Ready",
     "Recall",
     "Release",
     "Rewind",
@@ -72,78 +74,12 @@ class Unborn:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A worker stands in its cell's new world with a model built."""
-
-    worker: str
-    cell: int
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Acked:
-    worker: str
-    generation: int
-    ack: Ack
-
-
-@dataclass(frozen=True)
-class Committed:
-    """`worker` applied its optimizer step: `steps` are committed in its state."""
-
-    worker: str
-    generation: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    worker: str
-    generation: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A worker cannot go on. `where`: `cell` (its cell's world is unusable), `between` (a collective between cells
-    failed), `form` (its new world did not come up), `code` (an exception of the training code itself), `corrupt` (its
-    state is not that of its peers)."""
-
-    worker: str
-    generation: int
-    where: Literal["cell", "between", "form", "code", "corrupt"]
-    message: str = ""
-    attempt: int = -1
-
-
-@dataclass(frozen=True)
-class Finished:
-    worker: str
-    generation: int
-
-
-@dataclass(frozen=True)
-class Checkpointed:
-    """A checkpoint of `steps` committed steps is whole."""
-
-    steps: int
-
-
-@dataclass(frozen=True)
 class Damaged:
     """The checkpoint of `steps`, that cells were to be formed from, is not what was committed. `older`: the newest
     before it that the run may go back to; none is left if None."""
 
     steps: int
     older: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class NotSaved:
-    """A checkpoint of `steps` committed steps will never be whole."""
-
-    steps: int
     reason: str
 
 
@@ -176,17 +112,7 @@ class Draining:
     node: str
 
 
-@dataclass(frozen=True)
-class Kept:
-    """`worker` holds a whole copy of the shard of `rank` after `steps` committed steps. `era`: see `Keep`."""
-
-    worker: str
-    rank: int
-    steps: int
-    era: int
-
-
-FromWorker = Joined | Lost | Unborn | Ready | Acked | Committed | Evaluated | Failed | Finished | Kept
+FromWorker = Joined | Lost | Unborn | Ready | Acked | Committed | Evaluated | Failed | Finished | CopyHeld
 Event = FromWorker | Checkpointed | Damaged | NotSaved | Draining | Wanted | Standstill | Ending
 
 # ---- actions
@@ -214,7 +140,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Keep:
+class CopyTo:
     """From now on copy snapshots to a keeper: owner -> keeper. `era`: the generation since which no step was undone;
     `ranks`: of the owners."""
 
@@ -250,7 +176,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Raise:
+class CommitLate:
     """Somebody committed `steps`: commit it too."""
 
     generation: int
@@ -294,4 +220,4 @@ class End:
     reason: str
 
 
-Action = Form | Keep | Stop | Pause | Raise | Release | Generation | Rewind | Journal | End
+Action = Form | CopyTo | Stop | Pause | CommitLate | Release | Generation | Rewind | Journal | End

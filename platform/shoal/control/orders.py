@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.control.messages import (
     Action,
+    CommitLate,
+    CopyTo,
     End,
     Form,
     Generation,
     Journal,
-    Keep,
     Pause,
-    Raise,
     Release,
     Rewind,
     Stop,
@@ -32,7 +32,7 @@ def carry_out(one: Controller, action: Action) -> None:
     match action:
         case Form():
             form(one, action)
-        case Keep(generation, era, keepers, ranks):
+        case CopyTo(generation, era, keepers, ranks):
             for owner, keeper in keepers.items():
                 order = {"type": "keep", "generation": generation, "rank": ranks[owner]}
                 one.lifelines.send(owner, order | {"to": keeper_of(one, keeper, era)})
@@ -45,7 +45,7 @@ def carry_out(one: Controller, action: Action) -> None:
                 one.lifelines.send(worker, {"type": "pause", "generation": generation})
             for cell in one.state.leaving:
                 one.recoveries.leaves(cell, going(one, cell), time.time())
-        case Raise():
+        case CommitLate():
             commit_late(one, action)
         case Release(workers):
             for worker in workers:
@@ -79,7 +79,7 @@ def form(one: Controller, action: Form) -> None:
     one.recoveries.formed(cell, time.time())
 
 
-def commit_late(one: Controller, action: Raise) -> None:
+def commit_late(one: Controller, action: CommitLate) -> None:
     assert one.committed["steps"] == action.steps, (action.steps, one.committed.get("steps"))
     one.stopped = time.monotonic()
     order = {key: one.committed[key] for key in ("stats", "norm_sq")}

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shoal.control.messages import Event, Failed, Joined, Lost
+from shoal.control.messages import Event, Joined, Lost
 from shoal.control.state import Cell, Shape, State, Worker
 from shoal.plan import Seat
+from shoal.protocol.said import Failed
 
 __all__ = ["Past", "Said", "as_lived", "heard", "rebuild", "unrecorded"]
 

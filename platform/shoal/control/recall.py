@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from shoal.control.messages import Action, Form, Keep, Recall
+from shoal.control.messages import Action, CopyTo, Form, Recall
 from shoal.control.seating import hire_cell
 from shoal.control.state import State
 
@@ -51,7 +51,7 @@ def appoint(state: State, actions: list[Action]) -> None:
     if pairs != state.keepers:
         state.keepers = pairs
         ranks = {owner: state.seats[owner].rank for owner in pairs}
-        actions.append(Keep(state.generation, state.era, pairs, ranks))
+        actions.append(CopyTo(state.generation, state.era, pairs, ranks))
 
 
 def hear(state: State, keeper: str, rank: int, steps: int, era: int) -> None:

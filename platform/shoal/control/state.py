@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shoal.plan import NOWHERE, Mesh, Seat, Site
+from shoal.protocol.said import Ack
 
-__all__ = ["Ack", "Cell", "Phase", "Shape", "State", "Worker"]
+__all__ = ["Cell", "Phase", "Shape", "State", "Worker"]
 
 Phase = Literal["empty", "forming", "ready", "live"]
 Mode = Literal["gathering", "running", "draining", "ended"]
@@ -65,24 +66,6 @@ class Cell:
         """This cell when `worker` has said that it stands in its world."""
         there = self.ready | {worker}
         return replace(self, ready=there, phase="ready" if len(there) == len(self.members) else "forming")
-
-
-@dataclass(frozen=True)
-class Ack:
-    """A worker's answer to a stop: it takes no part in the generation any more.
-
-    `steps`: committed steps its state stands for (-1: not healed yet); `evaluated`: the last boundary it evaluated at;
-    `done`: micro-batches of the pending step that its cell has accumulated; `out`: it has left its cell's world (its
-    state it keeps); `whole`: the pending step's totals are complete here, so that it can still commit it; `rank`: which
-    shard of the state it holds.
-    """
-
-    steps: int
-    evaluated: int = -1
-    done: tuple[int, ...] = ()
-    out: bool = False
-    whole: bool = False
-    rank: int = -1
 
 
 @dataclass

@@ -17,10 +17,7 @@ from time import thread_time
 from shoal import batching
 from shoal.control.decide import apply
 from shoal.control.messages import (
-    Acked,
     Action,
-    Checkpointed,
-    Committed,
     Draining,
     End,
     Event,
@@ -29,13 +26,13 @@ from shoal.control.messages import (
     Joined,
     Lost,
     Pause,
-    Ready,
     Release,
     Rewind,
     Stop,
 )
 from shoal.control.readopt import Past, Said, rebuild
-from shoal.control.state import Ack, Shape
+from shoal.control.state import Shape
+from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
 from shoal.simulate.failures import Failure, draw
 from shoal.simulate.ledger import Ledger
 from shoal.simulate.settings import Settings

@@ -5,16 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from shoal.control.decide import decide
-from shoal.control.messages import (
-    Acked,
-    Action,
-    Event,
-    Generation,
-    Joined,
-    Ready,
-)
-from shoal.control.state import Ack, Shape, State
+from shoal.control.messages import Action, Event, Generation, Joined
+from shoal.control.state import Shape, State
 from shoal.plan import Seat
+from shoal.protocol.said import Ack, Acked, Ready
 
 HOMES = {Seat(c, r): f"w{c}{r}" for c in range(2) for r in range(2)}
 NODES = {"w00": "n1", "w01": "n1", "w10": "n2", "w11": "n2", "s0": "n3", "s1": "n3"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from shoal.control.messages import Action, Form, Generation, Pause, Raise, Stop
+from shoal.control.messages import Action, CommitLate, Form, Generation, Pause, Stop
 from shoal.control.state import State
 
 __all__ = [
@@ -132,7 +132,7 @@ def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, 
             return ("stop", generation, broken)
         case Pause(generation, _):
             return ("pause", generation)
-        case Raise(generation, steps, _):
+        case CommitLate(generation, steps, _):
             return ("raise", generation, record, steps)
         case Generation():
             cells = tuple((c, tuple(number[m] for m in crew)) for c, crew in sorted(action.cells.items()))

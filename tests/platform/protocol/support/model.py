@@ -18,13 +18,7 @@ from actors import BEGIN, Worker, World, freeze
 from scene import Scene
 
 from shoal.control.decide import decide
-from shoal.control.messages import (
-    Action,
-    Draining,
-    Event,
-    Joined,
-    Standstill,
-)
+from shoal.control.messages import Action, Draining, Event, Joined, Standstill
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
 

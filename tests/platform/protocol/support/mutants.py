@@ -9,8 +9,9 @@ from model import Model
 from scene import Scene
 
 from shoal.control.decide import decide
-from shoal.control.messages import Acked, Action, Committed, Event, Lost, Raise
-from shoal.control.state import Ack, State
+from shoal.control.messages import Action, CommitLate, Event, Lost
+from shoal.control.state import State
+from shoal.protocol.said import Ack, Acked, Committed
 
 __all__ = [
     "BegunAlone",
@@ -26,7 +27,7 @@ __all__ = [
 def raise_not_sent(state: State, event: Event) -> tuple[State, list[Action]]:
     """Whoever is behind a committed step is not told."""
     after, actions = decide(state, event)
-    return after, [action for action in actions if not isinstance(action, Raise)]
+    return after, [action for action in actions if not isinstance(action, CommitLate)]
 
 
 def stays_behind(state: State, event: Event) -> tuple[State, list[Action]]:

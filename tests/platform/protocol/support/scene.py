@@ -7,22 +7,8 @@ from typing import TYPE_CHECKING, Any
 from actors import ACROSS, BEGIN, HEAL, INSIDE, MEET, VOTE, Violation, Worker, World, order_of, reach
 
 from shoal import batching
-from shoal.control.messages import (
-    Acked,
-    Action,
-    Checkpointed,
-    Committed,
-    Event,
-    Failed,
-    Finished,
-    Generation,
-    Lost,
-    Raise,
-    Ready,
-    Release,
-    Rewind,
-)
-from shoal.control.state import Ack
+from shoal.control.messages import Action, CommitLate, Event, Generation, Lost, Release, Rewind
+from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Ready
 
 if TYPE_CHECKING:
     from model import Model
@@ -89,7 +75,7 @@ class Scene:
                 for name in workers:
                     self.set(self.model.number[name], life="gone", inbox=())
                 return
-            case Raise(_, steps, _):
+            case CommitLate(_, steps, _):
                 if len(self.log) != steps:
                     raise Violation(f"I3: workers are told to commit step {steps}, the record ends at {len(self.log)}")
             case Generation():

@@ -1,0 +1,107 @@
+"""What one worker is told. Used by the module's name (`orders.Stop`), since the controller's actions, which are about a
+whole run, have the same names.
+
+An order holds what its receiver needs and nothing of others, so that it is small however large the run: most are the
+same for a whole cell or for everybody, and encoded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoal.protocol.rendezvous import Closed, Met, Values
+
+__all__ = ["CommitLate", "CopyTo", "Fence", "Form", "Generation", "Keeper", "Order", "Pause", "Recall", "Stop"]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Where copies go to or come from. `era`: of the run's history, anew whenever steps were undone."""
+
+    address: tuple[str, int]
+    era: int = 0
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Go on from the copy of the state after `steps` committed steps that `keeper` holds; None: it is gone."""
+
+    steps: int
+    keeper: Keeper | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """Build (again) the world of a cell, as its `rank` of `size`; load the checkpoint of `restore` steps if given, or
+    (`keep`) go on from the state that was kept on leaving the former world, or (`recall`) from a copy."""
+
+    cell: int
+    attempt: int
+    rank: int
+    size: int
+    restore: int | None = None
+    keep: bool = False
+    recall: Recall | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A new membership of `cells`, in ascending order, goes on from `steps`. Of the receiver's cell: `todo`: what is
+    left for it of the step; `heals`: copies (from, to) that it has a part in. `save`: write a checkpoint before going
+    on; `halt`: and do not go on. `crew`: everybody by cell and rank, if samples are audited."""
+
+    generation: int
+    cells: tuple[int, ...]
+    steps: int
+    evaluated: int
+    todo: tuple[int, ...]
+    heals: tuple[tuple[int, int], ...] = ()
+    save: bool = False
+    halt: bool = False
+    crew: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave the generation at once and answer; if the cell is broken and the pending step's totals are not complete,
+    leave its world too, so that peers blocked in it are freed. `committed`: steps that the controller knows of."""
+
+    generation: int
+    broken: tuple[int, ...]
+    committed: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Leave the generation in order at the next boundary that all agree on (the vote carries it), and answer."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class CommitLate:
+    """Somebody committed `steps`: commit it too, with what the vote said."""
+
+    generation: int
+    steps: int
+    stats: tuple[float, ...]
+    norm_sq: float
+    takers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CopyTo:
+    """From now on copy snapshots to a keeper; to nobody if there is none."""
+
+    keeper: Keeper | None
+
+
+@dataclass(frozen=True)
+class Fence:
+    """End another worker of this node, which is taken for dead."""
+
+    pid: int
+    worker: str
+
+
+Order = Form | Generation | Stop | Pause | CommitLate | CopyTo | Fence | Values | Met | Closed
