@@ -13,7 +13,7 @@ setup: .venv/ready
 	@$(PYTHON) -m venv .venv || { echo "venv is missing: apt-get install python3.11-venv"; exit 1; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m shoal_data.build.compile
+	@$(BIN)/python -m shoal_data.bpe.compile
 	@touch $@
 
 demo: setup

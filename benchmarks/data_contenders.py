@@ -109,8 +109,8 @@ def one_document(beside: str) -> str:
 
 def tokenize(files: list[str], tokenizer: str, out: str, cpus: int = 2, ray: bool = True) -> dict[str, Any]:
     """On Ray, or without as the command does it on one machine with less than 2 GiB of text."""
-    from shoal_data.build.tokenize import TokenizeOptions
-    from shoal_data.build.tokenize import tokenize as build
+    from shoal_data.writing.options import TokenizeOptions
+    from shoal_data.writing.tokenize import tokenize as build
 
     def job(inputs: list[str], folder: str) -> None:
         build(inputs, tokenizer, folder, TokenizeOptions())
@@ -141,8 +141,8 @@ def tiktoken(files: list[str], tokenizer: str) -> dict[str, Any]:
     """The same vocabulary in tiktoken, its own batch call on two threads; text is in memory before the clock starts."""
     import tiktoken as library
 
-    from shoal_data.build.encode import load_encoder
-    from shoal_data.build.patterns import PATTERNS
+    from shoal_data.tokenizer.encoder import load_encoder
+    from shoal_data.tokenizer.patterns import PATTERNS
 
     encoder = load_encoder(tokenizer)
     ranks = {text: token for token, text in enumerate(encoder.tokens) if text}
@@ -196,9 +196,9 @@ def datatrove(files: list[str], tokenizer: str, out: str) -> dict[str, Any]:
 
 def train(files: list[str], out: str, vocab_size: int, ray: bool = False) -> dict[str, Any]:
     """As `shoal data tokenizer-train` does it on this machine, or on a Ray that is started before."""
-    from shoal_data.build.compile import compile_loops
-    from shoal_data.build.tokenizer import TrainOptions
-    from shoal_data.build.tokenizer import train as build
+    from shoal_data.bpe.compile import compile_loops
+    from shoal_data.bpe.train import TrainOptions
+    from shoal_data.bpe.train import train as build
 
     size = text_bytes(files)
     compile_loops()
@@ -219,8 +219,8 @@ def train_tokenizers(files: list[str], out: str, vocab_size: int) -> dict[str, A
     from tokenizers import Tokenizer, models, trainers
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from shoal_data.build.patterns import pre_tokenizer
-    from shoal_data.build.special import SPECIAL_TOKENS
+    from shoal_data.tokenizer.patterns import pre_tokenizer
+    from shoal_data.tokenizer.special import SPECIAL_TOKENS
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizer("deepseek-v3")
@@ -242,8 +242,8 @@ def train_tokenizers(files: list[str], out: str, vocab_size: int) -> dict[str, A
 
 
 def seek(shards: int, tokens: int, seq_len: int, out: str) -> dict[str, Any]:
-    from shoal_data.manifest import MANIFEST, Manifest, Shards
-    from shoal_data.reader import Corpus, Reader
+    from shoal_data.reading.manifest import MANIFEST, Manifest, Shards
+    from shoal_data.reading.reader import Corpus, Reader
 
     each = tokens // shards
     folder = Path(out) / "synthetic"
@@ -292,7 +292,7 @@ def read(corpus: str, seq_len: int, batch: int = 64) -> dict[str, Any]:
     For memcpy the shards lie end to end in one array, and a single call copies a batch's rows into a new buffer. All
     take turns and find the samples in memory and not in the processor's cache; each figure is its median.
     """
-    from shoal_data.reader import Corpus
+    from shoal_data.reading.reader import Corpus
 
     reader = Corpus.open(corpus).reader(seq_len, 3)
     total = min(reader.samples, 4096) // batch * batch
@@ -337,7 +337,7 @@ def mosaic(corpus: str, seq_len: int, out: str) -> dict[str, Any]:
     """The same samples as MDS, read by StreamingDataset, shuffled, in order of its own index."""
     from streaming import MDSWriter, StreamingDataset
 
-    from shoal_data.reader import Corpus
+    from shoal_data.reading.reader import Corpus
 
     reader = Corpus.open(corpus).reader(seq_len, 3)
     total = min(reader.samples, 4096)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from shoal_data.reader import Corpus, bits_per_byte
+from shoal_data.reading.reader import Corpus, bits_per_byte
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainReplica
@@ -77,7 +77,7 @@ def heldout_text(folder: Path, seq_len: int) -> bytes:
 
 def _raw_tokens(tokenizer: Any) -> list[bytes]:
     """The bytes of every token of a byte-level tokenizer; none for special ones."""
-    from shoal_data.build.byte_level import byte_of_character
+    from shoal_data.tokenizer.byte_level import byte_of_character
 
     byte_of = byte_of_character()
     special = set(tokenizer.get_added_tokens_decoder())

@@ -13,8 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # helpers beside the tests
 
-from shoal_data.build.documents import Quarantined, read_piece
-from shoal_data.build.inputs import Piece
+from shoal_data.sources.documents import Quarantined, read_piece
+from shoal_data.sources.parts import Piece
 
 Read = tuple[dict[int, tuple[str, str]], list[Quarantined]]
 
@@ -49,7 +49,7 @@ def raw(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer trained on them."""
-    from shoal_data.build.tokenizer import TrainOptions, train
+    from shoal_data.bpe.train import TrainOptions, train
 
     return train([str(raw / "*.parquet")], tmp_path_factory.mktemp("tokenizer") / "tok", TrainOptions(600))
 

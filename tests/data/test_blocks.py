@@ -14,11 +14,12 @@ import pytest
 
 from shoal_core.errors import StoreError, UserError
 from shoal_data import blocks
-from shoal_data.blocks import FirstTouch, first_blocks
-from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.local_store import LocalStore
-from shoal_data.manifest import Manifest, Shards
-from shoal_data.reader import Corpus
+from shoal_data.reading.blocks import FirstTouch, first_blocks
+from shoal_data.reading.local_store import LocalStore
+from shoal_data.reading.manifest import Manifest, Shards
+from shoal_data.reading.reader import Corpus
+from shoal_data.writing.options import TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 SIZES = [1000, 64, 333]  # bytes of three shards
 OFFSET = 8  # bytes before their token values, which have two bytes each
@@ -153,7 +154,7 @@ def test_what_a_disk_cannot_give_is_an_error(whole: Path, monkeypatch: pytest.Mo
     corpus = Corpus.open(whole)
     name = corpus.manifest.shards.file[0].decode()
     (whole / name).chmod(0)
-    monkeypatch.setattr("shoal_data.local_store.open", _refusing, raising=False)  # root may read anything
+    monkeypatch.setattr("shoal_data.reading.local_store.open", _refusing, raising=False)  # root may read anything
     assert isinstance(corpus.store, LocalStore)
     with pytest.raises(StoreError, match=f"{name}: Input/output error"):
         corpus.store.tokens(0, 0, 5)

@@ -14,10 +14,11 @@ import zstandard
 from tokenizers import Tokenizer
 
 from shoal_core.errors import UserError
-from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
-from shoal_data.build.tokenizer import TrainOptions, train
-from shoal_data.inspection import documents
-from shoal_data.reader import Corpus
+from shoal_data.bpe.train import TrainOptions, train
+from shoal_data.reading.inspection import documents
+from shoal_data.reading.reader import Corpus
+from shoal_data.writing.options import Recipe, TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 
 def run(tokenizer: Path, folder: Path, *, strict: bool = False) -> tuple[dict[tuple[str, int], int], dict[object, str]]:
@@ -115,7 +116,7 @@ def test_strict_makes_it_an_error_that_names_the_file(tokenizer: Path, inputs: P
 
 
 def test_jsonl_is_read_in_stretches(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal_data.build.jsonl._STRETCH", 300)
+    monkeypatch.setattr("shoal_data.sources.jsonl._STRETCH", 300)
     (tmp_path / "in").mkdir()
     lines = [json.dumps({"text": "x" * (number % 150 + 1)}) for number in range(400)]
     lines[7] = "{not json"

@@ -19,7 +19,8 @@ import pytest
 from shoal.cluster import connect, local
 from shoal.cluster.processes import pids_of
 from shoal.cluster.state import load
-from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
+from shoal_data.writing.options import Recipe, TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 BIN = Path(sys.executable).parent

@@ -153,7 +153,7 @@ def test_empty_ones(read: Reader, suffix: str) -> None:
 @both
 def test_what_unpacks_to_more_than_can_be_held(read: Reader, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("documents._LARGEST", 1 << 20), ("jsonl._LONGEST", 1 << 20), ("jsonl._STRETCH", 1 << 18)):
-        monkeypatch.setattr(f"shoal_data.build.{name}", size)
+        monkeypatch.setattr(f"shoal_data.sources.{name}", size)
     bomb = PACK[suffix](b"\0" * (4 << 20))
     found, (entry,) = read("a.txt" + suffix, bomb)
     assert (found, entry.rows) == ({}, 1)

@@ -20,14 +20,15 @@ from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal_core.errors import StoreError, UserError
-from shoal_data import reader
-from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.entropy import unigram_entropy
-from shoal_data.inspection import documents, write_documents
-from shoal_data.reader import Corpus
+from shoal_data.reading import reader
+from shoal_data.reading.entropy import unigram_entropy
+from shoal_data.reading.inspection import documents, write_documents
+from shoal_data.reading.reader import Corpus
+from shoal_data.reading.store import store_at
+from shoal_data.reading.verify import verify
 from shoal_data.s3_objects import Objects, verdict
-from shoal_data.store import store_at
-from shoal_data.verify import verify
+from shoal_data.writing.options import TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 BUCKET, PREFIX = "corpora", "with space/100% of #1 + 東é"
 

@@ -28,17 +28,18 @@ from tokenizers import Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
 from shoal_core.errors import UserError
-from shoal_data.build import engines
-from shoal_data.build.byte_level import character_of_byte
-from shoal_data.build.encode import Encoder, load_encoder
-from shoal_data.build.engines import Gigatoken
-from shoal_data.build.fast_rules import FAST_PATTERNS
-from shoal_data.build.recipe import Stream
-from shoal_data.build.special import SPECIAL_TOKENS, beginning_of_text, end_of_text
-from shoal_data.build.special_names import can_be_spelled
-from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.inspection import write_documents
-from shoal_data.reader import Corpus
+from shoal_data.bpe.special_names import can_be_spelled
+from shoal_data.reading.inspection import write_documents
+from shoal_data.reading.reader import Corpus
+from shoal_data.tokenizer import engines
+from shoal_data.tokenizer.byte_level import character_of_byte
+from shoal_data.tokenizer.encoder import Encoder, load_encoder
+from shoal_data.tokenizer.engines import Gigatoken
+from shoal_data.tokenizer.fast_rules import FAST_PATTERNS
+from shoal_data.tokenizer.special import SPECIAL_TOKENS, beginning_of_text, end_of_text
+from shoal_data.tokenizer.stream import Stream
+from shoal_data.writing.options import TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 
 def encoder_of(config: dict[str, Any]) -> Encoder:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from shoal_data.entropy import unigram_entropy
+from shoal_data.reading.entropy import unigram_entropy
 
 
 class Half:

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.inspection import write_documents
-from shoal_data.reader import Corpus
-from shoal_data.verify import verify
+from shoal_data.reading.inspection import write_documents
+from shoal_data.reading.reader import Corpus
+from shoal_data.reading.verify import verify
+from shoal_data.writing.options import TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 SMALL = ["blocks.crc32", "token_bytes.npy", "tokenizer.json", "quarantine.jsonl", "manifest.json"]
 

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.build import hub_files
-from shoal_data.build.filesystem import find_files, open_file, stamp_of
-from shoal_data.build.inputs import plan_parts
+from shoal_data.sources import hub_files
+from shoal_data.sources.filesystem import find_files, open_file, stamp_of
+from shoal_data.sources.parts import plan_parts
 
 READ = """
 import json
-from shoal_data.build.documents import read_piece
-from shoal_data.build.filesystem import find_files
-from shoal_data.build.inputs import plan_parts
+from shoal_data.sources.documents import read_piece
+from shoal_data.sources.filesystem import find_files
+from shoal_data.sources.parts import plan_parts
 
 found = []
 for part in plan_parts(["hf://datasets/org/name/data/*"], "text", 1):

@@ -14,10 +14,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from shoal_core.errors import UserError
-from shoal_data.build.documents import Quarantined, read_piece
-from shoal_data.build.filesystem import find_files, open_file, stamp_of
-from shoal_data.build.inputs import plan_parts
-from shoal_data.build.sources import source_name, source_names
+from shoal_data.sources.documents import Quarantined, read_piece
+from shoal_data.sources.filesystem import find_files, open_file, stamp_of
+from shoal_data.sources.names import source_name, source_names
+from shoal_data.sources.parts import plan_parts
 
 LINE = '{"text": "x"}\n'
 
@@ -273,7 +273,7 @@ def test_a_file_that_changes_while_work_is_planned_is_an_error(tmp_path: Path, m
         os.truncate(path, 500)
         return open_file(path, stamp)
 
-    monkeypatch.setattr("shoal_data.build.inputs.open_file", changed)
+    monkeypatch.setattr("shoal_data.sources.parts.open_file", changed)
     with pytest.raises(UserError, match=r"a.jsonl: it changed from 1,\d+ to 500 bytes"):
         plan_parts([str(path)], "text", 10)
 

@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.build import attempt, lock, session, tasks
-from shoal_data.build.causes import common_causes
-from shoal_data.build.claim import FORMAT, check_out, claim, difference
-from shoal_data.build.inputs import Part, Piece
-from shoal_data.build.lock import held
-from shoal_data.build.session import RaySession
-from shoal_data.build.tasks import run_parts
 from shoal_data.files import write_whole
+from shoal_data.jobs import attempt, lock, session, tasks
+from shoal_data.jobs.claim import FORMAT, check_out, claim, difference
+from shoal_data.jobs.lock import held
+from shoal_data.jobs.session import RaySession
+from shoal_data.jobs.tasks import run_parts
+from shoal_data.sources.causes import common_causes
+from shoal_data.sources.parts import Part, Piece
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from shoal_data.build.lock import held
+from shoal_data.jobs.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

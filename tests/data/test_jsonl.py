@@ -111,7 +111,7 @@ _LINES = st.one_of(
 @given(lines=st.lists(_LINES, min_size=1, max_size=6), small=st.sampled_from([20, 10_000]))
 def test_the_verdict_beside_others_is_the_verdict_alone(read: Reader, lines: list[bytes], small: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shoal_data.build.jsonl._SMALL", small)
+        patch.setattr("shoal_data.sources.jsonl._SMALL", small)
         alone = [verdicts(read, [b'{"text":"first"}', line])[1] for line in lines]
         assert verdicts(read, [b'{"text":"first"}', *lines])[1:] == alone
 
@@ -127,7 +127,7 @@ def test_rows_are_lines_of_the_file_and_blank_ones_are_no_loss(read: Reader) -> 
 
 def test_a_bad_line_among_many_is_found_however_they_are_cut(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("_STRETCH", 5000), ("_AT_ONCE", 1000), ("_SMALL", 300)):
-        monkeypatch.setattr(f"shoal_data.build.jsonl.{name}", size)
+        monkeypatch.setattr(f"shoal_data.sources.jsonl.{name}", size)
     lines = [json.dumps({"text": f"{row} " + "x" * (row % 150)}).encode() for row in range(1000)]
     lines[7], lines[500], lines[999] = b"{bad", b"\xff" * 2000, b""
     expected: list[Any] = [
@@ -151,7 +151,7 @@ def test_many_lines_of_one_cause_make_one_entry(read: Reader) -> None:
 
 def test_a_line_too_long_to_be_held_costs_itself_alone(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("jsonl._LONGEST", 1000), ("jsonl._STRETCH", 500), ("unpack._BLOCK", 100)):
-        monkeypatch.setattr(f"shoal_data.build.{name}", size)
+        monkeypatch.setattr(f"shoal_data.sources.{name}", size)
     lines = [b'{"text":"one"}', b'{"text":"' + b"x" * 5000 + b'"}', b'{"text":"two"}']
     found = verdicts(read, lines)
     assert found[::2] == [("one", "und"), ("two", "und")]

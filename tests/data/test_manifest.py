@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from shoal_core.errors import UserError
-from shoal_data.build.encode_part import Recipe
-from shoal_data.manifest import Manifest
-from shoal_data.manifest_check import outside
-from shoal_data.reader import Corpus
+from shoal_data.reading.manifest import Manifest
+from shoal_data.reading.manifest_check import outside, parse_manifest
+from shoal_data.reading.reader import Corpus
+from shoal_data.writing.options import Recipe
 
 SHARDS = 5
 
@@ -47,7 +47,7 @@ def content() -> dict[str, Any]:
 
 
 def parse(value: Any) -> Manifest:
-    return Manifest.parse(json.dumps(value).encode(), "c/manifest.json", "copy it again")[0]
+    return parse_manifest(json.dumps(value).encode(), "c/manifest.json", "copy it again")[0]
 
 
 def shard(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -126,7 +126,7 @@ def test_what_is_refused(change: Callable[[dict[str, Any]], Any], said: str) -> 
 @pytest.mark.parametrize("broken", [b"", b"[]", b"{", b"null", b"\xff", b"[" * 100_000])
 def test_what_is_no_manifest(broken: bytes) -> None:
     with pytest.raises(UserError, match=r"c/manifest\.json"):
-        Manifest.parse(broken, "c/manifest.json", "copy it again")
+        parse_manifest(broken, "c/manifest.json", "copy it again")
 
 
 def test_a_source_without_tokens_is_refused() -> None:

@@ -14,10 +14,10 @@ from numba import njit
 from numba.core.caching import CacheImpl
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from shoal_data.build.byte_level import character_of_byte
-from shoal_data.build.compiled import compiled
-from shoal_data.build.merges import learn_merges
-from shoal_data.build.tokenizer import byte_alphabet
+from shoal_data.bpe.compiled import compiled
+from shoal_data.bpe.merges import learn_merges
+from shoal_data.bpe.train import byte_alphabet
+from shoal_data.tokenizer.byte_level import character_of_byte
 
 WORDS = st.lists(
     st.one_of(

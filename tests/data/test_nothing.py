@@ -15,17 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from shoal_core.errors import UserError
-from shoal_data.build import session
-from shoal_data.build import tokenize as tokenizing
-from shoal_data.build import tokenizer as training
-from shoal_data.build.encode import Encoder, load_encoder
-from shoal_data.build.finish import deal_weights
-from shoal_data.build.inputs import Part, plan_parts
-from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
-from shoal_data.build.tokenizer import TrainOptions, train
-from shoal_data.manifest import Manifest
-from shoal_data.reader import Corpus
-from shoal_data.verify import verify
+from shoal_data.bpe import train as training
+from shoal_data.bpe.train import TrainOptions, train
+from shoal_data.jobs import session
+from shoal_data.reading.manifest import Manifest
+from shoal_data.reading.reader import Corpus
+from shoal_data.reading.verify import verify
+from shoal_data.sources.parts import Part, plan_parts
+from shoal_data.tokenizer.encoder import Encoder, load_encoder
+from shoal_data.writing import tokenize as tokenizing
+from shoal_data.writing.finish import deal_weights
+from shoal_data.writing.options import Recipe, TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 WATCHED = """
 import sys, threading
@@ -35,8 +36,9 @@ class Watch:
         if threading.current_thread() is not threading.main_thread():
             late.append(name)
 sys.meta_path.insert(0, Watch())
-from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
-from shoal_data.build.tokenizer import TrainOptions, train
+from shoal_data.writing.options import Recipe, TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
+from shoal_data.bpe.train import TrainOptions, train
 folder = sys.argv[1]
 path = train([folder + "/in/*"], folder + "/tok", TrainOptions(300, part_bytes=500))
 recipe = Recipe(deduplicate=True, shuffle=True, bos=True, fim_rate=0.5, split_rate=0.5)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal_data.order import ROUND, Mixture, SampleOrder, turns_of
+from shoal_data.reading.order import ROUND, Mixture, SampleOrder, turns_of
 
 
 @settings(max_examples=20)

@@ -16,9 +16,9 @@ import pytest
 from pyarrow.parquet import encryption
 
 from shoal_core.errors import StoreError
-from shoal_data.build.documents import Quarantined, read_piece
-from shoal_data.build.inputs import Piece, plan_parts
-from shoal_data.build.parquet import parquet_documents
+from shoal_data.sources.documents import Quarantined, read_piece
+from shoal_data.sources.parquet import parquet_documents
+from shoal_data.sources.parts import Piece, plan_parts
 
 TEXT = [f"row {number} " + "abc" * (number % 9) for number in range(60)]
 TAGS = ["en", "de", "fr"] * 20
@@ -224,7 +224,7 @@ def test_what_the_store_raises_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> 
     raised = 0
     for times in range(100):
         file = Failing(content, times)
-        monkeypatch.setattr("shoal_data.build.parquet.open_file", lambda path, stamp, file=file: file)
+        monkeypatch.setattr("shoal_data.sources.parquet.open_file", lambda path, stamp, file=file: file)
         lost: list[Any] = []
         try:
             rows = sum(len(found.row) for found in parquet_documents(piece, "text", lost))

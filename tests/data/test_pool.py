@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.build.inputs import Part, Piece
-from shoal_data.build.tasks import run_parts
+from shoal_data.jobs.tasks import run_parts
+from shoal_data.sources.parts import Part, Piece
 
 pytestmark = pytest.mark.cluster
 
@@ -36,7 +36,7 @@ def test_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     import ray.cloudpickle
 
-    from shoal_data.build.session import RaySession
+    from shoal_data.jobs.session import RaySession
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[work.__module__])  # workers cannot import a test
     monkeypatch.chdir(tmp_path)

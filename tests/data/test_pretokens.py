@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from shoal_data.build.patterns import PATTERNS
-from shoal_data.build.unicode import character_classes
-from shoal_data.build.wordcount import WordCounter
+from shoal_data.bpe.unicode import character_classes
+from shoal_data.bpe.wordcount import WordCounter
+from shoal_data.tokenizer.patterns import PATTERNS
 
 # Characters that the patterns treat apart, beside any at all.
 TRICKY = (

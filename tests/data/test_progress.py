@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal_data.build.progress import Count, Progress
+from shoal_data.progress import Count, Progress
 
 
 def test_the_last_line_says_that_all_is_done(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from shoal_core.errors import UserError
-from shoal_data import local_store, places
-from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.order import SampleOrder
-from shoal_data.places import Places, Stream
-from shoal_data.reader import Corpus
+from shoal_data.reading import local_store, locations
+from shoal_data.reading.locations import Places, Stream
+from shoal_data.reading.order import SampleOrder
+from shoal_data.reading.reader import Corpus
+from shoal_data.writing.options import TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def expected(corpus: Corpus, seq_len: int, seed: int, ids: list[int]) -> np.ndar
 def test_places_ahead_are_those_worked_out_one_by_one(
     step: int, weights: list[float] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_TOGETHER", 64)
+    monkeypatch.setattr(locations, "_TOGETHER", 64)
     streams = [Stream(np.arange(5), np.array([0, 90, 700, 701, 1500, 4000]))]
     if weights:
         streams.append(Stream(np.arange(5, 7), np.array([0, 1000, 1300])))

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.build import documents
-from shoal_data.build.documents import Quarantined, read_piece
-from shoal_data.build.filesystem import stamp_of
-from shoal_data.build.inputs import Piece, plan_parts
+from shoal_data.sources import documents
+from shoal_data.sources.documents import Quarantined, read_piece
+from shoal_data.sources.filesystem import stamp_of
+from shoal_data.sources.parts import Piece, plan_parts
 
 Reader = Callable[..., Any]
 
@@ -50,7 +50,7 @@ def test_what_the_store_says_passes_through_unchanged(tmp_path: Path, monkeypatc
 
         with monkeypatch.context() as patch:
             for module in ("unpack", "parquet"):
-                patch.setattr(f"shoal_data.build.{module}.open_file", lambda path, stamp: Failing(b"x" * 1000))
+                patch.setattr(f"shoal_data.sources.{module}.open_file", lambda path, stamp: Failing(b"x" * 1000))
             lost: list[Quarantined] = []
             with pytest.raises(StoreError) as raised:
                 list(read_piece(piece, "text", lost))

@@ -19,10 +19,11 @@ from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 from shoal_core.errors import UserError
-from shoal_data.build.tokenize import TokenizeOptions, tokenize
-from shoal_data.reader import Corpus
-from shoal_data.store import S3Store, read_manifest
-from shoal_data.verify import verify
+from shoal_data.reading.reader import Corpus
+from shoal_data.reading.store import S3Store, read_manifest
+from shoal_data.reading.verify import verify
+from shoal_data.writing.options import TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 

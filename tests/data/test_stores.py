@@ -20,11 +20,11 @@ from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from moto import mock_aws
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.build import s3_files
-from shoal_data.build.filesystem import find_files, list_files, open_file, stamp_of
-from shoal_data.build.inputs import plan_parts
-from shoal_data.build.stored_file import StoredFile
 from shoal_data.retry import ATTEMPTS, MayPass, retried, waits
+from shoal_data.sources import s3_files
+from shoal_data.sources.filesystem import find_files, list_files, open_file, stamp_of
+from shoal_data.sources.parts import plan_parts
+from shoal_data.sources.stored_file import StoredFile
 
 Answer = Callable[[Any], AWSResponse | Exception | None]
 

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from shoal_core.errors import UserError
-from shoal_data.build.encode import load_encoder
-from shoal_data.build.tokenize import Recipe, TokenizeOptions, tokenize
-from shoal_data.inspection import document_lengths, documents, show, write_documents
-from shoal_data.reader import Corpus
-from shoal_data.verify import verify
+from shoal_data.reading.inspection import document_lengths, documents, show, write_documents
+from shoal_data.reading.reader import Corpus
+from shoal_data.reading.verify import verify
+from shoal_data.tokenizer.encoder import load_encoder
+from shoal_data.writing.options import Recipe, TokenizeOptions
+from shoal_data.writing.tokenize import tokenize
 
 EVERYTHING = Recipe(seed=3, shuffle=True, bos=True, fim_rate=0.5, split_rate=0.5)
 

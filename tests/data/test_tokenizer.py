@@ -16,11 +16,12 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
 from shoal_core.errors import UserError
-from shoal_data.build import count_job, tasks
-from shoal_data.build.encode import Encoder
-from shoal_data.build.patterns import PATTERNS, pre_tokenizer
-from shoal_data.build.special import SPECIAL_TOKENS
-from shoal_data.build.tokenizer import TrainOptions, train
+from shoal_data.bpe import count_job
+from shoal_data.bpe.train import TrainOptions, train
+from shoal_data.jobs import tasks
+from shoal_data.tokenizer.encoder import Encoder
+from shoal_data.tokenizer.patterns import PATTERNS, pre_tokenizer
+from shoal_data.tokenizer.special import SPECIAL_TOKENS
 
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 

@@ -30,8 +30,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
 from shoal_core.errors import UserError
-from shoal_data.build.encode import Encoder
-from shoal_data.build.fast_rules import FAST_PATTERNS
+from shoal_data.tokenizer.encoder import Encoder
+from shoal_data.tokenizer.fast_rules import FAST_PATTERNS
 
 SPACES = [" " * count for count in range(24, 1, -1)]
 

@@ -23,7 +23,7 @@ from shoal.cli import model as commands
 from shoal_core.errors import UserError
 from shoal_core.marker import MARKER, seal
 from shoal_core.workload import ORIGIN
-from shoal_data.reader import Corpus
+from shoal_data.reading.reader import Corpus
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.evaluate import bits_per_byte, build_model

@@ -26,7 +26,7 @@ import synthetic
 
 metrics, _, figures = synthetic.train(synthetic.tiny(), 1)
 assert metrics[0]["loss"] > 0 and figures[1] > 0
-import shoal_workloads.checkpoint, shoal_workloads.evaluate, shoal_workloads.generate, shoal_data.reader
+import shoal_workloads.checkpoint, shoal_workloads.evaluate, shoal_workloads.generate, shoal_data.reading.reader
 assert not BLOCKED & {{name.partition(".")[0] for name in sys.modules}}
 print("trained")
 """

@@ -25,7 +25,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.shapes import state_of
 
 if TYPE_CHECKING:
-    from shoal_data.reader import Corpus
+    from shoal_data.reading.reader import Corpus
 
 __all__ = ["Checkpoint", "alone"]
 

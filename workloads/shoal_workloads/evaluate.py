@@ -68,7 +68,7 @@ def bits_per_byte(
     Raises:
         UserError: no whole checkpoint or corpus, a corpus of another tokenizer, or a loss that is not finite.
     """
-    from shoal_data.reader import Corpus
+    from shoal_data.reading.reader import Corpus
 
     source, data = Checkpoint(checkpoint), Corpus.open(corpus)
     source.fits(data)

@@ -35,9 +35,9 @@ class Pretrain:
         Raises:
             UserError: what is wrong and how to mend it.
         """
-        from shoal_data.entropy import unigram_entropy
-        from shoal_data.reader import Corpus
-        from shoal_data.verify import verify
+        from shoal_data.reading.entropy import unigram_entropy
+        from shoal_data.reading.reader import Corpus
+        from shoal_data.reading.verify import verify
 
         config = self.config
         check_layout(config, workers_per_cell)
@@ -78,7 +78,7 @@ class Pretrain:
     def identity(self) -> dict[str, Any]:
         """Tensors of a checkpoint; and what the positions of the global order mean: the text by its manifest's digest,
         its tokenizer, the length of a sample and the seed of the order. The held-out text is named beside."""
-        from shoal_data.reader import Corpus
+        from shoal_data.reading.reader import Corpus
 
         data = self.config.data
         corpus = Corpus.open(data.corpus)

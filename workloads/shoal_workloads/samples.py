@@ -14,7 +14,7 @@ class Samples:
     """Positions in the global order -> token tensors and byte counts."""
 
     def __init__(self, corpus: str, seq_len: int, seed: int, device: str) -> None:
-        from shoal_data.reader import Corpus
+        from shoal_data.reading.reader import Corpus
 
         self._reader: Any = Corpus.open(corpus).reader(seq_len, seed)
         self._device = device

@@ -39,7 +39,7 @@ def tokenizer_train(
 ) -> None:
     """Train a byte-level BPE tokenizer on text."""
     from shoal.cluster.inside import go_inside
-    from shoal_data.build.tokenizer import TrainOptions, train
+    from shoal_data.bpe.train import TrainOptions, train
 
     options = TrainOptions(vocab_size, column, pattern, min_frequency, min_word_count)
     if special:
@@ -66,10 +66,10 @@ def tokenize(
 ) -> None:
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
     from shoal.cluster.inside import go_inside
-    from shoal_data.build.causes import extent
-    from shoal_data.build.tokenize import Recipe, TokenizeOptions
-    from shoal_data.build.tokenize import tokenize as build
     from shoal_data.files import read_lines
+    from shoal_data.sources.causes import extent
+    from shoal_data.writing.options import Recipe, TokenizeOptions
+    from shoal_data.writing.tokenize import tokenize as build
 
     weights = _pairs("--mixture", mixture, float, "a number") if mixture else None
     recipe = Recipe(seed, shuffle, bos, fim_rate, split_rate, deduplicate, weights, strict)
@@ -103,8 +103,8 @@ def _pairs(option: str, values: list[str], kind: Callable[[str], Number], what: 
 @app.command()
 def sample(out: Annotated[str, typer.Option(help="Folder for train-*.parquet and heldout.parquet.")]) -> None:
     """Gather text that every machine has: the Python standard library's sources, about 10 MB."""
-    from shoal_data.build.claim import check_out
-    from shoal_data.sample import write_sample
+    from shoal_data.jobs.claim import check_out
+    from shoal_data.sources.sample import write_sample
 
     size = write_sample(check_out(out))
     print(f"{out}: {size['train']:,} bytes to train on, {size['heldout']:,} held out")
@@ -116,8 +116,8 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, not checksums.")] = False,
 ) -> None:
     """Check that every file of a corpus is what its manifest says."""
-    from shoal_data.build.progress import Progress
-    from shoal_data.verify import verify as check
+    from shoal_data.progress import Progress
+    from shoal_data.reading.verify import verify as check
 
     said: Progress | None = None
 
@@ -142,7 +142,7 @@ def inspect(
     """Show documents decoded with token boundaries, and what the corpus is made of."""
     from shoal.printable import printable
     from shoal_core.errors import UserError
-    from shoal_data.inspection import show
+    from shoal_data.reading.inspection import show
 
     if picture is not None and "://" in picture:
         raise UserError(f"--picture {picture}: only a file on this machine can be written", "name a local file")
@@ -154,6 +154,6 @@ def cat(corpus: CorpusAddress) -> None:
     """Write the documents back as JSONL (source, row, text), equal to the input."""
     import sys
 
-    from shoal_data.inspection import write_documents
+    from shoal_data.reading.inspection import write_documents
 
     write_documents(corpus, sys.stdout.buffer)

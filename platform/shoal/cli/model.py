@@ -106,7 +106,7 @@ def generate(
 
     from shoal.printable import printable
     from shoal_core.errors import UserError
-    from shoal_data.reader import Corpus
+    from shoal_data.reading.reader import Corpus
     from shoal_workloads.checkpoint import Checkpoint
     from shoal_workloads.evaluate import build_model
     from shoal_workloads.generate import generate as go_on

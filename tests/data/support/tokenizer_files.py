@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pt
 
-from shoal_data.build.fast_rules import FAST_PATTERNS
+from shoal_data.tokenizer.fast_rules import FAST_PATTERNS
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog; don't you know? I'LL say: it's 12345 o'clock.\n\n",

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from shoal_data.build.shards import write_shard
-from shoal_data.manifest import Manifest, Shards
+from shoal_data.reading.manifest import Manifest, Shards
+from shoal_data.writing.shards import write_shard
 
 EOS = "<|eos_token|>"
 

@@ -98,7 +98,7 @@ def _write_weights(source: Checkpoint, folder: Path, *, ema: bool, mtp: bool, dt
 
 def _write_tokenizer(source: Checkpoint, folder: Path) -> int | None:
     """Copy the corpus's tokenizer beside what `AutoTokenizer` needs; returns the id that ends a document, if any."""
-    from shoal_data.reader import Corpus
+    from shoal_data.reading.reader import Corpus
 
     corpus = Corpus.open(source.config.data.corpus)
     source.fits(corpus)

@@ -1,1 +1,0 @@
-"""Building a corpus: raw text to tokenizer to token shards, on Ray Data."""

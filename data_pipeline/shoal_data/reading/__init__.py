@@ -1,0 +1,1 @@
+"""Reading a finished corpus: its manifest, its stores, and which sample stands at which position."""

@@ -1,0 +1,246 @@
+"""A corpus on S3, its shards read by range into a bounded cache of memory.
+
+Reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`; a block that fails, is cut short
+or does not match is asked for again with backoff. A slow object slows its reader and no other.
+"""
+
+from __future__ import annotations
+
+import os.path
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_core.errors import UserError
+from shoal_data.reading.blocks import first_blocks
+from shoal_data.reading.manifest import BLOCK_BYTES, Manifest
+from shoal_data.s3_objects import Objects, Stalls
+
+__all__ = ["S3Store", "Stalls"]
+
+Tokens = npt.NDArray[np.unsignedinteger]
+Ints = npt.NDArray[np.int64]
+
+#: shards whose checksums are kept, 4 bytes for each MiB of them
+_MOST_CHECKSUMS = 1 << 16
+#: blocks of a shard that is read whole are asked for so far ahead
+_AHEAD = 16
+#: a block that comes with the same wrong content so often is wrong in the store, not spoilt on its way
+_SAME = 3
+
+
+class S3Store:
+    """A corpus under an `s3://bucket/prefix`, read by range.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        client: a boto3 S3 client; made from the environment if None.
+        cache_bytes: memory for blocks; the least recently used go first.
+        attempts: how often a block is asked for before the reader gives up.
+        wait: called with seconds between attempts (tests pass their own).
+
+    Raises:
+        UserError: `url` names no bucket, or there are no credentials.
+    """
+
+    at_once = 8
+
+    def __init__(
+        self,
+        url: str,
+        client: Any = None,
+        cache_bytes: int = 256 << 20,
+        attempts: int = 8,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._objects = Objects(url, client, attempts, wait)
+        self.address, self.stalls = self._objects.url, self._objects.stalls
+        self._blocks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
+        self._room = max(4, cache_bytes // BLOCK_BYTES)
+        self._attempts = attempts
+        self._checksums: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="shoal-s3")
+        self._manifest: Manifest | None = None
+
+    def attach(self, manifest: Manifest) -> None:
+        """Serve the shards of `manifest`.
+
+        Raises:
+            UserError: the manifest names no checksums of blocks.
+        """
+        self._first_block = first_blocks(manifest, self.address)
+        self._manifest = manifest
+
+    def where(self, name: str) -> str:
+        """The URL of a file of the corpus."""
+        return self._objects.where(name)
+
+    def remedy(self, name: str) -> str:
+        """How an object comes back: from the folder that was uploaded."""
+        what = "shard" if name.endswith(".arrow") else "file"
+        return f"upload this {what} again from the folder where `shoal data verify` finds it as written"
+
+    def no_corpus(self) -> str:
+        """What to do about an address without a manifest."""
+        return "check the address, or upload the whole folder of a finished corpus there"
+
+    def small(self, name: str) -> bytes:
+        """The whole of an object.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it is not to be had.
+        """
+        return self._objects.get(name)[0]
+
+    def digest(self, name: str) -> str:
+        """Hex SHA-256 of an object; raises as `small`."""
+        return self._objects.digest(name)
+
+    def sizes(self, manifest: Manifest) -> dict[str, int]:
+        """Bytes of each shard's object that is there, listed 1,000 a request.
+
+        Raises:
+            StoreError: the bucket cannot be listed.
+        """
+        return self._objects.sizes(os.path.commonpath([name.decode() for name in manifest.shards.file.tolist()]))
+
+    def shard(self, index: int) -> memoryview:
+        """The whole object of a shard, checked block by block; raises as `tokens`."""
+        assert self._manifest is not None
+        blocks = -(-int(self._manifest.shards.size[index]) // BLOCK_BYTES)
+        ahead, parts = min(_AHEAD, self._room), []
+        for block in range(blocks):
+            for coming in range(block, min(block + ahead, blocks)):
+                self._ask(index, coming)
+            parts.append(self._wait_for(index, block))
+        return memoryview(b"".join(parts))
+
+    def tokens(self, shard: int, first: int, last: int) -> Tokens:
+        """Token values from the blocks that hold them.
+
+        Raises:
+            UserError: an object is missing, cannot be had after all attempts, or is not what the manifest says.
+        """
+        begin, end, dtype = self._range(shard, first, last)
+        parts = []
+        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+            content = self._wait_for(shard, block)
+            base = block * BLOCK_BYTES
+            parts.append(content[max(0, begin - base) : end - base])
+        return np.frombuffer(b"".join(parts), dtype)
+
+    def gather(self, shard: Ints, first: Ints, width: int) -> Tokens:
+        """Stretches of token values; their blocks are all asked for before the first is waited for.
+
+        Raises:
+            UserError: as `tokens`.
+        """
+        places = list(zip(shard.tolist(), first.tolist(), strict=True))
+        for one, begin in places:
+            self.prefetch(one, begin, begin + width)
+        assert self._manifest is not None
+        found = np.empty((len(places), width), self._manifest.dtype)
+        for row, (one, begin) in zip(found, places, strict=True):
+            row[:] = self.tokens(one, begin, begin + width)
+        return found
+
+    def prefetch(self, shard: int, first: int, last: int) -> None:
+        """Ask for the blocks in the background."""
+        begin, end, _ = self._range(shard, first, last)
+        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+            self._ask(shard, block)
+
+    def _range(self, shard: int, first: int, last: int) -> tuple[int, int, np.dtype[Any]]:
+        assert self._manifest is not None
+        dtype = np.dtype(self._manifest.dtype).newbyteorder("<")
+        offset = int(self._manifest.shards.offset[shard])
+        return offset + first * dtype.itemsize, offset + last * dtype.itemsize, dtype
+
+    def _ask(self, shard: int, block: int) -> Future[bytes]:
+        key = (shard, block)
+        with self._lock:
+            found = self._blocks.get(key)
+            if found is None or (found.done() and found.exception() is not None):
+                found = self._pool.submit(self._read_block, shard, block)
+                self._blocks[key] = found
+            self._blocks.move_to_end(key)
+            while len(self._blocks) > self._room:
+                self._blocks.popitem(last=False)
+        return found
+
+    def _wait_for(self, shard: int, block: int) -> bytes:
+        while True:
+            asked = self._ask(shard, block)
+            if asked.done() and not asked.cancelled():
+                return asked.result()
+            start = time.monotonic()
+            try:
+                return asked.result()
+            except CancelledError:
+                continue  # another reader's block failed, and this one had not begun
+            except UserError:
+                self._forget_waiting()
+                raise
+            finally:
+                self.stalls.waits += 1
+                self.stalls.seconds += time.monotonic() - start
+
+    def _forget_waiting(self) -> None:
+        """Give up blocks that have not begun: a process that ends for an error would first wait for each of them."""
+        with self._lock:
+            for key in [key for key, block in self._blocks.items() if block.cancel()]:
+                del self._blocks[key]
+
+    def _read_block(self, shard: int, block: int) -> bytes:
+        assert self._manifest is not None
+        name, size = self._manifest.shards.file[shard].decode(), int(self._manifest.shards.size[shard])
+        span = range(block * BLOCK_BYTES, min((block + 1) * BLOCK_BYTES, size))
+        last, same = b"", 0
+        for attempt in range(self._attempts):
+            if attempt:
+                self._objects.pause(attempt)
+            listed = self._checksums_of(shard, anew=attempt > 0)
+            content, found = self._part(name, span)
+            if found != size:
+                raise UserError(f"{self.where(name)}: {found} bytes, the manifest says {size}", self.remedy(name))
+            if zlib.crc32(content) == int.from_bytes(listed[4 * block : 4 * block + 4], "little"):
+                return content
+            last, same = content, same + 1 if content == last else 1
+            if same == _SAME:
+                break
+        raise UserError(
+            f"{self.where(name)}: block {block} does not match its CRC-32 in the corpus's file `blocks`",
+            self.remedy(name),
+        )
+
+    def _part(self, name: str, span: range) -> tuple[bytes, int]:
+        """Bytes of an object that must be there and so long, and the size of the whole."""
+        try:
+            return self._objects.get(name, span)
+        except FileNotFoundError as error:
+            raise UserError(f"{self.where(name)}: missing", self.remedy(name)) from error
+        except EOFError as error:
+            raise UserError(f"{self.where(name)}: it has less than {span.stop} bytes", self.remedy(name)) from error
+
+    def _checksums_of(self, shard: int, *, anew: bool) -> bytes:
+        """CRC-32 of each block of a shard, four bytes each; asked for `anew` when they may be what was spoilt."""
+        assert self._manifest is not None
+        with self._lock:
+            found = None if anew else self._checksums.get(shard)
+        if found is None:
+            first, last = (4 * int(self._first_block[at]) for at in (shard, shard + 1))
+            found, _ = self._part(self._manifest.files["blocks"]["file"], range(first, last))
+            with self._lock:
+                if len(self._checksums) >= _MOST_CHECKSUMS:
+                    self._checksums.clear()
+                self._checksums[shard] = found
+        return found

@@ -1,0 +1,1 @@
+"""Where text comes from: what a glob names, in which store and format; its documents, and what is no document."""

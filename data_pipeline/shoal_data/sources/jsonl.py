@@ -1,0 +1,294 @@
+"""Documents of JSON Lines. The verdict on a line depends on that line alone, whatever lies beside it.
+
+Arrow reads a stretch of lines at a time, and is believed where each line is one object; where it fails, the stretch is
+cut smaller, and a small one is judged line by line, by Python's `json` and then by Arrow. What Arrow takes in a stretch
+it takes alone, so both ways agree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.json
+
+from shoal_data.sources.columns import Documents, Quarantined, clean, words
+from shoal_data.sources.parts import Piece
+from shoal_data.sources.unpack import Damage, blocks
+
+__all__ = ["jsonl_documents"]
+
+_STRETCH = 1 << 30  # bytes of whole lines that are held, to see whether the checksum of what they come from is right
+_AT_ONCE = 16 << 20  # bytes of lines that Arrow reads at a time
+_SMALL = 256 << 10  # bytes of lines that are judged one by one if one of them is bad
+_LONGEST = (2 << 30) - (1 << 20)  # bytes of a line
+_TOO_LONG = b"\xfftoo long\n"  # stands in for a longer one
+_SPACE = b" \t\r"
+_MARK = b"\xef\xbb\xbf"
+
+
+def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+    """The documents of `piece`; lines that are none go to `lost`. A blank line is no loss, but has a number."""
+    row = piece.row
+    for stretch in _stretches(blocks(piece)):
+        if isinstance(stretch, _Gap):
+            lost.append(Quarantined(piece.path, row, stretch.cause, stretch.rows))
+            row += stretch.rows or 0
+            continue
+        for lines in _in_smaller_ones(stretch):
+            yield from _documents(piece.path, lines, row, column, lost)
+            row += lines.count(b"\n") + (not lines.endswith(b"\n"))
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Lines that cannot be read; how many, unless none follow."""
+
+    cause: str
+    rows: int | None
+
+
+def _in_smaller_ones(stretch: bytes) -> Iterator[bytes]:
+    """Whole lines of about `_AT_ONCE` bytes, so that the places of very short ones fit in memory."""
+    first = 0
+    while first < len(stretch):
+        last = len(stretch)
+        if last - first > 2 * _AT_ONCE:
+            last = stretch.find(b"\n", first + _AT_ONCE) + 1 or last
+        yield stretch[first:last]
+        first = last
+
+
+def _stretches(content: Iterator[bytes]) -> Iterator[bytes | _Gap]:
+    """`content` in whole lines, about `_STRETCH` bytes at a time, and the gaps in it."""
+    held: list[bytes] = []
+    size = lines = 0  # bytes held, and of them bytes of whole lines
+    within = False  # a line that is not held
+    while True:
+        try:
+            for block in content:
+                if within:
+                    first = block.find(b"\n") + 1
+                    block, within = block[first:] if first else b"", not first
+                held.append(block)
+                size += len(block)
+                end = block.rfind(b"\n") + 1
+                lines = size - len(block) + end if end else lines
+                if size > _LONGEST and not lines:
+                    held, size, within = [_TOO_LONG], len(_TOO_LONG), True
+                    lines = size
+                if size >= _STRETCH and lines:
+                    whole = b"".join(held)
+                    held, size = [whole[lines:]], size - lines
+                    yield whole[:lines] if size else whole
+                    del whole
+                    lines = 0
+        except Damage as damage:
+            whole = b"".join(held)
+            sure = len(whole) - min(damage.unsure, len(whole))
+            last = sure if damage.complete else whole.rfind(b"\n", 0, sure) + 1
+            if last:
+                yield whole[:last]
+            gap = whole[last:]
+            within = within or not gap.endswith(b"\n")
+            rows = None if damage.rest is None else gap.count(b"\n") + within
+            held, size, lines = [], 0, 0
+            yield _Gap(damage.cause, rows)
+            if damage.rest is None:
+                return
+            content = damage.rest
+        else:
+            if size:
+                yield b"".join(held)
+            return
+
+
+def _documents(path: str, content: bytes, row: int, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+    """The documents of some whole lines, the first of which is line `row` of the file."""
+    starts, ends = _lines(content)
+    some = np.flatnonzero(ends > starts)
+    if len(some) == 0:
+        return
+    missing = f"no text in field {column!r}"
+    fields = [column] if column == "lang" else [column, "lang"]
+    table = _table(content, fields, len(some)) if _are_objects(content, starts[some], ends[some]) else None
+    if table is not None:
+        tags = table["lang"] if column != "lang" else None
+        yield from clean(path, table[column], tags, row + some, missing, lost)
+    elif len(content) > _SMALL and len(cuts := _cuts(starts, len(content))) > 2:
+        for first, last in itertools.pairwise(cuts):
+            end = starts[last] if last < len(starts) else len(content)
+            yield from _documents(path, content[starts[first] : end], row + first, column, lost)
+    else:
+        yield from _one_by_one(path, content, starts, ends, row, column, lost)
+
+
+def _lines(content: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where each line begins and ends, without its break and the byte order mark of the first."""
+    values = np.frombuffer(content, np.uint8)
+    scans = range(0, len(values), _AT_ONCE)  # a mask of all of a long line would double the memory
+    breaks = np.concatenate([np.flatnonzero(values[first : first + _AT_ONCE] == ord("\n")) + first for first in scans])
+    open_end = [] if content.endswith(b"\n") else [len(content)]
+    ends = np.concatenate((breaks, np.array(open_end, np.int64)))
+    starts = np.concatenate((np.zeros(1, np.int64), breaks + 1))[: len(ends)]
+    if content.startswith(_MARK):
+        starts[0] = len(_MARK)
+    ends -= (ends > starts) & (values[ends - 1] == ord("\r"))
+    return starts, ends
+
+
+def _cuts(starts: npt.NDArray[np.int64], size: int) -> list[int]:
+    """Lines at which to cut `size` bytes into stretches of about `_SMALL`, the first and the end included."""
+    cuts = np.searchsorted(starts, np.arange(_SMALL, size, _SMALL))
+    return [0, *np.unique(cuts[(cuts > 0) & (cuts < len(starts))]).tolist(), len(starts)]
+
+
+def _are_objects(content: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
+    """Whether every line begins and ends as an object does: then none goes on in the next one."""
+    values = np.frombuffer(content, np.uint8)
+    return bool((values[starts] == ord("{")).all() and (values[ends - 1] == ord("}")).all())
+
+
+def _table(content: bytes, fields: Sequence[str], count: int) -> pa.Table | None:
+    """The text in `fields` of `count` lines as Arrow reads it, or None if it does not read a row for each."""
+    types = [pa.large_string(), pa.string()]
+    schema = pa.schema(list(zip(fields, types, strict=False)))
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(content),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=max(1 << 20, len(content) + 1)),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+    except (ValueError, OverflowError, MemoryError, pa.ArrowException):
+        return None
+    return table if len(table) == count else None
+
+
+def _one_by_one(
+    path: str,
+    content: bytes,
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    row: int,
+    column: str,
+    lost: list[Quarantined],
+) -> Iterator[Documents]:
+    texts: list[str] = []
+    tags: list[str | None] = []
+    rows: list[int] = []
+    for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True), start=row):
+        line = content[start:end].removeprefix(_MARK).strip(_SPACE)
+        if not line:
+            continue
+        try:
+            text, tag = _judged(line, column)
+        except _NoDocumentError as error:
+            lost.append(Quarantined(path, number, str(error)))
+        else:
+            texts.append(text)
+            tags.append(tag)
+            rows.append(number)
+    column_of_text = pa.chunked_array([pa.array(texts, pa.large_string())])
+    column_of_tags = pa.chunked_array([pa.array(tags, pa.string())])
+    yield from clean(path, column_of_text, column_of_tags, np.array(rows, np.int64), "", lost)
+
+
+class _NoDocumentError(Exception):
+    """Why a line is no document."""
+
+
+def _judged(line: bytes, column: str) -> tuple[str, str | None]:
+    """Text and language tag of a line without space around it.
+
+    Raises:
+        _NoDocumentError: it has none.
+    """
+    if line == _TOO_LONG.strip():
+        raise _NoDocumentError(f"a line of more than {_LONGEST >> 20} MiB")
+    if line.startswith(b"["):
+        raise _NoDocumentError(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")
+    if not line.startswith(b"{") or line == b"{":
+        # One cause for all lines of a pretty-printed file, so that one entry names them.
+        raise _NoDocumentError(_NOT_JSON + "no object, or not a whole one (jq -c . makes one line of each)")
+    try:
+        # A byte that is not UTF-8 does harm in the text alone; a number may have any length.
+        value = _JSON.decode(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        judged = _judged_by_arrow(line, column)
+        if judged is None:
+            raise _NoDocumentError(_NOT_JSON + _in_words(error)) from None
+        return judged
+    text, tag = value.get(column), value.get("lang") if column != "lang" else None
+    if text is None:
+        raise _NoDocumentError(f"no text in field {column!r}")
+    if not isinstance(text, str):
+        raise _NoDocumentError(f"no text in field {column!r} but {_KINDS.get(type(text), 'a number')}")
+    if not _is_utf8(text):
+        raise _NoDocumentError(_bad_text(text))
+    return text, tag if isinstance(tag, str) and _is_utf8(tag) else None
+
+
+def _judged_by_arrow(line: bytes, column: str) -> tuple[str, str | None] | None:
+    """What Arrow makes of a line that Python's `json` does not take: of deep nesting, for one."""
+    table = _table(line, [column], 1) if line.endswith(b"}") else None
+    if table is None:
+        return None
+    try:
+        text = table[column][0].as_py()
+    except UnicodeDecodeError as error:
+        raise _NoDocumentError(f"invalid UTF-8 at byte {error.start}") from None
+    if text is None:
+        raise _NoDocumentError(f"no text in field {column!r}")
+    tagged = _table(line, [column, "lang"], 1) if column != "lang" else None
+    try:
+        return text, tagged["lang"][0].as_py() if tagged is not None else None
+    except UnicodeDecodeError:
+        return text, None
+
+
+def _number(_: str) -> float:
+    return 0.0
+
+
+_JSON = json.JSONDecoder(parse_int=_number, parse_float=_number)
+_NOT_JSON = "unreadable JSON line: "
+_KINDS = {dict: "an object", list: "a list", bool: "true or false"}
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bad_text(text: str) -> str:
+    """What is wrong with text that is not UTF-8."""
+    try:
+        text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        return f"invalid UTF-8 at byte {error.start}"
+    except UnicodeEncodeError:
+        pass
+    return "half a surrogate pair in the text"
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return words(error)
+    rest = error.doc[error.pos :].strip()
+    if error.msg == "Extra data" and rest == ",":
+        return "a comma after the object: part of a JSON array, not lines (jq -c '.[]' makes lines of it)"
+    if error.msg == "Extra data" and "\r" in error.doc:
+        return "several values in a line: are its lines ended by CR alone?"
+    if error.msg == "Extra data":
+        return "something follows the object in its line"
+    return f"{error.msg.removesuffix(' at')} at character {error.pos}"
