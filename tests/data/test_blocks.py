@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data import blocks
+from shoal_data.reading import blocks
 from shoal_data.reading.blocks import FirstTouch, first_blocks
 from shoal_data.reading.local_store import LocalStore
 from shoal_data.reading.manifest import Manifest, Shards
