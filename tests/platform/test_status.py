@@ -184,3 +184,11 @@ def test_report_is_written_while_the_run_goes_on(run: RunDir) -> None:
     where = call("report", "job", "--storage", run.path.parent).strip().replace("\n", "")
     assert where == str(run.path / layout.REPORT)
     assert time.time() - Path(where).stat().st_mtime < 600
+
+
+def test_one_picture_of_a_run_is_drawn(run: RunDir, tmp_path: Path) -> None:
+    for target, begins in ((tmp_path / "run.svg", b"<svg"), (tmp_path / "run.png", b"\x89PNG")):
+        call("report", "job", "--storage", run.path.parent, "--picture", target)
+        assert target.read_bytes().startswith(begins)
+    with pytest.raises(UserError, match=r"run\.pdf is neither \.svg nor \.png"):
+        call("report", "job", "--storage", run.path.parent, "--picture", tmp_path / "run.pdf")

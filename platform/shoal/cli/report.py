@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,9 +16,13 @@ __all__ = ["report"]
 def report(
     run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
     storage: Storage = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw only who trained where and when, into this .svg or .png.")
+    ] = None,
 ) -> None:
-    """Write report.html into the run's directory from its record, and print where it is."""
+    """Write report.html into the run's directory from its record, or one picture of it, and print where it is."""
+    from shoal import report as made
     from shoal.record.read import find_run
-    from shoal.report import build
 
-    print(printable(build(find_run(run, storage))))
+    path = find_run(run, storage)
+    print(printable(made.build(path) if picture is None else made.picture(path, picture)))

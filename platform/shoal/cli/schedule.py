@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from itertools import chain
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal_core.errors import UserError
-from shoal_core.files import replace_file
 
 if TYPE_CHECKING:
     from shoal.report.pipeline import Lanes
@@ -117,23 +115,9 @@ def _print(built: Schedule, timeline: Timeline) -> None:
 
 
 def _write(timeline: Timeline, measured: Lanes | None, path: Path) -> None:
-    """The picture as a file, whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    """The picture as a file."""
     from shoal.report.pipeline import Bar, pipeline_figure
-    from shoal.report.style import svg
+    from shoal.report.style import draw
 
     planned = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in timeline.spans]
-    figure = pipeline_figure(planned, measured, "" if measured is None else "s")
-    image: str | bytes
-    if path.suffix == ".svg":
-        image = svg(figure, "A pipeline step")
-    else:
-        figure.set_dpi(150)
-        drawn = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(drawn)
-        image = drawn.getvalue()
-    try:
-        replace_file(path, image)
-    except OSError as error:
-        raise UserError(f"--draw: cannot write {path}: {error.strerror}", "another place") from error
+    draw(pipeline_figure(planned, measured, "" if measured is None else "s"), "A pipeline step", path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shoal_core.errors import UserError
 
-__all__ = ["build"]
+__all__ = ["build", "picture"]
 
 
 def build(path: Path | str) -> Path:
@@ -28,4 +28,22 @@ def build(path: Path | str) -> Path:
         replace_file(target, text)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})", "make room, or mend its rights") from error
+    return target
+
+
+def picture(path: Path | str, target: Path) -> Path:
+    """Draw who trained where and when in the run directory `path`, with every event on it, into `target` (.svg or .png).
+
+    Raises:
+        UserError: the record is damaged, or the picture cannot be written.
+    """
+    from shoal.record import read
+    from shoal.report.history import History
+    from shoal.report.style import draw
+    from shoal.report.timeline import timeline_figure
+
+    path = Path(path)
+    with read.readable(path):
+        figure = timeline_figure(History.read(path))
+    draw(figure, "workers by node over time", target)
     return target

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["CELLS", "INK", "LOSS", "MUTED", "PHASES", "SPARE", "TROUBLE", "axes", "cell_colour", "figure", "svg"]
+from shoal_core.errors import UserError
+from shoal_core.files import replace_file
+
+__all__ = [
+    "CELLS",
+    "INK",
+    "LOSS",
+    "MUTED",
+    "PHASES",
+    "SPARE",
+    "TROUBLE",
+    "axes",
+    "cell_colour",
+    "draw",
+    "figure",
+    "svg",
+]
 
 INK = "#24323f"
 MUTED = "#8a97a3"
@@ -92,3 +110,25 @@ def svg(fig: Figure, name: str) -> str:
     head, rest = page[page.index("<svg") :].split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{name}">{rest}'
+
+
+def draw(fig: Figure, name: str, path: Path) -> None:
+    """Write the figure to `path`, as SVG or PNG by its ending, whole or not at all.
+
+    Raises:
+        UserError: another ending, or it cannot be written.
+    """
+    image: str | bytes
+    if path.suffix == ".svg":
+        image = svg(fig, name)
+    elif path.suffix == ".png":
+        fig.set_dpi(150)
+        drawn = io.BytesIO()
+        FigureCanvasAgg(fig).print_png(drawn)
+        image = drawn.getvalue()
+    else:
+        raise UserError(f"{path} is neither .svg nor .png", "end the picture's name in one of the two")
+    try:
+        replace_file(path, image)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", "name another place") from error
