@@ -32,7 +32,7 @@ def build(path: Path | str) -> Path:
 
 
 def picture(path: Path | str, target: Path) -> Path:
-    """Draw who trained where and when in the run directory `path`, with every event on it, into `target` (.svg or .png).
+    """Draw who trained where and when in the run directory `path`, and every event on it, into `target` (.svg, .png).
 
     Raises:
         UserError: the record is damaged, or the picture cannot be written.
