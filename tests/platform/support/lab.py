@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from exchange import Exchange
 
 from shoal.config import Job
 from shoal.plan import Node, first_plan
@@ -129,10 +130,17 @@ def controller_main(folder: Path, job: dict[str, Any], seats: dict[tuple[int, in
 
 
 class Lab:
-    """A run on `nodes` (slots of each by name)."""
+    """A run on `nodes` (slots of each by name). `exchange`: what lies between its workers and its controller."""
 
-    def __init__(self, folder: Path, nodes: dict[str, int], resume: bool = False, **settings: Any) -> None:
-        self.folder, self.alive = folder, dict(nodes)
+    def __init__(
+        self,
+        folder: Path,
+        nodes: dict[str, int],
+        resume: bool = False,
+        exchange: Exchange | None = None,
+        **settings: Any,
+    ) -> None:
+        self.folder, self.alive, self.exchange = folder, dict(nodes), exchange
         self.drains: dict[str, float] = {}
         self.processes: dict[str, Any] = {}
         workload = settings.pop("workload", {})
@@ -154,6 +162,9 @@ class Lab:
         return process
 
     def reply(self, question: dict[str, Any]) -> Any:
+        meeting = question.get("meeting") or question.get("setup", {}).get("meeting")
+        if meeting is not None and self.exchange is not None:
+            meeting["lifeline"] = self.exchange.towards(*meeting["lifeline"])
         match question["what"]:
             case "nodes":
                 return self.alive
