@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,13 @@ from shoal.control.ear import Ear
 from shoal.control.lifelines import Line
 from shoal.control.messages import Ending, Event, Lost, Standstill, Unborn
 from shoal.control.mishaps import ROW, Mishaps
+from shoal.control.spawn import Spawner, Started
 from shoal.control.watchdog import Watchdog
+from shoal.plan import Node
 from shoal.protocol.said import Failed
 from shoal.record.pen import Stall
 from shoal.timeouts import Timeouts
+from shoal.worker.main import Meeting
 
 TIMES = Timeouts(20.0)
 
@@ -32,6 +36,7 @@ class Paper:
         self.failures: list[Exception] = []
         self.killed: list[str] = []
         self.timeouts, self.watchdog, self.mishaps = TIMES, Watchdog(TIMES), Mishaps()
+        self.meeting = Meeting(("127.0.0.1", 1), "secret", "session")
         self.lifelines: Any = SimpleNamespace(lines={}, send=lambda *_: None)
         self.spawner: Any = SimpleNamespace(started={}, kill=self.kill, late=lambda *_: [])
         self.scribe: Any = SimpleNamespace(event=self.event, pen=self, status=lambda *_: None)
@@ -221,13 +226,26 @@ def test_a_death_reaches_the_decisions_whatever_the_journal_does() -> None:
     assert one.killed == ["w10"]
 
 
-def test_a_death_reaches_the_decisions_whatever_becomes_of_the_order_to_kill() -> None:
+def without_descriptors(_: str) -> None:
+    raise OSError(24, "Too many open files")
+
+
+def spawner(fleet: Any, **started: Started) -> Spawner:
+    one = Spawner(fleet, lambda *_: None, lambda *_: None, "run", Run().state.shape.mesh)  # type: ignore[arg-type]
+    one.started.update(started)
+    return one
+
+
+def test_an_order_to_kill_that_cannot_be_given_is_told_and_the_death_is_on_record(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     one = training()
+    one.spawner = spawner(SimpleNamespace(kill=without_descriptors), w10=Started("n1", 0.0, heard=True))
     one.connect("inside", 1.0)
-    one.spawner.kill = lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files"))
-    with pytest.raises(OSError, match="Too many open files"):
-        one.ear.gone(one.lifelines.lines["w10"], "connection closed")
+    one.ear.gone(one.lifelines.lines["w10"], "connection closed")
     assert one.heard == [Lost("w10", "connection closed")]
+    assert [event["kind"] for event in one.journal] == ["death"]
+    assert "w10 could not be told to end: OSError: [Errno 24] Too many open files" in capsys.readouterr().out
 
 
 def test_own_failures_in_a_row_end_the_run_in_order() -> None:
@@ -255,6 +273,23 @@ def test_a_failure_is_told_ever_more_rarely() -> None:
 
 
 # ---- before the first word
+
+
+def test_who_never_speaks_cannot_start_where_it_is_and_who_was_on_a_node_that_is_gone_is_lost() -> None:
+    one = training()
+    since = time.monotonic()
+    slow, gone, fine = Started("n1", since - TIMES.start - 1), Started("n9", since), Started("n1", since)
+    one.spawner = spawner(SimpleNamespace(kill=one.killed.append), slow=slow, gone=gone, fine=fine)
+    one.chores.known = {"n1": Node("n1", "n1", 2)}
+    one.chores.fence(since)
+    late = "it did not start within 120 s"
+    assert one.heard == [Unborn("slow", "n1", late), Lost("gone", "n9 is gone")]
+    assert [(event["kind"], event["how"]) for event in one.journal] == [
+        ("not_started", late),
+        ("not_started", "n9 is gone"),
+    ]
+    assert one.killed == ["slow", "gone"]
+    assert set(one.spawner.started) == {"fine"}
 
 
 def test_a_worker_whose_only_word_is_why_it_cannot_start() -> None:

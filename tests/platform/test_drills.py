@@ -93,18 +93,18 @@ def test_each_fault_while_a_worker_dies(tmp_path: Path) -> None:
 
 
 def test_an_exchange_that_is_cut_holds_back_what_is_said() -> None:
-    exchange = Exchange()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(exchange.towards(*server.getsockname())) as here, server.accept()[0] as there:
-            here.sendall(b"a")
-            assert there.recv(1) == b"a"
-            there.settimeout(0.2)
-            with exchange.cut():
-                here.sendall(b"b")
-                with pytest.raises(TimeoutError):
-                    there.recv(1)
-            there.settimeout(60)
-            assert there.recv(1) == b"b"
+    exchange, server = Exchange(), socket.create_server(("127.0.0.1", 0))
+    here = socket.create_connection(exchange.towards(*server.getsockname()))
+    with server, here, server.accept()[0] as there:
+        here.sendall(b"a")
+        assert there.recv(1) == b"a"
+        there.settimeout(0.2)
+        with exchange.cut():
+            here.sendall(b"b")
+            with pytest.raises(TimeoutError):
+                there.recv(1)
+        there.settimeout(60)
+        assert there.recv(1) == b"b"
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from lab import Lab, alone, lab
 
 from shoal.record import layout, read
 from shoal.record.jsonl import line_of, read_json
+from shoal.timeouts import Timeouts
 from shoal_core import marker
 
 NODES = {f"n{i}": 2 for i in range(3)}
@@ -92,6 +93,22 @@ def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path) -
         assert len(one.events("controller_back")) == 1
 
 
+def test_a_worker_is_killed_while_the_controller_has_no_descriptor_left(tmp_path: Path) -> None:
+    """Its death is told although the order to kill it fails, and whoever is to take the spare's place comes later."""
+    with lab(tmp_path, NODES, steps=250, **SMALL) as one:
+        one.full(10, spares=2)
+        living = one.living()
+        with one.no_descriptors():
+            one.kill(victim := one.members(1)[0])
+            at = one.committed()
+            one.until(lambda: one.committed() >= at + 40)
+            assert len(one.living()) == len(living) - 1  # nobody new: asking for one takes a descriptor
+        one.until(lambda: len(one.living()) == len(living))
+        assert whole(one, 250)["deaths"] == 1
+        assert [event["actor"] for event in one.events("death")] == [victim]
+        assert [event["rung"] for event in one.events("decision")] == ["heal"]
+
+
 @pytest.mark.parametrize("workload", ["NoAccelerator", "Crashing"])
 def test_a_worker_that_cannot_start_is_told_and_the_run_ends(tmp_path: Path, workload: str) -> None:
     with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": f"broken:{workload}"}) as one:
@@ -103,6 +120,15 @@ def test_a_worker_that_cannot_start_is_told_and_the_run_ends(tmp_path: Path, wor
         assert "Traceback" in told[0]["trace"]
         assert why in told[0]["trace"]
         assert len(one.processes) <= 6
+
+
+def test_workers_that_never_start_are_told_and_the_run_ends(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=10, cells=1, patience=1.0, workload={"path": "broken:Dreaming"}) as one:
+        run = one.finished()
+        why = f"it did not start within {Timeouts(1.0).start:.0f} s"
+        assert (run["status"], run["deaths"]) == ("failed", 0)
+        assert run["reason"].startswith(f"workers cannot start: {why}")
+        assert {event["how"] for event in one.events("not_started")} == {why}
 
 
 @pytest.mark.long

@@ -157,6 +157,9 @@ class Chores:
         one = self.controller
         for worker, why in one.spawner.late(one.timeouts.start, set(self.known)):
             node = one.spawner.started[worker].node
+            if node in self.known:
+                one.ear.unborn(worker, why)
+                continue
             one.spawner.kill(worker)
             one.scribe.event("not_started", actor=worker, node=node, how=why)
             one.on(Lost(worker, why))

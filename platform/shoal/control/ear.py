@@ -70,13 +70,13 @@ class Ear:
             self.unborn(line.worker, why)
             return
         now = time.monotonic()
+        one.spawner.kill(line.worker)
+        if self.early is not None:
+            return
         try:
-            one.spawner.kill(line.worker)
-            if self.early is None:
-                self.died(line.worker, line.node, line.pid, why, time.time() - (now - line.heard))
-        finally:  # whatever becomes of the order to kill it and of the record
-            if self.early is None:
-                one.on(Lost(line.worker, why))
+            self.died(line.worker, line.node, line.pid, why, time.time() - (now - line.heard))
+        finally:  # whatever becomes of the record
+            one.on(Lost(line.worker, why))
 
     def failed(self, error: Exception) -> None:
         """The controller failed over what a worker said: no fault of the worker's."""
@@ -100,7 +100,7 @@ class Ear:
             one.recoveries.died(seat.cell, worker, node, why, alive, time.time())
 
     def unborn(self, worker: str, why: str, trace: str = "") -> None:
-        """A worker died before its first word, or said as its only one that it cannot start."""
+        """A worker died or hangs before its first word, or said as its only one that it cannot start."""
         one = self.controller
         started = one.spawner.started.get(worker)
         if started is None or started.heard or one.ended.is_set():

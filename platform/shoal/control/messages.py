@@ -66,7 +66,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Unborn:
-    """A worker that was asked for died before its first word, or said as its only one that it cannot start."""
+    """A worker that was asked for died or hangs before its first word, or said as its only one that it cannot start."""
 
     worker: str
     node: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shoal.control.fleet import Fleet
+from shoal.control.mishaps import say
 from shoal.names import node_of, seat_name, spare_name, spare_number
 from shoal.plan import Mesh, Node, Seat, spare_slots
 from shoal.worker.main import Meeting, Setup
@@ -88,9 +89,13 @@ class Spawner:
         return found
 
     def kill(self, name: str) -> None:
-        """Fence a worker; one that is gone already is no error."""
+        """Fence a worker; one that is gone already is no error. What follows from its end waits for no order that
+        could not be given."""
         if self.started.pop(name, None) is not None:
-            self._fleet.kill(name)
+            try:
+                self._fleet.kill(name)
+            except Exception as error:
+                say(f"{name} could not be told to end: {type(error).__name__}: {error}")
 
     def cold_spares(self) -> list[str]:
         """Spares that were asked for and have not said a word yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,13 @@ from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticRepli
 class NoAccelerator(Synthetic):
     def warm_up(self) -> None:
         raise RuntimeError("no accelerator here")
+
+
+class Dreaming(Synthetic):
+    """It never starts, and raises nothing."""
+
+    def warm_up(self) -> None:
+        threading.Event().wait()
 
 
 class Crashing(Synthetic):

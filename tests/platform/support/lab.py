@@ -218,6 +218,16 @@ class Lab:
         pid, hard = self.controller.pid, resource.RLIM_INFINITY
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))
 
+    @contextlib.contextmanager
+    def no_descriptors(self) -> Iterator[None]:
+        """The controller can open nothing."""
+        limits = resource.prlimit(self.controller.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.controller.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.controller.pid, resource.RLIMIT_NOFILE, limits)
+
     def stop(self, *, save: bool = False) -> None:
         os.kill(self.controller.pid, signal.SIGUSR1 if save else signal.SIGTERM)
 
