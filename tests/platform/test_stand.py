@@ -95,16 +95,19 @@ def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path) -
 
 def test_a_worker_is_killed_while_the_controller_has_no_descriptor_left(tmp_path: Path) -> None:
     """Its death is told although the order to kill it fails, and whoever is to take the spare's place comes later."""
-    with lab(tmp_path, NODES, steps=250, **SMALL) as one:
+    with lab(tmp_path, NODES, steps=100_000, **SMALL) as one:
         one.full(10, spares=2)
         living = one.living()
         with one.no_descriptors():
             one.kill(victim := one.members(1)[0])
             at = one.committed()
-            one.until(lambda: one.committed() >= at + 40)
+            one.until(lambda: one.committed() >= at + 20)
             assert len(one.living()) == len(living) - 1  # nobody new: asking for one takes a descriptor
         one.until(lambda: len(one.living()) == len(living))
-        assert whole(one, 250)["deaths"] == 1
+        one.full(5)
+        one.stop()
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("stopped", 0)
         assert [event["actor"] for event in one.events("death")] == [victim]
         assert [event["rung"] for event in one.events("decision")] == ["heal"]
 

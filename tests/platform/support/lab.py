@@ -171,7 +171,7 @@ class Lab:
             case "draining":
                 return self.drains
             case "workers":
-                return [name for name, process in self.processes.items() if process.is_alive()]
+                return [name for name, process in list(self.processes.items()) if process.is_alive()]
             case "rejoin":
                 process = self.processes.get(question["name"])
                 path = self.folder / f"{process.pid if process else 0}.sock"
@@ -201,7 +201,7 @@ class Lab:
         self.signal(worker, signal.SIGKILL)
 
     def on(self, node: str) -> list[str]:
-        return [name for name in self.processes if name.endswith(f"@{node}")]
+        return [name for name in list(self.processes) if name.endswith(f"@{node}")]
 
     def kill_node(self, node: str) -> None:
         del self.alive[node]
@@ -241,7 +241,7 @@ class Lab:
 
     def living(self) -> list[str]:
         """Workers whose processes are there."""
-        return sorted(name for name, process in self.processes.items() if process.is_alive())
+        return sorted(name for name, process in list(self.processes.items()) if process.is_alive())
 
     def committed(self) -> int:
         """Committed steps by a worker's own word: the record may be behind."""
@@ -288,7 +288,7 @@ class Lab:
 
     def close(self) -> None:
         self.controller.kill()
-        for process in self.processes.values():
+        for process in list(self.processes.values()):
             process.kill()
 
 
