@@ -2,7 +2,7 @@
 
     python benchmarks/commit_efficiency.py [--every 15] [--minutes 20] [--seed 1] [--step 0.2] [--json FILE]
 
-3 cells x 2 workers and a warm spare node, real processes and real gloo without Ray (`tests/platform/support/lab.py`).
+3 cells x 2 workers and a warm spare node, real processes and real gloo without Ray (`tests/support/lab.py`).
 Every `--every` seconds something is killed, in turn a worker and a whole node (all it holds; a fresh node takes its
 place). The quadratic of `shoal_workloads.synthetic` sleeps through its steps, so that two cores carry it.
 
@@ -31,8 +31,8 @@ from shoal.record import read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.jsonl import read_json
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "platform" / "support"))
-from lab import Lab, lab
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.support.lab import Lab, lab
 
 CELLS = 3
 NODES = {f"n{number}": 2 for number in range(CELLS + 1)}

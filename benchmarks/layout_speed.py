@@ -14,8 +14,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import layouts_world
-import synthetic
 import torch
 import torch.distributed as dist
 
@@ -24,6 +22,7 @@ from shoal_workloads.parallel.pipeline.pipeline import schedule_of
 from shoal_workloads.parallel.schedule import Span
 from shoal_workloads.parallel.schedule.simulate import simulate
 from shoal_workloads.testing import World, world
+from tests.support import layouts_world, synthetic
 
 __all__ = ["Speed", "speeds"]
 

@@ -26,16 +26,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "workloads" / "support"))
-import layouts_world
-import synthetic
-from sleeping import Measured, compare, measure
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from layout_speed import speeds
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import schedule_of
 from shoal_workloads.parallel.schedule import LAYOUTS, Span
 from shoal_workloads.testing import World, world
+from tests.support import layouts_world, synthetic
+from tests.support.sleeping import Measured, compare, measure
 
 SLEEPERS = ((4, 8), (8, 16))  # ranks, micro-batches
 MICRO_BATCHES = 8  # of the model, on two ranks

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import WORKLOAD, alone, assert_reaped, job_status, submit, train, wait_for, write_job
 
 from shoal.cluster import local, processes
 from shoal.cluster.state import load
 from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal_core.errors import UserError
+from tests.support.jobs import WORKLOAD, alone, assert_reaped, job_status, submit, train, wait_for, write_job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 CLUSTER = "test-head"

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint
-from jobs import BIN, actors, alone, assert_reaped, submit, train, wait_for, write_job
 
 from shoal import checkpoint
 from shoal.chaos.strike import LocalTarget
 from shoal.cluster import connect, local
 from shoal.record import read
 from shoal.record.jsonl import read_json
+from tests.support.jobs import BIN, actors, alone, assert_reaped, submit, train, wait_for, write_job
 
 pytestmark = pytest.mark.cluster
 CLUSTER = "test-runs"

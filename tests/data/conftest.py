@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))  # helpers beside the tests
 
 from shoal_data.sources.documents import Quarantined, read_piece
 from shoal_data.sources.parts import Piece

@@ -11,19 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tokenizer_files import (
-    BYTES,
-    NASTY,
-    TEXTS,
-    byte_level,
-    cut,
-    gemma,
-    nasty,
-    own_pattern,
-    qwen2,
-    with_added,
-    with_model,
-)
 from tokenizers import Tokenizer, models, normalizers
 from tokenizers import pre_tokenizers as pt
 
@@ -40,6 +27,19 @@ from shoal_data.tokenizer.special import SPECIAL_TOKENS, beginning_of_text, end_
 from shoal_data.tokenizer.stream import Stream
 from shoal_data.writing.options import TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
+from tests.support.tokenizer_files import (
+    BYTES,
+    NASTY,
+    TEXTS,
+    byte_level,
+    cut,
+    gemma,
+    nasty,
+    own_pattern,
+    qwen2,
+    with_added,
+    with_model,
+)
 
 
 def encoder_of(config: dict[str, Any]) -> Encoder:

@@ -9,7 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tokenizer_files import (
+from tokenizers import Regex, Tokenizer, models, normalizers
+from tokenizers import pre_tokenizers as pt
+
+from shoal_core.errors import UserError
+from shoal_data.tokenizer.encoder import Encoder
+from shoal_data.tokenizer.fast_rules import FAST_PATTERNS
+from tests.support.tokenizer_files import (
     BYTES,
     REPLACE,
     TEXTS,
@@ -26,12 +32,6 @@ from tokenizer_files import (
     with_added,
     with_model,
 )
-from tokenizers import Regex, Tokenizer, models, normalizers
-from tokenizers import pre_tokenizers as pt
-
-from shoal_core.errors import UserError
-from shoal_data.tokenizer.encoder import Encoder
-from shoal_data.tokenizer.fast_rules import FAST_PATTERNS
 
 SPACES = [" " * count for count in range(24, 1, -1)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from decisions import HOMES, Run, one
 
 from shoal.control.bounds import FRUITLESS, SPENT, UNBORN
 from shoal.control.messages import (
@@ -25,6 +24,7 @@ from shoal.control.messages import (
 )
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, CopyHeld, Failed, NotSaved, Ready
+from tests.support.decisions import HOMES, Run, one
 
 WHY = "RuntimeError: no accelerator here"
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from decisions import Run
 
 from shoal.control.chores import Chores
 from shoal.control.ear import Ear
@@ -22,6 +21,7 @@ from shoal.protocol.said import Failed
 from shoal.record.pen import Stall
 from shoal.timeouts import Timeouts
 from shoal.worker.main import Meeting
+from tests.support.decisions import Run
 
 TIMES = Timeouts(20.0)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from decisions import HOMES, NODES, Run, one
-
 from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
 from shoal.control.decide import decide
 from shoal.control.messages import (
@@ -24,6 +22,7 @@ from shoal.control.messages import (
 from shoal.control.verdict import finite, not_finite
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready
+from tests.support.decisions import HOMES, NODES, Run, one
 
 
 def test_nothing_forms_before_the_planned_workers_of_a_cell_are_there() -> None:

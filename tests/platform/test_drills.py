@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from exchange import Exchange
-from lab import Lab, alone, lab
 
 from shoal.chaos.passing import Passing
 from shoal.chaos.plan import Fault, choose_victim, schedule
 from shoal.chaos.strike import seen, strike_run
 from shoal.record.audit import committed_ids_audit
+from tests.support.exchange import Exchange
+from tests.support.lab import Lab, alone, lab
 
 Took = dict[str, list[float]]
 """By kind, the seconds from a fault until the run was whole again."""

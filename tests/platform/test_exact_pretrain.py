@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from corpora import write_corpus
-from lab import Lab, lab
 
 from shoal import checkpoint
+from tests.support.corpora import write_corpus
+from tests.support.lab import Lab, lab
 
 STEPS = 30
 

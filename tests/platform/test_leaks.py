@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
-from lab import Lab, lab
+
+from tests.support.lab import Lab, lab
 
 KILLS, SETTLED, LAST = 100, 20, 10
 STEPS_BETWEEN = 20  # so that no node loses workers at four of fifty steps and is set aside

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import lab
 
 from shoal.record import layout, lease
 from shoal.record.lease import Held, Holder, Lease, Lost, claim, may_take, read
 from shoal.record.rundir import RunDir
 from shoal_core.errors import UserError
+from tests.support.lab import lab
 
 OTHER = Holder("other", 3, "far", 7)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from decisions import HOMES, Run, one
 
 from shoal.control.messages import Draining, Form, Generation, Joined, Journal, Lost, Pause, Release, Stop
 from shoal.plan import Seat
 from shoal.protocol.said import Committed, Failed, Ready
+from tests.support.decisions import HOMES, Run, one
 
 
 def moving() -> Run:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from corpora import write_corpus
-from lab import lab
 
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
+from tests.support.corpora import write_corpus
+from tests.support.lab import lab
 
 BATCH = 16
 

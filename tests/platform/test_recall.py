@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from lab import Lab, alone, lab
 
 from shoal.control.decide import apply
 from shoal.control.messages import CopyTo, Form, Generation, Joined, Lost, Rewind
@@ -20,6 +19,7 @@ from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.wire import proof
 from shoal.worker import copies as copies_module
 from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
+from tests.support.lab import Lab, alone, lab
 
 EVERY = 5
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint
-from lab import WORKLOAD, Lab, alone, lab
 
 from shoal import checkpoint
 from shoal.chaos.plan import Seen, choose_victim, schedule
 from shoal.record.jsonl import read_json
+from tests.support.lab import WORKLOAD, Lab, alone, lab
 
 NODES = {f"n{i}": 2 for i in range(4)}
 

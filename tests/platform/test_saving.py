@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from diverging import DIVERGES
-from lab import alone, lab
 
 from shoal import checkpoint
+from tests.support.diverging import DIVERGES
+from tests.support.lab import alone, lab
 
 NODES = {"n0": 2, "n1": 2}
+DIVERGING = {"path": "tests.support.diverging:Diverging"}
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_run_is_not_done_without_its_last_state(tmp_path: Path) -> None:
 
 def test_a_run_that_has_diverged_ends_and_keeps_its_healthy_checkpoint(tmp_path: Path) -> None:
     settings = {"steps": 200, "checkpoint": {"every": 4, "keep": 1}, "not_finite": 10}
-    with lab(tmp_path, NODES, cells=1, workload={"path": "diverging:Diverging"}, **settings) as one:
+    with lab(tmp_path, NODES, cells=1, workload=DIVERGING, **settings) as one:
         run = one.finished()
         assert run["status"] == "failed", one.story()
         assert "the last 11 steps were not finite" in run["reason"]
@@ -60,7 +61,7 @@ def test_a_run_that_has_diverged_ends_and_keeps_its_healthy_checkpoint(tmp_path:
 
 
 def test_a_run_whose_last_step_is_no_number_is_not_done(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, cells=1, workload={"path": "diverging:Diverging"}, steps=DIVERGES + 1) as one:
+    with lab(tmp_path, NODES, cells=1, workload=DIVERGING, steps=DIVERGES + 1) as one:
         run = one.finished()
         assert (run["status"], run["steps"]) == ("failed", DIVERGES + 1), one.story()
         assert "the last step was not finite" in run["reason"]

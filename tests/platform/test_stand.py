@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, alone, lab
 
 from shoal.record import layout, read
 from shoal.record.jsonl import line_of, read_json
 from shoal.timeouts import Timeouts
 from shoal_core import marker
+from tests.support.lab import Lab, alone, lab
 
 NODES = {f"n{i}": 2 for i in range(3)}
 SMALL: dict[str, Any] = {"cells": 2, "audit": {"samples": True}}
@@ -114,7 +114,7 @@ def test_a_worker_is_killed_while_the_controller_has_no_descriptor_left(tmp_path
 
 @pytest.mark.parametrize("workload", ["NoAccelerator", "Crashing"])
 def test_a_worker_that_cannot_start_is_told_and_the_run_ends(tmp_path: Path, workload: str) -> None:
-    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": f"broken:{workload}"}) as one:
+    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": f"tests.support.broken:{workload}"}) as one:
         run = one.finished()
         assert run["status"] == "failed"
         why = {"NoAccelerator": "no accelerator here", "Crashing": "out of everything"}[workload]
@@ -136,7 +136,7 @@ def test_workers_that_never_start_are_told_and_the_run_ends(tmp_path: Path) -> N
 
 @pytest.mark.long
 def test_workers_that_all_hang_in_the_same_step_end_the_run(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"patience": 10.0, "workload": {"path": "broken:Hanging"}, **SMALL}
+    settings: dict[str, Any] = {"patience": 10.0, "workload": {"path": "tests.support.broken:Hanging"}, **SMALL}
     with lab(tmp_path, NODES, steps=100, **settings) as one:
         run = one.finished()
         assert (run["status"], run["steps"]) == ("failed", 20), one.story()
@@ -145,21 +145,22 @@ def test_workers_that_all_hang_in_the_same_step_end_the_run(tmp_path: Path) -> N
 
 
 def test_figures_that_a_workload_lacks_are_null(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "broken:FewFigures"}) as one:
+    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "tests.support.broken:FewFigures"}) as one:
         run = one.finished()
         assert (run["status"], run["steps"], run["deaths"]) == ("done", 10, 0), one.story()
         assert {line["mtp_loss"] for line in one.steps()} == {None}
 
 
 def test_a_workload_that_does_not_count_its_tokens_is_refused_by_name(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "broken:NoTokens"}) as one:
+    with lab(tmp_path, NODES, steps=10, cells=1, workload={"path": "tests.support.broken:NoTokens"}) as one:
         run = one.finished()
         assert (run["status"], run["deaths"]) == ("failed", 0), one.story()
         assert "without tokens" in run["reason"]
 
 
 def test_who_takes_over_journals_nothing_twice(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=150, cells=1, workload={"path": "broken:Remarks", "seconds": 0.02}) as one:
+    workload = {"path": "tests.support.broken:Remarks", "seconds": 0.02}
+    with lab(tmp_path, NODES, steps=150, cells=1, workload=workload) as one:
         one.full(30)
         one.kill_controller()
         one.until(lambda: one.events("controller_back"))

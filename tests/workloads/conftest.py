@@ -1,15 +1,11 @@
-"""Makes the helpers beside the tests importable, here and in the processes that tests spawn."""
+"""One thread for torch, and worlds of two and of four processes that all tests share."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from shoal_workloads.testing import World, world
 

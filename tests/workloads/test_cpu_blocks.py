@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import synthetic
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +18,7 @@ from shoal_workloads.model.permute import routes_of
 from shoal_workloads.model.rope import rope_apply
 from shoal_workloads.precision import products
 from shoal_workloads.precision.products import Products
+from tests.support import synthetic
 
 
 def both(

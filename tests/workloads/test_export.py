@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from checkpoints import write_checkpoint
-from corpora import EOS, write_corpus
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
@@ -31,6 +29,8 @@ from shoal_workloads.generate import generate
 from shoal_workloads.hf.export import _write_tokenizer, export
 from shoal_workloads.hf.load import import_checkpoint
 from shoal_workloads.pretrain import Pretrain
+from tests.support.checkpoints import write_checkpoint
+from tests.support.corpora import EOS, write_corpus
 
 
 @pytest.fixture(scope="module")

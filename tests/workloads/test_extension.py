@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import synthetic
 import torch
 
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.recipe.extension import extended
 from shoal_workloads.start import extend_checkpoint, write_start
+from tests.support import synthetic
 
 V3 = {
     "model": {"preset": "deepseek-v3"},

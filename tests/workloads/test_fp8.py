@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import synthetic
 import torch
 from pydantic import ValidationError
 
@@ -16,6 +15,7 @@ from shoal_workloads.precision.fp8 import (
 )
 from shoal_workloads.precision.linear import linear, swiglu_ffn
 from shoal_workloads.precision.products import Products
+from tests.support import synthetic
 
 
 def round_e4m3(x: torch.Tensor) -> torch.Tensor:

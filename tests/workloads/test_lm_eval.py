@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import torch
-from checkpoints import write_checkpoint
-from corpora import EOS, write_corpus
 from tokenizers import Tokenizer
 
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.evaluate import build_model
 from shoal_workloads.hf.export import export
+from tests.support.checkpoints import write_checkpoint
+from tests.support.corpora import EOS, write_corpus
 
 TEXTS = ["def heappush(heap, item):\n    heap.append(item)\n", "import textwrap\n", "class Grüße:\n    pass\n"]
 

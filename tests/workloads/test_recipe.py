@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import synthetic
 import torch
 from pydantic import ValidationError
 
@@ -13,6 +12,7 @@ from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
 from shoal_workloads.recipe.guard import Guard, GuardConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
+from tests.support import synthetic
 
 T = 1e12
 

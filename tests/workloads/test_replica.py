@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import synthetic
 
 from shoal_workloads.testing import World
+from tests.support import synthetic
 
 
 def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import boto3
 import pytest
 import torch
-from checkpoints import write_checkpoint
-from corpora import write_corpus
 from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal_workloads.checkpoint import Checkpoint
+from tests.support.checkpoints import write_checkpoint
+from tests.support.corpora import write_corpus
 
 
 @pytest.fixture

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import synthetic
-from checkpoints import write_checkpoint
-from corpora import write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +16,9 @@ from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.recipe.batch import BatchConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
 from shoal_workloads.shapes import state_of
+from tests.support import synthetic
+from tests.support.checkpoints import write_checkpoint
+from tests.support.corpora import write_corpus
 
 
 @pytest.fixture(scope="module")

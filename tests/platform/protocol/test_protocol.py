@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from actors import Violation
-from model import Model, Rule
-from mutants import (
+
+from shoal.control.decide import decide
+from tests.platform.protocol.support.actors import Violation
+from tests.platform.protocol.support.model import Model, Rule
+from tests.platform.protocol.support.mutants import (
     BegunAlone,
     CommitAfterAnswer,
     LateWord,
@@ -14,9 +16,7 @@ from mutants import (
     raise_not_sent,
     stays_behind,
 )
-from search import explore
-
-from shoal.control.decide import decide
+from tests.platform.protocol.support.search import explore
 
 
 def test_without_faults_every_order_of_moves_ends_in_the_same_state() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sleeping import measure
 
 from shoal_workloads.parallel.schedule import actions_of, build, needs, product, simulate
 from shoal_workloads.testing import World, world
+from tests.support.sleeping import measure
 
 
 @pytest.mark.parametrize("name", ["zbv", "dualpipe"])

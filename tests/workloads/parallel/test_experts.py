@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from itertools import permutations
 
-import experts_world
 import numpy as np
 import pytest
-import synthetic
 import torch
-from experts_world import Answer, Case
 
 from shoal_workloads.parallel.placement import identity, imbalance, place_experts
 from shoal_workloads.parallel.traffic import row_bytes
 from shoal_workloads.recipe.balance import max_violation, update_bias
 from shoal_workloads.testing import World
+from tests.support import experts_world, synthetic
+from tests.support.experts_world import Answer, Case
 
 SPREAD = [
     Case(ep=2, kind="flat", per_node=2),

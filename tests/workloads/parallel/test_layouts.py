@@ -9,12 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import layouts_world
 import numpy as np
 import pytest
-import synthetic
 import torch
-from layouts_world import Run, whole
 
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
@@ -23,6 +20,8 @@ from shoal_workloads.parallel.pipeline.grid import Grid
 from shoal_workloads.parallel.schedule import Action, Pair, Schedule
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.testing import World, world
+from tests.support import layouts_world, synthetic
+from tests.support.layouts_world import Run, whole
 
 STEPS, BATCH = 5, 16
 TOLERANCE = 1e-5  # of the largest element of a tensor, or of a figure

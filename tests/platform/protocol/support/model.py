@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from actors import BEGIN, Worker, World, freeze
-from scene import Scene
-
 from shoal.control.decide import decide
 from shoal.control.messages import Action, Draining, Event, Joined, Standstill
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
+from tests.platform.protocol.support.actors import BEGIN, Worker, World, freeze
+from tests.platform.protocol.support.scene import Scene
 
 __all__ = ["Model", "Rule"]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from actors import VOTE, Worker, World, reach
-from model import Model
-from scene import Scene
-
 from shoal.control.decide import decide
 from shoal.control.messages import Action, CommitLate, Event, Lost
 from shoal.control.state import State
 from shoal.protocol.said import Ack, Acked, Committed
+from tests.platform.protocol.support.actors import VOTE, Worker, World, reach
+from tests.platform.protocol.support.model import Model
+from tests.platform.protocol.support.scene import Scene
 
 __all__ = [
     "BegunAlone",

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from actors import ACROSS, BEGIN, HEAL, INSIDE, MEET, VOTE, Violation, Worker, World, order_of, reach
-
 from shoal import batching
 from shoal.control.messages import Action, CommitLate, Event, Generation, Lost, Release, Rewind
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Ready
+from tests.platform.protocol.support.actors import (
+    ACROSS,
+    BEGIN,
+    HEAL,
+    INSIDE,
+    MEET,
+    VOTE,
+    Violation,
+    Worker,
+    World,
+    order_of,
+    reach,
+)
 
 if TYPE_CHECKING:
     from model import Model

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from actors import Violation, World
-from model import Model
+from tests.platform.protocol.support.actors import Violation, World
+from tests.platform.protocol.support.model import Model
 
 __all__ = ["Found", "explore"]
 

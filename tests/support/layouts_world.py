@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import synthetic
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -27,6 +26,7 @@ from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.replica import PretrainReplica
+from tests.support import synthetic
 
 Piece = tuple[str, tuple[int, ...], tuple[int, ...], np.ndarray]
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exchange import Exchange
 
 from shoal.config import Job
 from shoal.plan import Node, first_plan
@@ -31,6 +30,7 @@ from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
 from shoal.worker.main import Meeting, Setup, Worker
 from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
+from tests.support.exchange import Exchange
 
 ADDRESS = "127.0.0.1"
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.02, "global_batch": 12, "parameters": 1024}

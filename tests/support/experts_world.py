@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-import synthetic
 import torch
 import torch.distributed as dist
 
@@ -21,6 +20,7 @@ from shoal_workloads.parallel.exchange import DispatchKind, make_exchange
 from shoal_workloads.parallel.placement import identity, moved
 from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
+from tests.support import synthetic
 
 VOCAB, LENGTH, SEQUENCES = 64, 24, 4
 

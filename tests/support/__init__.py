@@ -1,0 +1,1 @@
+"""What tests share: workloads with faults, small corpora and models, runs stepped by hand. No tests."""
