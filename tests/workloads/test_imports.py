@@ -21,7 +21,7 @@ class Block:
 
 
 sys.meta_path.insert(0, Block())
-from tests.support from tests.support import synthetic
+from tests.support import synthetic
 
 metrics, _, figures = synthetic.train(synthetic.tiny(), 1)
 assert metrics[0]["loss"] > 0 and figures[1] > 0
