@@ -1,24 +1,17 @@
-"""Where runs lie: a folder that outlives the job that made it, named so that the submitter's shell finds it too.
-
-`ray job submit` starts a job in a folder that is not the submitter's: a cluster's temporary one, or Ray's copy of
-`--working-dir`. Both are deleted, and what was written there by a relative path with them.
-"""
+"""Where runs lie: a folder that outlives the job that made it, named so that the submitter's shell finds it too."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from shoal.cluster.launch import TEMP_DIR
 from shoal.cluster.state import known_clusters, load
 from shoal_core.errors import UserError
+from shoal_core.passing import TEMP_DIR, own_cluster, passing
 
-__all__ = ["check_writable", "lasting", "own_folder", "passing", "settle"]
+__all__ = ["check_writable", "lasting", "own_folder", "settle"]
 
 DEFAULT = Path("runs")
-SESSION = re.compile(r"session_(latest|\d{4}-\d{2}-\d{2}_[\d_-]+)")
-"""The name of a folder that Ray makes each time it starts."""
 
 
 def settle(storage: Path | None, job_file: Path) -> Path:
@@ -33,13 +26,14 @@ def settle(storage: Path | None, job_file: Path) -> Path:
     wanted = storage if storage is not None else Path(os.environ.get("SHOAL_STORAGE") or DEFAULT)
     if wanted.is_absolute():
         return lasting(wanted, "storage")
+    clusters = temporary_folders()
     for base in (Path.cwd(), job_file.absolute().parent):
-        if not passing(base):
+        if not passing(base, clusters):
             return lasting(base / wanted, "storage")
     if os.environ.get(TEMP_DIR):  # all nodes are this machine
         return lasting(own_folder() / wanted, "storage")
     raise UserError(
-        f"storage: {str(wanted)!r} would lie in {Path.cwd()}, {passing(Path.cwd())}",
+        f"storage: {str(wanted)!r} would lie in {Path.cwd()}, {passing(Path.cwd(), clusters)}",
         "name a folder that all nodes share, from the root: storage=/shared/runs, or SHOAL_STORAGE in the job's "
         "environment",
     )
@@ -57,32 +51,17 @@ def lasting(path: Path, setting: str) -> Path:
         UserError: it is deleted sooner or later.
     """
     path = path.absolute()
-    if why := passing(path):
+    if why := passing(path, temporary_folders()):
         raise UserError(f"{setting}: {path} lies in {why}", "name a folder that stays, from the root")
     return path
 
 
-def passing(path: Path) -> str:
-    """Whose folder `path` lies in that does not stay; empty if it stays."""
-    path = path.resolve()
-    if {"runtime_resources", "working_dir_files"} <= set(path.parts):
-        return "Ray's cache of working directories, which Ray deletes"
-    if any(SESSION.fullmatch(part) for part in path.parts):
-        return "the folder of a Ray session, which is deleted with it"
-    for name, folder in temporary_folders().items():
-        if path.is_relative_to(folder):
-            return f"the temporary folder of cluster {name}, which `shoal cluster down` deletes"
-    return ""
-
-
 def temporary_folders() -> dict[str, Path]:
     """Of local clusters: of the one that this process belongs to, and of those that this user has."""
-    found = {}
-    if own := os.environ.get(TEMP_DIR):
-        found[os.environ.get("SHOAL_CLUSTER", "local")] = Path(own).resolve().parent
+    found = own_cluster()
     for name in known_clusters():
         try:
-            found[name] = Path(load(name).temp_dir).resolve()
+            found[name] = Path(load(name).temp_dir)
         except UserError:  # a state that cannot be read: its commands say so
             continue
     return found

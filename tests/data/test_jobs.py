@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shoal_core.errors import StoreError, UserError
+from shoal_core.passing import TEMP_DIR
 from shoal_data.files import write_whole
 from shoal_data.jobs import attempt, lock, session, tasks
 from shoal_data.jobs.claim import FORMAT, check_out, claim, difference
@@ -64,11 +65,12 @@ def test_out_is_no_file_and_not_below_one(tmp_path: Path) -> None:
 def test_out_is_not_in_a_folder_that_ray_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = tmp_path / "session_2026-11-29_17-00-00_1_2" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     node = tmp_path / "cluster" / "head"
-    for folder in (cached, node.parent):
+    for folder, whose in ((cached, "Ray's cache"), (node.parent, "the temporary folder of cluster local")):
         folder.mkdir(parents=True)
         monkeypatch.chdir(folder)
-        monkeypatch.setenv("SHOAL_RAY_TEMP_DIR", str(node))
-        with pytest.raises(UserError, match="goes with the cluster or the job"):
+        monkeypatch.setenv(TEMP_DIR, str(node))
+        monkeypatch.delenv("SHOAL_CLUSTER", raising=False)
+        with pytest.raises(UserError, match=f"lies in {whose}"):
             check_out("corpus")
         assert check_out(tmp_path / "corpus")
 

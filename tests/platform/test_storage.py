@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cluster.launch import TEMP_DIR
-from shoal.storage import check_writable, lasting, passing, settle
+from shoal.storage import check_writable, lasting, settle
 from shoal_core.errors import UserError
+from shoal_core.passing import TEMP_DIR, passing
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +63,11 @@ def test_a_job_in_rays_copy_of_its_folder_gets_the_users_own_folder_or_is_refuse
 
 
 def test_what_passes_is_told_by_its_path_links_followed(tmp_path: Path, cache: Path) -> None:
-    assert passing(tmp_path) == ""
+    assert passing(tmp_path, {}) == ""
     (tmp_path / "link").symlink_to(cache)
     with pytest.raises(UserError, match=r"--out: .* lies in Ray's cache"):
         lasting(tmp_path / "link" / "corpus", "--out")
-    assert "Ray session" in passing(Path("/x/session_2026-11-29_18-00-00_123456_7/logs"))
+    assert "Ray session" in passing(Path("/x/session_2026-11-29_18-00-00_123456_7/logs"), {})
 
 
 def test_a_storage_that_cannot_hold_runs_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal_core.errors import UserError
+from shoal_core.passing import own_cluster, passing
 from shoal_data.files import write_json
 from shoal_data.jobs.lock import LOCK
 
@@ -18,9 +19,6 @@ __all__ = ["FORMAT", "belongs", "check_out", "claim", "difference"]
 #: of `job/job.json`; jobs of another format are not gone on with
 FORMAT = 2
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_RAY_SESSION = re.compile(r"session_\d{4}-\d\d-\d\d_")
-#: environment variable with the folder that a local cluster of Shoal keeps for a node while it is up
-_CLUSTER_FOLDER = "SHOAL_RAY_TEMP_DIR"
 _NAMED = 3  # files that a message names before it counts the rest
 
 
@@ -41,11 +39,9 @@ def check_out(out: str | Path) -> Path:
         raise UserError(f"--out {address!r}: no folder's name", "name a folder")
     path = Path(out)
     whole = path.absolute()
-    cluster = os.environ.get(_CLUSTER_FOLDER)
-    passing = cluster is not None and whole.is_relative_to(Path(cluster).parent)
-    if passing or any(_RAY_SESSION.match(name) for name in [*whole.parts, *whole.resolve().parts]):
+    if why := passing(whole, own_cluster()):
         raise UserError(
-            f"--out {address}: {whole} lies in a folder that goes with the cluster or the job",
+            f"--out {address}: {whole} lies in {why}",
             "give the whole path of a folder that all nodes share, such as /shared/corpus",
         )
     there = whole

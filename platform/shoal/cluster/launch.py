@@ -11,6 +11,7 @@ from typing import Any
 
 from shoal.cluster import api, namespaces, processes
 from shoal.cluster.state import ClusterState, NodeState, redis_password, state_dir, token_file
+from shoal_core.passing import TEMP_DIR
 
 __all__ = [
     "DRIVER_RESOURCE",
@@ -18,7 +19,6 @@ __all__ = [
     "HEALTH_CHECKS",
     "LOOPBACK_ONLY",
     "NODE_LABEL",
-    "TEMP_DIR",
     "command_in",
     "go",
     "launch",
@@ -45,9 +45,6 @@ then they end themselves)."""
 DRIVER_RESOURCE = "driver"
 """What the steady node offers: `ray job submit --entrypoint-resources '{"driver": 1}'` puts a job's driver there."""
 DRIVERS = 16
-
-TEMP_DIR = "SHOAL_RAY_TEMP_DIR"
-"""Environment variable that tells a driver its own node (`ray.init(_temp_dir=...)`) from the others on this machine."""
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Process mode: Ray takes 127.0.0.1 for this machine's address instead of replacing it by one of the network, where

@@ -12,10 +12,10 @@ import grpc
 import ray
 from ray._private import services
 
-from shoal.cluster.launch import TEMP_DIR
 from shoal.cluster.token import token, wants_token
 from shoal.on_ray import NAMESPACE
 from shoal_core.errors import UserError
+from shoal_core.passing import TEMP_DIR
 
 __all__ = ["connect", "leave"]
 
