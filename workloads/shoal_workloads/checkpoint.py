@@ -21,7 +21,7 @@ from shoal_core import marker
 from shoal_core.dcp import Reader, described, in_words, read_index
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, own_settings
-from shoal_workloads.config import PretrainConfig
+from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.shapes import state_of
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class Checkpoint:
             self.config = PretrainConfig.model_validate(own_settings(said["workload"]))
             self._data = (said["workload"].get(ORIGIN) or {}).get("data") or {}
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            why = wrong_fields(error) if isinstance(error, ValidationError) else repr(error)
             raise UserError(
-                f"{where}: workload is none of shoal_workloads.pretrain:Pretrain ({error})",
+                f"{where}: workload is none of shoal_workloads.pretrain:Pretrain ({why})",
                 "name a checkpoint that a run of that workload wrote",
             ) from error
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.exchange import DispatchKind
@@ -16,7 +16,7 @@ from shoal_workloads.recipe.schedule import ScheduleConfig
 
 ScheduleName = Literal["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"]
 
-__all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "PretrainConfig"]
+__all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "PretrainConfig", "wrong_fields"]
 
 
 class _Section(BaseModel):
@@ -91,3 +91,10 @@ class PretrainConfig(_Section):
         if self.precision == "fp8":
             check_tiles(self.model)
         return self
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """Which fields are wrong and why, in one line; their values, which may be as long as they like, are not said."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    said = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in found[:10]]
+    return "; ".join(f"{where}: {why}" if where else why for where, why in said)

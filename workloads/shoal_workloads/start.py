@@ -16,7 +16,7 @@ from shoal_core.errors import UserError
 from shoal_core.marker import FOLDER, commit
 from shoal_core.workload import own_settings
 from shoal_workloads.checkpoint import Checkpoint, alone
-from shoal_workloads.config import PretrainConfig
+from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.evaluate import fill_model
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.recipe.extension import STEPS, Phase, extended
@@ -85,7 +85,7 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
     try:
         config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
-        raise UserError(f"workload: {error}", "mend the job's workload section") from error
+        raise UserError(f"workload: {wrong_fields(error)}", "mend the job's workload section") from error
     replica = Pretrain(config).build(seed=0)
     with torch.no_grad():
         fill_model(checkpoint, replica.model, replica.slots)

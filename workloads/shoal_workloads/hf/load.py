@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shoal_core.errors import UserError
 from shoal_core.workload import own_settings
-from shoal_workloads.config import PretrainConfig
+from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.hf.config import from_hf_config
 from shoal_workloads.hf.weights import check, fill
 from shoal_workloads.model.config import ModelConfig
@@ -38,8 +38,10 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         return from_hf_config(found, str(path))
     except (ValidationError, TypeError, KeyError, AttributeError) as error:
-        problem = str(error) if isinstance(error, ValidationError) else f"is read as no configuration of it ({error!r})"
-        raise UserError(f"{path}: {problem}", "give a checkpoint of the DeepSeek-V3 architecture") from error
+        why = wrong_fields(error) if isinstance(error, ValidationError) else repr(error)
+        raise UserError(
+            f"{path}: is read as no configuration of it ({why})", "give a checkpoint of the DeepSeek-V3 architecture"
+        ) from error
 
 
 def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     try:
         config = PretrainConfig.model_validate(own_settings(section))
     except ValidationError as error:
-        raise UserError(f"workload: {error}", "mend the job's workload section") from error
+        raise UserError(f"workload: {wrong_fields(error)}", "mend the job's workload section") from error
     opened = _open(folder)
     held = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in _headers(opened)}
     check(model, held, mtp=has_mtp, where=str(folder))
