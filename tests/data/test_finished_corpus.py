@@ -98,12 +98,15 @@ def test_documents_come_back_from_characters_and_bytes(tmp_path: Path) -> None:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.add_special_tokens(["<unk>", "</s>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    texts = ["a b", "ab  \n東京 é\t😀 ", "</s> b"]
+    texts = ["a b", "ab  \n東京 é\t😀 ", "</s> b", "a\x1b[2J\x9b31m\u202e b\x7f"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     tokenize([str(tmp_path / "a.jsonl")], tmp_path / "tokenizer.json", tmp_path / "c", TokenizeOptions())
     out = io.BytesIO()
     write_documents(tmp_path / "c", out)
     assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == texts
+    assert not any(
+        character in out.getvalue().decode() for character in "\x1b\x9b\u202e\x7f"
+    )  # a terminal acts on them
     tokens = Corpus.open(tmp_path / "c")
     assert tokens.token_bytes[tokens.store.tokens(0, 0, tokens.tokens)].sum() == sum(len(one.encode()) for one in texts)
 

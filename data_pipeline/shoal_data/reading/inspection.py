@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,8 @@ __all__ = ["document_lengths", "documents", "draw", "show", "write_documents"]
 
 #: shards whose documents' lengths are drawn, in a folder and on S3
 _SHARDS_LOOKED_AT, _SHARDS_FETCHED = 64, 8
+#: what terminals act on and JSON leaves as it is: control characters above ASCII's, and those that turn text around
+_ACTED_ON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def documents(corpus: Corpus) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.unsignedinteger]]]:
@@ -79,13 +82,15 @@ class _Decoder:
 
 
 def write_documents(address: str | Path, out: BinaryIO) -> None:
-    """Write every document as a line of JSON: `source, file, row, lang, text`."""
+    """Write every document as a line of JSON: `source, file, row, lang, text`. What a terminal would act on
+    stands in it as an escape, which JSON's readers give back as it was."""
     corpus = Corpus.open(address)
     decode = _Decoder(corpus)
     for row, ids in documents(corpus):
         fields = {key: row[key] for key in ("source", "file", "row", "lang")}
         text = decode(ids, fim=row["fim"])
-        out.write(json.dumps({**fields, "text": text}, ensure_ascii=False).encode() + b"\n")
+        line = json.dumps({**fields, "text": text}, ensure_ascii=False)
+        out.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", line).encode() + b"\n")
 
 
 def show(address: str | Path, count: int, picture: Path | None = None, fit: Callable[[str], str] = str) -> None:
