@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,20 +10,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from shoal_core.errors import StoreError, UserError
+from shoal_data.s3_client import CREDENTIALS, connect, unsigned
 
-__all__ = ["Objects", "Stalls", "connect", "verdict"]
+__all__ = ["Objects", "Stalls", "verdict"]
 
 Result = TypeVar("Result")
 
 #: how often a store that never answered is asked: its address is likelier wrong than the store down
 _FIRST_ATTEMPTS = 2
 _CHUNK_BYTES = 1 << 20
+_CONNECTIONS = 16
 
-_CREDENTIALS = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role; "
-    "all processes that read the corpus need them"
-)
-_PUBLIC = "set AWS_NO_SIGN_REQUEST=1"
 _ENDPOINT = "check AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION and this machine's network"
 _REFUSED = (
     "allow these credentials s3:GetObject and s3:ListBucket in the bucket's policy, or use others (AWS_PROFILE, "
@@ -73,7 +69,7 @@ class Objects:
             raise UserError(f"{url}: names no bucket", "write s3://bucket/prefix")
         self.url, self._bucket = url.rstrip("/"), bucket
         self._root = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
-        self._client = client or connect(self.url)
+        self._client = client or connect(self.url, _CONNECTIONS)
         self._attempts, self._wait = attempts, wait
         self._answered, self._lock = False, threading.Lock()
         self.stalls = Stalls()
@@ -189,35 +185,7 @@ def verdict(error: Exception, where: str, *, again: bool) -> Exception | None:
         return None
     if isinstance(error, found.ParamValidationError | found.InvalidRegionError | found.EndpointProviderError):
         return StoreError(f"{where}: {error}", "check the address s3://bucket/prefix, and AWS_DEFAULT_REGION")
-    return StoreError(f"{where}: {error}", _CREDENTIALS)
-
-
-def connect(url: str) -> Any:
-    """A boto3 S3 client from the environment; with `AWS_NO_SIGN_REQUEST=1` one for public buckets, without credentials.
-
-    Raises:
-        StoreError: there are no credentials, or settings of AWS that cannot be used; names `url`.
-    """
-    import boto3
-    from botocore import UNSIGNED
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
-    config = Config(
-        signature_version=UNSIGNED if unsigned else None,
-        retries={"total_max_attempts": 1},  # they are counted here, so that they show
-        connect_timeout=2,
-        read_timeout=60,
-        max_pool_connections=16,
-    )
-    try:
-        session = boto3.Session(region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))
-        if not unsigned and session.get_credentials() is None:  # else each request would look for them anew, in seconds
-            raise StoreError(f"{url}: no AWS credentials are found", f"{_CREDENTIALS}. A public bucket: {_PUBLIC}")
-        return session.client("s3", config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise StoreError(f"{url}: {error}", "mend AWS_PROFILE, AWS_ENDPOINT_URL or what else of AWS is set") from error
+    return StoreError(f"{where}: {error}", CREDENTIALS)
 
 
 def _refusal(error: Any, where: str) -> Exception | None:
@@ -235,10 +203,13 @@ def _refusal(error: Any, where: str) -> Exception | None:
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         region = headers.get("x-amz-bucket-region") or told.get("Region") or "the bucket's region"
         return StoreError(f"{where}: the bucket lies in another region ({why})", f"set AWS_DEFAULT_REGION to {region}")
+    if unsigned() and status in (401, 403):
+        remedy = f"unset AWS_NO_SIGN_REQUEST, and {CREDENTIALS}"
+        return StoreError(f"{where}: reading is not allowed without credentials ({why})", remedy)
     if code == "RequestTimeTooSkewed":
         return StoreError(f"{where}: {why}", "set this machine's clock")
     if code in _UNKNOWN_CALLER or status == 401:
-        return StoreError(f"{where}: these AWS credentials are not accepted ({why})", _CREDENTIALS)
+        return StoreError(f"{where}: these AWS credentials are not accepted ({why})", CREDENTIALS)
     if status == 403 or code in ("AccessDenied", "AllAccessDisabled"):
         return StoreError(f"{where}: reading is not allowed ({why})", _REFUSED)
     if code in _BUSY or not 400 <= status < 500 or status in (408, 429):

@@ -53,7 +53,7 @@ def s3() -> Iterator[Any]:
 def bucket(s3: Any, slept: list[float]) -> Iterator[Any]:
     """The same with the empty bucket `raw`; the client that reads input has had no answer yet."""
     s3.create_bucket(Bucket="raw")
-    s3_files._client().unanswered = 0
+    s3_files._client("s3://raw").unanswered = 0
     yield s3
     for entry in s3.list_objects_v2(Bucket="raw").get("Contents", ()):
         s3.delete_object(Bucket="raw", Key=entry["Key"])
@@ -71,7 +71,7 @@ def faults(bucket: Any) -> Iterator[list[Answer]]:
             raise fault
         return fault
 
-    events = s3_files._client().s3.meta.events
+    events = s3_files._client("s3://raw").s3.meta.events
     events.register_first("before-send.s3", answer)
     yield answers
     events.unregister("before-send.s3", answer)
@@ -235,7 +235,7 @@ def test_s3_is_not_asked_again_where_it_says_no(
     assert raised.value.remedy
 
 
-def test_a_bucket_is_read_without_credentials_and_they_are_named_where_it_refuses(
+def test_a_bucket_is_read_without_credentials_where_that_is_said_and_they_are_named_where_it_refuses(
     bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.put_object(Bucket="raw", Key="a.txt", Body=b"plain text", ACL="public-read")
@@ -246,6 +246,10 @@ def test_a_bucket_is_read_without_credentials_and_they_are_named_where_it_refuse
         for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
             patch.setenv(name, os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        with pytest.raises(StoreError, match=r"s3://raw/a.txt: no AWS credentials are found") as raised:
+            open_file("s3://raw/a.txt")
+        assert "AWS_NO_SIGN_REQUEST=1" in raised.value.remedy
+        patch.setenv("AWS_NO_SIGN_REQUEST", "1")
         assert open_file("s3://raw/a.txt").read() == b"plain text"
         with pytest.raises(StoreError, match="without credentials") as raised:
             open_file("s3://raw/b.txt")
@@ -262,7 +266,7 @@ def test_a_store_that_never_answered_is_given_up_soon(faults: list[Answer], slep
 def test_the_endpoint_of_s3_comes_before_that_of_all(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:10")
-    assert s3_files._client().s3.meta.endpoint_url == "http://127.0.0.1:10"
+    assert s3_files._client("s3://raw").s3.meta.endpoint_url == "http://127.0.0.1:10"
 
 
 def test_an_object_whose_stamp_is_known_costs_one_request(bucket: Any, faults: list[Answer]) -> None:
@@ -374,7 +378,7 @@ def test_globs_mean_the_same_locally_and_on_s3(pattern: str, tmp_path: Path, buc
 
 def test_all_pages_of_a_listing_are_read_and_told(bucket: Any) -> None:
     put(bucket, **{f"in/{number}.txt": b"x" for number in range(5)})
-    events = s3_files._client().s3.meta.events
+    events = s3_files._client("s3://raw").s3.meta.events
     told: list[int] = []
 
     def short(params: dict[str, Any], **_: Any) -> dict[str, Any]:

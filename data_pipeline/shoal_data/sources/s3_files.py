@@ -1,9 +1,4 @@
-"""Input files on S3.
-
-Credentials, region and endpoint are found as boto3 finds them: variables, `~/.aws`, the machine's role;
-`AWS_ENDPOINT_URL_S3` comes before `AWS_ENDPOINT_URL`, and `AWS_REGION` counts where `AWS_DEFAULT_REGION` is not set.
-Without credentials, or with `AWS_NO_SIGN_REQUEST=1`, requests are not signed, which public buckets allow.
-"""
+"""Input files on S3."""
 
 from __future__ import annotations
 
@@ -16,6 +11,7 @@ from typing import Any, TypeVar
 
 from shoal_core.errors import StoreError, UserError
 from shoal_data.retry import MayPass, retried
+from shoal_data.s3_client import connect
 from shoal_data.s3_objects import verdict
 from shoal_data.sources.found import Found, Listing
 from shoal_data.sources.globs import fixed_part, has_magic, match_path
@@ -28,7 +24,6 @@ Result = TypeVar("Result")
 _AHEAD = 8 << 20
 _CONNECTIONS = 64
 _FIRST_ATTEMPTS = 3
-_SET = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
 def find(url: str, said: Callable[[int], None]) -> Listing:
@@ -154,12 +149,10 @@ class _Client:
 
     Attributes:
         s3: the client.
-        signed: whether there are credentials.
         unanswered: how often nobody answered before the first answer; -1 from then on.
     """
 
     s3: Any
-    signed: bool
     unanswered: int = 0
 
 
@@ -167,35 +160,13 @@ _clients: dict[tuple[tuple[str, str], ...], _Client] = {}
 _lock = threading.Lock()
 
 
-def _client() -> _Client:
-    """The client of this process for the environment as it is now; it does not retry by itself."""
+def _client(url: str) -> _Client:
+    """The client of this process for the environment as it is now. `url`: what it is wanted for."""
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with _lock:
         if environment not in _clients:
-            _clients[environment] = _connect()
+            _clients[environment] = _Client(connect(url, _CONNECTIONS))
         return _clients[environment]
-
-
-def _connect() -> _Client:
-    import boto3
-    import botocore
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        session = boto3.Session(region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))
-        unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
-        signed = not unsigned and session.get_credentials() is not None
-        config = Config(
-            signature_version=None if signed else botocore.UNSIGNED,
-            retries={"total_max_attempts": 1},
-            connect_timeout=10,
-            read_timeout=60,
-            max_pool_connections=_CONNECTIONS,
-        )
-        return _Client(session.client("s3", config=config), signed)
-    except (BotoCoreError, ValueError) as error:
-        raise StoreError(f"s3://: {error}", f"mend the settings for AWS: {_SET}") from error
 
 
 class _Absent(StoreError):
@@ -212,7 +183,7 @@ def _call(url: str, ask: Callable[[Any], Result]) -> Result:
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
-    client = _client()
+    client = _client(url)
     try:
         result = ask(client.s3)
     except (BotoCoreError, ClientError, ResponseParserError, OSError) as error:
@@ -240,8 +211,6 @@ def _explained(url: str, error: Exception, client: _Client) -> Exception:
         return _changed(url)
     if code == "InvalidObjectState":
         return StoreError(f"{url}: the object is archived", "restore it from the archive first")
-    if status in (401, 403) and not client.signed:
-        return StoreError(f"{url}: reading is not allowed without credentials, and none were found", _SET)
     final = verdict(error, url, again=True)
     if isinstance(final, FileNotFoundError):
         return _Absent(f"{url}: no such object", "put it back, or choose a new --out and run again")

@@ -1,0 +1,55 @@
+"""The client that all who read from S3 use, and the one rule for credentials.
+
+Credentials, region and endpoint are found as boto3 finds them: variables, `~/.aws`, the machine's role;
+`AWS_ENDPOINT_URL_S3` comes before `AWS_ENDPOINT_URL`, and `AWS_REGION` counts where `AWS_DEFAULT_REGION` is not set.
+Requests without credentials, which public buckets allow, are made only where `AWS_NO_SIGN_REQUEST=1` says so: a node
+whose role is missing is then told so, and not that a bucket is private.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from shoal_core.errors import StoreError
+
+__all__ = ["CREDENTIALS", "connect", "unsigned"]
+
+CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role; all processes that "
+    "read from there need them"
+)
+
+
+def unsigned() -> bool:
+    """Whether requests are to be made without credentials."""
+    return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+
+
+def connect(url: str, connections: int) -> Any:
+    """A boto3 S3 client of at most so many connections, from the environment. It does not ask again by itself.
+
+    Raises:
+        StoreError: there are no credentials, or settings of AWS that cannot be used; names `url`.
+    """
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        signature_version=UNSIGNED if unsigned() else None,
+        retries={"total_max_attempts": 1},  # they are counted by who asks, so that they show
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=connections,
+    )
+    try:
+        session = boto3.Session(region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))
+        if not unsigned() and session.get_credentials() is None:  # each request would look for them anew, in seconds
+            raise StoreError(
+                f"{url}: no AWS credentials are found", f"{CREDENTIALS}. A public bucket: set AWS_NO_SIGN_REQUEST=1"
+            )
+        return session.client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise StoreError(f"{url}: {error}", "mend AWS_PROFILE, AWS_ENDPOINT_URL or what else of AWS is set") from error
