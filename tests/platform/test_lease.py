@@ -140,7 +140,7 @@ def test_who_lost_a_run_changes_no_file_of_it(tmp_path: Path) -> None:
         lambda: run.append_event("death"),
         lambda: run.append_samples({}),
         lambda: run.truncate_steps(0),
-        lambda: run.write_plan(1, {}),
+        lambda: run.replace_plan([]),
         lambda: run.write_status({}),
         lambda: run.write_run({}),
     ]

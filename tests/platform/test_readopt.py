@@ -72,9 +72,9 @@ def test_a_run_without_a_generation_is_gathered_anew() -> None:
 
 
 def test_the_journal_is_read_from_the_last_session_only() -> None:
-    old = {"kind": "generation", "generation": 9, "cells": {"0": ["x", "y"]}, "attempts": {"0": 7}}
+    old = {"time": 0.0, "kind": "generation", "generation": 9, "cells": {"0": ["x", "y"]}, "attempts": {"0": 7}}
     start = {"kind": "run_started"}
-    new = {"kind": "generation", "generation": 1, "cells": {"0": ["a0", "a1"]}, "attempts": {"0": 2}}
+    new = {"time": 0.0, "kind": "generation", "generation": 1, "cells": {"0": ["a0", "a1"]}, "attempts": {"0": 2}}
     evaluation = {"kind": "evaluation", "step": 10}
     assert Past.read([old, start], 7, 5) == Past(committed=7, checkpoint=5)
     assert Past.read([old, start, new, evaluation], 17, 5) == Past(1, {0: ("a0", "a1")}, {0: 2}, 17, 10, 5)

@@ -66,15 +66,16 @@ def test_lines_are_written_in_the_order_told(tmp_path: Path) -> None:
     for step in range(50):
         one.step(a_step(step), [{"step": step, "cell": 0, "worker": "w", "ids": [step]}])
     assert one.event("drain", generation=3)["reason"] is None
-    one.plan(0, {"0": ["w0"]})
-    one.plan(1, {"0": ["w1"]})
+    one.generation(0, 0, {"0": ("w0",)}, {"0": 0})
+    one.generation(1, 5, {"0": ("w1",)}, {"0": 1})
     one.status({"step": 49})
     assert one.close(30.0) == 0
     path = tmp_path / "a"
     assert [line["step"] for line in read.steps(path)] == list(range(50))
     assert [line["step"] for line in read.samples(path)] == list(range(50))
-    assert [(line["kind"], line["generation"]) for line in read.events(path)] == [("drain", 3)]
-    assert [entry["generation"] for entry in read.plan(path)] == [0, 1]
+    told = [(line["kind"], line["generation"]) for line in read.events(path)]
+    assert told == [("drain", 3), ("generation", 0), ("generation", 1)]
+    assert (path / layout.PLAN).exists()
     assert (path / layout.STATUS).exists()
 
 

@@ -139,17 +139,6 @@ def test_steps_are_taken_back_from_both_files(tmp_path: Path) -> None:
     assert run.truncate_steps(9) == 0
 
 
-def test_the_plan_keeps_all_generations(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
-    run.write_plan(0, {"0": ["w0", "w1"]})
-    run.write_plan(1, {"0": ["w0", "w2"]})
-    run.write_plan(1, {"0": ["w0", "w3"]})  # a controller that died in mid-plan decides again
-    assert [(entry["generation"], entry["assignment"]) for entry in read.plan(run.path)] == [
-        (0, {"0": ["w0", "w1"]}),
-        (1, {"0": ["w0", "w3"]}),
-    ]
-
-
 def test_a_tail_sees_lines_once_and_follows_a_replaced_file(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a", CONFIG, resume=False)
     tail = Tail(run.path / layout.STEPS)

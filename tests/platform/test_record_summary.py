@@ -210,6 +210,8 @@ def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:
      "Decision: go on without cells 0 and 1: no spare."),
     ({"kind": "generation", "generation": 2, "step": 9, "cells": {"0": []}},
      "Generation 2 stands at step 9 with 1 cell."),
+    ({"kind": "generation", "generation": 3, "step": 9, "live": 2, "since": 2, "changed": {}, "gone": []},
+     "Generation 3 stands at step 9 with 2 cells."),
     ({"kind": "recovery", "rung": "heal", "nodes": ["n3"], "next_commit": 0.31, "full_strength": 0.5, "steps_lost": 0},
      "Recovered (heal) after the loss of n3: the next step committed 0.31 s after the first sign, "
      "full strength after 0.50 s; no step was lost."),

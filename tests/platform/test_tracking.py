@@ -118,7 +118,7 @@ def test_one_mlflow_run_with_every_step_once_though_the_mirror_is_killed_and_the
     second = tracking.start(run.path)
     run.append_event("run_ended", status="done")
     run.write_run({"status": "done"})
-    run.write_plan(0, {"0": ["w"]})
+    run.replace_plan([])
     (run.path / layout.REPORT).write_text("<html></html>")
     assert tracking.finish(second, run.path, None, "shoal", 60) is None
 

@@ -95,7 +95,7 @@ def begin(one: Controller, action: Generation) -> None:
     moving = one.state.successors  # those cells are still where they were
     one.recoveries.generation([cell for cell in action.cells if cell not in moving], time.time())
     one.scribe.generation(action)
-    one.scribe.pen.settle(one.timeouts.look)
+    one.scribe.pen.settle()
     one.chores.moved = time.monotonic()
     crews = [worker for crew in action.cells.values() for worker in crew]
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))

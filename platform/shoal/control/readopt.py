@@ -10,6 +10,7 @@ from shoal.control.messages import Event, Joined, Lost
 from shoal.control.state import Cell, Shape, State, Worker
 from shoal.plan import Seat
 from shoal.protocol.said import Failed
+from shoal.record.generations import Membership, membership
 
 __all__ = ["Past", "Said", "as_lived", "heard", "rebuild", "unrecorded"]
 
@@ -35,20 +36,20 @@ class Past:
     @classmethod
     def read(cls, events: Iterable[Mapping[str, Any]], steps: int, checkpoint: int) -> Past:
         """From the journal, the committed steps on record and the last whole checkpoint."""
-        last: Mapping[str, Any] | None = None
+        last: Membership | None = None
         evaluated = -1
         for event in events:
             if event["kind"] == "run_started":
                 last, evaluated = None, -1
             elif event["kind"] == "generation":
-                last = event
+                last = membership(last, event)
             elif event["kind"] == "evaluation":
                 evaluated = int(event["step"])
         if last is None:
             return cls(committed=steps, checkpoint=checkpoint)
-        cells = {int(cell): tuple(crew) for cell, crew in last["cells"].items()}
-        attempts = {int(cell): int(attempt) for cell, attempt in last["attempts"].items()}
-        return cls(int(last["generation"]), cells, attempts, steps, min(evaluated, steps), checkpoint)
+        cells = {int(cell): tuple(crew) for cell, crew in last.cells.items()}
+        attempts = {int(cell): int(attempt) for cell, attempt in last.attempts.items()}
+        return cls(last.generation, cells, attempts, steps, min(evaluated, steps), checkpoint)
 
 
 @dataclass(frozen=True)

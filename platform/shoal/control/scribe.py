@@ -81,7 +81,10 @@ class Scribe:
             self.pen.last_step = step - 1
 
     def event(self, kind: str, **fields: Any) -> None:
-        line = self.pen.event(kind, **fields)
+        """A line of the journal."""
+        self._measure(self.pen.event(kind, **fields))
+
+    def _measure(self, line: Mapping[str, Any]) -> None:
         if self.metrics is not None:
             self.metrics.event(line)
 
@@ -117,10 +120,9 @@ class Scribe:
 
     def generation(self, action: Generation) -> None:
         """Who holds what from now on."""
-        crews = {str(cell): list(crew) for cell, crew in action.cells.items()}
+        crews = {str(cell): crew for cell, crew in action.cells.items()}
         attempts = {str(cell): attempt for cell, attempt in action.attempts.items()}
-        self.event("generation", generation=action.generation, step=action.steps, cells=crews, attempts=attempts)
-        self.pen.plan(action.generation, crews)
+        self._measure(self.pen.generation(action.generation, action.steps, crews, attempts))
         if self.when is None:
             self.when = time.time()
 

@@ -65,7 +65,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "node_lost": ("node", "actors"),
     "drain": ("generation", "reason"),
     "decision": ("rung", "cells", "reason"),
-    "generation": ("generation", "step", "cells", "attempts"),
+    "generation": ("generation", "step", "live", "cells", "attempts", "since", "changed", "gone"),
     "controller_back": ("seconds", "workers"),
     "node_draining": ("node", "deadline"),
     "node_aside": ("node", "reason"),

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 from shoal.record import layout
-from shoal.record.jsonl import line_of
-from shoal.record.read import plan
-from shoal.record.rundir import RunDir, journal_entry, planned, step_entry
+from shoal.record.generations import Membership, Newest, membership, people, told
+from shoal.record.jsonl import line_of, read_json
+from shoal.record.rundir import RunDir, journal_entry, step_entry
 
 __all__ = ["LINES", "SIZE", "Pen", "Stall"]
 
@@ -26,8 +26,10 @@ LINES, SIZE = 20_000, 64 << 20
 RETRY = 0.5
 """Seconds between two tries of a write that failed."""
 PAUSE, DUTY = 0.2, 20
-"""Between two replacements of the files that are replaced whole: seconds, and times what the last one took, so that a
-plan of many generations leaves the disk to the lines."""
+"""Between two replacements of the files that are replaced whole: seconds, and times what the last one took, so that the
+picture of many workers leaves the disk to the lines."""
+SETTLE = 0.04
+"""Seconds for which whoever tells something may wait until it is written: a controller hears nobody meanwhile."""
 SLOW = 5.0
 """Seconds after which a write that has not returned counts as failing."""
 
@@ -63,7 +65,11 @@ class Pen:
         self._bytes = 0
         self._loose: dict[str, Callable[[], Any]] = {}
         """What only the newest of counts: files that are replaced whole."""
-        self._generations = plan(run.path)
+        self._told: Membership | None = None
+        """The last generation told."""
+        self._newest = Newest((read_json(run.path / layout.PLAN) or {}).get("generations", ()))
+        self._plan_due = False
+        """Generations were told that `plan.json` does not hold."""
         self._unreplaced = False
         """Of the files that are replaced whole, one could not be, and nothing newer could since."""
         self._stall: Stall | None = None
@@ -97,10 +103,21 @@ class Pen:
         self._put(partial(self._run.truncate_steps, step), 0)
         self.last_step = min(self.last_step, step - 1)
 
-    def plan(self, generation: int, assignment: Mapping[str, Any]) -> None:
-        """Who holds what in a generation."""
-        self._generations = planned(self._generations, generation, assignment)
-        self._replace(layout.PLAN, partial(self._run.replace_plan, self._generations))
+    def generation(
+        self, number: int, step: int, cells: Mapping[str, Sequence[str]], attempts: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """Who holds what from now on (`Membership`): a line of the journal, which is returned, and `plan.json`."""
+        now = Membership(number, step, time.time(), cells, attempts)
+        line = self.event("generation", time=now.time, **told(self._told, now))
+        self._told = membership(self._told, line)
+        self._plan_due = True
+        if self._newest.add(now, people(line["changed"] or line["cells"] or {})):
+            self._put_plan()
+        return line
+
+    def _put_plan(self) -> None:
+        self._plan_due = False
+        self._replace(layout.PLAN, partial(self._run.replace_plan, self._newest.entries))
 
     def status(self, status: Mapping[str, Any]) -> None:
         """The live picture."""
@@ -148,7 +165,7 @@ class Pen:
             self._stall = Stall(reason, time.time() - age, len(self._waiting))
             self._changed.notify_all()
 
-    def settle(self, seconds: float) -> bool:
+    def settle(self, seconds: float = SETTLE) -> bool:
         """Wait until all that was told is written, for at most `seconds`; not at all while the record is stalled. False
         if it is not."""
         with self._changed:
@@ -157,6 +174,8 @@ class Pen:
 
     def close(self, seconds: float) -> int:
         """Write what is left, within `seconds`. Returns the number of lines that could not be written."""
+        if self._plan_due:
+            self._put_plan()
         with self._changed:
             self._last = True
             self._changed.notify_all()

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shoal.record import index, layout
-from shoal.record.jsonl import DAMAGED, Tail, read_json, read_lines
+from shoal.record import generations, index, layout
+from shoal.record.jsonl import DAMAGED, Tail, read_lines
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 
@@ -75,9 +75,16 @@ def tail_events(path: Path) -> Tail:
 
 
 def plan(path: Path) -> list[dict[str, Any]]:
-    """`generation, time, assignment` of every generation, in order."""
-    found = read_json(Path(path) / layout.PLAN) or {}
-    return list(found.get("generations", []))
+    """`generation, time, assignment` (cell -> actors) of every generation, in order, from the journal.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    with readable(path):
+        return [
+            {"generation": one.generation, "time": one.time, "assignment": dict(one.cells)}
+            for one in generations.history(events(path))
+        ]
 
 
 def config(path: Path) -> dict[str, Any]:

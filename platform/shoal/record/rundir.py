@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from shoal.record import layout
-from shoal.record.jsonl import Appender, dumps, line_of, read_json, read_lines
+from shoal.record.jsonl import Appender, dumps, line_of, read_lines
 from shoal.record.masking import flat_masked, masked
 from shoal.record.read import config as read_config
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
 
-__all__ = ["RunDir", "check_run_id", "journal_entry", "planned", "step_entry"]
+__all__ = ["RunDir", "check_run_id", "journal_entry", "step_entry"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -66,15 +66,6 @@ def journal_entry(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A line of the journal; `time` is now unless given. A field of the contract (`layout.EVENT_FIELDS`) that is not
     known is null: readers find every field of a kind."""
     return {"time": time.time(), "kind": kind, **dict.fromkeys(layout.EVENT_FIELDS.get(kind, ())), **fields}
-
-
-def planned(
-    generations: Iterable[Mapping[str, Any]], generation: int, assignment: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """The generations of `plan.json` with this one added; one of the same number is replaced (a controller that died
-    in between decides again)."""
-    others = [dict(entry) for entry in generations if entry["generation"] != generation]
-    return [*others, {"generation": generation, "time": time.time(), "assignment": dict(assignment)}]
 
 
 class RunDir:
@@ -176,13 +167,8 @@ class RunDir:
         self._last_step = self._find_last_step()
         return dropped
 
-    def write_plan(self, generation: int, assignment: Mapping[str, Any]) -> None:
-        """Add to `plan.json` who holds what in `generation`: cell -> list of actors, or any richer JSON object."""
-        plan = read_json(self.path / layout.PLAN) or {"generations": []}
-        self.replace_plan(planned(plan["generations"], generation, assignment))
-
     def replace_plan(self, generations: list[dict[str, Any]]) -> None:
-        """Write `plan.json` anew."""
+        """Write `plan.json` anew: of each generation its number, its time, and cell -> list of actors."""
         self._guard()
         replace_file(self.path / layout.PLAN, dumps({"generations": generations}, indent=1) + "\n", durable=False)
 

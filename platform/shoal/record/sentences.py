@@ -105,10 +105,9 @@ def _decision(event: Event) -> str:
 
 
 def _generation(event: Event) -> str:
-    return (
-        f"Generation {event.get('generation')} stands at step {event.get('step')} with "
-        f"{count(len(event.get('cells') or {}), 'cell')}."
-    )
+    live = event.get("live")
+    cells = count(len(event.get("cells") or {}) if live is None else live, "cell")
+    return f"Generation {event.get('generation')} stands at step {event.get('step')} with {cells}."
 
 
 def _recovery(event: Event) -> str:

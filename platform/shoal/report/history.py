@@ -11,6 +11,7 @@ from typing import Any
 from shoal.names import node_of
 from shoal.printable import printable_values
 from shoal.record import layout, read
+from shoal.record.generations import Membership, membership
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
 from shoal.record.summary import sessions, summarize
@@ -53,6 +54,7 @@ def stays(events: Sequence[Mapping[str, Any]], end: float) -> list[Stay]:
     """Who belonged to which cell when, from the journal alone; `end` closes what is still open."""
     found: list[Stay] = []
     here: dict[str, tuple[str | None, float]] = {}  # actor -> its cell, since when
+    members: Membership | None = None
 
     def move(actor: str, cell: str | None, time: float) -> None:
         leave(actor, time)
@@ -68,7 +70,8 @@ def stays(events: Sequence[Mapping[str, Any]], end: float) -> list[Stay]:
         if kind == "worker_ready":
             move(event["actor"], None, time)
         elif kind == "generation":
-            seats = {actor: str(cell) for cell, crew in (event.get("cells") or {}).items() for actor in crew}
+            members = membership(members, event)
+            seats = {actor: str(cell) for cell, crew in members.cells.items() for actor in crew}
             for actor in [*seats, *here]:
                 if actor not in here or here[actor][0] != seats.get(actor):
                     move(actor, seats.get(actor), time)
