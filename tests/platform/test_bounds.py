@@ -6,22 +6,10 @@ from typing import Any
 
 import pytest
 
+from shoal.control.actions import End, Form, Generation, Journal, Pause, Release, Stop
 from shoal.control.bounds import FRUITLESS, SPENT, UNBORN
-from shoal.control.messages import (
-    End,
-    Ending,
-    Form,
-    Generation,
-    Joined,
-    Journal,
-    Lost,
-    Pause,
-    Release,
-    Standstill,
-    Stop,
-    Unborn,
-    Wanted,
-)
+from shoal.control.events import Ending, Joined, Lost, Standstill, Unborn, Wanted
+from shoal.control.modes import Running
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, CopyHeld, Failed, NotSaved, Ready
 from tests.support.decisions import HOMES, Run, one
@@ -69,7 +57,7 @@ def test_a_node_where_no_worker_can_start_is_set_aside_while_others_train() -> N
     (aside,) = journaled(fresh, "node_aside")
     assert aside["node"] == "n9"
     assert WHY in aside["reason"]
-    assert run.state.mode == "running"
+    assert isinstance(run.state.mode, Running)
     assert run.feed(Unborn("s9", "n9", WHY)) == []  # told once
 
 
@@ -94,8 +82,8 @@ def test_a_committed_step_gives_new_credit() -> None:
     for number in range(SPENT + 2 * len(HOMES)):
         run.feed(Joined(f"s{number}", f"n{number}"), Lost(f"s{number}", "closed"))
     run.feed(Committed("w00", 0, 1), Joined("x", "nx"), Lost("x", "closed"))
-    assert run.state.mode == "running"
-    assert run.state.verdict == ""
+    assert isinstance(run.state.mode, Running)
+    assert run.state.halt is None
 
 
 # ---- formations

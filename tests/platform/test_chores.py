@@ -11,9 +11,10 @@ import pytest
 
 from shoal.control.chores import Chores
 from shoal.control.ear import Ear
+from shoal.control.events import Ending, Event, Lost, Standstill, Unborn
 from shoal.control.lifelines import Line
-from shoal.control.messages import Ending, Event, Lost, Standstill, Unborn
 from shoal.control.mishaps import ROW, Mishaps
+from shoal.control.modes import Pausing
 from shoal.control.spawn import Spawner, Started
 from shoal.control.watchdog import Watchdog
 from shoal.plan import Node
@@ -121,7 +122,7 @@ def test_who_owes_an_answer_is_another_matter_but_not_during_a_pause() -> None:
     one.connect("across", 100.0)
     one.chores.stand(10_000.0)
     assert one.heard == []
-    one.state.pausing = True
+    one.state.mode = Pausing(one.state.live, set(), frozenset(), set())
     one.chores.stand(10_000.0)
     assert [type(event) for event in one.heard] == [Standstill]
 

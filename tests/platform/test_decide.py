@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import math
 
+from shoal.control.actions import CommitLate, Decision, End, Form, Generation, Journal, Pause, Rewind, Stop
 from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
 from shoal.control.decide import decide
-from shoal.control.messages import (
-    CommitLate,
-    Damaged,
-    End,
-    Form,
-    Generation,
-    Joined,
-    Journal,
-    Lost,
-    Pause,
-    Rewind,
-    Stop,
-)
+from shoal.control.events import Damaged, Joined, Lost
+from shoal.control.modes import Running
 from shoal.control.verdict import finite, not_finite
+from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready
 from tests.support.decisions import HOMES, NODES, Run, one
@@ -91,7 +82,7 @@ def test_without_a_spare_the_run_shrinks_and_grows_again() -> None:
     run.ack("w00", 3)
     run.ack("w01", 3)
     fresh = run.ack("w11", 3, out=True)
-    assert one(fresh, Journal).fields["rung"] == "shrink"
+    assert one(fresh, Decision).rung is Rung.SHRINK
     assert run.state.spares() == {"w11": "n2"}
     form = one(run.feed(Joined("s0", "n3")), Form)
     assert sorted(form.members) == ["s0", "w11"]
@@ -130,7 +121,7 @@ def test_a_failed_collective_without_a_death_is_retried() -> None:
         run.ack(worker, 5, (int(worker[1]),))
     fresh = run.ack("w11", 5, (1,))
     assert one(fresh, Generation).todo == {0: [], 1: []}  # both have done their part already
-    assert one(fresh, Journal).fields["rung"] == "retry"
+    assert one(fresh, Decision).rung is Rung.RETRY
 
 
 def test_the_death_of_a_second_cell_during_a_drain_is_waited_for() -> None:
@@ -183,7 +174,7 @@ def test_old_generations_have_no_say() -> None:
     before = run.state
     run.feed(Committed("w00", 0, 50), Failed("w00", 0, "cell", "late"), Acked("w00", 0, Ack(50)))
     assert run.state.committed == before.committed == 7
-    assert run.state.mode == "running"
+    assert isinstance(run.state.mode, Running)
 
 
 def test_the_end_needs_every_worker() -> None:
@@ -261,7 +252,7 @@ def test_cells_that_together_hold_every_shard_are_put_together() -> None:
     run = broken_apart()
     run.ack("w00", 30, out=True)
     fresh = run.ack("w11", 30, out=True)
-    assert one(fresh, Journal).fields["rung"] == "combine"
+    assert one(fresh, Decision).rung is Rung.COMBINE
     form = one(fresh, Form)
     assert (form.members, form.keep, form.restore) == (("w00", "w11"), True, None)
     fresh = run.feed(Ready("w00", 0, form.attempt), Ready("w11", 0, form.attempt))

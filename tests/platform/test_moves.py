@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.control.messages import Draining, Form, Generation, Joined, Journal, Lost, Pause, Release, Stop
+from shoal.control.actions import Decision, Form, Generation, Pause, Release, Stop
+from shoal.control.events import Joined, Lost, Preemption
+from shoal.control.modes import Pausing, Running
+from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Committed, Failed, Ready
 from tests.support.decisions import HOMES, Run, one
@@ -16,15 +19,15 @@ def moving() -> Run:
     run.start()
     run.spares()
     run.feed(Committed("w00", 0, 7))
-    form = one(run.feed(Draining("n2")), Form)
+    form = one(run.feed(Preemption("n2")), Form)
     assert (form.cell, form.attempt, form.members, form.restore) == (1, 1, ("s0", "s1"), None)
-    assert run.state.mode == "running"
+    assert isinstance(run.state.mode, Running)
     return run
 
 
 def test_a_draining_node_is_left_when_the_cells_successor_stands() -> None:
     run = moving()
-    assert run.feed(Draining("n2")) == []  # said every second
+    assert run.feed(Preemption("n2")) == []  # said every second
     assert run.feed(Ready("s0", 1, 1)) == []
     pause = one(run.feed(Ready("s1", 1, 1)), Pause)
     assert set(pause.workers) == set(HOMES.values())
@@ -36,22 +39,22 @@ def test_a_draining_node_is_left_when_the_cells_successor_stands() -> None:
     assert (generation.heals, generation.attempts[1]) == (((0, 1),), 1)
     assert generation.todo == {0: [0], 1: [1]}
     assert set(one(fresh, Release).workers) == {"w10", "w11"}
-    assert one(fresh, Journal).fields["rung"] == "drain"
-    assert run.feed(Draining("n2")) == []
+    assert one(fresh, Decision).rung is Rung.DRAIN
+    assert run.feed(Preemption("n2")) == []
 
 
 def test_spares_of_a_draining_node_are_let_go() -> None:
     run = Run()
     run.start()
     run.feed(Joined("x0", "n2"))
-    assert one(run.feed(Draining("n2")), Release).workers == ("x0",)
+    assert one(run.feed(Preemption("n2")), Release).workers == ("x0",)
 
 
 def test_with_too_few_spares_the_cell_leaves_first_and_grows_back_later() -> None:
     run = Run()
     run.start()
     run.feed(Joined("s0", "n3"))
-    assert one(run.feed(Draining("n2")), Pause).workers == ("w00", "w01", "w10", "w11")
+    assert one(run.feed(Preemption("n2")), Pause).workers == ("w00", "w01", "w10", "w11")
     for worker in ("w00", "w01", "w10"):
         run.ack(worker, 7)
     fresh = run.ack("w11", 7)
@@ -102,8 +105,8 @@ def test_a_cell_that_moves_does_not_take_the_last_copy_along() -> None:
 def test_a_death_during_a_pause_is_handled_at_once() -> None:
     run = Run()
     run.start()
-    run.feed(Draining("n2"))
-    assert run.state.pausing
+    run.feed(Preemption("n2"))
+    assert isinstance(run.state.mode, Pausing)
     assert one(run.feed(Lost("w00", "closed")), Stop).broken == (0,)
     run.ack("w01", 3, out=True)
     run.ack("w10", 3)
@@ -118,7 +121,7 @@ def test_the_last_cell_saves_its_state_when_its_node_goes() -> None:
         run.feed(Joined(worker, "n1", seat))
     run.feed(Lost("w10", "late"), Lost("w11", "late"))
     run.stand_up()
-    assert one(run.feed(Draining("n1")), Pause).workers == ("w00", "w01")
+    assert one(run.feed(Preemption("n1")), Pause).workers == ("w00", "w01")
     run.ack("w00", 0)
     generation = one(run.ack("w01", 0), Generation)
     assert (generation.save, list(generation.cells)) == (True, [0])

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from shoal.control.actions import Action, Form
 from shoal.control.decide import decide
-from shoal.control.messages import Action, Form, Joined, Lost
+from shoal.control.events import Joined, Lost
+from shoal.control.modes import Draining
 from shoal.control.spawn import spares_wanted
 from shoal.control.state import Shape, State
 from shoal.names import seat_name
@@ -42,7 +44,8 @@ class Run:
         """Lose these workers, let all others answer, and give the members of the cells that are formed."""
         actions = [action for worker in workers for action in self.feed(Lost(worker, "gone"))]
         for worker in sorted(self.state.awaited):
-            out = self.state.seats[worker].cell in self.state.broken
+            assert isinstance(self.state.mode, Draining)
+            out = self.state.seats[worker].cell in self.state.mode.broken
             actions += self.feed(Acked(worker, self.state.generation, Ack(0, out=out)))
         return {action.cell: action.members for action in actions if isinstance(action, Form)}
 

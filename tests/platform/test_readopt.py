@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from shoal.control.actions import CommitLate, Form, Generation, Stop
 from shoal.control.decide import decide
-from shoal.control.messages import CommitLate, Form, Generation, Lost, Stop
+from shoal.control.events import Lost
+from shoal.control.modes import Running
 from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
@@ -33,7 +35,7 @@ def feed(state: State, *events: Any) -> tuple[State, list[Any]]:
 def test_if_all_are_in_place_training_never_notices() -> None:
     state, events = rebuild(SHAPE, PAST, LIVING)
     assert list(events) == []
-    assert (state.mode, state.generation, state.live, state.committed) == ("running", 5, (0, 1), 40)
+    assert (state.mode, state.generation, state.committed) == (Running((0, 1)), 5, 40)
     assert state.seats["b1"] == Seat(1, 1)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from shoal.control.actions import CopyTo, Form, Generation, Rewind
 from shoal.control.decide import apply
-from shoal.control.messages import CopyTo, Form, Generation, Joined, Lost, Rewind
+from shoal.control.events import Joined, Lost
+from shoal.control.modes import Gathering
 from shoal.control.recall import keepers, newest
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
@@ -87,7 +89,7 @@ def test_copies_that_are_lost_meanwhile_leave_the_checkpoint() -> None:
     apply(state, Lost("w0", "gone"))
     waiting = apply(state, Lost("w1", "gone"))
     assert [a for a in waiting if isinstance(a, Form)] == []  # one spare is too few
-    assert (state.committed, state.recalled) == (10, 10)
+    assert (state.committed, state.mode) == (10, Gathering(recalled=10))
     actions = apply(state, Lost("s0", "gone"))
     assert [a.steps for a in actions if isinstance(a, Rewind)] == [4]
     assert apply(state, Joined("s1", "c")) == []

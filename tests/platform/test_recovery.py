@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.control.recovery import Recoveries
+from shoal.ladder import Rung
 
 
 def lose_node(log: Recoveries) -> None:
@@ -16,7 +17,7 @@ def test_a_heal_is_told_phase_by_phase() -> None:
     log = Recoveries(wanted=2)
     lose_node(log)
     log.generation([0], 10.3)  # the other cell goes on
-    log.decision("heal", [1], "because")
+    log.decision(Rung.HEAL, [1], "because")
     log.formed(1, 10.31)
     assert log.step([0], 10.5) == []
     log.generation([0, 1], 11.0)
@@ -41,7 +42,7 @@ def test_a_drain_is_told_without_a_death() -> None:
     log.leaves(1, ["n2"], 10.0)
     log.generation([0], 10.3)
     log.formed(1, 10.3)
-    log.decision("drain", [1], "moved off nodes that will be taken away")
+    log.decision(Rung.DRAIN, [1], "moved off nodes that will be taken away")
     assert log.step([0], 10.5) == []
     log.generation([0, 1], 11.0)
     (record,) = log.step([0, 1], 11.6)
@@ -66,7 +67,7 @@ def test_a_shrink_is_told_at_once_and_the_return_later() -> None:
     log = Recoveries(wanted=2)
     lose_node(log)
     log.generation([0], 10.3)
-    log.decision("shrink", [1], "no spare")
+    log.decision(Rung.SHRINK, [1], "no spare")
     (record,) = log.step([0], 10.5)
     assert (record["rung"], record["full_strength"]) == ("shrink", None)
     assert log.step([0], 10.7) == []
@@ -80,7 +81,7 @@ def test_a_shrink_is_told_at_once_and_the_return_later() -> None:
 def test_a_restore_says_what_was_lost() -> None:
     log = Recoveries(wanted=2)
     lose_node(log)
-    log.decision("restore", [0, 1], "no cell is whole")
+    log.decision(Rung.RESTORE, [0, 1], "no cell is whole")
     log.rewound(7)
     log.formed(1, 10.2)
     log.generation([0, 1], 12.0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from shoal.control.actions import Action, Generation
 from shoal.control.decide import decide
-from shoal.control.messages import Action, Event, Generation, Joined
+from shoal.control.events import Event, Joined
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Ready
@@ -47,7 +48,7 @@ class Run:
         for index, cell in enumerate(self.state.cells):
             if cell.phase == "forming":
                 self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
-        while self.state.mode == "draining":
+        while self.state.awaited:
             for worker in sorted(self.state.awaited):
                 self.ack(worker, 12)
 
@@ -57,7 +58,7 @@ class Run:
     def ack(
         self, worker: str, steps: int, done: tuple[int, ...] = (), *, out: bool = False, whole: bool = False
     ) -> list[Action]:
-        seat = self.state.seat(worker)
+        seat = self.state.seats.get(worker)
         rank = -1 if seat is None else seat.rank
         return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
 

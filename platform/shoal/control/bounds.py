@@ -6,7 +6,7 @@ with a worker that starts on it), so a run that gets on reaches no bound however
 
 from __future__ import annotations
 
-from shoal.control.messages import Action, Journal
+from shoal.control.actions import Action, Journal
 from shoal.control.state import State
 
 __all__ = [
@@ -40,48 +40,49 @@ STRIKES, WINDOW = 4, 50
 
 def exhausted(state: State) -> str:
     """Why the run is to be given up; "" while it is not."""
-    tries = sum(state.unborn.values())
+    tally = state.tally
+    tries = sum(tally.unborn.values())
     if tries >= UNBORN and not state.workers and not state.expected:
-        return f"workers cannot start: {state.cause} (the last of {tries}, on {', '.join(sorted(state.unborn))})"
-    step, times = state.fatal
+        return f"workers cannot start: {tally.cause} (the last of {tries}, on {', '.join(sorted(tally.unborn))})"
+    step, times = tally.fatal
     if times >= FATAL and step == state.committed:
         return f"step {step} killed workers {FATAL} times in a row, whoever took it: not a fault of the nodes"
-    if state.still > STILL:
-        return f"{state.cause}, {state.still} times without a new step between them"
-    if state.fruitless > FRUITLESS:
-        return f"{state.fruitless} attempts in a row committed no step; the last: {state.cause}"
-    if state.spent > SPENT + 2 * state.shape.cells * state.shape.workers:
-        return f"{state.spent} workers died without a committed step between them; the last: {state.cause}"
+    if tally.still > STILL:
+        return f"{tally.cause}, {tally.still} times without a new step between them"
+    if tally.fruitless > FRUITLESS:
+        return f"{tally.fruitless} attempts in a row committed no step; the last: {tally.cause}"
+    if tally.spent > SPENT + 2 * state.shape.cells * state.shape.workers:
+        return f"{tally.spent} workers died without a committed step between them; the last: {tally.cause}"
     return ""
 
 
 def committed(state: State, steps: int) -> None:
     """The run gets on; what it does again after it went back is no news."""
-    state.committed = steps
-    state.fruitless = state.spent = 0
-    if steps > state.furthest:
-        state.furthest, state.still = steps, 0
+    state.committed, tally = steps, state.tally
+    tally.fruitless = tally.spent = 0
+    if steps > tally.furthest:
+        tally.furthest, tally.still = steps, 0
 
 
 def count_fatal(state: State) -> None:
     """A death ended the generation."""
-    step, times = state.fatal
-    state.fatal = (state.committed, times + 1 if step == state.committed else 1)
+    step, times = state.tally.fatal
+    state.tally.fatal = (state.committed, times + 1 if step == state.committed else 1)
 
 
 def strike(state: State, node: str, actions: list[Action]) -> None:
     """Count a node's failures by step (a node that dies takes all its workers at once)."""
-    steps = tuple(s for s in state.strikes.get(node, ()) if s > state.committed - WINDOW and s != state.committed)
-    state.strikes[node] = (*steps, state.committed)
-    if len(state.strikes[node]) >= STRIKES:
+    strikes, now = state.tally.strikes, state.committed
+    strikes[node] = (*(s for s in strikes.get(node, ()) if s > now - WINDOW and s != now), now)
+    if len(strikes[node]) >= STRIKES:
         set_aside(state, node, f"it lost workers at {STRIKES} of the last {WINDOW} steps", actions)
 
 
 def unborn(state: State, node: str, why: str, actions: list[Action]) -> None:
     """Count a worker that could not start. A node where none can is set aside."""
-    state.cause = why
-    state.unborn[node] = state.unborn.get(node, 0) + 1
-    if state.unborn[node] >= UNBORN:
+    counts = state.tally.unborn
+    state.tally.cause, counts[node] = why, counts.get(node, 0) + 1
+    if counts[node] >= UNBORN:
         set_aside(state, node, f"{UNBORN} workers in a row could not start on it ({why})", actions)
 
 

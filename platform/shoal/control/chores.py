@@ -6,9 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from shoal.control.events import Ending, Lost, Preemption, Standstill
 from shoal.control.lifelines import Line
-from shoal.control.messages import Draining, Ending, Lost, Standstill
 from shoal.control.mishaps import say
+from shoal.control.modes import Draining, Gathering, Pausing, Running
 from shoal.control.spawn import spares_wanted
 from shoal.plan import NOWHERE, Node, Site
 from shoal.protocol.said import Failed
@@ -123,33 +124,29 @@ class Chores:
         deadlines = await asyncio.to_thread(one.fleet.draining)
         for node in self.known.values():
             if node.ray_id in deadlines:
-                if node.name not in one.state.draining:
+                if node.name not in one.state.going:
                     one.scribe.event("node_draining", node=node.name, deadline=deadlines[node.ray_id])
-                one.on(Draining(node.name))
+                one.on(Preemption(node.name))
 
     def hold(self) -> None:
         """Take no spares for a while: another run was given room."""
         self.held_until = time.monotonic() + HOLD
 
     def spare(self) -> None:
-        """CopyTo warm spares on free slots, once the run is under way."""
+        """Keep warm spares on free slots, once the run is under way."""
         one = self.controller
-        if one.state.verdict or (one.state.generation < 0 and one.state.expected):
+        if one.state.halt is not None or (one.state.generation < 0 and one.state.expected):
             return
         seats = one.job.cells * one.job.workers_per_cell
         limit = None if one.job.spares == "all" else one.job.spares
         if time.monotonic() < self.held_until:
             limit = 0
-        usable = [
-            node
-            for node in self.known.values()
-            if node.name not in one.state.draining and node.name not in one.state.aside
-        ]
+        usable = [node for node in self.known.values() if one.state.may_be_used(node.name)]
         names = {node.name for node in usable}
         held = [(worker, start.node) for worker, start in one.spawner.started.items() if start.node in names]
         seated = [node for worker, node in held if worker in one.state.seats]
         idle = [node for worker, node in held if worker not in one.state.seats]
-        for name in spares_wanted(usable, seated, idle, seats, limit, one.state.unborn)[:2]:
+        for name in spares_wanted(usable, seated, idle, seats, limit, one.state.tally.unborn)[:2]:
             one.spawner.spawn(self.known[name], None)
 
     def fence(self, now: float) -> None:
@@ -163,8 +160,8 @@ class Chores:
             one.spawner.kill(worker)
             one.scribe.event("not_started", actor=worker, node=node, how=why)
             one.on(Lost(worker, why))
-        waited = now - one.stopped if one.state.mode == "draining" else 0.0
-        mute = set(one.state.awaited) if waited > one.watchdog.stuck() and not one.state.pausing else set()
+        waited = now - one.stopped if isinstance(one.state.mode, Draining) else 0.0
+        mute = set(one.state.awaited) if waited > one.watchdog.stuck() else set()
         lines = list(one.lifelines.lines.values())
         silences = sorted(line.silent(now) for line in lines)
         usual = silences[len(silences) // 4] if silences else 0.0
@@ -188,12 +185,12 @@ class Chores:
     def stand(self, now: float) -> None:
         """Notice that nothing moves: in the run, or in a cell that is formed while others train."""
         one, state = self.controller, self.controller.state
-        forming = [cell for cell in state.cells if cell.phase == "forming"]
-        if state.mode == "gathering":
+        forming = [state.cells[index] for index in state.cells.within("forming")]
+        if isinstance(state.mode, Gathering):
             if idle := self.idle([m for cell in forming for m in cell.people()], now):
                 one.on(Standstill(f"no cell was formed: {idle}"))
             return
-        if state.mode == "running" or state.pausing:  # who owes an answer to a stop is fenced for it
+        if isinstance(state.mode, Running | Pausing):  # who owes an answer to a stop is fenced for it
             if idle := self.idle(state.crew(), now):
                 one.on(Standstill(f"step {state.committed} was not committed: {idle}"))
             for cell in [*forming, *state.successors.values()]:

@@ -18,10 +18,10 @@ from shoal.config import Job
 from shoal.control.chores import Chores
 from shoal.control.decide import apply
 from shoal.control.ear import Ear
+from shoal.control.events import Ending, Event, Wanted
 from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines
-from shoal.control.messages import Ending, Event, Wanted
 from shoal.control.mishaps import Mishaps, say
 from shoal.control.orders import carry_out
 from shoal.control.recovery import Recoveries

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from shoal.control.events import Damaged, Ending, Joined, Lost, Unborn
 from shoal.control.lifelines import Line
-from shoal.control.messages import Damaged, Ending, Joined, Lost, Unborn
 from shoal.control.mishaps import ROW
 from shoal.control.rendezvous import WORDS
 from shoal.control.verdict import diverged, finite, suspects
@@ -92,7 +92,7 @@ class Ear:
     def died(self, worker: str, node: str, pid: int | None, why: str, alive: float) -> None:
         """Put a death on record. `alive`: wall time of the last sign of life."""
         one = self.controller
-        seat = one.state.seat(worker)
+        seat = one.state.seats.get(worker)
         coords = None if seat is None else one.mesh.named(seat.rank)
         fields = {"actor": worker, "node": node, "pid": pid, "cell": None if seat is None else seat.cell}
         one.scribe.event("death", **fields, coords=coords, how=why, step=one.state.committed)
@@ -137,7 +137,7 @@ class Ear:
                 done, flags = tuple(message["done"]), {key: message[key] for key in ("out", "whole", "rank")}
                 one.on(Acked(worker, generation, Ack(message["steps"], message["evaluated"], done, **flags)))
             case "adopted":
-                seat = one.state.seat(worker)
+                seat = one.state.seats.get(worker)
                 if current and seat is not None and message["bytes"]:
                     one.recoveries.copied(seat.cell, message["state"])
             case "failed" if message["where"] == "start":
@@ -156,7 +156,7 @@ class Ear:
             case "finished":
                 one.on(Finished(worker, generation))
             case "note":
-                seat = one.state.seat(worker)
+                seat = one.state.seats.get(worker)
                 if current and seat is not None and seat.cell == one.state.live[0]:
                     envelope = ("type", "kind", "generation", "seq")
                     fields = {key: value for key, value in message.items() if key not in envelope}

@@ -7,10 +7,11 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from shoal.control.messages import (
+from shoal.control.actions import (
     Action,
     CommitLate,
     CopyTo,
+    Decision,
     End,
     Form,
     Generation,
@@ -20,6 +21,7 @@ from shoal.control.messages import (
     Rewind,
     Stop,
 )
+from shoal.control.modes import Pausing
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
@@ -43,7 +45,7 @@ def carry_out(one: Controller, action: Action) -> None:
         case Pause(generation, workers):
             for worker in workers:
                 one.lifelines.send(worker, {"type": "pause", "generation": generation})
-            for cell in one.state.leaving:
+            for cell in one.state.mode.leaving if isinstance(one.state.mode, Pausing) else ():
                 one.recoveries.leaves(cell, going(one, cell), time.time())
         case CommitLate():
             commit_late(one, action)
@@ -56,10 +58,11 @@ def carry_out(one: Controller, action: Action) -> None:
             one.committed = {}
             one.scribe.rewound(steps)
             one.recoveries.rewound(lost)
+        case Decision(rung, cells, reason):
+            one.scribe.event("decision", rung=rung, cells=list(cells), reason=reason)
+            one.recoveries.decision(rung, cells, reason)
         case Journal(kind, fields):
             one.scribe.event(kind, **fields)
-            if kind == "decision":
-                one.recoveries.decision(fields["rung"], fields["cells"], fields["reason"])
         case End(status, reason):
             one.end(status, reason)
 
@@ -113,4 +116,4 @@ def keeper_of(one: Controller, worker: str, era: int) -> dict[str, Any] | None:
 def going(one: Controller, cell: int) -> list[str]:
     """The nodes of a cell that will be taken away."""
     nodes = {one.state.workers[worker].node for worker in one.state.cells[cell].people()}
-    return sorted(nodes & one.state.draining.keys())
+    return sorted(nodes & one.state.going.keys())

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shoal.control.messages import Event, Joined, Lost
-from shoal.control.state import Cell, Shape, State, Worker
+from shoal.control.cells import Cell, Cells
+from shoal.control.events import Event, Joined, Lost
+from shoal.control.modes import Running
+from shoal.control.state import Shape, State, Worker
 from shoal.plan import Seat
 from shoal.protocol.said import Failed
 from shoal.record.generations import Membership, membership
@@ -136,17 +138,18 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
     state.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
-    state.cells = [Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD) for _ in range(shape.cells)]
+    empty = Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD)
+    state.cells = Cells([empty] * shape.cells)
     seats = [(worker, Seat(cell, rank)) for cell, crew in past.cells.items() for rank, worker in enumerate(crew)]
     members = {worker: seat for worker, seat in seats if worker is not None}
     events: list[Event] = []
     for cell, crew in past.cells.items():
         state.cells[cell] = Cell(tuple(crew), "live", past.attempts[cell], newest + AHEAD)
     state.seats |= members
-    # the dead are known by name alone until their loss is taken in
-    state.workers |= {worker: Worker(living[worker].node if worker in living else "") for worker in members}
+    for worker in members:  # the dead are known by name alone until their loss is taken in
+        state.enter(worker, Worker(living[worker].node if worker in living else ""))
     if members:
-        state.mode, state.live = "running", tuple(sorted(past.cells))
+        state.mode = Running(tuple(sorted(past.cells)))
     for worker, seat in members.items():
         said = living.get(worker)
         if said is None:

@@ -8,12 +8,15 @@ docs/architecture.md.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Set
+from heapq import heapify, heappop, heappush
 
-from shoal.control.messages import Action, CopyTo, Form, Recall
+from shoal.control.actions import Action, CopyTo, Form, Recall
+from shoal.control.modes import Gathering, Running
 from shoal.control.seating import hire_cell
 from shoal.control.state import State
 
-__all__ = ["HELD", "appoint", "form_recalled", "hear", "keepers", "newest"]
+__all__ = ["HELD", "assign_keepers", "copy_held", "form_recalled", "keepers", "newer_copies", "newest"]
 
 HELD = 2
 """Copies of a shard that a keeper holds."""
@@ -24,37 +27,63 @@ def keepers(state: State) -> dict[str, str]:
 
     Who keeps already goes on; spares come before workers that train, and the least burdened first.
     """
-    owners = state.cells[state.live[0]].people()
-    nodes = {name: worker.node for name, worker in state.workers.items() if worker.node not in state.draining}
+    nodes = {name: worker.node for name, worker in state.workers.items() if worker.node not in state.going}
+    everywhere = set(nodes.values())
+    queue = [(name in state.seats, 0, name) for name in nodes]
+    heapify(queue)
     burden: Counter[str] = Counter()
     found: dict[str, str] = {}
-    for rank, owner in enumerate(owners):
+    for rank, owner in enumerate(state.cells[state.live[0]].people()):
         taken = {nodes.get(state.cells[c].members[rank] or "") for c in state.live}
-        old = state.keepers.get(owner, "")
-        if nodes.get(old) is not None and nodes[old] not in taken:
-            keeper = old
-        else:
-            able = [name for name, node in nodes.items() if node not in taken]
-            if not able:
+        keeper = state.keepers.get(owner, "")
+        if nodes.get(keeper) is None or nodes[keeper] in taken:
+            if everywhere <= taken:
                 continue
-            keeper = min(able, key=lambda name: (name in state.seats, burden[name], name))
+            keeper = lightest(queue, burden, nodes, taken)
         found[owner] = keeper
         burden[keeper] += 1
     return found
 
 
-def appoint(state: State, actions: list[Action]) -> None:
-    """Tell the first cell's workers where to keep copies, whenever that has changed."""
-    if not state.shape.recall or state.mode != "running":
+def lightest(
+    queue: list[tuple[bool, int, str]], burden: Mapping[str, int], nodes: Mapping[str, str], taken: Set[str | None]
+) -> str:
+    """The first of `queue`, a heap of (has a seat, burden, worker), on no node that is `taken`. Burdens may be old."""
+    passed = []
+    while True:
+        seated, load, name = heappop(queue)
+        if load != burden[name]:
+            heappush(queue, (seated, burden[name], name))
+            continue
+        passed.append((seated, load, name))
+        if nodes[name] not in taken:
+            break
+    for one in passed:
+        heappush(queue, one)
+    return name
+
+
+def assign_keepers(state: State, actions: list[Action]) -> None:
+    """Tell the first cell's workers where to keep copies, whenever that has changed in a generation."""
+    if not state.shape.recall or not isinstance(state.mode, Running) or not is_due(state):
         return
-    pairs = keepers(state)
+    pairs, state.assigned = keepers(state), state.generation
     if pairs != state.keepers:
         state.keepers = pairs
         ranks = {owner: state.seats[owner].rank for owner in pairs}
         actions.append(CopyTo(state.generation, state.era, pairs, ranks))
 
 
-def hear(state: State, keeper: str, rank: int, steps: int, era: int) -> None:
+def is_due(state: State) -> bool:
+    """Whether keepers are to be looked for: a generation has begun since, one of them is gone or goes, or one of the
+    first cell's workers has none."""
+    if state.assigned != state.generation or len(state.keepers) < state.shape.workers:
+        return True
+    found = map(state.workers.get, state.keepers.values())
+    return any(worker is None or worker.node in state.going for worker in found)
+
+
+def copy_held(state: State, keeper: str, rank: int, steps: int, era: int) -> None:
     """A copy has arrived whole; one from before steps were undone counts no more."""
     if era == state.era and keeper in state.workers:
         held = state.copies.setdefault(keeper, {})
@@ -75,19 +104,21 @@ def newest(state: State) -> tuple[int, tuple[str, ...]] | None:
     return steps, tuple(rank[steps] for rank in at)
 
 
-def form_recalled(state: State, actions: list[Action]) -> bool:
-    """Form the first cell from copies as soon as enough workers are there; False if the copies are no more, or no newer
-    than the last checkpoint."""
-    found = newest(state)
-    if found is None or found[0] <= state.checkpoint:
-        state.recalled = -1
-        return False
+def newer_copies(state: State) -> tuple[int, tuple[str, ...]] | None:
+    """The same, if they are newer than the last checkpoint."""
+    found = newest(state) if state.shape.recall else None
+    return found if found is not None and found[0] > state.checkpoint else None
+
+
+def form_recalled(state: State, mode: Gathering, actions: list[Action]) -> None:
+    """Form the first cell from copies as soon as enough workers are there."""
+    found = newer_copies(state)
+    assert found is not None
     steps, holders = found
-    state.recalled = steps
+    mode.recalled = steps
     for index in range(len(state.cells)):
-        state.put(index, (None,) * state.shape.workers, "empty")
+        state.clear(index)
     members = hire_cell(state, 0, state.spares())
     if members:
-        state.put(0, members, "forming", rung="recall")
+        state.put(0, members, "forming")
         actions.append(Form(0, state.cells[0].attempt, members, recall=Recall(steps, holders)))
-    return True

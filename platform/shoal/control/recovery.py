@@ -10,8 +10,11 @@ first_step  -> the first committed step with the cell back in it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from shoal.ladder import LADDER, Rung
 
 __all__ = ["Recoveries", "Recovery"]
 
@@ -26,7 +29,7 @@ class Recovery:
     how: str
     nodes: list[str] = field(default_factory=list)
     actors: list[str] = field(default_factory=list)
-    rung: str = "heal"
+    rung: Rung = Rung.HEAL
     reason: str = ""
     lost: int = 0
     decided: float | None = None
@@ -67,15 +70,7 @@ class Recovery:
     def sentence(self, next_commit: float, full: float | None) -> str:
         who = self.actors[0] if len(self.actors) == 1 else " and ".join(self.nodes)
         what = "died" if self.actors else "will be taken away"
-        done = {
-            "heal": f"cell {self.cell} was healed from a living peer",
-            "shrink": f"no spare was left, so the other cells took cell {self.cell}'s share",
-            "grow": f"cell {self.cell} came back",
-            "combine": "one cell was put together from what was left of all",
-            "recall": "no cell was whole, so the run went back to copies in the memory of other nodes",
-            "drain": f"cell {self.cell} left at a step boundary and was formed again on other nodes",
-            "restore": "no cell was whole, so the run went back to its last checkpoint",
-        }[self.rung]
+        done = LADDER[self.rung].done.format(cell=self.cell)
         after = f", full strength after {full:.2f} s" if full is not None else ""
         return (
             f"{who} {what} ({self.how}): {done}; next step committed after {next_commit:.2f} s{after}; "
@@ -104,9 +99,9 @@ class Recoveries:
     def leaves(self, cell: int, nodes: list[str], now: float) -> None:
         """A live cell is told to leave nodes that will be taken away."""
         if cell not in self.open:
-            self.open[cell] = Recovery(cell, now, now, "it was announced", nodes, rung="drain")
+            self.open[cell] = Recovery(cell, now, now, "it was announced", nodes, rung=Rung.DRAIN)
 
-    def decision(self, rung: str, cells: list[int], reason: str) -> None:
+    def decision(self, rung: Rung, cells: Sequence[int], reason: str) -> None:
         for cell in cells:
             if cell in self.open and not self.open[cell].reported:
                 self.open[cell].rung, self.open[cell].reason = rung, reason
@@ -121,8 +116,8 @@ class Recoveries:
             one.placed = now
             if one.decided is None:
                 one.decided = now
-            if one.rung == "shrink":
-                one.rung = "grow"
+            if one.rung is Rung.SHRINK:
+                one.rung = Rung.GROW
 
     def generation(self, cells: list[int], now: float) -> None:
         for one in list(self.open.values()):
@@ -149,7 +144,7 @@ class Recoveries:
             if one.joined is not None and cell in cells:
                 records.append(one.record(now, len(cells), self.wanted))
                 del self.open[cell]
-            elif one.rung == "shrink" and not one.reported:
+            elif one.rung is Rung.SHRINK and not one.reported:
                 records.append(one.record(now, len(cells), self.wanted))
                 one.reported = True
         return records

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shoal.config import Job
+from shoal.control.actions import Generation
 from shoal.control.lifelines import Line
-from shoal.control.messages import Generation
+from shoal.control.modes import Draining, Ended, Gathering, Pausing, Running
 from shoal.control.state import State
 from shoal.record import layout, slow
 from shoal.record.pen import Pen, Stall
@@ -23,7 +24,7 @@ __all__ = ["Metrics", "Scribe"]
 
 FLUSH = 10.0
 """Seconds at the end of a run in which a record that is stalled may come to itself."""
-STATUS = {"gathering": "starting", "running": "running", "draining": "recovering", "ended": "done"}
+STATUS = {Gathering: "starting", Running: "running", Pausing: "recovering", Draining: "recovering", Ended: "done"}
 
 
 class Metrics(Protocol):
@@ -134,7 +135,7 @@ class Scribe:
         now = time.monotonic()
         workers = []
         for line in lines.values():
-            seat = state.seat(line.worker)
+            seat = state.seats.get(line.worker)
             workers.append(
                 {
                     "actor": line.worker,
@@ -150,7 +151,7 @@ class Scribe:
         self.pen.status(
             {
                 "run_id": self.job.run_id,
-                "status": STATUS[state.mode],
+                "status": STATUS[type(state.mode)],
                 "step": state.committed,
                 "steps": self.job.steps,
                 "cells": len(state.live),

@@ -6,10 +6,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from shoal.control.messages import Action, Lost
+from shoal.control.actions import Action
+from shoal.control.events import Lost
 from shoal.control.orders import carry_out
 from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
-from shoal.control.recall import appoint
+from shoal.control.recall import assign_keepers
 from shoal.control.verdict import not_finite
 from shoal.names import node_of
 from shoal.record import read
@@ -73,7 +74,7 @@ async def take_over(one: Controller) -> None:
     for line, message in early:
         one.ear.said(line, message)
     actions: list[Action] = []
-    appoint(one.state, actions)
+    assign_keepers(one.state, actions)
     for action in actions:
         carry_out(one, action)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shoal.ladder import LADDER, Rung
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 
@@ -85,23 +86,12 @@ def _drain(event: Event) -> str:
     return f"Generation {event.get('generation')} ends{_because(event)}."
 
 
-_RUNGS: dict[str, str] = {
-    "retry": "run the same step again in a new generation",
-    "heal": "heal {cells} on a spare from a living peer",
-    "drain": "move {cells} in good time",
-    "combine": "put one cell together from what is left of {cells}",
-    "recall": "go back to the copies of {cells} that other nodes hold in memory",
-    "shrink": "go on without {cells}",
-    "grow": "bring back {cells}",
-    "restore": "go back to the last checkpoint",
-}
-
-
 def _decision(event: Event) -> str:
     cells = event.get("cells") or []
     named = f"cell {cells[0]}" if len(cells) == 1 else f"cells {_listing(cells)}" if cells else "the cell"
     rung = str(event.get("rung"))
-    return f"Decision: {_RUNGS.get(rung, rung).format(cells=named)}{_because(event)}."
+    meant = LADDER[Rung(rung)].decided.format(cells=named) if rung in Rung else rung
+    return f"Decision: {meant}{_because(event)}."
 
 
 def _generation(event: Event) -> str:

@@ -15,21 +15,9 @@ from random import Random
 from time import thread_time
 
 from shoal import batching
+from shoal.control.actions import Action, End, Form, Generation, Pause, Release, Rewind, Stop
 from shoal.control.decide import apply
-from shoal.control.messages import (
-    Action,
-    Draining,
-    End,
-    Event,
-    Form,
-    Generation,
-    Joined,
-    Lost,
-    Pause,
-    Release,
-    Rewind,
-    Stop,
-)
+from shoal.control.events import Event, Joined, Lost, Preemption
 from shoal.control.readopt import Past, Said, rebuild
 from shoal.control.state import Shape
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
@@ -165,7 +153,7 @@ class Engine:
         if cause.shows == "notice":
             self.sync()
             self.blame(node, cause.name)
-            self.tell(Draining(node))
+            self.tell(Preemption(node))
             self.at(self.now + self.times.notice, lambda: self.down(node, cause.name, self.times.closed, cause.repair))
         elif cause.takes == "node":
             self.down(

@@ -7,10 +7,11 @@ a state is explored once however it was reached.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any, NamedTuple
 
-from shoal.control.messages import Action, CommitLate, Form, Generation, Pause, Stop
-from shoal.control.state import State
+from shoal.control.actions import Action, CommitLate, Form, Generation, Pause, Stop
+from shoal.control.cells import Cells
 
 __all__ = [
     "ACROSS",
@@ -37,7 +38,9 @@ def reach(step: int, phase: int) -> int:
     return 3 * step + phase
 
 
-COUNTED = ("fruitless", "spent", "furthest", "still", "unborn", "strikes", "fatal", "cause")
+DERIVED = ("shape", "homes", "on_node", "idle", "arriving")
+"""What never changes, and what follows from the rest."""
+COUNTED = ("tally", "assigned", "since")
 """What only counts towards the end of a run that does not get on: far off with the few faults of a search."""
 
 
@@ -106,21 +109,22 @@ class World(NamedTuple):
     """Faults that may still happen."""
 
 
-def freeze(state: State) -> tuple[Any, ...]:
+def freeze(value: Any) -> Any:
     """A key of a controller state: equal for equal states."""
-    key: list[Any] = []
-    for item in dataclasses.fields(state):
-        value = getattr(state, item.name)
-        if item.name in ("shape", "homes", *COUNTED):
-            continue
-        if isinstance(value, dict):
-            value = frozenset(value.items())
-        elif isinstance(value, set):
-            value = frozenset(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        key.append(value)
-    return tuple(key)
+    if dataclasses.is_dataclass(value):
+        return tuple(freeze(getattr(value, name)) for name in compared(type(value)))
+    if isinstance(value, dict):
+        return frozenset((name, freeze(item)) for name, item in value.items())
+    if isinstance(value, set):
+        return frozenset(value)
+    if isinstance(value, Cells):
+        return tuple(value)
+    return value
+
+
+@cache
+def compared(kind: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(kind) if item.name not in (*DERIVED, *COUNTED))
 
 
 def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, ...] | None:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
+from shoal.control.actions import Action
 from shoal.control.decide import decide
-from shoal.control.messages import Action, Draining, Event, Joined, Standstill
+from shoal.control.events import Event, Joined, Preemption, Standstill
+from shoal.control.modes import Ended, Gathering, Running
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
 from tests.platform.protocol.support.actors import BEGIN, Worker, World, freeze
@@ -95,7 +97,7 @@ class Model:
         so while faults are left too, and in a drain answers go first: every moment of each worker is still a moment to
         fail at, but not beside every moment of every other.
         """
-        if self.states[world.controller].mode == "ended":
+        if isinstance(self.states[world.controller].mode, Ended):
             return
         if (self.orders == "few" or (self.orders == "calm" and not world.faults)) and self.calm(world):
             yield from islice(self.ordinary(world), 1)
@@ -112,7 +114,9 @@ class Model:
         if any(w.life in ("dead", "cut") or w.doing == "fell" for w in map(self.crew.__getitem__, world.workers)):
             return False
         phases = {cell.phase for cell in [*state.cells, *state.successors.values()]}
-        return state.mode == "gathering" or (state.mode == "running" and not phases & {"forming", "ready"})
+        return isinstance(state.mode, Gathering) or (
+            isinstance(state.mode, Running) and not phases & {"forming", "ready"}
+        )
 
     def answers_first(self, world: World) -> tuple[str, World] | None:
         """Let a worker that has nothing else to do answer before anybody else moves: answers commute."""
@@ -152,10 +156,10 @@ class Model:
                 for node in dict.fromkeys(self.node):
                     if any(w.life == "alive" for w, n in zip(crew, self.node, strict=True) if n == node):
                         scene = Scene(self, left)
-                        scene.tell(None, Draining(node))
+                        scene.tell(None, Preemption(node))
                         yield f"{node} is to be taken away", scene.world()
             elif fault == "still":
-                if self.states[world.controller].mode in ("running", "gathering"):
+                if isinstance(self.states[world.controller].mode, Running | Gathering):
                     scene = Scene(self, left)
                     scene.tell(None, Standstill("nothing moves"))
                     yield "nothing moves", scene.world()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from shoal.control.actions import Action, CommitLate
 from shoal.control.decide import decide
-from shoal.control.messages import Action, CommitLate, Event, Lost
+from shoal.control.events import Event, Lost
+from shoal.control.modes import Draining, Running
 from shoal.control.state import State
 from shoal.protocol.said import Ack, Acked, Committed
 from tests.platform.protocol.support.actors import VOTE, Worker, World, reach
@@ -39,9 +41,9 @@ def stays_behind(state: State, event: Event) -> tuple[State, list[Action]]:
 def decide_too_early(state: State, event: Event) -> tuple[State, list[Action]]:
     """A death is decided upon without waiting for the answers of the living."""
     after, actions = decide(state, event)
-    if isinstance(event, Lost) and after.mode == "draining":
+    if isinstance(event, Lost) and isinstance(after.mode, Draining):
         for worker in sorted(after.awaited):
-            out = after.seats[worker].cell in after.broken
+            out = after.seats[worker].cell in after.mode.broken
             answer = Acked(worker, after.generation, Ack(after.committed, -1, (), out, False, after.seats[worker].rank))
             after, more = decide(after, answer)
             actions = [*actions, *more]
@@ -90,7 +92,7 @@ class LateWord(Model):
         state = self.states[world.controller]
         for i, number in enumerate(world.workers):
             me = self.crew[number]
-            if me.life == "cut" and me.doing == "applied" and state.mode == "running":
+            if me.life == "cut" and me.doing == "applied" and isinstance(state.mode, Running):
                 scene = Scene(self, world)
                 scene.set(i, doing="idle")
                 event = Committed(self.names[i], state.generation, me.steps)

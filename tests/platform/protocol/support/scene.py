@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal import batching
-from shoal.control.messages import Action, CommitLate, Event, Generation, Lost, Release, Rewind
+from shoal.control.actions import Action, CommitLate, Generation, Release, Rewind
+from shoal.control.events import Event, Lost
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Ready
 from tests.platform.protocol.support.actors import (
     ACROSS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from shoal.control.modes import Ended, Gathering
 from tests.platform.protocol.support.actors import Violation, World
 from tests.platform.protocol.support.model import Model
 
@@ -27,14 +28,14 @@ def ending(model: Model, world: World) -> str:
         Violation: it is no state to stop in.
     """
     state = model.states[world.controller]
-    if state.mode == "ended":
+    if isinstance(state.mode, Ended):
         if len(world.log) == model.steps:
             return "done"
         raise Violation(f"I6: the run ended with {len(world.log)} steps on record")
     living = sum(model.crew[number].life == "alive" for number in world.workers)
-    if state.mode == "gathering" and living < model.size:
+    if isinstance(state.mode, Gathering) and living < model.size:
         return "waits for a worker"
-    raise Violation(f"I6: nothing can happen, and the run is {state.mode} with {living} living workers")
+    raise Violation(f"I6: nothing can happen, and the run is {type(state.mode).__name__} with {living} living workers")
 
 
 def explore(model: Model, limit: int = 10_000_000) -> Found:

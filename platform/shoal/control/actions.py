@@ -1,121 +1,29 @@
-"""Events that no worker says (those are in `protocol.said`), and what is decided on them. Plain values: the tests step
-through them."""
+"""What the controller is to do: the answers of `decide`. Plain values; tests and the simulator step through them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from shoal.plan import Seat
-from shoal.protocol.said import (
-    Acked,
-    Checkpointed,
-    Committed,
-    CopyHeld,
-    Evaluated,
-    Failed,
-    Finished,
-    NotSaved,
-    Ready,
-)
+from shoal.control.modes import Status
+from shoal.ladder import Rung
 
 __all__ = [
     "Action",
     "CommitLate",
     "CopyTo",
-    "Damaged",
-    "Draining",
+    "Decision",
     "End",
-    "Ending",
-    "Event",
     "Form",
     "Generation",
-    "Joined",
     "Journal",
-    "Lost",
     "Pause",
     "Recall",
     "Release",
     "Rewind",
-    "Standstill",
     "Stop",
-    "Unborn",
-    "Wanted",
 ]
-
-# ---- events
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A worker is warm and has said so."""
-
-    worker: str
-    node: str
-    home: Seat | None = None
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A worker is dead, or is taken for dead and has been fenced."""
-
-    worker: str
-    how: str
-
-
-@dataclass(frozen=True)
-class Unborn:
-    """A worker that was asked for died or hangs before its first word, or said as its only one that it cannot start."""
-
-    worker: str
-    node: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """The checkpoint of `steps`, that cells were to be formed from, is not what was committed. `older`: the newest
-    before it that the run may go back to; none is left if None."""
-
-    steps: int
-    older: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ending:
-    """The run is to save its state and to end, for a reason that no worker said."""
-
-    reason: str
-    status: Literal["failed", "stopped"] = "failed"
-
-
-@dataclass(frozen=True)
-class Standstill:
-    """No step was committed, and no worker of the run did anything else, for longer than any of it may take."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Another run needs `count` slots for its seats: idle spares are to be given up."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class Draining:
-    """A node will be taken away."""
-
-    node: str
-
-
-FromWorker = Joined | Lost | Unborn | Ready | Acked | Committed | Evaluated | Failed | Finished | CopyHeld
-Event = FromWorker | Checkpointed | Damaged | NotSaved | Draining | Wanted | Standstill | Ending
-
-# ---- actions
 
 
 @dataclass(frozen=True)
@@ -209,15 +117,26 @@ class Rewind:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """How the run goes on after something went wrong, and why."""
+
+    rung: Rung
+    cells: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Journal:
+    """A line for the journal that means nothing else."""
+
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class End:
-    status: Literal["done", "failed", "stopped"]
+    status: Status
     reason: str
 
 
-Action = Form | CopyTo | Stop | Pause | CommitLate | Release | Generation | Rewind | Journal | End
+Action = Form | CopyTo | Stop | Pause | CommitLate | Release | Generation | Rewind | Decision | Journal | End

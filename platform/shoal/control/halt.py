@@ -1,0 +1,52 @@
+"""A run that cannot go on: its state is saved, then it ends. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from shoal.control.actions import Action, End
+from shoal.control.drain import drain
+from shoal.control.modes import Ended, Gathering, Halt
+from shoal.control.state import State
+
+__all__ = ["end", "end_unsaved", "finish", "give_up"]
+
+
+def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
+    """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
+    if state.halt is not None:
+        return
+    state.halt = Halt(reason, status)
+    if isinstance(state.mode, Gathering) and not state.mode.held:
+        end(state, actions)
+    else:
+        drain(state, reason, actions)
+
+
+def end(state: State, actions: list[Action]) -> None:
+    """The run is over for the reason that it cannot go on."""
+    assert state.halt is not None
+    saved = f"its state is saved up to step {state.checkpoint} of {state.committed} committed ones"
+    close(state, End(state.halt.status, f"{state.halt.reason}; {saved}"), actions)
+
+
+def end_unsaved(state: State, why: str, actions: list[Action]) -> None:
+    """The last state cannot be saved either."""
+    assert state.halt is not None
+    state.halt = Halt(f"{state.halt.reason}; its state could not be saved ({why})", state.halt.status)
+    end(state, actions)
+
+
+def finish(state: State, actions: list[Action]) -> None:
+    """Every worker is through. A run is not done without its last state."""
+    if state.halt is None and state.checkpoint < state.committed:
+        state.halt = Halt(f"every step is committed, but the last state could not be saved ({state.unsaved})")
+    if state.halt is None:
+        close(state, End("done", "every step is committed"), actions)
+    else:
+        end(state, actions)
+
+
+def close(state: State, how: End, actions: list[Action]) -> None:
+    state.mode = Ended(how.status, how.reason)
+    actions.append(how)

@@ -1,0 +1,168 @@
+"""The ladder's rungs: when each can be taken, and what taking it does. Pure; the words stand in `shoal.ladder`.
+
+While a cell is whole the run goes on with those that are (`go_on`: drain, retry, heal, shrink; a cell that comes later
+makes it grow). When none is, it takes the first of `WITHOUT_A_CELL` that can be taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+
+from shoal.control.actions import Action, Decision, Rewind
+from shoal.control.cells import Formation
+from shoal.control.generation import begin
+from shoal.control.halt import end
+from shoal.control.modes import Draining, Gathering, Pausing
+from shoal.control.recall import form_recalled, newer_copies
+from shoal.control.seating import combine, fill, holders, movable, release
+from shoal.control.state import State
+from shoal.ladder import Rung
+
+__all__ = ["descend", "form_first_again", "go_on"]
+
+
+# ---- while a cell is whole
+
+
+def go_on(state: State, mode: Pausing | Draining, whole: Sequence[int], actions: list[Action]) -> None:
+    """The next generation: of the whole cells but those that leave, of those that stand ready to join, and of healthy
+    ones that are behind (never healed), as far as they are."""
+    broken = mode.broken if isinstance(mode, Draining) else frozenset()
+    healthy = set(mode.live) - broken
+    leaving = mode.leaving & set(movable(state)) & healthy
+    if leaving >= set(whole):
+        leaving -= {min(whole)}
+    stay = [c for c in whole if c not in leaving]
+    done = {c: mode.acks[state.crew([c])[0]].done for c in stay}
+    for index in sorted(broken | leaving):
+        state.empty(index)
+    joining = state.cells.within("ready")
+    behind = healthy - set(whole) - leaving
+    begin(state, sorted([*stay, *behind, *joining]), done, actions, stay)
+    fill(state, actions)
+    release(state, actions)
+    actions += broken_decisions(state, sorted(broken))
+    if leaving:
+        reason = f"moved off nodes that will be taken away, {destination({state.cells[c].phase for c in leaving})}"
+        actions.append(Decision(Rung.DRAIN, tuple(sorted(leaving)), reason))
+    elif broken or joining:
+        pass
+    elif state.going:
+        reason = "no other copy could take over: the state is saved before the node goes"
+        actions.append(Decision(Rung.DRAIN, tuple(whole), reason))
+    else:
+        actions.append(Decision(Rung.RETRY, tuple(whole), "nobody died: same step again"))
+
+
+def broken_decisions(state: State, broken: Sequence[int]) -> list[Decision]:
+    """What becomes of cells that broke: formed again if there are spares, else the run is smaller."""
+    found = []
+    for cell in broken:
+        if state.cells[cell].phase == "empty":
+            reason = (
+                f"no spare for cell {cell}: the other cells take its micro-batches, its living workers are spares now"
+            )
+            found.append(Decision(Rung.SHRINK, (cell,), reason))
+        else:
+            reason = f"cell {cell} is formed again from its living members and spares; the other cells go on"
+            found.append(Decision(Rung.HEAL, (cell,), reason))
+    return found
+
+
+def destination(phases: Set[Formation]) -> str:
+    """Of cells that have left their nodes, by what they are now."""
+    if "empty" in phases:
+        return "to be formed again once there is room"
+    return "to be formed again on other nodes" if "forming" in phases else "to others that stood ready"
+
+
+# ---- when none is
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to go on without a whole cell. `can`: whether it can be taken; `take`: do so."""
+
+    rung: Rung
+    can: Callable[[State], bool]
+    take: Callable[[State, list[Action]], None]
+
+
+def descend(state: State, actions: list[Action], below: Rung | None = None) -> None:
+    """Take the first rung that can be taken, of all or of those below one. A run that was given up does not go back:
+    what is saved is saved."""
+    ways = WITHOUT_A_CELL
+    if below is not None:
+        ways = ways[1 + [way.rung for way in ways].index(below) :]
+    way = next(way for way in ways if way.can(state))
+    if state.halt is not None and way.rung is not Rung.COMBINE:
+        end(state, actions)
+    else:
+        way.take(state, actions)
+
+
+def form_first_again(state: State, mode: Gathering, actions: list[Action]) -> None:
+    """The first cell fell apart while it was formed of what living workers hold: once more if it can be, else down."""
+    if mode.held and holders(state, mode):
+        combine(state, mode, actions)
+    elif mode.held:
+        descend(state, actions, Rung.COMBINE)
+    elif mode.recalled is not None and newer_copies(state):
+        form_recalled(state, mode, actions)
+    elif mode.recalled is not None:
+        descend(state, actions, Rung.RECALL)
+
+
+def can_combine(state: State) -> bool:
+    return isinstance(state.mode, Gathering) and bool(holders(state, state.mode))
+
+
+def take_combine(state: State, actions: list[Action]) -> None:
+    """One cell of workers that together still hold every shard at the committed step."""
+    assert isinstance(state.mode, Gathering)
+    combine(state, state.mode, actions)
+    reason = "no cell is whole, but together its workers hold every shard: put together, nothing is lost"
+    actions.append(Decision(Rung.COMBINE, tuple(range(state.shape.cells)), reason))
+
+
+def can_recall(state: State) -> bool:
+    return newer_copies(state) is not None
+
+
+def take_recall(state: State, actions: list[Action]) -> None:
+    """Back to the newest copies on other nodes."""
+    found = newer_copies(state)
+    assert found is not None
+    steps, _ = found
+    mode = undo(state, steps, Rung.RECALL, f"the copies of step {steps} in the memory of other nodes", actions)
+    form_recalled(state, mode, actions)
+
+
+def take_restore(state: State, actions: list[Action]) -> None:
+    """Back to the last checkpoint."""
+    where = f"the checkpoint of step {state.checkpoint}" if state.checkpoint else "the initial state"
+    undo(state, state.checkpoint, Rung.RESTORE, where, actions)
+    for index in range(state.shape.cells):
+        state.empty(index)
+    fill(state, actions)
+
+
+def undo(state: State, steps: int, rung: Rung, where: str, actions: list[Action]) -> Gathering:
+    """Take back what was committed from `steps` on; copies of it are of a history that is left."""
+    reason = f"no living cell holds every shard: back to {where}"
+    actions.append(Decision(rung, tuple(range(state.shape.cells)), reason))
+    actions.append(Rewind(steps, state.committed - steps))
+    state.committed, state.evaluated, state.era, state.keepers = steps, -1, state.generation, {}
+    for held in state.copies.values():
+        for rank, kept in held.items():
+            held[rank] = tuple(s for s in kept if s <= steps)
+    state.mode = mode = Gathering()
+    return mode
+
+
+WITHOUT_A_CELL = (
+    Way(Rung.COMBINE, can_combine, take_combine),
+    Way(Rung.RECALL, can_recall, take_recall),
+    Way(Rung.RESTORE, lambda state: True, take_restore),
+)

@@ -1,0 +1,32 @@
+"""What is counted while a run gets nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+__all__ = ["Tally"]
+
+
+@dataclass
+class Tally:
+    """The counts; their limits stand in `bounds`."""
+
+    fruitless: int = 0
+    """Generations and failed formations since the last committed step."""
+    spent: int = 0
+    """Workers that died since the last committed step."""
+    furthest: int = 0
+    """The most steps that were ever committed."""
+    still: int = 0
+    """Standstills since then."""
+    fatal: tuple[int, int] = (-1, 0)
+    """The pending step at which workers last died, and how many generations it ended so."""
+    strikes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Committed steps at which each node lost a worker."""
+    unborn: dict[str, int] = field(default_factory=dict)
+    """Workers in a row that died on each node before their first word."""
+    cause: str = ""
+    """What went wrong last: the reason of an end that only counts."""
+
+    def copy(self) -> Tally:
+        return replace(self, strikes=dict(self.strikes), unborn=dict(self.unborn))
