@@ -161,7 +161,7 @@ def undo(state: State, steps: int, rung: Rung, where: str, actions: list[Action]
     return mode
 
 
-WITHOUT_A_CELL = (
+WITHOUT_A_CELL: tuple[Way, ...] = (
     Way(Rung.COMBINE, can_combine, take_combine),
     Way(Rung.RECALL, can_recall, take_recall),
     Way(Rung.RESTORE, lambda state: True, take_restore),

@@ -90,7 +90,7 @@ def _decision(event: Event) -> str:
     cells = event.get("cells") or []
     named = f"cell {cells[0]}" if len(cells) == 1 else f"cells {_listing(cells)}" if cells else "the cell"
     rung = str(event.get("rung"))
-    meant = LADDER[Rung(rung)].decided.format(cells=named) if rung in Rung else rung
+    meant = LADDER[Rung(rung)].decided.format(cells=named) if rung in LADDER else rung
     return f"Decision: {meant}{_because(event)}."
 
 
