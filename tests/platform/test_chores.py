@@ -14,9 +14,9 @@ from shoal.control.ear import Ear
 from shoal.control.events import Ending, Event, Lost, Standstill, Unborn
 from shoal.control.lifelines import Line
 from shoal.control.mishaps import ROW, Mishaps
-from shoal.control.modes import Pausing
+from shoal.control.modes import Draining, Pausing
 from shoal.control.spawn import Spawner, Started
-from shoal.control.watchdog import Watchdog
+from shoal.control.watchdog import LEARNED, Watchdog
 from shoal.plan import Node
 from shoal.protocol.said import Failed
 from shoal.record.pen import Stall
@@ -66,6 +66,12 @@ class Paper:
     def stall(self) -> Stall | None:
         return self.stalls.pop(0)
 
+    def stand(self, now: float) -> None:
+        """Everybody has just been heard."""
+        for line in self.lifelines.lines.values():
+            line.heard = now
+        self.chores.stand(now)
+
     def connect(self, phase: str, since: float, *workers: str) -> None:
         for worker in workers or self.state.crew():
             line = Line(worker, "n1", 1, None, SimpleNamespace(close=lambda: None), {"phase": "spare"})  # type: ignore[arg-type]
@@ -86,10 +92,10 @@ def training() -> Paper:
 def test_workers_that_all_wait_for_each_other_are_noticed_once() -> None:
     one = training()
     one.connect("across", 100.0)
-    one.chores.stand(119.0)
+    one.stand(119.0)
     assert one.heard == []
-    one.chores.stand(121.0)
-    one.chores.stand(122.0)
+    one.stand(121.0)
+    one.stand(122.0)
     (event,) = one.heard
     assert isinstance(event, Standstill)
     assert event.reason == "step 0 was not committed: all workers were across for 21 s"
@@ -100,9 +106,9 @@ def test_who_works_is_left_alone_for_long(phase: str) -> None:
     one = training()
     one.connect("across", 100.0)
     one.connect(phase, 100.0, "w00")
-    one.chores.stand(500.0)
+    one.stand(500.0)
     assert one.heard == []
-    one.chores.stand(10_000.0)
+    one.stand(10_000.0)
     assert [type(event) for event in one.heard] == [Standstill]
 
 
@@ -110,7 +116,7 @@ def test_one_that_moves_is_enough() -> None:
     one = training()
     one.connect("across", 100.0)
     one.connect("across", 199.0, "w11")
-    one.chores.stand(200.0)
+    one.stand(200.0)
     assert one.heard == []
 
 
@@ -120,16 +126,16 @@ def test_who_owes_an_answer_is_another_matter_but_not_during_a_pause() -> None:
     run.feed(Lost("w10", "closed"))
     one = Paper(run)
     one.connect("across", 100.0)
-    one.chores.stand(10_000.0)
+    one.stand(10_000.0)
     assert one.heard == []
     one.state.mode = Pausing(one.state.live, set(), frozenset(), set())
-    one.chores.stand(10_000.0)
+    one.stand(10_000.0)
     assert [type(event) for event in one.heard] == [Standstill]
 
 
 def test_a_cell_that_is_never_formed_is_noticed() -> None:
     one = Paper()
-    one.chores.stand(10_000.0)  # nobody is there yet: that is no standstill
+    one.stand(10_000.0)  # nobody is there yet: that is no standstill
     assert one.heard == []
     run = Run()
     run.start()
@@ -140,10 +146,52 @@ def test_a_cell_that_is_never_formed_is_noticed() -> None:
     one = Paper(run)  # one cell trains, the other is formed
     one.connect("inside", 9_999.0)
     one.connect("forming", 100.0, "s0", "s1")
-    one.chores.stand(10_000.0)
+    one.stand(10_000.0)
     (event,) = one.heard
     assert isinstance(event, Failed)
     assert (event.where, event.worker, event.attempt) == ("form", "s0", one.state.cells[1].attempt)
+
+
+# ---- who is not heard
+
+
+def unheard(phase: str) -> Paper:
+    """The lifelines were cut for ten seconds; of all but w11 words have just arrived, as from their last step."""
+    one = training()
+    one.connect(phase, 100.0)
+    one.connect("across", 110.0, "w00", "w01", "w10")
+    for _ in range(LEARNED):
+        one.watchdog.step(0.1)
+    one.watchdog.gap(10.0)
+    return one
+
+
+def test_who_was_not_heard_is_not_taken_for_stuck_before_it_is() -> None:
+    one = unheard("inside")
+    one.chores.fence(110.0)
+    assert one.heard == []
+    one.lifelines.lines["w11"].heard = 110.0  # it computes still
+    one.chores.fence(110.0)
+    assert one.heard == [Lost("w11", "computed on one step for 10.0 s while others waited")]
+
+
+def test_who_was_not_heard_has_not_refused_to_answer_a_stop_before_it_is() -> None:
+    one = unheard("across")
+    one.stopped = 101.0
+    one.state.mode = Draining(one.state.live, awaited={"w11"})
+    one.chores.fence(110.0)
+    assert one.heard == []
+    one.lifelines.lines["w11"].heard = 110.0
+    one.chores.fence(110.0)
+    assert one.heard == [Lost("w11", "did not answer a stop within 9.0 s")]
+
+
+def test_who_is_not_heard_may_have_gone_on() -> None:
+    one = training()
+    one.connect("across", 100.0)
+    one.stand(119.0)
+    one.chores.stand(122.0)
+    assert one.heard == []
 
 
 # ---- timers

@@ -160,25 +160,25 @@ class Chores:
             one.spawner.kill(worker)
             one.scribe.event("not_started", actor=worker, node=node, how=why)
             one.on(Lost(worker, why))
-        waited = now - one.stopped if isinstance(one.state.mode, Draining) else 0.0
-        mute = set(one.state.awaited) if waited > one.watchdog.stuck() else set()
+        mute = set(one.state.awaited) if isinstance(one.state.mode, Draining) else set()
         lines = list(one.lifelines.lines.values())
         silences = sorted(line.silent(now) for line in lines)
         usual = silences[len(silences) // 4] if silences else 0.0
         for line in lines:
             try:
-                self.judge(line, now, usual, waited if line.worker in mute else 0.0)
+                self.judge(line, now, usual, owes=line.worker in mute)
             except Exception as error:  # the others are looked at all the same
                 one.mishap(error)
 
-    def judge(self, line: Line, now: float, usual: float, owes: float) -> None:
-        """Fence one worker, if it is to be. `owes`: seconds for which it has owed an answer to a stop."""
+    def judge(self, line: Line, now: float, usual: float, *, owes: bool) -> None:
+        """Fence one worker, if it is to be: for its silence, or for what it was heard to do and not to do. `owes`: it
+        has not answered the last stop."""
         dog = self.controller.watchdog
-        silent, stuck = line.silent(now), now - line.since
+        silent, stuck, waited = line.silent(now), line.heard - line.since, line.heard - self.controller.stopped
         if silent > dog.silence(line.phase, usual):
             self.cut(line, f"silent for {silent:.1f} s")
-        elif owes:
-            self.cut(line, f"did not answer a stop within {owes:.1f} s")
+        elif owes and waited > dog.stuck():
+            self.cut(line, f"did not answer a stop within {waited:.1f} s")
         elif line.phase == "inside" and stuck > dog.stuck() and self.waited_for(line):
             self.cut(line, f"computed on one step for {stuck:.1f} s while others waited")
 
@@ -201,12 +201,15 @@ class Chores:
         """That all of these workers have done the same for too long, in words; "" if they have not."""
         one = self.controller
         lines = [one.lifelines.lines[worker] for worker in workers if worker in one.lifelines.lines]
+        if not lines:
+            return ""
         since = max([self.moved, *(line.since for line in lines)])
+        lasted = min(line.heard for line in lines) - since  # who is silent may have gone on
         phases = sorted({line.phase for line in lines})
-        if not lines or now - since <= one.watchdog.still(phases):
+        if lasted <= one.watchdog.still(phases):
             return ""
         self.moved = now
-        return f"all workers were {' or '.join(phases)} for {now - since:.0f} s"
+        return f"all workers were {' or '.join(phases)} for {lasted:.0f} s"
 
     def waited_for(self, line: Line) -> bool:
         """Whether this worker's step is one that others have done their part of."""
