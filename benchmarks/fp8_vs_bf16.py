@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.replica import PretrainShard
 from small_runs import evaluate, model_section, prepare, train
 
 ARMS = ("bf16", "fp8", "bf16-moved")
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, data: Path, seed: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _move(seed: int, replica: PretrainReplica) -> None:
+def _move(seed: int, replica: PretrainShard) -> None:
     noise = torch.Generator().manual_seed(seed)
     for parameter in replica.model.parameters():
         parameter.mul_(1 + 2.0**-9 * torch.randn(parameter.shape, generator=noise))

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.pipeline.pipeline import schedule_of
+from shoal_workloads.parallel.pipeline.pipeline import Pipeline, schedule_of
 from shoal_workloads.parallel.schedule import Span
 from shoal_workloads.parallel.schedule.simulate import simulate
 from shoal_workloads.testing import World, world
@@ -75,7 +75,8 @@ def steps(config: PretrainConfig, threads: int) -> tuple[float, float, list[Span
         layouts_world.step(replica, place, number)
         walls.append(time.monotonic() - wall)
         processors.append(time.process_time() - processor)
-    spans = [Span(*record) for record in replica.pipeline.records] if replica.pipeline is not None else []
+    engine = replica.engine
+    spans = [Span(*record) for record in engine.records] if isinstance(engine, Pipeline) else []
     return statistics.median(walls[1:]), statistics.median(processors[1:]), spans
 
 

@@ -94,8 +94,8 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
         first, last = workload.samples(step)
         micro_batches = batching.count(first, last, setting.workers, workload.micro_batch)
         replica.begin(step)
-        for micro_batch in batching.share(micro_batches, range(setting.cells))[cell]:
-            replica.accumulate(batching.ids(first, micro_batch, rank, setting.workers, workload.micro_batch))
+        mine = batching.share(micro_batches, range(setting.cells))[cell]
+        replica.accumulate([batching.cell_ids(first, m, setting.workers, workload.micro_batch) for m in mine])
         total = replica.sums()
         across.allreduce([total]).wait()
         figures = torch.tensor([*replica.stats(), replica.norm_sq(total) / setting.cells], dtype=torch.float64)

@@ -29,7 +29,7 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from layout_speed import speeds
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.pipeline.pipeline import schedule_of
+from shoal_workloads.parallel.pipeline.pipeline import Pipeline, schedule_of
 from shoal_workloads.parallel.schedule import LAYOUTS, Span
 from shoal_workloads.testing import World, world
 from tests.support import layouts_world, synthetic
@@ -92,11 +92,12 @@ def settings(schedule: str) -> PretrainConfig:
 def train(config: PretrainConfig, steps: int) -> list[Span]:
     """One rank's actions in the last step."""
     replica = synthetic.build(config)
-    assert replica.pipeline is not None
+    engine = replica.engine
+    assert isinstance(engine, Pipeline)
     place = layouts_world.Place(0, 1, dist.get_rank(), dist.get_world_size(), None)
     for step in range(steps):
         layouts_world.step(replica, place, step)
-    return [Span(*record) for record in replica.pipeline.records]
+    return [Span(*record) for record in engine.records]
 
 
 def models(rounds: int) -> list[Row]:

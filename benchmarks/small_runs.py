@@ -19,7 +19,7 @@ import torch
 from shoal_data.reading.reader import Corpus, bits_per_byte
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
-from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.replica import PretrainShard
 
 __all__ = ["evaluate", "heldout_text", "model_section", "prepare", "train"]
 
@@ -98,8 +98,8 @@ def train(
     *,
     evaluate_every: int,
     seed: int = 0,
-    begin: Callable[[PretrainReplica], None] | None = None,
-) -> tuple[PretrainReplica, list[dict[str, float]]]:
+    begin: Callable[[PretrainShard], None] | None = None,
+) -> tuple[PretrainShard, list[dict[str, float]]]:
     """Train until `done(steps, CPU seconds of the training steps)`, from where `folder` left off. `seed` is that of the
     initial values; `begin` sees the replica before its first step.
 
@@ -124,8 +124,7 @@ def train(
         step = len(metrics)
         started, worked = time.perf_counter(), time.process_time()
         first, last = workload.samples(step)
-        for sample in range(first, last, workload.micro_batch):
-            replica.accumulate(range(sample, sample + workload.micro_batch))
+        replica.accumulate([range(i, i + workload.micro_batch) for i in range(first, last, workload.micro_batch)])
         total = replica.sums()
         figures = replica.commit(total, replica.stats(), replica.norm_sq(total))
         cpu, wall = cpu + time.process_time() - worked, wall + time.perf_counter() - started
@@ -140,7 +139,7 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(replica: PretrainReplica, data: Path, samples: int | None = None) -> dict[str, float]:
+def evaluate(replica: PretrainShard, data: Path, samples: int | None = None) -> dict[str, float]:
     """`loss` (nats a token) and `bpb` of the first `samples` held-out samples; of all, the same bytes as
     `heldout_text`."""
     seq_len = replica.config.data.seq_len

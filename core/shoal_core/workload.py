@@ -4,22 +4,36 @@ A workload is named by its dotted path (`package.module:Class`) and started insi
 already is a `torch.distributed` world. It never sees Ray, nodes, other cells or failures. The platform sums
 what it is given over the cells, decides whether a step commits, and copies state between replicas.
 
-Every quantity a replica hands out is a **sum over the samples it was given**, never a mean: sums over workers
-and cells do not depend on how many there are, and are divided once, in `commit`, by the global batch.
+Every quantity that a worker's share of a replica hands out is a **sum over the samples it was given**, never a mean:
+sums over workers and cells do not depend on how many there are, and are divided once, in `commit`, by the global batch.
+
+Write a workload as a subclass of `Workload` whose `build` returns a subclass of `ReplicaShard`: the type checker then
+knows what is missing. Methods that are not abstract may be left out; they say what that means.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from types import new_class
+from typing import Any, TypedDict, cast
 
 from pydantic import BaseModel
 
 from shoal_core.errors import UserError
 
-__all__ = ["ORIGIN", "Identity", "Replica", "Workload", "load_workload", "make_workload", "own_settings"]
+__all__ = [
+    "ORIGIN",
+    "Identity",
+    "ReplicaShard",
+    "Workload",
+    "build_shard",
+    "load_workload",
+    "make_workload",
+    "own_settings",
+]
 
 ORIGIN = "origin"
 """Key of the `workload` section under which a resumed run's job says where it goes on from (`shoal.resume.Origin`)."""
@@ -30,126 +44,151 @@ WORKLOAD_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
 
 class Identity(TypedDict):
     """What a state is of. `state`: shape of the whole and dtype of each of its tensors, by the names of
-    `Replica.state_dict`; `data`: what the meaning of a position in the global order hangs on, each a name, a digest or
-    a number (None: there is none)."""
+    `ReplicaShard.state_dict`; `data`: what the meaning of a position in the global order hangs on, each a name, a
+    digest or a number (None: there is none)."""
 
     state: Mapping[str, tuple[tuple[int, ...], str]]
     data: Mapping[str, str | int | None]
 
 
-class Replica(Protocol):
-    """One worker's share of one copy of the model and its optimizer."""
+class ReplicaShard(ABC):
+    """One worker's share of a replica: of a copy of the model and of its optimizer."""
 
-    def generation_began(self) -> None:
-        """The run's membership has changed: what is arranged by it may be arranged anew, from a step on that all
-        workers agree on."""
-
+    @abstractmethod
     def begin(self, step: int) -> None:
         """Forget what was accumulated and start step `step` (0-based)."""
 
-    def accumulate(self, ids: Sequence[int]) -> None:
-        """Forward and backward over this worker's samples of one micro-batch; `ids` are positions in the global
-        order. Collective over the cell: every worker of the cell calls it with equally many ids.
+    @abstractmethod
+    def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
+        """Forward and backward over the cell's micro-batches. Each is given as positions in the global order: those of
+        all workers of the cell, equally many for each, in the order of their ranks. A step may hand in all at once, or
+        some after others. Collective over the cell: every worker is given the same.
 
         Raises:
             RuntimeError: a peer of the cell is gone.
         """
 
-    def accumulate_all(self, micro_batches: Sequence[Sequence[int]]) -> None:
-        """The same for several micro-batches at once, if the workload says `together`: each is the *whole cell's*, the
-        ids of all its workers in the order of their ranks."""
-
+    @abstractmethod
     def sums(self) -> Any:
         """A flat float32 tensor, the same length on matching workers of all cells: local gradient shards summed over
         the cell and the samples so far, then whatever else must be summed over cells (router loads). May be collective
         over the cell. The platform adds a copy of it over the cells; a repeated call gives the same values."""
 
+    @abstractmethod
     def stats(self) -> list[float]:
         """Additive figures of this worker's samples so far (losses, tokens); summed over all workers."""
 
+    @abstractmethod
     def norm_sq(self, total: Any) -> float:
         """This worker's part of the squared norm of the averaged gradient; parts of a cell's workers add up to it."""
 
+    @abstractmethod
     def commit(self, total: Any, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
         """Apply the optimizer step. `total`: `sums` over all cells; `stats`, `norm_sq`: over all workers of a cell or
         run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a token; tokens of the step)
-        and any further figures. `roll_back`: 1 asks the platform to go back to the last good state (see `rolls_back`);
-        every worker must come to the same verdict."""
+        and any further figures. `roll_back`: 1 asks the platform to go back to the last good state (see
+        `Workload.rolls_back`); every worker must come to the same answer."""
 
-    def notes(self) -> list[dict[str, Any]]:
-        """What the run's journal should know of the steps since the last call: events, each with its `kind`. One worker
-        of a cell speaks for all of it."""
-
+    @abstractmethod
     def evaluate(self, part: int, parts: int) -> list[float]:
         """Additive figures of part `part` of `parts` of the held-out set. Collective over the cell, whose workers call
         it with different parts."""
 
+    @abstractmethod
     def eval_metrics(self, stats: Sequence[float]) -> dict[str, float]:
         """`bpb` (bits per byte) and others from the summed figures of `evaluate`."""
 
+    @abstractmethod
     def tensors(self) -> list[Any]:
-        """Every local tensor a twin needs to become this replica, in a fixed order: parameters, moments, router biases,
-        averages. A healed replica receives them in place."""
+        """Every local tensor a twin needs to become this shard, in a fixed order: parameters, moments, router biases,
+        averages. A shard that heals receives them in place."""
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """The same state for `torch.distributed.checkpoint`: DTensors where sharded, so that it loads on any mesh.
         The returned tensors are views: a checkpoint copies them before training goes on."""
 
+    @abstractmethod
     def loaded(self, step: int) -> None:
         """Called after `tensors()` or `state_dict()` were written to: the state is that of `step` committed steps."""
 
+    def generation_began(self) -> None:  # noqa: B027 (may be left out)
+        """The run's membership has changed: what is arranged by it may be arranged anew, from a step on that all
+        workers agree on. Left out: nothing is."""
 
-class Workload(Protocol):
+    def notes(self) -> list[dict[str, Any]]:
+        """What the run's journal should know of the steps since the last call: events, each with its `kind`. One worker
+        of a cell speaks for all of it. Left out: nothing."""
+        return []
+
+
+class Workload(ABC):
     """A kind of model with its data and recipe, made from a validated config.
 
-    The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`). A workload
-    may leave out `go_on`, `identity` and `remarks`: what they would say is then not known, and not checked."""
+    The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`)."""
 
     Config: type[BaseModel]
 
-    def __init__(self, config: Any) -> None: ...
+    def __init__(self, config: Any) -> None:  # noqa: B027 (says what it is called with)
+        """config: an instance of `Config`."""
 
+    @abstractmethod
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         """Check what can be checked before any worker starts (corpus, shapes, divisibility) and describe the run:
         plain figures such as `parameters`, `tokens_per_step`. Raises an error that names file, field and remedy."""
 
+    @abstractmethod
     def samples(self, step: int) -> tuple[int, int]:
         """`[first, last)`: the positions in the global order that step `step` (0-based) consumes. Pure."""
 
+    @property
+    @abstractmethod
+    def micro_batch(self) -> int:
+        """Samples of one micro-batch that are one worker's."""
+
+    @abstractmethod
+    def build(self, seed: int) -> ReplicaShard:
+        """Build this worker's share in the current default process group (the cell). Collective over the cell.
+        The initial values depend on `seed` alone, not on the cell's shape."""
+
     def go_on(self, steps: int, samples: int) -> None:
         """From now on step `steps` begins at position `samples`: an earlier session, whose batches were others,
-        consumed those before. Called before anything else; of earlier steps nobody asks then."""
+        consumed those before. Called before anything else; of earlier steps nobody asks then. Left out: batches cannot
+        change in the course of a run.
 
-    def identity(self) -> Identity:
-        """What a checkpoint of this workload holds, and what it was trained on. Allocates nothing."""
+        Raises:
+            UserError: they have, and this workload cannot count on from there.
+        """
+        raise UserError(
+            f"{steps} steps consumed {samples} samples, by the job's batches it would be {self.samples(steps)[0]}",
+            "resume with the batch it was trained with",
+        )
+
+    def identity(self) -> Identity | None:
+        """What a checkpoint of this workload holds, and what it was trained on. Allocates nothing. Left out: it is not
+        known, and a resumed run is not checked for it."""
+        return None
 
     def remarks(self, start: int, steps: int) -> list[str]:
         """What somebody should know before training from `start` to `steps` committed steps with these settings: a
-        sentence each."""
+        sentence each. Left out: nothing."""
+        return []
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Sizes of the axes of a cell that the planner should know: `pp` pipeline ranks, `ep` workers that share
         experts, the latter fastest in the order of ranks. What they leave is FSDP. `ep_node`: so many consecutive of
-        those `ep` workers it takes for one node's (it is refused where no node has the slots)."""
-
-    @property
-    def micro_batch(self) -> int:
-        """Samples one worker takes in one `accumulate`."""
-
-    @property
-    def together(self) -> bool:
-        """Whether a cell's micro-batches of a step are handed in all at once, as a pipeline wants them."""
+        those `ep` workers it takes for one node's (it is refused where no node has the slots). Left out: all workers of
+        a cell talk to each other."""
+        return {}
 
     @property
     def rolls_back(self) -> bool:
-        """Whether a replica may ask to be rolled back, so that the job must keep snapshots."""
+        """Whether a shard may ask to be rolled back, so that the job must keep snapshots. Left out: it never does."""
+        return False
 
-    def warm_up(self) -> None:
-        """Pay for imports, kernels and thread pools in a spare, before it is needed. No collectives."""
-
-    def build(self, seed: int) -> Replica:
-        """Build this worker's share in the current default process group (the cell). Collective over the cell.
-        The initial values depend on `seed` alone, not on the cell's shape."""
+    def warm_up(self) -> None:  # noqa: B027 (may be left out)
+        """Pay for imports, kernels and thread pools in a spare, before it is needed. No collectives. Left out: a spare
+        pays for them when it is given a seat."""
 
 
 def own_settings(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +207,8 @@ def make_workload(section: Mapping[str, Any]) -> Workload:
 
 
 def load_workload(path: object) -> type[Workload]:
-    """The class at `package.module:Class`.
+    """The class at `package.module:Class`, with what it left out. It need not be a subclass of `Workload`, as long as
+    it has what is asked of one.
 
     Raises:
         UserError: not such a path, no such module or class, or a class that is no workload.
@@ -186,4 +226,34 @@ def load_workload(path: object) -> type[Workload]:
     config = getattr(found, "Config", None)
     if not (isinstance(found, type) and isinstance(config, type) and issubclass(config, BaseModel)):
         raise UserError(f"workload.path: {path!r} is no workload: it has no pydantic model `Config`", remedy)
-    return found
+    missing = lacking(found, Workload.__abstractmethods__)
+    if missing:
+        raise UserError(
+            f"workload.path: {path!r} is no workload: it lacks {missing}",
+            "give it what shoal_core.workload.Workload asks for, best as a subclass of it",
+        )
+    if issubclass(found, Workload):
+        return found
+    return cast("type[Workload]", new_class(found.__name__, (found, Workload)))
+
+
+def build_shard(workload: Workload, seed: int) -> ReplicaShard:
+    """What `workload.build` returns, held against what is asked of a shard.
+
+    Raises:
+        UserError: it lacks some of it.
+    """
+    shard = workload.build(seed)
+    missing = lacking(shard, [name for name in vars(ReplicaShard) if not name.startswith("_")])
+    if missing:
+        raise UserError(
+            f"workload: what {type(workload).__name__}.build returns lacks {missing}",
+            "make it a subclass of shoal_core.workload.ReplicaShard",
+        )
+    return shard
+
+
+def lacking(candidate: object, names: Iterable[str]) -> str:
+    """Those of the `names` that a class or an object does not have, or only as what is still to be written."""
+    found = {name: getattr(candidate, name, None) for name in names}
+    return ", ".join(sorted(n for n, it in found.items() if it is None or getattr(it, "__isabstractmethod__", False)))

@@ -87,17 +87,12 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
             "snapshots.every: the workload's guard rolls back, but no state is kept to go back to",
             "set snapshots.every (50, say), or let the guard skip or report",
         )
-    if workload.together and job.reduce == "exact":
-        raise UserError(
-            "reduce: exact sums micro-batch by micro-batch, a pipeline hands in all of a step at once",
-            "set reduce to fast, or workload.parallel.pp to 1",
-        )
     about = workload.preflight(job.workers_per_cell)
     cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
     check_writable(job.storage)
     path = check_run_id(job.storage, str(job.run_id), resume)
     found = going_on.find(path) if resume else going_on.Found()
-    identity = workload.identity() if hasattr(workload, "identity") else None
+    identity = workload.identity()
     notes = [f"passed over: {why}" for _, why in found.passed]
     notes += going_on.check(found, identity, allow)
     origin, moved = going_on.origin_of(found, workload, identity["data"] if identity else {})
@@ -106,6 +101,6 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
         raise UserError(f"run {job.run_id}: all of its {start} steps are done", "ask for more: steps=N")
     for step in (start, job.steps - 1):  # batches may be ramped up
         batching.count(*workload.samples(step), job.workers_per_cell, workload.micro_batch)
-    notes += [*moved, *(workload.remarks(start, job.steps) if hasattr(workload, "remarks") else ())]
+    notes += [*moved, *workload.remarks(start, job.steps)]
     job = job.model_copy(update={"workload": {**job.workload, ORIGIN: asdict(origin)}})
     return Preflight(job, workload, about, start, notes, found.passed)

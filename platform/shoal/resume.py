@@ -180,11 +180,6 @@ def origin_of(found: Found, workload: Workload, data: Mapping[str, Any]) -> tupl
         return Origin(found.steps, steps, samples, data), [unknown]
     if here == consumed:
         return Origin(found.steps, steps, samples, data), []
-    if not hasattr(workload, "go_on"):
-        raise UserError(
-            f"{found.path}: consumed {consumed} samples, by the job's batches it would be {here}",
-            "resume with the batch it was trained with",
-        )
     workload.go_on(found.steps, consumed)
     change = f"batches change: step {found.steps} goes on from sample {consumed}"
     return Origin(found.steps, found.steps, int(consumed), data), [change]

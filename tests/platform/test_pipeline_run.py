@@ -38,7 +38,7 @@ def alone(section: dict[str, Any], steps: int, seed: int) -> list[float]:
     for step in range(steps):
         replica.begin(step)
         for first in range(step * BATCH, (step + 1) * BATCH, 4):
-            replica.accumulate(range(first, first + 4))
+            replica.accumulate([range(first, first + 4)])
         total = replica.sums()
         losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
     return losses

@@ -17,6 +17,8 @@ from shoal.on_ray.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh
 from shoal.protocol.said import Ack, Acked, Ready
 from shoal_core.errors import UserError
+from shoal_core.workload import Workload
+from shoal_workloads.synthetic import Synthetic, SyntheticConfig
 
 SITES = {"a": Site("r1", "x"), "b": Site("r1", "x"), "c": Site("r2", "x"), "d": Site("r3", "y"), "e": Site("r4", "y")}
 
@@ -102,11 +104,14 @@ def test_labels_say_where_a_node_stands(labels: dict[str, str], where: Site) -> 
 
 
 def test_a_workload_may_name_its_mesh() -> None:
-    class Staged:
+    class Plain(Synthetic):
+        mesh = Workload.mesh
+
+    class Staged(Synthetic):
         def mesh(self, workers_per_cell: int) -> dict[str, int]:
             return {"pp": 2, "ep": 2}
 
-    assert cell_mesh(Staged(), 8) == Mesh(2, 2, 2)
-    assert cell_mesh(object(), 8) == Mesh(ep=8)
+    assert cell_mesh(Staged(SyntheticConfig()), 8) == Mesh(2, 2, 2)
+    assert cell_mesh(Plain(SyntheticConfig()), 8) == Mesh(ep=8)
     with pytest.raises(UserError, match="workers_per_cell: 6"):
-        cell_mesh(Staged(), 6)
+        cell_mesh(Staged(SyntheticConfig()), 6)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticReplica
+from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
 
 
 class NoAccelerator(Synthetic):
@@ -28,11 +28,11 @@ class Dreaming(Synthetic):
 class Crashing(Synthetic):
     """Its process ends before anything can be said."""
 
-    def build(self, seed: int) -> SyntheticReplica:
+    def build(self, seed: int) -> SyntheticShard:
         sys.exit("out of everything")
 
 
-class Bare(SyntheticReplica):
+class Bare(SyntheticShard):
     """Hands out `GIVES`, and nothing else."""
 
     GIVES: tuple[str, ...] = ("loss", "tokens")
@@ -43,7 +43,7 @@ class Bare(SyntheticReplica):
 
 
 class FewFigures(Synthetic):
-    def build(self, seed: int) -> SyntheticReplica:
+    def build(self, seed: int) -> SyntheticShard:
         return Bare(self.config, seed)
 
 
@@ -52,11 +52,11 @@ class Uncounted(Bare):
 
 
 class NoTokens(Synthetic):
-    def build(self, seed: int) -> SyntheticReplica:
+    def build(self, seed: int) -> SyntheticShard:
         return Uncounted(self.config, seed)
 
 
-class Remarking(SyntheticReplica):
+class Remarking(SyntheticShard):
     """A note a step."""
 
     def notes(self) -> list[dict[str, Any]]:
@@ -64,11 +64,11 @@ class Remarking(SyntheticReplica):
 
 
 class Remarks(Synthetic):
-    def build(self, seed: int) -> SyntheticReplica:
+    def build(self, seed: int) -> SyntheticShard:
         return Remarking(self.config, seed)
 
 
-class Stuck(SyntheticReplica):
+class Stuck(SyntheticShard):
     """In its 20th step nobody comes back, however often it is tried."""
 
     def __init__(self, config: SyntheticConfig, seed: int) -> None:
@@ -86,5 +86,5 @@ class Stuck(SyntheticReplica):
 
 
 class Hanging(Synthetic):
-    def build(self, seed: int) -> SyntheticReplica:
+    def build(self, seed: int) -> SyntheticShard:
         return Stuck(self.config, seed)

@@ -18,7 +18,7 @@ def write_checkpoint(section: dict[str, Any], folder: Path, steps: int) -> Path:
     workload.preflight(1)
     replica = workload.build(0)
     for step in range(steps):
-        replica.accumulate(range(*workload.samples(step)))
+        replica.accumulate([range(*workload.samples(step))])
         total = replica.sums()
         replica.commit(total, replica.stats(), replica.norm_sq(total))
     checkpoint = folder / f"step-{steps:08d}"

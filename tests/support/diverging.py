@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from shoal_workloads.synthetic import Synthetic, SyntheticReplica
+from shoal_workloads.synthetic import Synthetic, SyntheticShard
 
 DIVERGES = 20
 
 
-class DivergingReplica(SyntheticReplica):
+class DivergingShard(SyntheticShard):
     def begin(self, step: int) -> None:
         super().begin(step)
         self.step = step
@@ -27,5 +27,5 @@ class DivergingReplica(SyntheticReplica):
 class Diverging(Synthetic):
     """See the module."""
 
-    def build(self, seed: int) -> DivergingReplica:
-        return DivergingReplica(self.config, seed)
+    def build(self, seed: int) -> DivergingShard:
+        return DivergingShard(self.config, seed)

@@ -188,8 +188,8 @@ def order_of_calls(c: ModelConfig, case: Case) -> tuple[list[str], list[str]]:
 
 def told(config: PretrainConfig) -> tuple[dict[str, float], dict[str, int]]:
     """The metrics of a step of one micro-batch a worker, and what this worker's exchange counts in it."""
-    replica, rank, micro = synthetic.build(config), dist.get_rank(), config.batch.micro_batch
-    replica.accumulate(range(rank * micro, (rank + 1) * micro))
+    replica, micro = synthetic.build(config), config.batch.micro_batch
+    replica.accumulate([range(dist.get_world_size() * micro)])
     exchange = replica.model.moe_layers()[0].exchange
     assert exchange is not None
     taken = exchange.traffic.take()

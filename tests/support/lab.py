@@ -29,7 +29,7 @@ from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
 from shoal.worker.main import Meeting, Setup, Worker
-from shoal_workloads.synthetic import SyntheticConfig, SyntheticReplica
+from shoal_workloads.synthetic import SyntheticConfig, SyntheticShard
 from tests.support.exchange import Exchange
 
 ADDRESS = "127.0.0.1"
@@ -295,10 +295,10 @@ class Lab:
 def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
     """The same training in this one process: final vector, and the loss of each step."""
     config = SyntheticConfig.model_validate({k: v for k, v in WORKLOAD.items() if k != "path"} | {"seconds": 0.0})
-    replica, losses = SyntheticReplica(config, seed=0), []
+    replica, losses = SyntheticShard(config, seed=0), []
     for step in range(steps):
         replica.begin(step)
-        replica.accumulate(range(step * config.global_batch, (step + 1) * config.global_batch))
+        replica.accumulate([range(step * config.global_batch, (step + 1) * config.global_batch)])
         total = replica.sums().clone()
         losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
     return replica.vector, losses

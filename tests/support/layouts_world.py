@@ -25,7 +25,8 @@ from shoal.checkpoint import Saver
 from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.parallel.pipeline.pipeline import Pipeline
+from shoal_workloads.replica import PretrainShard
 from tests.support import synthetic
 
 Piece = tuple[str, tuple[int, ...], tuple[int, ...], np.ndarray]
@@ -81,24 +82,24 @@ def enter(workers: int, cells: int, folder: str) -> Place | None:
     return Place(cell, cells, rank, workers, cross)
 
 
-def pieces(replica: PretrainReplica, flat: torch.Tensor) -> list[Piece]:
+def pieces(replica: PretrainShard, flat: torch.Tensor) -> list[Piece]:
     out, first = [], 0
-    for slot in replica.slots:
-        local = slot.local
+    for shard in replica.shards:
+        local = shard.local
         part = flat[first : first + local.numel()].view_as(local)
-        out.append((slot.name, slot.shape, slot.first, part.clone().numpy()))
+        out.append((shard.name, shard.shape, shard.first, part.clone().numpy()))
         first += local.numel()
     return out
 
 
-def state(replica: PretrainReplica) -> list[Piece]:
+def state(replica: PretrainShard) -> list[Piece]:
     """Parameters, moments and averages, as a checkpoint has them. Collective over the cell where experts were moved."""
     found = replica.state_dict()
     return [
-        (name, slot.shape, slot.first, local_of(found[name]).detach().clone().float().numpy())
+        (name, shard.shape, shard.first, local_of(found[name]).detach().clone().float().numpy())
         for kind in ("model", "adam_m", "adam_v", "ema")
-        for slot in replica.slots
-        if (name := f"{kind}.{slot.name}") in found
+        for shard in replica.shards
+        if (name := f"{kind}.{shard.name}") in found
     ]
 
 
@@ -106,7 +107,7 @@ def local_of(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def step(replica: PretrainReplica, place: Place, number: int, given: list[int] | None = None) -> tuple[Any, Any]:
+def step(replica: PretrainShard, place: Place, number: int, given: list[int] | None = None) -> tuple[Any, Any]:
     """One step as the platform drives it: (sums over all cells, metrics). given: how many micro-batches each cell
     takes, else they share them."""
     config = replica.config
@@ -118,7 +119,7 @@ def step(replica: PretrainReplica, place: Place, number: int, given: list[int] |
         mine = list(range(start, start + given[place.cell]))
     replica.begin(number)
     if mine:
-        replica.accumulate_all([range(first + m * one, first + (m + 1) * one) for m in mine])
+        replica.accumulate([range(first + m * one, first + (m + 1) * one) for m in mine])
     total = place.add(replica.sums().clone())
     stats = place.add(torch.tensor(replica.stats(), dtype=torch.float64))
     norm = torch.tensor([replica.norm_sq(total)], dtype=torch.float64)
@@ -156,7 +157,7 @@ def train(
         metrics.append(found)
         notes += replica.notes()
         if number == 0:
-            numel = sum(slot.local.numel() for slot in replica.slots)
+            numel = sum(shard.local.numel() for shard in replica.shards)
             gradient, loads = pieces(replica, total), total[numel:].clone().numpy()
     part, parts = place.cell * workers + place.rank, workers * cells
     figures = place.add(torch.tensor(replica.evaluate(part, parts), dtype=torch.float64))
@@ -166,12 +167,12 @@ def train(
     return Run(metrics, gradient, loads, state(replica), biases, figures.tolist(), notes)
 
 
-def heal(replica: PretrainReplica, place: Place, number: int) -> PretrainReplica:
+def heal(replica: PretrainShard, place: Place, number: int) -> PretrainShard:
     """The replica of the first cell, whose sums of step `number` are thrown away, or a new one with its state."""
     if place.cell == 0:
         one = place.workers * replica.config.batch.micro_batch
         replica.begin(number)
-        replica.accumulate_all([range(one)])
+        replica.accumulate([range(one)])
         replica.sums()
     else:
         replica = synthetic.build(replica.config)
@@ -237,7 +238,7 @@ def die(config: PretrainConfig, workers: int, folder: str, victim: int) -> Any:
         return None
     replica = synthetic.build(config)
     step(replica, place, 0)
-    assert replica.pipeline is not None
+    assert isinstance(replica.engine, Pipeline)
     seen = 0
     forward = replica.model.stage
 

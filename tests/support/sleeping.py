@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from shoal_workloads.parallel.pipeline.executor import Executor
-from shoal_workloads.parallel.pipeline.grid import Grid
 from shoal_workloads.parallel.schedule import Schedule, Span, Timeline, build, simulate, timeline
 from shoal_workloads.testing import World
 
@@ -46,9 +45,9 @@ class _Sleepers:
 def _rank(name: str, pp: int, micro_batches: int, unit: float) -> list[Span]:
     """One rank's run, after one that warms up."""
     schedule = build(name, pp, micro_batches)
-    like, grid = torch.empty(8, 64), Grid(pp, 1, 1, dist.get_rank())
-    Executor(schedule, grid, _Sleepers(schedule.stages, 0.0), like, measure=False).run(range(micro_batches))
-    executor = Executor(schedule, grid, _Sleepers(schedule.stages, unit), like, measure=True)
+    like, chain, place = torch.empty(8, 64), range(pp), dist.get_rank()
+    Executor(schedule, chain, place, _Sleepers(schedule.stages, 0.0), like, measure=False).run(range(micro_batches))
+    executor = Executor(schedule, chain, place, _Sleepers(schedule.stages, unit), like, measure=True)
     dist.barrier()
     executor.run(range(micro_batches))
     return [Span(*record) for record in executor.records]

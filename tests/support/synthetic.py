@@ -19,7 +19,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.all_to_all import all_to_all
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 from shoal_workloads.pretrain import Pretrain
-from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.replica import PretrainShard
 
 VOCAB, SEQ = 64, 16
 
@@ -30,13 +30,16 @@ class SyntheticSamples:
     def __init__(self, corpus: str, seq_len: int, seed: int, device: str) -> None:
         self.seq_len, self.device = seq_len, device
 
-    def read(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(self, ids: Sequence[int]) -> torch.Tensor:
         rows = []
         for i in ids:
             random = np.random.default_rng(i)
             start, noise = random.integers(VOCAB), random.integers(0, 2, self.seq_len + 1)
             rows.append((start + 5 * np.arange(self.seq_len + 1) + noise) % VOCAB)
-        return torch.from_numpy(np.stack(rows)), torch.full((len(ids),), 2 * self.seq_len)
+        return torch.from_numpy(np.stack(rows))
+
+    def lengths(self, ids: Sequence[int]) -> list[int]:
+        return [2 * self.seq_len] * len(ids)
 
 
 def tiny(**sections: Any) -> PretrainConfig:
@@ -69,7 +72,7 @@ def tiny(**sections: Any) -> PretrainConfig:
     return PretrainConfig.model_validate(base)
 
 
-def build(config: PretrainConfig) -> PretrainReplica:
+def build(config: PretrainConfig) -> PretrainShard:
     """A replica on synthetic samples, in the current process group or alone."""
     replica = Pretrain(config).build(seed=7)
     samples: Any = SyntheticSamples("synthetic", config.data.seq_len, config.data.seed, config.device)
@@ -77,15 +80,19 @@ def build(config: PretrainConfig) -> PretrainReplica:
     return replica
 
 
-def run_step(replica: PretrainReplica, step: int) -> dict[str, float]:
+def micro_batches(config: PretrainConfig, step: int, workers: int) -> list[range]:
+    """Those of a step of a run of a single cell, each of all its workers."""
+    one = workers * config.batch.micro_batch
+    first = step * config.batch.global_batch
+    return [range(i, i + one) for i in range(first, first + config.batch.global_batch, one)]
+
+
+def run_step(replica: PretrainShard, step: int) -> dict[str, float]:
     """One step of a run of a single cell, as the platform drives it."""
     workers = dist.get_world_size() if dist.is_initialized() else 1
-    rank = dist.get_rank() if dist.is_initialized() else 0
     config = replica.config
-    first, micro = step * config.batch.global_batch, config.batch.micro_batch
     replica.begin(step)
-    for i in range(first + rank * micro, first + config.batch.global_batch, workers * micro):
-        replica.accumulate(range(i, i + micro))
+    replica.accumulate(micro_batches(config, step, workers))
     total = replica.sums()
     figures = torch.tensor([*replica.stats(), replica.norm_sq(total)], dtype=torch.float64)
     if workers > 1:
@@ -103,14 +110,11 @@ def gradients(config: PretrainConfig) -> dict[str, np.ndarray]:
     """The gradient summed over the samples of step 0, whole, by parameter; `loads`: the router loads."""
     replica = build(config)
     workers = dist.get_world_size() if dist.is_initialized() else 1
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    micro = config.batch.micro_batch
-    for i in range(rank * micro, config.batch.global_batch, workers * micro):
-        replica.accumulate(range(i, i + micro))
+    replica.accumulate(micro_batches(config, 0, workers))
     total, first, out = replica.sums(), 0, {}
-    for slot in replica.slots:
-        local = slot.local
-        out[slot.name] = whole(slot.whole(total[first : first + local.numel()].view_as(local).clone()))
+    for shard in replica.shards:
+        local = shard.local
+        out[shard.name] = whole(shard.whole(total[first : first + local.numel()].view_as(local).clone()))
         first += local.numel()
     out["loads"] = total[first:].clone().numpy()
     return out
@@ -197,8 +201,8 @@ def forgotten(config: PretrainConfig) -> list[bool]:
     """Train a step and drop the replica: whether model, layout's mesh and expert group are gone with it."""
     replica = build(config)
     run_step(replica, 0)
-    mesh = replica.slots[0].mesh
-    watched = [weakref.ref(replica), weakref.ref(replica.model), weakref.ref(replica.slots[-1].parameter)]
+    mesh = replica.shards[0].mesh
+    watched = [weakref.ref(replica), weakref.ref(replica.model), weakref.ref(replica.shards[-1].parameter)]
     if mesh is not None:
         watched.append(weakref.ref(mesh))
     del replica, mesh

@@ -60,8 +60,8 @@ def test_a_run_goes_on_at_a_longer_context(tmp_path: Path) -> None:
     assert (config.batch.global_batch, config.eval.samples) == (1, 2)
     longer = synthetic.build(config)
     with torch.no_grad():
-        for slot in longer.slots:
-            slot.local.copy_(after[slot.name])
+        for shard in longer.shards:
+            shard.local.copy_(after[shard.name])
     figures = [synthetic.run_step(longer, step) for step in range(3)]
     assert all(f["tokens"] == 8 * synthetic.SEQ for f in figures)
     assert figures[-1]["lm_loss"] < torch.tensor(float(synthetic.VOCAB)).log()

@@ -68,17 +68,17 @@ def test_guard() -> None:
     assert guard.judge(math.nan, 1.0) == "not finite"
     assert guard.judge(3.0, math.inf) == "not finite"
     assert torch.equal(guard.state, before)
-    assert not guard.apply("spike")
+    assert not guard.applies("spike")
     reporting = Guard(GuardConfig(action="report"))
-    assert reporting.apply("spike")
-    assert not reporting.apply("not finite")
+    assert reporting.applies("spike")
+    assert not reporting.applies("not finite")
 
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:
     replica = synthetic.build(synthetic.tiny(ema_decay=0.9, guard={"action": "roll_back"}))
     synthetic.run_step(replica, 0)
     before = [t.clone() for t in replica.tensors()]
-    replica.accumulate(range(8))
+    replica.accumulate([range(8)])
     total = replica.sums() * math.nan
     metrics = replica.commit(total, replica.stats(), replica.norm_sq(total))
     assert (metrics["fault"], metrics["roll_back"]) == (2.0, 1.0)
@@ -87,11 +87,11 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
 
 def test_averages_follow_the_parameters() -> None:
     replica = synthetic.build(synthetic.tiny(ema_decay=0.75))
-    expected = {slot.name: slot.local.clone() for slot in replica.slots}
+    expected = {shard.name: shard.local.clone() for shard in replica.shards}
     for step in range(3):
         synthetic.run_step(replica, step)
-        for slot in replica.slots:
-            expected[slot.name].mul_(0.75).add_(slot.local, alpha=0.25)
+        for shard in replica.shards:
+            expected[shard.name].mul_(0.75).add_(shard.local, alpha=0.25)
     state = replica.state_dict()
     for name, value in expected.items():
         assert torch.allclose(state[f"ema.{name}"], value, atol=1e-6), name

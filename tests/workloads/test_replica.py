@@ -70,10 +70,10 @@ def test_checkpoint_loads_on_another_cell(pair: World, tmp_path: Path) -> None:
 
 def test_sums_repeat_and_begin_forgets() -> None:
     replica = synthetic.build(synthetic.tiny())
-    replica.accumulate([0, 1])
+    replica.accumulate([[0, 1]])
     first = replica.sums().clone()
     assert np.array_equal(replica.sums().numpy(), first.numpy())
-    replica.accumulate([2, 3])
+    replica.accumulate([[2, 3]])
     assert not np.array_equal(replica.sums().numpy(), first.numpy())
     replica.begin(0)
     assert not replica.sums().any()

@@ -97,7 +97,7 @@ def test_a_replica_counts_tokens_from_the_samples_consumed() -> None:
     other = moved.build(0)
     other.loaded(7)
     replica.loaded(7)
-    assert other._tokens - replica._tokens == (100 - 5 * 8) * synthetic.SEQ
+    assert other._progress.tokens - replica._progress.tokens == (100 - 5 * 8) * synthetic.SEQ
 
 
 def test_what_the_schedule_comes_to_is_said() -> None:

@@ -11,7 +11,8 @@ import torch
 from shoal_core.errors import UserError
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.model.deepseek import DeepSeekV3
-from shoal_workloads.parallel.layout import Layout, Slot, shard_model
+from shoal_workloads.parallel.layout import Layout, shard_model
+from shoal_workloads.parallel.shards import ParamShard
 from shoal_workloads.precision.choose import choose
 
 __all__ = ["bits_per_byte", "build_model", "fill_model"]
@@ -24,21 +25,19 @@ def build_model(checkpoint: Checkpoint, *, ema: bool = False, device: str = "cpu
         UserError: a tensor is missing, or has another shape than the configuration says.
     """
     dtype, products = choose(checkpoint.config.precision, device)
-    model, slots = shard_model(
-        checkpoint.config.model, Layout(1, 1, None, None), device=device, dtype=dtype, products=products
-    )
-    fill_model(checkpoint, model, slots, ema=ema)
+    model, shards = shard_model(checkpoint.config.model, Layout(), device=device, dtype=dtype, products=products)
+    fill_model(checkpoint, model, shards, ema=ema)
     return model.eval()
 
 
-def fill_model(checkpoint: Checkpoint, model: DeepSeekV3, slots: list[Slot], *, ema: bool = False) -> None:
+def fill_model(checkpoint: Checkpoint, model: DeepSeekV3, shards: list[ParamShard], *, ema: bool = False) -> None:
     """Copy parameters (or averages) and router biases into a model that one process holds whole.
 
     Raises:
         UserError: a tensor is missing, or has another shape than the configuration says.
     """
     weights = checkpoint.weights(ema=ema)
-    targets = {slot.name: slot.local for slot in slots}
+    targets = {shard.name: shard.local for shard in shards}
     targets |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(model.moe_layers())}
     for name, target in targets.items():
         if name not in weights:

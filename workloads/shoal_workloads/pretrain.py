@@ -8,20 +8,21 @@ from typing import Any
 import torch
 
 from shoal_core.errors import UserError
+from shoal_core.workload import Identity, Workload
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.layout import Layout, shard_model
 from shoal_workloads.params import count_parameters
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
-from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.replica import PretrainShard
 from shoal_workloads.shapes import state_of
 
 __all__ = ["Pretrain"]
 
 
-class Pretrain:
-    """See `shoal_core.workload.Workload`, whose methods these are."""
+class Pretrain(Workload):
+    """See `Workload`, whose methods these are."""
 
     Config = PretrainConfig
 
@@ -75,14 +76,14 @@ class Pretrain:
         """From now on step `steps` begins at position `samples`."""
         self._origin = (steps, samples)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """Tensors of a checkpoint; and what the positions of the global order mean: the text by its manifest's digest,
         its tokenizer, the length of a sample and the seed of the order. The held-out text is named beside."""
         from shoal_data.reading.reader import Corpus
 
         data = self.config.data
         corpus = Corpus.open(data.corpus)
-        identity = {
+        identity: dict[str, str | int | None] = {
             "corpus": corpus.digest,
             "tokenizer": corpus.manifest.files["tokenizer"]["sha256"],
             "seq_len": data.seq_len,
@@ -97,18 +98,13 @@ class Pretrain:
 
     @property
     def micro_batch(self) -> int:
-        """Samples one worker takes in one `accumulate`."""
+        """See `Workload`."""
         return self.config.batch.micro_batch
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Axes of a cell; what `pp` and `ep` leave of its workers is FSDP."""
         parallel = self.config.parallel
         return {"pp": parallel.pp, "ep": parallel.ep, "ep_node": parallel.ep_node or 1}
-
-    @property
-    def together(self) -> bool:
-        """Whether micro-batches are taken all at once: a pipeline wants them so."""
-        return self.config.parallel.pp > 1
 
     @property
     def rolls_back(self) -> bool:
@@ -118,16 +114,16 @@ class Pretrain:
     def warm_up(self) -> None:
         """One step of a tiny model, without a process group: imports, kernels, thread pools."""
         tiny = ModelConfig.from_preset("demo", d_model=32, n_heads=2, n_layers=2, vocab_size=64)
-        model, slots = shard_model(tiny, Layout(1, 1, None, None), device=self.config.device)
-        for slot in slots:
-            torch.nn.init.normal_(slot.parameter, std=0.02)
+        model, shards = shard_model(tiny, Layout(), device=self.config.device)
+        for shard in shards:
+            torch.nn.init.normal_(shard.parameter, std=0.02)
         losses = model(torch.zeros(2, 17, dtype=torch.int64, device=self.config.device))
         (losses.lm + losses.mtp + losses.balance).backward()
-        optimizer = AdamW([slot.local for slot in slots], AdamWConfig())
-        optimizer.step([torch.zeros_like(slot.local) for slot in slots], 1e-3, 1)
-        del model, slots, losses, optimizer
+        optimizer = AdamW([shard.local for shard in shards], AdamWConfig())
+        optimizer.step([torch.zeros_like(shard.local) for shard in shards], 1e-3, 1)
+        del model, shards, losses, optimizer
         gc.collect()
 
-    def build(self, seed: int) -> PretrainReplica:
+    def build(self, seed: int) -> PretrainShard:
         """This worker's share in the current default process group. Collective over the cell."""
-        return PretrainReplica(self.config, seed, self._origin)
+        return PretrainShard(self.config, seed, self._origin)

@@ -1,25 +1,37 @@
-"""Samples of a tokenized corpus as tensors. `shoal_data` is imported when a corpus is opened, not before."""
+"""Samples of a tokenized corpus as tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["Samples"]
 
 
 class Samples:
-    """Positions in the global order -> token tensors and byte counts."""
+    """Positions in the global order of `corpus` -> tokens, and bytes of text. It is opened with the first of them, and
+    so is `shoal_data` imported."""
 
     def __init__(self, corpus: str, seq_len: int, seed: int, device: str) -> None:
+        self._corpus, self._seq_len, self._seed, self._device = corpus, seq_len, seed, device
+
+    def tokens(self, ids: Sequence[int]) -> torch.Tensor:
+        """(n, seq_len + 1) int64."""
+        found = np.empty((len(ids), self._seq_len + 1), np.int64)
+        self._reader.tokens(ids, out=found)
+        return torch.from_numpy(found).to(self._device)
+
+    def lengths(self, ids: Sequence[int]) -> list[int]:
+        """Bytes of text that the predicted tokens of each sample stand for."""
+        _, sizes = self._reader.read(ids)
+        return [int(size) for size in sizes]
+
+    @cached_property
+    def _reader(self) -> Any:
         from shoal_data.reading.reader import Corpus
 
-        self._reader: Any = Corpus.open(corpus).reader(seq_len, seed)
-        self._device = device
-
-    def read(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (n, seq_len+1) int64, and the bytes of text the target tokens stand for (n,) int64."""
-        tokens, lengths = self._reader.read(ids)
-        return torch.from_numpy(tokens.astype("int64")).to(self._device), torch.from_numpy(lengths.astype("int64"))
+        return Corpus.open(self._corpus).reader(self._seq_len, self._seed)

@@ -20,7 +20,7 @@ from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.evaluate import fill_model
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.recipe.extension import STEPS, Phase, extended
-from shoal_workloads.replica import PretrainReplica
+from shoal_workloads.replica import PretrainShard
 
 __all__ = ["check_target", "extend_checkpoint", "write_start"]
 
@@ -38,7 +38,7 @@ def check_target(target: Path) -> None:
         raise UserError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
 
 
-def write_start(replica: PretrainReplica, section: dict[str, Any], target: Path) -> None:
+def write_start(replica: PretrainShard, section: dict[str, Any], target: Path) -> None:
     """Write `replica`, whose parameters and biases were set, to the new folder `target`, whole or not at all. section:
     the `workload` section it belongs to.
 
@@ -88,6 +88,6 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
         raise UserError(f"workload: {wrong_fields(error)}", "mend the job's workload section") from error
     replica = Pretrain(config).build(seed=0)
     with torch.no_grad():
-        fill_model(checkpoint, replica.model, replica.slots)
+        fill_model(checkpoint, replica.model, replica.shards)
     write_start(replica, section, target)
     return {"steps": STEPS, "workload": section}

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
+from shoal_core.workload import Identity, ReplicaShard, Workload
+
 __all__ = ["Synthetic", "SyntheticConfig"]
 
 
@@ -26,7 +28,6 @@ class SyntheticConfig(BaseModel):
     micro_batch: int = Field(1, ge=1, description="samples a worker takes at once")
     seconds: float = Field(0.0, ge=0, description="time one micro-batch takes")
     lr: float = Field(0.05, gt=0)
-    together: bool = Field(False, description="take all micro-batches of a step at once, as a pipeline does")
 
 
 def sample(index: int, length: int) -> torch.Tensor:
@@ -35,7 +36,7 @@ def sample(index: int, length: int) -> torch.Tensor:
     return torch.rand(length, generator=generator) * 2 - 1
 
 
-class SyntheticReplica:
+class SyntheticShard(ReplicaShard):
     """One worker's shard of the vector, with momentum. Loss of a sample: half the squared distance a coordinate."""
 
     def __init__(self, config: SyntheticConfig, seed: int) -> None:
@@ -51,8 +52,14 @@ class SyntheticReplica:
         self.gradient = torch.zeros_like(self.vector)
         self.loss, self.samples = 0.0, 0
 
-    def accumulate(self, ids: Sequence[int]) -> None:
-        """Gather the vector, sum this worker's gradients, scatter the sum: the traffic of a fully sharded model."""
+    def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
+        """Of each, gather the vector, sum this worker's gradients, scatter the sum: the traffic of a fully sharded
+        model."""
+        for ids in micro_batches:
+            part = len(ids) // self.size
+            self._accumulate(ids[self.rank * part : (self.rank + 1) * part])
+
+    def _accumulate(self, ids: Sequence[int]) -> None:
         full = torch.empty(self.config.parameters)
         parts = list(full.chunk(self.size))
         if self.size > 1:
@@ -71,11 +78,6 @@ class SyntheticReplica:
             dist.all_reduce(gradient)
         self.gradient += gradient.chunk(self.size)[self.rank]
 
-    def accumulate_all(self, micro_batches: Sequence[Sequence[int]]) -> None:
-        for ids in micro_batches:
-            part = len(ids) // self.size
-            self.accumulate(ids[self.rank * part : (self.rank + 1) * part])
-
     def sums(self) -> torch.Tensor:
         return self.gradient
 
@@ -93,12 +95,6 @@ class SyntheticReplica:
         self.momentum.mul_(0.9).add_(total / self.config.global_batch)
         self.vector.sub_(self.momentum, alpha=self.config.lr)
         return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures}
-
-    def generation_began(self) -> None:
-        pass
-
-    def notes(self) -> list[dict[str, Any]]:
-        return []
 
     def evaluate(self, part: int, parts: int) -> list[float]:
         return [float(self.vector.pow(2).sum())]
@@ -123,7 +119,7 @@ class SyntheticReplica:
         self.begin(step)
 
 
-class Synthetic:
+class Synthetic(Workload):
     """See the module."""
 
     Config = SyntheticConfig
@@ -142,7 +138,7 @@ class Synthetic:
     def go_on(self, steps: int, samples: int) -> None:
         self._origin = (steps, samples)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         shape = ((self.config.parameters,), "float32")
         return {"state": {"vector": shape, "momentum": shape}, "data": {}}
 
@@ -153,16 +149,8 @@ class Synthetic:
     def micro_batch(self) -> int:
         return self.config.micro_batch
 
-    @property
-    def together(self) -> bool:
-        return self.config.together
-
-    @property
-    def rolls_back(self) -> bool:
-        return False
-
     def warm_up(self) -> None:
-        SyntheticReplica(self.config, 0).accumulate([0])
+        SyntheticShard(self.config, 0).accumulate([[0]])
 
-    def build(self, seed: int) -> SyntheticReplica:
-        return SyntheticReplica(self.config, seed)
+    def build(self, seed: int) -> SyntheticShard:
+        return SyntheticShard(self.config, seed)

@@ -32,7 +32,7 @@ from shoal.worker.main import Meeting, greeting
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.step import CellBroken, Member, Step, world_broke
 from shoal.worker.transfer import copy_state
-from shoal_core.workload import ORIGIN, Workload
+from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Loop"]
 
@@ -201,7 +201,7 @@ class Loop:
             self.groups.meet("world", size)
             self.sockets.mark()
             self.groups.world("world", rank, size)
-            replica = self.workload.build(self.job.seed)
+            replica = build_shard(self.workload, self.job.seed)
             group = dist.new_group(backend="gloo")
             self.sockets.taken(partial(self.groups.mentioned, WORLD))
             self.step = Step(Member(cell, rank, size), self.workload, replica, self.groups, self.job, self.injector)

@@ -28,7 +28,7 @@ from shoal.worker.exact import Fixed
 from shoal.worker.groups import Groups
 from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
-from shoal_core.workload import Replica, Workload
+from shoal_core.workload import ReplicaShard, Workload
 
 __all__ = ["CellBroken", "Member", "Step", "world_broke"]
 
@@ -60,7 +60,7 @@ class Step:
     """
 
     def __init__(
-        self, member: Member, workload: Workload, replica: Replica, groups: Groups, job: Job, injector: Injector
+        self, member: Member, workload: Workload, replica: ReplicaShard, groups: Groups, job: Job, injector: Injector
     ) -> None:
         self.member, self.workload, self.replica, self.groups = member, workload, replica, groups
         self.snapshots, self.injector = job.snapshots, injector
@@ -181,22 +181,8 @@ class Step:
                 if self.fixed is not None:
                     self.fixed.begin()
             left = [m for m in self.todo if m not in self.done]
-            size, each = self.member.size, self.workload.micro_batch
-            if self.workload.together and left:
-                self.replica.accumulate_all([batching.cell_ids(first, m, size, each) for m in left])
-                self.done += left
-                self.taken += [i for m in left for i in batching.ids(first, m, self.member.rank, size, each)]
-                return self.replica.sums().clone()
-            for micro_batch in left:
-                ids = batching.ids(first, micro_batch, self.member.rank, size, each)
-                if self.fixed is not None:
-                    self.replica.begin(self.steps)  # each micro-batch's sums for themselves
-                self.replica.accumulate(ids)
-                if self.fixed is not None:
-                    self.fixed.add(self.replica.sums())
-                    self.figures[micro_batch] = self.replica.stats()
-                self.done.append(micro_batch)
-                self.taken += ids
+            for micro_batches in [left] if self.fixed is None else [[m] for m in left]:
+                self.accumulate(first, micro_batches)
             if self.fixed is None:
                 return self.replica.sums().clone()
             return self.fixed.total(self.replica.sums().numel() if not self.done else 0)
@@ -204,6 +190,22 @@ class Step:
             if world_broke(error):
                 raise CellBroken from error
             raise
+
+    def accumulate(self, first: int, micro_batches: list[int]) -> None:
+        """Take micro-batches of the step that begins at position `first`: all at once, or one by one in fixed point,
+        each of which is rounded before it is added to another."""
+        if not micro_batches:
+            return
+        if self.fixed is not None:
+            self.replica.begin(self.steps)  # each micro-batch's sums for themselves
+        size, each = self.member.size, self.workload.micro_batch
+        self.replica.accumulate([batching.cell_ids(first, m, size, each) for m in micro_batches])
+        if self.fixed is not None:
+            (micro_batch,) = micro_batches
+            self.fixed.add(self.replica.sums())
+            self.figures[micro_batch] = self.replica.stats()
+        self.done += micro_batches
+        self.taken += [i for m in micro_batches for i in batching.ids(first, m, self.member.rank, size, each)]
 
     def vote(self, total: torch.Tensor, pace: float) -> Count:
         """Give this worker's word, and hear what all words together say. `pace`: seconds a micro-batch."""

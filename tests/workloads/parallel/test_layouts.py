@@ -16,7 +16,6 @@ import torch
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.executor import Executor
-from shoal_workloads.parallel.pipeline.grid import Grid
 from shoal_workloads.parallel.schedule import Action, Pair, Schedule
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.testing import World, world
@@ -270,7 +269,7 @@ def test_both_actions_of_a_pair_are_under_way_at_once() -> None:
         Action("B", 0, 1),
     )
     stages = Meeting()
-    executor = Executor(Schedule("1f1b", 1, 1, 2, (order,)), Grid(1, 1, 1, 0), stages, torch.empty(0), overlap=True)
+    executor = Executor(Schedule("1f1b", 1, 1, 2, (order,)), (0,), 0, stages, torch.empty(0), overlap=True)
     executor.run(range(2))
     assert stages.done[0] == "F0"
     assert sorted(stages.done[1:3]) == ["B0", "F1"]

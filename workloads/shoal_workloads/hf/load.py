@@ -72,7 +72,7 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     held = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in _headers(opened)}
     check(model, held, mtp=has_mtp, where=str(folder))
     replica = Pretrain(config).build(seed=0)
-    ours = {slot.name: slot.local for slot in replica.slots}
+    ours = {shard.name: shard.local for shard in replica.shards}
     ours |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(replica.model.moe_layers())}
     with torch.no_grad():
         fill(model, lambda name: opened[name].get_tensor(name), mtp=has_mtp, where=str(folder), ours=ours)

@@ -9,7 +9,7 @@ The move is part of a step, and so of its commit, by which either everybody chan
 
 What is done of a step that is cut short is therefore never of another placement than the rest of it, a state after so
 many steps has one placement whoever holds it, and a worker that heals gets it with the state. Router, bias, loads and
-checkpoints go by the experts' own numbers. R routers, E experts, H slots a worker (see `placement`).
+checkpoints go by the experts' own numbers. R routers, E experts, H places a worker (see `placement`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import torch.distributed as dist
 from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.parallel.dispatch import Exchange
-from shoal_workloads.parallel.layout import Slot
 from shoal_workloads.parallel.placement import identity, imbalance, moved, place_experts
+from shoal_workloads.parallel.shards import ParamShard
 
 __all__ = ["Rebalance"]
 
 
 class Rebalance:
-    """`steps`: how many the load is measured over. `slots`: of the model's parameters here."""
+    """`steps`: how many the load is measured over. `shards`: of the model's parameters here."""
 
-    def __init__(self, model: DeepSeekV3, slots: Sequence[Slot], exchange: Exchange, steps: int) -> None:
+    def __init__(self, model: DeepSeekV3, shards: Sequence[ParamShard], exchange: Exchange, steps: int) -> None:
         self._moes, self._groups = model.moe_layers(), model.config.n_groups
         self._exchange, self._steps = exchange, steps
         names = {name: self._moes.index(part) for name, part in model.named_modules() if isinstance(part, MoE)}
-        self._router_of = [names.get(slot.name.partition(".experts.")[0]) for slot in slots]
+        self._router_of = [names.get(shard.name.partition(".experts.")[0]) for shard in shards]
         self._own = identity(model.config.n_experts)
         self._held = self._own.repeat(len(self._moes), 1)  # (R, E)
         self._wanted = self._held.clone()
@@ -52,8 +52,8 @@ class Rebalance:
     def loaded(self) -> None:
         """The state was written to: compute by its placement."""
         self._arrived = None
-        for moe, slots in zip(self._moes, self._held, strict=True):
-            moe.placement = None if torch.equal(slots, self._own) else slots.to(moe.router.bias.device)
+        for moe, places in zip(self._moes, self._held, strict=True):
+            moe.placement = None if torch.equal(places, self._own) else places.to(moe.router.bias.device)
 
     def generation_began(self) -> None:
         """Experts may be placed anew, as soon as the load of enough steps is known."""
@@ -91,7 +91,7 @@ class Rebalance:
 
     def prepare(self, kinds: Sequence[Sequence[torch.Tensor]], grads: Sequence[torch.Tensor]) -> None:
         """In a step that is due: bring the experts' state to its new places, once, beside the old; and `grads`, in
-        place. kinds: of parameters, moments, averages, the local tensors slot by slot; grads: so too. Collective over
+        place. kinds: of parameters, moments, averages, the local tensors shard by shard; grads: so too. Collective over
         the cell.
 
         Raises:
@@ -122,14 +122,14 @@ class Rebalance:
         self.loaded()
         return True
 
-    def in_order(self, local: torch.Tensor, slot: int) -> torch.Tensor:
-        """A local tensor of slot `slot` with the experts in the order of their numbers, as checkpoints have them:
-        itself, or a copy where they lie otherwise. Collective over the cell.
+    def in_order(self, local: torch.Tensor, shard: int) -> torch.Tensor:
+        """A local tensor of shard number `shard` with the experts in the order of their numbers, as checkpoints have
+        them: itself, or a copy where they lie otherwise. Collective over the cell.
 
         Raises:
             RuntimeError: a peer is gone.
         """
-        router = self._router_of[slot]
+        router = self._router_of[shard]
         if router is None or torch.equal(self._held[router], self._own):
             return local
         return moved(local, self._held[router], self._own, self._exchange)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
 
-from shoal_workloads.parallel.layout import Slot
+from shoal_workloads.parallel.shards import ParamShard
 
 __all__ = ["Held", "Zero"]
 
@@ -71,14 +71,14 @@ class _Bucket:
 
 
 class Zero:
-    """`slots`: the master shards, as the optimizer, heals and checkpoints see them; their gradients are set by
+    """`shards`: the master shards, as the optimizer, heals and checkpoints see them; their gradients are set by
     `scatter`. groups: by their ranks (see `make_groups`)."""
 
     def __init__(
         self, held: Sequence[Held], groups: dict[tuple[int, ...], dist.ProcessGroup], rank: int, device: str
     ) -> None:
         meshes: dict[tuple[int, ...], DeviceMesh] = {}
-        self.slots: list[Slot] = []
+        self.shards: list[ParamShard] = []
         self._buckets: list[_Bucket] = []
         self._sums: list[tuple[nn.Parameter, torch.Tensor]] = []
         self._gathered = False
@@ -88,8 +88,8 @@ class Zero:
             if key not in meshes:
                 # no groups of its own: it only says where shards lie
                 meshes[key] = DeviceMesh(device, one.mesh, _init_backend=False, _rank=rank)
-            slot = _slot(one, meshes[key], rank)
-            self.slots.append(slot)
+            shard = _master(one, meshes[key], rank)
+            self.shards.append(shard)
             holders = one.holders(rank)
             kind = (holders, one.parameter.dtype)
             bucket, filled = latest.get(kind, (None, BUCKET))
@@ -99,7 +99,7 @@ class Zero:
                 self._buckets.append(bucket)
             latest[kind] = (bucket, filled + one.parameter.numel())
             bucket.parameters.append(one.parameter)
-            bucket.shards.append(slot.parameter)
+            bucket.shards.append(shard.parameter)
             bucket.dims.append(one.dim)
             self._accumulate(one.parameter)
 
@@ -190,7 +190,7 @@ def _cut(tensor: torch.Tensor, parts: int, dim: int) -> list[torch.Tensor]:
     return [tensor.narrow(dim, start, end - start) for start, end in pairwise(edges)]
 
 
-def _slot(held: Held, mesh: DeviceMesh, rank: int) -> Slot:
+def _master(held: Held, mesh: DeviceMesh, rank: int) -> ParamShard:
     """The master shard of this worker, float32, uninitialised."""
     parameter, dim, holders = held.parameter, held.dim, held.holders(rank)
     shape, first = list(parameter.shape), [0] * parameter.dim()
@@ -203,4 +203,4 @@ def _slot(held: Held, mesh: DeviceMesh, rank: int) -> Slot:
         shape[0] *= held.mesh.shape[1]
         placements = (Shard(1), Shard(0))
     local = nn.Parameter(torch.empty(parts[place].shape, device=parameter.device))
-    return Slot(held.name, local, tuple(shape), tuple(first), 1.0, mesh, placements)
+    return ParamShard(held.name, local, tuple(shape), tuple(first), 1.0, mesh, placements)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["Guard", "GuardConfig"]
 
-Verdict = Literal["fine", "spike", "not finite"]
+Judgement = Literal["fine", "spike", "not finite"]
 
 
 class GuardConfig(BaseModel):
@@ -30,13 +30,13 @@ class GuardConfig(BaseModel):
 
 class Guard:
     """`state`: (3,) float64, averages of loss and norm and the number of fine steps. It is part of what a healed twin
-    receives, since a verdict must be the same everywhere."""
+    receives, since a judgement must be the same everywhere."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self.state = torch.zeros(3, dtype=torch.float64)
 
-    def judge(self, loss: float, norm: float) -> Verdict:
+    def judge(self, loss: float, norm: float) -> Judgement:
         """Whether this step is fine; if so, it enters the averages."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return "not finite"
@@ -51,6 +51,6 @@ class Guard:
         self.state[2] += 1
         return "fine"
 
-    def apply(self, verdict: Verdict) -> bool:
-        """Whether a step with this verdict is applied."""
-        return verdict == "fine" or (verdict == "spike" and self.config.action == "report")
+    def applies(self, found: Judgement) -> bool:
+        """Whether a step that was found so is applied."""
+        return found == "fine" or (found == "spike" and self.config.action == "report")

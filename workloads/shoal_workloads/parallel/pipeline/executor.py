@@ -8,14 +8,13 @@ schedule may want more of them than there are) is passed over: nothing is comput
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 
-from shoal_workloads.parallel.pipeline.grid import Grid
 from shoal_workloads.parallel.schedule import Action, Schedule, Step, actions_of
 
 __all__ = ["Executor", "Record", "Stages"]
@@ -48,8 +47,8 @@ class Record(NamedTuple):
 class _Channel:
     """Tensors between the stages of a chain, by what they are: ("F" or "B", the stage that made it, micro-batch)."""
 
-    def __init__(self, schedule: Schedule, grid: Grid, like: torch.Tensor) -> None:
-        self._schedule, self._grid, self._like = schedule, grid, like
+    def __init__(self, schedule: Schedule, chain: Sequence[int], place: int, like: torch.Tensor) -> None:
+        self._schedule, self._chain, self._place, self._like = schedule, chain, place, like
         self._here: dict[tuple[str, int, int], torch.Tensor] = {}
         self._coming: dict[tuple[str, int, int], tuple[torch.Tensor, dist.Work]] = {}
         self._going: list[tuple[torch.Tensor, dist.Work]] = []
@@ -61,9 +60,9 @@ class _Channel:
         """Begin to receive what `stage` makes, if another rank does."""
         key = (kind, stage, micro_batch)
         source = self._schedule.rank_of(stage, micro_batch)
-        if source != self._grid.stage_rank and key not in self._coming:
+        if source != self._place and key not in self._coming:
             buffer = torch.empty_like(self._like)
-            work = dist.irecv(buffer, self._grid.at(source), tag=self._tag(*key))
+            work = dist.irecv(buffer, self._chain[source], tag=self._tag(*key))
             assert work is not None
             self._coming[key] = (buffer, work)
 
@@ -80,11 +79,11 @@ class _Channel:
     def put(self, kind: str, stage: int, micro_batch: int, value: torch.Tensor, to: int) -> None:
         """Hand on what `stage` made to stage `to`."""
         target = self._schedule.rank_of(to, micro_batch)
-        if target == self._grid.stage_rank:
+        if target == self._place:
             self._here[kind, stage, micro_batch] = value
             return
         value = value.contiguous()
-        work = dist.isend(value, self._grid.at(target), tag=self._tag(kind, stage, micro_batch))
+        work = dist.isend(value, self._chain[target], tag=self._tag(kind, stage, micro_batch))
         assert work is not None
         self._going = [(tensor, other) for tensor, other in self._going if not other.is_completed()]
         self._going.append((value, work))
@@ -97,22 +96,24 @@ class _Channel:
 
 
 class Executor:
-    """`like`: a tensor of the shape and type of hidden states. `overlap`: run the backward of a pair in a thread beside
+    """`chain`: the ranks of the workers that take a micro-batch through all stages, of which this one is at `place`.
+    `like`: a tensor of the shape and type of hidden states. `overlap`: run the backward of a pair in a thread beside
     the forward, so that the one computes while the other waits for its experts' all-to-all. `records`: of the last
     run, if `measure`."""
 
     def __init__(
         self,
         schedule: Schedule,
-        grid: Grid,
+        chain: Sequence[int],
+        place: int,
         stages: Stages,
         like: torch.Tensor,
         *,
         overlap: bool = False,
         measure: bool = False,
     ) -> None:
-        self._schedule, self._grid, self._stages = schedule, grid, stages
-        self._channel = _Channel(schedule, grid, like)
+        self._schedule, self._place, self._stages = schedule, place, stages
+        self._channel = _Channel(schedule, chain, place, like)
         self._overlap, self._measure = overlap, measure
         self.records: list[Record] = []
 
@@ -129,7 +130,7 @@ class Executor:
         self._channel.finish()
 
     def _walk(self, present: Collection[int], beside: ThreadPoolExecutor | None) -> None:
-        order = [step for step in self._schedule.orders[self._grid.stage_rank] if self._live(step, present)]
+        order = [step for step in self._schedule.orders[self._place] if self._live(step, present)]
         asked = 0
         for place, step in enumerate(order):
             while asked < min(len(order), place + 1 + AHEAD):

@@ -1,6 +1,6 @@
 """One worker's part of a model in pipeline stages: what it holds, and its part of a step.
 
-The workers of a cell form chains (see `Grid`), each of which takes its own micro-batches through all stages. A stage's
+The workers of a cell form chains (see `Mesh`), each of which takes its own micro-batches through all stages. A stage's
 parameters are held by one worker of every chain, or by two in a two-way schedule, whose copies are kept equal like all
 others: by summing the gradients over the holders.
 """
@@ -8,7 +8,7 @@ others: by summing the gradients over the holders.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from shoal_core.mesh import Mesh
 from shoal_workloads.config import ParallelConfig, PretrainConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
-from shoal_workloads.parallel.dispatch import Exchange
+from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
 from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.groups import make_groups
 from shoal_workloads.parallel.pipeline.executor import Executor, Record
-from shoal_workloads.parallel.pipeline.grid import Grid, holders_of
-from shoal_workloads.parallel.pipeline.stages import Factors, Figures, ModelStages
+from shoal_workloads.parallel.pipeline.stages import ModelStages
 from shoal_workloads.parallel.schedule import (
     LAYOUTS,
     Action,
@@ -40,8 +40,6 @@ from shoal_workloads.precision.products import Products
 
 __all__ = ["Pipeline", "schedule_of"]
 
-Read = Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
-
 
 @lru_cache(maxsize=16)
 def schedule_of(parallel: ParallelConfig, micro_batches: int) -> Schedule:
@@ -54,140 +52,161 @@ def schedule_of(parallel: ParallelConfig, micro_batches: int) -> Schedule:
     return build(parallel.schedule, parallel.pp, count, parallel.virtual)
 
 
-class Pipeline:
-    """`model`: as the whole, with values where this worker holds them; `zero`: the parameters it holds, in shards.
-    `records`: when this worker did what in the last step, if `measure`."""
+class Pipeline(Engine):
+    """See `Engine`. `zero`: the parameters this worker holds, in shards; `records`: when it did what in the last step,
+    if that was timed (`timed`)."""
 
-    def __init__(self, config: PretrainConfig, dtype: torch.dtype, products: Products) -> None:
-        """Uninitialised. Collective over the cell, the current default process group."""
-        self._config, self._parallel, self._dtype = config, config.parallel, dtype
-        workers, parallel = dist.get_world_size(), config.parallel
-        self.grid = Grid(parallel.pp, workers // parallel.pp, parallel.ep, dist.get_rank())
+    def __init__(self, config: PretrainConfig, rank: int, workers: int, dtype: torch.dtype, products: Products) -> None:
+        """Uninitialised. `rank` of `workers` in the current default process group. Collective over it."""
+        self._config, self._parallel, self._dtype, self._rank = config, config.parallel, dtype, rank
+        parallel = config.parallel
+        self._mesh = Mesh.of({"pp": parallel.pp, "ep": parallel.ep}, workers)
+        self._place, self._shard = self._mesh.coords(rank)
         self._schedule = schedule_of(parallel, 1)
         self._layers = stage_layers(config.model, self._schedule.stages, config.data.seq_len)
         groups = make_groups(self._members())
-        mates = self.grid.expert_group(self.grid.rank)
-        self._exchange: Exchange | None = None
+        mates = tuple(self._mesh.group(rank))
+        self.exchange = None
         if len(mates) > 1:
-            gradients = make_groups(self.grid.expert_groups())[mates]
-            self._exchange = make_exchange(
+            gradients = make_groups(self._mesh.groups())[mates]
+            self.exchange = make_exchange(
                 groups[mates], kind=parallel.dispatch, per_node=parallel.ep_node, gradients=gradients
             )
         with torch.device("meta"):
-            self.model = DeepSeekV3(config.model, self._exchange, dtype, products)
+            self.model = DeepSeekV3(config.model, self.exchange, dtype, products)
         held = list(self._hold())
         for moe in self.model.moe_layers():  # all of them: every worker applies the balancing rule to every router
             moe.router.bias = torch.zeros(config.model.n_experts, device=config.device)
-        self.zero = Zero(held, groups, self.grid.rank, config.device)
-        self.measure = False
+        self.zero = Zero(held, groups, rank, config.device)
+        self.shards = self.zero.shards
+        self.timed = False
         self.records: list[Record] = []
         self._origin = 0.0
         """Time of `records` at which the cell's workers met before the step."""
+        self._notes: list[dict[str, Any]] = []
 
     def _members(self) -> Iterator[Sequence[int]]:
         """All process groups of the cell: expert groups, and holders of the same parameters."""
-        grid = self.grid
-        yield from grid.expert_groups()
-        for ranks in dict.fromkeys(holders_of(self._schedule, stage) for stage in range(self._schedule.stages)):
-            yield grid.holders(ranks)
-            yield from zip(*grid.expert_holders(ranks), strict=True)
-        yield grid.holders(self._embedders())
+        mesh, schedule = self._mesh, self._schedule
+        yield from mesh.groups()
+        for places in dict.fromkeys(schedule.holders(stage) for stage in range(schedule.stages)):
+            yield mesh.holders(places)
+            yield from zip(*mesh.groups(places), strict=True)
+        yield mesh.holders(self._embedders())
 
     def _embedders(self) -> tuple[int, ...]:
-        """The stage ranks with the embedding: those of the first stage, and of the last if MTP modules read tokens."""
+        """The places in a chain with the embedding: those of the first stage, and of the last if MTP modules read
+        tokens."""
         readers = {0, self._schedule.stages - 1} if self._config.model.mtp_depth else {0}
-        return tuple(sorted({rank for stage in readers for rank in holders_of(self._schedule, stage)}))
+        return tuple(sorted({place for stage in readers for place in self._schedule.holders(stage)}))
 
     def _hold(self) -> Iterator[Held]:
         """Give values to what this worker holds, in the same order on all that hold it."""
-        grid, last = self.grid, self._schedule.stages - 1
-        if grid.stage_rank in self._embedders():
+        last = self._schedule.stages - 1
+        if self._place in self._embedders():
             yield from self._give("embedding", self.model.embedding, self._embedders())
-        for stage in sorted(self._schedule.stages_of(grid.stage_rank)):
-            ranks = holders_of(self._schedule, stage)
+        for stage in sorted(self._schedule.stages_of(self._place)):
+            places = self._schedule.holders(stage)
             for layer in self._layers[stage]:
-                yield from self._give(f"layers.{layer}", self.model.layers[layer], ranks)
+                yield from self._give(f"layers.{layer}", self.model.layers[layer], places)
             if stage == last:
-                yield from self._give("norm", self.model.norm, ranks)
-                yield from self._give("head", self.model.head, ranks)
+                yield from self._give("norm", self.model.norm, places)
+                yield from self._give("head", self.model.head, places)
                 for depth, module in enumerate(self.model.mtp):
-                    yield from self._give(f"mtp.{depth}", module, ranks)
+                    yield from self._give(f"mtp.{depth}", module, places)
 
-    def _give(self, prefix: str, module: nn.Module, ranks: Sequence[int]) -> Iterator[Held]:
-        """Give memory to a module held at the stage ranks `ranks`."""
+    def _give(self, prefix: str, module: nn.Module, places: Sequence[int]) -> Iterator[Held]:
+        """Give memory to a module held at the `places` of every chain."""
         module.to_empty(device=self._config.device)
         for name, parameter in module.named_parameters(prefix):
             if parameter.dim() > 1 and not name.endswith(".router.weight"):  # what is computed with in float32 anyhow
                 parameter.data = parameter.data.to(self._dtype)
             spread = ".experts." in name
-            mesh = self.grid.expert_holders(ranks) if spread else self.grid.holders(ranks)
-            yield Held(name, parameter, torch.tensor(mesh))
+            ranks = [list(group) for group in self._mesh.groups(places)] if spread else self._mesh.holders(places)
+            yield Held(name, parameter, torch.tensor(ranks))
 
-    def accumulate(self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors) -> Figures:
-        """Forward and backward over whole micro-batches of the cell: ids of all its workers, in the order of ranks.
-        A schedule that wants more gets micro-batches of no weight, which nobody computes. Collective over the cell.
+    def begin(self, step: int) -> None:
+        """See `Engine`."""
+        every = self._parallel.timed_every
+        self.timed = every > 0 and step % every == 1 % every
+        self.zero.begin()
 
-        Raises:
-            RuntimeError: a peer is gone.
-        """
+    def accumulate(
+        self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors, figures: Figures
+    ) -> None:
+        """See `Engine`: a chain takes the samples of as many workers as it has, each a micro-batch of its own. A
+        schedule that wants more gets micro-batches of no weight, which nobody computes."""
         self.zero.gather()
-        size, pp = self._config.batch.micro_batch, self._parallel.pp
-        starts = [(self.grid.chain * pp + part) * size for part in range(pp)]
+        size, pp = self._config.batch.micro_batch, self._mesh.pp
+        starts = [(self._shard * pp + part) * size for part in range(pp)]
         mine = [ids[start : start + size] for ids in micro_batches for start in starts]
         schedule = schedule_of(self._parallel, len(mine))
-        if self.measure:
+        if self.timed:
             dist.barrier()  # clocks of different machines have nothing else in common
             self._origin = time.monotonic()
         stages = self._run(schedule, dict(zip(self._places(schedule, len(mine)), mine, strict=False)), read, factors)
-        return stages.figures
+        figures.add(stages.figures)
+        if self.timed:
+            timed = self._picture(schedule, len(mine))
+            self._notes = [{"kind": "pipeline_step", **timed}] if self._rank == 0 else []
 
-    def picture(self, micro_batches: int) -> dict[str, Any]:
-        """The step just measured, of as many micro-batches of the cell, beside the planned one: see
-        `schedule.picture`. Of the first chain. Collective over the cell.
+    def reduce(self) -> None:
+        """See `Engine`."""
+        self.zero.scatter()
+
+    def updated(self) -> None:
+        """See `Engine`."""
+        self.zero.changed()
+
+    def notes(self) -> list[dict[str, Any]]:
+        """`pipeline_step`: when each rank of a chain did what, planned beside measured, every so many steps."""
+        found, self._notes = self._notes, []
+        return found
+
+    def _picture(self, schedule: Schedule, count: int) -> dict[str, Any]:
+        """What was just timed of `count` micro-batches of the first chain, beside the plan: see `schedule.picture`.
+        Collective over the cell.
 
         Raises:
             RuntimeError: a peer is gone.
         """
-        count = micro_batches * self._parallel.pp
-        schedule = schedule_of(self._parallel, count)
         present = set(self._places(schedule, count))
         orders = restrict(schedule, present).orders
         mine = torch.zeros(max(len(order) for order in orders), 2, dtype=torch.float64)
         for row, record in zip(mine, self.records, strict=False):
             row[0], row[1] = record.start - self._origin, record.end - self._origin
-        found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        found = [torch.empty_like(mine) for _ in range(self._mesh.workers)]
         dist.all_gather(found, mine)
-        chain = [found[self.grid.at(place, chain=0)].tolist() for place in range(self.grid.pp)]
+        chain = [found[rank].tolist() for rank in self._mesh.chain(0)]
         spans = [
             [Span(step, *times) for step, times in zip(order, rank, strict=False)]
             for order, rank in zip(orders, chain, strict=True)
         ]
         return picture(schedule, present, spans)
 
-    @torch.no_grad()
-    def nats(self, micro_batches: Sequence[Sequence[int]], read: Read) -> list[list[float]]:
-        """Nats of every sample of this chain's micro-batches, in one direction; known at the last stage alone, none
-        elsewhere. Collective over the cell, each of whose chains brings as many micro-batches.
-
-        Raises:
-            RuntimeError: a peer is gone.
-        """
+    def nats(self, part: int, parts: int, each: int, read: Read) -> Iterator[tuple[Sequence[int], list[float]]]:
+        """See `Engine`: those of the whole chain, in one direction, which its last stage alone gets to know."""
+        micro, batches = self._config.batch.micro_batch, []
+        for rank in self._mesh.chain(self._rank):
+            ids = [part - self._rank + rank + parts * i for i in range(each + -each % micro)]
+            batches += [ids[first : first + micro] for first in range(0, len(ids), micro)]
         self.zero.gather()
-        schedule = self._forward_only(len(micro_batches))
-        places = list(self._places(schedule, len(micro_batches)))
-        stages = self._run(schedule, dict(zip(places, micro_batches, strict=True)), read, None)
-        return [stages.nats.get(place, []) for place in places]
+        schedule = self._forward_only(len(batches))
+        places = list(self._places(schedule, len(batches)))
+        stages = self._run(schedule, dict(zip(places, batches, strict=True)), read, None)
+        for ids, place in zip(batches, places, strict=True):
+            yield ids, stages.nats.get(place, [])
 
     def _run(
         self, schedule: Schedule, ids: dict[int, Sequence[int]], read: Read, factors: Factors | None
     ) -> ModelStages:
+        """Walk the schedule with the micro-batches that there are, by their place in it."""
         config, size = self._config, self._config.batch.micro_batch
         like = torch.zeros(size, config.data.seq_len + 1, dtype=torch.int64, device=config.device)
         hidden = torch.empty(size, config.data.seq_len, config.model.d_model, dtype=self._dtype, device=config.device)
-        stages = ModelStages(self.model, self._layers, lambda place: read(ids[place])[0], like, factors)
-        executor = Executor(
-            schedule, self.grid, stages, hidden, overlap=self._exchange is not None, measure=self.measure
-        )
+        stages = ModelStages(self.model, self._layers, lambda place: read(ids[place]), like, factors)
+        overlap, chain = self.exchange is not None, self._mesh.chain(self._rank)
+        executor = Executor(schedule, chain, self._place, stages, hidden, overlap=overlap, measure=self.timed)
         executor.run(ids)
         self.records = executor.records
         return stages

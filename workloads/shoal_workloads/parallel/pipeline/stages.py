@@ -12,30 +12,9 @@ import torch
 
 from shoal_workloads.model.deepseek import DeepSeekV3, Losses
 from shoal_workloads.model.weight_grads import Waiting
+from shoal_workloads.parallel.engine import Factors, Figures
 
-__all__ = ["Factors", "Figures", "ModelStages"]
-
-Read = Callable[[int], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What the parts of the loss of a sample are multiplied by: nats of the main head, of the MTP heads, balance."""
-
-    lm: float
-    mtp: float
-    balance: float
-
-
-@dataclass
-class Figures:
-    """Sums over the micro-batches that this rank saw the losses of; loads: (L_r, E) int64, of its routers."""
-
-    loads: torch.Tensor
-    lm: float = 0.0
-    mtp: float = 0.0
-    balance: float = 0.0
-    samples: int = 0
+__all__ = ["ModelStages"]
 
 
 @dataclass
@@ -52,7 +31,12 @@ class ModelStages:
     `like`: tokens of no meaning, for stages that need none. `factors`: none where only losses are asked for."""
 
     def __init__(
-        self, model: DeepSeekV3, layers: Sequence[range], read: Read, like: torch.Tensor, factors: Factors | None
+        self,
+        model: DeepSeekV3,
+        layers: Sequence[range],
+        read: Callable[[int], torch.Tensor],
+        like: torch.Tensor,
+        factors: Factors | None,
     ) -> None:
         self._model, self._layers, self._read, self._like, self._factors = model, layers, read, like, factors
         config = model.config
@@ -90,7 +74,7 @@ class ModelStages:
         assert factors is not None
         losses, roots, grads = kept.losses, [], []
         if grad is None:
-            roots.append(losses.lm * factors.lm + losses.mtp * factors.mtp + losses.balance * factors.balance)
+            roots.append(factors.loss(losses))
             grads.append(torch.ones_like(roots[0]))
         else:
             roots.append(kept.out)

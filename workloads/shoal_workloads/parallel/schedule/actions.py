@@ -86,3 +86,7 @@ class Schedule:
         if layout == "loop":
             return tuple(range(rank, self.stages, self.ranks))
         return rank, self.stages - 1 - rank
+
+    def holders(self, stage: int) -> tuple[int, ...]:
+        """The ranks that hold `stage`: two in a two-way schedule, else one."""
+        return tuple(rank for rank in range(self.ranks) if stage in self.stages_of(rank))

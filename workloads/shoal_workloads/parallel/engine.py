@@ -1,0 +1,109 @@
+"""What an engine is: the way in which the workers of a cell compute a step together.
+
+There are two, `fsdp.Fsdp` and `pipeline.pipeline.Pipeline`, of one shape:
+
+    begin(step)                      forget all gradients
+    accumulate(micro_batches, ...)   forward and backward; gradients stay where they are made
+    reduce()                         every shard has its gradient, summed over the cell
+    updated()                        the shards were written to: by the optimizer, a checkpoint, a peer
+    nats(part, parts, ...)           forward over a part of the held-out samples
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from shoal_workloads.model.deepseek import DeepSeekV3, Losses
+from shoal_workloads.parallel.dispatch import Exchange
+from shoal_workloads.parallel.shards import ParamShard
+
+__all__ = ["Engine", "Factors", "Figures", "Read"]
+
+Read: TypeAlias = Callable[[Sequence[int]], torch.Tensor]
+"""Positions in the global order -> their tokens, (n, T+1) int64."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the parts of the loss of a sample are multiplied by: nats of the main head, of the MTP heads, balance."""
+
+    lm: float
+    mtp: float
+    balance: float
+
+    def loss(self, losses: Losses) -> torch.Tensor:
+        """What is differentiated: ()."""
+        return losses.lm * self.lm + losses.mtp * self.mtp + losses.balance * self.balance
+
+
+@dataclass
+class Figures:
+    """Sums over the samples that this worker saw the losses of. `loads`: (L_r, E), of the L_r routers it met."""
+
+    loads: torch.Tensor
+    lm: float = 0.0
+    mtp: float = 0.0
+    balance: float = 0.0
+    samples: int = 0
+
+    def add(self, other: Figures) -> None:
+        self.loads += other.loads
+        self.lm += other.lm
+        self.mtp += other.mtp
+        self.balance += other.balance
+        self.samples += other.samples
+
+
+class Engine(ABC):
+    """`model`: as the whole, with values where this worker holds them; `shards`: the parameters it holds, in a fixed
+    order; `exchange`: with the workers that share its experts, none where it has them all."""
+
+    model: DeepSeekV3
+    shards: list[ParamShard]
+    exchange: Exchange | None
+
+    @abstractmethod
+    def begin(self, step: int) -> None:
+        """Forget all gradients, for step `step`."""
+
+    @abstractmethod
+    def accumulate(
+        self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors, figures: Figures
+    ) -> None:
+        """Forward and backward over the cell's micro-batches (as in `ReplicaShard.accumulate`), of which this worker
+        takes its part; what it saw is added to `figures`. Collective over the cell.
+
+        Raises:
+            RuntimeError: a peer of the cell is gone.
+        """
+
+    @abstractmethod
+    def reduce(self) -> None:
+        """Sum the gradients over the cell, each shard's to its `local_grad`; they may grow further. Collective.
+
+        Raises:
+            RuntimeError: a peer of the cell is gone.
+        """
+
+    @abstractmethod
+    def updated(self) -> None:
+        """The shards were written to."""
+
+    @abstractmethod
+    def nats(self, part: int, parts: int, each: int, read: Read) -> Iterable[tuple[Sequence[int], list[float]]]:
+        """Nats of every held-out sample of part `part` of `parts`, which has `each` of them (`part`, `part + parts`,
+        ...): some ids at a time, and theirs, as far as this worker gets to know them; it may get to know those of
+        others. Collective over the cell, whose workers ask for different parts.
+
+        Raises:
+            RuntimeError: a peer of the cell is gone.
+        """
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What the journal should know of the micro-batches since the last call."""
+        return []

@@ -1,0 +1,67 @@
+"""The engine without pipeline stages: every worker takes its own samples through the whole model.
+
+Parameters are gathered layer by layer (FSDP2) and gradients scattered as backward makes them; experts may be spread
+over `ep` workers besides (see `layout`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
+from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.precision.products import Products
+
+__all__ = ["Fsdp"]
+
+
+class Fsdp(Engine):
+    """See `Engine`."""
+
+    def __init__(self, config: PretrainConfig, rank: int, workers: int, dtype: torch.dtype, products: Products) -> None:
+        """Uninitialised. `rank` of `workers` in the current default process group. Collective over it."""
+        self._micro_batch, self._rank, self._workers = config.batch.micro_batch, rank, workers
+        layout = layout_of(config.device, config.parallel)
+        self.exchange = layout.exchange
+        self.model, self.shards = shard_model(
+            config.model,
+            layout,
+            device=config.device,
+            dtype=dtype,
+            products=products,
+            reshard_after_forward=config.parallel.reshard_after_forward,
+        )
+
+    def begin(self, step: int) -> None:
+        """See `Engine`."""
+        for shard in self.shards:
+            shard.parameter.grad = None
+
+    def accumulate(
+        self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors, figures: Figures
+    ) -> None:
+        """See `Engine`: one after the other, of each the part that is this worker's by its rank."""
+        for ids in micro_batches:
+            size = len(ids) // self._workers
+            losses = self.model(read(ids[self._rank * size : (self._rank + 1) * size]))
+            factors.loss(losses).backward()
+            figures.loads += losses.loads
+            figures.lm += float(losses.lm.detach())
+            figures.mtp += float(losses.mtp.detach())
+            figures.balance += float(losses.balance.detach())
+            figures.samples += size
+
+    def reduce(self) -> None:
+        """See `Engine`: FSDP has done it."""
+
+    def updated(self) -> None:
+        """See `Engine`: FSDP gathers the shards whenever it computes with them."""
+
+    def nats(self, part: int, parts: int, each: int, read: Read) -> Iterator[tuple[Sequence[int], list[float]]]:
+        """See `Engine`."""
+        for first in range(0, each, self._micro_batch):
+            ids = [part + parts * i for i in range(first, min(first + self._micro_batch, each))]
+            yield ids, self.model(read(ids), mtp=False).lm_each.tolist()
