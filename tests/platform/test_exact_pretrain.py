@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
@@ -15,7 +16,7 @@ from tests.support.lab import Lab, lab
 STEPS = 30
 
 
-def workload(corpus: Path, rebalance: int) -> dict[str, Any]:
+def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:
     sizes = {"d_model": 32, "n_layers": 3, "n_heads": 2, "d_head": 8, "d_rope": 4, "d_v": 8, "d_kv": 12, "d_q": 20}
     experts = {"n_experts": 8, "d_expert": 12, "d_ffn": 40, "top_k": 2}
     return {
@@ -24,7 +25,7 @@ def workload(corpus: Path, rebalance: int) -> dict[str, Any]:
         "data": {"corpus": str(corpus), "seq_len": 32},
         "batch": {"global_batch": 8, "micro_batch": 1},
         "schedule": {"budget": STEPS * 8 * 32, "lr": 3e-3, "warmup_steps": 0},
-        "parallel": {"ep": 2, "rebalance": rebalance},
+        "parallel": parallel,
         "ema_decay": 0.9,
     }
 
@@ -40,15 +41,25 @@ def state_of(one: Lab) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(tmp_path: Path) -> None:
-    """Although its experts are placed anew each time, and those of the undisturbed run never."""
+@pytest.mark.parametrize(
+    ("parallel", "disturbed"),
+    [
+        ({"ep": 2}, {"rebalance": 3}),
+        pytest.param({"pp": 2, "schedule": "dualpipe"}, {}, marks=pytest.mark.long),
+        pytest.param({"pp": 2, "schedule": "1f1b"}, {}, marks=pytest.mark.long),
+    ],
+)
+def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
+    tmp_path: Path, parallel: dict[str, Any], disturbed: dict[str, Any]
+) -> None:
+    """Although its experts are placed anew each time, and those of the undisturbed run never; and in a pipeline."""
     corpus = write_corpus(tmp_path / "corpus")
     found = []
     for deaths in (0, 2):
         folder = tmp_path / str(deaths)
         folder.mkdir()
         nodes = {f"n{i}": 2 for i in range(3)}
-        section = workload(corpus, rebalance=3 if deaths else 0)
+        section = workload(corpus, {**parallel, **(disturbed if deaths else {})})
         with lab(folder, nodes, cells=2, workers_per_cell=2, steps=STEPS, reduce="exact", workload=section) as one:
             if deaths:
                 one.full(3, spares=2)
@@ -58,7 +69,7 @@ def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(tmp_path: Pat
             run = one.finished()
             assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
             assert len(one.events("death")) == deaths
-            assert bool(one.events("experts_placed")) == bool(deaths)
+            assert bool(one.events("experts_placed")) == bool(deaths and disturbed)
             found.append(([line["loss"] for line in one.steps()], state_of(one)))
     (losses, state), (killed_losses, killed_state) = found
     assert losses == killed_losses

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from shoal import checkpoint
 from shoal.checkpoint import Saver
+from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
 from shoal_workloads.config import PretrainConfig
@@ -229,6 +230,22 @@ def load(config: PretrainConfig, steps: int, workers: int, folder: str, path: st
         dcp.load(replica.state_dict(), checkpoint_id=path, no_dist=True)
         replica.loaded(steps)
     return state(replica), step(replica, place, steps)[1]
+
+
+def exact(config: PretrainConfig, workers: int, folder: str, order: Sequence[int]) -> tuple[torch.Tensor, Any] | None:
+    """The sums of step 0 in fixed point, of micro-batches of a cell taken in `order`, and the figures of each."""
+    place = enter(workers, 1, folder)
+    if place is None:
+        return None
+    replica, one = synthetic.build(config), workers * config.batch.micro_batch
+    fixed, figures = Fixed(len(order)), {}
+    fixed.begin()
+    for m in order:
+        replica.begin(0)
+        replica.accumulate([range(m * one, (m + 1) * one)])
+        fixed.add(replica.sums())
+        figures[m] = replica.stats()
+    return fixed.total(), figures
 
 
 def die(config: PretrainConfig, workers: int, folder: str, victim: int) -> Any:

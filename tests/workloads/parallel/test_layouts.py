@@ -125,6 +125,22 @@ def test_a_layout_equals_one_process(
     compare([run for run in answers if run is not None], workers, alone(sections))
 
 
+@pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe"), pp(2, "zbv")])
+def test_exact_sums_do_not_know_the_order_of_micro_batches(
+    pair: World, tmp_path: Path, parallel: dict[str, Any]
+) -> None:
+    """Each is computed as if it were alone and rounded before it is added to another, in pipelines too."""
+    runs = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        folder = tmp_path / str(order[0])
+        folder.mkdir()
+        runs.append(pair.run(layouts_world.exact, config(parallel), 2, str(folder), order))
+    for (total, figures), (again, others) in zip(*runs, strict=True):
+        assert torch.equal(total, again)
+        assert figures == others
+        assert total.any()
+
+
 @pytest.mark.parametrize("given", [pytest.param([4, 0], marks=pytest.mark.long), [1, 3]])
 def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int]) -> None:
     """Cells take any number of micro-batches: DualPipe wants an even number and four at least, gets two for one share,
