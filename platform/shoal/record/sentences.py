@@ -130,7 +130,8 @@ def _checkpoint_passed_over(event: Event) -> str:
 
 
 def _error(event: Event) -> str:
-    last = (event.get("trace") or "").strip().rpartition("\n")[2]
+    lines = [line for line in (event.get("trace") or "").splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if not line[0].isspace()), "")  # a remedy stands indented below
     if str(event.get("actor")).endswith("/controller"):
         return f"The controller failed at something ({last}); training goes on."
     return f"The training code of {short_actor(event.get('actor'))} raised at step {event.get('step')}: {last}."

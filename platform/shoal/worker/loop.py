@@ -176,7 +176,7 @@ class Loop:
         """Tell the controller what happened; it decides what follows."""
         self.phase = "failed"
         text = "".join(traceback.format_exception(error)) if where == "code" else ""
-        message = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {'; '.join(line.strip() for line in str(error).splitlines())}"
         self.link.send(
             {"type": "failed", "generation": self.generation, "where": where, "message": message, "trace": text, **more}
         )
