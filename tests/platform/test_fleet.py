@@ -30,7 +30,7 @@ class Away(RayFleet):
             raise ConnectionError("no such thing")
 
 
-def test_orders_return_at_once_and_are_carried_out_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_orders_return_at_once_and_are_carried_out_one_after_the_other(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Away()
     fleet.spawn("a", None, print)
     for name in ("unknown", "a"):
@@ -39,7 +39,7 @@ def test_orders_return_at_once_and_are_carried_out_one_after_the_other(capsys: p
     fleet.back.set()
     fleet.close()
     assert fleet.done == ["spawn a", "kill unknown", "kill a"]
-    assert "ConnectionError: no such thing" in capsys.readouterr().out
+    assert "ConnectionError: no such thing" in caplog.text
 
 
 @pytest.mark.parametrize(

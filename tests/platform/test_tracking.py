@@ -252,13 +252,14 @@ def test_a_run_folder_may_have_any_name(storage: Path) -> None:
     assert only_run(storage).info.status == "FINISHED"
 
 
-def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(storage: Path) -> None:
+def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(
+    storage: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from shoal.tracking.mirror import Mirror
 
-    said: list[str] = []
     run = a_run(storage, 4)
     a_recovery(run)
-    mirror = Mirror(run.path, tracking.default_uri(run.path), "shoal", said.append)
+    mirror = Mirror(run.path, tracking.default_uri(run.path), "shoal")
     mirror.sync()
     first = only_run(storage).info.run_id
     client_of(storage).delete_run(first)
@@ -271,7 +272,7 @@ def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(storage: Path) -
     assert second.info.run_id != first
     assert [step for step, _ in history(storage, second, "loss")] == [1, 2, 3, 4, 5]
     assert second.data.tags["shoal.recovery.1"] == "Node node3 died; nothing was lost."
-    assert said == [
+    assert [line.getMessage() for line in caplog.records if line.name.startswith("shoal.")] == [
         f"the MLflow run {first} is not there any more: {second.info.run_id} has the whole record from now on"
     ]
 

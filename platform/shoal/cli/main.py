@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import typer
 
+from shoal import log
 from shoal.cli import cluster, data, model
 from shoal.cli.chaos import EPILOG, chaos
 from shoal.cli.demo import demo
@@ -53,6 +54,7 @@ def run() -> None:
 
     What is left with a traceback is a fault of this software."""
     _open_streams()
+    log.begin("shoal", least="warning")
     try:
         app()
     except UserError as error:

@@ -7,15 +7,16 @@ exception of its own ends the run with that reason: to start again would meet it
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
-import traceback
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from shoal import log
 from shoal.config import Job
 from shoal.control.controller import Controller
 from shoal.control.finish import bury
@@ -26,6 +27,7 @@ from shoal.record.lease import Held
 
 __all__ = ["ControllerActor"]
 
+logger = logging.getLogger(__name__)
 GRACE = 3.0
 """Seconds that the actor stays after the end, for the driver to read the outcome."""
 
@@ -51,6 +53,8 @@ class ControllerActor:
         self.myself = ray.get_runtime_context().current_actor
         self.controller: Controller | None = None
         self.outcome: Future[tuple[str, str]] = Future()
+        log.begin(controller_name(self.run_id), self._committed)
+        logger.info("the controller begins%s", ", where another one died" if self.again else "")
         arguments = (job, seats, start, about, session)
         threading.Thread(target=self._run, args=arguments, daemon=True, name="controller").start()
 
@@ -73,16 +77,20 @@ class ControllerActor:
             if fleet is not None:
                 fleet.kill_all(self.run_id)
         except BaseException as error:
-            traceback.print_exc()
+            logger.exception("the controller failed")
             outcome = ("failed", f"the controller failed: {type(error).__name__}: {error}")
             bury(self.rundir, controller_name(self.run_id), outcome, error)
             if fleet is not None:
                 fleet.kill_all(self.run_id)
+        logger.info("the run ended: %s (%s)", *outcome)
         self.outcome.set_result(outcome)
         if fleet is not None:
             fleet.close()
         # the driver may be gone, and nobody else would remove this actor
         threading.Timer(GRACE, ray.kill, (self.myself,)).start()
+
+    def _committed(self) -> int:
+        return -1 if self.controller is None else self.controller.state.committed
 
     async def _living(self) -> Controller | None:
         """The controller, once it lives; None if it is over or never will."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,7 +11,6 @@ from typing import Any
 
 import ray
 
-from shoal.control.mishaps import say
 from shoal.names import is_worker, node_of, run_of
 from shoal.on_ray import NAMESPACE
 from shoal.on_ray.drain import draining_nodes
@@ -21,6 +21,7 @@ from shoal.worker.main import Meeting, Setup
 
 __all__ = ["RayFleet", "all_workers", "find_actor"]
 
+logger = logging.getLogger(__name__)
 SETTLED = 3.0
 """Seconds after which Ray's count of free slots takes a worker that was asked for into account."""
 
@@ -106,11 +107,12 @@ class RayFleet:
             try:
                 call(*arguments)
             except Exception as error:  # a worker that never speaks is given up in time, and asked for again
-                say(f"{call.__name__} failed: {type(error).__name__}: {error}")
+                logger.warning("%s failed: %s: %s", call.__name__, type(error).__name__, error)
 
         self._orders.submit(carry_out)
 
     def _spawn(self, setup: Setup, node: Node, died: Callable[[str], None]) -> None:
+        logger.info("asking Ray for worker %s", setup.name)
         self._asked[setup.name] = time.monotonic()
         handle = self._handles[setup.name] = WorkerActor.options(  # type: ignore[attr-defined]
             name=setup.name,
@@ -128,6 +130,7 @@ class RayFleet:
         handle.__ray_ready__.remote().future().add_done_callback(warm)
 
     def _kill(self, name: str) -> None:
+        logger.info("ending worker %s", name)
         self._asked.pop(name, None)
         handle = self._handles.pop(name, None) or find_actor(name)
         if handle is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import select
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
+from shoal import log
 from shoal.printable import printable
 from shoal.record import read
 from shoal.record.masking import mask_text
@@ -24,6 +26,7 @@ from shoal_core.errors import UserError
 if TYPE_CHECKING:
     from shoal.tracking.mirror import Mirror
 
+logger = logging.getLogger(__name__)
 POLL = 1.0  # seconds between looks at the record
 GRACE = 15.0  # seconds for the rest, once told to end or by hand, from when the store last took something
 IN_BACKGROUND = 600.0  # the same for what goes on when the run is over
@@ -66,12 +69,9 @@ class Stop:
         return self.told or self.orphaned
 
 
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), printable(mask_text(text)), flush=True)
-
-
 def give_up(path: Path) -> None:
-    say(f"gave up; what is missing can be sent later with: python -m shoal.tracking {shlex.quote(str(path))}")
+    again = f"python -m shoal.tracking {shlex.quote(str(path))}"
+    logger.warning("gave up; what is missing can be sent later with: %s", again)
 
 
 def guard(record: Mirror, stop: Stop, stopping: threading.Event) -> None:
@@ -89,7 +89,7 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, gr
     """Follow the record to its end. Returns the exit code: 0 when MLflow has all there is."""
     from shoal.tracking.mirror import Mirror  # MLflow takes seconds to import; a signal may come before
 
-    record = Mirror(path, uri, experiment, say)
+    record = Mirror(path, uri, experiment)
     stopping = threading.Event()
     threading.Thread(target=guard, args=(record, stop, stopping), daemon=True, name="guard").start()
     delay, ended_at, asked_at = 0.0, None, 0.0
@@ -111,7 +111,7 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, gr
         except UserError:  # a damaged record does not mend itself
             raise
         except Exception as error:  # whatever the store raises: it may be back later, and the record waits on the file
-            say(f"MLflow does not take the record: {type(error).__name__}: {str(error)[:300]}")
+            logger.warning("MLflow does not take the record: %s: %s", type(error).__name__, str(error)[:300])
             if stopping.is_set() and time.monotonic() > max(asked_at, record.progress) + grace:
                 give_up(record.path)
                 return GAVE_UP
@@ -169,6 +169,7 @@ def main() -> int:
         if os.fork():
             return 0
         os.setsid()
+    log.begin(f"{arguments.path.absolute().name}/mirror")
     stop = Stop(arguments.attended)
     os.nice(10)
     os.environ.update(
@@ -184,7 +185,7 @@ def main() -> int:
         waited = False
         while not locked(lock):  # one mirror a record: an earlier controller's may still be ending
             if not waited:
-                say("another mirror is at work on this record: waiting for it")
+                logger.info("another mirror is at work on this record: waiting for it")
             waited = True
             if stop.wait(0.2):
                 return GAVE_UP
@@ -198,5 +199,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except UserError as error:
-        say(f"shoal.tracking: {error.problem}; {error.remedy}")
+        print(f"shoal.tracking: {printable(mask_text(f'{error.problem}; {error.remedy}'))}", file=sys.stderr)
         sys.exit(2)

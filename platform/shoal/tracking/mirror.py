@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from shoal_core.files import replace_file
 
 __all__ = ["Mirror"]
 
+logger = logging.getLogger(__name__)
 NOT_METRICS = {"step", "time", "samples"}
 STATUS = {"done": "FINISHED", "stopped": "KILLED"}
 STEPS_PER_CALL = 50
@@ -28,9 +30,9 @@ STEPS_PER_CALL = 50
 class Mirror:
     """Reads one record and keeps one MLflow run equal to it. `sync` may fail at any point and be called again."""
 
-    def __init__(self, path: Path, uri: str, experiment: str, say: Callable[[str], None] = print) -> None:
+    def __init__(self, path: Path, uri: str, experiment: str) -> None:
         self.path = path
-        self._uri, self._say = uri, say
+        self._uri = uri
         self._artifacts = None if uri.startswith(("http", "databricks")) else path.resolve().parent / "mlartifacts"
         self._experiment = experiment
         self.progress = time.monotonic()
@@ -97,7 +99,8 @@ class Mirror:
         known = (read_json(self.path / layout.MLFLOW) or {}).get("mlflow_run_id")
         store = RunStore.open(self._uri, self._experiment, self._artifacts, self.path.name, self._record, known)
         if known is not None and known != store.run_id:
-            self._say(f"the MLflow run {known} is not there any more: {store.run_id} has the whole record from now on")
+            told = "the MLflow run %s is not there any more: %s has the whole record from now on"
+            logger.warning(told, known, store.run_id)
         store.log_params(flat_masked(read.config(self.path)))
         self._store, self.progress = store, time.monotonic()
         self._tell(store, complete=False)

@@ -62,6 +62,10 @@ class Worker:
         """It has said its first word to a controller."""
         threading.Thread(target=self._train, daemon=True, name="train").start()
 
+    def steps(self) -> int:
+        """Committed steps of its state; -1 if it has none."""
+        return -1 if self._loop is None else int(self._loop.progress()["steps"])
+
     def rejoin(self, meeting: Meeting) -> None:
         """Go on under a controller that came back."""
         with self._lock:
