@@ -36,8 +36,13 @@ def test_a_slow_machine_is_not_a_dead_one() -> None:
     assert dog.silence("across") == pytest.approx(0.7)  # what was seen long ago is forgotten
 
 
-def test_other_phases_have_longer() -> None:
-    assert trained(0.1).silence("forming") == 5.0
+@pytest.mark.parametrize("phase", ["forming", "saving"])
+def test_other_phases_have_longer_and_longer_still_where_all_are_silent(phase: str) -> None:
+    dog = trained(0.1)
+    assert dog.silence(phase) == 5.0
+    assert dog.silence(phase, usual=2.0) == 16.0
+    dog.gap(3.0)
+    assert dog.silence(phase) == 9.0
 
 
 def test_who_only_waits_may_stand_still_for_less_long_than_who_works() -> None:

@@ -59,9 +59,9 @@ class Watchdog:
         """Seconds that a worker in this phase may be silent, when the liveliest quarter was silent for `usual`."""
         if len(self._seconds) < LEARNED:
             return self._timeouts.patience
-        if phase in ("forming", "saving"):  # imports and libraries may hold the interpreter for a while
-            return self._timeouts.patience / 4
         learned = self._timeouts.silence + STEPS * median(self._seconds)
+        if phase in ("forming", "saving"):  # imports and libraries may hold the interpreter for a while
+            learned = self._timeouts.patience / 4
         learned = max(learned, STEPS * self._gap, USUAL * usual)
         return min(self._timeouts.patience, learned)
 
