@@ -200,9 +200,21 @@ def test_a_last_checkpoint_that_fails_ends_the_run_and_an_older_one_does_not() -
     run.start()
     run.feed(Committed("w00", 0, 7), Ending("enough"))
     answer_all(run, 7)
-    assert run.feed(NotSaved(5, "its cell broke")) == []
-    end = one(run.feed(NotSaved(7, "No space left")), End)
+    assert run.feed(NotSaved(5, "its cell broke", "w00")) == []
+    end = one(run.feed(NotSaved(7, "No space left", "w00")), End)
     assert "enough; its state could not be saved (No space left); its state is saved up to step 0 of 7" in end.reason
+
+
+def test_what_the_rest_of_a_broken_cell_could_not_save_does_not_end_the_run() -> None:
+    """Seen on a busy machine: the last checkpoint was being written by a cell whose other worker had just been fenced."""
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 7), Ending("enough"), Lost("w10", "did not answer a stop"))
+    answers = [*run.ack("w11", 7, out=True), *run.ack("w00", 7), *run.ack("w01", 7)]
+    saved = one(answers, Generation)
+    assert (list(saved.cells), saved.save) == ([0], True)
+    assert run.feed(NotSaved(7, "its group is gone", "w11")) == []
+    assert "its state is saved up to step 7" in one(run.feed(Checkpointed(7)), End).reason
 
 
 def test_an_end_while_a_cell_is_put_together_waits_for_it() -> None:

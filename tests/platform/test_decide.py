@@ -337,7 +337,7 @@ def test_the_state_before_is_not_touched() -> None:
 def test_a_run_is_not_done_without_its_last_state() -> None:
     run = Run(steps=5)
     run.start()
-    run.feed(*(Committed(w, 0, 5) for w in HOMES.values()), NotSaved(5, "disk full"))
+    run.feed(*(Committed(w, 0, 5) for w in HOMES.values()), NotSaved(5, "disk full", "w00"))
     end = one(run.feed(*(Finished(w, 0) for w in HOMES.values())), End)
     assert end.status == "failed"
     assert "last state could not be saved (disk full)" in end.reason

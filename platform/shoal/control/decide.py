@@ -82,7 +82,9 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
             if state.halt is not None and state.checkpoint >= state.committed:
                 end(state, actions)
             return False
-        case NotSaved(steps, reason):
+        case NotSaved(steps, reason, worker):
+            if worker not in state.crew():  # of a cell that is no more: those who live save the same state
+                return False
             state.unsaved = reason
             if state.halt is not None and steps >= state.committed:
                 end_unsaved(state, reason, actions)

@@ -166,7 +166,7 @@ class Ear:
             case "checkpoint_failed":
                 fields = {"step": message["steps"], "reason": message["reason"]}
                 self.journal("checkpoint_failed", worker, message, fields)
-                one.on(NotSaved(message["steps"], message["reason"]))
+                one.on(NotSaved(message["steps"], message["reason"], worker))
             case "checkpoint":
                 if message["steps"] > one.state.checkpoint:
                     fields = {key: message[key] for key in ("path", "seconds", "bytes")}
