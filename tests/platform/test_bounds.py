@@ -206,7 +206,7 @@ def test_a_last_checkpoint_that_fails_ends_the_run_and_an_older_one_does_not() -
 
 
 def test_what_the_rest_of_a_broken_cell_could_not_save_does_not_end_the_run() -> None:
-    """Seen on a busy machine: the last checkpoint was being written by a cell whose other worker had just been fenced."""
+    """Seen on a busy machine: a cell was writing the last checkpoint when one of its workers was fenced."""
     run = Run()
     run.start()
     run.feed(Committed("w00", 0, 7), Ending("enough"), Lost("w10", "did not answer a stop"))
