@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 
 from shoal_core.errors import UserError
-from shoal_workloads.config import PretrainConfig
+from shoal_workloads.config import DispatchKind, PretrainConfig
 from shoal_workloads.model import moe as moe_module
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.parallel.dispatch import Exchange
-from shoal_workloads.parallel.exchange import DispatchKind, make_exchange
+from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.placement import identity, moved
 from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
@@ -27,7 +27,7 @@ VOCAB, LENGTH, SEQUENCES = 64, 24, 4
 
 class Case(NamedTuple):
     """How a model is spread. ep: 1 for a single process; bias: added to the router's choice of the first experts;
-    placement: the slot of each expert, weights moved there from their own."""
+    placement: the place of each expert, weights moved there from their own."""
 
     ep: int = 1
     kind: DispatchKind = "flat"
@@ -122,9 +122,9 @@ def step(c: ModelConfig, case: Case) -> Answer:
         assert p.grad is not None
         grad = p.grad.float()
         if ".experts." in name and exchange is not None:
-            held, slots = len(grad), torch.zeros(c.n_experts, *grad.shape[1:])
-            slots[exchange.rank * held :][:held] = grad
-            grad = slots if case.placement is None else slots[torch.tensor(case.placement)]
+            held, places = len(grad), torch.zeros(c.n_experts, *grad.shape[1:])
+            places[exchange.rank * held :][:held] = grad
+            grad = places if case.placement is None else places[torch.tensor(case.placement)]
         grads[name] = grad.numpy()
     taken = {} if exchange is None else exchange.traffic.take()
     return Answer(loss.item(), losses.balance.item(), grads, losses.loads.numpy(), experts, taken)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.all_to_all import all_to_all
+from shoal_workloads.parallel.dispatch import all_to_all
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainShard

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from shoal_workloads.activations import layer_bytes
-from shoal_workloads.model.block import Block
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.deepseek import Block
 from shoal_workloads.model.presets import from_dial
 from shoal_workloads.model.recompute import Recomputed
 from shoal_workloads.model.rope import rope_table

@@ -10,7 +10,7 @@ import torch
 
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.recipe.extension import extended
+from shoal_workloads.extension import extended
 from shoal_workloads.start import extend_checkpoint, write_start
 from tests.support import synthetic
 

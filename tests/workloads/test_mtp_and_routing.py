@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
-from shoal_workloads.model.experts import Experts
+from shoal_workloads.model.ffn import Experts
+from shoal_workloads.model.moe import Router, choose, sequence_balance
 from shoal_workloads.model.permute import Routes
 from shoal_workloads.model.presets import from_dial
-from shoal_workloads.model.router import Router, choose, sequence_balance
 from shoal_workloads.recipe.balance import max_violation, update_bias
 
 

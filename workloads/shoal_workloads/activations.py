@@ -35,6 +35,6 @@ def layer_bytes(
 
 def _routing_bytes(c: ModelConfig, sequences: int, tokens: int) -> int:
     """Scores, two sums of them and the share of each expert in a sequence; chosen scores and gates, and three indices
-    a choice: its expert, its row, and whose slot a row is; the load."""
+    a choice: its expert, its row, and whose choice a row is; the load."""
     floats = tokens * (c.n_experts + 2 + 2 * c.top_k) + sequences * c.n_experts
     return FP32 * floats + INT64 * (3 * tokens * c.top_k + c.n_experts)

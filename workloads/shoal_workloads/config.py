@@ -7,16 +7,24 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal_workloads.model.config import ModelConfig
-from shoal_workloads.parallel.exchange import DispatchKind
-from shoal_workloads.precision.choose import check_tiles
+from shoal_workloads.precision.fp8 import TILE
 from shoal_workloads.recipe.adamw import AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
 from shoal_workloads.recipe.guard import GuardConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
 
+DispatchKind = Literal["flat", "hierarchical"]
 ScheduleName = Literal["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"]
 
-__all__ = ["BatchConfig", "DataConfig", "EvalConfig", "ParallelConfig", "PretrainConfig", "wrong_fields"]
+__all__ = [
+    "BatchConfig",
+    "DataConfig",
+    "DispatchKind",
+    "EvalConfig",
+    "ParallelConfig",
+    "PretrainConfig",
+    "wrong_fields",
+]
 
 
 class _Section(BaseModel):
@@ -89,7 +97,7 @@ class PretrainConfig(_Section):
         if self.model.mtp_depth >= self.data.seq_len:
             raise ValueError(f"model.mtp_depth: {self.model.mtp_depth} needs a longer data.seq_len")
         if self.precision == "fp8":
-            check_tiles(self.model)
+            _check_tiles(self.model)
         return self
 
 
@@ -98,3 +106,22 @@ def wrong_fields(error: ValidationError) -> str:
     found = error.errors(include_url=False, include_input=False, include_context=False)
     said = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in found[:10]]
     return "; ".join(f"{where}: {why}" if where else why for where, why in said)
+
+
+def _check_tiles(c: ModelConfig) -> None:
+    """Refuse widths that FP8's tiles of 128 do not divide.
+
+    Raises:
+        ValueError: the field, what was found and what was expected.
+    """
+    widths = {
+        "d_model": c.d_model,
+        "d_expert": c.d_expert,
+        "d_ffn": c.d_ffn,
+        "d_kv": c.d_kv,
+        "d_q": c.d_q or TILE,
+        "n_heads * d_v": c.n_heads * c.d_v,
+    }
+    for field, width in widths.items():
+        if width % TILE:
+            raise ValueError(f"model.{field}: {width} is no multiple of {TILE}, the width of FP8's tiles")

@@ -18,8 +18,8 @@ from shoal_core.workload import own_settings
 from shoal_workloads.checkpoint import Checkpoint, alone
 from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.evaluate import fill_model
+from shoal_workloads.extension import STEPS, Phase, extended
 from shoal_workloads.pretrain import Pretrain
-from shoal_workloads.recipe.extension import STEPS, Phase, extended
 from shoal_workloads.replica import PretrainShard
 
 __all__ = ["check_target", "extend_checkpoint", "write_start"]

@@ -1,32 +1,31 @@
 """The whole model: embedding, layers, final norm, head, and the MTP chain on top.
 
-Shapes: B sequences, T positions, D width, V vocabulary, E experts, L_r routers (MoE layers, then MTP modules).
+Shapes: B sequences, T positions, D width, R width of MLA's RoPE part, V vocabulary, E experts, L_r routers (MoE layers,
+then MTP modules).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from shoal_workloads.model.block import Block
 from shoal_workloads.model.config import ModelConfig
-from shoal_workloads.model.experts import Experts
-from shoal_workloads.model.ffn import SwiGLU
+from shoal_workloads.model.exchange import Exchange
+from shoal_workloads.model.ffn import Experts, SwiGLU
 from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.loss import head_nll
+from shoal_workloads.model.mla import MLA
 from shoal_workloads.model.moe import MoE
-from shoal_workloads.model.mtp import MTPModule
 from shoal_workloads.model.norm import RMSNorm
+from shoal_workloads.model.recompute import Make, Recomputed, at_once
 from shoal_workloads.model.rope import rope_table
-from shoal_workloads.parallel.dispatch import Exchange
 from shoal_workloads.precision.products import Products
 
-__all__ = ["DeepSeekV3", "Losses"]
+__all__ = ["Block", "DeepSeekV3", "Losses", "MTPModule"]
 
 
 class Losses(NamedTuple):
@@ -40,25 +39,88 @@ class Losses(NamedTuple):
     loads: torch.Tensor
 
 
+class Block(nn.Module):
+    """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: norms and up-projections of attention
+    are done again in backward, to keep less."""
+
+    def __init__(self, c: ModelConfig, exchange: Exchange | None, *, dense: bool) -> None:
+        super().__init__()
+        self.recompute = False
+        self.attention_norm = RMSNorm(c.d_model, c.norm_eps)
+        self.attention = MLA(c)
+        self.ffn_norm = RMSNorm(c.d_model, c.norm_eps)
+        self.ffn = SwiGLU(c.d_model, c.d_ffn) if dense else MoE(c, exchange)
+
+    def forward(
+        self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer.
+        `past`: when generating, the tokens before x, which those of x are added to."""
+        if self.recompute and torch.is_grad_enabled():
+            with Recomputed() as again:
+                return self._layer(x, rope, past, again)
+        return self._layer(x, rope, past, at_once)
+
+    def _layer(
+        self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache | None, again: Make[Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        inner = again(lambda: self.attention_norm(x))
+        if past is not None:
+            middle = x + self.attention.extend(inner, rope, past)
+        else:
+            middle = x + self.attention(inner, rope, again)
+        inner = again(lambda: self.ffn_norm(middle))
+        if isinstance(self.ffn, MoE):
+            y, load, balance = self.ffn(inner)
+            return middle + y, load, balance
+        return middle + self.ffn(inner), None, None
+
+
+class MTPModule(nn.Module):
+    """Multi-token prediction: module k of a chain predicts the token k further on (report, section 2.2).
+
+    h' = M [norm(h); norm(Emb(next token))], then one MoE block (equations 21-22). Embedding and head are the main
+    model's; `norm` stands before the shared head."""
+
+    def __init__(self, c: ModelConfig, exchange: Exchange | None) -> None:
+        super().__init__()
+        self.hidden_norm = RMSNorm(c.d_model, c.norm_eps)
+        self.embedding_norm = RMSNorm(c.d_model, c.norm_eps)
+        self.merge = Linear(2 * c.d_model, c.d_model)
+        self.block = Block(c, exchange, dense=False)
+        self.norm = RMSNorm(c.d_model, c.norm_eps)
+
+    def forward(
+        self, h: torch.Tensor, embedded: torch.Tensor, rope: torch.Tensor, past: LatentCache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """h: (B, T', D), hidden states of depth k-1 after their norm (depth 0: the main model's final norm), which is
+        what engines that serve the public checkpoints feed; embedded: (B, T', D), embeddings of the tokens k further on
+        -> hidden states after their norm (B, T', D), expert load and balance loss as of a block, whose
+        `past` it is."""
+        merged = self.merge(torch.cat([self.hidden_norm(h), self.embedding_norm(embedded)], dim=-1))
+        out, load, balance = self.block(merged, rope, past)
+        return self.norm(out), load, balance
+
+
 class DeepSeekV3(nn.Module):
-    """`group`: the workers that share the experts, or their exchange (none: all experts are here). `dtype`: of
-    activations; losses, router and norms' statistics are float32 in any case. `products`: the number format of the
-    linear layers."""
+    """`exchange`: between the workers that share the experts (none: all experts are here). `dtype`: of activations;
+    losses, router and norms' statistics are float32 in any case. `products`: the number format of the linear layers.
+    """
 
     def __init__(
         self,
         c: ModelConfig,
-        group: dist.ProcessGroup | Exchange | None = None,
+        exchange: Exchange | None = None,
         dtype: torch.dtype = torch.float32,
         products: Products | None = None,
     ) -> None:
         super().__init__()
         self.config, self.dtype = c, dtype
         self.embedding = nn.Embedding(c.vocab_size, c.d_model)
-        self.layers = nn.ModuleList(Block(c, group, dense=i < c.n_dense) for i in range(c.n_layers))
+        self.layers = nn.ModuleList(Block(c, exchange, dense=i < c.n_dense) for i in range(c.n_layers))
         self.norm = RMSNorm(c.d_model, c.norm_eps)
         self.head = Linear(c.d_model, c.vocab_size)
-        self.mtp = nn.ModuleList(MTPModule(c, group) for _ in range(c.mtp_depth))
+        self.mtp = nn.ModuleList(MTPModule(c, exchange) for _ in range(c.mtp_depth))
         if products is not None:
             for module in self.modules():
                 # The head stays as it is: it is among the parts the report keeps in higher precision.

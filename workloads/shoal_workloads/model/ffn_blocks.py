@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from shoal_workloads.model.permute import Routes
-from shoal_workloads.model.weight_grads import are_waiting, weight_grads
 from shoal_workloads.precision.products import add_product, multiply_into, widened
+from shoal_workloads.precision.weight_grads import are_waiting, weight_grads
 
 __all__ = ["swiglu_blocks"]
 
@@ -161,6 +161,6 @@ def swiglu_blocks(
 ) -> torch.Tensor:
     """Each token through its experts, whose outputs are added up with the gates as weights.
 
-    x: (N, D); gate_up: (E, 2M, D), gate first; down: (E, D, M); gates: (R,) by slot -> (N, D). Without `routes` there
+    x: (N, D); gate_up: (E, 2M, D), gate first; down: (E, D, M); gates: (R,) by choice -> (N, D). Without `routes` there
     is one expert for all rows. In x's type; gradients of the weights are summed in float32."""
     return _Blocks.apply(x, gate_up, down, gates, routes)

@@ -14,8 +14,8 @@ __all__ = ["Fan", "Routes", "fan_in", "fan_of", "fan_out", "gather_rows", "route
 
 
 class Routes(NamedTuple):
-    """Who goes where. order: (R,), the slot (token * K + choice) of each row in expert order; inverse: (R,), the row of
-    each slot; counts: (E,) rows of each expert; choices: K."""
+    """Who goes where. order: (R,), the choice (token * K + k) of each row in expert order; inverse: (R,), the row of
+    each choice; counts: (E,) rows of each expert; choices: K, of a token."""
 
     order: torch.Tensor
     inverse: torch.Tensor
@@ -24,7 +24,7 @@ class Routes(NamedTuple):
 
 
 def routes_of(experts: torch.Tensor, counts: torch.Tensor, choices: int) -> Routes:
-    """experts: (R,), the expert of every slot; counts: (E,), how often each occurs; choices: slots a token."""
+    """experts: (R,), the expert of every choice; counts: (E,), how often each occurs; choices: K."""
     order = experts.argsort(stable=True)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.numel(), device=order.device)
@@ -63,16 +63,16 @@ def gather_rows(x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> 
 
 
 def spread(x: torch.Tensor, routes: Routes) -> torch.Tensor:
-    """Copy each token's row to its slots in expert order. x: (N, D) -> (R, D)."""
+    """Copy each token's row to its choices in expert order. x: (N, D) -> (R, D)."""
     if routes.choices == 1:
         return gather_rows(x, routes.order, routes.inverse)
     return _Spread.apply(x, routes.order, routes.inverse, routes.choices)
 
 
 def unspread(y: torch.Tensor, routes: Routes) -> torch.Tensor:
-    """Sum each token's slots. y: (R, D) in expert order -> (N, D)."""
-    slots = gather_rows(y, routes.inverse, routes.order)
-    return slots if routes.choices == 1 else slots.unflatten(0, (-1, routes.choices)).sum(dim=1)
+    """Sum each token's choices. y: (R, D) in expert order -> (N, D)."""
+    chosen = gather_rows(y, routes.inverse, routes.order)
+    return chosen if routes.choices == 1 else chosen.unflatten(0, (-1, routes.choices)).sum(dim=1)
 
 
 class Fan(NamedTuple):

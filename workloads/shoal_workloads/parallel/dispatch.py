@@ -1,49 +1,189 @@
-"""How tokens get to the workers that hold their experts, and back: one interface, and the flat way.
+"""How tokens get to the workers that hold their experts, and back: rows under way, the interface, and the flat way.
 
-    trip = exchange.dispatch(tokens, gates, slots, held, fp8=...)   # rows are on their way
-    ...                                                            # compute something else
-    rows, row_gates, routes = trip.arrive()
-    trip.depart(experts(rows, row_gates, routes))                  # outputs are on their way back
-    ...
-    y = trip.home()
+A transfer is an all-to-all that is started and, later, landed. What is computed between the two runs while the rows
+travel; and since autograd runs the nodes of the graph in the reverse order of their making, its backward runs while the
+gradients travel. Sizes are exchanged first.
 
-No token is dropped: sizes are exchanged first. Shapes: N tokens of this worker, D width, K experts a token, P workers
-that share the experts, H experts held by each ("slots": slot p is on rank p // H), R rows for the experts here.
+Rows travel in their own type or in FP8 with a scale for every 128 channels. FP8 as the report has it (section 3.3.2):
+what is dispatched to experts travels in FP8, forward and, for gradients on their way back to experts, backward; what is
+combined travels as it is. Scales are powers of two, so that scaling once more for the product changes nothing, and
+neither does sending rows on that already came in FP8.
+
+Shapes: as in `model.exchange`; P workers that share the experts.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from shoal_workloads.model.exchange import Trip
 from shoal_workloads.model.permute import Routes, gather_rows, routes_of, spread, unspread
-from shoal_workloads.parallel.all_to_all import Route, Transfer
-from shoal_workloads.parallel.traffic import Traffic
+from shoal_workloads.parallel.traffic import Kind, Pass, Traffic
+from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 
-__all__ = ["Exchange", "Flat", "Trip", "by_expert", "exchange_counts"]
+__all__ = ["Exchange", "Flat", "Route", "Transfer", "all_to_all", "by_expert", "exchange_counts"]
+
+OPPOSITE: dict[Kind, Kind] = {"dispatch": "combine", "combine": "dispatch", "metadata": "metadata"}
 
 
-class Trip(ABC):
-    """Tokens to experts and back, once. The methods are called in this order, by all workers of the group."""
+@dataclass(frozen=True)
+class Route:
+    """How many consecutive rows go to, and come from, each rank of a group, in rank order. `gradients`: another group
+    of the same workers that gradients travel over, so that backward can run beside a forward."""
 
-    @abstractmethod
-    def arrive(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
-        """Wait for the rows of the experts here: (R, D), their gates (R,), and their routes, one choice a row."""
+    group: dist.ProcessGroup
+    send: list[int]
+    receive: list[int]
+    gradients: dist.ProcessGroup | None = None
 
-    @abstractmethod
-    def depart(self, y: torch.Tensor) -> None:
-        """Send the experts' outputs back. y: (R, D), in the order of the rows."""
+    def back(self) -> Route:
+        """The way back."""
+        return Route(self.group, self.receive, self.send, self.gradients)
 
-    @abstractmethod
-    def home(self) -> torch.Tensor:
-        """Wait for the outputs, summed by token: (N, D)."""
+    def of_gradients(self) -> Route:
+        """The way of the gradients of what travels here."""
+        return Route(self.gradients or self.group, self.receive, self.send)
+
+
+class _Flight:
+    """Rows under way, in one direction."""
+
+    def __init__(self, x: torch.Tensor, route: Route, fp8: bool) -> None:
+        self._dtype = x.dtype
+        if fp8:
+            codes, scale = quantize_tiles(x.contiguous(), power_of_2=True)
+            self._sent: tuple[torch.Tensor, ...] = (
+                codes.view(torch.uint8),
+                scale,
+            )  # gloo knows no FP8: its bytes travel
+        else:
+            self._sent = (x.contiguous(),)
+        self.bytes_a_row = sum(math.prod(part.shape[1:]) * part.element_size() for part in self._sent)
+        self._arriving = tuple(part.new_empty((sum(route.receive), *part.shape[1:])) for part in self._sent)
+        self._works = [
+            dist.all_to_all_single(out, part, route.receive, route.send, group=route.group, async_op=True)
+            for out, part in zip(self._arriving, self._sent, strict=True)
+        ]
+
+    def land(self) -> torch.Tensor:
+        """Wait for the rows, and make them what they were."""
+        for work in self._works:
+            work.wait()
+        if len(self._arriving) == 1:
+            return self._arriving[0]
+        codes, scale = self._arriving
+        return dequantize_tiles(codes.view(torch.float8_e4m3fn), scale).to(self._dtype)
+
+
+@dataclass
+class _Journey:
+    """What both ends of a transfer share: where it goes, and what is under way."""
+
+    route: Route
+    fp8: tuple[bool, bool]
+    kind: Kind
+    traffic: Traffic | None
+    flights: list[_Flight] = field(default_factory=list)
+
+    def depart(self, x: torch.Tensor, direction: Pass) -> None:
+        forward = direction == "forward"
+        route = self.route if forward else self.route.of_gradients()
+        flight = _Flight(x, route, self.fp8[0 if forward else 1])
+        if self.traffic is not None:
+            kind = self.kind if forward else OPPOSITE[self.kind]
+            self.traffic.count(kind, direction, route.send, flight.bytes_a_row)
+        self.flights.append(flight)
+
+    def land(self) -> torch.Tensor:
+        return self.flights.pop().land()
+
+
+class _Depart(torch.autograd.Function):
+    """Sends rows; in backward, waits for their gradients. Its output only ties it to `_Land`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, journey: _Journey) -> torch.Tensor:
+        ctx.journey = journey
+        journey.depart(x, "forward")
+        return x.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.journey.land(), None
+
+
+class _Land(torch.autograd.Function):
+    """Waits for rows; in backward, sends their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tie: torch.Tensor, journey: _Journey) -> torch.Tensor:
+        ctx.journey = journey
+        return journey.land()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        ctx.journey.depart(grads[0], "backward")
+        return grads[0].new_empty(0), None
+
+
+class Transfer:
+    """Rows under way: `send[j]` consecutive rows of x to rank j, `receive[j]` from it. Gradients travel the same way
+    back.
+
+    x: (sum(send), ...). fp8: whether rows of x (R, D) and their gradients travel in FP8. kind: what is sent, for
+    `traffic`; gradients of what is dispatched count as combined, and the other way round.
+
+    Raises:
+        RuntimeError: a peer is gone.
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        route: Route,
+        *,
+        fp8: tuple[bool, bool] = (False, False),
+        kind: Kind = "dispatch",
+        traffic: Traffic | None = None,
+    ) -> None:
+        self._journey = _Journey(route, fp8, kind, traffic)
+        self._tie: torch.Tensor = _Depart.apply(x, self._journey)
+
+    def land(self) -> torch.Tensor:
+        """Wait for what arrives: (sum(receive), ...). Once.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+        return _Land.apply(self._tie, self._journey)
+
+
+def all_to_all(
+    x: torch.Tensor,
+    receive: Sequence[int],
+    send: Sequence[int],
+    group: dist.ProcessGroup,
+    *,
+    fp8: tuple[bool, bool] = (False, False),
+) -> torch.Tensor:
+    """A transfer that is waited for at once. x: (sum(send), ...) -> (sum(receive), ...).
+
+    Raises:
+        RuntimeError: a peer is gone.
+    """
+    return Transfer(x, Route(group, list(send), list(receive)), fp8=fp8).land()
 
 
 class Exchange(ABC):
-    """The workers that share the experts of a model, `per_node` consecutive ranks on each node. `traffic` counts what
-    this worker sends over all layers that use this object. `gradients`: see `Route`."""
+    """See `model.exchange.Exchange`: the workers of `group`, `per_node` consecutive ranks on each node. `traffic`
+    counts what this worker sends over all layers that use this object. `gradients`: see `Route`."""
 
     def __init__(self, group: dist.ProcessGroup, per_node: int, gradients: dist.ProcessGroup | None = None) -> None:
         self.group, self.per_node, self._gradients = group, per_node, gradients
@@ -56,32 +196,27 @@ class Exchange(ABC):
 
     @abstractmethod
     def dispatch(
-        self, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, *, fp8: bool = False
+        self, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, *, fp8: bool = False
     ) -> Trip:
-        """Begin a trip. tokens: (N, D); gates, slots: (N, K); held: H. `fp8`: whether rows on their way to experts
-        travel in FP8, forward and backward. Collective over the group, which may bring different N.
-
-        Raises:
-            RuntimeError: a peer is gone.
-        """
+        """See `model.exchange.Exchange`."""
 
 
 class Flat(Exchange):
     """A row for every expert of a token goes straight to the worker that holds it."""
 
     def dispatch(
-        self, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, *, fp8: bool = False
+        self, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, *, fp8: bool = False
     ) -> Trip:
         """See `Exchange`."""
-        return _FlatTrip(self, tokens, gates, slots, held, fp8)
+        return _FlatTrip(self, tokens, gates, places, held, fp8)
 
 
-class _FlatTrip(Trip):
+class _FlatTrip:
     def __init__(
-        self, to: Flat, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, fp8: bool
+        self, to: Flat, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, fp8: bool
     ) -> None:
-        load = torch.bincount(slots.flatten(), minlength=held * to.ranks)
-        self._leaving = routes_of(slots.flatten(), load, slots.shape[1])
+        load = torch.bincount(places.flatten(), minlength=held * to.ranks)
+        self._leaving = routes_of(places.flatten(), load, places.shape[1])
         arriving = exchange_counts(load.view(to.ranks, held), to)
         self._route = to.route(load.view(to.ranks, held).sum(dim=1).tolist(), arriving.sum(dim=1).tolist())
         self._here, self._traffic, self._fp8 = by_expert(arriving), to.traffic, fp8
@@ -89,13 +224,13 @@ class _FlatTrip(Trip):
         sorted_gates = gather_rows(gates.flatten(), self._leaving.order, self._leaving.inverse)
         self._gates = Transfer(sorted_gates, self._route, kind="metadata", traffic=to.traffic)
 
-    def arrive(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
+    def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         return self._rows.land(), self._gates.land(), self._here
 
-    def depart(self, y: torch.Tensor) -> None:
+    def combine(self, y: torch.Tensor) -> None:
         self._back = Transfer(y, self._route.back(), fp8=(False, self._fp8), kind="combine", traffic=self._traffic)
 
-    def home(self) -> torch.Tensor:
+    def combined(self) -> torch.Tensor:
         return unspread(self._back.land(), self._leaving)
 
 

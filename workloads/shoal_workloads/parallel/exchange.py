@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch.distributed as dist
 
 from shoal_core.errors import UserError
+from shoal_workloads.config import DispatchKind
 from shoal_workloads.parallel.dispatch import Exchange, Flat
 from shoal_workloads.parallel.hierarchical import Hierarchical
 
-__all__ = ["DispatchKind", "make_exchange"]
-
-DispatchKind = Literal["flat", "hierarchical"]
+__all__ = ["make_exchange"]
 
 
 def make_exchange(

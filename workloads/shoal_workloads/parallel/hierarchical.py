@@ -3,65 +3,65 @@
 One copy of a token goes to each node that holds any of its experts, to the worker with the same index in that node,
 which sends a row to each of them inside the node. On the way back that worker sums the outputs, and one row a token a
 node travels. Between nodes, where links are slow, a token costs its nodes and not its experts; node-limited routing
-bounds these. Shapes: as in `dispatch`; L workers a node, P/L nodes, C copies leaving, C' arriving, S' slots of these.
+bounds these. Shapes: as in `dispatch`; L workers a node, P/L nodes, C copies leaving, C' arriving, S' choices of these.
 """
 
 from __future__ import annotations
 
 import torch
 
+from shoal_workloads.model.exchange import Trip
 from shoal_workloads.model.permute import Routes, fan_in, fan_of, fan_out, gather_rows
-from shoal_workloads.parallel.all_to_all import Transfer
-from shoal_workloads.parallel.dispatch import Exchange, Trip, by_expert, exchange_counts
+from shoal_workloads.parallel.dispatch import Exchange, Transfer, by_expert, exchange_counts
 
 __all__ = ["Hierarchical"]
 
-COPY, EXPERT = 0, 1  # columns of what is said of a slot
+COPY, EXPERT = 0, 1  # columns of what is said of a choice
 
 
 class Hierarchical(Exchange):
     """One copy a token a node across nodes; a row an expert inside them."""
 
     def dispatch(
-        self, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, *, fp8: bool = False
+        self, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, *, fp8: bool = False
     ) -> Trip:
         """See `Exchange`."""
-        return _HierarchicalTrip(self, tokens, gates, slots, held, fp8)
+        return _HierarchicalTrip(self, tokens, gates, places, held, fp8)
 
 
-class _HierarchicalTrip(Trip):
+class _HierarchicalTrip:
     def __init__(
-        self, to: Hierarchical, tokens: torch.Tensor, gates: torch.Tensor, slots: torch.Tensor, held: int, fp8: bool
+        self, to: Hierarchical, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, fp8: bool
     ) -> None:
         self._to, self._fp8 = to, fp8
         nodes, in_node = to.ranks // to.per_node, held * to.per_node
-        node_of = slots // in_node  # (N, K)
+        node_of = places // in_node  # (N, K)
 
         # A copy for each node of a token, by node, then token.
-        present = torch.zeros(len(slots), nodes, dtype=torch.bool, device=slots.device).scatter_(1, node_of, True)
+        present = torch.zeros(len(places), nodes, dtype=torch.bool, device=places.device).scatter_(1, node_of, True)
         copies = present.sum(dim=0)  # (nodes,)
-        self._leaving = fan_of(present.T.nonzero()[:, 1], len(slots))
+        self._leaving = fan_of(present.T.nonzero()[:, 1], len(places))
         copy_of = (present.T.flatten().cumsum(0) - 1).view(nodes, -1).T.gather(1, node_of)  # (N, K)
         order, inverse = _sorted(copy_of.flatten())
-        slots_a_node = torch.bincount(node_of.flatten(), minlength=nodes)
+        choices_a_node = torch.bincount(node_of.flatten(), minlength=nodes)
 
-        # To the worker of my index on each node: how many copies, how many slots; then each slot's copy and expert.
-        counts = torch.zeros(to.ranks, 2, dtype=torch.int64, device=slots.device)
+        # To the worker of my index on each node: how many copies, how many choices; then each choice's copy and expert.
+        counts = torch.zeros(to.ranks, 2, dtype=torch.int64, device=places.device)
         peers = slice(to.rank % to.per_node, None, to.per_node)
-        counts[peers] = torch.stack((copies, slots_a_node), dim=1)
+        counts[peers] = torch.stack((copies, choices_a_node), dim=1)
         arriving = exchange_counts(counts, to)
-        (send, send_slots), (receive, receive_slots) = counts.T.tolist(), arriving.T.tolist()
+        (send, send_choices), (receive, receive_choices) = counts.T.tolist(), arriving.T.tolist()
         self._across = to.route(send, receive)
-        slots_across = to.route(send_slots, receive_slots)
+        choices_across = to.route(send_choices, receive_choices)
         within = copy_of - (copies.cumsum(0) - copies)[node_of]
-        told = torch.stack((within, slots % in_node), dim=2).flatten(0, 1)[order].to(torch.int32)
-        told = Transfer(told, slots_across, kind="metadata", traffic=to.traffic).land().long()
+        told = torch.stack((within, places % in_node), dim=2).flatten(0, 1)[order].to(torch.int32)
+        told = Transfer(told, choices_across, kind="metadata", traffic=to.traffic).land().long()
 
-        # Inside the node: a row for each slot, by expert.
+        # Inside the node: a row for each choice, by expert.
         before = (arriving[:, 0].cumsum(0) - arriving[:, 0]).repeat_interleave(arriving[:, 1])
         self._order, self._inverse = _sorted(told[:, EXPERT])
         self._forwarded = fan_of((told[:, COPY] + before)[self._order], sum(receive))
-        load = torch.zeros(to.ranks, held, dtype=torch.int64, device=slots.device)
+        load = torch.zeros(to.ranks, held, dtype=torch.int64, device=places.device)
         first = to.rank // to.per_node * to.per_node
         mates = slice(first, first + to.per_node)
         load[mates] = torch.bincount(told[:, EXPERT], minlength=in_node).view(to.per_node, held)
@@ -71,9 +71,9 @@ class _HierarchicalTrip(Trip):
 
         self._rows = Transfer(fan_out(tokens, self._leaving), self._across, fp8=(fp8, False), traffic=to.traffic)
         sorted_gates = gather_rows(gates.flatten(), order, inverse)
-        self._gates = Transfer(sorted_gates, slots_across, kind="metadata", traffic=to.traffic)
+        self._gates = Transfer(sorted_gates, choices_across, kind="metadata", traffic=to.traffic)
 
-    def arrive(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
+    def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         traffic, inside = self._to.traffic, self._inside
         copies = fan_out(self._rows.land(), self._forwarded)
         rows = Transfer(copies, inside, fp8=(self._fp8, False), traffic=traffic)
@@ -81,13 +81,13 @@ class _HierarchicalTrip(Trip):
         gates = Transfer(sorted_gates, inside, kind="metadata", traffic=traffic)
         return rows.land(), gates.land(), self._here
 
-    def depart(self, y: torch.Tensor) -> None:
+    def combine(self, y: torch.Tensor) -> None:
         traffic, fp8 = self._to.traffic, (False, self._fp8)
         back = Transfer(y, self._inside.back(), fp8=fp8, kind="combine", traffic=traffic).land()
         summed = fan_in(back, self._forwarded)
         self._back = Transfer(summed, self._across.back(), fp8=fp8, kind="combine", traffic=traffic)
 
-    def home(self) -> torch.Tensor:
+    def combined(self) -> torch.Tensor:
         return fan_in(self._back.land(), self._leaving)
 
 

@@ -1,7 +1,7 @@
 """Which worker holds which expert: packed by measured load, as DeepSeek's EPLB does without redundant experts.
 
-E experts, P workers, H = E/P slots a worker; slot p is on worker p // H. A placement is a permutation (E,) int64: the
-slot of every expert. Its numbers are the router's and the checkpoint's; slots matter to the exchange alone.
+E experts, P workers, H = E/P places a worker; place p is on worker p // H. A placement is a permutation (E,) int64: the
+place of every expert. Its numbers are the router's and the checkpoint's; places matter to the exchange alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["identity", "imbalance", "moved", "place_experts"]
 
 
 def identity(n_experts: int) -> torch.Tensor:
-    """Every expert in the slot of its number."""
+    """Every expert in the place of its number."""
     return torch.arange(n_experts)
 
 
@@ -27,7 +27,7 @@ def place_experts(loads: Sequence[float], ranks: int, per_node: int, groups: int
     a group of node-limited routing.
 
     Where the groups divide among the nodes they are packed to nodes first, whole, so that a token stays within as few
-    nodes as its router allows. Deterministic. Never worse than every expert in its own slot: that is kept if it is as
+    nodes as its router allows. Deterministic. Never worse than every expert in its own place: that is kept if it is as
     good.
     """
     experts, nodes = len(loads), ranks // per_node
@@ -42,10 +42,10 @@ def place_experts(loads: Sequence[float], ranks: int, per_node: int, groups: int
         here = [e for e in range(experts) if node_of[e] == node]
         for e, rank in zip(here, _pack([loads[e] for e in here], per_node if whole else ranks), strict=True):
             rank_of[e] = node * per_node + rank
-    slots = torch.empty(experts, dtype=torch.int64)
-    slots[torch.tensor(sorted(range(experts), key=lambda e: (rank_of[e], e)))] = torch.arange(experts)
+    places = torch.empty(experts, dtype=torch.int64)
+    places[torch.tensor(sorted(range(experts), key=lambda e: (rank_of[e], e)))] = torch.arange(experts)
     kept = identity(experts)
-    return slots if imbalance(loads, slots, ranks) < imbalance(loads, kept, ranks) else kept
+    return places if imbalance(loads, places, ranks) < imbalance(loads, kept, ranks) else kept
 
 
 def _pack(weights: Sequence[float], packs: int) -> list[int]:
@@ -61,16 +61,16 @@ def _pack(weights: Sequence[float], packs: int) -> list[int]:
 
 def imbalance(loads: Sequence[float], placement: torch.Tensor, ranks: int) -> float:
     """How far the busiest worker lies over the mean: max / mean - 1. loads: (E,) by expert; placement: (E,)."""
-    by_slot = torch.empty(len(loads), dtype=torch.float64)
-    by_slot[placement] = torch.tensor(loads, dtype=torch.float64)
-    by_rank = by_slot.view(ranks, -1).sum(dim=1)
+    by_place = torch.empty(len(loads), dtype=torch.float64)
+    by_place[placement] = torch.tensor(loads, dtype=torch.float64)
+    by_rank = by_place.view(ranks, -1).sum(dim=1)
     return float(by_rank.max() / by_rank.mean().clamp_min(1e-9) - 1)
 
 
 @torch.no_grad()
 def moved(tensor: torch.Tensor, old: torch.Tensor, new: torch.Tensor, among: Exchange) -> torch.Tensor:
     """A copy of what belongs to the experts of a layer (weights, moments, averages, gradients), bit for bit, as the
-    placement `new` has it. tensor: (H, ...), the slots held here by `old`, which stays as it is. Collective over the
+    placement `new` has it. tensor: (H, ...), the places held here by `old`, which stays as it is. Collective over the
     group, with the same placements everywhere.
 
     Raises:
@@ -79,10 +79,10 @@ def moved(tensor: torch.Tensor, old: torch.Tensor, new: torch.Tensor, among: Exc
     held = len(old) // among.ranks
     first = among.rank * held
     came_from = torch.empty_like(old)
-    came_from[new] = old  # by new slot: the slot its expert had
+    came_from[new] = old  # by new place: the place its expert had
     goes_to = torch.empty_like(new)
     goes_to[old] = new
-    # Both sides sort what passes between two workers by its new slot.
+    # Both sides sort what passes between two workers by its new place.
     leaving, arriving = goes_to[first : first + held], came_from[first : first + held]
     order, source = leaving.argsort(), arriving // held
     send = torch.bincount(leaving // held, minlength=among.ranks).tolist()

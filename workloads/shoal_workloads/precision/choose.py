@@ -7,12 +7,11 @@ import importlib.util
 import torch
 
 from shoal_core.errors import UserError
-from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.precision.blockwise import available
-from shoal_workloads.precision.fp8 import TILE, EmulatedFp8
+from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
 
-__all__ = ["check_tiles", "choose"]
+__all__ = ["choose"]
 
 
 def choose(precision: str, device: str) -> tuple[torch.dtype, Products]:
@@ -30,22 +29,3 @@ def choose(precision: str, device: str) -> tuple[torch.dtype, Products]:
 
         return torch.bfloat16, HopperFp8(scaled_mm=available(torch.cuda.get_device_capability(), torch.version.cuda))
     return torch.bfloat16, EmulatedFp8()
-
-
-def check_tiles(c: ModelConfig) -> None:
-    """Refuse widths that FP8's tiles of 128 do not divide.
-
-    Raises:
-        ValueError: the field, what was found and what was expected.
-    """
-    widths = {
-        "d_model": c.d_model,
-        "d_expert": c.d_expert,
-        "d_ffn": c.d_ffn,
-        "d_kv": c.d_kv,
-        "d_q": c.d_q or TILE,
-        "n_heads * d_v": c.n_heads * c.d_v,
-    }
-    for field, width in widths.items():
-        if width % TILE:
-            raise ValueError(f"model.{field}: {width} is no multiple of {TILE}, the width of FP8's tiles")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from shoal_workloads.model.weight_grads import weight_grads
 from shoal_workloads.precision.products import Cached, Products, Role
+from shoal_workloads.precision.weight_grads import weight_grads
 
 __all__ = ["linear", "swiglu_ffn"]
 

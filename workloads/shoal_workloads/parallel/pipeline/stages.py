@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from shoal_workloads.model.deepseek import DeepSeekV3, Losses
-from shoal_workloads.model.weight_grads import Waiting
 from shoal_workloads.parallel.engine import Factors, Figures
+from shoal_workloads.precision.weight_grads import Waiting
 
 __all__ = ["ModelStages"]
 
