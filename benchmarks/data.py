@@ -1,6 +1,6 @@
 """The data pipeline beside what a user would pick instead: same cores, same files, one run.
 
-    python benchmarks/data.py [encode] [train] [scale] [seek] [read] --corpus ../shared/corpus --out data.json
+    python benchmarks/data.py [encode] [train] [scale] [seek] [read] [loader] --corpus FOLDER --out data.json
 
 `--times` repeats the corpus (10 gives 0.8 GB); slow peers get `--peer-files` of it and are compared by MB/s. Peers that
 are not installed (`pip install -e '.[bench]'`) are reported as absent; datatrove and MosaicML Streaming, which do not
@@ -179,12 +179,7 @@ def seek(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def read(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Samples a second of one shuffled reader, at the start and far on, beside memcpy and MosaicML Streaming."""
-    corpus = folder / "read"
-    if not (corpus / "manifest.json").exists():
-        files = copies(arguments.corpus, folder / "scale1", 1)
-        contender(
-            folder, "tokenize", files=files, tokenizer=str(folder / "tokenizer" / "tokenizer.json"), out=str(corpus)
-        )
+    corpus = finished(arguments, folder)
     ours = contender(folder, "read", corpus=str(corpus), seq_len=SEQ_LEN)
     peer = contender(
         folder, "mosaic", arguments.peer_python, corpus=str(corpus), seq_len=SEQ_LEN, out=str(folder / "mds")
@@ -195,6 +190,22 @@ def read(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "times faster": ratio(ours, peer, "samples_per_second"),
         "times faster in CPU time": ratio(ours, peer, "samples_per_cpu_second"),
     }
+
+
+def loader(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Samples a second that training gets, beside the bare token values and with the byte lengths of evaluation."""
+    return contender(folder, "loader", corpus=str(finished(arguments, folder)), seq_len=SEQ_LEN)
+
+
+def finished(arguments: argparse.Namespace, folder: Path) -> Path:
+    """A corpus to read."""
+    corpus = folder / "read"
+    if not (corpus / "manifest.json").exists():
+        files = copies(arguments.corpus, folder / "scale1", 1)
+        contender(
+            folder, "tokenize", files=files, tokenizer=str(folder / "tokenizer" / "tokenizer.json"), out=str(corpus)
+        )
+    return corpus
 
 
 def copies(corpus: Path, folder: Path, times: int) -> list[str]:
@@ -214,6 +225,7 @@ ROWS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "scale": scale,
     "seek": seek,
     "read": read,
+    "loader": loader,
 }
 
 
@@ -233,7 +245,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.work or Path(scratch)
         for row in arguments.rows or ROWS:
-            if row in ("encode", "scale", "read") and not (folder / "tokenizer").exists():
+            if row in ("encode", "scale", "read", "loader") and not (folder / "tokenizer").exists():
                 once = copies(arguments.corpus, folder / "once", 1)
                 contender(folder, "train", files=once, out=str(folder / "tokenizer"), vocab_size=32768)
             print(row, flush=True)

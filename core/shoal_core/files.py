@@ -20,7 +20,7 @@ def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool
     `durable` waits until the disk has it; leave it off for what is stale in a second anyway. `mode`: who may read it.
 
     Raises:
-        OSError: it cannot be written; nothing is left of the attempt.
+        OSError: it cannot be written, and `path` is the file it names; nothing is left of the attempt.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
     data = content.encode() if isinstance(content, str) else content
@@ -31,7 +31,9 @@ def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names none, and nobody knows the temporary one
         with contextlib.suppress(OSError):  # a disk that takes no writes may not take this one either
             temporary.unlink(missing_ok=True)
         raise

@@ -18,13 +18,11 @@ from shoal_core.errors import UserError
 from shoal_data.bpe.special_names import can_be_spelled
 from shoal_data.reading.inspection import write_documents
 from shoal_data.reading.reader import Corpus
-from shoal_data.tokenizer import engines
+from shoal_data.tokenizer import encoder as encoding
 from shoal_data.tokenizer.byte_level import character_of_byte
-from shoal_data.tokenizer.encoder import Encoder, load_encoder
-from shoal_data.tokenizer.engines import Gigatoken
+from shoal_data.tokenizer.encoder import Encoded, Encoder, Gigatoken, load_encoder
 from shoal_data.tokenizer.fast_rules import FAST_PATTERNS
 from shoal_data.tokenizer.special import SPECIAL_TOKENS, beginning_of_text, end_of_text
-from shoal_data.tokenizer.stream import Stream
 from shoal_data.writing.options import TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
 from tests.support.tokenizer_files import (
@@ -46,7 +44,7 @@ def encoder_of(config: dict[str, Any]) -> Encoder:
     return Encoder(json.dumps(config).encode(), "a.json")
 
 
-def encode(encoder: Encoder, *texts: str) -> Stream:
+def encode(encoder: Encoder, *texts: str) -> Encoded:
     return encoder.encode(pa.array(texts, pa.large_string()))
 
 
@@ -133,7 +131,7 @@ def test_a_token_of_more_bytes_than_16_bits_count_has_them() -> None:
 
 
 def test_batches_of_the_slow_engine_keep_documents_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_BATCH_BYTES", 100)
+    monkeypatch.setattr(encoding, "_BATCH_BYTES", 100)
     config = own_pattern()
     encoder, peer = encoder_of(config), Tokenizer.from_str(json.dumps(config))
     texts = ["", "ab " * 50, "", "東京", *["word"] * 60, "x" * 300, ""]

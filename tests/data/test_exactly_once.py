@@ -1,10 +1,14 @@
-"""A tokenizing job that is killed and run again ends with the bytes of an undisturbed run. Real processes, real Ray."""
+"""A tokenizing job that is killed and run again ends with the bytes of an undisturbed run.
+
+Cut off after every single write, in this process; and killed in earnest, with real processes on a real Ray.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +18,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from shoal_core.files import replace_file
+from shoal_data import files
+from shoal_data.tokenizer.encoder import load_encoder
+from shoal_data.writing import shards
+from shoal_data.writing import tokenize as tokenizing
+from shoal_data.writing.options import Recipe, TokenizeOptions
 
 JOB = """
 import sys
@@ -49,7 +60,64 @@ def workers(job: subprocess.Popen[bytes]) -> list[int]:
     return found
 
 
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing that expects errors of a job catches it."""
+
+
+class Disk:
+    """Writes files until it is cut off.
+
+    Attributes:
+        made: the files, in order.
+        last: the number of the write after which the job is killed; 0: never.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[Path] = []
+        self.last = 0
+
+    def write(self, path: Path, content: bytes | memoryview) -> None:
+        replace_file(path, content, durable=False)
+        self.made.append(path)
+        if len(self.made) == self.last:
+            raise Killed
+
+
+def test_killed_after_any_write_and_run_again_it_ends_the_same(
+    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, disk = load_encoder(tokenizer), Disk()
+    monkeypatch.setattr(tokenizing, "load_encoder", lambda path: encoder)  # to load it takes longer than the job
+    for module in (files, shards):
+        monkeypatch.setattr(module, "replace_file", disk.write)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # of two threads, one would go on
+    options = TokenizeOptions(part_bytes=30_000, recipe=Recipe(seed=1, shuffle=True, fim_rate=0.1, deduplicate=True))
+
+    def job(name: str, last: int = 0) -> list[str]:
+        """The files it wrote."""
+        disk.made, disk.last = [], last
+        try:
+            tokenizing.tokenize([f"{raw}/*.parquet"], tokenizer, tmp_path / name, options)
+        finally:
+            made = [str(path.relative_to(tmp_path / name)) for path in disk.made]
+        return made
+
+    calm = job("calm")
+    expected = digests(tmp_path / "calm")
+    assert calm[-1] == "manifest.json"
+    records = {name: at for at, name in enumerate(calm, start=1) if re.fullmatch(r"job/\d+\.json", name)}
+    assert len(records) >= 3
+    for last in range(1, len(calm) + 1):
+        with pytest.raises(Killed):
+            job(str(last), last)
+        again = job(str(last))
+        assert digests(tmp_path / str(last)) == expected
+        finished = {name for name, at in records.items() if at <= last}
+        assert not finished & {*again}, "a part that has a record is not done again"
+
+
 @pytest.mark.cluster
+@pytest.mark.long
 def test_killed_and_run_again_it_ends_the_same(texts: list[str], tokenizer: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()

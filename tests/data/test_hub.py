@@ -18,7 +18,8 @@ import pytest
 
 from shoal_core.errors import StoreError, UserError
 from shoal_data.sources import hub_files
-from shoal_data.sources.filesystem import find_files, open_file, stamp_of
+from shoal_data.sources.filesystem import find_files, stamp_of
+from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import plan_parts
 
 READ = """

@@ -15,8 +15,9 @@ from moto.server import ThreadedMotoServer
 
 from shoal_core.errors import UserError
 from shoal_data.sources.documents import Quarantined, read_piece
-from shoal_data.sources.filesystem import find_files, open_file, stamp_of
+from shoal_data.sources.filesystem import find_files, stamp_of
 from shoal_data.sources.names import source_name, source_names
+from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import plan_parts
 
 LINE = '{"text": "x"}\n'

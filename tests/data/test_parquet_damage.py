@@ -17,7 +17,7 @@ from pyarrow.parquet import encryption
 
 from shoal_core.errors import StoreError
 from shoal_data.sources.documents import Quarantined, read_piece
-from shoal_data.sources.parquet import parquet_documents
+from shoal_data.sources.parquet import parquet_columns
 from shoal_data.sources.parts import Piece, plan_parts
 
 TEXT = [f"row {number} " + "abc" * (number % 9) for number in range(60)]
@@ -227,7 +227,7 @@ def test_what_the_store_raises_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("shoal_data.sources.parquet.open_file", lambda path, stamp, file=file: file)
         lost: list[Any] = []
         try:
-            rows = sum(len(found.row) for found in parquet_documents(piece, "text", lost))
+            rows = sum(len(found.row) for found in parquet_columns(piece, "text", lost))
         except StoreError:
             raised += 1
             assert lost == []
@@ -252,7 +252,7 @@ def test_a_row_group_of_more_than_2_gib(tmp_path: Path) -> None:
         writer.write_table(pa.Table.from_batches(batches), row_group_size=10**6)
     del batches
     lost: list[Any] = []
-    found = list(parquet_documents(Piece(str(path), "parquet", 0, 0, 0, 1), "text", lost))
+    found = list(read_piece(Piece(str(path), "parquet", 0, 0, 0, 1), "text", lost))
     assert sum(pc.sum(pc.binary_length(some.text)).as_py() for some in found) == 2200 * (7 + len(base)) > 1 << 31
     assert [str(text)[:6] for some in found for text in pc.utf8_slice_codeunits(some.text, 0, 6)] == [
         f"{row:06d}" for row in range(2200)

@@ -68,7 +68,10 @@ def test_samples_within_shards_and_across_them(corpus: Corpus) -> None:
             out = np.zeros(wanted.shape, np.int64)
             assert np.array_equal(reader.tokens(ids), wanted)
             assert np.array_equal(reader.tokens(ids, out), wanted)
-            assert np.array_equal(reader.read(ids)[0], wanted)
+            tokens, lengths = reader.read(ids)
+            assert np.array_equal(tokens, wanted)
+            assert np.array_equal(lengths, corpus.token_bytes[wanted[:, 1:]].sum(axis=1))
+            assert np.array_equal(reader.lengths(ids), lengths)
     assert corpus.reader(16, 4).tokens([]).shape == (0, 17)
 
 
@@ -94,7 +97,7 @@ def test_a_length_that_is_none(corpus: Corpus, seq_len: Any) -> None:
 @pytest.mark.parametrize("ids", [[-1], [3, -2], [0.5], ["1"], [None], [True], [[1, 2]], 3, [1 << 63]])
 def test_positions_that_are_none(corpus: Corpus, ids: Any) -> None:
     reader = corpus.reader(16, 0)
-    for work in (reader.read, reader.tokens, reader.locate, reader.prefetch):
+    for work in (reader.read, reader.tokens, reader.lengths, reader.locate, reader.prefetch):
         with pytest.raises(UserError, match="position"):
             work(ids)
     assert reader.read(np.array([4, 5], np.uint8))[0].tolist() == reader.read([4, 5])[0].tolist()

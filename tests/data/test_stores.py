@@ -22,9 +22,10 @@ from moto import mock_aws
 from shoal_core.errors import StoreError, UserError
 from shoal_data.retry import ATTEMPTS, MayPass, retried, waits
 from shoal_data.sources import s3_files
-from shoal_data.sources.filesystem import find_files, list_files, open_file, stamp_of
+from shoal_data.sources.filesystem import find_files, list_files, stamp_of
+from shoal_data.sources.found import Ranges
+from shoal_data.sources.opening import StoredFile, open_file
 from shoal_data.sources.parts import plan_parts
-from shoal_data.sources.stored_file import StoredFile
 
 Answer = Callable[[Any], AWSResponse | Exception | None]
 
@@ -143,12 +144,12 @@ def test_a_stored_file_reads_like_any_other(ahead: int) -> None:
         asked.append((first, last))
         return content[first:last]
 
-    ours, plain = StoredFile("x", len(content), fetch, at_once=100, ahead=ahead), io.BytesIO(content)
+    ours, plain = StoredFile("x", Ranges(len(content), fetch, at_once=100, ahead=ahead)), io.BytesIO(content)
     for place, size in [(0, 5), (5, 5), (10, 300), (310, 1), (700, 500), (768, 1), (3, 0), (0, -1), (2, 10), (12, 10)]:
         assert ours.seek(place) == plain.seek(place)
         assert (ours.read(size), ours.tell()) == (plain.read(size), plain.tell())
     assert all(last - first <= 100 for first, last in asked)
-    assert list(io.BufferedReader(StoredFile("x", len(content), fetch))) == list(io.BytesIO(content))
+    assert list(io.BufferedReader(StoredFile("x", Ranges(len(content), fetch)))) == list(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("reads", range(2))
@@ -168,7 +169,7 @@ def test_arrow_hands_on_an_error_of_the_store_as_it_is(reads: int, slept: list[f
                 raise StoreError("the store is away")
             return content[first:last]
 
-        return StoredFile("x", len(content), fetch)
+        return StoredFile("x", Ranges(len(content), fetch))
 
     def groups(file: pq.ParquetFile) -> list[pa.Table]:
         return [file.read_row_group(group) for group in range(file.num_row_groups)]

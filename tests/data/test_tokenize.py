@@ -17,6 +17,7 @@ from shoal_data.reading.reader import Corpus
 from shoal_data.reading.verify import verify
 from shoal_data.tokenizer.encoder import load_encoder
 from shoal_data.writing.options import Recipe, TokenizeOptions
+from shoal_data.writing.recipe import splits_of
 from shoal_data.writing.tokenize import tokenize
 
 EVERYTHING = Recipe(seed=3, shuffle=True, bos=True, fim_rate=0.5, split_rate=0.5)
@@ -104,7 +105,7 @@ def test_joined_punctuation_is_split_at_the_rate_asked_for(raw: Path, tokenizer:
     def joined(recipe: Recipe, name: str) -> int:
         corpus = Corpus.open(build(raw, tokenizer, tmp_path / name, recipe))
         ids = np.concatenate([corpus.store.tokens(at, 0, int(n)) for at, n in enumerate(corpus.manifest.shards.tokens)])
-        return int((load_encoder(tokenizer).splits.length[ids] > 0).sum())
+        return int((splits_of(load_encoder(tokenizer)).length[ids] > 0).sum())
 
     whole = joined(Recipe(), "none")
     assert whole > 1000
@@ -130,7 +131,7 @@ def test_byte_lengths_of_samples_add_up(raw: Path, tokenizer: Path, tmp_path: Pa
     assert size.sum() == corpus.token_bytes[covered].sum()
     assert corpus.token_bytes[stream].sum() == corpus.manifest.totals["bytes"]
     order = np.lexsort(tokens.T[::-1])
-    straight = np.stack([stream[at * 64 : at * 64 + 65] for at in range(reader.samples)]).astype(np.int32)
+    straight = np.stack([stream[at * 64 : at * 64 + 65] for at in range(reader.samples)])
     assert np.array_equal(tokens[order], straight[np.lexsort(straight.T[::-1])])
 
 

@@ -16,9 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
 from shoal_core.errors import UserError
-from shoal_data.bpe import count_job
 from shoal_data.bpe.train import TrainOptions, train
-from shoal_data.jobs import tasks
 from shoal_data.tokenizer.encoder import Encoder
 from shoal_data.tokenizer.patterns import PATTERNS, pre_tokenizer
 from shoal_data.tokenizer.special import SPECIAL_TOKENS
@@ -47,18 +45,6 @@ def test_training_gives_the_same_tokenizer_as_tokenizers(raw: Path, tmp_path: Pa
     found = json.loads(path.read_bytes())["model"]
     assert found["merges"] == expected["merges"]
     assert found["vocab"] == expected["vocab"]
-
-
-@pytest.mark.cluster
-def test_counted_and_reduced_on_ray_it_is_the_same(
-    raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(tasks, "_WORTH_STARTING_RAY", 0)
-    monkeypatch.setattr(count_job, "_PARTITION_BYTES", 60_000)
-    options = TrainOptions(600, part_bytes=30_000)
-    path = train([str(raw / "*.parquet")], tmp_path / "out", options)
-    assert path.read_bytes() == tokenizer.read_bytes()
 
 
 def test_special_tokens_go_where_they_are_told(raw: Path, tmp_path: Path) -> None:

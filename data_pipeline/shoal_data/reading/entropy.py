@@ -20,7 +20,7 @@ def unigram_entropy(corpus: Corpus, most: int = 1 << 22) -> float:
     reader = corpus.reader(length, seed=0)
     counts = np.zeros(corpus.vocab_size, dtype=np.int64)
     for first in range(0, min(reader.samples, most // length), 64):
-        tokens, _ = reader.read(range(first, min(first + 64, reader.samples)))
+        tokens = reader.tokens(range(first, min(first + 64, reader.samples)))
         counts += np.bincount(tokens[:, 1:].ravel(), minlength=corpus.vocab_size)
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())

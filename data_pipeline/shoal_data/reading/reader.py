@@ -195,7 +195,11 @@ class Reader:
         return self._places(_positions(ids))
 
     def tokens(self, ids: Ids, out: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.integer]:
-        """Token ids of the samples at positions `ids`: (n, seq_len + 1), in the corpus's own dtype or into `out`."""
+        """Token ids of the samples at positions `ids`: (n, seq_len + 1); predict `[:, 1:]` from `[:, :-1]`.
+
+        Args:
+            out: takes them, widened to its dtype; a new array of the corpus's own unsigned dtype if None.
+        """
         place, width = self.locate(ids), self.seq_len + 1
         across = np.flatnonzero(place.room < width) if place.room.min(initial=width) < width else ()
         if len(across) == 0:
@@ -222,16 +226,23 @@ class Reader:
             row[done : done + end - begin] = self.corpus.store.tokens(shard, begin, end)
             done, begin, turn = done + end - begin, 0, turn + 1
 
-    def read(self, ids: Ids) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """The samples at positions `ids` of the global order.
+    def lengths(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """UTF-8 bytes of text that the predicted tokens of the samples at positions `ids` stand for: (n,)."""
+        return self._lengths(self.tokens(ids))
+
+    def read(self, ids: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Both, for evaluation: training has no use for lengths, and takes `tokens` alone.
 
         Returns:
-            tokens: (n, seq_len + 1) int32; predict `tokens[:, 1:]` from `tokens[:, :-1]`.
-            bytes: (n,) int64, UTF-8 bytes of text that the predicted tokens of each sample stand for.
+            tokens: (n, seq_len + 1) int64; predict `tokens[:, 1:]` from `tokens[:, :-1]`.
+            lengths: (n,) int64, see `lengths`.
         """
-        raw = self.tokens(ids)
-        sizes = self.corpus.token_bytes.take(raw)
-        return raw.astype(np.int32), sizes.sum(axis=1, dtype=np.int64) - sizes[:, 0]
+        tokens = self.tokens(ids)
+        return tokens.astype(np.int64), self._lengths(tokens)
+
+    def _lengths(self, tokens: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        sizes = self.corpus.token_bytes.take(tokens)
+        return sizes.sum(axis=1, dtype=np.int64) - sizes[:, 0]
 
     def prefetch(self, ids: Ids) -> None:
         """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""

@@ -6,23 +6,45 @@ give bytes, or a file is no longer what it was when the work was planned, the wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shoal_core.errors import UserError
-from shoal_data.sources.columns import Documents, Quarantined, clean, in_runs, words
+from shoal_data.sources.columns import Columns, Quarantined, words
 from shoal_data.sources.filesystem import reads_are_conditional, stamp_of
 from shoal_data.sources.formats import is_packed
-from shoal_data.sources.jsonl import jsonl_documents
-from shoal_data.sources.parquet import parquet_documents
+from shoal_data.sources.jsonl import jsonl_columns
+from shoal_data.sources.parquet import parquet_columns
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks, changed
 
 __all__ = ["Documents", "Quarantined", "read_piece"]
 
+UNKNOWN_LANGUAGE = "und"
 _LARGEST = 2 << 30  # bytes of a compressed text file, unpacked: a few KB may hold as many zeros as they like
+_ROWS_AT_ONCE = 1024  # rows that are decoded one by one if there is a bad one among them
+_RUN = 100  # neighbouring rows of one cause from which on one entry names them all
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents of one file, in its order.
+
+    Attributes:
+        text: LargeString, no nulls, valid UTF-8, none empty.
+        row: row number in the file, 0-based.
+        lang: language tag of each.
+    """
+
+    path: str
+    text: pa.LargeStringArray
+    row: npt.NDArray[np.int64]
+    lang: pa.StringArray
 
 
 def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator[Documents]:
@@ -35,13 +57,15 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
     _check_unchanged(piece)
     lost: list[Quarantined] = []
     try:
-        yield from _READERS[piece.format](piece, column, lost)
+        for columns in _READERS[piece.format](piece, column, lost):
+            if (found := _documents_of(piece.path, columns, lost)) is not None:
+                yield found
     except (UserError, MemoryError):  # neither proves anything about the bytes
         raise
     except Exception as error:  # whatever a parser says of broken bytes: the next piece goes on
         lost.append(Quarantined(piece.path, piece.row or None, f"unreadable {piece.format}: {words(error)}", None))
     _check_unchanged(piece)
-    quarantine.extend(in_runs(lost))
+    quarantine.extend(_in_runs(lost))
 
 
 def _check_unchanged(piece: Piece) -> None:
@@ -49,7 +73,133 @@ def _check_unchanged(piece: Piece) -> None:
         raise changed(piece.path)
 
 
-def _text_document(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+def _documents_of(path: str, columns: Columns, lost: list[Quarantined]) -> Documents | None:
+    """The documents of `columns`; what is none goes to `lost`, and so do all of them if Arrow finds them damaged."""
+    bad: list[Quarantined] = []
+    try:
+        found = _clean(path, columns, bad)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        cause = f"unreadable {columns.origin}: {words(error)}"
+        lost.append(Quarantined(path, int(columns.row[0]), cause, len(columns.row)))
+        return None
+    lost.extend(bad)
+    return found
+
+
+def _clean(path: str, columns: Columns, lost: list[Quarantined]) -> Documents | None:
+    """The rows of `columns` that are valid, non-empty text, if there are any; those that are not go to `lost`.
+
+    They are checked as a whole; only stretches of a column that fails are looked at row by row.
+    """
+    if len(columns.text) == 0:
+        return None
+    row, keep = columns.row, np.ones(len(columns.text), bool)
+    if columns.text.null_count:
+        keep = ~columns.text.is_null().to_numpy()
+        lost.extend(Quarantined(path, int(number), columns.missing) for number in row[~keep])
+    text = _valid_text(path, columns.text, row, keep, lost)
+    empty = pc.equal(pc.binary_length(text), 0).fill_null(False).to_numpy(zero_copy_only=False)
+    if empty.any():
+        lost.extend(Quarantined(path, int(number), "empty document") for number in row[empty & keep])
+        keep &= ~empty
+    tags = _tags(columns.lang, len(text))
+    if not keep.all():
+        chosen = pa.array(keep)
+        text, tags, row = text.filter(chosen), tags.filter(chosen), row[keep]
+    return Documents(path, text, row, tags) if len(row) else None
+
+
+def _valid_text(
+    path: str,
+    column: pa.ChunkedArray,
+    row: npt.NDArray[np.int64],
+    keep: npt.NDArray[np.bool_],
+    lost: list[Quarantined],
+) -> pa.LargeStringArray:
+    """The column as text; a row that is not UTF-8 becomes a null, goes to `lost` and out of `keep`."""
+    if pa.types.is_dictionary(column.type):
+        column.validate(full=True)  # an index may point past its dictionary
+        column = column.cast(column.type.value_type)
+    try:
+        text = _in_one(column.cast(pa.large_string()))
+        text.validate(full=True)  # a string column read from a file may hold bytes that are not UTF-8
+        return text
+    except pa.ArrowInvalid:
+        raw = _in_one(column.cast(pa.large_binary()))
+    texts: list[pa.LargeStringArray] = []
+    for first in range(0, len(raw), _ROWS_AT_ONCE):
+        some = raw.slice(first, _ROWS_AT_ONCE)
+        try:
+            texts.append(some.cast(pa.large_string()))
+        except pa.ArrowInvalid:
+            decoded = [_decoded(value) for value in some.to_pylist()]
+            for number, cause in enumerate(decoded, start=first):
+                if isinstance(cause, UnicodeDecodeError):
+                    lost.append(Quarantined(path, int(row[number]), f"invalid UTF-8 at byte {cause.start}"))
+                    keep[number] = False
+            texts.append(pa.array([one if isinstance(one, str) else None for one in decoded], pa.large_string()))
+    return pa.concat_arrays(texts)
+
+
+def _decoded(value: bytes | None) -> str | UnicodeDecodeError | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError as error:
+        return error
+
+
+def _tags(lang: pa.ChunkedArray | None, count: int) -> pa.StringArray:
+    """Language tags of `count` documents: `und` wherever there is no tag that could be read."""
+    none = pa.nulls(count, pa.string())
+    if lang is None:
+        return none.fill_null(UNKNOWN_LANGUAGE)
+    try:
+        if pa.types.is_dictionary(lang.type):
+            lang.validate(full=True)
+            lang = lang.cast(lang.type.value_type)
+        raw = _in_one(lang.cast(pa.binary()))  # numbers and what is nested do not cast
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return none.fill_null(UNKNOWN_LANGUAGE)
+    try:
+        tags = raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        tags = pa.array([one if isinstance(one, str) else None for one in map(_decoded, raw.to_pylist())], pa.string())
+    return tags.fill_null(UNKNOWN_LANGUAGE)
+
+
+def _in_one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _in_runs(lost: Sequence[Quarantined]) -> list[Quarantined]:
+    """What is lost of a file by row, with one entry for many neighbours of one cause: there may be millions of them.
+
+    >>> _in_runs([Quarantined("a", row, "null text") for row in range(7, 1007)])
+    [Quarantined(file='a', row=7, cause='null text', rows=1000)]
+    """
+    found: list[Quarantined] = []
+    run: list[Quarantined] = []
+
+    def close() -> None:
+        if len(run) >= _RUN:
+            found.append(Quarantined(run[0].file, run[0].row, run[0].cause, len(run)))
+        else:
+            found.extend(run)
+        run.clear()
+
+    for entry in sorted(lost, key=lambda entry: -1 if entry.row is None else entry.row):
+        if run and (entry.cause, entry.row, entry.rows) != (run[0].cause, (run[0].row or 0) + len(run), 1):
+            close()
+        run.append(entry)
+        if entry.row is None or entry.rows != 1:
+            close()
+    close()
+    return found
+
+
+def _text_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
     """The whole file, which is whole or lost."""
     held: list[bytes] = []
     size = 0
@@ -65,11 +215,11 @@ def _text_document(piece: Piece, column: str, lost: list[Quarantined]) -> Iterat
             return
         lost.append(Quarantined(piece.path, None, damage.cause, None))
     text = pa.chunked_array([pa.array([b"".join(held)], pa.large_binary())])
-    yield from clean(piece.path, text, None, np.zeros(1, np.int64), "", lost)
+    yield Columns(text, None, np.zeros(1, np.int64), "", "text")
 
 
-_READERS: dict[str, Callable[[Piece, str, list[Quarantined]], Iterator[Documents]]] = {
-    "parquet": parquet_documents,
-    "jsonl": jsonl_documents,
-    "text": _text_document,
+_READERS: dict[str, Callable[[Piece, str, list[Quarantined]], Iterator[Columns]]] = {
+    "parquet": parquet_columns,
+    "jsonl": jsonl_columns,
+    "text": _text_columns,
 }

@@ -1,16 +1,15 @@
-"""Input files where they lie: on this machine, on S3 (`s3://`), or in a Hugging Face dataset (`hf://datasets/...`)."""
+"""Finding input files where they lie: on this machine, on S3 (`s3://`), or in a Hugging Face dataset (`hf://datasets/...`)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import BinaryIO, cast
 
 from shoal_core.errors import UserError
 from shoal_data.sources import hub_files, local_files, s3_files
 from shoal_data.sources.found import Found, Listing, refuse
 
-__all__ = ["Found", "find_files", "is_local", "list_files", "open_file", "reads_are_conditional", "stamp_of"]
+__all__ = ["Found", "find_files", "is_local", "list_files", "reads_are_conditional", "scheme_of", "stamp_of"]
 
 _ELSEWHERE = {
     "s3a": "write s3://",
@@ -39,7 +38,7 @@ def list_files(pattern: str, said: Callable[[int], None] = lambda count: None) -
     """
     if is_local(pattern):
         return local_files.find(os.path.expanduser(pattern), said)
-    return s3_files.find(pattern, said) if _scheme(pattern) == "s3" else hub_files.find(pattern)
+    return s3_files.find(pattern, said) if scheme_of(pattern) == "s3" else hub_files.find(pattern)
 
 
 def find_files(pattern: str) -> list[Found]:
@@ -52,23 +51,6 @@ def find_files(pattern: str) -> list[Found]:
     listing = list_files(pattern)
     refuse(listing.problems)
     return listing.files
-
-
-def open_file(path: str, stamp: str = "") -> BinaryIO:
-    """A file of `find_files`, for reading at any place; what may pass is asked for again.
-
-    Args:
-        path: as it was found.
-        stamp: that of the content that is meant, where it is known: an object on S3 is then read on condition that it
-            has it, and need not be asked for its size.
-
-    Raises:
-        StoreError: it cannot be read; its `read` and `seek` raise the same, also through Arrow's readers.
-    """
-    if is_local(path):
-        return cast(BinaryIO, local_files.open_local(path))
-    opened = s3_files.open_object(path, stamp) if _scheme(path) == "s3" else hub_files.open_hub_file(path)
-    return cast(BinaryIO, opened)
 
 
 def reads_are_conditional(path: str) -> bool:
@@ -84,10 +66,15 @@ def stamp_of(path: str) -> str:
     """
     if is_local(path):
         return local_files.stamp(path)
-    return s3_files.stamp(path) if _scheme(path) == "s3" else hub_files.stamp(path)
+    return s3_files.stamp(path) if scheme_of(path) == "s3" else hub_files.stamp(path)
 
 
-def _scheme(path: str) -> str:
+def scheme_of(path: str) -> str:
+    """The kind of store of a path that is not local: `s3` or `hf`.
+
+    Raises:
+        UserError: it is not known.
+    """
     scheme = path.partition("://")[0]
     if scheme not in ("s3", "hf"):
         remedy = _ELSEWHERE.get(scheme, "use local files, s3:// or hf://")

@@ -1,13 +1,15 @@
-"""What a search for input files gives: files, and what is in their way."""
+"""What stores say of input files: which a search finds and what is in its way, and how the bytes of one are had."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shoal_core.errors import UserError
+from shoal_data.retry import ATTEMPTS
 
-__all__ = ["Found", "Listing", "Problem", "refuse"]
+__all__ = ["Found", "Listing", "Problem", "Ranges", "refuse"]
 
 _NAMED = 5  # names in one message
 
@@ -55,6 +57,26 @@ class Listing:
     folders: list[str] = field(default_factory=list)
     passed: int = 0
     dangling: int = 0
+
+
+class Ranges(NamedTuple):
+    """How the bytes of one file are had.
+
+    Attributes:
+        size: in bytes.
+        fetch: (first, last) -> the bytes between; raises `MayPass` for what may be had at the next attempt.
+        at_once: bytes asked for in one go at most.
+        ahead: bytes asked for at least where reading goes on where it stopped.
+        attempts: how often a range is asked for.
+        closes: called when nobody reads the file any more.
+    """
+
+    size: int
+    fetch: Callable[[int, int], bytes]
+    at_once: int = 64 << 20
+    ahead: int = 0
+    attempts: int = ATTEMPTS
+    closes: Callable[[], None] = lambda: None
 
 
 def refuse(problems: Sequence[Problem]) -> None:

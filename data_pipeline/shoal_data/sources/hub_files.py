@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from shoal_core.errors import StoreError
 from shoal_data.retry import MayPass, retried
-from shoal_data.sources.found import Found, Listing
+from shoal_data.sources.found import Found, Listing, Ranges
 from shoal_data.sources.globs import fixed_part, has_magic, match_path
-from shoal_data.sources.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileSystem
 
-__all__ = ["find", "open_hub_file", "stamp"]
+__all__ = ["find", "ranges", "stamp"]
 
 Result = TypeVar("Result")
 
@@ -76,8 +75,8 @@ def stamp(url: str) -> str:
     return _call(url, ask)
 
 
-def open_hub_file(url: str) -> StoredFile:
-    """A file for reading.
+def ranges(url: str) -> Ranges:
+    """How a file is read.
 
     Raises:
         StoreError: it cannot be read.
@@ -93,7 +92,7 @@ def open_hub_file(url: str) -> StoredFile:
 
         return _explained(url, ask)
 
-    return StoredFile(url, int(opened.size), fetch, ahead=_AHEAD, attempts=_ATTEMPTS, closes=opened.close)
+    return Ranges(int(opened.size), fetch, ahead=_AHEAD, attempts=_ATTEMPTS, closes=opened.close)
 
 
 def _entry(hub: HfFileSystem, path: str) -> dict[str, Any] | None:

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-from shoal_data.sources.columns import Documents, Quarantined, clean, words
+from shoal_data.sources.columns import Columns, Quarantined, words
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks
 
-__all__ = ["jsonl_documents"]
+__all__ = ["jsonl_columns"]
 
 _STRETCH = 1 << 30  # bytes of whole lines that are held, to see whether the checksum of what they come from is right
 _AT_ONCE = 16 << 20  # bytes of lines that Arrow reads at a time
@@ -30,9 +30,10 @@ _LONGEST = (2 << 30) - (1 << 20)  # bytes of a line
 _TOO_LONG = b"\xfftoo long\n"  # stands in for a longer one
 _SPACE = b" \t\r"
 _MARK = b"\xef\xbb\xbf"
+_ORIGIN = "JSON lines"
 
 
-def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+def jsonl_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
     """The documents of `piece`; lines that are none go to `lost`. A blank line is no loss, but has a number."""
     row = piece.row
     for stretch in _stretches(blocks(piece)):
@@ -41,7 +42,7 @@ def jsonl_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Itera
             row += stretch.rows or 0
             continue
         for lines in _in_smaller_ones(stretch):
-            yield from _documents(piece.path, lines, row, column, lost)
+            yield from _columns(piece.path, lines, row, column, lost)
             row += lines.count(b"\n") + (not lines.endswith(b"\n"))
 
 
@@ -108,22 +109,21 @@ def _stretches(content: Iterator[bytes]) -> Iterator[bytes | _Gap]:
             return
 
 
-def _documents(path: str, content: bytes, row: int, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
+def _columns(path: str, content: bytes, row: int, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
     """The documents of some whole lines, the first of which is line `row` of the file."""
     starts, ends = _lines(content)
     some = np.flatnonzero(ends > starts)
     if len(some) == 0:
         return
-    missing = f"no text in field {column!r}"
     fields = [column] if column == "lang" else [column, "lang"]
     table = _table(content, fields, len(some)) if _are_objects(content, starts[some], ends[some]) else None
     if table is not None:
         tags = table["lang"] if column != "lang" else None
-        yield from clean(path, table[column], tags, row + some, missing, lost)
+        yield Columns(table[column], tags, row + some, f"no text in field {column!r}", _ORIGIN)
     elif len(content) > _SMALL and len(cuts := _cuts(starts, len(content))) > 2:
         for first, last in itertools.pairwise(cuts):
             end = starts[last] if last < len(starts) else len(content)
-            yield from _documents(path, content[starts[first] : end], row + first, column, lost)
+            yield from _columns(path, content[starts[first] : end], row + first, column, lost)
     else:
         yield from _one_by_one(path, content, starts, ends, row, column, lost)
 
@@ -177,7 +177,7 @@ def _one_by_one(
     row: int,
     column: str,
     lost: list[Quarantined],
-) -> Iterator[Documents]:
+) -> Iterator[Columns]:
     texts: list[str] = []
     tags: list[str | None] = []
     rows: list[int] = []
@@ -195,7 +195,7 @@ def _one_by_one(
             rows.append(number)
     column_of_text = pa.chunked_array([pa.array(texts, pa.large_string())])
     column_of_tags = pa.chunked_array([pa.array(tags, pa.string())])
-    yield from clean(path, column_of_text, column_of_tags, np.array(rows, np.int64), "", lost)
+    yield Columns(column_of_text, column_of_tags, np.array(rows, np.int64), "", _ORIGIN)
 
 
 class _NoDocumentError(Exception):

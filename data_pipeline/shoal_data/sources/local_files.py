@@ -1,4 +1,4 @@
-"""Input files on this machine's file systems."""
+"""Input files on this machine's file systems: which a glob names, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from shoal_core.errors import StoreError
 from shoal_data.retry import MayPass, retried
 from shoal_data.sources.found import Found, Listing, Problem
 from shoal_data.sources.globs import has_magic, match_name
-from shoal_data.sources.stored_file import StoredFile
 
-__all__ = ["describe", "find", "open_local", "stamp"]
+__all__ = ["describe", "explained", "find", "stamp"]
 
 #: errors of disks and network file systems that may be gone at the next attempt
 _MAY_PASS = frozenset(
@@ -115,7 +114,7 @@ class _Search:
             try:
                 return os.listdir(folder or ".")
             except OSError as error:
-                raise _explained(folder, error) from error
+                raise explained(folder, error) from error
 
         if not os.access(folder or ".", os.R_OK | os.X_OK):
             self.listing.problems.append(Problem(folder, "a folder that you may not list", _REMEDIES[errno.EACCES]))
@@ -202,50 +201,12 @@ def stamp(path: str) -> str:
         try:
             return _found(path, os.stat(path)).stamp
         except OSError as error:
-            raise _explained(path, error) from error
+            raise explained(path, error) from error
 
     return retried(path, ask)
 
 
-def open_local(path: str) -> StoredFile:
-    """A file for reading.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
-    handles = [retried(path, lambda: _open(path))]
-
-    def fetch(first: int, last: int) -> bytes:
-        parts: list[bytes] = []
-        try:
-            while first < last and (part := os.pread(handles[0], last - first, first)):
-                parts.append(part)
-                first += len(part)
-        except OSError as error:
-            if error.errno == errno.ESTALE:  # the server has the file under a new handle
-                os.close(handles[0])
-                handles[0] = _open(path)
-            raise _explained(path, error) from error
-        if first < last:
-            raise StoreError(f"{path}: it became shorter while it was read", "run again when nobody writes to it")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    return StoredFile(path, os.fstat(handles[0]).st_size, fetch, at_once=1 << 40, closes=lambda: os.close(handles[0]))
-
-
-def _open(path: str) -> int:
-    try:
-        # Without waiting for a writer, should the file have become a pipe.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise _explained(path, error) from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise StoreError(f"{path}: it is no regular file", "choose a new --out and run again")
-    return handle
-
-
-def _explained(path: str, error: OSError) -> Exception:
+def explained(path: str, error: OSError) -> Exception:
     """What to raise for an error of the operating system: MayPass or StoreError."""
     number = error.errno or 0
     cause = "it is not there any more" if number == errno.ENOENT else os.strerror(number)

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal_core.errors import UserError
-from shoal_data.sources.columns import Documents, Quarantined, clean, words
-from shoal_data.sources.filesystem import open_file
+from shoal_data.sources.columns import Columns, Quarantined, words
+from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import Piece
 
-__all__ = ["parquet_documents"]
+__all__ = ["parquet_columns"]
 
 
-def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Documents]:
-    """The documents of the row groups of `piece`; rows that are none, and row groups that cannot be read, go to `lost`.
+def parquet_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
+    """The row groups of `piece`; those that cannot be read go to `lost`.
 
     Where the whole file is of no use, the piece with its first row group says so.
     """
@@ -38,21 +38,19 @@ def parquet_documents(piece: Piece, column: str, lost: list[Quarantined]) -> Ite
         row = piece.row
         for group in range(piece.first, piece.last or file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
-            bad: list[Quarantined] = []
+            origin = f"Parquet row group {group}"
             try:
                 texts, tags = _row_group(file, group, text, lang)
-                found = list(clean(piece.path, texts, tags, np.arange(row, row + len(texts)), "null text", bad))
             except UserError:
                 raise
             except Exception as error:
-                lost.append(Quarantined(piece.path, row, f"unreadable Parquet row group {group}: {words(error)}", rows))
+                lost.append(Quarantined(piece.path, row, f"unreadable {origin}: {words(error)}", rows))
             else:
-                lost.extend(bad)
                 if len(texts) < rows:
-                    cause = f"Parquet row group {group} ends after {len(texts)} of {rows} rows"
                     missing = rows - len(texts) if _adds_up(file.metadata) else None
+                    cause = f"{origin} ends after {len(texts)} of {rows} rows"
                     lost.append(Quarantined(piece.path, row + len(texts), cause, missing))
-                yield from found
+                yield Columns(texts, tags, np.arange(row, row + len(texts)), "null text", origin)
             row += rows
 
 

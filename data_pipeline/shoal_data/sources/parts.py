@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from shoal_core.errors import UserError
 from shoal_data.progress import Count
-from shoal_data.sources.filesystem import Found, is_local, open_file
+from shoal_data.sources.filesystem import Found, is_local
 from shoal_data.sources.formats import format_of, is_packed
 from shoal_data.sources.gather import gather
+from shoal_data.sources.opening import open_file
 from shoal_data.sources.schema import check_column
 
 __all__ = ["Part", "Piece", "plan_parts"]

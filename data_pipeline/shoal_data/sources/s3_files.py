@@ -13,11 +13,10 @@ from shoal_core.errors import StoreError, UserError
 from shoal_data.retry import MayPass, retried
 from shoal_data.s3_client import connect
 from shoal_data.s3_objects import verdict
-from shoal_data.sources.found import Found, Listing
+from shoal_data.sources.found import Found, Listing, Ranges
 from shoal_data.sources.globs import fixed_part, has_magic, match_path
-from shoal_data.sources.stored_file import StoredFile
 
-__all__ = ["find", "open_object", "stamp"]
+__all__ = ["find", "ranges", "stamp"]
 
 Result = TypeVar("Result")
 
@@ -67,8 +66,8 @@ def stamp(url: str) -> str:
     return _ask_for(url).stamp
 
 
-def open_object(url: str, stamp: str = "") -> StoredFile:
-    """An object for reading, whose content stays that of `stamp`, or if that is not known, of now.
+def ranges(url: str, stamp: str = "") -> Ranges:
+    """How an object is read, whose content stays that of `stamp`, or if that is not known, of now.
 
     Raises:
         StoreError: it cannot be read, or it has changed.
@@ -85,7 +84,7 @@ def open_object(url: str, stamp: str = "") -> StoredFile:
             raise _changed(url)
         return content
 
-    return StoredFile(url, int(size), fetch, ahead=_AHEAD)
+    return Ranges(int(size), fetch, ahead=_AHEAD)
 
 
 def _get(request: dict[str, str], client: Any) -> tuple[dict[str, Any], bytes]:

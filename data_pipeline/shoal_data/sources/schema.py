@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.sources.filesystem import open_file
 from shoal_data.sources.formats import format_of
+from shoal_data.sources.opening import open_file
 
 __all__ = ["check_column"]
 

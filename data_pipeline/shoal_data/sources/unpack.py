@@ -15,8 +15,8 @@ import zstandard
 
 from shoal_core.errors import UserError
 from shoal_data.sources.columns import words
-from shoal_data.sources.filesystem import open_file
 from shoal_data.sources.formats import is_packed
+from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import Piece
 
 __all__ = ["Damage", "blocks", "changed"]

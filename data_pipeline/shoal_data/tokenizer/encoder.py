@@ -7,26 +7,48 @@ What counts is what `tokenizers` makes of a text in which control tokens are pla
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
+import gigatoken
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from shoal_core.errors import UserError
-from shoal_data.tokenizer.engines import Gigatoken, Tokenizers
+from shoal_data.arrow import text_buffers
+from shoal_data.jobs.session import on_ray
 from shoal_data.tokenizer.fast_rules import why_slow
 from shoal_data.tokenizer.normalize import normalized
 from shoal_data.tokenizer.probe import PROBE
-from shoal_data.tokenizer.rules import rules_of, token_texts
-from shoal_data.tokenizer.stream import Splits, Stream, splits_of
+from shoal_data.tokenizer.rules import Rules, flat, rules_of, token_texts
 
-__all__ = ["Encoder", "load_encoder"]
+__all__ = ["Encoded", "Encoder", "load_encoder"]
 
 _WHAT = "not a tokenizer.json that can be used"
+# Text that `tokenizers` encodes at a time: what it keeps of each token is a hundred times what we keep.
+_BATCH_BYTES = 1 << 20
 _REMEDY = "give the tokenizer.json that `shoal data tokenizer-train` wrote, or another BPE one"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Documents as token ids: document i is `ids[offsets[i]:offsets[i + 1]]`."""
+
+    offsets: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.uint32]
+
+    def with_token(self, token: int, *, after: bool) -> Encoded:
+        """One `token` more after (or before) every document."""
+        where = self.offsets[1:] if after else self.offsets[:-1]
+        return Encoded(self.offsets + np.arange(len(self.offsets)), np.insert(self.ids, where, np.uint32(token)))
 
 
 class Encoder:
@@ -66,7 +88,6 @@ class Encoder:
         self.digest = hashlib.sha256(content).hexdigest()
         self.special, self.vocab_size = self._rules.special, len(self.tokens)
         self.says = list(self._rules.says)
-        self._splits: Splits | None = None
         sizes = [len(text) for text in self.tokens]
         self._sizes: npt.NDArray[np.unsignedinteger] = np.array(sizes, np.uint32)
         if max(sizes) <= np.iinfo(np.uint16).max:
@@ -112,18 +133,11 @@ class Encoder:
         """Bytes of text each token id stands for, (vocab_size,); 0 for control tokens and unused ids."""
         return self._sizes
 
-    @property
-    def splits(self) -> Splits:
-        """How its tokens of punctuation and line breaks fall apart."""
-        if self._splits is None:
-            self._splits = splits_of(self.tokens, lambda texts: self.encode(pa.array(texts, pa.large_string())))
-        return self._splits
-
     def prepare(self, text: pa.LargeStringArray) -> pa.LargeStringArray:
         """The documents `text` (n,) as the tokenizer normalizes them: what `encode` takes and its tokens stand for."""
         return normalized(text, nfc=self._rules.nfc, spaces=self._rules.spaces)
 
-    def encode(self, text: pa.LargeStringArray) -> Stream:
+    def encode(self, text: pa.LargeStringArray) -> Encoded:
         """Token ids of prepared documents `text` (n,); with all cores, but within Ray, which has a process for each."""
         return self._engine.encode(text)
 
@@ -154,3 +168,86 @@ def load_encoder(path: str | Path, digest: str = "", engine: str = "") -> Encode
         raise UserError(f"{path}: it changed while the job ran", "run the job again with the tokenizer it began with")
     _kept[:] = [encoder]
     return encoder
+
+
+class Gigatoken:
+    """A tokenizer in gigatoken, without its control tokens, for text that is normalized already.
+
+    Raises:
+        ValueError, RuntimeError: gigatoken does not know it.
+    """
+
+    name = "gigatoken"
+
+    def __init__(self, config: Mapping[str, Any], rules: Rules, texts: Sequence[bytes]) -> None:
+        """`texts`: the bytes of each token by id; what has none is left out, since no text becomes it."""
+        vocab = {name: token for name, token in config["model"]["vocab"].items() if texts[token]}
+        added = [entry for entry in config.get("added_tokens") or [] if entry["content"] in rules.added]
+        steps = [step for step in flat(config.get("normalizer"), "normalizers") if step["type"] != "NFC"]
+        plain = {
+            **config,
+            "model": {**config["model"], "vocab": vocab},
+            "added_tokens": added,
+            "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
+        }
+        self._backend = gigatoken.Tokenizer.from_json(json.dumps(plain, ensure_ascii=False)).backend
+
+    def encode(self, text: pa.LargeStringArray) -> Encoded:
+        """Token ids of the documents `text` (n,), without a Python loop."""
+        layout = self._backend.encode_batch(ak.from_arrow(text), parallel=not on_ray()).layout
+        offsets = np.asarray(layout.offsets.data)
+        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        return Encoded((offsets - offsets[0]).astype(np.int64, copy=False), ids)
+
+
+class Tokenizers:
+    """A tokenizer in `tokenizers`, with control tokens that no text becomes.
+
+    Raises:
+        UserError: the file is none that `tokenizers` loads.
+    """
+
+    name = "tokenizers"
+
+    def __init__(self, config: Mapping[str, Any], rules: Rules) -> None:
+        added = [{**entry, "special": entry["content"] in rules.special} for entry in config.get("added_tokens") or []]
+        try:
+            self._tokenizer = Tokenizer.from_str(json.dumps({**config, "added_tokens": added}))
+        except Exception as error:  # of no class of its own
+            raise UserError(f"not a tokenizer.json that `tokenizers` loads ({error})", "mend the file") from error
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._added = {**rules.special, **rules.added}
+
+    def check_ids(self) -> None:
+        """Raises UserError if `tokenizers` gives an added token another id than the file says."""
+        for content, token in self._added.items():
+            found = self._tokenizer.token_to_id(content)
+            if found != token:
+                raise UserError(
+                    f"its added token {content!r} has the id {token} there, and {found} when `tokenizers` loads it",
+                    "mend the id, or name the token in the vocabulary under that id as well",
+                )
+
+    def encode(self, text: pa.LargeStringArray) -> Encoded:
+        """Token ids of the documents `text` (n,)."""
+        if on_ray():  # whose workers have a core each
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        bounds = [0, *_batch_ends(text)]
+        counts, ids = [np.zeros(1, np.int64)], [np.zeros(0, np.uint32)]
+        for first, last in itertools.pairwise(bounds):
+            found = self._tokenizer.encode_batch_fast(text[first:last].to_pylist(), add_special_tokens=False)
+            rows = [encoding.ids for encoding in found]
+            counts.append(np.array([len(row) for row in rows], np.int64))
+            ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.uint32))
+        return Encoded(np.cumsum(np.concatenate(counts)), np.concatenate(ids))
+
+
+def _batch_ends(text: pa.LargeStringArray) -> list[int]:
+    """Where each batch of documents ends."""
+    if len(text) == 0:
+        return []
+    starts = text_buffers(text)[0][:-1]
+    batch = (starts - starts[0]) // _BATCH_BYTES
+    return [*np.flatnonzero(np.diff(batch) > 0) + 1, len(text)]

@@ -21,7 +21,7 @@ from shoal_data.tokenizer.encoder import Encoder, load_encoder
 from shoal_data.tokenizer.special import beginning_of_text, end_of_text, fim_sentinels
 from shoal_data.writing.duplicates import is_duplicate
 from shoal_data.writing.options import Recipe
-from shoal_data.writing.recipe import cut_for_fim, draws, fim_order, insert_tokens, split_tokens
+from shoal_data.writing.recipe import cut_for_fim, draws, fim_order, split_tokens, splits_of
 from shoal_data.writing.shards import write_shard
 
 __all__ = ["encode_part", "part_record"]
@@ -104,10 +104,10 @@ def _encode(
     else:
         stream = encoder.encode(text)
     if recipe.split_rate > 0:
-        stream = split_tokens(stream, encoder.splits, recipe.split_rate, recipe.seed, "split", part.id)
+        stream = split_tokens(stream, splits_of(encoder), recipe.split_rate, recipe.seed, "split", part.id)
     if recipe.bos:
-        stream = insert_tokens(stream, beginning_of_text(encoder.special), after=False)
-    stream = insert_tokens(stream, end_of_text(encoder.special), after=True)
+        stream = stream.with_token(beginning_of_text(encoder.special), after=False)
+    stream = stream.with_token(end_of_text(encoder.special), after=True)
     size = pc.binary_length(text).cast(pa.int64())
     columns = {
         "file": documents["file"].chunk(0),

@@ -7,17 +7,35 @@ Everything random is a pure function of (seed, part), so a part that is done aga
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from shoal_data.arrow import text_buffers
-from shoal_data.tokenizer.stream import Splits, Stream
+from shoal_data.tokenizer.encoder import Encoded, Encoder
 
-__all__ = ["cut_for_fim", "draws", "fim_order", "insert_tokens", "split_tokens"]
+__all__ = ["cut_for_fim", "draws", "fim_order", "split_tokens", "splits_of"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How tokens that join punctuation and line breaks fall apart.
+
+    Attributes:
+        length: ids each token becomes, (vocab_size,); 0 for tokens that do not split.
+        start: where they begin in `ids`, (vocab_size,).
+        ids: the replacements on end.
+    """
+
+    length: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.uint32]
 
 
 def draws(count: int, *key: int | str) -> npt.NDArray[np.float64]:
@@ -51,7 +69,7 @@ def cut_for_fim(
     return pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), text.buffers()[2])
 
 
-def fim_order(stream: Stream, chosen: npt.NDArray[np.bool_], sentinels: Sequence[int]) -> Stream:
+def fim_order(stream: Encoded, chosen: npt.NDArray[np.bool_], sentinels: Sequence[int]) -> Encoded:
     """The pieces of `cut_for_fim`, encoded, as documents in PSM order with the (begin, hole, end) sentinels."""
     documents = len(chosen)
     pieces = pa.LargeListArray.from_arrays(pa.array(stream.offsets), pa.array(stream.ids))
@@ -63,10 +81,32 @@ def fim_order(stream: Stream, chosen: npt.NDArray[np.bool_], sentinels: Sequence
     where = bounds[:-1].reshape(documents, 3)[chosen].reshape(-1)
     ids = np.insert(ids, where, np.tile(np.asarray(sentinels, np.uint32), int(chosen.sum())))
     added = np.concatenate(([0], np.cumsum(3 * chosen)))
-    return Stream(bounds[::3] + added, ids)
+    return Encoded(bounds[::3] + added, ids)
 
 
-def split_tokens(stream: Stream, splits: Splits, rate: float, *key: int | str) -> Stream:
+@functools.lru_cache(maxsize=1)
+def splits_of(encoder: Encoder) -> Splits:
+    """The splits of a vocabulary: tokens of punctuation or symbols (a space may lead) and then line breaks."""
+    tokens = encoder.tokens
+    length, start = np.zeros(len(tokens), np.int64), np.zeros(len(tokens), np.int64)
+    joined: list[int] = []
+    halves: list[str] = []
+    for token, content in enumerate(tokens):
+        text = content.decode("utf-8", errors="replace")
+        marks = text.rstrip("\r\n")
+        bare = marks.removeprefix(" ")
+        if len(marks) < len(text) and bare and all(unicodedata.category(one)[0] in "PS" for one in bare):
+            joined.append(token)
+            halves += [marks, text[len(marks) :]]
+    if not joined:
+        return Splits(length, start, np.zeros(0, np.uint32))
+    found = encoder.encode(pa.array(halves, pa.large_string()))
+    bounds = found.offsets[::2]
+    length[joined], start[joined] = np.diff(bounds), bounds[:-1]
+    return Splits(length, start, found.ids)
+
+
+def split_tokens(stream: Encoded, splits: Splits, rate: float, *key: int | str) -> Encoded:
     """Split a random share `rate` of the tokens that can be split; the text they stand for stays the same."""
     can = np.flatnonzero(splits.length[stream.ids])
     hit = can[draws(len(can), *key) < rate]
@@ -77,11 +117,4 @@ def split_tokens(stream: Stream, splits: Splits, rate: float, *key: int | str) -
     width = repeat[hit]
     step = np.arange(int(width.sum())) - np.repeat(np.cumsum(width) - width, width)
     ids[np.repeat(ends[hit], width) + step] = splits.ids[np.repeat(splits.start[stream.ids[hit]], width) + step]
-    return Stream(ends[stream.offsets], ids)
-
-
-def insert_tokens(stream: Stream, token: int, *, after: bool) -> Stream:
-    """One `token` after (or before) every document."""
-    where = stream.offsets[1:] if after else stream.offsets[:-1]
-    ids = np.insert(stream.ids, where, np.uint32(token))
-    return Stream(stream.offsets + np.arange(len(stream.offsets)), ids)
+    return Encoded(ends[stream.offsets], ids)
