@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from shoal_core.errors import StoreError, UserError
 from shoal_data.s3_client import CREDENTIALS, connect, unsigned
 
-__all__ = ["Objects", "Stalls", "verdict"]
+__all__ = ["Objects", "Stalls", "final_error"]
 
 Result = TypeVar("Result")
 
@@ -152,7 +152,7 @@ class Objects:
                 result = ask()
             except (BotoCoreError, ClientError, OSError) as error:
                 self._answered = self._answered or _is_answer(error)
-                if (final := verdict(error, where, again=self._answered)) is not None:
+                if (final := final_error(error, where, again=self._answered)) is not None:
                     raise final from error
                 problem = error
             else:
@@ -167,7 +167,7 @@ class Objects:
         ) from problem
 
 
-def verdict(error: Exception, where: str, *, again: bool) -> Exception | None:
+def final_error(error: Exception, where: str, *, again: bool) -> Exception | None:
     """What to raise for an error of botocore's when `where` was asked for; None if the next answer may be another one.
 
     Args:

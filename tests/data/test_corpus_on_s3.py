@@ -26,7 +26,7 @@ from shoal_data.reading.inspection import documents, write_documents
 from shoal_data.reading.reader import Corpus
 from shoal_data.reading.store import store_at
 from shoal_data.reading.verify import verify
-from shoal_data.s3_objects import Objects, verdict
+from shoal_data.s3_objects import Objects, final_error
 from shoal_data.writing.options import TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
 
@@ -284,10 +284,10 @@ def test_what_may_pass_is_asked_for_again() -> None:
         ReadTimeoutError(endpoint_url="http://x"),
         OSError("3 of 5 bytes came"),
     ]
-    assert [verdict(error, "s3://b/c", again=False) for error in passing] == [None] * len(passing)
+    assert [final_error(error, "s3://b/c", again=False) for error in passing] == [None] * len(passing)
     role = CredentialRetrievalError(provider="iam-role", error_msg="busy")
-    assert verdict(role, "s3://b/c", again=True) is None
-    assert isinstance(verdict(role, "s3://b/c", again=False), StoreError)
+    assert final_error(role, "s3://b/c", again=True) is None
+    assert isinstance(final_error(role, "s3://b/c", again=False), StoreError)
 
 
 def test_shards_are_listed_a_thousand_a_request() -> None:

@@ -1,4 +1,4 @@
-"""JSON Lines: the verdict on a line depends on that line alone, and each line that is lost is named by its number."""
+"""JSON Lines: what becomes of a line depends on that line alone, and each line that is lost is named by its number."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ BLANK = [b"", b"\r", b"  ", b"\t \r"]
 Reader = Callable[..., Any]
 
 
-def verdicts(read: Reader, lines: list[bytes]) -> list[Any]:
+def judged(read: Reader, lines: list[bytes]) -> list[Any]:
     """What becomes of each line of a file: (text, tag), a cause, or nothing."""
     found, lost = read("a.jsonl", b"\n".join(lines))
     causes = {row: entry.cause for entry in lost for row in range(entry.row, entry.row + entry.rows)}
@@ -80,16 +80,16 @@ def verdicts(read: Reader, lines: list[bytes]) -> list[Any]:
 
 @pytest.mark.parametrize("line", GOOD, ids=lambda line: repr(line[:40]))
 def test_what_is_kept(read: Reader, line: bytes) -> None:
-    assert verdicts(read, [line]) == [GOOD[line]]
-    assert verdicts(read, [b"{bad", line, b'{"text":"ok"}'])[1:] == [GOOD[line], ("ok", "und")]
+    assert judged(read, [line]) == [GOOD[line]]
+    assert judged(read, [b"{bad", line, b'{"text":"ok"}'])[1:] == [GOOD[line], ("ok", "und")]
 
 
 @pytest.mark.parametrize("line", BAD, ids=lambda line: repr(line[:40]))
 def test_what_is_lost_costs_itself_alone(read: Reader, line: bytes) -> None:
-    (alone,) = verdicts(read, [line])
+    (alone,) = judged(read, [line])
     assert BAD[line] in alone
     beside = [b'{"text":"ok","lang":"en"}', line, b'{"text":"ok"}', b""]
-    assert verdicts(read, beside) == [("ok", "en"), alone, ("ok", "und"), None]
+    assert judged(read, beside) == [("ok", "en"), alone, ("ok", "und"), None]
 
 
 def damaged(line: bytes, place: int, value: int) -> bytes:
@@ -109,16 +109,16 @@ _LINES = st.one_of(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(lines=st.lists(_LINES, min_size=1, max_size=6), small=st.sampled_from([20, 10_000]))
-def test_the_verdict_beside_others_is_the_verdict_alone(read: Reader, lines: list[bytes], small: int) -> None:
+def test_a_line_beside_others_is_judged_as_it_is_alone(read: Reader, lines: list[bytes], small: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shoal_data.sources.jsonl._SMALL", small)
-        alone = [verdicts(read, [b'{"text":"first"}', line])[1] for line in lines]
-        assert verdicts(read, [b'{"text":"first"}', *lines])[1:] == alone
+        alone = [judged(read, [b'{"text":"first"}', line])[1] for line in lines]
+        assert judged(read, [b'{"text":"first"}', *lines])[1:] == alone
 
 
 def test_rows_are_lines_of_the_file_and_blank_ones_are_no_loss(read: Reader) -> None:
     lines = [b'{"text":"one"}', b"", b"\r", b'{"text":"four"}', b" ", b"{bad", b"", b'{"text":"eight"}', b"", b""]
-    assert verdicts(read, lines) == [("one", "und"), None, None, ("four", "und"), None, *verdicts(read, lines)[5:]]
+    assert judged(read, lines) == [("one", "und"), None, None, ("four", "und"), None, *judged(read, lines)[5:]]
     found, lost = read("a.jsonl", b"\n".join(lines))
     assert ([*found], [(entry.row, entry.rows) for entry in lost]) == ([0, 3, 7], [(5, 1)])
     for blank in (b"", b"\n", b"\n\n\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"):
@@ -133,7 +133,7 @@ def test_a_bad_line_among_many_is_found_however_they_are_cut(read: Reader, monke
     expected: list[Any] = [
         (json.loads(line)["text"], "und") if line[:1] == b"{" and line != b"{bad" else None for line in lines
     ]
-    found = verdicts(read, lines)
+    found = judged(read, lines)
     assert [found[row] for row in range(1000) if row not in (7, 500)] == [
         expected[row] for row in range(1000) if row not in (7, 500)
     ]
@@ -153,7 +153,7 @@ def test_a_line_too_long_to_be_held_costs_itself_alone(read: Reader, monkeypatch
     for name, size in (("jsonl._LONGEST", 1000), ("jsonl._STRETCH", 500), ("unpack._BLOCK", 100)):
         monkeypatch.setattr(f"shoal_data.sources.{name}", size)
     lines = [b'{"text":"one"}', b'{"text":"' + b"x" * 5000 + b'"}', b'{"text":"two"}']
-    found = verdicts(read, lines)
+    found = judged(read, lines)
     assert found[::2] == [("one", "und"), ("two", "und")]
     assert "a line of more than" in found[1]
 
@@ -185,6 +185,6 @@ def test_wide_characters_without_a_mark_are_named(read: Reader, encoding: str) -
 
 def test_a_line_of_wide_characters_costs_no_others(read: Reader) -> None:
     wide = ('{"text":"' + "x" * 4000 + '"}').encode("utf-16-le")
-    found = verdicts(read, [wide, *[b'{"text":"ok"}'] * 500])
+    found = judged(read, [wide, *[b'{"text":"ok"}'] * 500])
     assert found[1:] == [("ok", "und")] * 500
     assert "unreadable JSON line" in found[0]

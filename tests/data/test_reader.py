@@ -1,4 +1,4 @@
-"""Working places out ahead and gathering in one call change no answer."""
+"""Working locations out ahead and gathering in one call change no answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from shoal_core.errors import UserError
 from shoal_data.reading import local_store, locations
-from shoal_data.reading.locations import Places, Stream
+from shoal_data.reading.locations import Locator, Stream
 from shoal_data.reading.order import SampleOrder
 from shoal_data.reading.reader import Corpus
 from shoal_data.writing.options import TokenizeOptions
@@ -47,7 +47,7 @@ def test_places_ahead_are_those_worked_out_one_by_one(
     if weights:
         streams.append(Stream(np.arange(5, 7), np.array([0, 1000, 1300])))
     order = SampleOrder([(int(stream.starts[-1]) - 1) // 32 for stream in streams], weights, seed=2)
-    ahead, plain = Places(streams, order, 32), Places(streams, order, 32)
+    ahead, plain = Locator(streams, order, 32), Locator(streams, order, 32)
     position = np.array([900, 904, 901])
     for _ in range(200):  # several times what is worked out in one go, and over several epochs
         assert np.array_equal(np.stack(ahead(position)), np.stack(plain.locate(position)))

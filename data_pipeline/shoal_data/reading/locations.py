@@ -11,7 +11,7 @@ import numpy.typing as npt
 from shoal_core.errors import UserError
 from shoal_data.reading.order import SampleOrder
 
-__all__ = ["Place", "Places", "Stream"]
+__all__ = ["Location", "Locator", "Stream"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -27,7 +27,7 @@ class Stream(NamedTuple):
     starts: Ints
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where samples begin; each (n,).
 
     Attributes:
@@ -45,8 +45,8 @@ class Place(NamedTuple):
     room: Ints
 
 
-class Places:
-    """Position -> place, for samples of `seq_len` tokens and the one before them.
+class Locator:
+    """Position -> location, for samples of `seq_len` tokens and the one before them.
 
     A reader that goes on regularly, each batch its last one moved by the same step (which is every rank of every world
     size), finds its coming batches worked out in one go from the third on. This changes no answer.
@@ -59,21 +59,21 @@ class Places:
     def __init__(self, streams: Sequence[Stream], order: SampleOrder, seq_len: int) -> None:
         self._streams, self._order, self._seq_len = streams, order, seq_len
         self._last, self._step = np.zeros(0, np.int64), 0
-        # Batches ahead (k, n), their places (5, k, n), and which of them comes next.
+        # Batches ahead (k, n), their locations (5, k, n), and which of them comes next.
         self._ahead: tuple[Ints, Ints, int] | None = None
 
-    def __call__(self, position: Ints) -> Place:
-        """Places of the samples at `position` (n,).
+    def __call__(self, position: Ints) -> Location:
+        """Locations of the samples at `position` (n,).
 
         Raises:
             UserError: a position is negative.
         """
         last, self._last = self._last, position
         if self._ahead is not None:
-            batches, places, number = self._ahead
+            batches, found, number = self._ahead
             if number < len(batches) and position.shape == batches[0].shape and (batches[number] == position).all():
-                self._ahead = batches, places, number + 1
-                return Place(*places[:, number])
+                self._ahead = batches, found, number + 1
+                return Location(*found[:, number])
         self._ahead = None
         step = int(position[0] - last[0]) if len(position) and len(position) == len(last) else 0
         regular, self._step = 0 < step == self._step, step
@@ -81,11 +81,11 @@ class Places:
         if count < 2 or not np.array_equal(last + step, position):
             return self.locate(position)
         batches = position + step * np.arange(count, dtype=np.int64)[:, None]
-        places = np.stack(self.locate(batches.reshape(-1))).reshape(5, count, len(position))
-        self._ahead = batches, places, 1
-        return Place(*places[:, 0])
+        found = np.stack(self.locate(batches.reshape(-1))).reshape(5, count, len(position))
+        self._ahead = batches, found, 1
+        return Location(*found[:, 0])
 
-    def locate(self, position: Ints) -> Place:
+    def locate(self, position: Ints) -> Location:
         """The same, and nothing is worked out ahead."""
         if position.size and position.min() < 0:
             raise UserError(
@@ -100,4 +100,4 @@ class Places:
             shard[mine] = shards[turn[mine]]
             room[mine] = starts[turn[mine] + 1] - first[mine]
             first[mine] -= starts[turn[mine]]
-        return Place(stream, turn, shard, first, room)
+        return Location(stream, turn, shard, first, room)

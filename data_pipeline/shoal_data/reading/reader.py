@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from shoal_core.errors import UserError
 from shoal_data.files import write_whole
-from shoal_data.reading.locations import Place, Places, Stream
+from shoal_data.reading.locations import Location, Locator, Stream
 from shoal_data.reading.manifest import MANIFEST, Manifest
 from shoal_data.reading.order import SampleOrder
 from shoal_data.reading.store import LocalStore, Store, open_store
@@ -184,15 +184,15 @@ class Reader:
                 )
         self.samples = sum(counts)
         weights = [manifest.weights[name] for name in manifest.sources] if manifest.weights else None
-        self._places = Places(self._streams, SampleOrder(counts, weights, seed), self.seq_len)
+        self._locator = Locator(self._streams, SampleOrder(counts, weights, seed), self.seq_len)
 
-    def locate(self, ids: Ids) -> Place:
+    def locate(self, ids: Ids) -> Location:
         """Where the samples at positions `ids` begin. Pure: nothing is read.
 
         Raises:
             UserError: a position is no integer, or negative.
         """
-        return self._places(_positions(ids))
+        return self._locator(_positions(ids))
 
     def tokens(self, ids: Ids, out: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.integer]:
         """Token ids of the samples at positions `ids`: (n, seq_len + 1); predict `[:, 1:]` from `[:, :-1]`.
@@ -200,18 +200,18 @@ class Reader:
         Args:
             out: takes them, widened to its dtype; a new array of the corpus's own unsigned dtype if None.
         """
-        place, width = self.locate(ids), self.seq_len + 1
-        across = np.flatnonzero(place.room < width) if place.room.min(initial=width) < width else ()
+        location, width = self.locate(ids), self.seq_len + 1
+        across = np.flatnonzero(location.room < width) if location.room.min(initial=width) < width else ()
         if len(across) == 0:
-            found = self.corpus.store.gather(place.shard, place.first, width)
-        elif len(across) == len(place.room):
+            found = self.corpus.store.gather(location.shard, location.first, width)
+        elif len(across) == len(location.room):
             found = np.empty((len(across), width), self.corpus.manifest.dtype)
         else:  # copy another sample in the place of each that goes on in the next shard, and write those over
-            pick = np.arange(len(place.room))
-            pick[across] = np.argmax(place.room)
-            found = self.corpus.store.gather(place.shard[pick], place.first[pick], width)
+            pick = np.arange(len(location.room))
+            pick[across] = np.argmax(location.room)
+            found = self.corpus.store.gather(location.shard[pick], location.first[pick], width)
         for number in across:
-            self._across(found[number], *(int(one[number]) for one in (place.stream, place.turn, place.first)))
+            self._across(found[number], *(int(one[number]) for one in (location.stream, location.turn, location.first)))
         if out is None:
             return found
         out[:] = found
@@ -246,7 +246,7 @@ class Reader:
 
     def prefetch(self, ids: Ids) -> None:
         """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""
-        place = self._places.locate(_positions(ids))
-        last = place.first + np.minimum(place.room, self.seq_len + 1)
-        for shard, begin, end in zip(place.shard.tolist(), place.first.tolist(), last.tolist(), strict=True):
+        location = self._locator.locate(_positions(ids))
+        last = location.first + np.minimum(location.room, self.seq_len + 1)
+        for shard, begin, end in zip(location.shard.tolist(), location.first.tolist(), last.tolist(), strict=True):
             self.corpus.store.prefetch(shard, begin, end)

@@ -1,4 +1,4 @@
-"""Documents of JSON Lines. The verdict on a line depends on that line alone, whatever lies beside it.
+"""Documents of JSON Lines. What becomes of a line depends on that line alone, whatever lies beside it.
 
 Arrow reads a stretch of lines at a time, and is believed where each line is one object; where it fails, the stretch is
 cut smaller, and a small one is judged line by line, by Python's `json` and then by Arrow. What Arrow takes in a stretch

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from shoal_core.errors import StoreError, UserError
 from shoal_data.retry import MayPass, retried
 from shoal_data.s3_client import connect
-from shoal_data.s3_objects import verdict
+from shoal_data.s3_objects import final_error
 from shoal_data.sources.found import Found, Listing, Ranges
 from shoal_data.sources.globs import fixed_part, has_magic, match_path
 
@@ -210,7 +210,7 @@ def _explained(url: str, error: Exception, client: _Client) -> Exception:
         return _changed(url)
     if code == "InvalidObjectState":
         return StoreError(f"{url}: the object is archived", "restore it from the archive first")
-    final = verdict(error, url, again=True)
+    final = final_error(error, url, again=True)
     if isinstance(final, FileNotFoundError):
         return _Absent(f"{url}: no such object", "put it back, or choose a new --out and run again")
     if final is None:
