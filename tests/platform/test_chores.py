@@ -239,13 +239,13 @@ def test_one_worker_that_cannot_be_judged_keeps_no_other_from_being(monkeypatch:
 # ---- the record
 
 
-def test_a_record_that_stalls_is_told_once_and_again_when_it_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_stalls_is_told_once_and_again_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     one = training()
     stall = Stall("No space left", 1.0, 5)
     one.stalls = [None, stall, stall, Stall("No space left", 1.0, 9, over=True), None]
     for _ in range(5):
         one.chores.record()
-    printed = capsys.readouterr().out.splitlines()
+    printed = [line.getMessage() for line in caplog.records]
     assert len(printed) == 2
     assert "cannot be written (No space left)" in printed[0]
     assert "9 lines had waited" in printed[1]
@@ -286,7 +286,7 @@ def spawner(fleet: Any, **started: Started) -> Spawner:
 
 
 def test_an_order_to_kill_that_cannot_be_given_is_told_and_the_death_is_on_record(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     one = training()
     one.spawner = spawner(SimpleNamespace(kill=without_descriptors), w10=Started("n1", 0.0, heard=True))
@@ -294,7 +294,7 @@ def test_an_order_to_kill_that_cannot_be_given_is_told_and_the_death_is_on_recor
     one.ear.gone(one.lifelines.lines["w10"], "connection closed")
     assert one.heard == [Lost("w10", "connection closed")]
     assert [event["kind"] for event in one.journal] == ["death"]
-    assert "w10 could not be told to end: OSError: [Errno 24] Too many open files" in capsys.readouterr().out
+    assert "w10 could not be told to end: OSError: [Errno 24] Too many open files" in caplog.text
 
 
 def test_own_failures_in_a_row_end_the_run_in_order() -> None:

@@ -75,7 +75,7 @@ def test_figures_that_make_no_record_leave_none(tmp_path: Path) -> None:
     assert len(list(read.samples(tmp_path / "a"))) == 2
 
 
-def test_a_run_whose_controller_cannot_live_ends_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_controller_cannot_live_ends_on_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     RunDir.create(tmp_path, "a", {}, resume=False).close()
     bury(tmp_path / "a", "a/controller", ("failed", "the controller failed: ValueError: bad"), ValueError("bad"))
     error, ended = read.events(tmp_path / "a")
@@ -86,4 +86,4 @@ def test_a_run_whose_controller_cannot_live_ends_on_record(tmp_path: Path, capsy
     assert run is not None
     assert (run["status"], run["reason"]) == ("failed", "the controller failed: ValueError: bad")
     bury(tmp_path / "nowhere", "b/controller", ("failed", "bad"), ValueError("bad"))  # is told, and raises nothing
-    assert "could not be closed" in capsys.readouterr().out
+    assert "could not be closed" in caplog.text

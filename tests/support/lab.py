@@ -23,7 +23,9 @@ from typing import Any
 
 import torch
 
+from shoal import log
 from shoal.config import Job
+from shoal.names import controller_name
 from shoal.plan import Node, first_plan
 from shoal.record import read
 from shoal.record.jsonl import read_json
@@ -82,7 +84,7 @@ def worker_main(raw: dict[str, Any], folder: Path) -> None:
 
     def reply(question: dict[str, Any]) -> Any:
         if question.get("what") == "steps":
-            return worker._loop.progress()["steps"] if worker._loop is not None else -1
+            return worker.steps()
         return worker.rejoin(meeting_of(question))
 
     answer(folder / f"{os.getpid()}.sock", reply)
@@ -124,6 +126,7 @@ def controller_main(folder: Path, job: dict[str, Any], seats: dict[tuple[int, in
     log_to(folder / "controller.log")
     rundir = folder / job["run_id"]
     one = Controller(LabFleet(folder), Job.model_validate(job), rundir, seats, 0, {}, again=again)
+    log.begin(controller_name(job["run_id"]), lambda: one.state.committed)
     signal.signal(signal.SIGTERM, lambda *_: one.stop("stopped by a signal"))
     signal.signal(signal.SIGUSR1, lambda *_: one.stop("stopped by a signal", save=True))
     asyncio.run(one.run())

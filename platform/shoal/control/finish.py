@@ -3,6 +3,7 @@ done."""
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal import tracking
-from shoal.control.mishaps import say
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bury", "finish"]
 
+logger = logging.getLogger(__name__)
 REAPED = 5.0
 """Seconds within which the lifelines of workers that were ended close."""
 REPORT = 120.0
@@ -39,7 +40,7 @@ def finish(one: Controller, outcome: tuple[str, str], tracker: subprocess.Popen[
         time.sleep(0.05)
     one.lifelines.close()
     if one.lease.lost:  # another session's record, report and mirror are not touched
-        say(f"{one.lease.lost}: this one wrote no more and ended its workers")
+        logger.warning("%s: this one wrote no more and ended its workers", one.lease.lost)
         if tracker is not None:
             tracker.terminate()
         return status, reason
@@ -49,14 +50,14 @@ def finish(one: Controller, outcome: tuple[str, str], tracker: subprocess.Popen[
         unwritten = one.mishaps.note(error)
     if unwritten:
         reason = f"{reason}; {unwritten}"
-        say(unwritten)
+        logger.warning(unwritten)
     try:
         subprocess.run([sys.executable, "-m", "shoal.report", str(one.rundir)], check=False, timeout=REPORT)
         to = one.job.mlflow
         if tracker is not None and (problem := tracking.finish(tracker, one.rundir, to.uri, to.experiment)):
-            say(problem)
+            logger.warning(problem)
     except (OSError, subprocess.SubprocessError) as error:
-        say(f"at the end of the run: {error}")
+        logger.warning("at the end of the run: %s", error)
     one.lease.release()
     return status, reason
 
@@ -71,4 +72,4 @@ def bury(rundir: Path, actor: str, outcome: tuple[str, str], error: BaseExceptio
         run.write_run(summarize(rundir) | {"status": status, "reason": reason})
         run.close()
     except Exception as another:
-        say(f"the record of the run could not be closed: {type(another).__name__}: {another}")
+        logger.warning("the record of the run could not be closed: %s: %s", type(another).__name__, another)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import traceback
 from collections import Counter
 
@@ -13,9 +13,8 @@ ROW = 20
 
 
 def say(text: str) -> None:
-    """Print for whoever reads the controller's log; a log that cannot be written either stops nothing."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"shoal controller: {text}", flush=True)
+    """Tell whoever reads the controller's log."""
+    logging.getLogger(__name__).warning(text)
 
 
 class Mishaps:

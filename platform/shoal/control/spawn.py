@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from shoal.control.fleet import Fleet
-from shoal.control.mishaps import say
 from shoal.names import node_of, seat_name, spare_name, spare_number
 from shoal.plan import Mesh, Node, Seat, spare_slots
 from shoal.worker.main import Meeting, Setup
 
 __all__ = ["Spawner", "spares_wanted"]
+
+logger = logging.getLogger(__name__)
 
 
 def spares_wanted(
@@ -95,7 +97,7 @@ class Spawner:
             try:
                 self._fleet.kill(name)
             except Exception as error:
-                say(f"{name} could not be told to end: {type(error).__name__}: {error}")
+                logger.warning("%s could not be told to end: %s: %s", name, type(error).__name__, error)
 
     def cold_spares(self) -> list[str]:
         """Spares that were asked for and have not said a word yet."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ray
 
-from shoal import log
 from shoal.worker.main import Meeting, Setup, Worker
 
 __all__ = ["WorkerActor"]
@@ -21,7 +20,6 @@ class WorkerActor:
 
     def __init__(self, setup: Setup) -> None:
         self._name = setup.name
-        log.begin(setup.name, lambda: self._worker.steps())
         self._worker = Worker(setup, ray.util.get_node_ip_address())
         self._worker.warm.wait()
 

@@ -8,6 +8,7 @@ here.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import select
@@ -23,6 +24,7 @@ from shoal.wire import LINE_LIMIT, decode, encode, greet
 
 __all__ = ["Link"]
 
+logger = logging.getLogger(__name__)
 KEPT = 1024
 """Messages that may have been on their way when a controller died."""
 WAITING = 64 << 20
@@ -198,7 +200,7 @@ class Link:
 
 def end() -> None:
     """End this worker's process: nobody will ever tell it to."""
-    print(f"shoal worker {os.getpid()}: no controller and no progress; ending", flush=True)
+    logger.error("no controller and no progress: this process ends")
     os._exit(3)
 
 

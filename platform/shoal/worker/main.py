@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import traceback
@@ -9,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoal import log
 from shoal.timeouts import Timeouts
 from shoal.wire import interface_of
 from shoal.worker.link import Link
 
 __all__ = ["Meeting", "Setup", "Worker", "greeting"]
 
+logger = logging.getLogger(__name__)
 PATIENCE = 20.0
 """Seconds, of a worker that could not even read its job, for reaching the controller."""
 LAST_WORD = 5.0
@@ -60,6 +63,7 @@ class Worker:
         self._loop: Any = None
         self.warm = threading.Event()
         """It has said its first word to a controller."""
+        log.begin(setup.name, self.steps)
         threading.Thread(target=self._train, daemon=True, name="train").start()
 
     def steps(self) -> int:
@@ -97,7 +101,7 @@ class Worker:
             self.warm.set()
             loop.run()
         except BaseException as error:
-            traceback.print_exc()
+            logger.exception("this process ends")
             self._tell(error)
             os._exit(1)
 
@@ -117,4 +121,4 @@ class Worker:
             link.send({"type": "failed", "generation": -1, "where": "start", "message": message, "trace": trace})
             link.flush(LAST_WORD)
         except BaseException:  # nobody listens: the end of the process says it
-            traceback.print_exc()
+            logger.exception("the controller could not be told")
