@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +19,11 @@ from shoal.control.modes import Draining, Pausing
 from shoal.control.spawn import Spawner, Started
 from shoal.control.watchdog import LEARNED, Watchdog
 from shoal.plan import Node
-from shoal.protocol.said import Failed
+from shoal.protocol.greeting import Greeting
+from shoal.protocol.said import CannotStart, Failed, Noted, Phase
 from shoal.record.pen import Stall
 from shoal.timeouts import Timeouts
-from shoal.worker.main import Meeting
+from shoal.worker.setup import Meeting
 from tests.support.decisions import Run
 
 TIMES = Timeouts(20.0)
@@ -74,8 +76,8 @@ class Paper:
 
     def connect(self, phase: str, since: float, *workers: str) -> None:
         for worker in workers or self.state.crew():
-            line = Line(worker, "n1", 1, None, SimpleNamespace(close=lambda: None), {"phase": "spare"})  # type: ignore[arg-type]
-            line.phase, line.since, line.heard = phase, since, since
+            line = Line(Greeting(worker, "n1", 1), SimpleNamespace(abort=lambda: None))  # type: ignore[arg-type]
+            line.phase, line.since, line.heard = Phase(phase), since, since
             self.lifelines.lines[worker] = line
             self.spawner.started[worker] = SimpleNamespace(node="n1", heard=True)
 
@@ -346,10 +348,9 @@ def test_a_worker_whose_only_word_is_why_it_cannot_start() -> None:
     one.connect("spare", 1.0, "s0")
     one.spawner.started["s0"].heard = False
     line = one.lifelines.lines["s0"]
-    line.doing = {"phase": "unborn"}
+    line.greeting = replace(line.greeting, phase=Phase.UNBORN)
     one.ear.joined(line)
-    word = {"type": "failed", "where": "start", "message": "RuntimeError: no", "trace": "Traceback ..."}
-    one.ear.said(line, word)
+    one.ear.said(line, CannotStart("s0", "RuntimeError: no", "Traceback ..."))
     one.ear.gone(line, "connection closed")
     one.ear.unborn("s0", "its process ended")
     assert one.heard == [Unborn("s0", "n1", "RuntimeError: no")]
@@ -371,8 +372,7 @@ def test_what_the_journal_holds_of_a_worker_is_not_written_again() -> None:
     one.connect("inside", 1.0)
     one.ear.told = {"w00": 4}
     for worker, number in (("w00", 3), ("w00", 4), ("w00", 5), ("w01", 0)):
-        note = {"type": "note", "kind": "remark", "generation": 0, "step": number, "seq": number}
-        one.ear.said(one.lifelines.lines[worker], note)
+        one.ear.said(one.lifelines.lines[worker], Noted(worker, 0, number, "remark", number=number))
     assert [(event["actor"], event["seq"]) for event in one.journal] == [("w00", 5), ("w01", 0)]
     assert [(event["kind"], event["step"], event["cell"]) for event in one.journal] == [
         ("remark", 5, 0),

@@ -16,8 +16,10 @@ import torch.distributed as dist
 
 from shoal.control.rendezvous import Answers
 from shoal.control.rendezvous import Rendezvous as Controller
-from shoal.worker.groups import GROUPS, Groups, Sockets, Stopped, leave_world
+from shoal.protocol.rendezvous import Question
+from shoal.worker.groups import GROUPS, Groups, Stopped, leave_world
 from shoal.worker.rendezvous import Rendezvous
+from shoal.worker.sockets import Sockets
 from shoal.worker.step import world_broke
 
 SIZE = 3
@@ -39,9 +41,9 @@ class Hub:
         for worker in self.workers.values():
             worker.scope = f"cell/{self.number}"
 
-    def say(self, worker: str, message: dict[str, Any]) -> bool:
+    def say(self, worker: str, question: Question) -> bool:
         with self.lock:
-            self.deliver(self.controller.hear(worker, message))
+            self.deliver(self.controller.hear(worker, question))
         return True
 
     def deliver(self, answers: Answers) -> None:

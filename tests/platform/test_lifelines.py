@@ -12,11 +12,25 @@ import pytest
 
 from shoal.control import lifelines
 from shoal.control.lifelines import Lifelines, Line
-from shoal.wire import GREETING_LIMIT, answers, decode, encode, proof
+from shoal.protocol import codec, orders
+from shoal.protocol.codec import decode, encode
+from shoal.protocol.greeting import (
+    GREETING_LIMIT,
+    VERSION,
+    Challenge,
+    Greeting,
+    Hello,
+    Refused,
+    Welcome,
+    knows,
+    other_version,
+    proof,
+)
+from shoal.protocol.greeting import hello as hello_of
+from shoal.protocol.said import Ack, Acked, Beat, Committed, Phase, Said
 
-WHO = {"worker": "w0", "node": "n1", "pid": 1, "home": [0, 1]}
-DOING = {"seat": None, "attempt": -1, "generation": -1, "phase": "spare", "steps": -1}
-HELLO = {"type": "hello", "copies": {}, **WHO, **DOING}
+ME = Greeting("w0", "n1", 1, (0, 1))
+COMMIT = Committed("w0", 0, 1)
 
 
 class Ear:
@@ -31,10 +45,10 @@ class Ear:
         self.address: tuple[str, int] | None = None
 
     def joined(self, line: Line) -> None:
-        self.heard.append(("joined", line.worker, line.home))
+        self.heard.append(("joined", line.worker, line.greeting.home))
 
-    def said(self, line: Line, message: dict[str, Any]) -> None:
-        self.heard.append(("said", message["type"]))
+    def said(self, line: Line, message: Said) -> None:
+        self.heard.append(("said", type(message).__name__))
 
     def gone(self, line: Line, why: str) -> None:
         self.heard.append(("gone", line.worker))
@@ -53,21 +67,22 @@ async def called(ear: Ear) -> tuple[Streams, str]:
         ear.address = await ear.lines.open("127.0.0.1")
     reader, writer = await asyncio.open_connection(*ear.address)
     challenge = decode(await asyncio.wait_for(reader.readline(), 10))
-    assert challenge["type"] == "challenge"
-    return (reader, writer), challenge["nonce"]
+    assert isinstance(challenge, Challenge)
+    assert challenge.version == VERSION
+    return (reader, writer), challenge.nonce
 
 
-def hello(challenge: str, secret: str = "s", **changes: Any) -> bytes:
-    said = HELLO | {"nonce": "mine"} | changes
-    return encode(said | {"proof": proof(secret, "worker", challenge, said)})
+def hello(challenge: str, secret: str = "s") -> bytes:
+    return encode(hello_of(secret, ME, challenge))
 
 
 async def talk(ear: Ear, *messages: bytes) -> Streams:
     """A worker that was let in and said all this."""
     (reader, writer), challenge = await called(ear)
-    writer.write(hello(challenge))
+    said = hello_of("s", ME, challenge)
+    writer.write(encode(said))
     welcome = decode(await asyncio.wait_for(reader.readline(), 10))
-    assert welcome == {"type": "welcome", "proof": proof("s", "controller", "mine", challenge)}
+    assert welcome == Welcome(proof("s", "controller", said.nonce, challenge))
     writer.write(b"".join(messages))
     await writer.drain()
     return reader, writer
@@ -88,13 +103,13 @@ async def refused(ear: Ear, first: Callable[[str], bytes]) -> bytes:
 def test_everything_said_is_heard_before_the_death() -> None:
     async def scene() -> list[Any]:
         ear = Ear()
-        commits = [encode({"type": "commit", "steps": step}) for step in range(3)]
-        _, writer = await talk(ear, encode({"type": "beat", "phase": "training", "steps": 7}), *commits)
+        commits = [encode(Committed("w0", 0, step)) for step in range(3)]
+        _, writer = await talk(ear, encode(Beat(Phase.INSIDE, 7)), *commits)
         writer.close()
         await asyncio.wait_for(ear.until(5), 10)
         return list(ear.heard)
 
-    said = ("said", "commit")
+    said = ("said", "Committed")
     assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), said, said, said, ("gone", "w0")]
 
 
@@ -105,57 +120,54 @@ def test_what_the_controller_fails_over_is_not_the_workers_fault(error: Exceptio
             super().joined(line)
             raise error
 
-        def said(self, line: Line, message: dict[str, Any]) -> None:
+        def said(self, line: Line, message: Said) -> None:
             super().said(line, message)
             raise error
 
     async def scene() -> tuple[list[Any], list[Exception], bool]:
         ear = Clumsy()
-        reader, writer = await talk(ear, encode({"type": "commit"}), encode({"type": "ack"}))
+        reader, writer = await talk(ear, encode(COMMIT), encode(Acked("w0", 0, Ack(1))))
         await asyncio.wait_for(ear.until(3), 10)
-        ear.lines.send("w0", {"type": "stop"})
+        ear.lines.send("w0", orders.Stop(3, (), 5))
         assert await asyncio.wait_for(reader.readline(), 10)
         writer.close()
         await asyncio.wait_for(ear.until(4), 10)
         return list(ear.heard), list(ear.failures), bool(ear.lines.lines)
 
     heard, failures, still = asyncio.run(scene())
-    assert heard == [("joined", "w0", (0, 1)), ("said", "commit"), ("said", "ack"), ("gone", "w0")]
+    assert heard == [("joined", "w0", (0, 1)), ("said", "Committed"), ("said", "Acked"), ("gone", "w0")]
     assert failures == [error] * 3
     assert not still
 
 
 def test_orders_reach_the_worker() -> None:
-    async def scene() -> dict[str, Any]:
+    async def scene() -> orders.Order:
         ear = Ear()
         reader, _ = await talk(ear)
         await asyncio.wait_for(ear.until(1), 10)
-        ear.lines.send("w0", {"type": "stop", "generation": 3})
-        ear.lines.send("nobody", {"type": "stop"})
-        return decode(await asyncio.wait_for(reader.readline(), 10))
+        ear.lines.broadcast(["nobody", "w0"], orders.Stop(3, (1,), 5))
+        return codec.order(await asyncio.wait_for(reader.readline(), 10))
 
-    assert asyncio.run(scene()) == {"type": "stop", "generation": 3}
+    assert asyncio.run(scene()) == orders.Stop(3, (1,), 5)
 
 
 STRANGERS: dict[str, Callable[[str], bytes]] = {
     "another secret": lambda nonce: hello(nonce, secret="guess"),
     "a hello that was heard before": lambda nonce: hello("a nonce of yesterday"),
     "a hello that was changed on its way": lambda nonce: hello(nonce).replace(b'"w0"', b'"w1"'),
-    "the secret in clear": lambda nonce: encode(HELLO | {"secret": "s"}),
-    "no hello": lambda nonce: encode({"type": "commit"}),
-    "letters that are not ASCII": lambda nonce: encode(HELLO | {"proof": "\u00e9\ud800"}),
-    "a proof that is no text": lambda nonce: encode(HELLO | {"proof": {"a": 1}}),
-    "no JSON": lambda nonce: b"\x80\x04not json\n",
-    "a list": lambda nonce: b"[1]\n",
-    "deep nesting": lambda nonce: b"[" * 4000 + b"\n",
-    "a number of many digits": lambda nonce: b'{"type":"hello","pid":' + b"9" * 4000 + b"}\n",
+    "the secret in clear": lambda nonce: encode(Hello(VERSION, ME, "mine", "s")),
+    "no hello": lambda nonce: encode(COMMIT),
+    "letters that are not ASCII": lambda nonce: encode(Hello(VERSION, ME, "mine", "\u00e9")),
+    "a proof that is no text": lambda nonce: hello(nonce).replace(b'"proof":"', b'"proof":5,"x":"'),
+    "no JSON": lambda nonce: b"Hello \x80\x04not json\n",
+    "a list": lambda nonce: b"Hello [1]\n",
+    "deep nesting": lambda nonce: b"Hello " + b"[" * 4000 + b"\n",
+    "a number of many digits": lambda nonce: b'Hello {"version":' + b"9" * 4000 + b"}\n",
     "HTTP": lambda nonce: b"GET / HTTP/1.0\r\n\r\n",
     "a long line": lambda nonce: b"a" * (GREETING_LIMIT + 1),
-    "more than a hello": lambda nonce: hello(nonce) + b"{}\n",
-    "a hello with fields missing": lambda nonce: encode(
-        {"type": "hello", "nonce": "m", "proof": proof("s", "worker", nonce, {"type": "hello", "nonce": "m"})}
-    ),
-    "a hello that makes no sense": lambda nonce: hello(nonce, pid="x"),
+    "more than a hello": lambda nonce: hello(nonce) + encode(COMMIT),
+    "a hello with fields missing": lambda nonce: hello(nonce).replace(b'"node":"n1",', b""),
+    "a hello that makes no sense": lambda nonce: hello(nonce).replace(b'"pid":1', b'"pid":"x"'),
 }
 
 
@@ -173,7 +185,7 @@ def test_a_stranger_that_says_nothing_is_not_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(lifelines, "GREETING_TIME", 0.2)
 
     async def scene() -> bytes:
-        return await refused(Ear(), lambda nonce: b'{"type":"hello",')
+        return await refused(Ear(), lambda nonce: b"Hello {")
 
     assert asyncio.run(scene()) == b""
 
@@ -218,23 +230,47 @@ def test_without_descriptors_those_who_are_there_are_heard_and_it_is_told_once(
         monkeypatch.setattr(socket.socket, "accept", none_left)
         waiting = await asyncio.open_connection(*ear.address)
         await asyncio.sleep(0.3)
-        writer.write(encode({"type": "commit"}))
+        writer.write(encode(COMMIT))
         await asyncio.wait_for(ear.until(2), 10)
         monkeypatch.setattr(socket.socket, "accept", real)
-        assert decode(await asyncio.wait_for(waiting[0].readline(), 10))["type"] == "challenge"
+        assert isinstance(decode(await asyncio.wait_for(waiting[0].readline(), 10)), Challenge)
         waiting[1].close()
         writer.close()
         return list(ear.heard)
 
-    assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), ("said", "commit")]
+    assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), ("said", "Committed")]
     assert "".join(capfd.readouterr()).count("no connection can be accepted") == 1
 
 
 def test_the_secret_never_crosses_and_a_proof_is_good_for_one_greeting() -> None:
     said = hello("first", secret="deadbeef")
     assert b"deadbeef" not in said
-    assert answers(decode(said), "deadbeef", "first")
-    assert not answers(decode(said), "deadbeef", "second")
+    assert knows("deadbeef", decode(said), "first")
+    assert not knows("deadbeef", decode(said), "second")
+
+
+def test_another_version_is_refused_with_a_sentence() -> None:
+    async def scene() -> tuple[bytes, list[Any]]:
+        ear = Ear()
+        older = Hello(VERSION - 1, ME, "mine", "")
+        return await refused(ear, lambda nonce: encode(older)), list(ear.heard)
+
+    told, heard = asyncio.run(scene())
+    assert decode(told) == Refused(other_version(VERSION - 1))
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    "line", [encode(Committed("w1", 0, 1)), b"Stop {}\n", b"{}\n", b"Committed {}\n", b"Beat " + b"[" * 9999 + b"\n"]
+)
+def test_who_speaks_in_anothers_name_or_makes_no_sense_is_cut_off(line: bytes) -> None:
+    async def scene() -> list[Any]:
+        ear = Ear()
+        _, _writer = await talk(ear, encode(COMMIT) + line + encode(COMMIT))
+        await asyncio.wait_for(ear.until(3), 10)
+        return list(ear.heard)
+
+    assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), ("said", "Committed"), ("gone", "w0")]
 
 
 def test_a_second_worker_of_the_same_name_is_refused() -> None:
@@ -251,10 +287,10 @@ def test_a_second_worker_of_the_same_name_is_refused() -> None:
 
 def test_what_the_controller_was_too_late_to_hear_is_no_silence() -> None:
     nowhere: Any = None
-    line = Line("w0", "n1", 1, None, nowhere, heard=100.0, since=90.0)
+    line = Line(ME, nowhere, heard=100.0, since=90.0)
     line.excuse(4.0, now=106.0)
     assert (line.silent(106.0), line.since) == (2.0, 94.0)
-    heard = Line("w0", "n1", 1, None, nowhere, heard=105.5, since=105.0)
+    heard = Line(ME, nowhere, heard=105.5, since=105.0)
     heard.excuse(4.0, now=106.0)  # it spoke after the controller came back: that word starts its clocks anew
     assert (heard.silent(106.0), heard.since) == (0.0, 106.0)
     assert heard.silent(107.0) == 1.0

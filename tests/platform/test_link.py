@@ -9,19 +9,25 @@ from typing import Any
 
 import pytest
 
+from shoal.protocol import codec, orders
+from shoal.protocol.codec import decode, encode
+from shoal.protocol.greeting import GREETING_LIMIT, VERSION, Challenge, Greeting, Hello, Welcome, knows, proof
+from shoal.protocol.rendezvous import Meet, Met
+from shoal.protocol.said import Beat, Finished, NotSaved, Phase, Said
 from shoal.timeouts import Timeouts
-from shoal.wire import GREETING_LIMIT, answers, decode, encode, proof, read_line
 from shoal.worker import link as link_module
+from shoal.worker.calling import read_line
 from shoal.worker.link import Link
 
-LONG = {"type": "commit", "text": "x" * 20_000}
+LONG = "x" * 20_000
+ME = Greeting("w0", "n1", 1)
 
 
 class Controller:
     """Lets one worker in, and reads only when told to."""
 
-    def __init__(self, secret: str = "s", *, trusting: bool = False) -> None:
-        self.secret, self.trusting = secret, trusting
+    def __init__(self, secret: str = "s", *, trusting: bool = False, version: int = VERSION) -> None:
+        self.secret, self.trusting, self.version = secret, trusting, version
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         self.line: socket.socket | None = None
@@ -30,30 +36,32 @@ class Controller:
     def serve(self) -> None:
         while True:
             connection, _ = self.listener.accept()
-            connection.sendall(encode({"type": "challenge", "nonce": "n"}))
-            hello = decode(read_line(connection, GREETING_LIMIT, 20))
-            if not (self.trusting or answers(hello, self.secret, "n")):
+            connection.sendall(encode(Challenge(self.version, "n")))
+            try:
+                hello: Hello = decode(read_line(connection, GREETING_LIMIT, 20))
+            except OSError:
+                continue
+            if not (self.trusting or knows(self.secret, hello, "n")):
                 connection.close()
                 continue
-            connection.sendall(
-                encode({"type": "welcome", "proof": proof(self.secret, "controller", hello["nonce"], "n")})
-            )
+            connection.sendall(encode(Welcome(proof(self.secret, "controller", hello.nonce, "n"))))
             self.line = connection
 
-    def heard(self, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    def heard(self, until: Callable[[Said], bool]) -> list[Said]:
         """All that is said from now on, up to a certain word."""
         assert self.line is not None
         self.line.settimeout(60)
-        lines, found = self.line.makefile("rb"), []
+        lines = self.line.makefile("rb")
+        found: list[Said] = []
         while not found or not until(found[-1]):
-            found.append(decode(lines.readline()))
+            found.append(codec.said(lines.readline()))
         return found
 
 
 def linked(controller: Controller, patience: float = 60.0) -> Link:
     link = Link(Timeouts(patience))
     link.orphaned = lambda: None  # this process goes on when the test is over
-    link.connect(controller.address, "s", lambda: {"type": "hello"})
+    link.connect(controller.address, "s", lambda: ME)
     return link
 
 
@@ -65,20 +73,20 @@ def returns(call: Callable[[], Any]) -> bool:
     return not thread.is_alive()
 
 
+def last(message: Said) -> bool:
+    return isinstance(message, Finished)
+
+
 def test_a_controller_that_does_not_read_holds_nobody_up_and_then_hears_all_in_order() -> None:
     controller = Controller()
     link = linked(controller)
     count = 1000  # 20 MB: more than the kernel takes
-    assert returns(lambda: [link.send({**LONG, "step": step}) for step in range(count)])
-    link.send({"type": "last"})
+    assert returns(lambda: [link.send(NotSaved(step, LONG)) for step in range(count)])
+    link.send(Finished("w0", 0))
     assert not link.inbox.qsize()
-    found = [message for message in controller.heard(lambda m: m["type"] == "last") if m_is_no_beat(message)]
-    assert [message["seq"] for message in found] == list(range(count + 1))
-    assert [message["step"] for message in found[:-1]] == list(range(count))
-
-
-def m_is_no_beat(message: dict[str, Any]) -> bool:
-    return bool(message["type"] != "beat")
+    found = [message for message in controller.heard(last) if not isinstance(message, Beat)]
+    assert [message.number for message in found if isinstance(message, NotSaved | Finished)] == list(range(count + 1))
+    assert [message.steps for message in found if isinstance(message, NotSaved)] == list(range(count))
 
 
 def test_of_the_signs_of_life_that_wait_only_the_newest_is_said() -> None:
@@ -86,22 +94,21 @@ def test_of_the_signs_of_life_that_wait_only_the_newest_is_said() -> None:
     beats = 0
     again = threading.Event()
 
-    def progress() -> dict[str, Any]:
+    def progress() -> Beat:
         nonlocal beats
         beats += 1
         if beats > 20:
             again.set()
-        return {"phase": "training", "steps": beats}
+        return Beat(Phase.INSIDE, beats)
 
     link = linked(controller, patience=1.0)
-    for _ in range(1000):
-        link.send(LONG)
+    for step in range(1000):
+        link.send(NotSaved(step, LONG))
     link.progress = progress
     assert again.wait(60)
-    link.progress = lambda: {"phase": "training", "steps": -7}
-    said = [
-        m["steps"] for m in controller.heard(lambda m: m.get("steps") == -7) if not m_is_no_beat(m) and "steps" in m
-    ]
+    link.progress = lambda: Beat(Phase.INSIDE, -7)
+    found = controller.heard(lambda message: message == Beat(Phase.INSIDE, -7))
+    said = [message.steps for message in found if message.__class__ is Beat and message.phase is Phase.INSIDE]
     assert len(said) < 10, "twenty were due before anything was read"
     assert said == [*sorted(said[:-1]), -7]
 
@@ -112,14 +119,14 @@ def test_what_waits_for_one_that_never_reads_is_bounded(monkeypatch: pytest.Monk
     controller = Controller()
     link = linked(controller)
     link.dropped = dropped.set
-    said = [link.send(LONG) for _ in range(2000)]
-    assert said[0]
-    assert not said[-1]
+    for step in range(2000):
+        link.send(NotSaved(step, LONG))
     assert dropped.wait(60)
+    assert not link.ask(Meet("cell/0/0", 1, "world", 2))
     another = Controller()
-    link.connect(another.address, "s", lambda: {"type": "hello"})
-    link.send({"type": "last"})
-    found = [m["seq"] for m in another.heard(lambda m: m["type"] == "last") if m_is_no_beat(m)]
+    link.connect(another.address, "s", lambda: ME)
+    link.send(Finished("w0", 0))
+    found = [message.number for message in another.heard(last) if isinstance(message, NotSaved | Finished)]
     assert found == list(range(found[0], 2001)), "what one that is gone may not have heard is said to the next"
     assert found[0] < 2001 - link_module.KEPT + 1
 
@@ -129,28 +136,30 @@ def test_a_controller_that_does_not_know_the_secret_is_not_obeyed(monkeypatch: p
     link = Link(Timeouts(60.0))
     link.orphaned = lambda: None
     with pytest.raises(OSError, match="did not let this worker in"):
-        link.connect(Controller("guess").address, "s", lambda: {"type": "hello"})
+        link.connect(Controller("guess").address, "s", lambda: ME)
     with pytest.raises(OSError, match="does not know this run's secret"):
-        link.connect(Controller("guess", trusting=True).address, "s", lambda: {"type": "hello"})
-    assert not link.send({"type": "commit"})
+        link.connect(Controller("guess", trusting=True).address, "s", lambda: ME)
+    with pytest.raises(OSError, match=f"speak versions {VERSION} and 7 of the protocol"):
+        link.connect(Controller(version=7).address, "s", lambda: ME)
+    assert not link.ask(Meet("cell/0/0", 1, "world", 2))
 
 
 def test_orders_that_are_urgent_never_reach_the_inbox_and_junk_ends_the_connection() -> None:
     controller, dropped = Controller(), threading.Event()
     link = linked(controller)
-    link.urgent, link.dropped = (lambda order: order["type"] == "met"), dropped.set
+    link.urgent, link.dropped = (lambda order: isinstance(order, Met)), dropped.set
     while controller.line is None:
         threading.Event().wait(0.01)
-    controller.line.sendall(encode({"type": "met"}) + encode({"type": "stop"}) + b"[" * 100_000 + b"\n")
+    controller.line.sendall(encode(Met(1, go=True)) + encode(orders.Stop(1, (), 5)) + b"[" * 100_000 + b"\n")
     assert dropped.wait(60)
-    assert link.inbox.get(timeout=10) == {"type": "stop"}
+    assert link.inbox.get(timeout=10) == orders.Stop(1, (), 5)
     assert link.inbox.empty()
 
 
 def test_who_has_neither_a_controller_nor_progress_ends() -> None:
     steps, ended = iter(range(5)), threading.Event()
     link = Link(Timeouts(0.05))
-    link.progress = lambda: {"phase": "training", "steps": next(steps, 4)}
+    link.progress = lambda: Beat(Phase.INSIDE, next(steps, 4))
     link.orphaned = ended.set
     assert ended.wait(60)
     assert next(steps, None) is None, "not while steps are committed"

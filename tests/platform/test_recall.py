@@ -17,10 +17,11 @@ from shoal.control.modes import Gathering
 from shoal.control.recall import keepers, newest
 from shoal.control.state import Shape, State
 from shoal.plan import Seat
+from shoal.protocol.greeting import proof
+from shoal.protocol.orders import Keeper
 from shoal.protocol.said import Committed, CopyHeld, Ready
-from shoal.wire import proof
 from shoal.worker import copies as copies_module
-from shoal.worker.copies import Copies, Keeper, LostCopy, fetch, push
+from shoal.worker.copies import Copies, LostCopy, fetch, push
 from tests.support.lab import Lab, alone, lab
 
 EVERY = 5

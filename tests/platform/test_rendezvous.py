@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from shoal.control import rendezvous
 from shoal.control.rendezvous import Answers, Rendezvous
+from shoal.protocol.rendezvous import Closed, Meet, Met, Put, Turn, Values, Want
 
 A, B = "generation/5", "cell/0/2"
 
@@ -19,42 +18,47 @@ def opened() -> Rendezvous:
     return one
 
 
-def want(scope: str, id: int, *keys: str) -> dict[str, Any]:
-    return {"type": "want", "scope": scope, "id": id, "keys": list(keys)}
+def want(scope: str, id: int, *keys: str) -> Want:
+    return Want(scope, id, keys)
 
 
-def put(scope: str, key: str, value: str) -> dict[str, Any]:
-    return {"type": "put", "scope": scope, "key": key, "value": value}
-
-
-def meet(id: int, *, scope: str = A, turn: bool = False, key: str = "all", size: int = 3) -> dict[str, Any]:
-    return {"type": "turn" if turn else "meet", "scope": scope, "key": key, "size": size, "id": id}
+def meet(id: int, *, scope: str = A, turn: bool = False, key: str = "all", size: int = 3) -> Meet | Turn:
+    return (Turn if turn else Meet)(scope, id, key, size)
 
 
 def met(answers: Answers) -> dict[str, tuple[int, bool]]:
-    assert all(answer["type"] == "met" for _, answer in answers)
-    return {worker: (answer["id"], answer["go"]) for worker, answer in answers}
+    return {worker: (answer.id, answer.go) for worker, answer in answers if isinstance(answer, Met)}
 
 
 def test_values_are_answered_when_all_are_there() -> None:
     one = opened()
-    assert one.hear("w0", put(A, "k", "v")) == []
-    assert one.hear("w1", want(A, 1, "k")) == [("w1", {"type": "values", "id": 1, "values": ["v"]})]
+    assert one.hear("w0", Put(A, "k", "v")) == []
+    assert one.hear("w1", want(A, 1, "k")) == [("w1", Values(1, ("v",)))]
     assert one.hear("w1", want(A, 2, "l", "k", "m")) == []
     assert one.hear("w2", want(A, 9, "m")) == []
-    assert one.hear("w0", put(A, "l", "u")) == []
-    assert one.hear("w0", put(A, "m", "w")) == [
-        ("w1", {"type": "values", "id": 2, "values": ["u", "v", "w"]}),
-        ("w2", {"type": "values", "id": 9, "values": ["w"]}),
+    assert one.hear("w0", Put(A, "l", "u")) == []
+    assert one.hear("w0", Put(A, "m", "w")) == [
+        (
+            "w1",
+            Values(
+                2,
+                (
+                    "u",
+                    "v",
+                    "w",
+                ),
+            ),
+        ),
+        ("w2", Values(9, ("w",))),
     ]
-    assert one.hear("w0", put(A, "m", "again")) == []
+    assert one.hear("w0", Put(A, "m", "again")) == []
 
 
 def test_memberships_share_no_keys() -> None:
     one = opened()
-    one.hear("w0", put(B, "k", "v"))
+    one.hear("w0", Put(B, "k", "v"))
     assert one.hear("w0", want(A, 1, "k")) == []
-    assert one.hear("w1", put(A, "k", "another"))[0][1]["values"] == ["another"]
+    assert one.hear("w1", Put(A, "k", "another")) == [("w0", Values(1, ("another",)))]
 
 
 def test_all_go_in_once_all_have_come() -> None:
@@ -74,26 +78,26 @@ def test_the_first_that_turns_round_decides_for_all() -> None:
 
 def test_what_is_over_is_answered_and_forgotten() -> None:
     one = opened()
-    one.hear("w0", put(A, "k", "v"))
+    one.hear("w0", Put(A, "k", "v"))
     one.hear("w1", want(A, 1, "l"))
     one.hear("w2", meet(2))
     assert one.open("generation", 6, ["w1", "w2"]) == [
-        ("w1", {"type": "closed", "id": 1}),
-        ("w2", {"type": "closed", "id": 2}),
+        ("w1", Closed(1)),
+        ("w2", Closed(2)),
     ]
-    assert one.hear("w1", want(A, 3, "k")) == [("w1", {"type": "closed", "id": 3})]
-    assert one.hear("w1", put(A, "k", "v")) == []
-    assert one.hear("w1", meet(4)) == [("w1", {"type": "closed", "id": 4})]
+    assert one.hear("w1", want(A, 3, "k")) == [("w1", Closed(3))]
+    assert one.hear("w1", Put(A, "k", "v")) == []
+    assert one.hear("w1", meet(4)) == [("w1", Closed(4))]
     assert met(one.hear("w1", meet(5, turn=True))) == {"w1": (5, False)}
     assert one.hear("w1", want("generation/6", 6, "k")) == []
-    assert one.hear("w0", put(B, "k", "v")) == one.hear("w1", meet(1, scope=B, size=2)) == [], "others are as they were"
+    assert one.hear("w0", Put(B, "k", "v")) == one.hear("w1", meet(1, scope=B, size=2)) == [], "others are as they were"
 
 
 @pytest.mark.parametrize("scope", [B, "cell/0/3", "cell/1/2", "generation", "", "generation/5/x"])
 def test_who_is_no_member_changes_nothing(scope: str) -> None:
     one = opened()
-    assert one.hear("w2", put(scope, "k", "evil")) == []
-    assert one.hear("w2", meet(1, scope=scope, size=2)) == [("w2", {"type": "closed", "id": 1})]
+    assert one.hear("w2", Put(scope, "k", "evil")) == []
+    assert one.hear("w2", meet(1, scope=scope, size=2)) == [("w2", Closed(1))]
     assert met(one.hear("w2", meet(2, scope=scope, size=2, turn=True))) == {"w2": (2, False)}
     assert one.hear("w0", want(B, 1, "k")) == []
     assert one.hear("w0", meet(2, scope=B, size=2)) == []
@@ -105,9 +109,9 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "VALUES", 100)
     one = opened()
     with pytest.raises(ValueError, match=A):
-        one.hear("w0", put(A, "k", "v" * 101))
+        one.hear("w0", Put(A, "k", "v" * 101))
     for key in "abc":
-        one.hear("w0", put(A, key, "v"))
+        one.hear("w0", Put(A, key, "v"))
     with pytest.raises(ValueError, match="too many"):
-        one.hear("w0", put(A, "d", "v"))
-    assert one.hear("w0", put(B, "d", "v" * 100)) == []
+        one.hear("w0", Put(A, "d", "v"))
+    assert one.hear("w0", Put(B, "d", "v" * 100)) == []

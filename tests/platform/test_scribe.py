@@ -10,6 +10,7 @@ import pytest
 from shoal.config import Job
 from shoal.control.finish import bury
 from shoal.control.scribe import Scribe
+from shoal.protocol.said import Committed
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
@@ -18,11 +19,11 @@ from shoal_core.workload import make_workload
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "global_batch": 4}
 
 
-def a_commit(step: int, **metrics: float) -> dict[str, Any]:
+def a_commit(step: int, **metrics: float) -> Committed:
     """What a worker says of a committed step."""
     figures = {"loss": 1.0, "lm_loss": 1.0, "mtp_loss": 0.0, "grad_norm": 1.0, "lr": 0.1, "tokens": 4.0}
-    who = {"takers": [0, 0, 1, 1], "crew": ["a", "b"], "cell_of": [0, 1], "cells": 2}
-    return {"steps": step + 1, "metrics": figures | metrics, "stats": [], "norm_sq": 1.0, "seconds": 0.1, **who}
+    who: dict[str, Any] = {"takers": (0, 0, 1, 1), "crew": ("a", "b"), "cell_of": (0, 1)}
+    return Committed("a", 0, step + 1, 0.1, 2, figures | metrics, norm_sq=1.0, **who)
 
 
 def a_scribe(folder: Path, recorded: int) -> Scribe:

@@ -30,7 +30,8 @@ from shoal.plan import Node, first_plan
 from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
-from shoal.worker.main import Meeting, Setup, Worker
+from shoal.worker.main import Worker
+from shoal.worker.setup import Meeting, Setup
 from shoal_workloads.synthetic import SyntheticConfig, SyntheticShard
 from tests.support.exchange import Exchange
 

@@ -12,6 +12,7 @@ from shoal.control.mishaps import say
 from shoal.control.modes import Draining, Gathering, Pausing, Running
 from shoal.control.spawn import spares_wanted
 from shoal.plan import NOWHERE, Node, Site
+from shoal.protocol import orders
 from shoal.protocol.said import Failed
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class Chores:
         one.scribe.event("fenced", actor=line.worker, node=line.node, how=why)
         for other in one.lifelines.lines.values():
             if other.node == line.node and other is not line:
-                one.lifelines.send(other.worker, {"type": "fence", "pid": line.pid, "worker": line.worker})
-        line.writer.close()
+                one.lifelines.send(other.worker, orders.Fence(line.pid, line.worker))
+        line.hang_up()
         del one.lifelines.lines[line.worker]
         one.ear.gone(line, why)

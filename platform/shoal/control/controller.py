@@ -34,9 +34,10 @@ from shoal.control.takeover import take_over
 from shoal.control.watchdog import Watchdog
 from shoal.names import controller_name
 from shoal.plan import Seat, cell_mesh
+from shoal.protocol.said import Committed
 from shoal.record.lease import Lease
 from shoal.timeouts import Timeouts
-from shoal.worker.main import Meeting, Setup
+from shoal.worker.setup import Meeting, Setup
 from shoal_core.workload import make_workload
 
 __all__ = ["Controller"]
@@ -87,8 +88,8 @@ class Controller:
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.chores = Chores(self)
         self.mishaps = Mishaps()
-        self.committed: dict[str, Any] = {}
-        """The newest commit record: what a laggard needs to catch up."""
+        self.committed: Committed | None = None
+        """The newest commit: what a laggard needs to catch up."""
         self.stopped = 0.0
         """Monotonic time of the last stop or pause."""
         self.stragglers = Stragglers()
@@ -102,6 +103,10 @@ class Controller:
     def micro_batches(self, step: int) -> int:
         first, last = self.workload.samples(step)
         return batching.count(first, last, self.job.workers_per_cell, self.workload.micro_batch)
+
+    def known(self) -> int:
+        """Committed steps of the newest commit whose figures are here; -1 if there is none."""
+        return -1 if self.committed is None else self.committed.steps
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
         home = None if seat is None else (seat.cell, seat.rank)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from shoal.plan import Node
-from shoal.worker.main import Meeting, Setup
+from shoal.worker.setup import Meeting, Setup
 
 __all__ = ["Fleet"]
 

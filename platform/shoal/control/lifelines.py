@@ -1,4 +1,7 @@
-"""The controller's end of the lifelines: an asyncio server that turns connections into events."""
+"""The controller's end of the lifelines: one TCP connection a worker, a message a line (`protocol.codec`).
+
+The kernel closes the connection of a process that dies, so its death is known within milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,28 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.control.mishaps import say
-from shoal.wire import GREETING_LIMIT, GREETING_TIME, LINE_LIMIT, answers, decode, encode, nonce, proof
+from shoal.protocol.codec import LINE_LIMIT, decode, encode, said
+from shoal.protocol.greeting import (
+    GREETING_LIMIT,
+    GREETING_TIME,
+    VERSION,
+    Challenge,
+    Greeting,
+    Hello,
+    Refused,
+    Welcome,
+    knows,
+    nonce,
+    other_version,
+    proof,
+)
+from shoal.protocol.orders import Order
+from shoal.protocol.said import Beat, Phase, Said
 
 __all__ = ["Lifelines", "Line"]
 
@@ -24,21 +43,32 @@ PAUSE = 0.5
 
 @dataclass
 class Line:
-    """A worker that is connected. `heard`: monotonic time of its last word; `deaf`: seconds since then in which the
-    controller did not listen; `since`: time of its last change of phase or step; `doing`: what it said it was doing
-    when it connected."""
+    """A worker that is connected. `greeting`: its first word; `heard`: monotonic time of its last; `deaf`: seconds
+    since then in which the controller did not listen; `since`: time of its last change of phase or step."""
 
-    worker: str
-    node: str
-    pid: int
-    home: tuple[int, int] | None
-    writer: asyncio.StreamWriter
-    doing: Mapping[str, Any] = field(default_factory=dict)
+    greeting: Greeting
+    transport: asyncio.Transport
     heard: float = field(default_factory=time.monotonic)
     deaf: float = 0.0
     since: float = field(default_factory=time.monotonic)
-    phase: str = "spare"
+    phase: Phase = Phase.SPARE
     steps: int = -1
+
+    @property
+    def worker(self) -> str:
+        return self.greeting.worker
+
+    @property
+    def node(self) -> str:
+        return self.greeting.node
+
+    @property
+    def pid(self) -> int:
+        return self.greeting.pid
+
+    def hang_up(self) -> None:
+        """End the connection at once; not a word that is still on its way is heard."""
+        self.transport.abort()
 
     def silent(self, now: float) -> float:
         """Seconds since its last word in which it could have been heard."""
@@ -63,7 +93,7 @@ class Lifelines:
         self,
         secret: str,
         joined: Callable[[Line], None],
-        said: Callable[[Line, dict[str, Any]], None],
+        said: Callable[[Line, Said], None],
         gone: Callable[[Line, str], None],
         failed: Callable[[Exception], None],
         gap: Callable[[float], None],
@@ -72,7 +102,7 @@ class Lifelines:
         self._failed = failed
         self.lines: dict[str, Line] = {}
         self._accepting: asyncio.Task[None] | None = None
-        self._served: set[asyncio.Task[None]] = set()
+        self._greeted: set[asyncio.Task[None]] = set()
         self._strangers: Counter[str] = Counter()
         """Connections that have not proved who they are, by address."""
 
@@ -89,16 +119,22 @@ class Lifelines:
         if self._accepting is not None:
             self._accepting.get_loop().call_soon_threadsafe(self._accepting.cancel)
 
-    def send(self, worker: str, message: dict[str, Any]) -> None:
+    def send(self, worker: str, order: Order) -> None:
         """Send to a worker if it is still there; if not, its `gone` says so."""
-        line = self.lines.get(worker)
-        if line is not None:
-            line.writer.write(encode(message))
+        self.broadcast((worker,), order)
 
-    def send_all(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Send what is said as (worker, message), in that order."""
-        for worker, message in messages:
-            self.send(worker, message)
+    def broadcast(self, workers: Iterable[str], order: Order) -> None:
+        """Send the same to several workers: it is encoded once."""
+        data = encode(order)
+        for worker in workers:
+            line = self.lines.get(worker)
+            if line is not None:
+                line.transport.write(data)
+
+    def send_all(self, orders: Iterable[tuple[str, Order]]) -> None:
+        """Send what is said as (worker, order), in that order."""
+        for worker, order in orders:
+            self.send(worker, order)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop, told = asyncio.get_running_loop(), False
@@ -117,52 +153,48 @@ class Lifelines:
                 continue
             self._strangers[address] += 1
             task = asyncio.create_task(self._welcome(connection, address))
-            self._served.add(task)
-            task.add_done_callback(self._served.discard)
+            self._greeted.add(task)
+            task.add_done_callback(self._greeted.discard)
 
     async def _welcome(self, connection: socket.socket, address: str) -> None:
-        """Serve a connection, if it is a worker of this run."""
-        writer: asyncio.StreamWriter | None = None
+        """Let a connection in, if it is a worker of this run."""
         try:
             try:
                 async with asyncio.timeout(GREETING_TIME):
-                    hello, welcome = await greeted(connection, self._secret)
+                    greeting, welcome = await greeted(connection, self._secret)
             finally:
                 self._strangers[address] -= 1
                 if not self._strangers[address]:
                     del self._strangers[address]
-            reader, writer = await asyncio.open_connection(sock=connection, limit=LINE_LIMIT)
-            line = line_of(hello, writer)
-            if line.worker not in self.lines:
-                writer.write(welcome)
-                await self._serve(line, reader)
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # a stranger, or one that is gone already; `_serve` has its own end
-        finally:
-            (connection if writer is None else writer).close()
+            conversation = Conversation(self._heard, self._lost)
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: conversation, connection)
+            if transport.is_closing() or greeting.worker in self.lines:
+                transport.abort()
+                return
+            line = conversation.line = self.lines[greeting.worker] = Line(greeting, transport)
+            transport.write(welcome)
+            self._tell(self._joined, line)
+        except (OSError, ValueError):
+            connection.close()  # a stranger, or one that is gone already
 
-    async def _serve(self, line: Line, reader: asyncio.StreamReader) -> None:
-        why = "connection closed"
-        self.lines[line.worker] = line
-        self._tell(self._joined, line)
-        try:
-            while data := await reader.readline():
-                now = time.monotonic()
-                self._gap(line.silent(now))
-                line.heard, line.deaf = now, 0.0
-                message = decode(data)
-                if message["type"] == "beat":
-                    if (line.phase, line.steps) != (message["phase"], message["steps"]):
-                        line.phase, line.steps, line.since = message["phase"], message["steps"], now
-                else:
-                    self._tell(self._said, line, message)
-        except (OSError, ValueError) as error:
-            why = f"connection lost: {error}"
-        finally:
-            line.writer.close()
-            if self.lines.get(line.worker) is line:
-                del self.lines[line.worker]
-                self._tell(self._gone, line, why)
+    def _heard(self, line: Line, data: bytes) -> None:
+        """A line of a worker. Raises ValueError: it is no message, or in another's name."""
+        now = time.monotonic()
+        self._gap(line.silent(now))
+        line.heard, line.deaf = now, 0.0
+        message = said(data)
+        if isinstance(message, Beat):
+            if (line.phase, line.steps) != (message.phase, message.steps):
+                line.phase, line.steps, line.since = message.phase, message.steps, now
+            return
+        if getattr(message, "worker", line.worker) != line.worker:
+            raise ValueError("it spoke in another's name")
+        self._tell(self._said, line, message)
+
+    def _lost(self, line: Line, why: str) -> None:
+        if self.lines.get(line.worker) is line:
+            del self.lines[line.worker]
+            self._tell(self._gone, line, why)
 
     def _tell(self, listener: Callable[..., None], *what: Any) -> None:
         try:
@@ -171,15 +203,55 @@ class Lifelines:
             self._failed(error)
 
 
-async def greeted(connection: socket.socket, secret: str) -> tuple[dict[str, Any], bytes]:
-    """Hear a caller's greeting; returns (its hello, the welcome that it is to be answered).
+class Conversation(asyncio.Protocol):
+    """Cuts what a worker sends into lines. `line`: whose they are, once it was let in."""
+
+    def __init__(self, heard: Callable[[Line, bytes], None], lost: Callable[[Line, str], None]) -> None:
+        self._heard, self._lost = heard, lost
+        self._begun: list[bytes] = []
+        """Of a line whose end has not come."""
+        self._size = 0
+        self._why = "connection closed"
+        self.line: Line | None = None
+
+    def data_received(self, data: bytes) -> None:
+        assert self.line is not None
+        first, *more = data.split(b"\n")
+        self._begun.append(first)
+        self._size += len(first)
+        if more:
+            lines = [b"".join(self._begun), *more[:-1]]
+            self._begun, self._size = [more[-1]], len(more[-1])
+            for one in lines:
+                if self.line.transport.is_closing():
+                    return  # it was fenced meanwhile
+                try:
+                    self._heard(self.line, one)
+                except ValueError as error:
+                    self._end(f"connection lost: {error}")
+                    return
+        if self._size > LINE_LIMIT:
+            self._end(f"connection lost: a line of more than {LINE_LIMIT} bytes")
+
+    def _end(self, why: str) -> None:
+        assert self.line is not None
+        self._why = why
+        self.line.hang_up()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.line is not None:
+            self._lost(self.line, self._why if error is None else f"connection lost: {error}")
+
+
+async def greeted(connection: socket.socket, secret: str) -> tuple[Greeting, bytes]:
+    """Hear a caller's greeting; returns it, and the welcome that is to be said.
 
     Raises:
-        OSError, ValueError, KeyError: it is none of this run.
+        OSError, ValueError: it is none of this run.
     """
     loop, challenge = asyncio.get_running_loop(), nonce()
     connection.setblocking(False)
-    await loop.sock_sendall(connection, encode({"type": "challenge", "nonce": challenge}))
+    await loop.sock_sendall(connection, encode(Challenge(VERSION, challenge)))
     heard = b""
     while not heard.endswith(b"\n"):
         part = await loop.sock_recv(connection, GREETING_LIMIT + 1 - len(heard))
@@ -187,14 +259,8 @@ async def greeted(connection: socket.socket, secret: str) -> tuple[dict[str, Any
         if not part or b"\n" in heard[:-1] or len(heard) > GREETING_LIMIT:
             raise ValueError("no greeting")
     hello = decode(heard)
-    if hello["type"] != "hello" or not answers(hello, secret, challenge):
+    if isinstance(hello, Hello) and hello.version != VERSION:
+        await loop.sock_sendall(connection, encode(Refused(other_version(hello.version))))
+    if not isinstance(hello, Hello) or hello.version != VERSION or not knows(secret, hello, challenge):
         raise ValueError("not of this run")
-    return hello, encode({"type": "welcome", "proof": proof(secret, "controller", hello["nonce"], challenge)})
-
-
-def line_of(hello: dict[str, Any], writer: asyncio.StreamWriter) -> Line:
-    """The line of a worker that was let in. Raises KeyError, TypeError, ValueError: its hello makes no sense."""
-    home = hello["home"]
-    doing = {key: hello[key] for key in ("seat", "attempt", "generation", "phase", "steps", "copies")}
-    who = (str(hello["worker"]), str(hello["node"]), int(hello["pid"]))
-    return Line(*who, tuple(home) if home else None, writer, doing)
+    return hello.greeting, encode(Welcome(proof(secret, "controller", hello.nonce, challenge)))

@@ -4,8 +4,7 @@ see `begin`."""
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shoal.control.actions import (
     Action,
@@ -22,6 +21,7 @@ from shoal.control.actions import (
     Stop,
 )
 from shoal.control.modes import Pausing
+from shoal.protocol import orders
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
@@ -34,17 +34,14 @@ def carry_out(one: Controller, action: Action) -> None:
     match action:
         case Form():
             form(one, action)
-        case CopyTo(generation, era, keepers, ranks):
+        case CopyTo(_, era, keepers):
             for owner, keeper in keepers.items():
-                order = {"type": "keep", "generation": generation, "rank": ranks[owner]}
-                one.lifelines.send(owner, order | {"to": keeper_of(one, keeper, era)})
+                one.lifelines.send(owner, orders.CopyTo(keeper_of(one, keeper, era)))
         case Stop(generation, broken, workers):
             one.stopped = time.monotonic()
-            for worker in workers:
-                one.lifelines.send(worker, {"type": "stop", "generation": generation, "broken": broken})
+            one.lifelines.broadcast(workers, orders.Stop(generation, broken, one.known()))
         case Pause(generation, workers):
-            for worker in workers:
-                one.lifelines.send(worker, {"type": "pause", "generation": generation})
+            one.lifelines.broadcast(workers, orders.Pause(generation))
             for cell in one.state.mode.leaving if isinstance(one.state.mode, Pausing) else ():
                 one.recoveries.leaves(cell, going(one, cell), time.time())
         case CommitLate():
@@ -55,7 +52,7 @@ def carry_out(one: Controller, action: Action) -> None:
         case Generation():
             begin(one, action)
         case Rewind(steps, lost):
-            one.committed = {}
+            one.committed = one.ear.last = None
             one.scribe.rewound(steps)
             one.recoveries.rewound(lost)
         case Decision(rung, cells, reason):
@@ -64,37 +61,37 @@ def carry_out(one: Controller, action: Action) -> None:
         case Journal(kind, fields):
             one.scribe.event(kind, **fields)
         case End(status, reason):
+            one.ear.settle()
             one.end(status, reason)
 
 
 def form(one: Controller, action: Form) -> None:
     one.chores.moved = time.monotonic()
     cell, recall = action.cell, action.recall
-    order: dict[str, Any] = {"type": "form", "cell": cell, "attempt": action.attempt, "size": len(action.members)}
-    order |= {"restore": action.restore, "keep": action.keep, "recall": None}
+    size, restore = len(action.members), action.restore
     one.lifelines.send_all(one.rendezvous.open(f"cell/{cell}", action.attempt, action.members))
     for rank, worker in enumerate(action.members):
-        if recall is not None:
-            order["recall"] = {"steps": recall.steps, "from": keeper_of(one, recall.keepers[rank], 0)}
-        one.lifelines.send(worker, order | {"rank": rank})
+        copy = None if recall is None else orders.Recall(recall.steps, keeper_of(one, recall.keepers[rank], 0))
+        one.lifelines.send(worker, orders.Form(cell, action.attempt, rank, size, restore, action.keep, copy))
     if cell in one.state.successors:
         one.recoveries.leaves(cell, going(one, cell), time.time())
     one.recoveries.formed(cell, time.time())
 
 
 def commit_late(one: Controller, action: CommitLate) -> None:
-    assert one.committed["steps"] == action.steps, (action.steps, one.committed.get("steps"))
+    known = one.committed
+    assert known is not None, action.steps
+    assert known.steps == action.steps, (action.steps, known.steps)
     one.stopped = time.monotonic()
-    order = {key: one.committed[key] for key in ("stats", "norm_sq")}
-    order |= {"takers": one.committed.get("takers", []), "steps": action.steps}
-    for worker in action.workers:
-        one.lifelines.send(worker, order | {"type": "raise", "generation": action.generation})
+    order = orders.CommitLate(action.generation, action.steps, known.stats, known.norm_sq, known.takers)
+    one.lifelines.broadcast(action.workers, order)
 
 
 def begin(one: Controller, action: Generation) -> None:
     """On record before anybody acts on it, so that a controller that takes over finds nobody in a later generation. If
     the disk does not take it at once, training does not wait: who takes over then goes by what workers say they are in
     (`readopt.as_lived`)."""
+    one.ear.settle()
     moving = one.state.successors  # those cells are still where they were
     one.recoveries.generation([cell for cell in action.cells if cell not in moving], time.time())
     one.scribe.generation(action)
@@ -102,15 +99,19 @@ def begin(one: Controller, action: Generation) -> None:
     one.chores.moved = time.monotonic()
     crews = [worker for crew in action.cells.values() for worker in crew]
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
-    for crew in action.cells.values():
-        for worker in crew:
-            one.lifelines.send(worker, {"type": "generation", **asdict(action)})
+    cells = tuple(sorted(action.cells))
+    audited = tuple(worker for cell in cells for worker in action.cells[cell]) if one.job.audit.samples else ()
+    for cell, crew in action.cells.items():
+        heals = tuple(pair for pair in action.heals if cell in pair)
+        where = (action.generation, cells, action.steps, action.evaluated, tuple(action.todo[cell]), heals)
+        one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited))
 
 
-def keeper_of(one: Controller, worker: str, era: int) -> dict[str, Any] | None:
+def keeper_of(one: Controller, worker: str, era: int) -> orders.Keeper | None:
     """Where a worker keeps copies for others, if it is there."""
     line = one.lifelines.lines.get(worker)
-    return None if line is None else {**line.doing["copies"], "era": era}
+    copies = None if line is None else line.greeting.copies
+    return None if copies is None else orders.Keeper(copies, era)
 
 
 def going(one: Controller, cell: int) -> list[str]:

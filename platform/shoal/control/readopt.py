@@ -11,7 +11,7 @@ from shoal.control.events import Event, Joined, Lost
 from shoal.control.modes import Running
 from shoal.control.state import Shape, State, Worker
 from shoal.plan import Seat
-from shoal.protocol.said import Failed
+from shoal.protocol.said import Committed, Failed
 from shoal.record.generations import Membership, membership
 
 __all__ = ["Past", "Said", "as_lived", "heard", "rebuild", "unrecorded"]
@@ -105,7 +105,7 @@ def heard(events: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return last
 
 
-def unrecorded(records: Sequence[Mapping[str, Any]], words: Iterable[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def unrecorded(records: Sequence[Mapping[str, Any]], words: Iterable[Committed]) -> Sequence[Committed]:
     """The commits among the workers' words that are missing on record, in order; each takes the place of what the
     record holds from its step on. `records`: the committed steps.
 
@@ -116,9 +116,7 @@ def unrecorded(records: Sequence[Mapping[str, Any]], words: Iterable[Mapping[str
     last = max(generations, default=-1)
     found = []
     for word in words:
-        if word["type"] != "commit":
-            continue
-        step, generation = word["steps"] - 1, word["generation"]
+        step, generation = word.steps - 1, word.generation
         follows = step == last + 1 and generation >= generations.get(last, -1)
         if follows or (step <= last and generation > generations.get(step, generation)):
             for undone in range(step, last + 1):

@@ -6,19 +6,18 @@ its members are answered. What is kept of one ends with it. Pure: what is to be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-__all__ = ["KEYS", "VALUES", "WORDS", "Answers", "Rendezvous"]
+from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
 
-WORDS = frozenset({"put", "want", "meet", "turn"})
-"""Types of the messages that are for the rendezvous."""
+__all__ = ["KEYS", "VALUES", "Answers", "Rendezvous"]
+
 KEYS, VALUES = 100_000, 64 << 20
 """Most keys of a membership, and bytes of all its values."""
 
-Answers = list[tuple[str, dict[str, Any]]]
-"""(worker, message), in the order in which they are to be said."""
+Answers = list[tuple[str, Answer]]
+"""(worker, answer), in the order in which they are to be said."""
 
 
 @dataclass
@@ -53,13 +52,8 @@ class Room:
 
 
 class Rendezvous:
-    """Answers members of the memberships that are open.
-
-    - `put` (scope, key, value): keep a value; nothing is answered.
-    - `want` (scope, keys, id): `values`, once all of these keys are there.
-    - `meet` (scope, key, size, id): wait for `size` members at `key`: `met` with `go` for all of them, decided once:
-      true when all have come, false when one turned round before.
-    - `turn` (scope, key, size, id): the worker would turn round: `met`; if nothing was decided before, this decides.
+    """Answers members of the memberships that are open. Who comes to a meeting waits until all have come, or one turns
+    round: whichever is first is decided for all of them, once.
 
     Whoever asks in a membership that is not open, or not its own, is answered `closed` (who turns round there: that
     nobody goes on); so are all who still wait in one when the next of its subject is opened.
@@ -76,25 +70,31 @@ class Rendezvous:
             return []
         waiting = [(wish.worker, wish.id) for wish in left.wishes]
         waiting += [pair for table in left.tables.values() if table.go is None for pair in table.came.items()]
-        return [(worker, {"type": "closed", "id": id}) for worker, id in waiting]
+        return [(worker, Closed(id)) for worker, id in waiting]
 
-    def hear(self, worker: str, message: Mapping[str, Any]) -> Answers:
-        """A worker's word.
+    def hear(self, worker: str, asked: Question) -> Answers:
+        """A worker's question.
 
         Raises:
-            KeyError, TypeError, ValueError: it makes no sense, or holds more than may be kept.
+            ValueError: it holds more than may be kept.
         """
-        scope, kind = str(message["scope"]), message["type"]
-        room = self._rooms.get(scope.rpartition("/")[0])
-        if room is None or room.scope != scope or worker not in room.members:
-            over = {"type": "met", "go": False} if kind == "turn" else {"type": "closed"}
-            return [] if kind == "put" else [(worker, over | {"id": message["id"]})]
-        if kind == "put":
-            return put(room, str(message["key"]), str(message["value"]))
-        if kind == "want":
-            return want(room, worker, int(message["id"]), tuple(map(str, message["keys"])))
-        table = room.tables.setdefault(str(message["key"]), Table(int(message["size"])))
-        return meet(table, worker, int(message["id"]), turns=kind == "turn")
+        room = self._rooms.get(asked.scope.rpartition("/")[0])
+        if room is None or room.scope != asked.scope or worker not in room.members:
+            match asked:
+                case Put():
+                    return []
+                case Turn():
+                    return [(worker, Met(asked.id, go=False))]
+                case _:
+                    return [(worker, Closed(asked.id))]
+        match asked:
+            case Put(_, key, value):
+                return put(room, key, value)
+            case Want(_, id, keys):
+                return want(room, worker, id, keys)
+            case Meet(_, id, key, size) | Turn(_, id, key, size):
+                table = room.tables.setdefault(key, Table(size))
+                return meet(table, worker, id, turns=isinstance(asked, Turn))
 
 
 def put(room: Room, key: str, value: str) -> Answers:
@@ -119,8 +119,8 @@ def want(room: Room, worker: str, id: int, keys: tuple[str, ...]) -> Answers:
     return [values(room, wish)]
 
 
-def values(room: Room, wish: Wish) -> tuple[str, dict[str, Any]]:
-    return wish.worker, {"type": "values", "id": wish.id, "values": [room.values[key] for key in wish.keys]}
+def values(room: Room, wish: Wish) -> tuple[str, Answer]:
+    return wish.worker, Values(wish.id, tuple(room.values[key] for key in wish.keys))
 
 
 def meet(table: Table, worker: str, id: int, *, turns: bool) -> Answers:
@@ -134,4 +134,4 @@ def meet(table: Table, worker: str, id: int, *, turns: bool) -> Answers:
         table.go = True
     if table.go is None:
         return []
-    return [(who, {"type": "met", "id": its, "go": table.go}) for who, its in waiting.items()]
+    return [(who, Met(its, table.go)) for who, its in waiting.items()]

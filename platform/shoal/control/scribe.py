@@ -13,6 +13,7 @@ from shoal.control.actions import Generation
 from shoal.control.lifelines import Line
 from shoal.control.modes import Draining, Ended, Gathering, Pausing, Running
 from shoal.control.state import State
+from shoal.protocol.said import Committed
 from shoal.record import layout, slow
 from shoal.record.pen import Pen, Stall
 from shoal.record.rundir import RunDir
@@ -89,34 +90,34 @@ class Scribe:
         if self.metrics is not None:
             self.metrics.event(line)
 
-    def step(self, message: Mapping[str, Any], generation: int) -> float:
+    def step(self, message: Committed, generation: int) -> float:
         """A committed step, from the first worker that told of it. Returns the seconds it took.
 
         Raises:
             ValueError: the workload's figures make no record.
         """
-        step, now = message["steps"] - 1, time.time()
+        step, now = message.steps - 1, time.time()
         first, last = self.workload.samples(step)
-        seconds = message["seconds"] if self.when is None else now - self.when
+        seconds = message.seconds if self.when is None else now - self.when
         self.when = now
-        times = {"seconds": seconds, "worker_seconds": message["seconds"]}
-        figures = {"cells": message["cells"], "generation": generation, **times}
-        figures |= {key: message[key] for key in ("stats", "norm_sq")}  # what a laggard needs to commit it too
-        record = {"step": step, "time": now, "samples": [first, last], **message["metrics"], **figures}
+        times = {"seconds": seconds, "worker_seconds": message.seconds}
+        figures = {"cells": message.cells, "generation": generation, **times}
+        late = {"stats": message.stats, "norm_sq": message.norm_sq}  # what a laggard needs to commit it too
+        record = {"step": step, "time": now, "samples": [first, last], **message.metrics, **figures, **late}
         self.gap(step)
         entry = self.pen.step(record, self.shares(message, step, first))
-        self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message["seconds"], 1e-9)}
+        self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message.seconds, 1e-9)}
         if self.metrics is not None:
             self.metrics.step(entry)
-        return float(message["seconds"])
+        return message.seconds
 
     @staticmethod
-    def shares(message: Mapping[str, Any], step: int, first: int) -> list[dict[str, Any]]:
+    def shares(message: Committed, step: int, first: int) -> list[dict[str, Any]]:
         """Who took which samples, if that is to be audited: lines of `samples.jsonl`."""
         taken: dict[str, list[int]] = {}
-        for place, who in enumerate(message.get("takers", ())):
-            taken.setdefault(message["crew"][who], []).append(first + place)
-        cells = dict(zip(message.get("crew", ()), message.get("cell_of", ()), strict=True))
+        for place, who in enumerate(message.takers):
+            taken.setdefault(message.crew[who], []).append(first + place)
+        cells = dict(zip(message.crew, message.cell_of, strict=True))
         return [{"step": step, "cell": cells[who], "worker": who, "ids": ids} for who, ids in taken.items()]
 
     def generation(self, action: Generation) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from shoal.control.fleet import Fleet
 from shoal.names import node_of, seat_name, spare_name, spare_number
 from shoal.plan import Mesh, Node, Seat, spare_slots
-from shoal.worker.main import Meeting, Setup
+from shoal.worker.setup import Meeting, Setup
 
 __all__ = ["Spawner", "spares_wanted"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shoal.control.actions import Action
@@ -13,6 +15,8 @@ from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecord
 from shoal.control.recall import assign_keepers
 from shoal.control.verdict import not_finite
 from shoal.names import node_of
+from shoal.protocol.greeting import Greeting
+from shoal.protocol.said import Committed, Phase
 from shoal.record import read
 from shoal_core import marker
 
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
     from shoal.control.controller import Controller
 
 __all__ = ["take_over"]
-
-SAID = ("attempt", "generation", "phase", "steps")
 
 
 async def take_over(one: Controller) -> None:
@@ -35,7 +37,7 @@ async def take_over(one: Controller) -> None:
     past = Past.read(events, one.scribe.pen.last_step + 1, max(one.start, whole.steps if whole else 0))
     one.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
     if records:
-        one.committed = {**records[-1], "steps": records[-1]["step"] + 1}
+        one.committed = commit_of(records[-1])
     one.ear.early = []
     asked = await asyncio.to_thread(one.spawner.adopt, one.meeting)
     lines = one.lifelines.lines
@@ -43,11 +45,8 @@ async def take_over(one: Controller) -> None:
         await asyncio.sleep(0.01)
     for mute in set(asked) - lines.keys():
         one.spawner.kill(mute)
-    there = {worker: line for worker, line in lines.items() if line.doing["phase"] != "unborn"}
-    living = {
-        worker: Said(line.node, as_seat(line.doing["seat"]), *(line.doing[key] for key in SAID))
-        for worker, line in there.items()
-    }
+    there = {worker: line for worker, line in lines.items() if line.greeting.phase is not Phase.UNBORN}
+    living = {worker: said_by(line.greeting) for worker, line in there.items()}
     one.ear.told = {worker: number for worker, number in heard(events).items() if worker in living}
     lived = as_lived(one.state.shape, past, living)
     one.state, corrections = rebuild(one.state.shape, lived, living)
@@ -55,13 +54,13 @@ async def take_over(one: Controller) -> None:
         one.scribe.rewound(lived.committed)  # a controller whose disk was full went back, and could not say so
     early, one.ear.early = one.ear.early, None
     kept = [record for record in records if record["step"] < lived.committed]
-    figures = list(kept)
-    for commit in unrecorded(kept, (message for _, message in early)):
-        if commit["steps"] <= one.scribe.pen.last_step + 1:
-            one.scribe.rewound(commit["steps"] - 1)
-        one.scribe.step(commit, commit["generation"])
-        one.committed = dict(commit)
-        figures.append(commit["metrics"])
+    figures: list[Mapping[str, Any]] = list(kept)
+    for commit in unrecorded(kept, [message for _, message in early if isinstance(message, Committed)]):
+        if commit.steps <= one.scribe.pen.last_step + 1:
+            one.scribe.rewound(commit.steps - 1)
+        one.scribe.step(commit, commit.generation)
+        one.committed = commit
+        figures.append(commit.metrics)
     one.ear.not_finite = not_finite(figures)
     one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
     for worker, line in there.items():
@@ -79,5 +78,12 @@ async def take_over(one: Controller) -> None:
         carry_out(one, action)
 
 
-def as_seat(pair: Any) -> tuple[int, int] | None:
-    return None if pair is None else (int(pair[0]), int(pair[1]))
+def said_by(greeting: Greeting) -> Said:
+    where = (greeting.seat, greeting.attempt, greeting.generation, greeting.phase, greeting.steps)
+    return Said(greeting.node, *where)
+
+
+def commit_of(record: Mapping[str, Any]) -> Committed:
+    """A commit as the record has it, where what is no number is null: what a laggard needs to catch up."""
+    *stats, norm_sq = (math.nan if value is None else value for value in (*record["stats"], record["norm_sq"]))
+    return Committed("", record["generation"], record["step"] + 1, stats=tuple(stats), norm_sq=norm_sq)

@@ -17,7 +17,7 @@ from shoal.on_ray.drain import draining_nodes
 from shoal.on_ray.nodes import on_node, within_reach
 from shoal.on_ray.worker_actor import WorkerActor
 from shoal.plan import Node
-from shoal.worker.main import Meeting, Setup
+from shoal.worker.setup import Meeting, Setup
 
 __all__ = ["RayFleet", "all_workers", "find_actor"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ray
 
-from shoal.worker.main import Meeting, Setup, Worker
+from shoal.worker.main import Worker
+from shoal.worker.setup import Meeting, Setup
 
 __all__ = ["WorkerActor"]
 

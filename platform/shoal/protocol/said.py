@@ -34,6 +34,7 @@ __all__ = [
     "Phase",
     "Ready",
     "Said",
+    "Told",
     "Where",
 ]
 
@@ -239,9 +240,8 @@ class Noted(Word):
     fields: Mapping[str, JsonValue] = field(default_factory=dict, hash=False)
 
 
-Said = (
-    Beat
-    | CannotStart
+Told = (
+    CannotStart
     | Ready
     | Adopted
     | Acked
@@ -253,8 +253,7 @@ Said = (
     | Checkpointed
     | NotSaved
     | Noted
-    | Put
-    | Want
-    | Meet
-    | Turn
 )
+"""What must not be lost: it is numbered, and said again to a controller that comes back."""
+
+Said = Beat | Told | Put | Want | Meet | Turn

@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
-from shoal.wire import GREETING_TIME, nonce, proof, read_line, same
+from shoal.protocol.greeting import GREETING_TIME, nonce, proof, same
+from shoal.protocol.orders import Keeper
+from shoal.worker.calling import read_line
 from shoal.worker.transfer import buckets
 
-__all__ = ["Copies", "Keeper", "LostCopy", "fetch", "push"]
+__all__ = ["Copies", "LostCopy", "fetch", "push"]
 
 HEADER_LIMIT = 4096
 HELD = 2
@@ -37,18 +39,6 @@ PAUSE = 0.5
 
 class LostCopy(Exception):
     """A copy is not to be had any more."""
-
-
-@dataclass(frozen=True)
-class Keeper:
-    """Where copies go to or come from. `era`: of the run's history, anew whenever steps were undone."""
-
-    address: tuple[str, int]
-    era: int = 0
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> Keeper:
-        return cls((str(raw["address"][0]), int(raw["address"][1])), int(raw["era"]))
 
 
 @dataclass(frozen=True)

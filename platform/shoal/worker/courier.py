@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
+from shoal.protocol.orders import Keeper, Recall
 from shoal.timeouts import Timeouts
-from shoal.worker.copies import Keeper, LostCopy, fetch, push
+from shoal.worker.copies import LostCopy, fetch, push
 from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import Step
 
@@ -44,14 +44,13 @@ class Courier:
             push(copies, rank, steps, keeper, self._secret(), self._timeouts.build)
         snapshot.give_back(copies)
 
-    def fetch(self, step: Step, order: Mapping[str, Any]) -> None:
+    def fetch(self, step: Step, order: Recall) -> None:
         """Go on from the copy of a snapshot that another worker holds.
 
         Raises:
             LostCopy: it is not to be had any more.
         """
-        if order["from"] is None:
+        if order.keeper is None:
             raise LostCopy("its keeper is gone")
-        keeper = Keeper.read(order["from"])
-        fetch(step.tensors(), step.member.rank, order["steps"], keeper, self._secret(), self._timeouts.build)
-        step.healed(order["steps"])
+        fetch(step.tensors(), step.member.rank, order.steps, order.keeper, self._secret(), self._timeouts.build)
+        step.healed(order.steps)

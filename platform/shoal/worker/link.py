@@ -17,10 +17,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
+from shoal.protocol import codec
+from shoal.protocol.codec import LINE_LIMIT, encode
+from shoal.protocol.greeting import Greeting
+from shoal.protocol.orders import Order
+from shoal.protocol.rendezvous import Question
+from shoal.protocol.said import Beat, Phase, Told
 from shoal.timeouts import Timeouts
-from shoal.wire import LINE_LIMIT, decode, encode, greet
+from shoal.worker.calling import greet
 
 __all__ = ["Link"]
 
@@ -41,10 +47,10 @@ class Link:
     """
 
     def __init__(self, timeouts: Timeouts) -> None:
-        self.inbox: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.progress: Callable[[], dict[str, Any]] = dict
-        """What a sign of life says; `steps` among it."""
-        self.urgent: Callable[[dict[str, Any]], bool] = lambda order: False
+        self.inbox: queue.Queue[Order] = queue.Queue()
+        self.progress: Callable[[], Beat] = lambda: Beat(Phase.UNBORN, -1)
+        """The sign of life of this moment."""
+        self.urgent: Callable[[Order], bool] = lambda order: False
         self.dropped: Callable[[], None] = lambda: None
         self.orphaned: Callable[[], None] = end
         """Called when there has been neither a controller nor a committed step for too long."""
@@ -52,7 +58,7 @@ class Link:
         self._changed = threading.Condition()
         self._socket: socket.socket | None = None
         self._lost = time.monotonic()
-        self._recent: deque[dict[str, Any]] = deque()
+        self._recent: deque[bytes] = deque()
         self._said = 0
         self._waiting: deque[bytes] = deque()
         """What the kernel has not taken yet, in order; the first may be the rest of a message."""
@@ -63,16 +69,16 @@ class Link:
         threading.Thread(target=self._beats, daemon=True, name="link-beats").start()
         threading.Thread(target=self._sends, daemon=True, name="link-sends").start()
 
-    def connect(self, address: tuple[str, int], secret: str, hello: Callable[[], dict[str, Any]]) -> None:
-        """Speak to the controller at `address` from now on: `hello`, then all that a former one may not have heard.
+    def connect(self, address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]) -> None:
+        """Speak to the controller at `address` from now on: `greeting`, then all that a former one may not have heard.
 
         Raises:
             OSError: nobody listens there, or not who knows the secret.
         """
-        fresh = self._greeted(address, secret, hello)
+        fresh = self._greeted(address, secret, greeting)
         with self._changed:
             former, self._socket = self._socket, fresh
-            self._waiting = deque(encode(message) for message in self._recent)
+            self._waiting = deque(self._recent)
             self._size, self._beat = sum(map(len, self._waiting)), None
             self._most = self._size + WAITING
             self._push()
@@ -80,35 +86,38 @@ class Link:
             hang_up(former)
         threading.Thread(target=self._receive, args=(fresh,), daemon=True, name="link-receive").start()
 
-    def _greeted(self, address: tuple[str, int], secret: str, hello: Callable[[], dict[str, Any]]) -> socket.socket:
+    def _greeted(self, address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]) -> socket.socket:
         for left in reversed(range(TRIES)):
             fresh = socket.create_connection(address, timeout=self._timeouts.collective)
             fresh.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                greet(fresh, secret, hello(), self._timeouts.collective)
+                greet(fresh, secret, greeting(), self._timeouts.collective)
                 fresh.settimeout(None)
                 return fresh
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 fresh.close()
                 if not left:
                     raise OSError(f"{address[0]}:{address[1]} did not let this worker in: {error}") from error
             time.sleep(PAUSE)
         raise AssertionError("unreachable")
 
-    def send(self, message: dict[str, Any], *, keep: bool = True) -> bool:
-        """Hand a message to the kernel, or to the thread that waits for it; never blocks. A lost connection shows in
-        the receiving thread. What is kept to be said again is numbered (`seq`), so that nobody takes it for news. False
-        if nobody is there to be told."""
+    def send(self, message: Told) -> None:
+        """Hand a message to the kernel, or to the thread that waits for it; never blocks. It is numbered and kept, to
+        be said again to a controller that comes back. A lost connection shows in the receiving thread."""
         with self._changed:
-            if keep:
-                message = {**message, "seq": self._said}
-                self._said += 1
-                self._recent.append(message)
-                while len(self._recent) > KEPT and self._socket is not None:
-                    self._recent.popleft()
-            if self._socket is None:
-                return False
-            self._add(encode(message))
+            data = encode(replace(message, number=self._said))
+            self._said += 1
+            self._recent.append(data)
+            while len(self._recent) > KEPT and self._socket is not None:
+                self._recent.popleft()
+            if self._socket is not None:
+                self._add(data)
+
+    def ask(self, question: Question) -> bool:
+        """Send a question, which only the controller of this moment can answer. False if there is none."""
+        with self._changed:
+            if self._socket is not None:
+                self._add(encode(question))
             return self._socket is not None
 
     def flush(self, seconds: float) -> None:
@@ -161,7 +170,7 @@ class Link:
         with connection.makefile("rb") as lines:
             while True:
                 try:
-                    order = decode(lines.readline(LINE_LIMIT))
+                    order = codec.order(lines.readline(LINE_LIMIT))
                 except (OSError, ValueError):  # an end is no message either
                     break
                 if not self.urgent(order):
@@ -186,14 +195,14 @@ class Link:
             time.sleep(self._timeouts.beat)
             progress = self.progress()
             with self._changed:
-                self._beat = encode({"type": "beat", **progress})  # an older one that waits is no news any more
+                self._beat = encode(progress)  # an older one that waits is no news any more
                 if not self._waiting:
                     self._push()
                 there = self._socket is not None
             if there:
                 continue
-            if progress.get("steps", -1) > steps:
-                steps, self._lost = progress["steps"], time.monotonic()
+            if progress.steps > steps:
+                steps, self._lost = progress.steps, time.monotonic()
             elif time.monotonic() - self._lost > self._timeouts.orphan:
                 self.orphaned()
 

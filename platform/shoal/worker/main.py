@@ -6,51 +6,26 @@ import logging
 import os
 import threading
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shoal import log
+from shoal.protocol.greeting import Greeting
+from shoal.protocol.said import CannotStart, Phase
 from shoal.timeouts import Timeouts
-from shoal.wire import interface_of
 from shoal.worker.link import Link
+from shoal.worker.setup import Meeting, Setup
+from shoal.worker.sockets import interface_of
 
-__all__ = ["Meeting", "Setup", "Worker", "greeting"]
+if TYPE_CHECKING:
+    from shoal.worker.loop import Loop
+
+__all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
 PATIENCE = 20.0
 """Seconds, of a worker that could not even read its job, for reaching the controller."""
 LAST_WORD = 5.0
 """Seconds within which the controller's end takes what ends a worker."""
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Where to find a controller: `lifeline`: its (address, port); `secret`: of this controller, never sent over it;
-    `session`: whose the run is (`record.lease`)."""
-
-    lifeline: tuple[str, int]
-    secret: str
-    session: str
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a worker is told at birth."""
-
-    name: str
-    node: str
-    home: tuple[int, int] | None
-    job: dict[str, Any]
-    rundir: Path
-    meeting: Meeting
-
-
-def greeting(name: str, node: str, home: tuple[int, int] | None, **doing: Any) -> dict[str, Any]:
-    """A worker's first word: who it is, and what it is doing (for a controller that came back)."""
-    who: dict[str, Any] = {"worker": name, "node": node, "pid": os.getpid(), "home": home}
-    idle: dict[str, Any] = {"seat": None, "attempt": -1, "generation": -1, "steps": -1, "phase": "spare", "copies": {}}
-    return {"type": "hello", **who, **idle, **doing}
 
 
 class Worker:
@@ -60,7 +35,7 @@ class Worker:
         self._setup, self._address = setup, address
         self._meeting = setup.meeting
         self._lock = threading.Lock()
-        self._loop: Any = None
+        self._loop: Loop | None = None
         self.warm = threading.Event()
         """It has said its first word to a controller."""
         log.begin(setup.name, self.steps)
@@ -68,7 +43,7 @@ class Worker:
 
     def steps(self) -> int:
         """Committed steps of its state; -1 if it has none."""
-        return -1 if self._loop is None else int(self._loop.progress()["steps"])
+        return -1 if self._loop is None else self._loop.beat().steps
 
     def rejoin(self, meeting: Meeting) -> None:
         """Go on under a controller that came back."""
@@ -94,7 +69,7 @@ class Worker:
             torch.set_num_threads(job.threads)
             workload = make_workload(job.workload)
             workload.warm_up()
-            loop = Loop(setup.name, setup.node, setup.home, job, workload, setup.rundir, self._address)
+            loop = Loop(setup, job, workload, self._address)
             with self._lock:
                 loop.meet(self._meeting)
                 self._loop = loop
@@ -109,16 +84,15 @@ class Worker:
         """Say what ends this process: as the training code's failure, or, if it never got so far, as its only word."""
         try:
             if self._loop is not None:
-                self._loop.fail("code", error)
+                self._loop.voice.failed("code", error)
                 self._loop.link.flush(LAST_WORD)
                 return
             setup, meeting = self._setup, self._meeting
             link = Link(Timeouts(float(setup.job.get("patience") or PATIENCE)))
-            hello = greeting(setup.name, setup.node, setup.home, phase="unborn")
-            link.connect(meeting.lifeline, meeting.secret, lambda: hello)
+            greeting = Greeting(setup.name, setup.node, os.getpid(), setup.home, phase=Phase.UNBORN)
+            link.connect(meeting.lifeline, meeting.secret, lambda: greeting)
             trace = "".join(traceback.format_exception(error))
-            message = f"{type(error).__name__}: {error}"
-            link.send({"type": "failed", "generation": -1, "where": "start", "message": message, "trace": trace})
+            link.send(CannotStart(setup.name, f"{type(error).__name__}: {error}", trace))
             link.flush(LAST_WORD)
         except BaseException:  # nobody listens: the end of the process says it
             logger.exception("the controller could not be told")

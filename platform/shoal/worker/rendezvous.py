@@ -10,102 +10,112 @@ from __future__ import annotations
 import base64
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["Keys", "Question", "Rendezvous"]
+from shoal.protocol.orders import Order
+from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
+
+__all__ = ["Asked", "Keys", "Rendezvous"]
 
 
-class Question:
-    """One that the controller will answer; `answer` is None until then, and the text of a failure if it never will."""
+class Asked:
+    """A question that the controller will answer; `answer` is None until then, and the text of a failure if it never
+    will."""
 
     def __init__(self) -> None:
-        self.answer: dict[str, Any] | str | None = None
+        self.answer: Values | Met | str | None = None
         self._answered = threading.Event()
 
-    def settle(self, answer: dict[str, Any] | str) -> None:
+    def settle(self, answer: Values | Met | str) -> None:
         self.answer = answer
         self._answered.set()
 
     def settled(self) -> bool:
         return self.answer is not None
 
-    def result(self, timeout: float) -> dict[str, Any]:
-        """The answer, which is waited for.
-
-        Raises:
-            DistError: there is none, or not in time.
-        """
+    def _result(self, timeout: float) -> Values | Met:
         if not self._answered.wait(timeout):
             raise dist.DistStoreError(f"no answer from the rendezvous within {timeout:.1f} s")
-        if not isinstance(self.answer, dict):
+        if self.answer is None or isinstance(self.answer, str):
             raise dist.DistStoreError(str(self.answer))
         return self.answer
 
+    def go(self, timeout: float) -> bool:
+        """Of a meeting: whether all go on. Waits for the answer; raises DistError: there is none, or not in time."""
+        answer = self._result(timeout)
+        return isinstance(answer, Met) and answer.go
+
+    def values(self, timeout: float) -> tuple[str, ...]:
+        """Of values that were wanted. Waits for the answer; raises DistError: there is none, or not in time."""
+        answer = self._result(timeout)
+        return answer.values if isinstance(answer, Values) else ()
+
 
 class Rendezvous:
-    """Asks over a lifeline. `say` sends a message to the controller; false if there is none.
+    """Asks over a lifeline. `say` sends a question to the controller; false if there is none.
 
     `scope`: the membership that is spoken of from now on (`control.rendezvous`).
     """
 
-    def __init__(self, say: Callable[[dict[str, Any]], bool]) -> None:
+    def __init__(self, say: Callable[[Question], bool]) -> None:
         self.scope = ""
         self._say = say
         self._ids = itertools.count()
-        self._open: dict[int, Question] = {}
+        self._open: dict[int, Asked] = {}
         self._lock = threading.Lock()
 
     def put(self, scope: str, key: str, value: bytes) -> None:
         """Raises DistError: there is no controller."""
-        coded = base64.b64encode(value).decode()
-        if not self._say({"type": "put", "scope": scope, "key": key, "value": coded}):
+        if not self._say(Put(scope, key, base64.b64encode(value).decode())):
             raise dist.DistStoreError("the controller is gone")
 
-    def ask(self, message: Mapping[str, Any]) -> Question:
-        """Any thread."""
-        id, question = next(self._ids), Question()
-        with self._lock:
-            self._open[id] = question
-        if not self._say({**message, "id": id}):
-            self._settle(id, "the controller is gone")
-        return question
+    def want(self, scope: str, keys: Sequence[str]) -> Asked:
+        """Ask for the values of all these keys. Any thread."""
+        return self._ask(Want(scope, next(self._ids), tuple(keys)))
 
-    def forget(self, question: Question) -> None:
+    def meet(self, key: str, size: int) -> Asked:
+        """Come to a meeting of `size` members; the answer says whether all go on, or none."""
+        return self._ask(Meet(self.scope, next(self._ids), key, size))
+
+    def turn(self, key: str, size: int) -> Asked:
+        """Turn round at a meeting, unless all have come; the same answer."""
+        return self._ask(Turn(self.scope, next(self._ids), key, size))
+
+    def _ask(self, question: Want | Meet | Turn) -> Asked:
+        asked = Asked()
+        with self._lock:
+            self._open[question.id] = asked
+        if not self._say(question):
+            self._settle(question.id, "the controller is gone")
+        return asked
+
+    def forget(self, asked: Asked) -> None:
         """Nobody waits for its answer any more."""
         with self._lock:
-            self._open = {id: other for id, other in self._open.items() if other is not question}
+            self._open = {id: other for id, other in self._open.items() if other is not asked}
 
-    def meet(self, key: str, size: int) -> Question:
-        """Come to a meeting of `size` members; the answer's `go` says whether all go on, or none."""
-        return self.ask({"type": "meet", "scope": self.scope, "key": key, "size": size})
-
-    def turn(self, key: str, size: int) -> Question:
-        """Turn round at a meeting, unless all have come; the same answer."""
-        return self.ask({"type": "turn", "scope": self.scope, "key": key, "size": size})
-
-    def heard(self, order: Mapping[str, Any]) -> bool:
+    def heard(self, order: Order) -> bool:
         """In the link's thread: whether this was an answer."""
-        if order["type"] not in ("values", "met", "closed"):
+        if not isinstance(order, Answer):
             return False
-        self._settle(order["id"], "this membership is over" if order["type"] == "closed" else dict(order))
+        self._settle(order.id, "this membership is over" if isinstance(order, Closed) else order)
         return True
 
     def lost(self) -> None:
         """In the link's threads: the controller that was asked is gone; no question of its time will be answered."""
         with self._lock:
             left, self._open = self._open, {}
-        for question in left.values():
-            question.settle("the controller is gone")
+        for asked in left.values():
+            asked.settle("the controller is gone")
 
-    def _settle(self, id: int, answer: dict[str, Any] | str) -> None:
+    def _settle(self, id: int, answer: Values | Met | str) -> None:
         with self._lock:
-            question = self._open.pop(id, None)
-        if question is not None:
-            question.settle(answer)
+            asked = self._open.pop(id, None)
+        if asked is not None:
+            asked.settle(answer)
 
 
 class Keys(dist.Store):
@@ -146,9 +156,9 @@ class Keys(dist.Store):
         if not keys:
             return
         seconds = self._timeout if timeout is None else timeout.total_seconds()
-        question = self._rendezvous.ask({"type": "want", "scope": self._scope, "keys": list(keys)})
+        asked = self._rendezvous.want(self._scope, keys)
         try:
-            found = question.result(seconds)["values"]
+            found = asked.values(seconds)
         finally:
-            self._rendezvous.forget(question)
+            self._rendezvous.forget(asked)
         self._known.update(zip(keys, (base64.b64decode(value) for value in found), strict=True))

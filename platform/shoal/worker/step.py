@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ import torch.distributed as dist
 
 from shoal import batching
 from shoal.config import Job
+from shoal.protocol import orders
+from shoal.protocol.said import Phase
 from shoal.worker.ballot import Ballot, Count, Vote
 from shoal.worker.exact import Fixed
 from shoal.worker.groups import Groups
@@ -44,6 +46,24 @@ class Member:
     cell: int
     rank: int
     size: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a committed step did. `steps`: committed ones now; `stats`, `norm_sq`, `takers`: what a laggard needs;
+    `rolled_back`: steps of the snapshot that was gone back to; `pause`: all leave the generation now; of every worker,
+    unless committed late: `checksums` of its state, if compared, and `pace`, seconds a micro-batch."""
+
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+    stats: list[float]
+    norm_sq: float
+    takers: list[int]
+    rolled_back: int | None
+    pause: bool = False
+    checksums: Sequence[float] = ()
+    pace: Sequence[float] = ()
 
 
 def world_broke(error: RuntimeError) -> bool:
@@ -78,34 +98,29 @@ class Step:
         self.torn = False
         """A step was begun to be applied and did not come to its end: the state is nobody's."""
         self.total: torch.Tensor | None = None
-        self.cells: list[int] = []
-        self.crew: list[str] = []
+        self.cells: tuple[int, ...] = ()
+        self.crew: tuple[str, ...] = ()
+        """Everybody by cell and rank, if samples are audited."""
         self.cross: Any = None
         self.all: Any = None
         self.since = time.monotonic()
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
-        self.phase = "inside"
-        """Of the step that runs: `inside` the cell, or `across` cells."""
+        self.phase = Phase.INSIDE
+        """Of the step that runs: inside the cell, or across cells."""
 
-    def enter(
-        self,
-        cells: list[int],
-        crew: list[str],
-        evaluated: int,
-        heals: Sequence[tuple[int, int]],
-    ) -> list[Any]:
-        """Build the groups of a generation: matching workers over cells, and everybody. Returns groups for `heals`, the
-        copies (source, target) that this worker's cell has a part in: the source's worker is rank 0."""
+    def enter(self, order: orders.Generation) -> list[Any]:
+        """Build the groups of a generation: matching workers over cells, and everybody. Returns groups for the copies
+        (source, target) that this worker's cell has a part in: the source's worker is rank 0."""
         self.groups.leave(self.cross, self.all)
         self.cross = self.all = None
-        self.cells, self.crew, self.evaluated = cells, crew, max(self.evaluated, evaluated)
-        place, rank, size = cells.index(self.member.cell), self.member.rank, self.member.size
-        self.groups.meet("all", len(crew))
-        everybody = ("all", place * size + rank, len(crew))
+        self.cells, self.crew, self.evaluated = order.cells, order.crew, max(self.evaluated, order.evaluated)
+        place, rank, size = self.cells.index(self.member.cell), self.member.rank, self.member.size
+        self.groups.meet("all", self.count())
+        everybody = ("all", place * size + rank, self.count())
         self.inject("join")
-        copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in heals]
-        matching = (f"cross/{rank}", place, len(cells))
+        copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in order.heals]
+        matching = (f"cross/{rank}", place, len(self.cells))
         self.cross, self.all, *copying = self.groups.build([matching, everybody, *copies])
         self.groups.retire()
         self.replica.generation_began()
@@ -124,6 +139,10 @@ class Step:
         """Of this worker among all."""
         return self.cells.index(self.member.cell) * self.member.size + self.member.rank
 
+    def count(self) -> int:
+        """Of all workers."""
+        return len(self.cells) * self.member.size
+
     def tensors(self) -> list[torch.Tensor]:
         """All that a twin needs to become this replica."""
         return [*self.replica.tensors(), *([self.fixed.state] if self.fixed is not None else [])]
@@ -133,23 +152,21 @@ class Step:
         exponent = {} if self.fixed is None else {f"shoal.exponent.{self.member.rank}": self.fixed.state}
         return {**self.replica.state_dict(), **exponent}
 
-    def run(self) -> dict[str, Any]:
-        """Run the pending step to its commit; the record of it.
+    def run(self) -> Commit:
+        """Run the pending step to its commit.
 
         Raises:
             Stopped: the generation ended first. CellBroken: a peer inside the cell is gone.
             RuntimeError: a collective between cells failed.
         """
-        start = time.monotonic()
         while True:
-            self.phase = "inside"
+            self.phase = Phase.INSIDE
             self.inject("accumulate")
             began, before = time.monotonic(), len(self.done)
             total = self.inside()
             self.inject("accumulated", total)
-            inside = time.monotonic()
-            pace = (inside - began) / max(1, len(self.done) - before)
-            self.phase = "across"
+            pace = (time.monotonic() - began) / max(1, len(self.done) - before)
+            self.phase = Phase.ACROSS
             self.groups.sum(self.cross, total, lambda: self.inject("across"))
             self.total = total
             count = self.vote(total, pace)
@@ -157,11 +174,10 @@ class Step:
                 break
             self.total, self.begun = None, -1
             self.todo, self.done, self.taken = self.share(), [], []
-        phases = {"inside": inside - start, "across": time.monotonic() - inside}
         self.inject("commit")
-        record = self.commit(count.stats, count.norm_sq, count.takers)
+        commit = self.commit(count.stats, count.norm_sq, count.takers)
         self.inject("committed", self.replica.tensors()[0], step=self.steps - 1)
-        return record | {"phases": phases, "pause": count.pause, "checksums": count.checksums, "pace": count.seconds}
+        return replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
 
     def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
         self.injector.hit(point, self.steps if step is None else step, self.member.cell, self.member.rank, tensor)
@@ -253,7 +269,7 @@ class Step:
         micro_batches = batching.count(first, last, self.member.size, self.workload.micro_batch)
         return batching.share(micro_batches, self.cells)[self.member.cell]
 
-    def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> dict[str, Any]:
+    def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> Commit:
         """Apply the optimizer step to the complete total."""
         assert self.total is not None, f"step {self.steps} cannot commit: its total is not complete"
         if self.fixed is not None:
@@ -271,18 +287,7 @@ class Step:
         back = self.mend(bool(metrics.get("roll_back")))
         self.total, self.done, self.taken = None, [], []
         self.todo = self.share()
-        return {
-            "steps": self.steps,
-            "metrics": metrics,
-            "stats": stats,
-            "norm_sq": norm_sq,
-            "takers": takers,
-            "crew": self.crew,
-            "cell_of": [cell for cell in self.cells for _ in range(self.member.size)],
-            "cells": len(self.cells),
-            "seconds": seconds,
-            "rolled_back": back,
-        }
+        return Commit(self.steps, seconds, metrics, stats, norm_sq, takers, back)
 
     def mend(self, roll_back: bool) -> int | None:
         """Go back to the last state kept if the workload asks for it; returns its steps then."""
@@ -298,7 +303,7 @@ class Step:
         Raises: as `run`.
         """
         try:
-            stats = torch.tensor(self.replica.evaluate(self.index(), len(self.crew)), dtype=torch.float64)
+            stats = torch.tensor(self.replica.evaluate(self.index(), self.count()), dtype=torch.float64)
         except RuntimeError as error:
             if world_broke(error):
                 raise CellBroken from error

@@ -1,0 +1,75 @@
+"""A message to bytes and back: a line of the class's name and its fields as JSON. Data only; nothing is ever unpickled.
+
+What comes is checked against the class whole, field by field and strictly: a line is a message or is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, cast, get_args
+
+from pydantic import ConfigDict, TypeAdapter
+
+from shoal.protocol.greeting import Challenge, Hello, Refused, Welcome
+from shoal.protocol.orders import Order
+from shoal.protocol.said import Said
+
+__all__ = ["LINE_LIMIT", "Message", "decode", "encode", "order", "said"]
+
+LINE_LIMIT = 16 * 1024 * 1024
+"""Longest message in bytes; a longer one closes the connection."""
+
+Message = Said | Order | Challenge | Hello | Welcome | Refused
+STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+def _readers(union: Any) -> dict[bytes, TypeAdapter[Any]]:
+    """How each class of a union is read, by its name."""
+    readers = {}
+    for kind in get_args(union):
+        kind.__pydantic_config__ = STRICT
+        readers[kind.__name__.encode()] = TypeAdapter(kind)
+    return readers
+
+
+SAID, ORDERS, GREETINGS = _readers(Said), _readers(Order), _readers(Challenge | Hello | Welcome | Refused)
+
+
+def encode(message: Message) -> bytes:
+    """The line of a message; halves of characters, which no encoding takes, are replaced.
+
+    Raises:
+        TypeError: a field holds what is no JSON.
+    """
+    fields = json.dumps(vars(message), separators=(",", ":"), ensure_ascii=False, default=_fields)
+    return f"{type(message).__name__} {fields}\n".encode(errors="replace")
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(value):
+        raise TypeError(f"a {type(value).__name__} in a message")
+    return vars(value)
+
+
+def said(line: bytes) -> Said:
+    """What a worker says in a line. Raises ValueError: it is no message of a worker."""
+    return cast(Said, decode(line, SAID))
+
+
+def order(line: bytes) -> Order:
+    """What a worker is told in a line. Raises ValueError: it is no order."""
+    return cast(Order, decode(line, ORDERS))
+
+
+def decode(line: bytes, known: dict[bytes, TypeAdapter[Any]] = GREETINGS) -> Any:
+    """The message in a line, of one of the `known` classes: by default of a greeting's.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    name, _, fields = line.partition(b" ")
+    reader = known.get(name)
+    if reader is None:
+        raise ValueError(f"no message is called {name[:40]!r}")
+    return reader.validate_json(fields)

@@ -1,0 +1,119 @@
+"""The first words on a lifeline. Both sides prove that they know the run's secret, which itself never crosses:
+
+    controller  Challenge(version, nonce)
+    worker      Hello(version, who it is and what it is doing, nonce, proof over all of it and the controller's nonce)
+    controller  Welcome(proof over both nonces), or Refused(why) if the worker speaks another version
+
+Nothing else is said to a stranger.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shoal.protocol.said import Phase
+
+__all__ = [
+    "GREETING_LIMIT",
+    "GREETING_TIME",
+    "VERSION",
+    "Challenge",
+    "Greeting",
+    "Hello",
+    "Refused",
+    "Welcome",
+    "hello",
+    "knows",
+    "nonce",
+    "other_version",
+    "proof",
+    "same",
+]
+
+VERSION = 1
+"""Of what is said on lifelines; whoever speaks another is refused."""
+GREETING_LIMIT, GREETING_TIME = 4096, 5.0
+"""Of a greeting: longest line in bytes, and the seconds it may take."""
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """Who a worker is, and what it is doing (for a controller that came back).
+
+    `home`: the (cell, rank) it was started for; `seat`: the one it sits on; `attempt`, `generation`: the newest it was
+    in; `steps`: committed ones of its state; `copies`: where it keeps copies for others. -1 and None: nothing yet.
+    """
+
+    worker: str
+    node: str
+    pid: int
+    home: tuple[int, int] | None = None
+    seat: tuple[int, int] | None = None
+    attempt: int = -1
+    generation: int = -1
+    phase: Phase = Phase.SPARE
+    steps: int = -1
+    copies: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Challenge:
+    version: int
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Hello:
+    version: int
+    greeting: Greeting
+    nonce: str
+    proof: str
+
+
+@dataclass(frozen=True)
+class Welcome:
+    proof: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    reason: str
+
+
+def nonce() -> str:
+    return secrets.token_hex(16)
+
+
+def proof(secret: str, *said: Any) -> str:
+    """Of knowing a secret, good for exactly what is said (JSON), in hexadecimal."""
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hmac.new(secret.encode(), text.encode(), "sha256").hexdigest()
+
+
+def same(given: Any, wanted: str) -> bool:
+    """Whether a stranger's word is the wanted one; takes as long whichever it is."""
+    return isinstance(given, str) and hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+
+
+def hello(secret: str, greeting: Greeting, challenge: str) -> Hello:
+    """A worker's answer to a challenge (the controller's nonce)."""
+    mine = nonce()
+    return Hello(VERSION, greeting, mine, proof(secret, "worker", challenge, mine, VERSION, asdict(greeting)))
+
+
+def knows(secret: str, said: Hello, challenge: str) -> bool:
+    """Whether a hello proves that the worker knows the secret, after `challenge`."""
+    wanted = proof(secret, "worker", challenge, said.nonce, said.version, asdict(said.greeting))
+    return same(said.proof, wanted)
+
+
+def other_version(theirs: Any) -> str:
+    """Why one who speaks another version is refused."""
+    return (
+        f"the controller and the worker speak versions {VERSION} and {theirs} of the protocol: "
+        "all processes of a run need the same Shoal"
+    )

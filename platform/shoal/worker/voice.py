@@ -1,0 +1,131 @@
+"""What a worker says of itself: every message of `protocol.said` but its questions is made here.
+
+Every worker knows what a step did, but one word of each cell is enough: its first worker says each commit. The others
+keep theirs, and say the last one before they leave a generation, since whoever would have said it may be dead.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.protocol.said import (
+    Ack,
+    Acked,
+    Adopted,
+    Beat,
+    Checkpointed,
+    Committed,
+    CopyHeld,
+    Damage,
+    Evaluated,
+    Failed,
+    Finished,
+    Noted,
+    NotSaved,
+    Number,
+    Phase,
+    Ready,
+    Where,
+)
+from shoal.worker.link import Link
+from shoal.worker.step import Commit, Step
+
+__all__ = ["Voice"]
+
+
+@dataclass
+class Voice:
+    """Of the worker `name`. `generation`: the newest it has taken part in; `audited`: takers of samples are told."""
+
+    name: str
+    link: Link
+    audited: bool
+    phase: Phase = Phase.SPARE
+    generation: int = -1
+    unsaid: Committed | None = None
+
+    def beat(self, step: Step | None) -> Beat:
+        """The sign of life of a worker with this part in its cell's steps."""
+        phase = step.phase if step is not None and self.phase is Phase.INSIDE else self.phase
+        return Beat(phase, -1 if step is None else step.steps)
+
+    def ready(self, cell: int, attempt: int) -> None:
+        self.phase = Phase.READY
+        self.link.send(Ready(self.name, cell, attempt))
+
+    def entered(self, generation: int) -> None:
+        """A generation begins for this worker: all that was committed before is known."""
+        self.phase, self.generation, self.unsaid = Phase.JOINING, generation, None
+
+    def adopted(self, copied: int, seconds: float) -> None:
+        """Of those who had state copied to them."""
+        self.link.send(Adopted(self.name, self.generation, copied, seconds))
+
+    def committed(self, commit: Commit, step: Step) -> None:
+        """Say at once that a step is committed, or keep the word."""
+        speaks = step.member.rank == 0
+        first = speaks and step.first_cell()
+        message = Committed(
+            self.name,
+            self.generation,
+            commit.steps,
+            commit.seconds,
+            len(step.cells),
+            commit.metrics,
+            tuple(commit.stats),
+            commit.norm_sq,
+            tuple(commit.takers) if self.audited else (),
+            step.crew,
+            tuple(cell for cell in step.cells for _ in range(step.member.size)) if self.audited else (),
+            tuple(commit.pace) if first else (),
+            commit.rolled_back,
+            tuple(commit.checksums) if first else (),
+        )
+        if speaks:
+            self.link.send(message)
+        self.unsaid = None if speaks else message
+        for note in step.replica.notes():
+            fields = {key: value for key, value in note.items() if key not in ("kind", "step")}
+            self.link.send(Noted(self.name, self.generation, step.steps - 1, str(note["kind"]), fields))
+
+    def evaluated(self, steps: int, metrics: Mapping[str, Number | None]) -> None:
+        self.link.send(Evaluated(self.name, self.generation, steps, metrics))
+
+    def finished(self) -> None:
+        self.phase = Phase.FINISHED
+        self.link.send(Finished(self.name, self.generation))
+
+    def acked(self, generation: int, ack: Ack, known: int = -1) -> None:
+        """Answer a stop. `known`: committed steps that the controller knows of."""
+        self.phase = Phase.SPARE if ack.out else Phase.STOPPED
+        self.settle(known)
+        self.link.send(Acked(self.name, generation, ack))
+
+    def failed(self, where: Where, error: BaseException, attempt: int = -1, damaged: Damage | None = None) -> None:
+        """Tell what happened; the controller decides what follows."""
+        self.phase = Phase.FAILED
+        self.settle(-1)
+        trace = "".join(traceback.format_exception(error)) if where == "code" else ""
+        message = f"{type(error).__name__}: {'; '.join(line.strip() for line in str(error).splitlines())}"
+        self.link.send(Failed(self.name, self.generation, where, message, attempt, trace, damaged))
+
+    def settle(self, known: int) -> None:
+        """Say the commit that was kept, if the controller may not know of it."""
+        unsaid, self.unsaid = self.unsaid, None
+        if unsaid is not None and unsaid.steps > known:
+            self.link.send(unsaid)
+
+    def held(self, rank: int, steps: int, era: int) -> None:
+        """A copy has arrived whole. Any thread."""
+        self.link.send(CopyHeld(self.name, rank, steps, era))
+
+    def saved(self, steps: int, path: Path, seconds: float, size: int) -> None:
+        """A checkpoint is whole. Any thread."""
+        self.link.send(Checkpointed(steps, self.name, str(path), seconds, size))
+
+    def not_saved(self, steps: int, reason: str) -> None:
+        """A checkpoint never will be. Any thread."""
+        self.link.send(NotSaved(steps, reason, self.name))

@@ -1,0 +1,136 @@
+"""A cell's world as one worker stands in it: its connections, its share of the model, and what saves it. It opens and
+closes as one; what is left afterwards is the state, if it is anybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from shoal import checkpoint
+from shoal.config import Job
+from shoal.protocol import orders
+from shoal.worker.courier import Courier
+from shoal.worker.groups import WORLD, Groups, leave_world
+from shoal.worker.inject import Injector
+from shoal.worker.sockets import Sockets
+from shoal.worker.step import Member, Step
+from shoal_core.workload import ORIGIN, Workload, build_shard
+
+__all__ = ["Kit", "RetainedState", "World"]
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a worker brings into every cell. `saved`, `not_saved`: see `checkpoint.Saver`."""
+
+    job: Job
+    workload: Workload
+    rundir: Path
+    groups: Groups
+    courier: Courier
+    injector: Injector
+    saved: Callable[[int, Path, float, int], None]
+    not_saved: Callable[[int, str], None]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.rundir / "checkpoints"
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the session began, and with what (`shoal.resume.Origin`)."""
+        return self.job.workload.get(ORIGIN) or {}
+
+
+@dataclass(frozen=True)
+class RetainedState:
+    """What a worker that left its cell's world still holds: its shard of the state after `steps` committed steps."""
+
+    steps: int
+    evaluated: int
+    rank: int
+    tensors: list[torch.Tensor]
+
+
+class World:
+    """Of the cell and attempt that an order names. `broken`: the last stop said that the cell is."""
+
+    def __init__(self, order: orders.Form, kit: Kit) -> None:
+        self.order, self.kit = order, kit
+        self.broken = False
+        self.step: Step | None = None
+        self.saver: checkpoint.Saver | None = None
+        self._sockets = Sockets()
+
+    def open(self, retained: RetainedState | None) -> None:
+        """Build it, once all its members are there, and this worker's share of the model in it. `retained`: the state
+        that this worker holds, if it is to go on from that.
+
+        Raises:
+            Stopped: something else was ordered meanwhile. Damaged, LostCopy: the state is not to be had.
+            RuntimeError: a peer is gone.
+        """
+        order, kit = self.order, self.kit
+        kit.groups.meet("world", order.size)
+        self._sockets.mark()
+        kit.groups.world("world", order.rank, order.size)
+        shard = build_shard(kit.workload, kit.job.seed)
+        group = dist.new_group(backend="gloo")
+        self._sockets.taken(partial(kit.groups.mentioned, WORLD))
+        member = Member(order.cell, order.rank, order.size)
+        step = self.step = Step(member, kit.workload, shard, kit.groups, kit.job, kit.injector)
+        if order.restore is not None:
+            self._restore(step, order.restore, group)
+        if order.keep:
+            resume(step, retained)
+        if order.recall is not None:
+            kit.courier.fetch(step, order.recall)
+        about = {"run_id": kit.job.run_id, "workers": order.size, "workload": kit.job.workload}
+        self.saver = checkpoint.Saver(
+            kit.checkpoints, order.rank, group, kit.job.checkpoint.keep, about, kit.saved, kit.not_saved
+        )
+
+    def _restore(self, step: Step, steps: int, group: Any) -> None:
+        """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
+        imported or extended model).
+
+        Raises:
+            Damaged: the checkpoint is not what was committed. Unfit: it is of another state.
+            RuntimeError: a peer is gone.
+        """
+        if steps or self.kit.origin.get("start") == 0:
+            folder = self.kit.checkpoints / f"step-{steps:08d}"
+            step.replica.loaded(checkpoint.load(folder, step.state_dict(), group))
+        step.steps = step.saved = steps
+
+    def cut(self) -> None:
+        """Shut its connections down, so that whoever is blocked in a collective of the cell is freed. Any thread."""
+        self._sockets.cut()
+
+    def close(self) -> RetainedState | None:
+        """Leave it: drop all that lives in it but the state, which is returned if there is a whole one."""
+        step = self.step
+        retained = None
+        if step is not None and step.steps >= 0 and not step.torn:
+            tensors = [tensor.detach() for tensor in step.tensors()]
+            retained = RetainedState(step.steps, step.evaluated, step.member.rank, tensors)
+        self.step = self.saver = step = None
+        leave_world()
+        return retained
+
+
+def resume(step: Step, retained: RetainedState | None) -> None:
+    """Go on from the state this worker kept; it keeps that until a generation stands."""
+    assert retained is not None, "told to go on from a state that is not held here"
+    assert retained.rank == step.member.rank, "told to go on from another rank's shard"
+    for mine, held in zip(step.tensors(), retained.tensors, strict=True):
+        mine.copy_(held)
+    step.healed(retained.steps)
+    step.evaluated = retained.evaluated
