@@ -1,4 +1,7 @@
-"""The one linear layer of the model: no bias, its weight cast to the activations' type."""
+"""The one linear layer of the model: no bias, its weight cast to the activations' type.
+
+Shapes: I inputs, O outputs; the weight is (O, I).
+"""
 
 from __future__ import annotations
 
@@ -22,5 +25,5 @@ class Linear(nn.Module):
         self.products, self.role = Products(), role
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., d_in) -> (..., d_out), in x's type."""
+        """x: (..., I) -> (..., O), in x's type."""
         return linear(x, self.weight.to(x.dtype), self.products, self.role)

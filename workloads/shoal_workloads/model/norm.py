@@ -1,4 +1,7 @@
-"""RMSNorm, before attention and FFN, at the end, and on both latents of MLA (report, section 4.2)."""
+"""RMSNorm, before attention and FFN, at the end, and on both latents of MLA (report, section 4.2).
+
+Shapes: W the width that is normalised, in whatever comes before it.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., width) -> the same shape and dtype."""
+        """x: (..., W) -> the same shape and dtype."""
         if x.device.type == "cpu":
             return _RMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)

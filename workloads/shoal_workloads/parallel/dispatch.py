@@ -215,6 +215,7 @@ class _FlatTrip:
     def __init__(
         self, to: Flat, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, fp8: bool
     ) -> None:
+        # Dispatch: sizes first, then rows and their gates.
         load = torch.bincount(places.flatten(), minlength=held * to.ranks)
         self._leaving = routes_of(places.flatten(), load, places.shape[1])
         arriving = exchange_counts(load.view(to.ranks, held), to)

@@ -7,6 +7,8 @@ There are two, `fsdp.Fsdp` and `pipeline.pipeline.Pipeline`, of one shape:
     reduce()                         every shard has its gradient, summed over the cell
     updated()                        the shards were written to: by the optimizer, a checkpoint, a peer
     nats(part, parts, ...)           forward over a part of the held-out samples
+
+Shapes: n samples, T positions, L_r routers, E experts.
 """
 
 from __future__ import annotations

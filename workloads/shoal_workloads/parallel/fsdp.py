@@ -1,7 +1,8 @@
 """The engine without pipeline stages: every worker takes its own samples through the whole model.
 
 Parameters are gathered layer by layer (FSDP2) and gradients scattered as backward makes them; experts may be spread
-over `ep` workers besides (see `layout`).
+over `ep` workers besides (see `layout`). Shapes: B samples of a micro-batch that are this worker's, T positions, L_r
+routers, E experts.
 """
 
 from __future__ import annotations

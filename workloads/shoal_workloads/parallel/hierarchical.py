@@ -37,7 +37,7 @@ class _HierarchicalTrip:
         nodes, in_node = to.ranks // to.per_node, held * to.per_node
         node_of = places // in_node  # (N, K)
 
-        # A copy for each node of a token, by node, then token.
+        # Dispatch, what leaves: a copy for each node of a token, by node, then token.
         present = torch.zeros(len(places), nodes, dtype=torch.bool, device=places.device).scatter_(1, node_of, True)
         copies = present.sum(dim=0)  # (nodes,)
         self._leaving = fan_of(present.T.nonzero()[:, 1], len(places))
@@ -45,7 +45,8 @@ class _HierarchicalTrip:
         order, inverse = _sorted(copy_of.flatten())
         choices_a_node = torch.bincount(node_of.flatten(), minlength=nodes)
 
-        # To the worker of my index on each node: how many copies, how many choices; then each choice's copy and expert.
+        # Dispatch, across nodes: to the worker of my index on each, how many copies and choices; then each choice's copy
+        # and expert.
         counts = torch.zeros(to.ranks, 2, dtype=torch.int64, device=places.device)
         peers = slice(to.rank % to.per_node, None, to.per_node)
         counts[peers] = torch.stack((copies, choices_a_node), dim=1)
@@ -57,7 +58,7 @@ class _HierarchicalTrip:
         told = torch.stack((within, places % in_node), dim=2).flatten(0, 1)[order].to(torch.int32)
         told = Transfer(told, choices_across, kind="metadata", traffic=to.traffic).land().long()
 
-        # Inside the node: a row for each choice, by expert.
+        # Dispatch, inside the node: a row for each choice, by expert.
         before = (arriving[:, 0].cumsum(0) - arriving[:, 0]).repeat_interleave(arriving[:, 1])
         self._order, self._inverse = _sorted(told[:, EXPERT])
         self._forwarded = fan_of((told[:, COPY] + before)[self._order], sum(receive))
@@ -69,12 +70,14 @@ class _HierarchicalTrip:
         self._inside = to.route(load.sum(dim=1).tolist(), here.sum(dim=1).tolist())
         self._here = by_expert(here[mates])
 
+        # The rows and their gates begin to cross.
         self._rows = Transfer(fan_out(tokens, self._leaving), self._across, fp8=(fp8, False), traffic=to.traffic)
         sorted_gates = gather_rows(gates.flatten(), order, inverse)
         self._gates = Transfer(sorted_gates, choices_across, kind="metadata", traffic=to.traffic)
 
     def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         traffic, inside = self._to.traffic, self._inside
+        # Dispatch, from the node's entry on to the workers inside.
         copies = fan_out(self._rows.land(), self._forwarded)
         rows = Transfer(copies, inside, fp8=(self._fp8, False), traffic=traffic)
         sorted_gates = gather_rows(self._gates.land(), self._order, self._inverse)
@@ -83,6 +86,7 @@ class _HierarchicalTrip:
 
     def combine(self, y: torch.Tensor) -> None:
         traffic, fp8 = self._to.traffic, (False, self._fp8)
+        # Combine, inside the node: summed by copy where they came in; then across nodes.
         back = Transfer(y, self._inside.back(), fp8=fp8, kind="combine", traffic=traffic).land()
         summed = fan_in(back, self._forwarded)
         self._back = Transfer(summed, self._across.back(), fp8=fp8, kind="combine", traffic=traffic)

@@ -1,7 +1,8 @@
 """Spreads a model over the workers of a cell, and knows where every local tensor belongs in the whole.
 
 Two axes share the W workers of a cell: `ep` workers split the experts between them, and W/ep such groups split every
-expert once more (FSDP). Everything that is no expert is sharded by FSDP2 over all W.
+expert once more (FSDP). Everything that is no expert is sharded by FSDP2 over all W. Shapes of parameters: vectors
+(D,), matrices (O, I), stacked experts (E, O, I); FSDP cuts the first dimension, of experts the second.
 """
 
 from __future__ import annotations

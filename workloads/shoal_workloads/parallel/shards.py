@@ -1,4 +1,7 @@
-"""The local shards of a model's parameters: where they lie in the whole, and what they are at first."""
+"""The local shards of a model's parameters: where they lie in the whole, and what they are at first.
+
+Shapes of parameters: vectors (D,), matrices (O, I), stacked experts (E, O, I).
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 section 3.2: with pipeline stages, gathering parameters for every micro-batch would cost more than it saves).
 
 Each parameter has holders: the workers of the cell that compute with it. Gradients are accumulated locally in float32,
-summed and scattered over the holders once a step; after an update the parameters are gathered again.
+summed and scattered over the holders once a step; after an update the parameters are gathered again. Shapes of
+parameters: vectors (D,), matrices (O, I), stacked experts (E, O, I); matrices are cut along O.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Activations and their gradients are scaled in tiles of 1 x 128 along the contrac
 128 x 1 for wgrad, whose contraction runs over rows; weights in blocks of 128 x 128. A scale is amax / 448. Here it is
 emulated: values are rounded to E4M3 and multiplied as float32, which is what promotion of partial sums every 128
 elements approximates on the tensor cores.
+
+Shapes: as in `products`; of a matrix that is scaled, R rows and K columns, cut into tiles of 128.
 """
 
 from __future__ import annotations

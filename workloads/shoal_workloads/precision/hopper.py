@@ -2,6 +2,7 @@
 
 Dense layers multiply through torch's blockwise `scaled_mm` where it can (see `blockwise`); it has no grouped form for
 these scales, so experts, and shapes that it would pad, go through Triton kernels (see `kernels`), which scale, too.
+Shapes: as in `products`.
 """
 
 from __future__ import annotations

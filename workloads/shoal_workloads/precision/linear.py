@@ -1,5 +1,8 @@
 """A linear layer and a SwiGLU feed-forward network over `Products`, keeping between forward and backward as little as
-the number format allows."""
+the number format allows.
+
+Shapes: R rows, I inputs, O outputs, D width, M hidden width, E experts.
+"""
 
 from __future__ import annotations
 

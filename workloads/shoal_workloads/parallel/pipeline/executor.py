@@ -1,8 +1,9 @@
-"""Walks a rank's order of a schedule: waits for what an action needs, does it, and sends on what it made.
+"""Walks a rank's order of a schedule: asks ahead, waits for what an action needs, computes it, sends on what it made.
 
-Everything that travels has the shape of hidden states. Sends are never waited for inside a step, and receives are
-posted some actions ahead, so that data travels while something else is computed. A micro-batch that is not there (a
-schedule may want more of them than there are) is passed over: nothing is computed or sent for it.
+Everything that travels has the shape of hidden states, (B, T, D): samples of a micro-batch, positions, width. Sends are
+never waited for inside a step, and receives are posted some actions ahead, so that data travels while something else is
+computed. A micro-batch that is not there (a schedule may want more of them than there are) is passed over: nothing is
+computed or sent for it.
 """
 
 from __future__ import annotations
@@ -133,13 +134,16 @@ class Executor:
         order = [step for step in self._schedule.orders[self._place] if self._live(step, present)]
         asked = 0
         for place, step in enumerate(order):
+            # Ask ahead for what other ranks make.
             while asked < min(len(order), place + 1 + AHEAD):
                 for action in self._live(order[asked], present):
                     for need in self._needs(action):
                         self._channel.ask(*need)
                 asked += 1
+            # Wait for what this step needs.
             actions = self._live(step, present)
             inputs = [self._input(action) for action in actions]
+            # Compute, of a pair both at once, and send on.
             start = time.monotonic()
             if len(actions) == 2 and beside is not None:
                 backward = beside.submit(self._compute, actions[1], inputs[1])

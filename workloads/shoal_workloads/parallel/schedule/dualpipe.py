@@ -61,28 +61,36 @@ def _eight_phases(streams: Sequence[_Stream], half: int, near: int, count: int) 
         order.append(action)
         waiting.append(Action("W", action.stage, action.micro_batch))
 
+    # 1: forwards of stream 0 alone.
     order += [zero.forward() for _ in range(2 * far)]
+    # 2: forwards of both.
     for _ in range(near + 1):
         order += [zero.forward(), one.forward()]
+    # 3: the first backwards, their weights' gradients at once, and forwards of stream 1.
     for _ in range(far):
         backward_input(one)
         order += [waiting.popleft(), one.forward()]
+    # 4: the steady state: a forward of the one stream behind a backward of the other.
     for i in range(count - 2 * half + near + 1):
         if i == 0 and far == 0:  # apart: the neighbour waits for this forward
             order += [zero.forward(), one.backward()]
         else:
             order.append(Pair(zero.forward(), one.backward()))
         order.append(Pair(one.forward(), zero.backward()))
+    # 5: stream 0 has no forwards left.
     for _ in range(far):
         order += [one.backward(), Pair(one.forward(), zero.backward())]
-    for place in range(2 * (near + 1)):  # the second half without weights' gradients, which fill the gaps below
+    # 6: backwards of both, the second half without weights' gradients, which fill the gaps below.
+    for place in range(2 * (near + 1)):
         stream = zero if place % 2 else one
         if place <= near:
             order.append(stream.backward())
         else:
             backward_input(stream)
+    # 7: weights' gradients between the last backwards of stream 0.
     for _ in range(far):
         order.append(waiting.popleft())
         backward_input(zero)
+    # 8: the weights' gradients that are left.
     order += waiting
     return order

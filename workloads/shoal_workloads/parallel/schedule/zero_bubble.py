@@ -41,15 +41,18 @@ def zbv(rank: int, ranks: int, micro_batches: int) -> list[Step]:
             order.append(Action(kind, stage, done[kind, stage]))
         done[kind, stage] += 1
 
+    # Fill the pipeline, down and then up.
     for _ in range(2 * (ranks - rank) - 1):
         add("F", down)
     for _ in range(rank):
         add("F", up)
         add("F", down)
+    # The first backwards, each with its weights' gradients.
     for _ in range(ranks - rank):
         add("F", up)
         add("I", up)
         add("W", up)
+    # The steady state: F, I and W of both stages in turn.
     while done["F", up] < count:
         if done["F", down] < count:
             add("F", down)
@@ -58,6 +61,7 @@ def zbv(rank: int, ranks: int, micro_batches: int) -> list[Step]:
         add("F", up)
         add("I", up)
         add("W", up)
+    # Empty it: inputs' gradients first, weights' gradients in the gaps.
     for _ in range(rank):
         add("I", down)
         add("I", up)
