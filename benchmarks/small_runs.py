@@ -148,6 +148,6 @@ def evaluate(replica: PretrainShard, data: Path, samples: int | None = None) -> 
     nats = size = 0.0
     for first in range(0, samples, 8):
         tokens, lengths = reader.read(range(first, min(first + 8, samples)))
-        nats += float(replica.model(torch.from_numpy(tokens.astype("int64")), mtp=False).lm)
+        nats += float(replica.model(torch.from_numpy(tokens), mtp=False).lm)
         size += float(lengths.sum())
     return {"loss": nats / (samples * seq_len), "bpb": bits_per_byte(nats, size)}

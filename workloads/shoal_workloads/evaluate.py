@@ -80,7 +80,7 @@ def bits_per_byte(
         ids = range(first, min(first + micro, wanted))
         tokens, lengths = reader.read(ids)
         reader.prefetch(range(ids.stop, min(ids.stop + micro, wanted)))
-        nats += float(model(torch.from_numpy(tokens.astype("int64")).to(device), mtp=False).lm)
+        nats += float(model(torch.from_numpy(tokens).to(device), mtp=False).lm)
         size += float(lengths.sum())
         if progress is not None:
             progress(ids.stop, wanted)

@@ -27,8 +27,7 @@ class Samples:
 
     def lengths(self, ids: Sequence[int]) -> list[int]:
         """Bytes of text that the predicted tokens of each sample stand for."""
-        _, sizes = self._reader.read(ids)
-        return [int(size) for size in sizes]
+        return [int(length) for length in self._reader.lengths(ids)]
 
     @cached_property
     def _reader(self) -> Any:

@@ -45,8 +45,8 @@ class _HierarchicalTrip:
         order, inverse = _sorted(copy_of.flatten())
         choices_a_node = torch.bincount(node_of.flatten(), minlength=nodes)
 
-        # Dispatch, across nodes: to the worker of my index on each, how many copies and choices; then each choice's copy
-        # and expert.
+        # Dispatch, across nodes: to the worker of my index on each, how many copies and choices; then the copy and the
+        # expert of each choice.
         counts = torch.zeros(to.ranks, 2, dtype=torch.int64, device=places.device)
         peers = slice(to.rank % to.per_node, None, to.per_node)
         counts[peers] = torch.stack((copies, choices_a_node), dim=1)
