@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shoal.record import layout, pen, read
-from shoal.record.jsonl import Appender
+from shoal.record.jsonl import Appender, read_json
 from shoal.record.pen import Pen
 from shoal.record.rundir import RunDir
 
@@ -77,6 +77,25 @@ def test_lines_are_written_in_the_order_told(tmp_path: Path) -> None:
     assert told == [("drain", 3), ("generation", 0), ("generation", 1)]
     assert (path / layout.PLAN).exists()
     assert (path / layout.STATUS).exists()
+
+
+def test_the_workers_of_the_picture_are_told_in_the_pens_own_thread(tmp_path: Path) -> None:
+    threads: set[str] = set()
+
+    def workers() -> Iterator[dict[str, Any]]:
+        threads.add(threading.current_thread().name)
+        yield from ({"actor": f"w{number}", "heartbeat_age": float("nan")} for number in range(3))
+
+    one = a_pen(tmp_path)
+    one.status({"step": 7}, workers)
+    assert one.close(30.0) == 0
+    assert threads == {"record"}
+    status = read_json(tmp_path / "a" / layout.STATUS)
+    assert status is not None
+    assert (status["step"], [tuple(worker.values()) for worker in status["workers"]]) == (
+        7,
+        [("w0", None), ("w1", None), ("w2", None)],
+    )
 
 
 def test_what_a_full_disk_refused_is_written_once_there_is_room(tmp_path: Path, disk: Disk) -> None:

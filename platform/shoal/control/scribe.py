@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,22 +133,22 @@ class Scribe:
 
     def status(self, state: State, lines: Mapping[str, Line], stall: Stall | None, lifeline: tuple[str, int]) -> None:
         """The live picture that `shoal status` shows. `lifeline`: where workers find the controller."""
-        now = time.monotonic()
-        workers = []
-        for line in lines.values():
-            seat = state.seats.get(line.worker)
-            workers.append(
-                {
+        now, here, seats, mesh = time.monotonic(), list(lines.values()), state.seats, state.shape.mesh
+
+        def workers() -> Iterator[dict[str, Any]]:  # in the pen's thread: there may be thousands
+            for line in here:
+                seat = seats.get(line.worker)
+                yield {
                     "actor": line.worker,
                     "pid": line.pid,
                     "node": line.node,
                     "cell": None if seat is None else seat.cell,
-                    "coords": None if seat is None else state.shape.mesh.named(seat.rank),
+                    "coords": None if seat is None else mesh.named(seat.rank),
                     "step": line.steps,
                     "phase": line.phase,
                     "heartbeat_age": round(now - line.heard, 3),
                 }
-            )
+
         self.pen.status(
             {
                 "run_id": self.job.run_id,
@@ -158,10 +158,10 @@ class Scribe:
                 "cells": len(state.live),
                 "generation": state.generation,
                 "controller": {"pid": os.getpid(), "lifeline": lifeline},
-                "workers": workers,
                 "record": None if stall is None else {"stalled": stall.reason, "lines": stall.lines},
                 **self.figures,
-            }
+            },
+            workers,
         )
 
     def ended(self, status: str, reason: str, committed: int) -> str:
@@ -173,7 +173,6 @@ class Scribe:
             "status": status,
             "step": committed,
             "steps": self.job.steps,
-            "workers": [],
         }
         self.pen.status(final | self.figures)
         left = self.pen.close(FLUSH)

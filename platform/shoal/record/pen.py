@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -119,9 +119,10 @@ class Pen:
         self._plan_due = False
         self._replace(layout.PLAN, partial(self._run.replace_plan, self._newest.entries))
 
-    def status(self, status: Mapping[str, Any]) -> None:
-        """The live picture."""
-        self._replace(layout.STATUS, partial(self._run.write_status, {"written": time.time(), **status}))
+    def status(self, status: Mapping[str, Any], workers: Callable[[], Iterable[Mapping[str, Any]]] = tuple) -> None:
+        """The live picture. `workers`: makes its list of workers; it is called in the pen's own thread."""
+        head = {"written": time.time(), **status}
+        self._replace(layout.STATUS, lambda: self._run.write_status({**head, "workers": workers()}))
 
     def _tell(self, name: str, record: Mapping[str, Any]) -> None:
         line = line_of(record)

@@ -173,9 +173,13 @@ class RunDir:
         replace_file(self.path / layout.PLAN, dumps({"generations": generations}, indent=1) + "\n", durable=False)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace the live snapshot; `written` is now unless given."""
+        """Replace the live snapshot; `written` is now unless given, and `workers` may be any iterable. They are encoded
+        one by one, so that no other thread waits for thousands of them."""
         self._guard()
-        replace_file(self.path / layout.STATUS, dumps({"written": time.time(), **status}) + "\n", durable=False)
+        head = {"written": time.time(), **status}
+        workers = ", ".join(map(dumps, head.pop("workers", ())))
+        text = f'{dumps(head).removesuffix("}")}, "workers": [{workers}]}}\n'
+        replace_file(self.path / layout.STATUS, text, durable=False)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Write `run.json`, the figures at the end (`shoal.record.summary.summarize`)."""
