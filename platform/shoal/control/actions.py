@@ -8,20 +8,29 @@ from typing import Any
 
 from shoal.control.modes import Status
 from shoal.ladder import Rung
+from shoal.plan import Seat
+from shoal.protocol.said import Committed
 
 __all__ = [
     "Action",
     "CommitLate",
+    "Copied",
     "CopyTo",
+    "Death",
     "Decision",
     "End",
+    "Fence",
     "Form",
     "Generation",
+    "Hire",
     "Journal",
+    "Leaves",
     "Pause",
+    "PutOnRecord",
     "Recall",
     "Release",
     "Rewind",
+    "SetAside",
     "Stop",
 ]
 
@@ -61,11 +70,12 @@ class CopyTo:
 @dataclass(frozen=True)
 class Stop:
     """Leave the generation at once and answer; if the cell is broken and the pending step's totals are not complete,
-    leave its world too, so that peers blocked in it are freed."""
+    leave its world too, so that peers blocked in it are freed. `known`: committed steps whose figures are known."""
 
     generation: int
     broken: tuple[int, ...]
     workers: tuple[str, ...]
+    known: int = -1
 
 
 @dataclass(frozen=True)
@@ -85,11 +95,12 @@ class Release:
 
 @dataclass(frozen=True)
 class CommitLate:
-    """Somebody committed `steps`: commit it too."""
+    """Somebody committed `steps`, with the figures `what`: commit it too."""
 
     generation: int
     steps: int
     workers: tuple[str, ...]
+    what: Committed | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,68 @@ class Rewind:
 
 
 @dataclass(frozen=True)
+class PutOnRecord:
+    """A step is committed: `what` is its record. `live`: the cells of the generation."""
+
+    what: Committed
+    live: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker died: for the journal and the account of its cell's recovery. `seat`: it sat there, in a cell that was
+    `live` or not; `alive`: unix time of its last sign of life, if it is known; `committed`: steps at its death."""
+
+    worker: str
+    node: str
+    pid: int | None
+    how: str
+    alive: float | None
+    seat: Seat | None
+    committed: int
+    live: bool
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A worker of a cell that is healed has its copy of the state, after so many seconds."""
+
+    cell: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """A live cell is to leave nodes that will be taken away."""
+
+    cell: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Make sure that a worker which is taken for dead is dead."""
+
+    worker: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Hire:
+    """Start a spare worker on a node."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """The checkpoint of `steps` is damaged: put it out of the way and say which is older (`Damaged`)."""
+
+    steps: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Decision:
     """How the run goes on after something went wrong, and why."""
 
@@ -139,4 +212,23 @@ class End:
     reason: str
 
 
-Action = Form | CopyTo | Stop | Pause | CommitLate | Release | Generation | Rewind | Decision | Journal | End
+Action = (
+    Form
+    | CopyTo
+    | Stop
+    | Pause
+    | CommitLate
+    | Release
+    | Fence
+    | Hire
+    | SetAside
+    | Generation
+    | Rewind
+    | PutOnRecord
+    | Decision
+    | Death
+    | Leaves
+    | Copied
+    | Journal
+    | End
+)

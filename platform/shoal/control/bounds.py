@@ -10,6 +10,7 @@ from shoal.control.actions import Action, Journal
 from shoal.control.state import State
 
 __all__ = [
+    "ERRED",
     "FATAL",
     "FRUITLESS",
     "SPENT",
@@ -19,6 +20,7 @@ __all__ = [
     "WINDOW",
     "committed",
     "count_fatal",
+    "erred",
     "exhausted",
     "strike",
     "unborn",
@@ -34,6 +36,8 @@ STILL = 1
 """Standstills without a new step between them that are answered by forming again; one more ends the run."""
 UNBORN = 3
 """Workers in a row that die before their first word: on one node it is set aside, on all the run ends."""
+ERRED = 20
+"""Times that the controller's own code may fail over words of workers without a step put on record between them."""
 STRIKES, WINDOW = 4, 50
 """A node that loses workers at STRIKES different steps within WINDOW committed ones is set aside."""
 
@@ -54,6 +58,13 @@ def exhausted(state: State) -> str:
     if tally.spent > SPENT + 2 * state.shape.cells * state.shape.workers:
         return f"{tally.spent} workers died without a committed step between them; the last: {tally.cause}"
     return ""
+
+
+def erred(state: State, why: str) -> str:
+    """Count a failure of the controller's own. Returns why the run is to be given up for it, or ""."""
+    state.tally.erred += 1
+    times = state.tally.erred
+    return f"the controller failed over {times} words of workers in a row, the last time {why}" if times > ERRED else ""
 
 
 def committed(state: State, steps: int) -> None:

@@ -7,6 +7,7 @@ docs/commit-protocol.md.
 from __future__ import annotations
 
 from shoal.control.actions import Action
+from shoal.control.commits import put_on_record
 from shoal.control.generation import begin
 from shoal.control.halt import end
 from shoal.control.modes import Draining, Gathering, Pausing
@@ -19,6 +20,7 @@ __all__ = ["conclude"]
 def conclude(state: State, mode: Pausing | Draining, actions: list[Action]) -> None:
     """Nobody alive owes an answer: end the generation `mode`."""
     steps = state.committed
+    put_on_record(state, None, actions)
     state.evaluated = max([state.evaluated, *(ack.evaluated for ack in mode.acks.values())])
     broken = mode.broken if isinstance(mode, Draining) else frozenset()
     healthy = [c for c in mode.live if c not in broken]

@@ -7,29 +7,57 @@ rung of the ladder that can be taken (`rungs`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from shoal.control import bounds
-from shoal.control.actions import Action, Journal
+from shoal.control.actions import Action, Copied, End, Journal, SetAside
+from shoal.control.commits import committed
 from shoal.control.conclude import conclude
-from shoal.control.drain import acked, commit_late, damage, drain
-from shoal.control.events import Damaged, Ending, Event, Joined, Lost, Preemption, Standstill, Unborn, Wanted
+from shoal.control.death import died, unborn
+from shoal.control.drain import acked, damage, drain
+from shoal.control.events import (
+    Damaged,
+    Ending,
+    Erred,
+    Event,
+    FromWorker,
+    Joined,
+    Looked,
+    Lost,
+    Preemption,
+    Recorded,
+    RecordFull,
+    Surveyed,
+    TakenOver,
+    Unborn,
+    Wanted,
+)
+from shoal.control.figures import diverged
+from shoal.control.formation import not_formed, ready
 from shoal.control.generation import begin
-from shoal.control.halt import end, end_unsaved, finish, give_up
+from shoal.control.halt import close, end, end_unsaved, finish, give_up
 from shoal.control.modes import Draining, Ended, Gathering, Halt, Pausing, Running
 from shoal.control.recall import assign_keepers, copy_held
 from shoal.control.rungs import descend, form_first_again
-from shoal.control.seating import evict, fill, join, let_go
+from shoal.control.seating import evict, fill, join
+from shoal.control.spares import give_up_spares, survey
 from shoal.control.state import State, Worker
+from shoal.control.watch import look
 from shoal.ladder import Rung
 from shoal.protocol.said import (
     Acked,
+    Adopted,
     Checkpointed,
     Committed,
     CopyHeld,
     Evaluated,
     Failed,
     Finished,
+    Noted,
     NotSaved,
     Ready,
+    Word,
 )
 
 __all__ = ["apply", "decide"]
@@ -54,61 +82,86 @@ def apply(state: State, event: Event) -> list[Action]:
 def take(state: State, event: Event, actions: list[Action]) -> bool:
     """Take an event in. True if it may allow something that could not be done before."""
     match event:
+        case Looked():
+            return look(state, event, actions)
+        case Surveyed():
+            survey(state, event, actions)
+            return False
         case Joined():
-            return joined(state, event)
-        case Lost(worker, how):
-            lose(state, worker, how, actions)
-        case Unborn(worker, node, why):
-            lose(state, worker, why, actions)
-            bounds.unborn(state, node, why, actions)
+            return joined(state, event, actions)
+        case Lost():
+            died(state, event, actions)
+        case Unborn(worker, node, why, trace):
+            unborn(state, worker, node, why, trace, actions)
+        case Preemption(node, deadline):
+            if node not in state.going:
+                state.going[node] = False
+                actions.append(Journal("node_draining", {"node": node, "deadline": deadline}))
+        case Wanted():
+            give_up_spares(state, event, actions)
+        case Damaged():
+            pass_over(state, event, actions)
+        case Recorded():
+            state.tally.erred = 0
+            return False
+        case RecordFull(reason, lines):
+            give_up(state, f"the record could not be written ({reason}) and {lines} lines wait for it", actions)
+        case Erred(why):
+            if reason := bounds.erred(state, why):
+                give_up(state, reason, actions)
+        case Ending(reason, status, at_once):
+            if at_once:
+                close(state, End(status, reason), actions)
+            else:
+                give_up(state, reason, actions, status)
+        case TakenOver():
+            pass
+        case _:
+            return hear(state, event, actions)
+    return True
+
+
+def hear(state: State, event: FromWorker, actions: list[Action]) -> bool:
+    """Take in what a worker says. True if it may allow something that could not be done before."""
+    match event:
         case Ready(worker, index, attempt):
             return ready(state, worker, index, attempt)
         case Acked(worker, generation):
             return generation == state.generation and worker in state.workers and answered(state, event, actions)
-        case Committed(_, generation, steps):
-            if generation == state.generation and steps > state.committed:
-                bounds.committed(state, steps)
-                commit_late(state, list(state.acks), actions)
-            return False
-        case Evaluated(_, generation, steps):
+        case Failed():
+            return failed(state, event, actions)
+        case Committed(_, generation):
             if generation == state.generation:
-                state.evaluated = max(state.evaluated, steps)
-            return False
+                committed(state, event, actions)
+                return isinstance(state.mode, Draining)
+        case Adopted(worker, generation, _, seconds):
+            if generation == state.generation and worker in state.seats:
+                actions.append(Copied(state.seats[worker].cell, seconds))
+        case Evaluated(_, generation, steps, metrics):
+            if generation == state.generation and steps > state.evaluated:
+                state.evaluated = steps
+                actions.append(Journal("evaluation", {"step": steps, **metrics}))
         case CopyHeld(worker, rank, steps, era):
             copy_held(state, worker, rank, steps, era)
-            return False
-        case Checkpointed(steps):
-            state.checkpoint = max(state.checkpoint, steps)
-            if state.halt is not None and state.checkpoint >= state.committed:
-                end(state, actions)
-            return False
+        case Checkpointed():
+            saved(state, event, actions)
         case NotSaved(steps, reason, worker):
-            if worker not in state.crew():  # of a cell that is no more: those who live save the same state
-                return False
+            seat = state.seats.get(worker)
+            if seat is None or seat.cell not in state.live:
+                return False  # of a cell that is no more: those who live save the same state
             state.unsaved = reason
+            remember(state, event, "checkpoint_failed", worker, {"step": steps, "reason": reason}, actions)
             if state.halt is not None and steps >= state.committed:
                 end_unsaved(state, reason, actions)
-            return False
         case Finished(worker, generation):
             mode = state.mode
             if generation == state.generation and isinstance(mode, Running | Pausing):
-                mode.finished.add(worker)
-                if len(mode.finished) == len(mode.live) * state.shape.workers:
-                    finish(state, actions)
-            return False
-        case Failed():
-            return failed(state, event, actions)
-        case Damaged():
-            pass_over(state, event, actions)
-        case Preemption(node):
-            state.going.setdefault(node, False)
-        case Wanted(count):
-            let_go(state, count, actions)
-        case Standstill(reason):
-            stand_still(state, reason, actions)
-        case Ending(reason, status):
-            give_up(state, reason, actions, status)
-    return True
+                return through(state, mode, worker, actions)
+        case Noted(worker, generation, step, kind, fields):
+            seat = state.seats.get(worker)
+            if generation == state.generation and seat is not None and seat.cell in state.live[:1]:
+                remember(state, event, kind, worker, {"step": step, **fields, "cell": seat.cell}, actions)
+    return False
 
 
 def settle(state: State, actions: list[Action]) -> None:
@@ -141,27 +194,17 @@ def exhaust(state: State, actions: list[Action]) -> None:
         give_up(state, reason, actions)
 
 
-# ---- what workers say
+# ---- the parts of a worker's life
 
 
-def joined(state: State, event: Joined) -> bool:
+def joined(state: State, event: Joined, actions: list[Action]) -> bool:
     """A warm worker. Its cell is formed when the others that are planned for it are here."""
+    if event.pid is not None:
+        actions.append(Journal("worker_ready", {"actor": event.worker, "node": event.node, "pid": event.pid}))
     state.heard(event.worker)
     state.tally.unborn.pop(event.node, None)
     state.enter(event.worker, Worker(event.node, event.home))
     return event.home is None or not state.arriving[event.home.cell]
-
-
-def ready(state: State, worker: str, index: int, attempt: int) -> bool:
-    """A worker stands in its cell's new world."""
-    cell, successor = state.cells[index], state.successors.get(index)
-    if cell.phase == "forming" and cell.attempt == attempt:
-        state.cells[index] = cell = cell.with_ready(worker)
-        return cell.phase == "ready"
-    if successor is not None and successor.attempt == attempt:
-        state.successors[index] = successor = successor.with_ready(worker)
-        return successor.phase == "ready"
-    return False
 
 
 def answered(state: State, event: Acked, actions: list[Action]) -> bool:
@@ -176,10 +219,18 @@ def answered(state: State, event: Acked, actions: list[Action]) -> bool:
 
 def failed(state: State, event: Failed, actions: list[Action]) -> bool:
     """A worker that lives cannot go on."""
+    if event.trace:
+        where = {"step": state.committed, "samples": state.shape.samples(state.committed), "trace": event.trace}
+        remember(state, event, "error", event.worker, where, actions)
     seat = state.seats.get(event.worker)
     current = event.generation == state.generation
     why = f"{event.worker}: {event.message}"
-    if state.halt is not None and not isinstance(state.mode, Pausing | Draining):
+    damaged, mode = event.damaged, state.mode
+    if damaged is not None and damaged.steps == state.checkpoint and isinstance(mode, Gathering):
+        if not mode.damaged:
+            mode.damaged = True
+            actions.append(SetAside(damaged.steps, damaged.reason))
+    elif state.halt is not None and not isinstance(state.mode, Pausing | Draining):
         if current or (event.where == "form" and seat is not None):
             end(state, actions)
     elif event.where == "code":
@@ -189,82 +240,62 @@ def failed(state: State, event: Failed, actions: list[Action]) -> bool:
         else:
             give_up(state, why, actions)
     elif seat is None:
-        if any(cell.attempt == event.attempt and event.worker in cell.members for cell in state.successors.values()):
-            state.disband(event.worker)
-            return True
-        return False
+        return left_successor(state, event)
     elif event.where == "form":
         cell = state.cells[seat.cell]
         if cell.phase != "forming" or cell.attempt != event.attempt:
             return False
         not_formed(state, seat.cell, event.worker, event.message, actions)
     elif current and seat.cell in state.live:
-        if event.where == "corrupt":
-            state.tainted.update(state.cells[seat.cell].people())
-        if event.where in ("cell", "corrupt"):
-            damage(state, seat.cell, why, actions)
-        else:
-            drain(state, why, actions)
+        drain(state, why, actions, broken=seat.cell if event.where == "cell" else None)
         return False
     return True
 
 
-# ---- what becomes of workers and cells
+def left_successor(state: State, event: Failed) -> bool:
+    """A worker without a seat failed: the successor that it was part of, if any, is none any more."""
+    if any(cell.attempt == event.attempt and event.worker in cell.members for cell in state.successors.values()):
+        state.disband(event.worker)
+        return True
+    return False
 
 
-def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
-    """Take a dead worker out of everything it was part of."""
-    state.heard(worker)
-    seat = state.seats.get(worker)
-    gone = state.leave(worker)
-    state.acks.pop(worker, None)
-    state.awaited.discard(worker)
-    if isinstance(state.mode, Gathering):
-        state.mode.held.pop(worker, None)
-    state.tally.spent += 1
-    state.tally.cause = f"{worker} is gone ({how})"
-    if gone is not None and gone.node and gone.node not in state.going:
-        bounds.strike(state, gone.node, actions)
-    if seat is None:
-        return
-    if state.halt is not None and not isinstance(state.mode, Pausing | Draining):
+def through(state: State, mode: Running | Pausing, worker: str, actions: list[Action]) -> bool:
+    """A worker has committed all steps. The run is over when all have, unless its last steps were no numbers."""
+    if state.tally.not_finite:
+        give_up(state, diverged(state.tally.not_finite), actions)
+        return True
+    mode.finished.add(worker)
+    if len(mode.finished) == len(mode.live) * state.shape.workers:
+        finish(state, actions)
+    return False
+
+
+def saved(state: State, event: Checkpointed, actions: list[Action]) -> None:
+    """A checkpoint is whole."""
+    if event.steps > state.checkpoint:
+        state.checkpoint = event.steps
+        fields = {"step": event.steps, "path": event.path, "seconds": event.seconds, "bytes": event.bytes}
+        actions.append(Journal("checkpoint", fields))
+    if state.halt is not None and state.checkpoint >= state.committed:
         end(state, actions)
-        return
-    cell = state.cells[seat.cell]
-    state.put(seat.cell, [None if m == worker else m for m in cell.members], cell.phase)
-    if cell.phase == "live":
-        if isinstance(state.mode, Running):
-            bounds.count_fatal(state)
-        damage(state, seat.cell, state.tally.cause, actions)
-    else:
-        state.empty(seat.cell)
 
 
-def stand_still(state: State, reason: str, actions: list[Action]) -> None:
-    """Nothing moves: form again what stands still, once; then it is nothing that forming again can mend."""
-    state.tally.still += 1
-    state.tally.cause = reason
-    if state.halt is not None:
-        end_unsaved(state, reason, actions)
-    elif isinstance(state.mode, Gathering):
-        for index in state.cells.within("forming"):
-            not_formed(state, index, None, reason, actions)
-    else:
-        drain(state, reason, actions)
-
-
-def not_formed(state: State, index: int, worker: str | None, reason: str, actions: list[Action]) -> None:
-    """A cell's world did not come up: it is formed again, under another name."""
-    fields = {"cell": index, "attempt": state.cells[index].attempt, "actor": worker, "reason": reason}
-    actions.append(Journal("formation_failed", fields))
-    state.tally.fruitless += 1
-    state.tally.cause = reason
-    state.empty(index)
+def remember(
+    state: State, word: Word, kind: str, worker: str, fields: Mapping[str, Any], actions: list[Action]
+) -> None:
+    """Have a worker's word put into the journal with its number, unless it stands there: a controller that takes over
+    from this one hears it again."""
+    if word.number < 0 or word.number > state.told.get(worker, -1):
+        actions.append(Journal(kind, {**fields, "actor": worker, "seq": word.number}))
 
 
 def pass_over(state: State, event: Damaged, actions: list[Action]) -> None:
     """Go back behind a checkpoint that is damaged, once, however many cells say so."""
-    if event.steps != state.checkpoint or not isinstance(state.mode, Gathering):
+    if not isinstance(state.mode, Gathering):
+        return
+    state.mode.damaged = False
+    if event.steps != state.checkpoint:
         return
     if event.older is None:
         give_up(state, f"{event.reason}; no older checkpoint is left", actions)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shoal.control.actions import Action, CommitLate, Journal, Pause, Stop
+from shoal.control.actions import Action, CommitLate, Journal, Leaves, Pause, Stop
 from shoal.control.modes import Draining, Pausing, Running
 from shoal.control.state import State
 from shoal.protocol.said import Ack
 
-__all__ = ["acked", "commit_late", "damage", "drain", "pause"]
+__all__ = ["acked", "commit_late", "damage", "drain", "leaves", "pause"]
 
 
 def drain(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
@@ -46,7 +46,7 @@ def stop(state: State, mode: Draining, workers: Sequence[str], actions: list[Act
         if ack is None or not will_do(state, mode, worker, ack):
             mode.awaited.add(worker)
     mode.since = None
-    actions.append(Stop(state.generation, tuple(sorted(mode.broken)), tuple(workers)))
+    actions.append(Stop(state.generation, tuple(sorted(mode.broken)), tuple(workers), state.known))
 
 
 def will_do(state: State, mode: Pausing | Draining, worker: str, ack: Ack) -> bool:
@@ -61,6 +61,13 @@ def pause(state: State, mode: Running, reason: str, leaving: Iterable[int], acti
     state.mode = Pausing(mode.live, mode.finished, frozenset(leaving), set(crew))
     actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
     actions.append(Pause(state.generation, crew))
+    actions += [leaves(state, cell) for cell in sorted(state.mode.leaving)]
+
+
+def leaves(state: State, cell: int) -> Leaves:
+    """That a live cell is to leave those of its nodes that will be taken away."""
+    nodes = {state.workers[worker].node for worker in state.members([cell])}
+    return Leaves(cell, tuple(sorted(nodes & state.going.keys())))
 
 
 def acked(state: State, mode: Pausing | Draining, worker: str, ack: Ack, actions: list[Action]) -> None:
@@ -86,4 +93,4 @@ def commit_late(state: State, workers: Iterable[str], actions: list[Action]) -> 
         mode.awaited |= set(behind)
         if isinstance(mode, Draining):
             mode.since = None
-        actions.append(CommitLate(state.generation, state.committed, tuple(behind)))
+        actions.append(CommitLate(state.generation, state.committed, tuple(behind), state.newest))

@@ -28,7 +28,7 @@ def begin(
     else:
         todo = {c: [] for c in cells}
     state.generation += 1
-    state.mode = Running(tuple(cells))
+    state.mode, state.watchdog.moved = Running(tuple(cells)), None
     state.tally.fruitless += 1
     for c in cells:
         state.cells[c] = replace(state.cells[c], phase="live", ready=frozenset())

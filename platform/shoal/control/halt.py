@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from shoal.control.actions import Action, End
+from shoal.control.actions import Action, End, PutOnRecord
 from shoal.control.drain import drain
 from shoal.control.modes import Ended, Gathering, Halt
 from shoal.control.state import State
 
-__all__ = ["end", "end_unsaved", "finish", "give_up"]
+__all__ = ["close", "end", "end_unsaved", "finish", "give_up"]
 
 
 def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
@@ -48,5 +48,8 @@ def finish(state: State, actions: list[Action]) -> None:
 
 
 def close(state: State, how: End, actions: list[Action]) -> None:
+    """The run is over, whatever is saved of it. All that is known of it goes on record."""
+    actions += [PutOnRecord(word, state.live) for _, word in sorted(state.unrecorded.items())]
+    state.unrecorded.clear()
     state.mode = Ended(how.status, how.reason)
     actions.append(how)

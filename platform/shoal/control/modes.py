@@ -22,11 +22,13 @@ class Gathering:
     """No generation: workers come, and cells are formed of them.
 
     `held`: rank of the shard that a worker still holds at the committed step, since no cell is whole any more;
-    `recalled`: steps of the copies from which the first cell is formed. Without either it is formed from a checkpoint.
+    `recalled`: steps of the copies from which the first cell is formed. Without either it is formed from a checkpoint;
+    `damaged`: it was found to be, and is being set aside: nothing is formed until an older one is known.
     """
 
     held: dict[str, int] = field(default_factory=dict)
     recalled: int | None = None
+    damaged: bool = False
 
     def copy(self) -> Gathering:
         return replace(self, held=dict(self.held))

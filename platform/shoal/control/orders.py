@@ -1,27 +1,39 @@
-"""What `decide` answers, as orders to workers and lines for the record. Orders never wait for the record, but one does:
+"""What `decide` answers, done: orders to workers, lines for the record. Orders never wait for the record, but one does:
 see `begin`."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.control.actions import (
     Action,
     CommitLate,
+    Copied,
     CopyTo,
+    Death,
     Decision,
     End,
+    Fence,
     Form,
     Generation,
+    Hire,
     Journal,
+    Leaves,
     Pause,
+    PutOnRecord,
     Release,
     Rewind,
+    SetAside,
     Stop,
 )
-from shoal.control.modes import Pausing
+from shoal.control.events import Damaged, Ending, Recorded
 from shoal.protocol import orders
+from shoal_core import marker
+from shoal_core.workload import ORIGIN
 
 if TYPE_CHECKING:
     from shoal.control.controller import Controller
@@ -37,27 +49,40 @@ def carry_out(one: Controller, action: Action) -> None:
         case CopyTo(_, era, keepers):
             for owner, keeper in keepers.items():
                 one.lifelines.send(owner, orders.CopyTo(keeper_of(one, keeper, era)))
-        case Stop(generation, broken, workers):
-            one.stopped = time.monotonic()
-            one.lifelines.broadcast(workers, orders.Stop(generation, broken, one.known()))
+        case Stop(generation, broken, workers, known):
+            one.lifelines.broadcast(workers, orders.Stop(generation, broken, known))
         case Pause(generation, workers):
             one.lifelines.broadcast(workers, orders.Pause(generation))
-            for cell in one.state.mode.leaving if isinstance(one.state.mode, Pausing) else ():
-                one.recoveries.leaves(cell, going(one, cell), time.time())
-        case CommitLate():
-            commit_late(one, action)
+        case CommitLate(generation, steps, workers, what):
+            assert what is not None, steps
+            assert what.steps == steps, (steps, what.steps)
+            late = orders.CommitLate(generation, steps, what.stats, what.norm_sq, what.takers)
+            one.lifelines.broadcast(workers, late)
         case Release(workers):
             for worker in workers:
                 one.spawner.kill(worker)
+        case Fence(worker, how):
+            fence(one, worker, how)
+        case Hire(node):
+            one.spawner.spawn(one.survey.nodes[node], None)
+        case SetAside():
+            one.spawn_task(set_aside(one, action))
         case Generation():
             begin(one, action)
         case Rewind(steps, lost):
-            one.committed = one.ear.last = None
             one.scribe.rewound(steps)
             one.recoveries.rewound(lost)
+        case PutOnRecord():
+            put_on_record(one, action)
         case Decision(rung, cells, reason):
             one.scribe.event("decision", rung=rung, cells=list(cells), reason=reason)
             one.recoveries.decision(rung, cells, reason)
+        case Death():
+            die(one, action)
+        case Leaves(cell, nodes):
+            one.recoveries.leaves(cell, list(nodes), time.time())
+        case Copied(cell, seconds):
+            one.recoveries.copied(cell, seconds)
         case Journal(kind, fields):
             one.scribe.event(kind, **fields)
         case End(status, reason):
@@ -65,26 +90,17 @@ def carry_out(one: Controller, action: Action) -> None:
             one.end(status, reason)
 
 
+# ---- orders
+
+
 def form(one: Controller, action: Form) -> None:
-    one.chores.moved = time.monotonic()
-    cell, recall = action.cell, action.recall
-    size, restore = len(action.members), action.restore
+    """Tell the members of a cell to build its world."""
+    cell, recall, size = action.cell, action.recall, len(action.members)
     one.lifelines.send_all(one.rendezvous.open(f"cell/{cell}", action.attempt, action.members))
     for rank, worker in enumerate(action.members):
         copy = None if recall is None else orders.Recall(recall.steps, keeper_of(one, recall.keepers[rank], 0))
-        one.lifelines.send(worker, orders.Form(cell, action.attempt, rank, size, restore, action.keep, copy))
-    if cell in one.state.successors:
-        one.recoveries.leaves(cell, going(one, cell), time.time())
+        one.lifelines.send(worker, orders.Form(cell, action.attempt, rank, size, action.restore, action.keep, copy))
     one.recoveries.formed(cell, time.time())
-
-
-def commit_late(one: Controller, action: CommitLate) -> None:
-    known = one.committed
-    assert known is not None, action.steps
-    assert known.steps == action.steps, (action.steps, known.steps)
-    one.stopped = time.monotonic()
-    order = orders.CommitLate(action.generation, action.steps, known.stats, known.norm_sq, known.takers)
-    one.lifelines.broadcast(action.workers, order)
 
 
 def begin(one: Controller, action: Generation) -> None:
@@ -96,7 +112,6 @@ def begin(one: Controller, action: Generation) -> None:
     one.recoveries.generation([cell for cell in action.cells if cell not in moving], time.time())
     one.scribe.generation(action)
     one.scribe.pen.settle()
-    one.chores.moved = time.monotonic()
     crews = [worker for crew in action.cells.values() for worker in crew]
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
     cells = tuple(sorted(action.cells))
@@ -107,6 +122,18 @@ def begin(one: Controller, action: Generation) -> None:
         one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited))
 
 
+def fence(one: Controller, worker: str, how: str) -> None:
+    """Make sure that a worker is dead: a frozen process obeys only a signal, which another worker of its node can send at
+    once."""
+    line = one.lifelines.lines.pop(worker, None)
+    if line is None:
+        return
+    beside = [other.worker for other in one.lifelines.lines.values() if other.node == line.node]
+    one.lifelines.broadcast(beside, orders.Fence(line.pid, line.worker))
+    line.hang_up()
+    one.ear.gone(line, how)
+
+
 def keeper_of(one: Controller, worker: str, era: int) -> orders.Keeper | None:
     """Where a worker keeps copies for others, if it is there."""
     line = one.lifelines.lines.get(worker)
@@ -114,7 +141,54 @@ def keeper_of(one: Controller, worker: str, era: int) -> orders.Keeper | None:
     return None if copies is None else orders.Keeper(copies, era)
 
 
-def going(one: Controller, cell: int) -> list[str]:
-    """The nodes of a cell that will be taken away."""
-    nodes = {one.state.workers[worker].node for worker in one.state.cells[cell].people()}
-    return sorted(nodes & one.state.going.keys())
+# ---- the record
+
+
+def put_on_record(one: Controller, action: PutOnRecord) -> None:
+    """Write a committed step, and the account of the recoveries that it ends."""
+    step = action.what.steps - 1
+    try:
+        one.scribe.step(action.what, action.what.generation)
+    except ValueError as error:
+        one.on(Ending(f"step {step} cannot be put on record: {error}"))
+        return
+    one.on(Recorded(step + 1))
+    for record in one.recoveries.step(list(action.live), time.time()):
+        one.scribe.event("recovery", **record)
+
+
+def die(one: Controller, action: Death) -> None:
+    """Put a death on record."""
+    seat = action.seat
+    fields = {
+        "actor": action.worker,
+        "node": action.node,
+        "pid": action.pid,
+        "cell": None if seat is None else seat.cell,
+    }
+    now, coords = time.time(), None if seat is None else one.mesh.named(seat.rank)
+    one.scribe.event("death", **fields, coords=coords, how=action.how, step=action.committed)
+    if seat is not None and action.live:
+        one.recoveries.died(seat.cell, action.worker, action.node, action.how, action.alive or now, now)
+
+
+async def set_aside(one: Controller, action: SetAside) -> None:
+    """Put a damaged checkpoint out of the way, and say which the run may go back to instead."""
+    root, steps = one.rundir / "checkpoints", action.steps
+    first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
+    try:
+        folder, older = await asyncio.to_thread(move_aside, root, steps, first)
+    except OSError as error:
+        one.on(Damaged(steps, None, f"{action.reason}; others cannot be looked for ({error})"))
+        return
+    one.scribe.event("checkpoint_passed_over", step=steps, path=str(folder), reason=action.reason)
+    one.on(Damaged(steps, older, action.reason))
+
+
+def move_aside(root: Path, steps: int, first: int) -> tuple[Path, int | None]:
+    """Returns where the checkpoint is now, and the newest whole one before it, from step `first` on."""
+    folder = root / f"step-{steps:08d}"
+    with contextlib.suppress(OSError):  # it may be gone
+        folder = marker.set_aside(folder)
+    older = [whole.steps for whole in marker.whole(root) if first <= whole.steps < steps]
+    return folder, max(older, default=None)

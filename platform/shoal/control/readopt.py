@@ -10,11 +10,12 @@ from shoal.control.cells import Cell, Cells
 from shoal.control.events import Event, Joined, Lost
 from shoal.control.modes import Running
 from shoal.control.state import Shape, State, Worker
+from shoal.names import node_of
 from shoal.plan import Seat
 from shoal.protocol.said import Committed, Failed
 from shoal.record.generations import Membership, membership
 
-__all__ = ["Past", "Said", "as_lived", "heard", "rebuild", "unrecorded"]
+__all__ = ["Living", "Past", "as_lived", "heard", "rebuild", "unrecorded"]
 
 AT_WORK = frozenset({"joining", "training", "inside", "across", "evaluating", "saving", "finished"})
 """Phases of a worker that takes part in its generation."""
@@ -55,7 +56,7 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Said:
+class Living:
     """A living worker's word of what it is doing. `steps`: committed steps of its state (-1: it has none)."""
 
     node: str
@@ -66,7 +67,7 @@ class Said:
     steps: int = -1
 
 
-def as_lived(shape: Shape, past: Past, living: Mapping[str, Said]) -> Past:
+def as_lived(shape: Shape, past: Past, living: Mapping[str, Living]) -> Past:
     """The past as the living know it.
 
     A controller whose disk takes nothing forms generations all the same. If workers say that they are in one that is
@@ -126,7 +127,7 @@ def unrecorded(records: Sequence[Mapping[str, Any]], words: Iterable[Committed])
     return found
 
 
-def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State, Sequence[Event]]:
+def rebuild(shape: Shape, past: Past, living: Mapping[str, Living]) -> tuple[State, Sequence[Event]]:
     """The state as if every member of the last generation still trained, and the events that set it right: the losses
     of those who are gone and the failures of those who are not where the record has them.
 
@@ -134,6 +135,7 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State
     """
     state = State.new(shape, {}, past.checkpoint)
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
+    state.recorded = past.committed
     state.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
     empty = Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD)
@@ -151,7 +153,7 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Said]) -> tuple[State
     for worker, seat in members.items():
         said = living.get(worker)
         if said is None:
-            events.append(Lost(worker, "it did not answer the controller that came back"))
+            events.append(Lost(worker, "it did not answer the controller that came back", node_of(worker)))
         elif None in past.cells[seat.cell]:
             events.append(
                 Failed(worker, past.generation, "cell", "its cell was not whole when the controller came back")

@@ -157,6 +157,7 @@ def undo(state: State, steps: int, rung: Rung, where: str, actions: list[Action]
     for held in state.copies.values():
         for rank, kept in held.items():
             held[rank] = tuple(s for s in kept if s <= steps)
+    state.newest, state.recorded = None, steps
     state.mode = mode = Gathering()
     return mode
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from shoal.control.actions import Action, Form, Release
 from shoal.control.cells import Cell
-from shoal.control.drain import pause
+from shoal.control.drain import leaves, pause
 from shoal.control.modes import Gathering, Running
 from shoal.control.state import State
 from shoal.plan import Healer, Seat
@@ -19,7 +19,8 @@ __all__ = ["combine", "evict", "fill", "hire_cell", "holders", "join", "let_go",
 
 def fill(state: State, actions: list[Action]) -> None:
     """Form every empty cell that can be, those that miss least first; the members of one that cannot become spares."""
-    if isinstance(state.mode, Gathering) and (state.mode.held or state.mode.recalled is not None):
+    mode = state.mode
+    if isinstance(mode, Gathering) and (mode.held or mode.recalled is not None or mode.damaged):
         return  # first of all a cell from what is left
     empties = [index for index in state.cells.within("empty") if not state.arriving[index]]
     empties.sort(key=lambda index: state.cells[index].members.count(None))
@@ -152,7 +153,9 @@ def form_successor(state: State, index: int, actions: list[Action]) -> None:
     if members:
         cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
         state.successors[index] = Cell(members, "forming", cell.named)
+        state.watchdog.moved = None
         actions.append(Form(index, cell.named, members))
+        actions.append(leaves(state, index))
 
 
 def release(state: State, actions: list[Action]) -> None:

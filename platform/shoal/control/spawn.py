@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
+from shoal.control.events import Asked
 from shoal.control.fleet import Fleet
 from shoal.names import node_of, seat_name, spare_name, spare_number
-from shoal.plan import Mesh, Node, Seat, spare_slots
+from shoal.plan import Mesh, Node, Seat
 from shoal.worker.setup import Meeting, Setup
 
-__all__ = ["Spawner", "spares_wanted"]
+__all__ = ["Spawner", "Started"]
 
 logger = logging.getLogger(__name__)
-
-
-def spares_wanted(
-    nodes: Iterable[Node],
-    seated: Iterable[str],
-    idle: Iterable[str],
-    seats: int,
-    spares: int | None,
-    avoid: Collection[str] = (),
-) -> list[str]:
-    """Nodes on which to start one more worker each, so that the run holds `seats` + `spares` of them.
-
-    `seated`, `idle`: nodes of its workers with and without a seat, living or starting; `avoid`: nodes to be taken only
-    if there is no room on others.
-    """
-    nodes = list(nodes)
-    sites = {node.name: node.site for node in nodes}
-    slots = {node.name: node.slots for node in nodes}
-    seated, idle = list(seated), list(idle)
-    total = None if spares is None else max(0, seats + spares - len(seated))
-    better = {name: n for name, n in slots.items() if name not in avoid}
-    return spare_slots(better, seated, total, idle, sites.__getitem__) or spare_slots(
-        slots, seated, total, idle, sites.__getitem__
-    )
 
 
 @dataclass
@@ -66,6 +43,7 @@ class Spawner:
         self._fleet, self._setup, self._died, self._run_id, self._mesh = fleet, setup, died, run_id, mesh
         self._spares = 0
         self.started: dict[str, Started] = {}
+        self._unheard: set[str] = set()
 
     def spawn(self, node: Node, seat: Seat | None) -> str:
         """Start a worker on `node`, for `seat` or as a spare; returns its name."""
@@ -76,6 +54,7 @@ class Spawner:
             name = seat_name(self._run_id, seat, self._mesh, node.name)
         self._fleet.spawn(self._setup(name, node.name, seat), node, partial(self._died, name))
         self.started[name] = Started(node.name, time.monotonic())
+        self._unheard.add(name)
         return name
 
     def adopt(self, meeting: Meeting) -> list[str]:
@@ -84,32 +63,38 @@ class Spawner:
         for name in self._fleet.workers(self._run_id):
             self._spares = max(self._spares, spare_number(name) or 0)
             self.started[name] = Started(node_of(name), time.monotonic())  # before it can answer
+            self._unheard.add(name)
             if self._fleet.rejoin(name, meeting):
                 found.append(name)
             else:
+                self._unheard.discard(name)
                 del self.started[name]
         return found
 
     def kill(self, name: str) -> None:
         """Fence a worker; one that is gone already is no error. What follows from its end waits for no order that
         could not be given."""
+        self._unheard.discard(name)
         if self.started.pop(name, None) is not None:
             try:
                 self._fleet.kill(name)
             except Exception as error:
                 logger.warning("%s could not be told to end: %s: %s", name, type(error).__name__, error)
 
-    def cold_spares(self) -> list[str]:
-        """Spares that were asked for and have not said a word yet."""
-        return [name for name, one in self.started.items() if not one.heard and spare_number(name) is not None]
+    def spoke(self, name: str) -> None:
+        """A worker has said its first word."""
+        self.started[name].heard = True
+        self._unheard.discard(name)
 
-    def late(self, limit: float, alive: set[str]) -> list[tuple[str, str]]:
-        """(worker, why) of those that have not said a word and will not."""
-        now = time.monotonic()
-        found = []
-        for name, one in self.started.items():
-            if not one.heard and one.node not in alive:
-                found.append((name, f"{one.node} is gone"))
-            elif not one.heard and now - one.since > limit:
-                found.append((name, f"it did not start within {limit:.0f} s"))
-        return found
+    def unheard(self) -> dict[str, str]:
+        """Workers that were asked for and have not said a word -> node."""
+        return {name: self.started[name].node for name in sorted(self._unheard)}
+
+    def asked(self, now: float, nodes: Collection[str]) -> list[Asked]:
+        """The same, and for how long; `nodes`: that live."""
+        found = ((name, self.started[name]) for name in sorted(self._unheard))
+        return [Asked(name, one.node, now - one.since, one.node in nodes) for name, one in found]
+
+    def cold_spares(self) -> list[str]:
+        """Spares among them."""
+        return [name for name in sorted(self._unheard) if spare_number(name) is not None]

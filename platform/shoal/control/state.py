@@ -7,37 +7,20 @@ looks through all workers but the end of one generation and the beginning of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shoal.control.cells import Cell, Cells, Formation
 from shoal.control.modes import Draining, Gathering, Halt, Mode, Pausing, Running
+from shoal.control.shape import Shape
+from shoal.control.stragglers import Stragglers
 from shoal.control.tally import Tally
-from shoal.plan import NOWHERE, Mesh, Seat, Site
-from shoal.protocol.said import Ack
+from shoal.control.watchdog import Watchdog
+from shoal.plan import Seat
+from shoal.protocol.said import Ack, Committed
+from shoal.timeouts import Timeouts
 
-__all__ = ["Shape", "State", "Worker"]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a run is asked to be."""
-
-    cells: int
-    workers: int
-    steps: int
-    micro_batches: Callable[[int], int]
-    """Micro-batches of a step, all cells together."""
-    recall: bool = False
-    """Snapshots are copied to other nodes."""
-    axes: Mesh | None = None
-    """Stages and expert groups of a cell; by default it is one group."""
-    site: Callable[[str], Site] = lambda node: NOWHERE
-    """Where a node stands."""
-
-    @property
-    def mesh(self) -> Mesh:
-        return self.axes or Mesh(ep=self.workers)
+__all__ = ["State", "Worker"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,22 @@ class State:
     """Keeper -> rank -> committed steps of the copies it holds."""
     era: int = 0
     """The generation since which no step was undone: older copies may be of a history that was left."""
+    spares_from: float = 0.0
+    """Monotonic time before which no spares are asked for: another run was given room."""
+    newest: Committed | None = None
+    """The newest committed step whose figures are known: what a laggard needs to commit it too."""
+    recorded: int = 0
+    """Steps whose record was asked for."""
+    unrecorded: dict[int, Committed] = field(default_factory=dict)
+    """Words of steps that are not on record because words of steps before may still come."""
+    told: dict[str, int] = field(default_factory=dict)
+    """The number of each worker's last word that a controller before this one put into the journal."""
     tally: Tally = field(default_factory=Tally)
+    stragglers: Stragglers = field(default_factory=Stragglers)
+    watchdog: Watchdog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watchdog = Watchdog(Timeouts(self.shape.patience))
 
     @classmethod
     def new(cls, shape: Shape, homes: Mapping[Seat, str], checkpoint: int = 0) -> State:
@@ -106,10 +104,11 @@ class State:
             arriving=Counter(seat.cell for seat in homes),
             committed=checkpoint,
             checkpoint=checkpoint,
+            recorded=checkpoint,
         )
 
     def copy(self) -> State:
-        return replace(
+        other = replace(
             self,
             cells=self.cells.copy(),
             mode=self.mode.copy(),
@@ -124,10 +123,19 @@ class State:
             going=dict(self.going),
             keepers=dict(self.keepers),
             copies={keeper: dict(held) for keeper, held in self.copies.items()},
+            unrecorded=dict(self.unrecorded),
             tally=self.tally.copy(),
+            stragglers=self.stragglers.copy(),
         )
+        other.watchdog = self.watchdog.copy()
+        return other
 
     # ---- the generation
+
+    @property
+    def known(self) -> int:
+        """Committed steps whose figures are known."""
+        return -1 if self.newest is None else self.newest.steps
 
     @property
     def live(self) -> tuple[int, ...]:
@@ -144,9 +152,13 @@ class State:
         """Living workers of the generation whose answer is still to come."""
         return self.mode.awaited if isinstance(self.mode, Pausing | Draining) else set()
 
-    def crew(self, cells: Iterable[int] | None = None) -> list[str]:
+    def members(self, cells: Iterable[int] | None = None) -> Iterator[str]:
         """Living workers of the given cells; by default of the current generation's."""
-        return [member for cell in (self.live if cells is None else cells) for member in self.cells[cell].people()]
+        return (name for cell in (self.live if cells is None else cells) for name in self.cells[cell].members if name)
+
+    def crew(self, cells: Iterable[int] | None = None) -> list[str]:
+        """The same, all at once."""
+        return list(self.members(cells))
 
     # ---- workers
 
@@ -208,6 +220,8 @@ class State:
             if member is not None:
                 self.seats[member] = Seat(index, rank)
                 self.idle.discard(member)
+        if phase == "forming":
+            self.watchdog.moved = None
         attempt, named = cell.attempt, cell.named
         if phase == "empty" and cell.phase != "empty":
             attempt = named = named + 1

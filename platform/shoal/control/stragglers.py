@@ -33,6 +33,11 @@ class Stragglers:
     def __init__(self) -> None:
         self._row: dict[int, int] = {}
 
+    def copy(self) -> Stragglers:
+        other = Stragglers()
+        other._row = dict(self._row)
+        return other
+
     def step(self, crew: Sequence[str], cells: Sequence[int], seconds: Sequence[float]) -> list[Slow]:
         """A committed step: who has just become a straggler. `seconds`: of each worker of `crew`, for one micro-batch;
         `cells`: of each worker of `crew`."""

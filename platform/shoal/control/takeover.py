@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.control.actions import Action
-from shoal.control.events import Lost
-from shoal.control.orders import carry_out
-from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
-from shoal.control.recall import assign_keepers
-from shoal.control.verdict import not_finite
-from shoal.names import node_of
+from shoal.control.events import TakenOver
+from shoal.control.figures import not_finite
+from shoal.control.lifelines import Line
+from shoal.control.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
 from shoal.record import read
@@ -25,62 +23,75 @@ if TYPE_CHECKING:
 
 __all__ = ["take_over"]
 
+Records = Sequence[Mapping[str, Any]]
+
 
 async def take_over(one: Controller) -> None:
     """Find the workers, and what was known. Training does not wait for this."""
     since = time.monotonic()
-    events, records = read.events(one.rundir), read.steps(one.rundir)
+    one.ear.early = []
+    events, records, saved = await asyncio.to_thread(on_record, one.rundir)
     ending = next((event for event in reversed(events) if event["kind"] in ("run_ending", "run_started")), None)
     if ending is not None and ending["kind"] == "run_ending":
         one.end(ending["status"], ending["reason"])
-    whole = marker.last_whole(one.rundir / "checkpoints")
-    past = Past.read(events, one.scribe.pen.last_step + 1, max(one.start, whole.steps if whole else 0))
-    one.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
-    if records:
-        one.committed = commit_of(records[-1])
-    one.ear.early = []
+    past = Past.read(events, one.scribe.pen.last_step + 1, max(one.start, saved))
+    there = await find_workers(one, since)
+    living = {worker: living_of(line.greeting) for worker, line in there.items()}
+    lived = as_lived(one.state.shape, past, living)
+    one.state, corrections = rebuild(one.state.shape, lived, living)
+    if lived.committed < past.committed:
+        one.scribe.rewound(lived.committed)  # a controller whose disk was full went back, and could not say so
+    early, one.ear.early = one.ear.early, None
+    one.state.told = {worker: number for worker, number in heard(events).items() if worker in living}
+    one.state.tally.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
+    catch_up(one, records, lived.committed, [message for _, message in early if isinstance(message, Committed)])
+    one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
+    for line in there.values():
+        one.ear.known(line)
+    for event in corrections:
+        one.on(event)
+    for line, message in early:
+        one.ear.said(line, message)
+    one.on(TakenOver())
+
+
+def on_record(rundir: Path) -> tuple[Records, Records, int]:
+    """The journal, the committed steps, and the steps of the last whole checkpoint (0: none)."""
+    whole = marker.last_whole(rundir / "checkpoints")
+    return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
+
+
+async def find_workers(one: Controller, since: float) -> dict[str, Line]:
+    """Ask all workers to speak to this controller; who does not in time is ended."""
     asked = await asyncio.to_thread(one.spawner.adopt, one.meeting)
     lines = one.lifelines.lines
     while set(asked) - lines.keys() and time.monotonic() - since < one.timeouts.meet:
         await asyncio.sleep(0.01)
     for mute in set(asked) - lines.keys():
         one.spawner.kill(mute)
-    there = {worker: line for worker, line in lines.items() if line.greeting.phase is not Phase.UNBORN}
-    living = {worker: said_by(line.greeting) for worker, line in there.items()}
-    one.ear.told = {worker: number for worker, number in heard(events).items() if worker in living}
-    lived = as_lived(one.state.shape, past, living)
-    one.state, corrections = rebuild(one.state.shape, lived, living)
-    if lived.committed < past.committed:
-        one.scribe.rewound(lived.committed)  # a controller whose disk was full went back, and could not say so
-    early, one.ear.early = one.ear.early, None
-    kept = [record for record in records if record["step"] < lived.committed]
+    return {worker: line for worker, line in lines.items() if line.greeting.phase is not Phase.UNBORN}
+
+
+def catch_up(one: Controller, records: Records, committed: int, said: Sequence[Committed]) -> None:
+    """Put commits that are not on record there. `records`: those that are; `committed`: steps that count of them;
+    `said`: what workers say again."""
+    kept = [record for record in records if record["step"] < committed]
     figures: list[Mapping[str, Any]] = list(kept)
-    for commit in unrecorded(kept, [message for _, message in early if isinstance(message, Committed)]):
+    newest = commit_of(records[-1]) if records else None
+    for commit in unrecorded(kept, said):
         if commit.steps <= one.scribe.pen.last_step + 1:
             one.scribe.rewound(commit.steps - 1)
         one.scribe.step(commit, commit.generation)
-        one.committed = commit
+        newest = commit
         figures.append(commit.metrics)
-    one.ear.not_finite = not_finite(figures)
-    one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
-    for worker, line in there.items():
-        one.spawner.started[worker].heard = True
-        one.chores.node_of[worker] = line.node
-    for event in corrections:
-        if isinstance(event, Lost):
-            one.ear.died(event.worker, node_of(event.worker), None, event.how, time.time())
-        one.on(event)
-    for line, message in early:
-        one.ear.said(line, message)
-    actions: list[Action] = []
-    assign_keepers(one.state, actions)
-    for action in actions:
-        carry_out(one, action)
+        one.state.recorded = commit.steps
+    one.state.newest = newest
+    one.state.tally.not_finite = not_finite(figures)
 
 
-def said_by(greeting: Greeting) -> Said:
+def living_of(greeting: Greeting) -> Living:
     where = (greeting.seat, greeting.attempt, greeting.generation, greeting.phase, greeting.steps)
-    return Said(greeting.node, *where)
+    return Living(greeting.node, *where)
 
 
 def commit_of(record: Mapping[str, Any]) -> Committed:

@@ -25,6 +25,12 @@ class Tally:
     """Committed steps at which each node lost a worker."""
     unborn: dict[str, int] = field(default_factory=dict)
     """Workers in a row that died on each node before their first word."""
+    not_finite: int = 0
+    """Steps in a row, up to the last committed one, whose loss or gradient norm was no number."""
+    roll_backs: int = 0
+    """Bad steps of this session that were taken back."""
+    erred: int = 0
+    """Times that the controller's own code failed over a word or a record, since the last step on record."""
     cause: str = ""
     """What went wrong last: the reason of an end that only counts."""
 

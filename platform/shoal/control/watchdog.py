@@ -1,17 +1,20 @@
-"""Who has been silent for too long: deadlines learned from the run's own steps and signs of life. Pure; times are fed.
+"""How long a worker may be silent, and a run stand still: deadlines learned from the run's own steps and signs of life.
+Pure; times are fed.
 
 Ray never notices a frozen worker, and a collective only after its timeout. A worker that trains says something every
 `Timeouts.beat`; when it has said nothing for three steps and `Timeouts.silence` it is fenced. A slow machine is not to
 be taken for a dead one: the silence must also be three times the longest gap seen lately, and eight times what most
-workers' is just now.
+workers' is just now. Time by which a look comes late counts for no clock: nobody was listened to in it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from statistics import median
 
+from shoal.protocol.said import Phase
 from shoal.timeouts import Timeouts
 
 __all__ = ["Watchdog"]
@@ -30,52 +33,49 @@ DECAY = 0.998
 """Of the longest gap between signs of life, a look."""
 
 
+@dataclass
 class Watchdog:
-    """Deadlines of one run. All times are monotonic seconds."""
+    """Deadlines of one run, in seconds. `seconds`: that the last steps took; `gap`: the longest silence lately of a
+    worker that lived; `moved`: monotonic time at which a generation or a formation was begun, or a standstill acted
+    upon; None until the next look."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._seconds: deque[float] = deque(maxlen=50)
-        self._gap = 0.0
-        self._looked: float | None = None
+    timeouts: Timeouts
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    gap: float = 0.0
+    moved: float | None = None
+
+    def copy(self) -> Watchdog:
+        return replace(self, seconds=self.seconds.copy())
 
     def step(self, seconds: float) -> None:
         """A step took so long."""
-        self._seconds.append(seconds)
+        self.seconds.append(seconds)
 
-    def gap(self, seconds: float) -> None:
-        """A living worker was silent for so long."""
-        self._gap = max(self._gap, seconds)
+    def look(self, gap: float) -> None:
+        """A look at the workers; `gap`: the longest silence that ended since the last one."""
+        self.gap = max(self.gap * DECAY, gap)
 
-    def look(self, now: float) -> float:
-        """Call before looking for silent workers: the seconds by which the controller itself came late. What it has not
-        heard in them proves nothing, so they count for no clock."""
-        late = 0.0 if self._looked is None else max(0.0, now - self._looked - self._timeouts.look)
-        self._looked = now
-        self._gap *= DECAY
-        return late
-
-    def silence(self, phase: str, usual: float = 0.0) -> float:
+    def silence(self, phase: Phase, usual: float = 0.0) -> float:
         """Seconds that a worker in this phase may be silent, when the liveliest quarter was silent for `usual`."""
-        if len(self._seconds) < LEARNED:
-            return self._timeouts.patience
-        learned = self._timeouts.silence + STEPS * median(self._seconds)
-        if phase in ("forming", "saving"):  # imports and libraries may hold the interpreter for a while
-            learned = self._timeouts.patience / 4
-        learned = max(learned, STEPS * self._gap, USUAL * usual)
-        return min(self._timeouts.patience, learned)
+        if len(self.seconds) < LEARNED:
+            return self.timeouts.patience
+        learned = self.timeouts.silence + STEPS * median(self.seconds)
+        if phase in (Phase.FORMING, Phase.SAVING):  # imports and libraries may hold the interpreter for a while
+            learned = self.timeouts.patience / 4
+        learned = max(learned, STEPS * self.gap, USUAL * usual)
+        return min(self.timeouts.patience, learned)
 
-    def still(self, phases: Collection[str]) -> float:
+    def still(self, phases: Collection[Phase]) -> float:
         """Seconds for which all workers of the run, who are in these phases, may go without a change of phase or step.
         Who computes, saves or loads may take long; who only waits for others of whom nobody does anything may not."""
-        times = self._timeouts
-        each = {"across": times.patience, "joining": times.start, "evaluating": LONG * times.still}
-        each["saving"] = each["evaluating"]
+        times = self.timeouts
+        each = {Phase.ACROSS: times.patience, Phase.JOINING: times.start, Phase.EVALUATING: LONG * times.still}
+        each[Phase.SAVING] = each[Phase.EVALUATING]
         limit = max(each.get(phase, times.still) for phase in phases)
-        return max(limit, STUCK * median(self._seconds)) if self._seconds else limit
+        return max(limit, STUCK * median(self.seconds)) if self.seconds else limit
 
     def stuck(self) -> float:
         """Seconds that a worker may compute on one step, or take to answer a stop, while others wait for it."""
-        if len(self._seconds) < LEARNED:
-            return self._timeouts.patience
-        return min(self._timeouts.patience, max(self._timeouts.patience / 4, STUCK * median(self._seconds)))
+        if len(self.seconds) < LEARNED:
+            return self.timeouts.patience
+        return min(self.timeouts.patience, max(self.timeouts.patience / 4, STUCK * median(self.seconds)))
