@@ -8,11 +8,11 @@ import pytest
 
 from shoal.control.actions import End, Form, Generation, Journal, Pause, Release, Stop
 from shoal.control.bounds import FRUITLESS, SPENT, UNBORN
-from shoal.control.events import Ending, Joined, Lost, Standstill, Unborn, Wanted
+from shoal.control.events import Ending, Joined, Lost, Unborn, Wanted
 from shoal.control.modes import Running
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, CopyHeld, Failed, NotSaved, Ready
-from tests.support.decisions import HOMES, Run, one
+from tests.support.decisions import HOMES, Run, deeds, one
 
 WHY = "RuntimeError: no accelerator here"
 
@@ -31,7 +31,9 @@ def answer_all(run: Run, steps: int) -> list[Any]:
 def test_where_no_worker_can_start_the_run_ends_with_the_cause() -> None:
     run = Run()
     for worker in list(HOMES.values())[:-1]:
-        assert run.feed(Unborn(worker, f"n{worker}", WHY)) == []  # who is still expected may be able to
+        assert deeds(run.feed(Unborn(worker, f"n{worker}", WHY))) == [
+            Release((worker,))
+        ]  # who is still expected may be able to
     end = one(run.feed(Unborn("w11", "nw11", WHY)), End)
     assert end.status == "failed"
     assert WHY in end.reason
@@ -45,7 +47,7 @@ def test_a_few_tries_are_made_and_a_worker_that_starts_ends_the_count() -> None:
         assert journaled(run.feed(Unborn(f"s{number}", "n1", WHY)), "node_aside") == []
     run.feed(Joined("s8", "n1"), Lost("s8", "closed"))
     for number in range(UNBORN - 1):
-        assert run.feed(Unborn(f"t{number}", "n1", WHY)) == []
+        assert deeds(run.feed(Unborn(f"t{number}", "n1", WHY))) == [Release((f"t{number}",))]
     assert WHY in one(run.feed(Unborn("t9", "n1", WHY)), End).reason
 
 
@@ -58,7 +60,7 @@ def test_a_node_where_no_worker_can_start_is_set_aside_while_others_train() -> N
     assert aside["node"] == "n9"
     assert WHY in aside["reason"]
     assert isinstance(run.state.mode, Running)
-    assert run.feed(Unborn("s9", "n9", WHY)) == []  # told once
+    assert journaled(run.feed(Unborn("s9", "n9", WHY)), "node_aside") == []  # told once
 
 
 def test_workers_are_not_spent_without_end() -> None:
@@ -108,23 +110,24 @@ def test_what_stands_still_is_formed_again_once_and_then_saved_and_ended() -> No
     run = Run()
     run.start()
     run.feed(Committed("w00", 0, 7))
-    assert one(run.feed(Standstill("nothing for 20 s")), Stop).broken == ()
+    assert one(run.stand_still(), Stop).broken == ()
     again = one(answer_all(run, 7), Generation)
     assert (again.steps, again.halt) == (7, False)
-    assert one(run.feed(Standstill("nothing for 20 s")), Stop).broken == ()
+    assert one(run.stand_still(), Stop).broken == ()
     saved = one(answer_all(run, 7), Generation)
     assert (saved.steps, saved.save, saved.halt) == (7, True, True)
     end = one(run.feed(Checkpointed(7)), End)
     assert end.status == "failed"
-    assert "nothing for 20 s, 2 times" in end.reason
+    assert "all workers were across for 10000 s, 2 times" in end.reason
 
 
 def test_a_step_between_two_standstills_makes_the_second_the_first() -> None:
     run = Run()
     run.start()
-    run.feed(Standstill("nothing"))
+    run.stand_still()
     generation = one(answer_all(run, 0), Generation)
-    run.feed(Committed("w00", generation.generation, 1), Standstill("nothing"))
+    run.feed(Committed("w00", generation.generation, 1))
+    run.stand_still()
     assert one(answer_all(run, 1), Generation).halt is False
 
 
@@ -134,14 +137,15 @@ def test_steps_that_are_done_again_are_no_news() -> None:
     run.start()
     for step in range(1, 21):
         run.feed(Committed("w00", 0, step))
-    run.feed(Standstill("nothing"))
+    run.stand_still()
     run.feed(*(Lost(worker, "did not answer") for worker in HOMES.values()))
     run.feed(*(Joined(f"s{number}", f"n{number}") for number in range(4)))
     generation = run.stand_up()
     assert generation.steps == 0
-    run.feed(Committed(generation.cells[0][0], generation.generation, 20), Standstill("nothing"))
+    run.feed(Committed(generation.cells[0][0], generation.generation, 20))
+    run.stand_still()
     fresh = run.feed(*(Lost(f"s{number}", "did not answer") for number in range(4)))
-    assert "nothing, 2 times without a new step between them" in one(fresh, End).reason
+    assert "for 10000 s, 2 times without a new step between them" in one(fresh, End).reason
 
 
 def test_a_pause_that_nobody_comes_out_of_is_cut_short() -> None:
@@ -152,16 +156,16 @@ def test_a_pause_that_nobody_comes_out_of_is_cut_short() -> None:
     answer_all(run, 3)
     cell = run.state.cells[1]
     one(run.feed(*(Ready(member, 1, cell.attempt) for member in cell.people())), Pause)
-    assert set(one(run.feed(Standstill("nothing")), Stop).workers) == {"w00", "w01"}
+    assert set(one(run.stand_still(), Stop).workers) == {"w00", "w01"}
 
 
 def test_cells_that_are_never_formed_are_formed_again_and_then_the_run_ends() -> None:
     run = Run()
     run.feed(*(Joined(worker, "n1", seat) for seat, worker in HOMES.items()))
-    fresh = run.feed(Standstill("nothing for 600 s"))
+    fresh = run.stand_still()
     assert [(form.cell, form.attempt) for form in fresh if isinstance(form, Form)] == [(0, 1), (1, 1)]
     assert run.feed(Ready("w00", 0, 0), Ready("w01", 0, 0)) == []  # of the attempt before
-    assert "nothing for 600 s" in one(run.feed(Standstill("nothing for 600 s")), End).reason
+    assert "no cell was formed: all workers were across for 10000 s" in one(run.stand_still(), End).reason
 
 
 def test_a_state_that_cannot_be_saved_ends_all_the_same() -> None:
@@ -169,8 +173,11 @@ def test_a_state_that_cannot_be_saved_ends_all_the_same() -> None:
     run.start()
     run.feed(Committed("w00", 0, 7), Ending("enough"))
     answer_all(run, 7)
-    end = one(run.feed(Standstill("nothing for 600 s")), End)
-    assert "enough; its state could not be saved (nothing for 600 s)" in end.reason
+    end = one(run.stand_still(), End)
+    assert (
+        "enough; its state could not be saved (step 7 was not committed: all workers were across for 10000 s)"
+        in end.reason
+    )
 
 
 # ---- an end for the controller's own reasons
@@ -200,7 +207,7 @@ def test_a_last_checkpoint_that_fails_ends_the_run_and_an_older_one_does_not() -
     run.start()
     run.feed(Committed("w00", 0, 7), Ending("enough"))
     answer_all(run, 7)
-    assert run.feed(NotSaved(5, "its cell broke", "w00")) == []
+    assert deeds(run.feed(NotSaved(5, "its cell broke", "w00"))) == []
     end = one(run.feed(NotSaved(7, "No space left", "w00")), End)
     assert "enough; its state could not be saved (No space left); its state is saved up to step 0 of 7" in end.reason
 

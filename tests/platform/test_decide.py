@@ -8,12 +8,12 @@ from shoal.control.actions import CommitLate, Decision, End, Form, Generation, J
 from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
 from shoal.control.decide import decide
 from shoal.control.events import Damaged, Joined, Lost
+from shoal.control.figures import finite, not_finite
 from shoal.control.modes import Running
-from shoal.control.verdict import finite, not_finite
 from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready
-from tests.support.decisions import HOMES, NODES, Run, one
+from tests.support.decisions import HOMES, NODES, Run, deeds, one
 
 
 def test_nothing_forms_before_the_planned_workers_of_a_cell_are_there() -> None:
@@ -93,9 +93,9 @@ def test_whoever_committed_decides_for_everyone_alive() -> None:
     run.start()
     run.feed(Committed("w10", 0, 8), Lost("w10", "closed"))  # w10 left the vote of step 7 and died
     # whoever answers from behind is told at once: a peer of its cell may wait for it inside the next step
-    assert one(run.ack("w00", 7, (0,)), CommitLate) == CommitLate(0, 8, ("w00",))
+    assert one(run.ack("w00", 7, (0,)), CommitLate) == CommitLate(0, 8, ("w00",), Committed("w10", 0, 8))
     run.ack("w11", 7, out=True)
-    assert one(run.ack("w01", 7, (0,)), CommitLate) == CommitLate(0, 8, ("w01",))
+    assert one(run.ack("w01", 7, (0,)), CommitLate) == CommitLate(0, 8, ("w01",), Committed("w10", 0, 8))
     assert run.ack("w00", 8) == []
     generation = one(run.ack("w01", 8), Generation)
     assert generation.steps == 8
@@ -159,7 +159,7 @@ def test_a_cell_that_dies_while_it_is_formed_is_formed_again() -> None:
     run.feed(Lost("w10", "closed"), Lost("w11", "closed"))
     run.ack("w00", 7)
     run.ack("w01", 7)
-    assert run.feed(Lost("s1", "closed")) == []
+    assert deeds(run.feed(Lost("s1", "closed"))) == []
     form = one(run.feed(Joined("s2", "n4")), Form)
     assert (form.attempt, set(form.members)) == (2, {"s0", "s2"})
     assert run.feed(Ready("s0", 1, 1)) == []  # of the attempt before: it means nothing

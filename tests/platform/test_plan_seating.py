@@ -10,8 +10,9 @@ from shoal.control.actions import Action, Form
 from shoal.control.decide import decide
 from shoal.control.events import Joined, Lost
 from shoal.control.modes import Draining
-from shoal.control.spawn import spares_wanted
-from shoal.control.state import Shape, State
+from shoal.control.shape import Shape
+from shoal.control.spares import spares_wanted
+from shoal.control.state import State
 from shoal.names import seat_name
 from shoal.on_ray.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh

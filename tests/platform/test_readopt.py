@@ -9,8 +9,9 @@ from shoal.control.actions import CommitLate, Form, Generation, Stop
 from shoal.control.decide import decide
 from shoal.control.events import Lost
 from shoal.control.modes import Running
-from shoal.control.readopt import Past, Said, as_lived, heard, rebuild, unrecorded
-from shoal.control.state import Shape, State
+from shoal.control.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
+from shoal.control.shape import Shape
+from shoal.control.state import State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Committed
 
@@ -18,7 +19,7 @@ SHAPE = Shape(2, 2, 100, lambda step: 2)
 CELLS = {0: ("a0", "a1"), 1: ("b0", "b1")}
 PAST = Past(5, CELLS, {0: 0, 1: 3}, committed=40, evaluated=0, checkpoint=20)
 LIVING = {
-    worker: Said(f"n{cell}", (cell, rank), PAST.attempts[cell], 5, "inside")
+    worker: Living(f"n{cell}", (cell, rank), PAST.attempts[cell], 5, "inside")
     for cell, crew in CELLS.items()
     for rank, worker in enumerate(crew)
 }
@@ -40,7 +41,7 @@ def test_if_all_are_in_place_training_never_notices() -> None:
 
 
 def test_who_died_meanwhile_is_lost_now() -> None:
-    living = {worker: said for worker, said in LIVING.items() if worker != "b0"} | {"s0": Said("n9")}
+    living = {worker: said for worker, said in LIVING.items() if worker != "b0"} | {"s0": Living("n9")}
     state, events = rebuild(SHAPE, PAST, living)
     state, actions = feed(state, *events)
     assert isinstance(events[0], Lost)
@@ -62,13 +63,13 @@ def test_who_never_heard_of_the_last_generation_ends_it() -> None:
 
 
 def test_who_left_its_cell_breaks_it() -> None:
-    state, events = rebuild(SHAPE, PAST, LIVING | {"b1": Said("n1", None, 3, 5, "failed")})
+    state, events = rebuild(SHAPE, PAST, LIVING | {"b1": Living("n1", None, 3, 5, "failed")})
     state, actions = feed(state, *events)
     assert [a.broken for a in actions if isinstance(a, Stop)] == [(1,)]
 
 
 def test_a_run_without_a_generation_is_gathered_anew() -> None:
-    state, events = rebuild(SHAPE, Past(checkpoint=20, committed=20), {w: Said("n1") for w in "abcd"})
+    state, events = rebuild(SHAPE, Past(checkpoint=20, committed=20), {w: Living("n1") for w in "abcd"})
     state, actions = feed(state, *events)
     assert [(a.cell, a.restore) for a in actions if isinstance(a, Form)] == [(0, 20), (1, 20)]
 
@@ -85,10 +86,10 @@ def test_the_journal_is_read_from_the_last_session_only() -> None:
 # ---- a record that is behind: the disk of the controller before took nothing any more
 
 
-def lived_on(**changed: Said) -> dict[str, Said]:
+def lived_on(**changed: Living) -> dict[str, Living]:
     """Workers in generation 7, at step 55, in which cell 1 was formed again with `s0` in the place of `b0`."""
     at = {"a0": (0, 0, 0), "a1": (0, 1, 0), "s0": (1, 0, 4), "b1": (1, 1, 4)}
-    said = {w: Said(f"n{c}", (c, r), attempt, 7, "inside", 55) for w, (c, r, attempt) in at.items()}
+    said = {w: Living(f"n{c}", (c, r), attempt, 7, "inside", 55) for w, (c, r, attempt) in at.items()}
     return said | changed
 
 
@@ -127,7 +128,7 @@ def test_a_run_that_went_back_unrecorded_is_where_its_workers_are() -> None:
 
 
 def test_a_member_that_never_heard_of_the_unrecorded_generation_is_one_all_the_same() -> None:
-    past = as_lived(SHAPE, PAST, lived_on(a1=Said("n0", (0, 1), 0, 6, "stopped", 55)))
+    past = as_lived(SHAPE, PAST, lived_on(a1=Living("n0", (0, 1), 0, 6, "stopped", 55)))
     assert past.cells[0] == ("a0", "a1")
 
 
@@ -158,7 +159,7 @@ def test_commits_that_are_not_on_record_are_found_among_what_is_said_again() -> 
 
 
 def test_a_step_done_again_takes_the_place_of_the_one_that_was_taken_back() -> None:
-    """On record: steps 0 to 4. Said again: how they were done, how the run went back to step 2, and on."""
+    """On record: steps 0 to 4. Living again: how they were done, how the run went back to step 2, and on."""
     before = [said_commit(step, 5) for step in range(5)]
     after = [said_commit(step, 7) for step in range(2, 4)]
     assert unrecorded(on_record(5, 5, 5, 5, 5), [*before, *after, *before]) == after

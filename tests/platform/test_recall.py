@@ -15,7 +15,8 @@ from shoal.control.decide import apply
 from shoal.control.events import Joined, Lost
 from shoal.control.modes import Gathering
 from shoal.control.recall import keepers, newest
-from shoal.control.state import Shape, State
+from shoal.control.shape import Shape
+from shoal.control.state import State
 from shoal.plan import Seat
 from shoal.protocol.greeting import proof
 from shoal.protocol.orders import Keeper

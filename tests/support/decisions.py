@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from shoal.control.actions import Action, Generation
+from shoal.control.actions import Action, Copied, Death, Generation, Journal, Leaves, PutOnRecord
 from shoal.control.decide import decide
-from shoal.control.events import Event, Joined
-from shoal.control.state import Shape, State
+from shoal.control.events import Event, Joined, Looked, Sign
+from shoal.control.shape import Shape
+from shoal.control.state import State
 from shoal.plan import Seat
-from shoal.protocol.said import Ack, Acked, Ready
+from shoal.protocol.said import Ack, Acked, Phase, Ready
 
 HOMES = {Seat(c, r): f"w{c}{r}" for c in range(2) for r in range(2)}
 NODES = {"w00": "n1", "w01": "n1", "w10": "n2", "w11": "n2", "s0": "n3", "s1": "n3"}
@@ -21,6 +22,7 @@ class Run:
     def __init__(self, checkpoint: int = 0, steps: int = 100) -> None:
         self.state = State.new(Shape(2, 2, steps, lambda step: 2), HOMES, checkpoint)
         self.actions: list[Action] = []
+        self.now = 0.0
 
     def feed(self, *events: Event) -> list[Action]:
         fresh: list[Action] = []
@@ -43,6 +45,11 @@ class Run:
                 fresh += self.feed(*(Ready(m, index, cell.attempt) for m in cell.people()))
         return one(fresh, Generation)
 
+    def stand_up_to_pause(self) -> list[Action]:
+        """Let every forming cell stand: the others are to pause for it."""
+        forming = [(index, self.state.cells[index]) for index in self.state.cells.within("forming")]
+        return self.feed(*(Ready(m, index, cell.attempt) for index, cell in forming for m in cell.people()))
+
     def stand_up_and_join(self) -> None:
         """Let a forming cell stand, and everybody stop for it; `w00` has committed nothing new."""
         for index, cell in enumerate(self.state.cells):
@@ -51,6 +58,24 @@ class Run:
         while self.state.awaited:
             for worker in sorted(self.state.awaited):
                 self.ack(worker, 12)
+
+    def stand_still(self, phase: Phase = Phase.ACROSS) -> list[Action]:
+        """Two looks, between which nobody has moved for 10,000 seconds."""
+        begun = self.now
+        fresh: list[Action] = []
+        for self.now in (begun + 1.0, begun + 10_001.0):
+            fresh += self.look(self.now, *(self.sign(worker, phase, begun) for worker in self.state.workers))
+        return fresh
+
+    def look(self, now: float, *signs: Sign) -> list[Action]:
+        """A look at what workers were last heard of."""
+        return self.feed(Looked(now, signs))
+
+    def sign(self, worker: str, phase: str, since: float, heard: float | None = None) -> Sign:
+        """What `worker` was last heard of: now, if nothing else is said."""
+        heard = self.now if heard is None else heard
+        node = self.state.workers[worker].node
+        return Sign(worker, node, Phase(phase), self.state.committed, heard, since, self.now - heard)
 
     def spares(self) -> None:
         self.feed(Joined("s0", "n3"), Joined("s1", "n3"))
@@ -61,6 +86,11 @@ class Run:
         seat = self.state.seats.get(worker)
         rank = -1 if seat is None else seat.rank
         return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
+
+
+def deeds(actions: list[Action]) -> list[Action]:
+    """What is done beside writing the record."""
+    return [action for action in actions if not isinstance(action, Journal | Death | PutOnRecord | Leaves | Copied)]
 
 
 A = TypeVar("A")

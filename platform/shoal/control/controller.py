@@ -16,10 +16,11 @@ from typing import Any
 
 from shoal import tracking
 from shoal.config import Job
+from shoal.control.actions import Action
 from shoal.control.decide import apply
 from shoal.control.desk import Desk
 from shoal.control.ear import Ear
-from shoal.control.events import Ending, Event, Wanted
+from shoal.control.events import Asked, Ending, Event, Wanted
 from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
@@ -85,27 +86,26 @@ class Controller:
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.mishaps = Mishaps(self.failed)
         self.recoveries, self.rendezvous = Recoveries(job.cells), Rendezvous()
-        self.desk = Desk(lambda event: apply(self.state, event), lambda act: carry_out(self, act), self.mishaps.tell)
+        self.desk = Desk(self.decide, lambda act: carry_out(self, act), self.mishaps.tell)
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
         # what happens
         self.survey = Survey(fleet, self.spawner.unheard, self.on, self.scribe.event)
         self.ear = Ear(self.spawner, self.on, self.survey.spoke, self.asks, self.mishaps.tell)
         heard = (self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
-        self.lifelines = Lifelines(self.secret, *heard, lambda seconds: self.watch.gap(seconds))
-        asked = lambda now: self.spawner.asked(now, self.survey.nodes)  # noqa: E731
-        self.watch = Watch(self.timeouts.look, self.lifelines.lines, asked, self.on)
+        self.lifelines = Lifelines(self.secret, *heard, self.gap)
+        self.watch = Watch(self.timeouts.look, self.lifelines.lines, self.asked, self.on)
         self.bulletin = Bulletin(self.status, self.stall, self.on, self.scribe.event)
         self.state = State.new(shape_of(job, self.workload, self.mesh, self.survey.site), {}, start)
-
-    def known(self) -> int:
-        """Committed steps of the newest commit whose figures are here; -1 if there is none."""
-        return -1 if self.committed is None else self.committed.steps
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
         """What a worker needs to know to start."""
         home = None if seat is None else (seat.cell, seat.rank)
         job = self.job.model_dump(mode="json", exclude={"mlflow"})  # its address may hold a password
         return Setup(name, node, home, job, self.rundir, self.meeting)
+
+    def decide(self, event: Event) -> list[Action]:
+        """What is to be done about an event."""
+        return apply(self.state, event)
 
     # ---- what happens
 
@@ -138,6 +138,14 @@ class Controller:
         before = set(self.spawner.started)
         self.on(Wanted(count, to, tuple(self.spawner.cold_spares()), time.monotonic()))
         return len(before - set(self.spawner.started))
+
+    def gap(self, seconds: float) -> None:
+        """A worker that lives was silent for so long."""
+        self.watch.gap(seconds)
+
+    def asked(self, now: float) -> list[Asked]:
+        """Workers that were asked for and have not said a word."""
+        return self.spawner.asked(now, self.survey.nodes)
 
     # ---- what is written
 

@@ -1,15 +1,15 @@
-"""The controller's own failures: told, counted, and never taken for a worker's."""
+"""The controller's own failures: told, and never taken for a worker's."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["ROW", "Mishaps", "say"]
-
-ROW = 20
-"""Words of workers that the controller may fail over without a step put on record between them."""
+__all__ = ["Mishaps", "say"]
 
 
 def say(text: str) -> None:
@@ -18,12 +18,11 @@ def say(text: str) -> None:
 
 
 class Mishaps:
-    """What failed, and how often."""
+    """What failed, and how often. `journal`: puts a traceback on record."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Callable[[str], None]) -> None:
+        self._journal = journal
         self._times: Counter[tuple[str, str]] = Counter()
-        self.row = 0
-        """Words of workers that were failed over since the last step on record."""
 
     def note(self, error: BaseException) -> str:
         """Count an exception by its kind and place. Returns its traceback when it is to be told: the first time, the
@@ -33,3 +32,17 @@ class Mishaps:
         self._times[type(error).__name__, place] += 1
         times = self._times[type(error).__name__, place]
         return "".join(traceback.format_exception(error)) if times & (times - 1) == 0 else ""
+
+    def tell(self, error: BaseException) -> None:
+        """The controller's own code failed."""
+        if trace := self.note(error):
+            say(f"a failure of its own:\n{trace}")
+            self._journal(trace)
+
+    def uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What failed in the event loop and nobody waited for."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self.tell(error)
+        elif error is None or self.note(error):  # connections come and go
+            say(f"{context.get('message')}: {error}")

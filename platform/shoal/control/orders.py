@@ -66,7 +66,7 @@ def carry_out(one: Controller, action: Action) -> None:
         case Hire(node):
             one.spawner.spawn(one.survey.nodes[node], None)
         case SetAside():
-            one.spawn_task(set_aside(one, action))
+            one.desk.later(set_aside(one, action))
         case Generation():
             begin(one, action)
         case Rewind(steps, lost):
@@ -123,8 +123,8 @@ def begin(one: Controller, action: Generation) -> None:
 
 
 def fence(one: Controller, worker: str, how: str) -> None:
-    """Make sure that a worker is dead: a frozen process obeys only a signal, which another worker of its node can send at
-    once."""
+    """Make sure that a worker is dead: a frozen process obeys only a signal, which another worker of its node can send
+    at once."""
     line = one.lifelines.lines.pop(worker, None)
     if line is None:
         return

@@ -154,8 +154,8 @@ def form_successor(state: State, index: int, actions: list[Action]) -> None:
         cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
         state.successors[index] = Cell(members, "forming", cell.named)
         state.watchdog.moved = None
-        actions.append(Form(index, cell.named, members))
         actions.append(leaves(state, index))
+        actions.append(Form(index, cell.named, members))
 
 
 def release(state: State, actions: list[Action]) -> None:

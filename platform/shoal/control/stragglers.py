@@ -6,7 +6,7 @@ Inside a cell the fast wait for the slow, so what can be told apart is cells: of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 __all__ = ["Slow", "Stragglers"]
@@ -27,16 +27,14 @@ class Slow:
     typical: float
 
 
+@dataclass
 class Stragglers:
     """Counts slow steps in a row, by cell."""
 
-    def __init__(self) -> None:
-        self._row: dict[int, int] = {}
+    row: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> Stragglers:
-        other = Stragglers()
-        other._row = dict(self._row)
-        return other
+        return Stragglers(dict(self.row))
 
     def step(self, crew: Sequence[str], cells: Sequence[int], seconds: Sequence[float]) -> list[Slow]:
         """A committed step: who has just become a straggler. `seconds`: of each worker of `crew`, for one micro-batch;
@@ -45,12 +43,12 @@ class Stragglers:
         for worker, cell, took in zip(crew, cells, seconds, strict=True):
             slowest[cell] = max(slowest.get(cell, (0.0, "")), (took, worker))
         if len(slowest) < 3:  # of two, neither can be called the slow one
-            self._row.clear()
+            self.row.clear()
             return []
         typical = median(took for took, _ in slowest.values())
         found = []
         for cell, (took, worker) in slowest.items():
-            self._row[cell] = self._row.get(cell, 0) + 1 if took > FACTOR * typical else 0
-            if self._row[cell] == STEPS:
+            self.row[cell] = self.row.get(cell, 0) + 1 if took > FACTOR * typical else 0
+            if self.row[cell] == STEPS:
                 found.append(Slow(worker, cell, took, typical))
         return found

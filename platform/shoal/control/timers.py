@@ -1,11 +1,12 @@
-"""The controller's clocks: the lifelines many times a second, nodes and the status file once. Each looks and tells what it
-sees; what is made of it is decided in `decide`. Each knows only what it is given."""
+"""The controller's clocks: many times a second the lifelines, once a second nodes and the status file.
+
+Each looks and tells what it sees; what is made of it is decided in `decide`. Each knows only what it is given."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from shoal.control.events import Asked, Event, Looked, Preemption, RecordFull, Sign, Surveyed
@@ -15,10 +16,12 @@ from shoal.control.mishaps import say
 from shoal.plan import NOWHERE, Node, Site
 from shoal.record.pen import Stall
 
-__all__ = ["Bulletin", "Survey", "Watch", "every"]
+__all__ = ["IN_A_ROW", "Bulletin", "Survey", "Watch", "every", "keep"]
 
 BUSY = 10
 """Times as long as a look took, that nobody looks after it: what a look costs is at most a tenth of the time."""
+AGAIN = 1.0
+"""Seconds after a look that failed."""
 IN_A_ROW = 100
 """Looks that may fail in a row: a run that nobody looks after is ended."""
 
@@ -27,14 +30,14 @@ async def every(
     look: Callable[[], Awaitable[float]], failed: Callable[[Exception], None], in_a_row: int | None = None
 ) -> None:
     """Look again and again, after as many seconds as the last look says. One that fails is told, and the next is taken
-    all the same, a second later.
+    all the same, after `AGAIN`.
 
     Raises:
         Exception: that of the last of `in_a_row` looks that all failed.
     """
     row = 0
     while True:
-        pause = 1.0
+        pause = AGAIN
         try:
             pause, row = await look(), 0
         except Exception as error:
@@ -43,6 +46,24 @@ async def every(
                 raise
             failed(error)
         await asyncio.sleep(pause)
+
+
+async def keep(clocks: Iterable[Coroutine[Any, Any, None]], over: asyncio.Event) -> None:
+    """Keep the clocks running until it is over.
+
+    Raises:
+        Exception: that of a clock that cannot go on.
+    """
+    tasks = [asyncio.create_task(clock) for clock in clocks]
+    end = asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait([end, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for one in (end, *tasks):
+            one.cancel()
 
 
 class Watch:
@@ -57,7 +78,8 @@ class Watch:
         tell: Callable[[Event], None],
     ) -> None:
         self._period, self._lines, self._asked, self._tell = period, lines, asked, tell
-        self._due: float | None = None
+        self.due: float | None = None
+        """Monotonic time of the next look."""
         self._gap = 0.0
 
     def gap(self, seconds: float) -> None:
@@ -69,12 +91,12 @@ class Watch:
         began = time.monotonic()
         self.look_at(began)
         pause = max(self._period, BUSY * (time.monotonic() - began))
-        self._due = time.monotonic() + pause
+        self.due = time.monotonic() + pause
         return pause
 
     def look_at(self, now: float) -> None:
         """Tell what is to be seen. Time by which the look comes late counts for no clock: nobody was listened to."""
-        late = 0.0 if self._due is None else max(0.0, now - self._due)
+        late = 0.0 if self.due is None else max(0.0, now - self.due)
         for line in self._lines.values():
             line.excuse(late, now)
         signs = tuple(

@@ -18,7 +18,7 @@ from shoal import batching
 from shoal.control.actions import Action, End, Form, Generation, Pause, Release, Rewind, Stop
 from shoal.control.decide import apply
 from shoal.control.events import Event, Joined, Lost, Preemption
-from shoal.control.readopt import Past, Said, rebuild
+from shoal.control.readopt import Living, Past, rebuild
 from shoal.control.state import Shape
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
 from shoal.simulate.failures import Failure, draw
@@ -98,7 +98,7 @@ class Engine:
         }
         shape = Shape(settings.cells, settings.workers, FOREVER, lambda step: self.total)
         living = {
-            name: Said(self.node_of[name], (cell, rank), 0, 0, "training")
+            name: Living(self.node_of[name], (cell, rank), 0, 0, "training")
             for cell, crew in crews.items()
             for rank, name in enumerate(crew)
         }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from shoal.control.actions import Action, CommitLate, Form, Generation, Pause, Stop
 from shoal.control.cells import Cells
+from shoal.protocol.said import Committed
 
 __all__ = [
     "ACROSS",
@@ -20,6 +21,7 @@ __all__ = [
     "INSIDE",
     "MEET",
     "VOTE",
+    "Published",
     "Violation",
     "Worker",
     "World",
@@ -40,8 +42,12 @@ def reach(step: int, phase: int) -> int:
 
 DERIVED = ("shape", "homes", "on_node", "idle", "arriving")
 """What never changes, and what follows from the rest."""
-COUNTED = ("tally", "assigned", "since")
-"""What only counts towards the end of a run that does not get on: far off with the few faults of a search."""
+COUNTED = (
+    *("fruitless", "spent", "furthest", "unborn", "strikes", "fatal", "cause", "not_finite", "roll_backs", "erred"),
+    *("assigned", "since", "stragglers", "spares_from", "told", "timeouts", "seconds", "gap"),
+)
+"""What only counts: towards the end of a run that does not get on, far off with the few faults of a search, or by the
+clock, which is fed so that nothing depends on it."""
 
 
 class Violation(Exception):
@@ -75,6 +81,10 @@ class Worker(NamedTuple):
     """It has answered the stop before, committed late, and only helps its cell through the next step's sums."""
     turned: int = -1
     """The generation in which it turned round before its cell's first step."""
+    unsaid: int = -1
+    """Steps of its last commit, if nobody was told of it: only the first of a cell tells each of its commits."""
+    over: str = ""
+    """Why it takes part in its generation no more: finished, answered, failed."""
     pause: int = -1
     """The generation that it was told to leave in order."""
     asks: int = -1
@@ -93,9 +103,25 @@ class Worker(NamedTuple):
         assert self.form is not None
         return int(self.form[0])
 
+    def totals(self) -> tuple[int, ...]:
+        """The generations whose totals made its state, wherever it keeps it."""
+        return self.history if self.stands or self.kept is None else self.kept[1]
+
+    def stopped(self) -> bool:
+        """A stop has arrived."""
+        return any(order[0] == "stop" for order in self.inbox)
+
     def told(self) -> bool:
         """An order that interrupts it has arrived (a pause does not)."""
         return bool(self.inbox) and self.inbox[0][0] != "pause"
+
+
+class Published(NamedTuple):
+    """What the journal says of a generation."""
+
+    generation: int = -1
+    cells: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    attempts: tuple[tuple[int, int], ...] = ()
 
 
 class World(NamedTuple):
@@ -105,12 +131,16 @@ class World(NamedTuple):
     log: tuple[int, ...]
     workers: tuple[int, ...]
     """Numbers of interned workers."""
+    published: Published
+    """The newest generation on record."""
     faults: tuple[str, ...]
     """Faults that may still happen."""
 
 
 def freeze(value: Any) -> Any:
     """A key of a controller state: equal for equal states."""
+    if isinstance(value, Committed):
+        return value.steps
     if dataclasses.is_dataclass(value):
         return tuple(freeze(getattr(value, name)) for name in compared(type(value)))
     if isinstance(value, dict):
@@ -132,8 +162,8 @@ def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, 
     match action:
         case Form(cell, attempt, members, restore, keep):
             return ("form", (cell, attempt, tuple(number[m] for m in members), restore, keep))
-        case Stop(generation, broken, _):
-            return ("stop", generation, broken)
+        case Stop(generation, broken, _, known):
+            return ("stop", generation, broken, known)
         case Pause(generation, _):
             return ("pause", generation)
         case CommitLate(generation, steps, _):

@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from shoal.control.actions import Action
 from shoal.control.decide import decide
-from shoal.control.events import Event, Joined, Preemption, Standstill
+from shoal.control.events import Event, Joined, Preemption
 from shoal.control.modes import Ended, Gathering, Running
-from shoal.control.state import Shape, State
+from shoal.control.shape import Shape
+from shoal.control.state import State
 from shoal.plan import Seat
-from tests.platform.protocol.support.actors import BEGIN, Worker, World, freeze
+from tests.platform.protocol.support.actors import BEGIN, Published, Worker, World, freeze
 from tests.platform.protocol.support.scene import Scene
 
 __all__ = ["Model", "Rule"]
@@ -33,7 +34,8 @@ class Model:
 
     `faults`: what may happen, once for each mention: `crash`, `cut` (a living worker is taken for dead and fenced, but
     runs on), `glitch` (a collective between cells fails though nobody died), `drain` (a node's preemption notice),
-    `arrive` (one more worker), `still` (the controller finds that nothing moves). `rule`: the controller's decisions,
+    `arrive` (one more worker), `still` (the controller finds that nothing moves), `restart` (the controller dies,
+    some of its last orders with it, and another takes over). `rule`: the controller's decisions,
     to be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`.
     """
 
@@ -62,7 +64,7 @@ class Model:
         first = self.intern(State.new(Shape(cells, size, steps, lambda step: cells), homes))
         late = Worker(life="gone")
         crew = [self.number_of(Worker() if i < seats + spares else late) for i in range(len(self.names))]
-        scene = Scene(self, World(first, (), tuple(crew), tuple(sorted(faults))))
+        scene = Scene(self, World(first, (), tuple(crew), Published(), tuple(sorted(faults))))
         for i in range(seats + spares):
             home = Seat(i // size, i % size) if i < seats else None
             scene.tell(i, Joined(self.names[i], self.node[i], home))
@@ -161,8 +163,15 @@ class Model:
             elif fault == "still":
                 if isinstance(self.states[world.controller].mode, Running | Gathering):
                     scene = Scene(self, left)
-                    scene.tell(None, Standstill("nothing moves"))
+                    scene.stand_still()
                     yield "nothing moves", scene.world()
+            elif fault == "restart":
+                for late in (False, True):
+                    for lost in self.mislaid(crew):
+                        scene = Scene(self, left)
+                        scene.restart(late=late, lost=lost)
+                        told = "unheard words" if late else "words"
+                        yield f"another controller, {told}, without the orders of {sorted(lost)}", scene.world()
             elif fault == "arrive":
                 i = next((i for i, w in enumerate(crew) if w == Worker(life="gone")), None)
                 if i is not None:
@@ -178,12 +187,18 @@ class Model:
                     if fault == "crash":
                         scene.workers[i] = worker._replace(life="dead", inbox=())
                     elif fault == "cut":
-                        scene.lose(i, "cut")
+                        scene.cut(i)
                     elif worker.doing in ("meeting", "healing", "across", "voting"):
                         scene.between(i)
                     else:
                         continue
                     yield f"w{i}: {fault}", scene.world()
+
+    def mislaid(self, crew: list[Worker]) -> list[frozenset[int]]:
+        """Whose orders may be lost with the controller that gave them: nobody's, anybody's, everybody's."""
+        waiting = [i for i, worker in enumerate(crew) if worker.inbox]
+        found = [frozenset[int](), *(frozenset({i}) for i in waiting)]
+        return [*found, frozenset(waiting)] if len(waiting) > 1 else found
 
     # ---- what a worker may do next
 
@@ -232,6 +247,8 @@ class Model:
             yield f"walks away from {me.doing}", Scene.walk
         if me.inbox and not me.told():
             yield "hears of the pause", Scene.hear
+        if me.unsaid >= 0 and me.stopped():
+            yield "has its commit told by its link", Scene.say_unsaid
 
     def peers(self, crew: list[Worker], i: int, me: Worker) -> list[Worker]:
         """Those whose word the collective needs that `me` is in."""

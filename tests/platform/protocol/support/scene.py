@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal import batching
-from shoal.control.actions import Action, CommitLate, Generation, Release, Rewind
-from shoal.control.events import Event, Lost
-from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Ready
+from shoal.control.actions import Action, CommitLate, Fence, Generation, PutOnRecord, Release, Rewind
+from shoal.control.events import Event, Looked, Lost, Sign, TakenOver
+from shoal.control.modes import Draining
+from shoal.control.readopt import Living, Past, as_lived, rebuild, unrecorded
+from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Phase, Ready
 from tests.platform.protocol.support.actors import (
     ACROSS,
     BEGIN,
@@ -15,6 +17,7 @@ from tests.platform.protocol.support.actors import (
     INSIDE,
     MEET,
     VOTE,
+    Published,
     Violation,
     Worker,
     World,
@@ -23,9 +26,14 @@ from tests.platform.protocol.support.actors import (
 )
 
 if TYPE_CHECKING:
-    from model import Model
+    from tests.platform.protocol.support.model import Model
 
 __all__ = ["Scene"]
+
+PHASES = {"forming": Phase.FORMING, "answering": Phase.STOPPED, "fell": Phase.FAILED, "raised": Phase.STOPPED}
+"""What a worker says that it does, where it is not part of a step."""
+LONG = 1e6
+"""Seconds past every deadline."""
 
 
 class Scene:
@@ -33,7 +41,7 @@ class Scene:
 
     def __init__(self, model: Model, world: World) -> None:
         self.model = model
-        self.controller, self.log = world.controller, world.log
+        self.controller, self.log, self.published_last = world.controller, world.log, world.published
         self.workers, self.faults = [model.crew[number] for number in world.workers], world.faults
 
     def world(self) -> World:
@@ -43,15 +51,17 @@ class Scene:
         workers = []
         for worker in self.workers:
             if not fenced and worker.generation < generation and worker.doing in ("idle", "forming"):
-                worker = worker._replace(order=None, reach=MEET, turned=-1, pause=-1, asks=-1, broken=False)
+                worker = worker._replace(order=None, reach=MEET, turned=-1, pause=-1, asks=-1, broken=False, over="")
                 if worker.life in ("gone", "dead") or not (worker.stands or worker.doing == "forming"):
                     worker = worker._replace(form=None, stands=False)
             if worker.life in ("gone", "dead"):
-                worker = worker._replace(steps=-1, history=(), total=-1, done=(), todo=(), kept=None, inbox=())
+                worker = worker._replace(
+                    steps=-1, history=(), total=-1, done=(), todo=(), kept=None, inbox=(), unsaid=-1
+                )
                 if worker.order is None:
                     worker = Worker(life=worker.life)
             workers.append(self.model.number_of(worker))
-        return World(self.controller, self.log, tuple(workers), self.faults)
+        return World(self.controller, self.log, tuple(workers), self.published_last, self.faults)
 
     def set(self, i: int, **fields: Any) -> Worker:
         found = self.workers[i] = self.workers[i]._replace(**fields)
@@ -63,11 +73,7 @@ class Scene:
         """Let the controller hear `event` of worker `i`, and deliver what it orders. Nobody hears who was cut off."""
         if i is not None and self.workers[i].life != "alive" and not isinstance(event, Lost):
             return
-        model = self.model
-        before = model.states[self.controller]
-        if isinstance(event, Committed) and event.generation == before.generation and event.steps > len(self.log):
-            self.record(event)
-        self.controller, actions = model.answer(self.controller, event)
+        self.controller, actions = self.model.answer(self.controller, event)
         for action in actions:
             self.act(action)
 
@@ -76,10 +82,13 @@ class Scene:
         teller = self.workers[self.model.number[event.worker]]
         if event.steps != len(self.log) + 1:
             raise Violation(f"I3: step {event.steps} is put on record after {len(self.log)}")
-        self.log += (teller.history[event.steps - 1],)
+        self.log += (teller.totals()[event.steps - 1],)
 
     def act(self, action: Action) -> None:
         match action:
+            case PutOnRecord(what, _):
+                self.record(what)
+                return
             case Rewind(steps, _):
                 self.log = self.log[:steps]
                 return
@@ -87,8 +96,11 @@ class Scene:
                 for name in workers:
                     self.set(self.model.number[name], life="gone", inbox=())
                 return
-            case CommitLate(_, steps, _):
-                if len(self.log) != steps:
+            case Fence(worker, _):
+                self.lose(self.model.number[worker], "cut")
+                return
+            case CommitLate(_, steps, _, what):
+                if what is None or what.steps != steps or len(self.log) != steps:
                     raise Violation(f"I3: workers are told to commit step {steps}, the record ends at {len(self.log)}")
             case Generation():
                 self.published(action)
@@ -106,7 +118,9 @@ class Scene:
                 self.set(self.model.number[name], inbox=(*worker.inbox, order))
 
     def published(self, action: Generation) -> None:
-        """What must hold when a generation begins."""
+        """What must hold when a generation begins; it goes on record before anybody acts on it."""
+        crews, attempts = tuple(sorted(action.cells.items())), tuple(sorted(action.attempts.items()))
+        self.published_last = Published(action.generation, crews, attempts)
         if action.steps != len(self.log):
             raise Violation(f"I3: a generation begins at step {action.steps}, the record ends at {len(self.log)}")
         healed = {target for _, target in action.heals}
@@ -139,6 +153,86 @@ class Scene:
         self.set(i, life=life, inbox=())
         self.tell(i, Lost(self.model.names[i], "died"))
 
+    # ---- the controller looks at the clock
+
+    def look(self, now: float, silent: int | None = None, since: float | None = None) -> None:
+        """A look at workers that were heard just now but one, and are in what they do since some time (just now)."""
+        signs = tuple(
+            Sign(name, "", Phase.ACROSS, -1, now, now if since is None else since, LONG if i == silent else 0.0)
+            for i, name in enumerate(self.model.names)
+            if self.workers[i].life == "alive"
+        )
+        self.tell(None, Looked(now, signs))
+
+    def cut(self, i: int) -> None:
+        """A worker that lives is not heard of: for its silence, or (if it owes an answer) for what it does not say."""
+        state = self.model.states[self.controller]
+        if isinstance(state.mode, Draining) and self.model.names[i] in state.awaited:
+            self.look(0.0)
+            self.tell(None, Looked(LONG, (Sign(self.model.names[i], "", Phase.STOPPED, -1, LONG, LONG, 0.0),)))
+        else:
+            self.look(0.0, silent=i)
+
+    def stand_still(self) -> None:
+        """Two looks, between which nobody has moved."""
+        self.look(0.0)
+        self.look(LONG, since=0.0)
+
+    # ---- another controller takes over
+
+    def restart(self, *, late: bool, lost: frozenset[int]) -> None:
+        """The controller dies, with the orders to `lost` that they have not taken; another goes by the record and by
+        what the living say. `late`: the commits that they kept come after it has rebuilt what it knows."""
+        for i in lost:
+            self.set(i, inbox=())
+        for i, worker in enumerate(self.workers):
+            if worker.life in ("dead", "cut"):
+                self.set(i, life="gone", inbox=())
+        past, before = self.published_last, self.model.states[self.controller]
+        living = {self.model.names[i]: self.living(i) for i, w in enumerate(self.workers) if w.life == "alive"}
+        record = Past(past.generation, dict(past.cells), dict(past.attempts), len(self.log), -1, before.checkpoint)
+        state, corrections = rebuild(before.shape, as_lived(before.shape, record, living), living)
+        words = [self.unsaid(i) for i, w in enumerate(self.workers) if w.life == "alive" and w.unsaid >= 0]
+        if not late:
+            kept = [{"step": step, "generation": generation} for step, generation in enumerate(self.log)]
+            for commit in unrecorded(kept, words):
+                self.log = self.log[: commit.steps - 1]
+                self.record(commit)
+        if self.log:
+            state.newest = Committed("", self.log[-1], len(self.log))
+        self.controller = self.model.intern(state)
+        for event in corrections:
+            self.tell(None, event)
+        for word in words:
+            self.tell(self.model.number[word.worker], word)
+        for i, worker in enumerate(self.workers):
+            self.say_again(i, worker)
+        self.tell(None, TakenOver())
+
+    def say_again(self, i: int, me: Worker) -> None:
+        """What a worker said lately it says to every controller that comes."""
+        if me.life == "alive" and me.doing == "idle" and me.over == "answered" and not me.told():
+            self.tell(i, Acked(self.model.names[i], me.generation, self.answer(i)))
+        elif me.life == "alive" and me.doing == "idle" and me.over == "finished":
+            self.tell(i, Finished(self.model.names[i], me.generation))
+
+    def unsaid(self, i: int) -> Committed:
+        """The commit that a worker kept: it is said to every controller that comes."""
+        me = self.workers[i]
+        self.set(i, unsaid=-1)
+        return Committed(self.model.names[i], me.generation, me.unsaid)
+
+    def living(self, i: int) -> Living:
+        """How a worker greets a controller."""
+        me = self.workers[i]
+        seat = (me.cell, me.form[2].index(i)) if me.stands and me.form is not None else None
+        attempt = -1 if me.form is None else me.form[1]
+        phase = PHASES.get(me.doing, Phase.ACROSS)
+        if me.doing == "idle":
+            over = Phase.FINISHED if me.over == "finished" else Phase.STOPPED
+            phase = over if me.stands else Phase.SPARE
+        return Living(self.model.node[i], seat, attempt, me.generation, phase, me.steps)
+
     # ---- a worker serves orders
 
     def serve(self, i: int) -> None:
@@ -149,15 +243,15 @@ class Scene:
             self.leave(i)
             self.set(i, doing="forming", form=rest[0])
         elif kind == "generation":
-            self.set(i, doing="meeting", order=rest[0], reach=MEET)
+            self.set(i, doing="meeting", order=rest[0], reach=MEET, unsaid=-1, over="")
         elif kind == "stop":
             broken = me.stands and me.cell in rest[1]
             self.set(i, broken=broken)
             if broken and me.total < 0:
                 self.leave(i)
-            self.acknowledge(i, rest[0])
+            self.acknowledge(i, rest[0], rest[2])
         elif (me.steps if me.stands or me.kept is None else me.kept[0]) >= rest[2]:
-            self.acknowledge(i, rest[0])  # told twice
+            self.acknowledge(i, rest[0], rest[2])  # told twice
         else:
             if me.total < 0:
                 raise Violation(f"I4: w{i} is told to commit, and has no complete totals")
@@ -169,7 +263,14 @@ class Scene:
         me = self.workers[i]
         self.set(i, inbox=me.inbox[1:], pause=me.inbox[0][1])
 
-    def acknowledge(self, i: int, generation: int) -> None:
+    def acknowledge(self, i: int, generation: int, known: int = -1) -> None:
+        """Answer, but first say the last commit if it was not said, and is not one of the `known`."""
+        self.say_unsaid(i, known)
+        self.set(i, doing="idle", stopping=False, over="answered")
+        self.tell(i, Acked(self.model.names[i], generation, self.answer(i)))
+
+    def answer(self, i: int) -> Ack:
+        """How far a worker is."""
         me = self.workers[i]
         if me.stands:
             assert me.form is not None
@@ -177,9 +278,14 @@ class Scene:
         else:
             steps, rank = (me.kept[0], me.kept[2]) if me.kept else (-1, -1)
         done = me.done if me.stands else ()
-        ack = Ack(steps, -1, done, out=not me.stands, whole=me.stands and me.total >= 0, rank=rank)
-        self.set(i, doing="idle", stopping=False)
-        self.tell(i, Acked(self.model.names[i], generation, ack))
+        return Ack(steps, -1, done, out=not me.stands, whole=me.stands and me.total >= 0, rank=rank)
+
+    def say_unsaid(self, i: int, known: int = -1) -> None:
+        me = self.workers[i]
+        if me.unsaid >= 0:
+            self.set(i, unsaid=-1)
+            if me.unsaid > known:
+                self.tell(i, Committed(self.model.names[i], me.generation, me.unsaid))
 
     def leave(self, i: int) -> None:
         me = self.workers[i]
@@ -215,7 +321,8 @@ class Scene:
             self.acknowledge(i, me.generation)
 
     def between(self, i: int) -> None:
-        me = self.set(i, doing="idle")
+        me = self.set(i, doing="idle", over="failed")
+        self.say_unsaid(i)
         self.tell(i, Failed(self.model.names[i], me.generation, "between"))
         if me.stopping:
             self.acknowledge(i, me.generation)
@@ -225,7 +332,8 @@ class Scene:
         self.set(i, doing="fell", stopping=False)
 
     def tell_fall(self, i: int) -> None:
-        me = self.set(i, doing="idle")
+        me = self.set(i, doing="idle", over="failed")
+        self.say_unsaid(i)
         self.tell(i, Failed(self.model.names[i], me.generation, "cell"))
 
     def through(self, i: int) -> None:
@@ -272,7 +380,7 @@ class Scene:
             if me.stopping:
                 self.acknowledge(i, me.generation)
                 return
-            self.set(i, doing="idle")
+            self.set(i, doing="idle", over="finished")
             if me.order is not None and me.cell == min(cell for cell, _ in me.order[1]):
                 self.tell(i, Checkpointed(me.steps))
             self.tell(i, Finished(self.model.names[i], me.generation))
@@ -289,7 +397,12 @@ class Scene:
         cells = [c for c, _ in me.order[1]]
         todo = tuple(batching.share(self.model.cells, cells)[me.cell])
         history = (*me.history, me.total)
-        self.set(i, doing=doing, steps=me.steps + 1, history=history, total=-1, done=(), todo=todo)
+        assert me.form is not None
+        speaks = me.form[2].index(i) == 0 or me.stopped()
+        unsaid = -1 if speaks else me.steps + 1
+        self.set(i, doing=doing, steps=me.steps + 1, history=history, total=-1, done=(), todo=todo, unsaid=unsaid)
+        if not speaks:
+            self.tell_raise(i) if doing == "raised" else self.tell_commit(i)
 
     def may_commit(self, i: int, me: Worker) -> None:
         state = self.model.states[self.controller]
@@ -308,8 +421,10 @@ class Scene:
             raise Violation(f"I1: {name} applies the totals of generation {me.total} to step {me.steps}, others {told}")
 
     def tell_commit(self, i: int) -> None:
+        """The first of a cell tells of its commit; the others go on."""
         me = self.workers[i]
-        self.tell(i, Committed(self.model.names[i], me.generation, me.steps))
+        if me.unsaid < 0:
+            self.tell(i, Committed(self.model.names[i], me.generation, me.steps))
         if me.doing == "paused":
             self.acknowledge(i, me.generation)
         else:
@@ -317,7 +432,8 @@ class Scene:
 
     def tell_raise(self, i: int) -> None:
         me = self.set(i, doing="answering")
-        self.tell(i, Committed(self.model.names[i], me.generation, me.steps))
+        if me.unsaid < 0:
+            self.tell(i, Committed(self.model.names[i], me.generation, me.steps))
 
     def answer_late(self, i: int) -> None:
         """A member of a broken cell leaves it and answers; another first helps its peers through the next step's sums:
