@@ -20,14 +20,16 @@ def committed(state: State, event: Committed, actions: list[Action]) -> None:
     how every worker did; it need not be the first."""
     if event.steps > state.known and event.steps >= state.committed:
         state.newest = event
-    if event.steps > state.committed:
+    news = event.steps > state.committed
+    if news:
         bounds.committed(state, event.steps)
-        commit_late(state, list(state.acks), actions)
     if event.steps > state.recorded:
         state.unrecorded.setdefault(event.steps, event)
         seat = state.seats.get(event.worker)
         if event.steps == state.recorded + 1 or (seat is not None and seat.rank == 0):
             put_on_record(state, event.steps, actions)
+    if news:
+        commit_late(state, list(state.acks), actions)
     mistrust(state, event, actions)
     pace(state, event, actions)
 

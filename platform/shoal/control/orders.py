@@ -86,7 +86,6 @@ def carry_out(one: Controller, action: Action) -> None:
         case Journal(kind, fields):
             one.scribe.event(kind, **fields)
         case End(status, reason):
-            one.ear.settle()
             one.end(status, reason)
 
 
@@ -107,7 +106,6 @@ def begin(one: Controller, action: Generation) -> None:
     """On record before anybody acts on it, so that a controller that takes over finds nobody in a later generation. If
     the disk does not take it at once, training does not wait: who takes over then goes by what workers say they are in
     (`readopt.as_lived`)."""
-    one.ear.settle()
     moving = one.state.successors  # those cells are still where they were
     one.recoveries.generation([cell for cell in action.cells if cell not in moving], time.time())
     one.scribe.generation(action)
