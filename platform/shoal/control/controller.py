@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import subprocess
 import time
@@ -24,7 +25,7 @@ from shoal.control.events import Asked, Ending, Event, Wanted
 from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
-from shoal.control.mishaps import Mishaps, say
+from shoal.control.mishaps import Mishaps
 from shoal.control.orders import carry_out
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
@@ -44,6 +45,8 @@ from shoal.worker.setup import Meeting, Setup
 from shoal_core.workload import make_workload
 
 __all__ = ["Controller"]
+
+logger = logging.getLogger(__name__)
 
 
 class Controller:
@@ -203,7 +206,7 @@ class Controller:
         try:
             return tracking.start(self.rundir, mlflow.uri, mlflow.experiment) if mlflow.enabled else None
         except OSError as error:
-            say(f"the mirror to MLflow was not started: {error}")
+            logger.warning("the mirror to MLflow was not started: %s", error)
             return None
 
     def end(self, status: str, reason: str) -> None:

@@ -6,6 +6,7 @@ The kernel closes the connection of a process that dies, so its death is known w
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections import Counter
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.control.mishaps import say
 from shoal.protocol.codec import LINE_LIMIT, decode, encode, said
 from shoal.protocol.greeting import (
     GREETING_LIMIT,
@@ -33,6 +33,8 @@ from shoal.protocol.orders import Order
 from shoal.protocol.said import Beat, Phase, Said
 
 __all__ = ["Lifelines", "Line"]
+
+logger = logging.getLogger(__name__)
 
 STRANGERS, ALIKE = 512, 64
 """Connections that may be waiting to prove who they are: in all, and from one address. More are closed at once; a
@@ -143,7 +145,7 @@ class Lifelines:
                 connection, (address, *_) = await loop.sock_accept(listener)
             except OSError as error:
                 if not told:
-                    say(f"no connection can be accepted ({error}); trying on")
+                    logger.warning("no connection can be accepted (%s); trying on", error)
                 told = True
                 await asyncio.sleep(PAUSE)
                 continue

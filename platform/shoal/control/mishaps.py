@@ -9,12 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Mishaps", "say"]
+__all__ = ["Mishaps"]
 
-
-def say(text: str) -> None:
-    """Tell whoever reads the controller's log."""
-    logging.getLogger(__name__).warning(text)
+logger = logging.getLogger(__name__)
 
 
 class Mishaps:
@@ -36,7 +33,7 @@ class Mishaps:
     def tell(self, error: BaseException) -> None:
         """The controller's own code failed."""
         if trace := self.note(error):
-            say(f"a failure of its own:\n{trace}")
+            logger.warning("a failure of its own:\n%s", trace)
             self._journal(trace)
 
     def uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -45,4 +42,4 @@ class Mishaps:
         if isinstance(error, Exception) and not isinstance(error, OSError):
             self.tell(error)
         elif error is None or self.note(error):  # connections come and go
-            say(f"{context.get('message')}: {error}")
+            logger.warning("%s: %s", context.get("message"), error)

@@ -5,6 +5,7 @@ Each looks and tells what it sees; what is made of it is decided in `decide`. Ea
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 from shoal.control.events import Asked, Event, Looked, Preemption, RecordFull, Sign, Surveyed
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Line
-from shoal.control.mishaps import say
 from shoal.plan import NOWHERE, Node, Site
 from shoal.record.pen import Stall
 
 __all__ = ["IN_A_ROW", "Bulletin", "Survey", "Watch", "every", "keep"]
+
+logger = logging.getLogger(__name__)
 
 BUSY = 10
 """Times as long as a look took, that nobody looks after it: what a look costs is at most a tenth of the time."""
@@ -177,12 +179,12 @@ class Bulletin:
         stall, full = self._stall()
         if stall is not None and stall.over:
             lasted = time.time() - stall.since
-            say(f"the record is written again: {stall.lines} lines had waited, for up to {lasted:.0f} s")
+            logger.warning("the record is written again: %d lines had waited, for up to %.0f s", stall.lines, lasted)
             fields = {"reason": stall.reason, "since": stall.since, "seconds": lasted, "lines": stall.lines}
             self._journal("record_stalled", **fields)
             stall = None
         elif stall is not None and not self._stalled:
-            say(f"the record cannot be written ({stall.reason}): training goes on, and what is told waits")
+            logger.warning("the record cannot be written (%s): training goes on, and what is told waits", stall.reason)
         self._stalled = stall is not None
         if stall is not None and full:
             self._tell(RecordFull(stall.reason, stall.lines))

@@ -10,9 +10,13 @@ from tests.platform.protocol.support.model import Model, Rule
 from tests.platform.protocol.support.mutants import (
     BegunAlone,
     CommitAfterAnswer,
+    ForgottenCommit,
+    KeptToItself,
     LateWord,
     NoVote,
+    TrustedRecord,
     decide_too_early,
+    fenced_but_not_lost,
     raise_not_sent,
     stays_behind,
 )
@@ -61,25 +65,38 @@ def test_one_fault_in_every_order(faults: tuple[str, ...], spares: int, steps: i
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("fault", ["crash", "still", "drain"])
+def test_a_controller_is_replaced_at_any_moment_of_a_recovery(fault: str) -> None:
+    """Before a fault, in its drain, in what follows; with all, some or none of its last orders."""
+    found = explore(Model((fault, "restart"), spares=0, steps=1, orders="few"))
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.long
 def test_two_deaths_at_any_moments() -> None:
     """The second anywhere: before the first, in its drain, in the recovery. A shard may be lost, never a run."""
     found = explore(Model(("crash", "crash"), spares=0, steps=1, orders="few"))
     assert set(found.ends) == {"done"}
 
 
-BROKEN: dict[str, tuple[type[Model], Rule | None, str]] = {
-    "a raise is not sent": (Model, raise_not_sent, "I6"),
-    "laggards stay behind": (Model, stays_behind, "I1"),
-    "answers are not awaited": (Model, decide_too_early, "I"),
-    "commit after the answer": (CommitAfterAnswer, None, "I4"),
-    "no vote": (NoVote, None, "I"),
+BROKEN: dict[str, tuple[type[Model], Rule, tuple[str, ...], int, str]] = {
+    "a commit is not told to laggards": (Model, raise_not_sent, ("crash",), 1, "I6"),
+    "laggards stay behind": (Model, stays_behind, ("crash",), 1, "I1"),
+    "answers are not awaited": (Model, decide_too_early, ("crash",), 1, "I"),
+    "commit after the answer": (CommitAfterAnswer, decide, ("crash",), 1, "I4"),
+    "no vote": (NoVote, decide, ("crash",), 1, "I"),
+    "who is fenced is not lost": (Model, fenced_but_not_lost, ("cut",), 1, "I"),
+    "a commit is kept to itself": (KeptToItself, decide, ("still",), 2, "I6"),
+    "a commit is forgotten": (ForgottenCommit, decide, ("crash", "restart"), 1, "I3"),
+    "the record is trusted": (TrustedRecord, decide, ("restart",), 1, "I"),
 }
+"""A model, its rule, faults and steps, and the invariant that does not hold."""
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_rule_is_found_out(name: str) -> None:
-    kind, rule, invariant = BROKEN[name]
-    model = kind(("crash",), spares=0, steps=1, orders="few", rule=rule or decide)
+    kind, rule, faults, steps, invariant = BROKEN[name]
+    model = kind(faults, spares=0, steps=steps, orders="few", rule=rule)
     with pytest.raises(Violation, match=f"^{invariant}"):
         explore(model, limit=500_000)
 

@@ -39,6 +39,10 @@ class Model:
     to be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`.
     """
 
+    tells_at_a_stop = says_again = corrects = True
+    """Rules that a broken model leaves out: who has a commit that nobody knows says so when a stop comes, and to
+    another controller; one that takes over sets right what is not as the record has it."""
+
     def __init__(
         self,
         faults: tuple[str, ...],
@@ -247,7 +251,7 @@ class Model:
             yield f"walks away from {me.doing}", Scene.walk
         if me.inbox and not me.told():
             yield "hears of the pause", Scene.hear
-        if me.unsaid >= 0 and me.stopped():
+        if me.unsaid >= 0 and me.stopped() and self.tells_at_a_stop:
             yield "has its commit told by its link", Scene.say_unsaid
 
     def peers(self, crew: list[Worker], i: int, me: Worker) -> list[Worker]:

@@ -17,9 +17,13 @@ from tests.platform.protocol.support.scene import Scene
 __all__ = [
     "BegunAlone",
     "CommitAfterAnswer",
+    "ForgottenCommit",
+    "KeptToItself",
     "LateWord",
     "NoVote",
+    "TrustedRecord",
     "decide_too_early",
+    "fenced_but_not_lost",
     "raise_not_sent",
     "stays_behind",
 ]
@@ -82,6 +86,29 @@ class BegunAlone(Model):
             yield "begins alone", Scene.begin
         else:
             yield from super().acts(crew, i, me)
+
+
+def fenced_but_not_lost(state: State, event: Event) -> tuple[State, list[Action]]:
+    """A worker that is silent is fenced, and its cell is taken for whole."""
+    return (state, []) if isinstance(event, Lost) else decide(state, event)
+
+
+class KeptToItself(Model):
+    """A worker that is stopped tells of a commit that only it has made when it answers: it may never come to that."""
+
+    tells_at_a_stop = False
+
+
+class ForgottenCommit(Model):
+    """A worker does not say to another controller what it had kept for the last one."""
+
+    says_again = False
+
+
+class TrustedRecord(Model):
+    """A controller that takes over believes that all are where the record has them."""
+
+    corrects = False
 
 
 class LateWord(Model):

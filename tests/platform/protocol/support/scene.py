@@ -193,15 +193,17 @@ class Scene:
         record = Past(past.generation, dict(past.cells), dict(past.attempts), len(self.log), -1, before.checkpoint)
         state, corrections = rebuild(before.shape, as_lived(before.shape, record, living), living)
         words = [self.unsaid(i) for i, w in enumerate(self.workers) if w.life == "alive" and w.unsaid >= 0]
+        words = words if self.model.says_again else []
         if not late:
             kept = [{"step": step, "generation": generation} for step, generation in enumerate(self.log)]
             for commit in unrecorded(kept, words):
                 self.log = self.log[: commit.steps - 1]
                 self.record(commit)
+        state.recorded = len(self.log)
         if self.log:
             state.newest = Committed("", self.log[-1], len(self.log))
         self.controller = self.model.intern(state)
-        for event in corrections:
+        for event in corrections if self.model.corrects else ():
             self.tell(None, event)
         for word in words:
             self.tell(self.model.number[word.worker], word)
@@ -398,7 +400,7 @@ class Scene:
         todo = tuple(batching.share(self.model.cells, cells)[me.cell])
         history = (*me.history, me.total)
         assert me.form is not None
-        speaks = me.form[2].index(i) == 0 or me.stopped()
+        speaks = me.form[2].index(i) == 0 or (me.stopped() and self.model.tells_at_a_stop)
         unsaid = -1 if speaks else me.steps + 1
         self.set(i, doing=doing, steps=me.steps + 1, history=history, total=-1, done=(), todo=todo, unsaid=unsaid)
         if not speaks:
