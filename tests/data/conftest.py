@@ -1,15 +1,18 @@
-"""Text for the data tests, and the way to read a file by itself."""
+"""Text for the data tests, the way to read a file by itself, and an S3 in memory."""
 
 from __future__ import annotations
 
+import os
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shoal_data.sources import s3_files
 from shoal_data.sources.documents import Quarantined, read_piece
 from shoal_data.sources.parts import Piece
 
@@ -68,3 +71,37 @@ def read(tmp_path: Path) -> Callable[..., Read]:
         return found, quarantine
 
     return read_content
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Nobody sleeps; how long they would have."""
+    naps: list[float] = []
+    monkeypatch.setattr("shoal_data.retry._sleep", naps.append)
+    return naps
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """A client of an S3 in memory."""
+    import boto3
+    from moto import mock_aws
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setattr(s3_files, "_clients", {})
+        with mock_aws():
+            yield boto3.client("s3")
+
+
+@pytest.fixture
+def bucket(s3: Any, slept: list[float]) -> Iterator[Any]:
+    """The same with the empty bucket `raw`; the client that reads input has had no answer yet."""
+    s3.create_bucket(Bucket="raw")
+    s3_files._client("s3://raw").unanswered = 0
+    yield s3
+    for entry in s3.list_objects_v2(Bucket="raw").get("Contents", ()):
+        s3.delete_object(Bucket="raw", Key=entry["Key"])
+    s3.delete_bucket(Bucket="raw")

@@ -1,4 +1,4 @@
-"""Input where it lies: a store's errors that pass are asked through, the rest end in words; what is named is found."""
+"""Input where it lies: a store's errors that pass are asked through, and the rest end in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.json
@@ -17,48 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
-from moto import mock_aws
 
-from shoal_core.errors import StoreError, UserError
+from shoal_core.errors import StoreError
 from shoal_data.retry import ATTEMPTS, MayPass, retried, waits
 from shoal_data.sources import s3_files
-from shoal_data.sources.filesystem import find_files, list_files, stamp_of
+from shoal_data.sources.filesystem import find_files, stamp_of
 from shoal_data.sources.found import Ranges
 from shoal_data.sources.opening import StoredFile, open_file
 from shoal_data.sources.parts import plan_parts
 
 Answer = Callable[[Any], AWSResponse | Exception | None]
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nobody sleeps; how long they would have."""
-    naps: list[float] = []
-    monkeypatch.setattr("shoal_data.retry._sleep", naps.append)
-    return naps
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    """A client of an S3 in memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setattr(s3_files, "_clients", {})
-        with mock_aws():
-            yield boto3.client("s3")
-
-
-@pytest.fixture
-def bucket(s3: Any, slept: list[float]) -> Iterator[Any]:
-    """The same with the empty bucket `raw`; the client that reads input has had no answer yet."""
-    s3.create_bucket(Bucket="raw")
-    s3_files._client("s3://raw").unanswered = 0
-    yield s3
-    for entry in s3.list_objects_v2(Bucket="raw").get("Contents", ()):
-        s3.delete_object(Bucket="raw", Key=entry["Key"])
-    s3.delete_bucket(Bucket="raw")
 
 
 @pytest.fixture
@@ -304,103 +271,6 @@ def test_an_object_that_changes_while_it_is_read_is_noticed(bucket: Any) -> None
         stamp_of("s3://raw/a.txt")
 
 
-NAMES = (
-    "a b.txt",
-    "100%.txt",
-    "%41.txt",
-    "c#.txt",
-    "d+e.txt",
-    "q?.txt",
-    "star*.txt",
-    "ü 東.txt",
-    "d[1].txt",
-    "x=y.txt",
-)
-
-
-@pytest.mark.parametrize("store", ["local", "s3"])
-def test_any_name_is_found_and_read(store: str, tmp_path: Path, bucket: Any) -> None:
-    names = [*NAMES, "new\nline.txt"] if store == "local" else list(NAMES)
-    for name in names:
-        (tmp_path / name).write_bytes(name.encode())
-        bucket.put_object(Bucket="raw", Key=f"in/{name}", Body=name.encode())
-    root = str(tmp_path) if store == "local" else "s3://raw/in"
-    found = {file.path for file in find_files(f"{root}/*")}
-    assert found == {f"{root}/{name}" for name in names}
-    for name in names:
-        (file,) = find_files(f"{root}/{name}")  # as it is written, brackets and stars and all
-        assert file.path == f"{root}/{name}"
-        assert open_file(file.path).read() == name.encode()
-        assert stamp_of(file.path) == file.stamp
-
-
-TREE = {
-    "a.jsonl": b"{}",
-    ".hidden.jsonl": b"{}",
-    "_SUCCESS": b"",
-    "_metadata": b"",
-    ".a.jsonl.crc": b"",
-    "deep/b.jsonl": b"{}",
-    "deep/er/c.jsonl": b"{}",
-    ".git/d.jsonl": b"{}",
-    "_delta_log/e.jsonl": b"{}",
-    "d[1]/f.jsonl": b"{}",
-    "d1/g.jsonl": b"{}",
-}
-WANTED = {
-    "*": ({"a.jsonl"}, 4),
-    "*.jsonl": ({"a.jsonl"}, 1),
-    "**/*.jsonl": ({"a.jsonl", "deep/b.jsonl", "deep/er/c.jsonl", "d[1]/f.jsonl", "d1/g.jsonl"}, 1),
-    "**": ({"a.jsonl", "deep/b.jsonl", "deep/er/c.jsonl", "d[1]/f.jsonl", "d1/g.jsonl"}, 4),
-    "deep/**/c.jsonl": ({"deep/er/c.jsonl"}, 0),
-    "*/*.jsonl": ({"deep/b.jsonl", "d[1]/f.jsonl", "d1/g.jsonl"}, 0),
-    "d[1]/*": ({"d[1]/f.jsonl", "d1/g.jsonl"}, 0),
-    "d[1]/f.jsonl": ({"d[1]/f.jsonl"}, 0),
-    ".hidden.jsonl": ({".hidden.jsonl"}, 0),
-    ".*.jsonl": ({".hidden.jsonl"}, 0),
-    ".git/*": ({".git/d.jsonl"}, 0),
-    "[ab].jsonl": ({"a.jsonl"}, 0),
-    "nothing/*": (set(), 0),
-}
-
-
-@pytest.mark.parametrize("pattern", WANTED)
-def test_globs_mean_the_same_locally_and_on_s3(pattern: str, tmp_path: Path, bucket: Any) -> None:
-    for name, content in TREE.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-        bucket.put_object(Bucket="raw", Key=f"in/{name}", Body=content)
-    bucket.put_object(Bucket="raw", Key="in/deep/", Body=b"")  # as consoles mark folders
-    for root in (str(tmp_path), "s3://raw/in"):
-        listing = list_files(f"{root}/{pattern}")
-        assert ({file.path.removeprefix(f"{root}/") for file in listing.files}, listing.passed) == WANTED[pattern]
-        assert listing.problems == []
-
-
-def test_all_pages_of_a_listing_are_read_and_told(bucket: Any) -> None:
-    put(bucket, **{f"in/{number}.txt": b"x" for number in range(5)})
-    events = s3_files._client("s3://raw").s3.meta.events
-    told: list[int] = []
-
-    def short(params: dict[str, Any], **_: Any) -> dict[str, Any]:
-        return {**params, "MaxKeys": 2}
-
-    events.register("provide-client-params.s3.ListObjectsV2", short)
-    try:
-        assert len(list_files("s3://raw/in/*.txt", told.append).files) == 5
-    finally:
-        events.unregister("provide-client-params.s3.ListObjectsV2", short)
-    assert told == [2, 2, 1]
-
-
-@pytest.mark.parametrize("key", ["in", "in/", ""])
-def test_a_folder_on_s3_is_called_one(bucket: Any, key: str) -> None:
-    put(bucket, **{"in/a.txt": b"x", "in-between": b"x"})
-    with pytest.raises(UserError, match="folder") as raised:
-        plan_parts([f"s3://raw/{key}"], "text", 0)
-    assert "/*'" in raised.value.remedy
-
-
 def test_a_disk_is_asked_again(tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     path, real, left = tmp_path / "a.txt", os.pread, [2]
     path.write_bytes(b"plain text")
@@ -438,18 +308,3 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(StoreError, match="no regular file"):
         open_file(str(tmp_path / "a.txt"))
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("s3a://raw/*", "write s3://"),
-        ("https://x/y", "download"),
-        ("gopher://raw/*", "s3:// or hf://"),
-        ("s3://*/x", "s3://bucket/key"),
-        ("s3://", "s3://bucket/key"),
-    ],
-)
-def test_an_address_that_cannot_be_one_is_refused(url: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        find_files(url)

@@ -17,11 +17,10 @@ from transformers import AutoTokenizer
 
 from shoal_core.errors import UserError
 from shoal_data.bpe.train import TrainOptions, train
+from shoal_data.sources.sample import write_sample
 from shoal_data.tokenizer.encoder import Encoder
 from shoal_data.tokenizer.patterns import PATTERNS, pre_tokenizer
 from shoal_data.tokenizer.special import SPECIAL_TOKENS
-
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
 
 
 def peer(texts: list[str], pattern: str, vocab_size: int) -> Tokenizer:
@@ -115,10 +114,11 @@ def test_settings_out_of_range_are_named(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="the shared corpus is not on this machine")
-def test_32k_merges_and_every_document_of_the_shared_corpus(tmp_path: Path) -> None:
-    path = train([str(CORPUS / "*.parquet")], tmp_path / "out", TrainOptions(32768))
-    texts = [text for file in sorted(CORPUS.glob("*.parquet")) for text in pq.read_table(file)["text"].to_pylist()]
+def test_a_32k_vocabulary_and_every_document_of_the_sample(tmp_path: Path) -> None:
+    write_sample(tmp_path / "in")
+    path = train([str(tmp_path / "in" / "*.parquet")], tmp_path / "out", TrainOptions(32768))
+    files = sorted((tmp_path / "in").glob("*.parquet"))
+    texts = [text for file in files for text in pq.read_table(file)["text"].to_pylist()]
     expected = peer(texts, "deepseek-v3", 32768)
     assert json.loads(path.read_bytes())["model"]["merges"] == json.loads(expected.to_str())["model"]["merges"]
     fast = Encoder(path.read_bytes(), str(path))
