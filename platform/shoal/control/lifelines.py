@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 STRANGERS, ALIKE = 512, 64
 """Connections that may be waiting to prove who they are: in all, and from one address. More are closed at once; a
 worker tries again."""
+TURN = 256
+"""Orders that are written in one turn of the event loop."""
 PAUSE = 0.5
 """Seconds without accepting when the system has nothing left to accept with (descriptors)."""
 
@@ -103,6 +105,8 @@ class Lifelines:
         self._secret, self._joined, self._said, self._gone, self._gap = secret, joined, said, gone, gap
         self._failed = failed
         self.lines: dict[str, Line] = {}
+        self._outbox: deque[tuple[Line, bytes]] = deque()
+        self._sending = False
         self._accepting: asyncio.Task[None] | None = None
         self._greeted: set[asyncio.Task[None]] = set()
         self._strangers: Counter[str] = Counter()
@@ -128,15 +132,24 @@ class Lifelines:
     def broadcast(self, workers: Iterable[str], order: Order) -> None:
         """Send the same to several workers: it is encoded once."""
         data = encode(order)
-        for worker in workers:
-            line = self.lines.get(worker)
-            if line is not None:
-                line.transport.write(data)
+        self._outbox.extend((self.lines[worker], data) for worker in workers if worker in self.lines)
+        self._send(first=True)
 
     def send_all(self, orders: Iterable[tuple[str, Order]]) -> None:
         """Send what is said as (worker, order), in that order."""
-        for worker, order in orders:
-            self.send(worker, order)
+        self._outbox.extend((self.lines[worker], encode(order)) for worker, order in orders if worker in self.lines)
+        self._send(first=True)
+
+    def _send(self, *, first: bool = False) -> None:
+        """Write some of what waits, so that the event loop is not held up by what goes to everybody."""
+        if first and self._sending:
+            return  # a turn of the loop is due
+        for _ in range(min(TURN, len(self._outbox))):
+            line, data = self._outbox.popleft()
+            line.transport.write(data)
+        self._sending = bool(self._outbox)
+        if self._sending:
+            asyncio.get_running_loop().call_soon(self._send)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop, told = asyncio.get_running_loop(), False

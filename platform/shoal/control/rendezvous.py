@@ -47,7 +47,8 @@ class Room:
     members: frozenset[str]
     values: dict[str, str] = field(default_factory=dict)
     size: int = 0
-    wishes: list[Wish] = field(default_factory=list)
+    wishes: dict[str, list[Wish]] = field(default_factory=dict)
+    """Who waits for each key that is missing."""
     tables: dict[str, Table] = field(default_factory=dict)
 
 
@@ -68,7 +69,7 @@ class Rendezvous:
         self._rooms[subject] = Room(f"{subject}/{number}", frozenset(members))
         if left is None:
             return []
-        waiting = [(wish.worker, wish.id) for wish in left.wishes]
+        waiting = list(dict.fromkeys((wish.worker, wish.id) for wishes in left.wishes.values() for wish in wishes))
         waiting += [pair for table in left.tables.values() if table.go is None for pair in table.came.items()]
         return [(worker, Closed(id)) for worker, id in waiting]
 
@@ -103,20 +104,17 @@ def put(room: Room, key: str, value: str) -> Answers:
         raise ValueError(f"{room.scope}: too many or too large values at the rendezvous, the last for {key[:100]}")
     room.size += grown
     room.values[key] = value
-    for wish in room.wishes:
+    found = room.wishes.pop(key, [])
+    for wish in found:
         wish.missing.discard(key)
-    due = [wish for wish in room.wishes if not wish.missing]
-    if due:
-        room.wishes = [wish for wish in room.wishes if wish.missing]
-    return [values(room, wish) for wish in due]
+    return [values(room, wish) for wish in found if not wish.missing]
 
 
 def want(room: Room, worker: str, id: int, keys: tuple[str, ...]) -> Answers:
     wish = Wish(worker, id, keys, {key for key in keys if key not in room.values})
-    if wish.missing:
-        room.wishes.append(wish)
-        return []
-    return [values(room, wish)]
+    for key in wish.missing:
+        room.wishes.setdefault(key, []).append(wish)
+    return [] if wish.missing else [values(room, wish)]
 
 
 def values(room: Room, wish: Wish) -> tuple[str, Answer]:
