@@ -139,7 +139,7 @@ class Scene:
         self.processes = [SPAWN.Process(target=controller_main, args=(job, folder, theirs), daemon=True)]
         self.processes[0].start()
         meeting = self.pipe.recv()
-        beat = Timeouts(PATIENCE).beat
+        beat = Timeouts(PATIENCE, workers).beat
         self.hosts = []
         for host in range(HOSTS):
             pipe, theirs = SPAWN.Pipe()

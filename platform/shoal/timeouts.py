@@ -11,11 +11,16 @@ from dataclasses import dataclass
 __all__ = ["Timeouts"]
 
 
+MANY = 1024
+"""Workers up to which each says that it lives as often as `patience` has it; the more beyond, the more seldom."""
+
+
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds, derived from `patience`."""
+    """Seconds, derived from `patience`; `workers`: seats of the run."""
 
     patience: float
+    workers: int = 1
 
     @property
     def look(self) -> float:
@@ -25,12 +30,12 @@ class Timeouts:
     @property
     def beat(self) -> float:
         """Between two signs of life of a worker."""
-        return self.patience / 100
+        return min(self.patience / 10, self.patience / 100 * max(1.0, self.workers / MANY))
 
     @property
     def silence(self) -> float:
         """The silence, beside three steps, for which a training worker is fenced."""
-        return self.patience / 50
+        return max(self.patience / 50, 3 * self.beat if self.workers > MANY else 0.0)
 
     @property
     def meet(self) -> float:

@@ -68,3 +68,11 @@ def test_all_timeouts_stand_in_order() -> None:
     assert named["look"] < named["silence"] < named["build"] < named["patience"] < named["collective"] < named["orphan"]
     doubled = {name: seconds for name, seconds, _ in Timeouts(40.0).explained()}
     assert doubled == {name: pytest.approx(2 * seconds) for name, seconds in named.items()}
+
+
+def test_in_a_large_run_each_worker_says_that_it_lives_more_seldom_and_may_be_silent_for_longer() -> None:
+    few, many = Timeouts(60.0, 1024), Timeouts(60.0, 16384)
+    assert (few.beat, many.beat) == (0.6, pytest.approx(6.0))
+    assert many.silence == pytest.approx(3 * many.beat)
+    assert few.silence == Timeouts(60.0).silence
+    assert Timeouts(60.0, 10**6).silence < 60.0

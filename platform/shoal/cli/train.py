@@ -60,7 +60,7 @@ def train(
 
     wanted = load_job(job_file, overrides or [])
     if explain_timeouts:
-        for name, seconds, meaning in Timeouts(wanted.patience).explained():
+        for name, seconds, meaning in Timeouts(wanted.patience, wanted.cells * wanted.workers_per_cell).explained():
             print(f"{seconds:8.2f} s  {name:12} {meaning}")
         return
     storage = settle(wanted.storage if "storage" in wanted.model_fields_set else None, job_file)

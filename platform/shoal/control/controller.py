@@ -77,7 +77,7 @@ class Controller:
         self.loop: asyncio.AbstractEventLoop | None = None
         """Of its life; None before."""
         self.run_id, self.secret = str(job.run_id), secrets.token_hex(16)
-        self.timeouts = Timeouts(job.patience)
+        self.timeouts = Timeouts(job.patience, job.cells * job.workers_per_cell)
         self.workload = make_workload(job.workload)
         self.mesh = cell_mesh(self.workload, job.workers_per_cell)
         self.seats = {Seat(*seat): node for seat, node in seats.items()}

@@ -91,7 +91,7 @@ class State:
     watchdog: Watchdog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.watchdog = Watchdog(Timeouts(self.shape.patience))
+        self.watchdog = Watchdog(Timeouts(self.shape.patience, self.shape.cells * self.shape.workers))
 
     @classmethod
     def new(cls, shape: Shape, homes: Mapping[Seat, str], checkpoint: int = 0) -> State:

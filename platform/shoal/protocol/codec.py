@@ -42,14 +42,16 @@ def encode(message: Message) -> bytes:
     Raises:
         TypeError: a field holds what is no JSON.
     """
-    fields = json.dumps(vars(message), separators=(",", ":"), ensure_ascii=False, default=_fields)
-    return f"{type(message).__name__} {fields}\n".encode(errors="replace")
+    return f"{type(message).__name__} {_json(vars(message))}\n".encode(errors="replace")
 
 
 def _fields(value: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(value):
         raise TypeError(f"a {type(value).__name__} in a message")
     return vars(value)
+
+
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_fields).encode
 
 
 def said(line: bytes) -> Said:

@@ -94,11 +94,7 @@ class Groups:
 
         def connect(key: str, rank: int, size: int) -> None:
             try:
-                group = dist.ProcessGroupGloo(
-                    dist.PrefixStore(key, keys), rank, size, timedelta(seconds=self._build_timeout)
-                )
-                group._set_default_timeout(timedelta(seconds=self._timeout))
-                built[key] = group
+                built[key] = dist.ProcessGroupGloo(dist.PrefixStore(key, keys), rank, size, self._options())
             except Exception as error:
                 built[key] = error
 
@@ -114,6 +110,15 @@ class Groups:
                 self.leave(*(other for other in built.values() if isinstance(other, dist.ProcessGroup)))
                 raise dist.DistError(f"group {key}: {group}") from group
         return [built[key] for key, _, _ in wanted]
+
+    def _options(self) -> Any:
+        """Of a group: its members connect when they first speak to each other. In a large run a worker has to do with
+        few of the others, and could not hold a connection to each."""
+        gloo: Any = dist.ProcessGroupGloo  # of which the stubs do not know all
+        options = gloo._Options()
+        options._devices = [gloo.create_default_device(lazy_init=True)]
+        options._timeout = timedelta(seconds=self._timeout)
+        return options
 
     def world(self, key: str, rank: int, size: int) -> None:
         """Make the cell's default world; its members have met already.

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from shoal import checkpoint
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.greeting import Greeting
-from shoal.protocol.orders import Order
-from shoal.protocol.said import Ack, Beat, Damage, Phase
+from shoal.protocol.said import Beat, Damage, Phase
 from shoal.timeouts import Timeouts
+from shoal.worker.calls import Calls
 from shoal.worker.copies import Copies, LostCopy
 from shoal.worker.courier import Courier
+from shoal.worker.fencing import fence
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
-from shoal.worker.membership import Membership, ack_of
+from shoal.worker.membership import Membership, ack_of, ack_without
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
@@ -33,27 +31,7 @@ from shoal.worker.voice import Voice
 from shoal.worker.world import Kit, RetainedState, World
 from shoal_core.workload import Workload
 
-__all__ = ["Calls", "Loop"]
-
-
-@dataclass
-class Calls:
-    """What calls the training thread away from what it does. The link's thread writes what was ordered: `stopped`,
-    `pausing`: the newest generations that are to be left at once, or in order; `formations`: how often a cell was to be
-    formed. The training thread writes what it is at: `living`: the generation it is in; `formed`: formations that it
-    has turned to; `over`: only what peers of its cell wait for is still done."""
-
-    stopped: int = -1
-    pausing: int = -1
-    formations: int = 0
-    living: int | None = None
-    formed: int = 0
-    over: bool = False
-
-    def off(self) -> bool:
-        """Whether to walk away from what others have a part in."""
-        stopped = self.living is not None and self.living <= self.stopped
-        return self.over or stopped or self.formed < self.formations
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -61,7 +39,7 @@ class Loop:
 
     def __init__(self, setup: Setup, job: Job, workload: Workload, address: str) -> None:
         self.setup = setup
-        timeouts = Timeouts(job.patience)
+        timeouts = Timeouts(job.patience, job.cells * job.workers_per_cell)
         self.calls = Calls()
         self.meeting = setup.meeting
         """With the controller that is obeyed; its secret proves to other workers too that this one is of the run."""
@@ -69,20 +47,13 @@ class Loop:
         self.link.progress, self.link.urgent = self.beat, self.urgent
         self.rendezvous = Rendezvous(self.link.ask)
         self.link.dropped = self.rendezvous.lost
-        self.voice = Voice(setup.name, self.link, job.audit.samples)
+        self.voice = Voice(setup.name, self.link, job.audit.samples, self.calls)
         self.copies: Copies | None = None
         if job.snapshots.recalls:
             self.copies = Copies(address, self.voice.held, timeouts.collective, self.secret)
-        self.kit = Kit(
-            job,
-            workload,
-            setup.rundir,
-            Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous),
-            Courier(timeouts, self.secret),
-            Injector(job.inject, setup.rundir),
-            self.voice.saved,
-            self.voice.not_saved,
-        )
+        groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous)
+        courier, told = Courier(timeouts, self.secret), (self.voice.saved, self.voice.not_saved)
+        self.kit = Kit(job, workload, setup.rundir, groups, courier, Injector(job.inject, setup.rundir), *told)
         self.world: World | None = None
         """Once it stands."""
         self.attempt = -1
@@ -90,6 +61,9 @@ class Loop:
 
     def secret(self) -> str:
         return self.meeting.secret
+
+    def session(self) -> str:
+        return self.meeting.session
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
@@ -112,13 +86,14 @@ class Loop:
         world = self.world
         return self.voice.beat(None if world is None else world.step)
 
-    def urgent(self, order: Order) -> bool:
+    def urgent(self, order: orders.Order) -> bool:
         """What cannot wait for the training thread; true if that was all."""
         if self.rendezvous.heard(order):
             return True
         match order:
-            case orders.Stop(generation, broken):
+            case orders.Stop(generation, broken, committed):
                 self.calls.stopped = max(self.calls.stopped, generation)
+                self.voice.settle(committed)  # this worker may be blocked where only a peer's late commit frees it
                 world = self.world
                 if world is not None and world.order.cell in broken:
                     world.cut()  # it may be blocked in a collective of the cell
@@ -194,7 +169,7 @@ class Loop:
         self.calls.living = order.generation
         self.voice.entered(order.generation)
         self.rendezvous.scope = f"generation/{order.generation}"
-        membership = Membership(self.world, self.voice, lambda: self.meeting.session)
+        membership = Membership(self.world, self.voice, self.session)
         with self.guarded():
             goes_on = membership.join(order)
             self.retained = None
@@ -216,7 +191,7 @@ class Loop:
         worker inside the next step: go there with them."""
         world = self.world
         if world is not None and world.step is not None and world.step.steps < order.steps:
-            membership = Membership(world, self.voice, lambda: self.meeting.session)
+            membership = Membership(world, self.voice, self.session)
             membership.commit_late(order)
             if world.broken:
                 self.leave()
@@ -228,14 +203,8 @@ class Loop:
 
     def answer(self, generation: int, known: int) -> None:
         """Say how far this worker is. `known`: committed steps that the controller knows of."""
-        world, held = self.world, self.retained
-        if world is not None and world.step is not None:
-            ack = ack_of(world.step)
-        elif held is not None:
-            ack = Ack(held.steps, held.evaluated, out=True, rank=held.rank)
-        else:
-            ack = Ack(-1, out=True)
-        self.voice.acked(generation, ack, known)
+        step = None if self.world is None else self.world.step
+        self.voice.acked(generation, ack_of(step) if step is not None else ack_without(self.retained), known)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -254,16 +223,3 @@ class Loop:
             if not world_broke(error):
                 raise
             self.voice.failed("between", error)
-
-
-def fence(pid: int, worker: str) -> None:
-    """End another worker of this run on this node that is taken for dead: a frozen process obeys nothing but this.
-
-    Its title is checked first: the pid may have been given to another process meanwhile.
-    """
-    try:
-        title = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if worker.encode() in title or b"WorkerActor" in title:
-            os.kill(pid, signal.SIGKILL)
-    except OSError:
-        pass  # it is gone

@@ -11,9 +11,9 @@ from shoal.record import lease
 from shoal.worker.step import CellBroken, Commit, Step
 from shoal.worker.transfer import copy_state
 from shoal.worker.voice import Voice
-from shoal.worker.world import World
+from shoal.worker.world import RetainedState, World
 
-__all__ = ["Membership", "ack_of"]
+__all__ = ["Membership", "ack_of", "ack_without"]
 
 
 def ack_of(step: Step) -> Ack:
@@ -21,6 +21,11 @@ def ack_of(step: Step) -> Ack:
     holds = (-1, -1, -1) if step.torn else (step.steps, step.evaluated, step.member.rank)
     whole = step.total is not None and not step.torn
     return Ack(holds[0], holds[1], tuple(step.done), out=False, whole=whole, rank=holds[2])
+
+
+def ack_without(held: RetainedState | None) -> Ack:
+    """How far a worker is that stands in no cell."""
+    return Ack(-1, out=True) if held is None else Ack(held.steps, held.evaluated, out=True, rank=held.rank)
 
 
 class Membership:

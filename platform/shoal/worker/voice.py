@@ -1,14 +1,18 @@
 """What a worker says of itself: every message of `protocol.said` but its questions is made here.
 
 Every worker knows what a step did, but one word of each cell is enough: its first worker says each commit. The others
-keep theirs, and say the last one before they leave a generation, since whoever would have said it may be dead.
+keep their last ones, and say them as soon as the generation is stopped and before they leave it, since whoever would
+have said it may be dead. What is committed after the stop everybody says at once: a worker that nobody knows to be
+ahead may wait for ever, inside its cell, for one that was stopped behind it.
 """
 
 from __future__ import annotations
 
+import threading
 import traceback
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.protocol.said import (
@@ -30,22 +34,29 @@ from shoal.protocol.said import (
     Ready,
     Where,
 )
+from shoal.worker.calls import Calls
 from shoal.worker.link import Link
 from shoal.worker.step import Commit, Step
 
 __all__ = ["Voice"]
 
+UNSAID = 8
+"""Commits that are kept to be said: whoever should have said them may be cut off for a while before it is noticed."""
+
 
 @dataclass
 class Voice:
-    """Of the worker `name`. `generation`: the newest it has taken part in; `audited`: takers of samples are told."""
+    """Of the worker `name`. `audited`: takers of samples are told; `generation`: the newest it has taken part in."""
 
     name: str
     link: Link
     audited: bool
+    calls: Calls
     phase: Phase = Phase.SPARE
     generation: int = -1
-    unsaid: Committed | None = None
+    unsaid: deque[Committed] = field(default_factory=lambda: deque(maxlen=UNSAID))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Of `unsaid`, which the link's thread says too."""
 
     def beat(self, step: Step | None) -> Beat:
         """The sign of life of a worker with this part in its cell's steps."""
@@ -58,7 +69,9 @@ class Voice:
 
     def entered(self, generation: int) -> None:
         """A generation begins for this worker: all that was committed before is known."""
-        self.phase, self.generation, self.unsaid = Phase.JOINING, generation, None
+        self.phase, self.generation = Phase.JOINING, generation
+        with self.lock:
+            self.unsaid.clear()
 
     def adopted(self, copied: int, seconds: float) -> None:
         """Of those who had state copied to them."""
@@ -84,9 +97,11 @@ class Voice:
             commit.rolled_back,
             tuple(commit.checksums) if first else (),
         )
-        if speaks:
-            self.link.send(message)
-        self.unsaid = None if speaks else message
+        with self.lock:
+            if speaks or self.calls.stopped >= self.generation:
+                self.link.send(message)
+            else:
+                self.unsaid.append(message)
         for note in step.replica.notes():
             fields = {key: value for key, value in note.items() if key not in ("kind", "step")}
             self.link.send(Noted(self.name, self.generation, step.steps - 1, str(note["kind"]), fields))
@@ -113,10 +128,12 @@ class Voice:
         self.link.send(Failed(self.name, self.generation, where, message, attempt, trace, damaged))
 
     def settle(self, known: int) -> None:
-        """Say the commit that was kept, if the controller may not know of it."""
-        unsaid, self.unsaid = self.unsaid, None
-        if unsaid is not None and unsaid.steps > known:
-            self.link.send(unsaid)
+        """Say the commits that were kept and that the controller may not know of. Any thread."""
+        with self.lock:
+            for message in self.unsaid:
+                if message.steps > known:
+                    self.link.send(message)
+            self.unsaid.clear()
 
     def held(self, rank: int, steps: int, era: int) -> None:
         """A copy has arrived whole. Any thread."""
