@@ -10,6 +10,7 @@ from shoal.control.decide import decide
 from shoal.control.events import Damaged, Joined, Lost
 from shoal.control.figures import finite, not_finite
 from shoal.control.modes import Running
+from shoal.control.seating import spares
 from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready
@@ -83,7 +84,7 @@ def test_without_a_spare_the_run_shrinks_and_grows_again() -> None:
     run.ack("w01", 3)
     fresh = run.ack("w11", 3, out=True)
     assert one(fresh, Decision).rung is Rung.SHRINK
-    assert run.state.spares() == {"w11": "n2"}
+    assert spares(run.state) == {"w11": "n2"}
     form = one(run.feed(Joined("s0", "n3")), Form)
     assert sorted(form.members) == ["s0", "w11"]
 
@@ -293,7 +294,7 @@ def test_a_node_that_keeps_losing_workers_is_set_aside() -> None:
         run.feed(Lost(f"x{strike}", "closed"))
     assert one(run.actions, Journal).kind == "node_aside"
     run.feed(Joined("y", "n9"))
-    assert run.state.spares() == {}
+    assert spares(run.state) == {}
 
 
 def test_a_step_that_kills_whoever_takes_it_ends_the_run() -> None:

@@ -7,6 +7,7 @@ import pytest
 from shoal.control.actions import Decision, Form, Generation, Pause, Release, Stop
 from shoal.control.events import Joined, Lost, Preemption
 from shoal.control.modes import Pausing, Running
+from shoal.control.seating import spares
 from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Committed, Failed, Ready
@@ -68,7 +69,7 @@ def test_a_successor_that_fails_is_formed_again_or_the_cell_leaves_without(how: 
     run = moving()
     if how == "dies":
         assert one(run.feed(Lost("s0", "closed")), Pause).workers == tuple(HOMES.values())
-        assert run.state.spares() == {"s1": "n3"}
+        assert spares(run.state) == {"s1": "n3"}
     else:
         again = one(run.feed(Failed("s0", -1, "form", "reset", 1)), Form)
         assert (again.cell, again.attempt, again.members) == (1, 2, ("s0", "s1"))

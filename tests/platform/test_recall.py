@@ -61,7 +61,7 @@ def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:
     assert newest(state) is None  # of rank 0 only the two newest are held
     apply(state, CopyHeld("s1", 1, 10, 0))
     assert newest(state) == (10, ("s0", "s1"))
-    apply(state, CopyHeld("s1", 1, 15, state.era + 1))
+    apply(state, CopyHeld("s1", 1, 15, state.copies.era + 1))
     assert newest(state) == (10, ("s0", "s1"))
 
 
@@ -78,7 +78,7 @@ def test_copies_are_gone_back_to_and_what_came_after_them_counts_no_more() -> No
     assert (form.members, form.restore, form.keep) == (("s0", "s1"), None, False)
     assert form.recall is not None
     assert (form.recall.steps, form.recall.keepers) == (10, ("s2", "s2"))
-    assert state.copies["s2"] == {0: (10,), 1: (10,)}
+    assert state.copies.held["s2"] == {0: (10,), 1: (10,)}
     apply(state, Ready("s0", 0, form.attempt))
     (generation,) = [a for a in apply(state, Ready("s1", 0, form.attempt)) if isinstance(a, Generation)]
     assert (generation.steps, generation.heals) == (10, ())

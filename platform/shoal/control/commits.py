@@ -7,6 +7,7 @@ from shoal.control.actions import Action, Fence, Journal, PutOnRecord
 from shoal.control.drain import commit_late, damage
 from shoal.control.figures import diverged, finite, suspects
 from shoal.control.halt import give_up
+from shoal.control.seating import spares
 from shoal.control.state import State
 from shoal.protocol.said import Committed
 
@@ -91,6 +92,6 @@ def pace(state: State, event: Committed, actions: list[Action]) -> None:
     for slow in state.stragglers.step(crew, cells, event.pace):
         fields = {"actor": slow.worker, "node": state.workers[slow.worker].node}
         actions.append(Journal("straggler", fields | {"seconds": slow.seconds, "typical": slow.typical}))
-        if state.shape.replace_stragglers and state.spares():
+        if state.shape.replace_stragglers and spares(state):
             actions.append(Journal("fenced", {**fields, "how": SLOW}))
             actions.append(Fence(slow.worker, SLOW))

@@ -136,7 +136,7 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Living]) -> tuple[Sta
     state = State.new(shape, {}, past.checkpoint)
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
     state.recorded = past.committed
-    state.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
+    state.copies.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
     empty = Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD)
     state.cells = Cells([empty] * shape.cells)

@@ -13,13 +13,10 @@ from heapq import heapify, heappop, heappush
 
 from shoal.control.actions import Action, CopyTo, Form, Recall
 from shoal.control.modes import Gathering, Running
-from shoal.control.seating import hire_cell
+from shoal.control.seating import hire_cell, spares
 from shoal.control.state import State
 
-__all__ = ["HELD", "assign_keepers", "copy_held", "form_recalled", "keepers", "newer_copies", "newest"]
-
-HELD = 2
-"""Copies of a shard that a keeper holds."""
+__all__ = ["assign_keepers", "copy_held", "form_recalled", "keepers", "newer_copies", "newest"]
 
 
 def keepers(state: State) -> dict[str, str]:
@@ -35,7 +32,7 @@ def keepers(state: State) -> dict[str, str]:
     found: dict[str, str] = {}
     for rank, owner in enumerate(state.cells[state.live[0]].people()):
         taken = {nodes.get(state.cells[c].members[rank] or "") for c in state.live}
-        keeper = state.keepers.get(owner, "")
+        keeper = state.copies.keepers.get(owner, "")
         if nodes.get(keeper) is None or nodes[keeper] in taken:
             if everywhere <= taken:
                 continue
@@ -67,34 +64,32 @@ def assign_keepers(state: State, actions: list[Action]) -> None:
     """Tell the first cell's workers where to keep copies, whenever that has changed in a generation."""
     if not state.shape.recall or not isinstance(state.mode, Running) or not is_due(state):
         return
-    pairs, state.assigned = keepers(state), state.generation
-    if pairs != state.keepers:
-        state.keepers = pairs
+    pairs, state.copies.assigned = keepers(state), state.generation
+    if pairs != state.copies.keepers:
+        state.copies.keepers = pairs
         ranks = {owner: state.seats[owner].rank for owner in pairs}
-        actions.append(CopyTo(state.generation, state.era, pairs, ranks))
+        actions.append(CopyTo(state.generation, state.copies.era, pairs, ranks))
 
 
 def is_due(state: State) -> bool:
     """Whether keepers are to be looked for: a generation has begun since, one of them is gone or goes, or one of the
     first cell's workers has none."""
-    if state.assigned != state.generation or len(state.keepers) < state.shape.workers:
+    if state.copies.assigned != state.generation or len(state.copies.keepers) < state.shape.workers:
         return True
-    found = map(state.workers.get, state.keepers.values())
+    found = map(state.workers.get, state.copies.keepers.values())
     return any(worker is None or worker.node in state.going for worker in found)
 
 
 def copy_held(state: State, keeper: str, rank: int, steps: int, era: int) -> None:
     """A copy has arrived whole; one from before steps were undone counts no more."""
-    if era == state.era and keeper in state.workers:
-        held = state.copies.setdefault(keeper, {})
-        older = tuple(s for s in held.get(rank, ()) if s < steps)
-        held[rank] = (*older, steps)[-HELD:]
+    if era == state.copies.era and keeper in state.workers:
+        state.copies.arrived(keeper, rank, steps)
 
 
 def newest(state: State) -> tuple[int, tuple[str, ...]] | None:
     """The most steps that a copy of every shard stands for, and the keeper of each rank; None if there are none."""
     at: list[dict[int, str]] = [{} for _ in range(state.shape.workers)]
-    for keeper, held in sorted(state.copies.items()):
+    for keeper, held in sorted(state.copies.held.items()):
         for rank, kept in held.items():
             at[rank] |= dict.fromkeys(kept, keeper)
     common = set.intersection(*(set(rank) for rank in at))
@@ -118,7 +113,7 @@ def form_recalled(state: State, mode: Gathering, actions: list[Action]) -> None:
     mode.recalled = steps
     for index in range(len(state.cells)):
         state.clear(index)
-    members = hire_cell(state, 0, state.spares())
+    members = hire_cell(state, 0, spares(state))
     if members:
         state.put(0, members, "forming")
         actions.append(Form(0, state.cells[0].attempt, members, recall=Recall(steps, holders)))

@@ -153,10 +153,8 @@ def undo(state: State, steps: int, rung: Rung, where: str, actions: list[Action]
     reason = f"no living cell holds every shard: back to {where}"
     actions.append(Decision(rung, tuple(range(state.shape.cells)), reason))
     actions.append(Rewind(steps, state.committed - steps))
-    state.committed, state.evaluated, state.era, state.keepers = steps, -1, state.generation, {}
-    for held in state.copies.values():
-        for rank, kept in held.items():
-            held[rank] = tuple(s for s in kept if s <= steps)
+    state.committed, state.evaluated = steps, -1
+    state.copies.undo(steps, state.generation)
     state.newest, state.recorded = None, steps
     state.mode = mode = Gathering()
     return mode

@@ -14,7 +14,24 @@ from shoal.control.modes import Gathering, Running
 from shoal.control.state import State
 from shoal.plan import Healer, Seat
 
-__all__ = ["combine", "evict", "fill", "hire_cell", "holders", "join", "let_go", "movable", "release"]
+__all__ = ["combine", "evict", "fill", "hire_cell", "holders", "join", "let_go", "movable", "release", "spares"]
+
+
+def is_spare(state: State, name: str | None) -> bool:
+    """Whether it is a warm worker without a seat, in a successor too, on a node that may be used."""
+    return (
+        name is not None
+        and name in state.idle
+        and state.may_be_used(state.workers[name].node)
+        and not any(name in cell.members for cell in state.successors.values())
+    )
+
+
+def spares(state: State) -> dict[str, str]:
+    """Those workers -> node."""
+    taken = {member for cell in state.successors.values() for member in cell.people()}
+    there = ((name, state.workers[name].node) for name in state.idle - taken)
+    return {name: node for name, node in there if state.may_be_used(node)}
 
 
 def fill(state: State, actions: list[Action]) -> None:
@@ -28,7 +45,7 @@ def fill(state: State, actions: list[Action]) -> None:
         leave_bad_nodes(state, index)
         cell = state.cells[index]
         seats = [Seat(index, rank) for rank, member in enumerate(cell.members) if member is None]
-        found = {seat: state.homes[seat] for seat in seats if state.is_spare(state.homes.get(seat))}
+        found = {seat: state.homes[seat] for seat in seats if is_spare(state, state.homes.get(seat))}
         rest = [seat for seat in seats if seat not in found]
         if rest:
             chosen = hire(state, rest, free(state, without=set(found.values())), found)
@@ -42,10 +59,10 @@ def fill(state: State, actions: list[Action]) -> None:
         actions.append(Form(index, cell.attempt, members, restore))
 
 
-def hire(state: State, seats: Sequence[Seat], spares: Mapping[str, str], found: Mapping[Seat, str]) -> dict[Seat, str]:
-    """Spares (worker -> node) for seats of a cell: beside their expert group, and away from other copies of the same
-    shard; nothing if they are too few. `found`: who is to sit on others of its seats already."""
-    if not seats or len(spares) < len(seats):
+def hire(state: State, seats: Sequence[Seat], there: Mapping[str, str], found: Mapping[Seat, str]) -> dict[Seat, str]:
+    """Workers of `there` (worker -> node) for seats of a cell: beside their expert group, and away from other copies of
+    the same shard; nothing if they are too few. `found`: who is to sit on others of its seats already."""
+    if not seats or len(there) < len(seats):
         return {}
     asked = frozenset(seats)
 
@@ -56,13 +73,13 @@ def hire(state: State, seats: Sequence[Seat], spares: Mapping[str, str], found: 
     seated = map(state.workers.__getitem__, [*state.seats, *found.values()])
     busy = Counter(map(attrgetter("node"), seated))
     shape = state.shape
-    return Healer(shape.mesh, shape.cells, Counter(spares.values()), at, busy, shape.site).hire(spares, seats)
+    return Healer(shape.mesh, shape.cells, Counter(there.values()), at, busy, shape.site).hire(there, seats)
 
 
-def hire_cell(state: State, index: int, spares: Mapping[str, str]) -> tuple[str, ...]:
-    """The same for a whole cell `index`, by rank; () if the spares are too few."""
+def hire_cell(state: State, index: int, there: Mapping[str, str]) -> tuple[str, ...]:
+    """The same for a whole cell `index`, by rank; () if they are too few."""
     seats = [Seat(index, rank) for rank in range(state.shape.workers)]
-    chosen = hire(state, seats, spares, {})
+    chosen = hire(state, seats, there, {})
     return tuple(chosen[seat] for seat in seats) if chosen else ()
 
 
@@ -77,13 +94,13 @@ def leave_bad_nodes(state: State, index: int) -> None:
 def free(state: State, without: Set[str] = frozenset()) -> dict[str, str]:
     """Spares (worker -> node) but those in `without` and the home workers of seats that are still to be filled: these
     are not to be had for others while some are on their way."""
-    spares = state.spares()
+    there = spares(state)
     if not state.expected:
-        return {worker: node for worker, node in spares.items() if worker not in without}
+        return {worker: node for worker, node in there.items() if worker not in without}
     empty = ((index, rank) for index in state.cells.within("empty") for rank in range(state.shape.workers))
     missing = (Seat(index, rank) for index, rank in empty if state.cells[index].members[rank] is None)
     taken = without | {state.homes.get(seat) for seat in missing}
-    return {worker: node for worker, node in spares.items() if worker not in taken}
+    return {worker: node for worker, node in there.items() if worker not in taken}
 
 
 def combine(state: State, mode: Gathering, actions: list[Action]) -> None:
@@ -165,7 +182,7 @@ def release(state: State, actions: list[Action]) -> None:
 
 def let_go(state: State, count: int, actions: list[Action]) -> None:
     """Give up to `count` idle spares up, those first that keep no copies."""
-    dismiss(state, sorted(state.spares(), key=lambda worker: (worker in state.copies, worker))[:count], actions)
+    dismiss(state, sorted(spares(state), key=lambda worker: (worker in state.copies.held, worker))[:count], actions)
 
 
 def dismiss(state: State, workers: Sequence[str], actions: list[Action]) -> None:

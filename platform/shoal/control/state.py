@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shoal.control.cells import Cell, Cells, Formation
+from shoal.control.copies import Copies
 from shoal.control.modes import Draining, Gathering, Halt, Mode, Pausing, Running
 from shoal.control.shape import Shape
 from shoal.control.stragglers import Stragglers
@@ -68,14 +69,8 @@ class State:
     """Nodes that will be taken away; whether all that can be done about it is done."""
     aside: frozenset[str] = frozenset()
     """Nodes that failed too often."""
-    keepers: dict[str, str] = field(default_factory=dict)
-    """Who was told to copy its snapshots to whom."""
-    assigned: int = -1
-    """The generation in which that was last looked at."""
-    copies: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
-    """Keeper -> rank -> committed steps of the copies it holds."""
-    era: int = 0
-    """The generation since which no step was undone: older copies may be of a history that was left."""
+    copies: Copies = field(default_factory=Copies)
+    """Of snapshots, in other workers' memory."""
     spares_from: float = 0.0
     """Monotonic time before which no spares are asked for: another run was given room."""
     newest: Committed | None = None
@@ -121,8 +116,7 @@ class State:
             on_node={node: set(names) for node, names in self.on_node.items()},
             tainted=set(self.tainted),
             going=dict(self.going),
-            keepers=dict(self.keepers),
-            copies={keeper: dict(held) for keeper, held in self.copies.items()},
+            copies=self.copies.copy(),
             unrecorded=dict(self.unrecorded),
             tally=self.tally.copy(),
             stragglers=self.stragglers.copy(),
@@ -183,28 +177,13 @@ class State:
             if not self.on_node[worker.node]:
                 del self.on_node[worker.node]
         self.idle.discard(name)
-        self.copies.pop(name, None)
+        self.copies.held.pop(name, None)
         self.disband(name)
         return worker
 
     def may_be_used(self, node: str) -> bool:
         """Whether cells may be put on a node."""
         return node not in self.going and node not in self.aside
-
-    def is_spare(self, name: str | None) -> bool:
-        """Whether it is a warm worker without a seat, in a successor too, on a node that may be used."""
-        return (
-            name is not None
-            and name in self.idle
-            and self.may_be_used(self.workers[name].node)
-            and not any(name in cell.members for cell in self.successors.values())
-        )
-
-    def spares(self) -> dict[str, str]:
-        """Those workers -> node."""
-        taken = {member for cell in self.successors.values() for member in cell.people()}
-        free = ((name, self.workers[name].node) for name in self.idle - taken)
-        return {name: node for name, node in free if self.may_be_used(node)}
 
     # ---- seats
 
