@@ -10,6 +10,10 @@ from shoal_core.errors import UserError
 __all__ = ["Settings", "Times", "parse_cluster"]
 
 
+REGROUP = 1.0
+"""The goal, in seconds, at 16,384 workers; `benchmarks/control_scale.py --workers 16384` measures them."""
+
+
 @dataclass(frozen=True)
 class Times:
     """Seconds. Where this repository measured one (README, "Recovery, measured"; 4 workers on 2 cores) the default is
@@ -24,7 +28,7 @@ class Times:
     """From a death to the controller's hearing of it (measured 0.17 for a worker, 0.60 for a node)."""
     silent: float = 31.0
     """The same for who only falls silent: three steps and a second."""
-    regroup: float = 1.0
+    regroup: float = REGROUP
     """From a decision to the first micro-batch of the new generation."""
     form: float = 15.0
     """To build a cell's world and model in processes that run already (measured 2.7 to 3.5 for a small model)."""
