@@ -9,14 +9,11 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shoal import tracking
+from shoal.control.run import Run
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
-
-if TYPE_CHECKING:
-    from shoal.control.controller import Controller
 
 __all__ = ["bury", "finish"]
 
@@ -27,7 +24,7 @@ REPORT = 120.0
 """Seconds after which a report that is not finished is given up."""
 
 
-def finish(one: Controller, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] | None) -> tuple[str, str]:
+def finish(one: Run, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] | None) -> tuple[str, str]:
     """Reap every worker, then close the record: nothing of the run is left when `run.json` says that it ended.
 
     Returns (status, reason), the reason with what of the record could not be written.

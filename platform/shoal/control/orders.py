@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shoal.control.actions import (
     Action,
@@ -31,17 +30,15 @@ from shoal.control.actions import (
     Stop,
 )
 from shoal.control.events import Damaged, Ending, Recorded
+from shoal.control.run import Run
 from shoal.protocol import orders
 from shoal_core import marker
 from shoal_core.workload import ORIGIN
 
-if TYPE_CHECKING:
-    from shoal.control.controller import Controller
-
 __all__ = ["carry_out"]
 
 
-def carry_out(one: Controller, action: Action) -> None:
+def carry_out(one: Run, action: Action) -> None:
     """Do what an action says."""
     match action:
         case Form():
@@ -92,7 +89,7 @@ def carry_out(one: Controller, action: Action) -> None:
 # ---- orders
 
 
-def form(one: Controller, action: Form) -> None:
+def form(one: Run, action: Form) -> None:
     """Tell the members of a cell to build its world."""
     cell, recall, size = action.cell, action.recall, len(action.members)
     one.lifelines.send_all(one.rendezvous.open(f"cell/{cell}", action.attempt, action.members))
@@ -102,7 +99,7 @@ def form(one: Controller, action: Form) -> None:
     one.recoveries.formed(cell, time.time())
 
 
-def begin(one: Controller, action: Generation) -> None:
+def begin(one: Run, action: Generation) -> None:
     """On record before anybody acts on it, so that a controller that takes over finds nobody in a later generation. If
     the disk does not take it at once, training does not wait: who takes over then goes by what workers say they are in
     (`readopt.as_lived`)."""
@@ -120,7 +117,7 @@ def begin(one: Controller, action: Generation) -> None:
         one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited))
 
 
-def fence(one: Controller, worker: str, how: str) -> None:
+def fence(one: Run, worker: str, how: str) -> None:
     """Make sure that a worker is dead: a frozen process obeys only a signal, which another worker of its node can send
     at once."""
     line = one.lifelines.lines.pop(worker, None)
@@ -132,7 +129,7 @@ def fence(one: Controller, worker: str, how: str) -> None:
     one.ear.gone(line, how)
 
 
-def keeper_of(one: Controller, worker: str, era: int) -> orders.Keeper | None:
+def keeper_of(one: Run, worker: str, era: int) -> orders.Keeper | None:
     """Where a worker keeps copies for others, if it is there."""
     line = one.lifelines.lines.get(worker)
     copies = None if line is None else line.greeting.copies
@@ -142,7 +139,7 @@ def keeper_of(one: Controller, worker: str, era: int) -> orders.Keeper | None:
 # ---- the record
 
 
-def put_on_record(one: Controller, action: PutOnRecord) -> None:
+def put_on_record(one: Run, action: PutOnRecord) -> None:
     """Write a committed step, and the account of the recoveries that it ends."""
     step = action.what.steps - 1
     try:
@@ -155,7 +152,7 @@ def put_on_record(one: Controller, action: PutOnRecord) -> None:
         one.scribe.event("recovery", **record)
 
 
-def die(one: Controller, action: Death) -> None:
+def die(one: Run, action: Death) -> None:
     """Put a death on record."""
     seat = action.seat
     fields = {
@@ -170,7 +167,7 @@ def die(one: Controller, action: Death) -> None:
         one.recoveries.died(seat.cell, action.worker, action.node, action.how, action.alive or now, now)
 
 
-async def set_aside(one: Controller, action: SetAside) -> None:
+async def set_aside(one: Run, action: SetAside) -> None:
     """Put a damaged checkpoint out of the way, and say which the run may go back to instead."""
     root, steps = one.rundir / "checkpoints", action.steps
     first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others

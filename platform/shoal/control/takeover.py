@@ -7,26 +7,24 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.control.events import TakenOver
 from shoal.control.figures import not_finite
 from shoal.control.lifelines import Line
 from shoal.control.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
+from shoal.control.run import Run
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
 from shoal.record import read
 from shoal_core import marker
-
-if TYPE_CHECKING:
-    from shoal.control.controller import Controller
 
 __all__ = ["take_over"]
 
 Records = Sequence[Mapping[str, Any]]
 
 
-async def take_over(one: Controller) -> None:
+async def take_over(one: Run) -> None:
     """Find the workers, and what was known. Training does not wait for this."""
     since = time.monotonic()
     one.ear.early = []
@@ -61,7 +59,7 @@ def on_record(rundir: Path) -> tuple[Records, Records, int]:
     return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
 
 
-async def find_workers(one: Controller, since: float) -> dict[str, Line]:
+async def find_workers(one: Run, since: float) -> dict[str, Line]:
     """Ask all workers to speak to this controller; who does not in time is ended."""
     asked = await asyncio.to_thread(one.spawner.adopt, one.meeting)
     lines = one.lifelines.lines
@@ -72,7 +70,7 @@ async def find_workers(one: Controller, since: float) -> dict[str, Line]:
     return {worker: line for worker, line in lines.items() if line.greeting.phase is not Phase.UNBORN}
 
 
-def catch_up(one: Controller, records: Records, committed: int, said: Sequence[Committed]) -> None:
+def catch_up(one: Run, records: Records, committed: int, said: Sequence[Committed]) -> None:
     """Put commits that are not on record there. `records`: those that are; `committed`: steps that count of them;
     `said`: what workers say again."""
     kept = [record for record in records if record["step"] < committed]

@@ -1,0 +1,53 @@
+"""The parts of a running controller, for those who do what it is told: nobody but its actor needs the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from shoal.config import Job
+from shoal.control.desk import Desk
+from shoal.control.ear import Ear
+from shoal.control.events import Event
+from shoal.control.lifelines import Lifelines
+from shoal.control.mishaps import Mishaps
+from shoal.control.recovery import Recoveries
+from shoal.control.rendezvous import Rendezvous
+from shoal.control.scribe import Scribe
+from shoal.control.spawn import Spawner
+from shoal.control.state import State
+from shoal.control.timers import Survey
+from shoal.plan import Mesh
+from shoal.record.lease import Lease
+from shoal.timeouts import Timeouts
+from shoal.worker.setup import Meeting
+
+__all__ = ["Run"]
+
+
+class Run(Protocol):
+    """See `Controller`, which is one."""
+
+    job: Job
+    rundir: Path
+    start: int
+    mesh: Mesh
+    timeouts: Timeouts
+    meeting: Meeting
+    state: State
+    desk: Desk
+    ear: Ear
+    lease: Lease
+    lifelines: Lifelines
+    mishaps: Mishaps
+    recoveries: Recoveries
+    rendezvous: Rendezvous
+    scribe: Scribe
+    spawner: Spawner
+    survey: Survey
+
+    def on(self, event: Event) -> None:
+        """Decide and act."""
+
+    def end(self, status: str, reason: str) -> None:
+        """Note the outcome."""
