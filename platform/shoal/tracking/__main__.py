@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
@@ -74,24 +75,29 @@ def give_up(path: Path) -> None:
     logger.warning("gave up; what is missing can be sent later with: %s", again)
 
 
-def guard(record: Mirror, stop: Stop, stopping: threading.Event) -> None:
-    """End the process when a call to the store does not come back: MLflow's own clients retry for minutes, deaf."""
+def guard(path: Path, stop: Stop, stuck: Callable[[float], bool]) -> None:
+    """End the process when a call to the store does not come back (MLflow's own clients retry for minutes, deaf), or
+    when it is still importing MLflow. `stuck(now)`: whether a call takes too long."""
     while True:
         time.sleep(0.2)
         now = time.monotonic()
-        late = stopping.is_set() and now > record.progress + STUCK
-        if late or (stop.terminated is not None and now > stop.terminated + TERMINATED):
-            give_up(record.path)
+        if stuck(now) or (stop.terminated is not None and now > stop.terminated + TERMINATED):
+            give_up(path)
             os._exit(GAVE_UP)
 
 
 def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, grace: float) -> int:
     """Follow the record to its end. Returns the exit code: 0 when MLflow has all there is."""
-    from shoal.tracking.mirror import Mirror  # MLflow takes seconds to import; a signal may come before
+    record: Mirror | None = None
+    stopping = threading.Event()
+
+    def stuck(now: float) -> bool:
+        return stopping.is_set() and record is not None and now > record.progress + STUCK
+
+    threading.Thread(target=guard, args=(path, stop, stuck), daemon=True, name="guard").start()
+    from shoal.tracking.mirror import Mirror  # takes seconds, on a busy machine minutes; a signal may come meanwhile
 
     record = Mirror(path, uri, experiment)
-    stopping = threading.Event()
-    threading.Thread(target=guard, args=(record, stop, stopping), daemon=True, name="guard").start()
     delay, ended_at, asked_at = 0.0, None, 0.0
     while True:
         now = time.monotonic()
