@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
@@ -41,6 +41,7 @@ def fill(state: State, actions: list[Action]) -> None:
         return  # first of all a cell from what is left
     empties = [index for index in state.cells.within("empty") if not state.arriving[index]]
     empties.sort(key=lambda index: state.cells[index].members.count(None))
+    there: dict[str, str] | None = None  # found once, for as many cells as can be formed of them
     for index in empties:
         leave_bad_nodes(state, index)
         cell = state.cells[index]
@@ -48,11 +49,18 @@ def fill(state: State, actions: list[Action]) -> None:
         found = {seat: state.homes[seat] for seat in seats if is_spare(state, state.homes.get(seat))}
         rest = [seat for seat in seats if seat not in found]
         if rest:
-            chosen = hire(state, rest, free(state, without=set(found.values())), found)
+            there = free(state) if there is None else there
+            at_home = set(found.values())
+            chosen = hire(state, rest, {name: there[name] for name in there if name not in at_home}, found)
             if not chosen:
-                state.clear(index)
+                if cell.people():
+                    state.clear(index)
+                    there = None  # its members are spares now
                 continue
             found |= chosen
+        if there is not None:
+            for worker in found.values():
+                there.pop(worker, None)
         members = tuple(m or found[Seat(index, rank)] for rank, m in enumerate(cell.members))
         state.put(index, members, "forming")
         restore = state.checkpoint if isinstance(state.mode, Gathering) else None
@@ -91,15 +99,15 @@ def leave_bad_nodes(state: State, index: int) -> None:
         state.put(index, members, "empty")
 
 
-def free(state: State, without: Set[str] = frozenset()) -> dict[str, str]:
-    """Spares (worker -> node) but those in `without` and the home workers of seats that are still to be filled: these
-    are not to be had for others while some are on their way."""
+def free(state: State) -> dict[str, str]:
+    """Spares (worker -> node) but the home workers of seats that are still to be filled: these are not to be had for
+    others while some are on their way."""
     there = spares(state)
     if not state.expected:
-        return {worker: node for worker, node in there.items() if worker not in without}
+        return there
     empty = ((index, rank) for index in state.cells.within("empty") for rank in range(state.shape.workers))
     missing = (Seat(index, rank) for index, rank in empty if state.cells[index].members[rank] is None)
-    taken = without | {state.homes.get(seat) for seat in missing}
+    taken = {state.homes.get(seat) for seat in missing}
     return {worker: node for worker, node in there.items() if worker not in taken}
 
 
