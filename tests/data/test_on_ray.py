@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,32 @@ def test_a_fault_of_this_software_ends_the_run(run: Run) -> None:
     run(pytest.raises(RuntimeError, match="ZeroDivisionError"), p3="broken")
 
 
-def test_a_part_whose_worker_dies_each_time(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_part_whose_worker_dies_each_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_RETRIES", 0)  # each round loses the worker once, not three times
-    lost = pytest.raises(UserError, match=r"in: the worker that does this part died 1 times")
-    assert run(lost, p0="dies") == {1, 2, 3, 4, 5}
-    assert "1 part lost with a worker: done again" in capfd.readouterr().err
+    assert 0 not in run(pytest.raises(UserError, match=r"in: the worker that does this part died 1 times"), p0="dies")
+
+
+def test_lost_parts_are_done_again_while_a_round_does_any(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rounds: list[list[int]] = []
+
+    def one_round(work: object, parts: Sequence[Part], settings: object, stopped: object) -> Iterator[dict[str, Any]]:
+        """The later half of the parts is done, as long as there are more than one."""
+        rounds.append([part.id for part in parts])
+        for part in parts[max(1, len(parts) // 2) :]:
+            yield {"part": part.id, "failure": ""}
+
+    monkeypatch.setattr(pool, "_round", one_round)
+    parts = [Part(number, "web", (Piece(f"in-{number}", "text", 0, 0, 0, 1),)) for number in range(4)]
+    done: list[int] = []
+    with pytest.raises(UserError, match=r"in-0: the worker that does this part died 3 times"):
+        done.extend(row["part"] for row in pool.in_actors(work, parts, {}, Path("stopped")))
+    assert rounds == [[0, 1, 2, 3], [0, 1], [0]]
+    assert done == [2, 3, 1]
+    said = capfd.readouterr().err
+    assert "2 parts lost with a worker: done again" in said
+    assert "1 part lost with a worker: done again" in said
 
 
 def test_a_tokenizer_counted_and_reduced_in_parts_is_the_same(

@@ -147,7 +147,7 @@ def test_the_cache_is_bounded_and_still_right(local: Path, faults: Faults) -> No
     store, corpus = connect(faults, cache_bytes=0)
     tokens, _ = corpus.reader(64, 1).read(range(80))
     assert np.array_equal(tokens, expected)
-    assert len(store._blocks) <= 4
+    assert len(store._blocks._blocks) <= 4
 
 
 def test_an_object_that_never_comes_is_named(local: Path, faults: Faults) -> None:

@@ -10,15 +10,14 @@ import os.path
 import threading
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shoal_core.errors import UserError
+from shoal_data.reading.block_cache import BlockCache
 from shoal_data.reading.blocks import first_blocks
 from shoal_data.reading.manifest import BLOCK_BYTES, Manifest
 from shoal_data.s3_objects import Objects, Stalls
@@ -62,12 +61,10 @@ class S3Store:
     ) -> None:
         self._objects = Objects(url, client, attempts, wait)
         self.address, self.stalls = self._objects.url, self._objects.stalls
-        self._blocks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
-        self._room = max(4, cache_bytes // BLOCK_BYTES)
+        self._blocks = BlockCache(self._read_block, max(4, cache_bytes // BLOCK_BYTES), self.stalls)
         self._attempts = attempts
         self._checksums: dict[int, bytes] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="shoal-s3")
         self._manifest: Manifest | None = None
 
     def attach(self, manifest: Manifest) -> None:
@@ -117,11 +114,11 @@ class S3Store:
         """The whole object of a shard, checked block by block; raises as `tokens`."""
         assert self._manifest is not None
         blocks = -(-int(self._manifest.shards.size[index]) // BLOCK_BYTES)
-        ahead, parts = min(_AHEAD, self._room), []
+        ahead, parts = min(_AHEAD, self._blocks.room), []
         for block in range(blocks):
             for coming in range(block, min(block + ahead, blocks)):
-                self._ask(index, coming)
-            parts.append(self._wait_for(index, block))
+                self._blocks.ask(index, coming)
+            parts.append(self._blocks.wait_for(index, block))
         return memoryview(b"".join(parts))
 
     def tokens(self, shard: int, first: int, last: int) -> Tokens:
@@ -133,7 +130,7 @@ class S3Store:
         begin, end, dtype = self._range(shard, first, last)
         parts = []
         for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
-            content = self._wait_for(shard, block)
+            content = self._blocks.wait_for(shard, block)
             base = block * BLOCK_BYTES
             parts.append(content[max(0, begin - base) : end - base])
         return np.frombuffer(b"".join(parts), dtype)
@@ -157,48 +154,13 @@ class S3Store:
         """Ask for the blocks in the background."""
         begin, end, _ = self._range(shard, first, last)
         for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
-            self._ask(shard, block)
+            self._blocks.ask(shard, block)
 
     def _range(self, shard: int, first: int, last: int) -> tuple[int, int, np.dtype[Any]]:
         assert self._manifest is not None
         dtype = np.dtype(self._manifest.dtype).newbyteorder("<")
         offset = int(self._manifest.shards.offset[shard])
         return offset + first * dtype.itemsize, offset + last * dtype.itemsize, dtype
-
-    def _ask(self, shard: int, block: int) -> Future[bytes]:
-        key = (shard, block)
-        with self._lock:
-            found = self._blocks.get(key)
-            if found is None or (found.done() and found.exception() is not None):
-                found = self._pool.submit(self._read_block, shard, block)
-                self._blocks[key] = found
-            self._blocks.move_to_end(key)
-            while len(self._blocks) > self._room:
-                self._blocks.popitem(last=False)
-        return found
-
-    def _wait_for(self, shard: int, block: int) -> bytes:
-        while True:
-            asked = self._ask(shard, block)
-            if asked.done() and not asked.cancelled():
-                return asked.result()
-            start = time.monotonic()
-            try:
-                return asked.result()
-            except CancelledError:
-                continue  # another reader's block failed, and this one had not begun
-            except UserError:
-                self._forget_waiting()
-                raise
-            finally:
-                self.stalls.waits += 1
-                self.stalls.seconds += time.monotonic() - start
-
-    def _forget_waiting(self) -> None:
-        """Give up blocks that have not begun: a process that ends for an error would first wait for each of them."""
-        with self._lock:
-            for key in [key for key, block in self._blocks.items() if block.cancel()]:
-                del self._blocks[key]
 
     def _read_block(self, shard: int, block: int) -> bytes:
         assert self._manifest is not None
