@@ -39,8 +39,9 @@ def fill(state: State, actions: list[Action]) -> None:
     mode = state.mode
     if isinstance(mode, Gathering) and (mode.held or mode.recalled is not None or mode.damaged):
         return  # first of all a cell from what is left
-    empties = [index for index in state.cells.within("empty") if not state.arriving[index]]
-    empties.sort(key=lambda index: state.cells[index].members.count(None))
+    size, idle = state.shape.workers, len(state.idle)
+    missing = {i: state.cells[i].members.count(None) for i in state.cells.within("empty") if not state.arriving[i]}
+    empties = sorted((i for i, n in missing.items() if n <= idle or n < size), key=missing.__getitem__)
     there: dict[str, str] | None = None  # found once, for as many cells as can be formed of them
     for index in empties:
         leave_bad_nodes(state, index)
