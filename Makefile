@@ -23,9 +23,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
-	$(PYTEST) -m "not long"
+	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m "not long"
 
 test-long: setup
 	$(PYTEST) -m long

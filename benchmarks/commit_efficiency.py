@@ -2,7 +2,7 @@
 
     python benchmarks/commit_efficiency.py [--every 15] [--minutes 20] [--seed 1] [--step 0.2] [--json FILE]
 
-3 cells x 2 workers and a warm spare node, real processes and real gloo without Ray (`tests/support/lab.py`).
+3 cells x 2 workers and a warm spare node, real processes and real gloo without Ray (`shoal.testing`).
 Every `--every` seconds something is killed, in turn a worker and a whole node (all it holds; a fresh node takes its
 place). The quadratic of `shoal_workloads.synthetic` sleeps through its steps, so that two cores carry it.
 
@@ -25,42 +25,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shoal.chaos.plan import Fault, Seen
+from shoal.chaos.plan import Fault
 from shoal.chaos.strike import unleash
 from shoal.record import read
 from shoal.record.audit import committed_ids_audit
-from shoal.record.jsonl import read_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.support.lab import Lab, lab
+from tests.support.lab import lab
+from tests.support.target import LabTarget
 
 CELLS = 3
 NODES = {f"n{number}": 2 for number in range(CELLS + 1)}
-
-
-class LabTarget:
-    """What chaos can do to a lab."""
-
-    def __init__(self, one: Lab) -> None:
-        self.one, self.fresh = one, len(one.alive)
-
-    def workers(self) -> list[Seen]:
-        status = read_json(self.one.path / "status.json") or {"workers": []}
-        return [Seen(w["actor"], w["node"], w["pid"], w["cell"]) for w in status["workers"]]
-
-    def nodes(self) -> list[str]:
-        return sorted(self.one.alive)
-
-    def over(self) -> bool:
-        return (self.one.path / "run.json").exists()
-
-    def strike(self, kind: str, victim: Seen | str | None) -> None:
-        if isinstance(victim, Seen):
-            self.one.kill(victim.actor)
-        elif victim in self.one.alive:
-            self.one.kill_node(str(victim))
-            self.one.alive[f"n{self.fresh}"] = 2
-            self.fresh += 1
 
 
 def kills(every: float, seed: int) -> Iterator[Fault]:

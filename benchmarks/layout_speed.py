@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from shoal.testing import World, world
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline, schedule_of
 from shoal_workloads.parallel.schedule import Span
 from shoal_workloads.parallel.schedule.simulate import simulate
-from shoal_workloads.testing import World, world
 from tests.support import layouts_world, synthetic
 
 __all__ = ["Speed", "speeds"]

@@ -4,7 +4,7 @@
 
 Both are the same replicas in the same number of processes, one thread each, with gloo on this machine: in cells that
 share a world, matching workers' sums added over the cells, the figures of the step added over everybody. The bare loop
-does only that, and waits in each collective; the sums are added in place. With Shoal (`tests/support/lab.py`:
+does only that, and waits in each collective; the sums are added in place. With Shoal (`shoal.testing`:
 worker, controller and record, without Ray) a copy is added so that the step can be done again, waiting is polling, the
 figures travel in a vote, and each commit is told; `reduce: exact` is measured too. They take turns, `--rounds` times.
 The cost is the ratio of the medians of all steps, and beside it that of the lower quartiles, which other work on the
@@ -33,11 +33,12 @@ from statistics import median, quantiles
 from typing import Any
 
 from shoal import batching
+from shoal.testing.processes import ADDRESS, FORK
 from shoal_core.workload import make_workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.support.corpora import write_corpus
-from tests.support.lab import ADDRESS, FORK, lab
+from tests.support.lab import lab
 
 WARM = 10  # steps that do not count
 VOCABULARY = 1024

@@ -1,5 +1,6 @@
 """Settings of all tests: no example has a deadline, since a slow machine is no failure; who logs as somebody
-(`shoal.log.begin`) does so within one test."""
+(`shoal.log.begin`) does so within one test. Where several processes share the tests out (`-n 2 --dist loadgroup`), a
+file stays together, and one cluster is up at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +12,12 @@ from hypothesis import settings
 
 settings.register_profile("shoal", deadline=None)
 settings.load_profile("shoal")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        room = "cluster" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(room))
 
 
 @pytest.fixture(autouse=True)

@@ -88,7 +88,7 @@ def test_the_head_dies_and_comes_back_and_training_does_not_notice(cluster: str,
     assert (run["status"], run["steps"], run["steps_lost"]) == ("done", STEPS, 0)
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
     assert [event["rung"] for event in run["recovery_events"]] == ["heal"]
-    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(STEPS)[1], rel=1e-4)
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(STEPS).losses, rel=1e-4)
     within(300, lambda: job_status(CLUSTER, "headless") == "SUCCEEDED", "the job's driver did not see the end")
     assert_reaped(CLUSTER, "headless")
     local.add_node(CLUSTER)
@@ -117,7 +117,7 @@ def test_a_worker_and_the_controller_die_while_the_head_is_away(cluster: str, tm
     assert run is not None
     assert (run["status"], run["steps"], run["steps_lost"], run["deaths"]) == ("done", STEPS, 0, 1)
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(STEPS)[1], rel=1e-4)
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(STEPS).losses, rel=1e-4)
     within(300, lambda: job_status(CLUSTER, "alone") == "SUCCEEDED", "the job's driver did not see the end")
     assert_reaped(CLUSTER, "alone")
 
@@ -145,7 +145,7 @@ def test_the_driver_dies_and_the_same_job_submitted_again_follows_the_run(cluste
     run = read_json(path / "run.json")
     assert run is not None
     assert (run["status"], run["steps"], run["steps_lost"], run["deaths"], run["sessions"]) == ("done", SHORT, 0, 0, 1)
-    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(SHORT)[1], rel=1e-4)
+    assert [line["loss"] for line in read.steps(path)] == pytest.approx(alone(SHORT).losses, rel=1e-4)
     assert_reaped(CLUSTER, "adopted")
 
 

@@ -262,7 +262,9 @@ def huge(saved: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda _: Evil(), lambda _: bytes_for_a_tensor(), lambda _: beyond(), lambda _: 5, huge], ids=str
+    "make",
+    [lambda _: Evil(), lambda _: bytes_for_a_tensor(), lambda _: beyond(), lambda _: 5, huge],
+    ids=["a call", "bytes", "a file elsewhere", "a number", "too large"],
 )
 def test_an_index_that_was_made_up_runs_nothing_and_leads_nowhere(
     saved: Path, make: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from shoal.chaos.passing import Passing
 from shoal.chaos.plan import Fault, choose_victim, schedule
 from shoal.chaos.strike import seen, strike_run
 from shoal.record.audit import committed_ids_audit
-from tests.support.exchange import Exchange
+from shoal.testing import Cable
 from tests.support.lab import Lab, alone, lab
 
 Took = dict[str, list[float]]
@@ -44,8 +44,8 @@ def strike(one: Lab, under_way: Passing, fault: Fault) -> None:
         one.kill(victim.actor)
         one.until(lambda: len(one.events("decision")) > decided)
     if fault.kind == "cut-store":
-        assert one.exchange is not None
-        under_way.begin(fault.kind, one.exchange.cut)
+        assert one.cable is not None
+        under_way.begin(fault.kind, one.cable.cut)
     else:
         strike_run(under_way, fault.kind, one.path, one.controller.pid, seen(one.path))
     if not forming:
@@ -58,7 +58,7 @@ def drill(folder: Path, faults: list[Fault], lasting: float, steps: int) -> Iter
     """A run that has suffered these faults, each once it was whole again after the one before."""
     took: Took = {}
     settings = {"patience": PATIENCE, "audit": {"samples": True}, "checkpoint": {"every": 50}}
-    settings |= {"workload": {"seconds": 0.1}, "exchange": Exchange()}
+    settings |= {"workload": {"seconds": 0.1}, "cable": Cable()}
     nodes = {f"n{number}": 2 for number in range(4)}
     with lab(folder, nodes, steps=steps, **settings) as one, passing(lasting) as under_way:
         one.full(5, spares=1)
@@ -77,7 +77,7 @@ def whole(one: Lab, steps: int) -> None:
     assert (run["steps"], run["steps_lost"]) == (steps, 0), one.story()
     assert (audit.steps, audit.seen, audit.source) == (steps, audit.expected, "samples")
     assert (audit.repeated, audit.skipped, audit.outside) == (0, 0, 0)
-    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps)[1], rel=1e-4)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps).losses, rel=1e-4)
 
 
 def test_each_fault_while_a_worker_dies(tmp_path: Path) -> None:
@@ -92,14 +92,14 @@ def test_each_fault_while_a_worker_dies(tmp_path: Path) -> None:
         assert any("File too large" in event["reason"] for event in one.events("record_stalled"))
 
 
-def test_an_exchange_that_is_cut_holds_back_what_is_said() -> None:
-    exchange, server = Exchange(), socket.create_server(("127.0.0.1", 0))
-    here = socket.create_connection(exchange.towards(*server.getsockname()))
+def test_a_cable_that_is_cut_holds_back_what_is_said() -> None:
+    cable, server = Cable(), socket.create_server(("127.0.0.1", 0))
+    here = socket.create_connection(cable.towards(*server.getsockname()))
     with server, here, server.accept()[0] as there:
         here.sendall(b"a")
         assert there.recv(1) == b"a"
         there.settimeout(0.2)
-        with exchange.cut():
+        with cable.cut():
             here.sendall(b"b")
             with pytest.raises(TimeoutError):
                 there.recv(1)

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed.checkpoint as dcp
 
-from shoal import checkpoint
+from shoal.testing import outcome
 from tests.support.corpora import write_corpus
-from tests.support.lab import Lab, lab
+from tests.support.lab import lab
 
 STEPS = 30
 
@@ -28,17 +26,6 @@ def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:
         "parallel": parallel,
         "ema_decay": 0.9,
     }
-
-
-def state_of(one: Lab) -> dict[str, torch.Tensor]:
-    """All tensors of the last checkpoint."""
-    last = checkpoint.last_whole(one.path / "checkpoints")
-    assert last is not None
-    assert last.steps == STEPS
-    entries = dcp.FileSystemReader(last.path).read_metadata().state_dict_metadata
-    state = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}
-    dcp.load(state, checkpoint_id=last.path, no_dist=True)
-    return state
 
 
 @pytest.mark.parametrize(
@@ -70,11 +57,10 @@ def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
             assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
             assert len(one.events("death")) == deaths
             assert bool(one.events("experts_placed")) == bool(deaths and disturbed)
-            found.append(([line["loss"] for line in one.steps()], state_of(one)))
-    (losses, state), (killed_losses, killed_state) = found
-    assert losses == killed_losses
-    assert losses[-1] < losses[0] - 0.1
-    assert state.keys() == killed_state.keys()
-    kinds = {name.partition(".")[0] for name in state}
+            found.append(outcome(one.path))
+    calm, hurt = found
+    assert len(calm.losses) == STEPS
+    assert calm.losses[-1] < calm.losses[0] - 0.1
+    kinds = {name.partition(".")[0] for name in calm.state}
     assert kinds == {"model", "adam_m", "adam_v", "ema", "router_bias", "guard", "shoal"}
-    assert [name for name in state if not torch.equal(state[name], killed_state[name])] == []
+    assert calm.differences(hurt) == []

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from shoal_workloads.config import PretrainConfig
-from shoal_workloads.pretrain import Pretrain
+from shoal import testing
 from tests.support.corpora import write_corpus
 from tests.support.lab import lab
 
@@ -31,17 +30,10 @@ def workload(corpus: Path, parallel: dict[str, Any], steps: int) -> dict[str, An
 
 
 def alone(section: dict[str, Any], steps: int, seed: int) -> list[float]:
-    """The loss of each step in this one process."""
+    """The loss of each step in this one process, which takes four samples at once."""
     torch.set_num_threads(1)
-    fields = {key: value for key, value in section.items() if key not in ("path", "parallel")}
-    replica, losses = Pretrain(PretrainConfig.model_validate(fields)).build(seed), []
-    for step in range(steps):
-        replica.begin(step)
-        for first in range(step * BATCH, (step + 1) * BATCH, 4):
-            replica.accumulate([range(first, first + 4)])
-        total = replica.sums()
-        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
-    return losses
+    whole = {**section, "parallel": {}, "batch": {"global_batch": BATCH, "micro_batch": 4}}
+    return testing.alone(whole, steps, seed).losses
 
 
 def test_experts_move_when_the_crew_changes(tmp_path: Path) -> None:

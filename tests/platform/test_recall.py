@@ -189,7 +189,7 @@ def ran_on(one: Lab, steps: int, rungs: list[str]) -> int:
     """The run ended with the undisturbed run's losses by these rungs; the steps it lost."""
     run = one.finished()
     assert (run["status"], run["steps"]) == ("done", steps), one.story()
-    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps)[1], rel=1e-4)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps).losses, rel=1e-4)
     assert [event["rung"] for event in one.events("decision")] == rungs, one.story()
     return int(run["steps_lost"])
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed.checkpoint
 
 from shoal import checkpoint
-from shoal.chaos.plan import Seen, choose_victim, schedule
-from shoal.record.jsonl import read_json
-from tests.support.lab import WORKLOAD, Lab, alone, lab
+from shoal.chaos.plan import choose_victim, schedule
+from shoal.testing import Lab, Outcome, assert_no_trace, outcome
+from tests.support.lab import alone, lab, with_defaults
+from tests.support.target import LabTarget
 
 NODES = {f"n{i}": 2 for i in range(4)}
 
@@ -23,7 +21,7 @@ def check(one: Lab, steps: int, rungs: list[str], lost: int = 0) -> dict[str, An
     run = one.finished()
     assert (run["status"], run["steps"], run["steps_lost"]) == ("done", steps, lost), one.story()
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps)[1], rel=1e-4)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps).losses, rel=1e-4)
     assert [event["rung"] for event in one.events("decision")] == rungs, one.story()
     return run
 
@@ -50,7 +48,7 @@ def test_a_lost_node_two_at_once_and_the_healer_are_survived(tmp_path: Path) -> 
         run = one.finished()
         assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
         assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200)[1], rel=1e-4)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200).losses, rel=1e-4)
 
 
 def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path) -> None:
@@ -61,13 +59,13 @@ def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path) -> None:
         run = one.finished()
         assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
         assert "combine" in [event["rung"] for event in one.events("decision")]
-        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(100)[1], rel=1e-4)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(100).losses, rel=1e-4)
 
 
 def test_a_frozen_worker_is_fenced_and_healed(tmp_path: Path) -> None:
     with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
         one.full(20, spares=2)
-        one.signal(one.members(1)[0], signal.SIGSTOP)
+        one.freeze(one.members(1)[0])
         check(one, 120, ["heal"])
         assert len(one.events("fenced")) == 1
 
@@ -102,49 +100,26 @@ def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path) -> N
     with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
         one.full(10, spares=2)
         node = one.members(1)[0].rpartition("@")[2]
-        one.drains[node] = 0.0
-        one.until(
-            lambda: not any(process.is_alive() for name, process in one.processes.items() if name in one.on(node))
-        )
+        one.drain(node)
+        one.until(lambda: not set(one.living()) & set(one.on(node)))
         one.kill_node(node)
         check(one, 120, ["drain"])
         assert one.events("death") == []
         assert [(event["rung"], event["nodes"]) for event in one.events("recovery")] == [("drain", [node])]
 
 
-def ended_with(one: Lab) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses of all steps and the final state."""
-    run = one.finished()
-    assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
-    return [line["loss"] for line in one.steps()], final_state(one)
-
-
-def final_state(one: Lab) -> dict[str, torch.Tensor]:
-    """Of the last checkpoint."""
-    state = {name: torch.empty(WORKLOAD["parameters"]) for name in ("vector", "momentum")}
-    last = checkpoint.last_whole(one.path / "checkpoints")
-    assert last is not None
-    torch.distributed.checkpoint.load(state, checkpoint_id=last.path, no_dist=True)
-    return state
-
-
 def test_in_exact_mode_recoveries_leave_no_trace(tmp_path: Path) -> None:
     """Other cells, other sharing, other order of sums: the same bits."""
-    found = []
-    for kill in (False, True):
-        folder = tmp_path / str(kill)
-        folder.mkdir()
-        with lab(folder, NODES, steps=100, reduce="exact", workload={"seconds": 0.01}) as one:
-            if kill:
-                one.full(10, spares=2)
-                one.kill(one.members(1)[0])
-                one.full(10)
-                one.kill(one.members(0)[1])
-            found.append(ended_with(one))
-            assert len(one.events("death")) == 2 * kill
-    (losses, state), (killed_losses, killed_state) = found
-    assert losses == killed_losses
-    assert all(torch.equal(state[name], killed_state[name]) for name in state)
+
+    def kill_two(one: Lab) -> None:
+        one.full(10, spares=2)
+        one.kill(one.members(1)[0])
+        one.full(10)
+        one.kill(one.members(0)[1])
+
+    settings = with_defaults({"workload": {"seconds": 0.01}, "steps": 100})
+    one = assert_no_trace(tmp_path, NODES, kill_two, **settings)
+    assert len(one.events("death")) == 2
 
 
 POINTS = ("accumulate", "accumulated", "across", "vote", "commit", "committed")
@@ -161,7 +136,7 @@ def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path) -> 
         run = one.finished()
         assert (run["status"], run["steps_lost"], run["deaths"]) == ("done", 0, 3), one.story()
         assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(160)[1], rel=1e-4)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(160).losses, rel=1e-4)
 
 
 @pytest.mark.long
@@ -177,7 +152,7 @@ def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, at: str, how: str
         run = one.finished()
         assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
         assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200)[1], rel=1e-4)
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200).losses, rel=1e-4)
 
 
 def test_a_sum_that_is_no_number_is_rolled_back_and_a_flipped_bit_is_healed(tmp_path: Path) -> None:
@@ -208,36 +183,6 @@ def test_an_error_of_the_training_code_ends_the_run_and_is_told(tmp_path: Path) 
         assert one.events("death") == []
 
 
-class LabTarget:
-    """What chaos can do to a lab."""
-
-    def __init__(self, one: Lab) -> None:
-        self.one, self.fresh = one, len(one.alive)
-
-    def workers(self) -> list[Seen]:
-        status = read_json(self.one.path / "status.json") or {"workers": []}
-        return [Seen(w["actor"], w["node"], w["pid"], w["cell"]) for w in status["workers"]]
-
-    def nodes(self) -> list[str]:
-        return sorted(self.one.alive)
-
-    def over(self) -> bool:
-        return (self.one.path / "run.json").exists()
-
-    def strike(self, kind: str, victim: Seen | str | None) -> None:
-        if isinstance(victim, Seen):
-            self.one.signal(victim.actor, signal.SIGSTOP if kind == "freeze-worker" else signal.SIGKILL)
-        elif kind == "kill-controller":
-            self.one.kill_controller()
-        elif victim in self.one.alive:
-            if kind == "drain":
-                self.one.drains[str(victim)] = 0.0
-            else:
-                self.one.kill_node(str(victim))
-            self.fresh += 1
-            self.one.alive[f"n{self.fresh}"] = 2
-
-
 def chaos(folder: Path, steps: int, every: float, seed: int, **settings: Any) -> tuple[int, dict[str, Any], Lab]:
     """A fault about every `every` committed steps, however long they take."""
     kinds = ["kill-worker", "kill-worker", "kill-node", "freeze-worker", "drain", "kill-controller"]
@@ -260,21 +205,20 @@ def test_random_faults_leave_no_trace(tmp_path: Path) -> None:
     assert done >= 2
     assert (run["status"], run["steps"]) == ("done", 120), one.story()
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(120)[1], rel=1e-4)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(alone(120).losses, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses and end of 300 steps in exact mode that nothing befell."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Of 300 steps in exact mode that nothing befell."""
     with lab(tmp_path_factory.mktemp("calm"), NODES, steps=300, reduce="exact", workload={"seconds": 0.0}) as one:
-        return ended_with(one)
+        assert one.finished()["status"] == "done", one.story()
+        return outcome(one.path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
-def test_two_hundred_random_faults_in_exact_mode(
-    tmp_path: Path, seed: int, undisturbed: tuple[list[float], dict[str, torch.Tensor]]
-) -> None:
+def test_two_hundred_random_faults_in_exact_mode(tmp_path: Path, seed: int, undisturbed: Outcome) -> None:
     """More than ten faults a run, one about every 20 steps: the undisturbed run's bits. Steps are lost only where a
     shard lived nowhere any more."""
     done, run, one = chaos(tmp_path, 300, 20.0, seed, reduce="exact")
@@ -283,7 +227,4 @@ def test_two_hundred_random_faults_in_exact_mode(
     assert (run["status"], run["steps"]) == ("done", 300), one.story()
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
     assert run["steps_lost"] == 0 or "restore" in rungs
-    losses, state = undisturbed
-    assert [line["loss"] for line in one.steps()] == losses
-    last = final_state(one)
-    assert all(torch.equal(state[name], last[name]) for name in state)
+    assert outcome(one.path).differences(undisturbed) == []

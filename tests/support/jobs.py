@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
+from shoal import testing
 from shoal.cluster import connect
 from shoal.record import read
 from shoal.record.jsonl import read_json
-from shoal_workloads.synthetic import SyntheticConfig, SyntheticShard
+from shoal.testing import Outcome
 
 BIN = Path(sys.executable).parent
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
@@ -86,13 +86,6 @@ def assert_reaped(cluster: str, run_id: str, deadline: float = 300.0) -> None:
         assert time.monotonic() < end, left
 
 
-def alone(steps: int) -> tuple[torch.Tensor, list[float]]:
-    """The same training in this one process: final vector, and the loss of each step."""
-    config = SyntheticConfig.model_validate({k: v for k, v in WORKLOAD.items() if k != "path"} | {"seconds": 0.0})
-    replica, losses = SyntheticShard(config, seed=0), []
-    for step in range(steps):
-        replica.begin(step)
-        replica.accumulate([range(step * config.global_batch, (step + 1) * config.global_batch)])
-        total = replica.sums().clone()
-        losses.append(replica.commit(total, replica.stats(), replica.norm_sq(total))["loss"])
-    return replica.vector, losses
+def alone(steps: int) -> Outcome:
+    """The same training in this one process."""
+    return testing.alone(WORKLOAD | {"seconds": 0.0}, steps)

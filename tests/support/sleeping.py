@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from shoal.testing import World
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.schedule import Schedule, Span, Timeline, build, simulate, timeline
-from shoal_workloads.testing import World
 
 __all__ = ["Measured", "compare", "measure"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from shoal_workloads.testing import World, world
+from shoal.testing import World, world
 
 
 @pytest.fixture(scope="session", autouse=True)

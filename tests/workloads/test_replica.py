@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoal_workloads.testing import World
+from shoal.testing import World
 from tests.support import synthetic
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.testing import World, world
 from shoal_workloads.parallel.schedule import actions_of, build, needs, product, simulate
-from shoal_workloads.testing import World, world
 from tests.support.sleeping import measure
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from shoal.testing import World
 from shoal_workloads.parallel.placement import identity, imbalance, place_experts
 from shoal_workloads.parallel.traffic import row_bytes
 from shoal_workloads.recipe.balance import max_violation, update_bias
-from shoal_workloads.testing import World
 from tests.support import experts_world, synthetic
 from tests.support.experts_world import Answer, Case
 

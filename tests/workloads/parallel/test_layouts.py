@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from shoal.testing import World, world
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.schedule import Action, Pair, Schedule
 from shoal_workloads.pretrain import Pretrain
-from shoal_workloads.testing import World, world
 from tests.support import layouts_world, synthetic
 from tests.support.layouts_world import Run, whole
 

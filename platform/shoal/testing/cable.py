@@ -10,7 +10,7 @@ from collections.abc import Iterator
 HERE = "127.0.0.1"
 
 
-class Exchange:
+class Cable:
     """Stands at a port of its own for each controller. While it is cut nothing arrives, no connection is reset, and
     what was said arrives afterwards: as where packets vanish."""
 
@@ -19,7 +19,7 @@ class Exchange:
         self._whole = asyncio.Event()
         self._whole.set()
         self._ports: dict[tuple[str, int], int] = {}
-        threading.Thread(target=self._loop.run_forever, daemon=True, name="exchange").start()
+        threading.Thread(target=self._loop.run_forever, daemon=True, name="cable").start()
 
     def towards(self, address: str, port: int) -> tuple[str, int]:
         """Where to be connected to this address and port. Any thread."""

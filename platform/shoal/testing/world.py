@@ -1,4 +1,4 @@
-"""For tests: runs functions on every rank of a small gloo world, whose processes are spawned once and used again."""
+"""Functions run on every rank of a small gloo world, whose processes are spawned once and used again."""
 
 from __future__ import annotations
 

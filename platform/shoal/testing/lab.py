@@ -1,0 +1,246 @@
+"""A run on this machine without Ray: nodes are names, workers real processes with real gloo that really die.
+
+The controller is a process of its own, so that it can be killed too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shoal.config import Job
+from shoal.plan import first_plan
+from shoal.record import layout, read
+from shoal.record.jsonl import read_json
+from shoal.record.rundir import RunDir
+from shoal.testing import processes
+from shoal.testing.cable import Cable
+
+__all__ = ["Lab", "lab"]
+
+SWITCHED_OFF = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
+PATIENCE = 60.0
+"""Seconds; of them follow deadlines that a machine under load keeps."""
+RUN_ID = "lab"
+
+
+class Lab:
+    """A run in `folder` on `nodes` (slots of each by name); `settings`: a job's fields, of which `steps` and `workload`
+    must be there. `cable`: what lies between its workers and its controller. `resume`: it goes on from the run that
+    lies there.
+
+    Attributes:
+        path: the run's directory. alive: living nodes. drains: deadlines (unix, s) of nodes that are announced to go.
+        processes: every worker's process by name, dead ones too. controller: its process. job: all settings.
+
+    Raises:
+        AssertionError: what is waited for does not come, with the run's story.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: Mapping[str, int],
+        *,
+        resume: bool = False,
+        cable: Cable | None = None,
+        **settings: Any,
+    ) -> None:
+        self.alive, self.cable = dict(nodes), cable
+        self.drains: dict[str, float] = {}
+        self.processes: dict[str, Any] = {}
+        merged = {"run_id": RUN_ID, "storage": str(folder), "patience": PATIENCE, **SWITCHED_OFF, **settings}
+        self.job = Job.model_validate(merged).model_dump(mode="json")
+        self.path = folder / RUN_ID
+        RunDir.create(folder, RUN_ID, self.job, resume).close()
+        self._place = processes.Place(folder, Path(tempfile.mkdtemp(prefix="lab-")))
+        self._warden = processes.answer(self._place.sockets / processes.WARDEN, self._reply)
+        plan = first_plan(dict(nodes), self.job["cells"], self.job["workers_per_cell"])
+        self._seats = {(seat.cell, seat.rank): node for seat, node in plan.items()}
+        self.controller = self._begin_controller(again=False)
+
+    # ---- faults
+
+    def kill(self, worker: str) -> None:
+        self.signal(worker, signal.SIGKILL)
+
+    def freeze(self, worker: str) -> None:
+        """It keeps its connections and says nothing any more."""
+        self.signal(worker, signal.SIGSTOP)
+
+    def signal(self, worker: str, number: int) -> None:
+        process = self.processes.get(worker)
+        if process is not None and process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    def kill_node(self, node: str) -> None:
+        """The node is gone, and all that ran on it."""
+        del self.alive[node]
+        for worker in self.on(node):
+            self.kill(worker)
+
+    def drain(self, node: str) -> None:
+        """Announce that a node will be taken away."""
+        self.drains[node] = 0.0
+
+    def add_node(self, name: str, slots: int) -> None:
+        self.alive[name] = slots
+
+    def kill_controller(self) -> None:
+        """Another takes over, as Ray's restart of the actor would have it."""
+        self.controller.kill()
+        self.controller.join()
+        self.controller = self._begin_controller(again=True)
+
+    def disk_full(self, full: bool) -> None:
+        """Whether no file of the controller's may grow."""
+        pid, hard = self.controller.pid, resource.RLIM_INFINITY
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))
+
+    @contextlib.contextmanager
+    def no_descriptors(self) -> Iterator[None]:
+        """The controller can open nothing."""
+        limits = resource.prlimit(self.controller.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.controller.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.controller.pid, resource.RLIMIT_NOFILE, limits)
+
+    def stop(self, *, save: bool = False) -> None:
+        """Ask the run to end; `save`: with its state saved."""
+        os.kill(self.controller.pid, signal.SIGUSR1 if save else signal.SIGTERM)
+
+    def close(self) -> None:
+        """End every process."""
+        self.controller.kill()
+        for process in list(self.processes.values()):
+            process.kill()
+        self._warden.shutdown()
+        self._warden.server_close()
+        shutil.rmtree(self._place.sockets, ignore_errors=True)
+
+    # ---- looking on
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Of the run's journal."""
+        return [event for event in read.events(self.path) if event["kind"] == kind]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Committed steps, as the record has them."""
+        return read.steps(self.path)
+
+    def committed(self) -> int:
+        """Committed steps by a worker's own word: the record may be behind."""
+        asked = [processes.ask(self._socket(self.processes[name]), {"what": "steps"}) for name in self.living()]
+        return max((int(steps) for steps in asked if steps is not None), default=-1)
+
+    def members(self, cell: int) -> list[str]:
+        """Workers by rank, of the last generation that had the cell."""
+        cells = [event["cells"] for event in self.events("generation")]
+        return [found[str(cell)] for found in cells if str(cell) in found][-1]
+
+    def on(self, node: str) -> list[str]:
+        """Workers that were started on a node."""
+        return [name for name in list(self.processes) if name.endswith(f"@{node}")]
+
+    def living(self) -> list[str]:
+        """Workers whose processes are there."""
+        return sorted(name for name, process in list(self.processes.items()) if process.is_alive())
+
+    def until(self, done: Callable[[], Any], seconds: float = 240.0) -> None:
+        """Wait until it is so."""
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end, self.story()
+            assert self.controller.is_alive() or (self.path / layout.RUN).exists(), self.story()
+            time.sleep(0.01)
+
+    def full(self, steps: int, spares: int = 0) -> None:
+        """Wait until every cell commits, `steps` more steps are there and `spares` are warm."""
+        base = len(self.steps())
+
+        def whole() -> bool:
+            lines = self.steps()
+            status = read_json(self.path / layout.STATUS) or {"workers": [], "generation": None}
+            warm = sum(worker["cell"] is None for worker in status["workers"])
+            current = bool(lines) and status["generation"] == lines[-1]["generation"]
+            return current and len(lines) >= base + steps and lines[-1]["cells"] == self.job["cells"] and warm >= spares
+
+        self.until(whole)
+
+    def finished(self) -> dict[str, Any]:
+        """Wait for the run's end; returns its summary (`run.json`)."""
+        self.until(lambda: (self.path / layout.RUN).exists())
+        self.controller.join(60)
+        return read_json(self.path / layout.RUN) or {}
+
+    def story(self) -> str:
+        """The newest of the journal and of the logs, for the message of a test that fails."""
+        tail = "\n".join(json.dumps(event) for event in read.events(self.path)[-25:])
+        files = [self._place.logs / name for name in (processes.CONTROLLER_LOG, processes.WORKERS_LOG)]
+        logs = [file.read_text()[-3000:] for file in files if file.exists()]
+        return "\n".join([f"{len(self.steps())} steps", tail, *logs])
+
+    # ---- what the controller asks of its cluster
+
+    def _begin_controller(self, *, again: bool) -> Any:
+        return processes.begin_controller(self._place, self.job, self._seats, again=again)
+
+    def _socket(self, process: Any) -> Path:
+        return processes.socket_of(self._place, process.pid)
+
+    def _reply(self, question: dict[str, Any]) -> Any:
+        match question["what"]:
+            case "nodes":
+                return self.alive
+            case "draining":
+                return self.drains
+            case "workers":
+                return self.living()
+            case "rejoin":
+                return self._rejoin(question["name"], question["meeting"])
+            case "kill":
+                self.kill(question["name"])
+            case "spawn":
+                self._spawn(question["setup"])
+        return None
+
+    def _spawn(self, setup: dict[str, Any]) -> None:
+        if setup["node"] in self.alive:
+            begun = processes.begin_worker(self._place, setup | {"meeting": self._through_cable(setup["meeting"])})
+            self.processes[setup["name"]] = begun
+
+    def _rejoin(self, name: str, meeting: dict[str, Any]) -> bool:
+        process = self.processes.get(name)
+        there = process is not None and process.is_alive() and self._socket(process).exists()
+        if there:
+            question = {"what": "rejoin", "meeting": self._through_cable(meeting)}
+            threading.Thread(target=processes.ask, args=(self._socket(process), question), daemon=True).start()
+        return there
+
+    def _through_cable(self, meeting: dict[str, Any]) -> dict[str, Any]:
+        if self.cable is None:
+            return meeting
+        return meeting | {"lifeline": self.cable.towards(*meeting["lifeline"])}
+
+
+@contextlib.contextmanager
+def lab(folder: Path, nodes: Mapping[str, int], **settings: Any) -> Iterator[Lab]:
+    """A `Lab` that is closed at the end."""
+    one = Lab(folder, nodes, **settings)
+    try:
+        yield one
+    finally:
+        one.close()
