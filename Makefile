@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# how the tests are shared out, nothing by default: SHARED="-n 2 --dist loadgroup --no-loadscope-reorder" for two processes
+SHARED ?=
 
 .PHONY: setup demo test test-long lint clean
 
@@ -26,7 +28,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m "not long"
+	$(PYTEST) $(SHARED) -m "not long"
 
 test-long: setup
 	$(PYTEST) -m long
