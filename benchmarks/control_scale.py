@@ -36,7 +36,7 @@ from shoal.timeouts import Timeouts
 from shoal.worker.setup import Meeting, Setup
 
 HOSTS = 4
-STEPS, SECONDS = 3, 3.0
+STEPS, SECONDS = 3, 10.0
 """Steps that are measured, and the seconds one lasts: so long are the signs of life counted too."""
 PATIENCE = 60.0
 SPAWN = multiprocessing.get_context("spawn")
@@ -70,21 +70,23 @@ class PaperFleet:
 
 
 class Blocked:
-    """The longest call of the event loop, in seconds."""
+    """The longest call of the event loop: seconds, and what it was."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
+        self.longest = (0.0, "")
         run = asyncio.Handle._run  # type: ignore[attr-defined]
 
         def timed(handle: asyncio.Handle) -> None:
             began = time.perf_counter()
             run(handle)
-            self.longest = max(self.longest, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            if took > self.longest[0]:
+                self.longest = (took, str(getattr(handle._callback, "__self__", handle._callback))[:120])
 
         asyncio.Handle._run = timed  # type: ignore[attr-defined]
 
-    def take(self) -> float:
-        taken, self.longest = self.longest, 0.0
+    def take(self) -> tuple[float, str]:
+        taken, self.longest = self.longest, (0.0, "")
         return taken
 
 
@@ -131,7 +133,7 @@ class Scene:
         raw = {**settings, **off, "steps": 10**6, "patience": PATIENCE, "workload": workload}
         job = Job.model_validate(raw).model_dump(mode="json")
         RunDir.create(folder, "run", job, resume=False).close()
-        self.blocked = 0.0
+        self.blocked = (0.0, "")
         """Seconds, of the longest call of the event loop since this was set."""
         self.profile = ""
         """A file for the profile of what the event loop does now; "" for none."""
@@ -165,7 +167,7 @@ class Scene:
         """Of the controller."""
         self.pipe.send(self.profile)
         state = dict(self.pipe.recv())
-        self.blocked = max(self.blocked, state["blocked"])
+        self.blocked = max(self.blocked, tuple(state["blocked"]))
         return state
 
     def until(self, done: Callable[[], bool]) -> None:
@@ -188,7 +190,7 @@ def measured(workers: int, folder: Path, profiles: Path | None) -> dict[str, Any
     try:
         scene.until(lambda: scene.tell("look")[2].get(0) == workers)
         start = scene.state()
-        costs, sizes, scene.blocked = [], [], 0.0
+        costs, sizes, scene.blocked = [], [], (0.0, "")
         for step in range(1, STEPS + 1):
             if profiles is not None:
                 scene.profile = str(profiles / "steps.prof")
@@ -218,7 +220,8 @@ def measured(workers: int, folder: Path, profiles: Path | None) -> dict[str, Any
             "regroup_bytes_received": said - sent,
             "step_cpu_seconds": median(costs),
             "step_bytes": median(sizes),
-            "loop_blocked_ms_max": 1000 * scene.blocked,
+            "loop_blocked_ms_max": 1000 * scene.blocked[0],
+            "loop_blocked_in": scene.blocked[1],
         }
     finally:
         scene.close()

@@ -120,11 +120,17 @@ class Line(asyncio.Protocol):
         self.say(Meet(self.scope, 1, key, size))
 
     def exchange(self, *groups: tuple[str, int, list[int]]) -> None:
-        """Tell this worker's address in each group, and ask for those of its peers: (group, rank, peers)."""
-        puts = [Put(self.scope, f"{group}/0/{rank}", VALUE) for group, rank, _ in groups]
+        """Tell this worker's address in each group, and ask for those of its peers: (group, rank, peers). The members of
+        a cell's world ask for one after the other, neighbours in groups over cells for all at once."""
+        puts = tuple((f"{group}/0/{rank}", VALUE) for group, rank, _ in groups)
         keys = [f"{group}/0/{peer}" for group, _, peers in groups for peer in peers]
-        self.wanted = len(keys)
-        self.say(*puts, *(Want(self.scope, id, (key,)) for id, key in enumerate(keys)))
+        if self.stage == "world":
+            self.wanted = len(keys)
+            wants = [Want(self.scope, id, (key,)) for id, key in enumerate(keys)]
+            self.say(*(Put(self.scope, *put) for put in puts), *wants)
+        else:
+            self.wanted = 1
+            self.say(Want(self.scope, 0, tuple(keys), puts))
 
     def commit(self, steps: int) -> None:
         first = self.cell == self.generation.cells[0]

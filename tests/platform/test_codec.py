@@ -50,7 +50,7 @@ SAYS = [
     NotSaved(7, "no room", "w"),
     Noted("w", 3, 7, "remark", {"text": "é", "deep": [1, {"a": None}]}),
     Put("cell/0/1", "k", "v"),
-    Want("cell/0/1", 1, ("k", "l")),
+    Want("cell/0/1", 1, ("k", "l"), (("m", "v"),)),
     Meet("cell/0/1", 2, "world", 2),
     Turn("cell/0/1", 3, "world", 2),
 ]

@@ -115,3 +115,12 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="too many"):
         one.hear("w0", Put(A, "d", "v"))
     assert one.hear("w0", Put(B, "d", "v" * 100)) == []
+
+
+def test_what_is_to_be_kept_is_kept_before_what_is_wanted_is_looked_for() -> None:
+    one = opened()
+    assert one.hear("w0", Want(A, 1, ("l", "k"), (("k", "v"),))) == []
+    assert one.hear("w1", Want(A, 2, ("k",), (("l", "u"), ("m", "w")))) == [
+        ("w0", Values(1, ("u", "v"))),
+        ("w1", Values(2, ("v",))),
+    ]

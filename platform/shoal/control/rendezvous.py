@@ -91,8 +91,9 @@ class Rendezvous:
         match asked:
             case Put(_, key, value):
                 return put(room, key, value)
-            case Want(_, id, keys):
-                return want(room, worker, id, keys)
+            case Want(_, id, keys, puts):
+                due = [answer for key, value in puts for answer in put(room, key, value)]
+                return [*due, *want(room, worker, id, keys)]
             case Meet(_, id, key, size) | Turn(_, id, key, size):
                 table = room.tables.setdefault(key, Table(size))
                 return meet(table, worker, id, turns=isinstance(asked, Turn))

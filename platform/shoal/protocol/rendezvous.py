@@ -21,11 +21,12 @@ class Put:
 
 @dataclass(frozen=True)
 class Want:
-    """Give these values once all are there: `Values`."""
+    """Give these values once all are there: `Values`. Before that, keep others: `puts`, of (key, value)."""
 
     scope: str
     id: int
     keys: tuple[str, ...]
+    puts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

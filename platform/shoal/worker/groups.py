@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from shoal.worker.rendezvous import Keys, Rendezvous
+from shoal.worker.rendezvous import Keys, Rendezvous, RingKeys
 
 __all__ = ["GROUPS", "WORLD", "Groups", "Stopped", "leave_world"]
 
@@ -84,32 +84,19 @@ class Groups:
             self.until(lambda: False)
 
     def build(self, wanted: Sequence[tuple[str, int, int]]) -> list[Any]:
-        """Groups outside the default world, all at once: of each (key, rank, size), None for a group of one.
-        The members of each have met already.
+        """Groups outside the default world: of each (key, rank, size), None for a group of one. The members of each
+        have met already.
 
         Raises:
-            Stopped: while waiting for the others. DistError: one could not be built.
+            DistError: there is no controller.
         """
-        built: dict[str, Any] = {}
-
-        def connect(key: str, rank: int, size: int) -> None:
-            try:
-                built[key] = dist.ProcessGroupGloo(dist.PrefixStore(key, keys), rank, size, self._options())
-            except Exception as error:
-                built[key] = error
-
-        keys = self._keys(GROUPS)
-        for key, rank, size in wanted:
-            if size == 1:
-                built[key] = None
-            else:
-                threading.Thread(target=connect, args=(key, rank, size), daemon=True, name="connect").start()
-        self.until(lambda: len(built) == len(wanted))
-        for key, group in built.items():
-            if isinstance(group, Exception):
-                self.leave(*(other for other in built.values() if isinstance(other, dist.ProcessGroup)))
-                raise dist.DistError(f"group {key}: {group}") from group
-        return [built[key] for key, _, _ in wanted]
+        keys = self._held[GROUPS] = RingKeys(self._rendezvous, self._build_timeout)
+        built = [
+            None if size == 1 else dist.ProcessGroupGloo(dist.PrefixStore(key, keys), rank, size, self._options())
+            for key, rank, size in wanted
+        ]
+        keys.exchange({key: (rank, size) for key, rank, size in wanted})
+        return built
 
     def _options(self) -> Any:
         """Of a group: its members connect when they first speak to each other. In a large run a worker has to do with

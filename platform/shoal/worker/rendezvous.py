@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from shoal.protocol.orders import Order
 from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
 
-__all__ = ["Asked", "Keys", "Rendezvous"]
+__all__ = ["Asked", "Keys", "Rendezvous", "RingKeys"]
 
 
 class Asked:
@@ -72,9 +72,10 @@ class Rendezvous:
         if not self._say(Put(scope, key, base64.b64encode(value).decode())):
             raise dist.DistStoreError("the controller is gone")
 
-    def want(self, scope: str, keys: Sequence[str]) -> Asked:
-        """Ask for the values of all these keys. Any thread."""
-        return self._ask(Want(scope, next(self._ids), tuple(keys)))
+    def want(self, scope: str, keys: Sequence[str], puts: Mapping[str, bytes] | None = None) -> Asked:
+        """Ask for the values of all these keys, and have others kept. Any thread."""
+        kept = tuple((key, base64.b64encode(value).decode()) for key, value in (puts or {}).items())
+        return self._ask(Want(scope, next(self._ids), tuple(keys), kept))
 
     def meet(self, key: str, size: int) -> Asked:
         """Come to a meeting of `size` members; the answer says whether all go on, or none."""
@@ -161,4 +162,38 @@ class Keys(dist.Store):
             found = asked.values(seconds)
         finally:
             self._rendezvous.forget(asked)
-        self._known.update(zip(keys, (base64.b64decode(value) for value in found), strict=True))
+        self._learn(keys, found)
+
+    def _learn(self, keys: Sequence[str], values: Sequence[str]) -> None:
+        self._known.update(zip(keys, map(base64.b64decode, values), strict=True))
+
+
+class RingKeys(Keys):
+    """The same for groups that connect when their members first speak: what this worker says of itself is kept here
+    until `exchange`, which tells it and asks for the neighbours' addresses at once; others are asked for when needed."""
+
+    def __init__(self, rendezvous: Rendezvous, timeout: float) -> None:
+        super().__init__(rendezvous, timeout)
+        self._mine: dict[str, bytes] = {}
+        self._ahead: list[str] = []
+        self._asked: Asked | None = None
+        """The question for the values of `_ahead`."""
+
+    def set(self, key: str, value: str | bytes) -> None:
+        self._mine[key] = value.encode() if isinstance(value, str) else bytes(value)
+        self._said.append(self._mine[key])
+
+    def exchange(self, groups: Mapping[str, tuple[int, int]]) -> None:
+        """`groups`: this worker's (rank, size) in each; gloo names an address by its group and ends with the rank."""
+        for key in self._mine:
+            head, _, last = key.rpartition("/")
+            rank, size = groups[head.partition("/0")[0]]
+            assert last == str(rank), f"gloo does not name its addresses by rank any more: {key}"
+            self._ahead += sorted({f"{head}/{(rank + step) % size}" for step in (1, -1)})
+        if self._mine:
+            self._asked = self._rendezvous.want(self._scope, self._ahead, self._mine)
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        if self._asked is not None and any(key in self._ahead for key in keys if key not in self._known):
+            self._learn(self._ahead, self._asked.values(self._timeout))
+        super().wait(keys, timeout)
