@@ -120,8 +120,8 @@ class Line(asyncio.Protocol):
         self.say(Meet(self.scope, 1, key, size))
 
     def exchange(self, *groups: tuple[str, int, list[int]]) -> None:
-        """Tell this worker's address in each group, and ask for those of its peers: (group, rank, peers). The members of
-        a cell's world ask for one after the other, neighbours in groups over cells for all at once."""
+        """Tell this worker's address in each group, and ask for those of its peers: (group, rank, peers). Members of a
+        cell's world ask for one after the other, neighbours in groups over cells for all at once."""
         puts = tuple((f"{group}/0/{rank}", VALUE) for group, rank, _ in groups)
         keys = [f"{group}/0/{peer}" for group, _, peers in groups for peer in peers]
         if self.stage == "world":

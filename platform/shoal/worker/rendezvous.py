@@ -170,7 +170,7 @@ class Keys(dist.Store):
 
 class RingKeys(Keys):
     """The same for groups that connect when their members first speak: what this worker says of itself is kept here
-    until `exchange`, which tells it and asks for the neighbours' addresses at once; others are asked for when needed."""
+    until `exchange`, which tells it and asks for its neighbours' at once; others are asked for when needed."""
 
     def __init__(self, rendezvous: Rendezvous, timeout: float) -> None:
         super().__init__(rendezvous, timeout)
