@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from shoal.control.rendezvous import Answers
 from shoal.control.rendezvous import Rendezvous as Controller
-from shoal.protocol.rendezvous import Question
+from shoal.protocol.rendezvous import Question, Want
 from shoal.worker.groups import GROUPS, Groups, Stopped, leave_world
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.sockets import Sockets
@@ -33,6 +33,7 @@ class Hub:
         self.controller, self.lock = Controller(), threading.Lock()
         self.workers = {f"w{index}": Rendezvous(partial(self.say, f"w{index}")) for index in range(SIZE)}
         self.groups: list[Groups] = []
+        self.said: list[tuple[str, Question]] = []
         self.number = -1
         self.open()
 
@@ -44,6 +45,7 @@ class Hub:
 
     def say(self, worker: str, question: Question) -> bool:
         with self.lock:
+            self.said.append((worker, question))
             self.deliver(self.controller.hear(worker, question))
         return True
 
@@ -101,14 +103,19 @@ def test_nobody_goes_in_alone(hub: Hub, trial: int) -> None:
     assert found in (["in"] * SIZE, ["left"] * SIZE)
 
 
-def test_a_sum_over_a_group(hub: Hub) -> None:
-    def add(groups: Groups, index: int) -> float:
-        group = build(groups, "sum", index)
-        tensor = torch.tensor([float(index)])
-        groups.sum(group, tensor)
-        return float(tensor)
+def test_sums_over_groups_whose_members_ask_for_their_neighbours_alone(hub: Hub) -> None:
+    def add(groups: Groups, index: int) -> tuple[float, float]:
+        groups.meet("all", SIZE)
+        both = groups.build([("cross/0", index, SIZE), ("all", (index + 1) % SIZE, SIZE)])
+        tensors = torch.tensor([float(index)]), torch.tensor([10.0 * index])
+        for group, tensor in zip(both, tensors, strict=True):
+            groups.sum(group, tensor)
+        return float(tensors[0]), float(tensors[1])
 
-    assert together(hub, add, dict.fromkeys(range(SIZE), 20.0)) == [3.0] * SIZE
+    assert together(hub, add, dict.fromkeys(range(SIZE), 20.0)) == [(3.0, 30.0)] * SIZE
+    asked = [question for _, question in hub.said if isinstance(question, Want)]
+    assert len(asked) == SIZE, "one question a worker, and one answer"
+    assert all(len(question.puts) == 2 for question in asked)
 
 
 def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(hub: Hub) -> None:

@@ -187,7 +187,7 @@ class RingKeys(Keys):
         """`groups`: this worker's (rank, size) in each; gloo names an address by its group and ends with the rank."""
         for key in self._mine:
             head, _, last = key.rpartition("/")
-            rank, size = groups[head.partition("/0")[0]]
+            rank, size = groups[head.removesuffix("/0")]
             assert last == str(rank), f"gloo does not name its addresses by rank any more: {key}"
             self._ahead += sorted({f"{head}/{(rank + step) % size}" for step in (1, -1)})
         if self._mine:
