@@ -1,8 +1,8 @@
 """The log of a run's processes: what controllers, workers and mirrors say beside the record, for whoever debugs them.
 
-Modules use `logging.getLogger(__name__)`; a process says once, by `begin`, whose words these are. A line reads
-`12:03:04 WARNING [run/cell1/stage0/shard1@node3 step 57] ...`. What users are told goes to the terminal and into the
-record, not here.
+Modules use `logging.getLogger(__name__)`, those that `python -m` runs their package's name; a process says once, by
+`begin`, whose words these are. A line reads `12:03:04 WARNING [run/cell1/stage0/shard1@node3 step 57] ...`. What users
+are told goes to the terminal and into the record, not here.
 """
 
 from __future__ import annotations

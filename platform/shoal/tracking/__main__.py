@@ -27,7 +27,9 @@ from shoal_core.errors import UserError
 if TYPE_CHECKING:
     from shoal.tracking.mirror import Mirror
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(
+    "shoal.tracking"
+)  # this module is called __main__: outside of `log`, which masks credentials
 POLL = 1.0  # seconds between looks at the record
 GRACE = 15.0  # seconds for the rest, once told to end or by hand, from when the store last took something
 IN_BACKGROUND = 600.0  # the same for what goes on when the run is over
