@@ -60,7 +60,7 @@ class Watchdog:
         if len(self.seconds) < LEARNED:
             return self.timeouts.patience
         learned = self.timeouts.silence + STEPS * median(self.seconds)
-        if phase in (Phase.FORMING, Phase.SAVING):  # imports and libraries may hold the interpreter for a while
+        if phase in (Phase.FORMING, Phase.SAVING, Phase.LEAVING):  # libraries may hold the interpreter for a while
             learned = self.timeouts.patience / 4
         learned = max(learned, STEPS * self.gap, USUAL * usual)
         return min(self.timeouts.patience, learned)

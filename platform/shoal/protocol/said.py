@@ -58,6 +58,8 @@ class Phase(StrEnum):
     EVALUATING = "evaluating"
     SAVING = "saving"
     FINISHED = "finished"
+    LEAVING = "leaving"
+    """It takes its cell's world down, which may hold its interpreter for a while."""
     STOPPED = "stopped"
     FAILED = "failed"
 

@@ -188,18 +188,22 @@ class Link:
             hang_up(connection)
             self._changed.notify_all()
 
+    def beat(self) -> Beat:
+        """Give a sign of life now; an older one that waits is no news any more."""
+        progress = self.progress()
+        with self._changed:
+            self._beat = encode(progress)
+            if not self._waiting:
+                self._push()
+        return progress
+
     def _beats(self) -> None:
         """Signs of life; without a controller, training may go on as long as steps are committed."""
         steps = -1
         while True:
             time.sleep(self._timeouts.beat)
-            progress = self.progress()
-            with self._changed:
-                self._beat = encode(progress)  # an older one that waits is no news any more
-                if not self._waiting:
-                    self._push()
-                there = self._socket is not None
-            if there:
+            progress = self.beat()
+            if self._socket is not None:
                 continue
             if progress.steps > steps:
                 steps, self._lost = progress.steps, time.monotonic()

@@ -10,14 +10,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from shoal import checkpoint
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.greeting import Greeting
-from shoal.protocol.said import Beat, Damage, Phase
+from shoal.protocol.said import Beat, Phase
 from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
-from shoal.worker.copies import Copies, LostCopy
+from shoal.worker.copies import Copies
 from shoal.worker.courier import Courier
 from shoal.worker.fencing import fence
 from shoal.worker.groups import Groups, Stopped
@@ -28,7 +27,7 @@ from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.voice import Voice
-from shoal.worker.world import Kit, RetainedState, World
+from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had
 from shoal_core.workload import Workload
 
 __all__ = ["Loop"]
@@ -54,16 +53,12 @@ class Loop:
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous)
         courier, told = Courier(timeouts, self.secret), (self.voice.saved, self.voice.not_saved)
         self.kit = Kit(job, workload, setup.rundir, groups, courier, Injector(job.inject, setup.rundir), *told)
-        self.world: World | None = None
-        """Once it stands."""
+        self.world: World | None = None  # until it stands
         self.attempt = -1
         self.retained: RetainedState | None = None
 
     def secret(self) -> str:
         return self.meeting.secret
-
-    def session(self) -> str:
-        return self.meeting.session
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
@@ -94,8 +89,7 @@ class Loop:
             case orders.Stop(generation, broken, committed):
                 self.calls.stopped = max(self.calls.stopped, generation)
                 self.voice.settle(committed)  # this worker may be blocked where only a peer's late commit frees it
-                world = self.world
-                if world is not None and world.order.cell in broken:
+                if (world := self.world) is not None and world.order.cell in broken:
                     world.cut()  # it may be blocked in a collective of the cell
             case orders.Form():
                 self.calls.formations += 1
@@ -145,11 +139,9 @@ class Loop:
         except Exception as error:
             self.retained = world.close() or self.retained
             self.voice.phase = Phase.SPARE
-            damage = Damage(order.restore or 0, error.problem) if isinstance(error, checkpoint.Damaged) else None
-            lost = isinstance(error, LostCopy) or (isinstance(error, RuntimeError) and world_broke(error))
-            if damage is None and not lost:
+            if not not_to_be_had(error):
                 raise
-            self.voice.failed("form", error, order.attempt, damage)
+            self.voice.failed("form", error, order.attempt, damage_of(order, error))
             return
         assert world.step is not None
         world.step.pausing = lambda: self.calls.pausing == self.voice.generation
@@ -159,6 +151,8 @@ class Loop:
     def leave(self) -> None:
         """Leave the cell, and keep the state."""
         if self.world is not None:
+            self.voice.phase = Phase.LEAVING
+            self.link.beat()  # the last for a while
             world, self.world = self.world, None
             self.retained = world.close() or self.retained
         self.voice.phase = Phase.SPARE
@@ -169,7 +163,7 @@ class Loop:
         self.calls.living = order.generation
         self.voice.entered(order.generation)
         self.rendezvous.scope = f"generation/{order.generation}"
-        membership = Membership(self.world, self.voice, self.session)
+        membership = Membership(self.world, self.voice, lambda: self.meeting.session)
         with self.guarded():
             goes_on = membership.join(order)
             self.retained = None
@@ -191,7 +185,7 @@ class Loop:
         worker inside the next step: go there with them."""
         world = self.world
         if world is not None and world.step is not None and world.step.steps < order.steps:
-            membership = Membership(world, self.voice, self.session)
+            membership = Membership(world, self.voice, lambda: self.meeting.session)
             membership.commit_late(order)
             if world.broken:
                 self.leave()

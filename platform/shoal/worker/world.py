@@ -16,14 +16,16 @@ import torch.distributed as dist
 from shoal import checkpoint
 from shoal.config import Job
 from shoal.protocol import orders
+from shoal.protocol.said import Damage
+from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
 from shoal.worker.groups import WORLD, Groups, leave_world
 from shoal.worker.inject import Injector
 from shoal.worker.sockets import Sockets
-from shoal.worker.step import Member, Step
+from shoal.worker.step import Member, Step, world_broke
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
-__all__ = ["Kit", "RetainedState", "World"]
+__all__ = ["Kit", "RetainedState", "World", "damage_of", "not_to_be_had"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,19 @@ class World:
         self.step = self.saver = step = None
         leave_world()
         return retained
+
+
+def not_to_be_had(error: Exception) -> bool:
+    """Whether a world did not come up because a peer, a copy or a checkpoint is not to be had any more."""
+    broke = isinstance(error, RuntimeError) and world_broke(error)
+    return broke or isinstance(error, LostCopy | checkpoint.Damaged)
+
+
+def damage_of(order: orders.Form, error: Exception) -> Damage | None:
+    """What is wrong with the checkpoint that was to be loaded, if that is what an error is about."""
+    if isinstance(error, checkpoint.Damaged) and order.restore is not None:
+        return Damage(order.restore, error.problem)
+    return None
 
 
 def resume(step: Step, retained: RetainedState | None) -> None:
