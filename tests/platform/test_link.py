@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +90,45 @@ def test_a_controller_that_does_not_read_holds_nobody_up_and_then_hears_all_in_o
     found = [message for message in controller.heard(last) if not isinstance(message, Beat)]
     assert [message.number for message in found if isinstance(message, NotSaved | Finished)] == list(range(count + 1))
     assert [message.steps for message in found if isinstance(message, NotSaved)] == list(range(count))
+
+
+FROZEN = """
+import socket, sys
+from shoal.protocol import codec, greeting
+from shoal.protocol.said import Finished, NotSaved
+from shoal.worker.calling import read_line
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+line, _ = listener.accept()
+line.sendall(codec.encode(greeting.Challenge(greeting.VERSION, "n")))
+hello = codec.decode(read_line(line, greeting.GREETING_LIMIT, 20))
+line.sendall(codec.encode(greeting.Welcome(greeting.proof("s", "controller", hello.nonce, "n"))))
+steps = []
+for data in line.makefile("rb"):
+    message = codec.said(data)
+    if isinstance(message, NotSaved):
+        steps.append(message.steps)
+    if isinstance(message, Finished):
+        break
+print(steps == list(range(1000)), flush=True)
+"""
+
+
+def test_a_controller_whose_process_is_frozen_holds_nobody_up_and_loses_no_word() -> None:
+    with subprocess.Popen([sys.executable, "-c", FROZEN], stdout=subprocess.PIPE, text=True) as controller:
+        assert controller.stdout is not None
+        address = ("127.0.0.1", int(controller.stdout.readline()))
+        link = Link(Timeouts(60.0))
+        link.orphaned = lambda: None
+        link.connect(address, "s", lambda: ME)
+        controller.send_signal(signal.SIGSTOP)
+        try:
+            assert returns(lambda: [link.send(NotSaved(step, LONG)) for step in range(1000)])
+            link.send(Finished("w0", 0))
+        finally:
+            controller.send_signal(signal.SIGCONT)
+        assert controller.stdout.readline() == "True\n"
 
 
 def test_of_the_signs_of_life_that_wait_only_the_newest_is_said() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,18 @@ def test_the_controller_dies_and_training_never_notices(tmp_path: Path) -> None:
         assert pids == {name: process.pid for name, process in one.processes.items()}
         one.kill(one.members(0)[1])  # and it still does its work
         check(one, 200, ["heal"])
+
+
+def test_a_frozen_controller_costs_no_step(tmp_path: Path) -> None:
+    with lab(tmp_path, NODES, steps=120) as one:
+        one.full(5)
+        os.kill(one.controller.pid, signal.SIGSTOP)
+        before = one.committed()
+        one.until(lambda: one.committed() >= before + 40)
+        os.kill(one.controller.pid, signal.SIGCONT)
+        assert one.finished()["status"] == "done"
+        assert [step["step"] for step in one.steps()] == list(range(120))
+        assert len(one.events("generation")) == 1, "nobody was taken for dead"
 
 
 def test_a_worker_dies_while_there_is_no_controller(tmp_path: Path) -> None:
