@@ -25,7 +25,7 @@ class Timeouts:
     @property
     def look(self) -> float:
         """Between two looks of the controller for silent workers."""
-        return self.patience / 200
+        return self.beat / 2
 
     @property
     def beat(self) -> float:
