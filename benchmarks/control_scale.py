@@ -37,7 +37,7 @@ from shoal.timeouts import Timeouts
 from shoal.worker.setup import Meeting, Setup
 
 HOSTS = 4
-STEPS, SECONDS = 3, 3.0
+STEPS, SECONDS = 5, 3.0
 """Steps that are measured, and the seconds between two."""
 PATIENCE = 60.0
 SPAWN = multiprocessing.get_context("spawn")

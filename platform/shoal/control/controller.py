@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import subprocess
@@ -172,6 +173,7 @@ class Controller:
     async def run(self) -> tuple[str, str]:
         """Run the job to its end; returns (status, reason)."""
         self.loop = asyncio.get_running_loop()
+        gc.set_threshold(100_000, 50, 100)  # each collection looks at all that is known of every worker
         self.loop.set_exception_handler(self.mishaps.uncaught)
         tracker: subprocess.Popen[bytes] | None = None
         failed = self.mishaps.tell

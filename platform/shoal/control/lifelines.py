@@ -58,17 +58,12 @@ class Line:
     phase: Phase = Phase.SPARE
     steps: int = -1
 
-    @property
-    def worker(self) -> str:
-        return self.greeting.worker
+    worker: str = field(init=False)
+    node: str = field(init=False)
+    pid: int = field(init=False)
 
-    @property
-    def node(self) -> str:
-        return self.greeting.node
-
-    @property
-    def pid(self) -> int:
-        return self.greeting.pid
+    def __post_init__(self) -> None:
+        self.worker, self.node, self.pid = self.greeting.worker, self.greeting.node, self.greeting.pid
 
     def hang_up(self) -> None:
         """End the connection at once; not a word that is still on its way is heard."""
@@ -106,7 +101,8 @@ class Lifelines:
         self._failed = failed
         self.lines: dict[str, Line] = {}
         self._outbox: deque[tuple[Line, bytes]] = deque()
-        self._sending = False
+        self._room, self._turning = TURN, False
+        """Orders that may still be written in this turn of the event loop, and whether the next is due."""
         self._accepting: asyncio.Task[None] | None = None
         self._greeted: set[asyncio.Task[None]] = set()
         self._strangers: Counter[str] = Counter()
@@ -133,23 +129,27 @@ class Lifelines:
         """Send the same to several workers: it is encoded once."""
         data = encode(order)
         self._outbox.extend((self.lines[worker], data) for worker in workers if worker in self.lines)
-        self._send(first=True)
+        self._send()
 
     def send_all(self, orders: Iterable[tuple[str, Order]]) -> None:
         """Send what is said as (worker, order), in that order."""
         self._outbox.extend((self.lines[worker], encode(order)) for worker, order in orders if worker in self.lines)
-        self._send(first=True)
+        self._send()
 
-    def _send(self, *, first: bool = False) -> None:
-        """Write some of what waits, so that the event loop is not held up by what goes to everybody."""
-        if first and self._sending:
-            return  # a turn of the loop is due
-        for _ in range(min(TURN, len(self._outbox))):
+    def _send(self) -> None:
+        """Write what waits, but not so much in one turn of the event loop that others are held up by it."""
+        while self._outbox and self._room:
             line, data = self._outbox.popleft()
             line.transport.write(data)
-        self._sending = bool(self._outbox)
-        if self._sending:
-            asyncio.get_running_loop().call_soon(self._send)
+            self._room -= 1
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turning, self._room = False, TURN
+        if self._outbox:
+            self._send()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop, told = asyncio.get_running_loop(), False

@@ -99,8 +99,9 @@ class Watch:
     def look_at(self, now: float) -> None:
         """Tell what is to be seen. Time by which the look comes late counts for no clock: nobody was listened to."""
         late = 0.0 if self.due is None else max(0.0, now - self.due)
-        for line in self._lines.values():
-            line.excuse(late, now)
+        if late:
+            for line in self._lines.values():
+                line.excuse(late, now)
         signs = tuple(
             Sign(line.worker, line.node, line.phase, line.steps, line.heard, line.since, line.silent(now))
             for line in self._lines.values()
