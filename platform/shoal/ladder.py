@@ -1,6 +1,6 @@
 """The ladder: the ways on after something went wrong, cheapest first, and what is said of each. Pure words.
 
-When a rung can be taken and what taking it does stands in `control/rungs.py`.
+When a rung can be taken and what taking it does stands in `decisions/rungs.py`.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shoal.control.actions import End, Form, Generation, Journal, Pause, Release, Stop
-from shoal.control.bounds import FRUITLESS, SPENT, UNBORN
-from shoal.control.events import Ending, Joined, Lost, Unborn, Wanted
-from shoal.control.modes import Running
+from shoal.decisions.actions import End, Form, Generation, Journal, Pause, Release, Stop
+from shoal.decisions.bounds import FRUITLESS, SPENT, UNBORN
+from shoal.decisions.events import Ending, Joined, Lost, Unborn, Wanted
+from shoal.decisions.modes import Running
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, CopyHeld, Failed, NotSaved, Ready
 from tests.support.decisions import HOMES, Run, deeds, one

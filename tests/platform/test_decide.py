@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from shoal.control.actions import CommitLate, Decision, End, Form, Generation, Journal, Pause, Rewind, Stop
-from shoal.control.bounds import FATAL, FRUITLESS, STRIKES
-from shoal.control.decide import decide
-from shoal.control.events import Damaged, Joined, Lost
-from shoal.control.figures import finite, not_finite
-from shoal.control.modes import Running
-from shoal.control.seating import spares
+from shoal.decisions.actions import CommitLate, Decision, End, Form, Generation, Journal, Pause, Rewind, Stop
+from shoal.decisions.bounds import FATAL, FRUITLESS, STRIKES
+from shoal.decisions.decide import decide
+from shoal.decisions.events import Damaged, Joined, Lost
+from shoal.decisions.figures import finite, not_finite
+from shoal.decisions.modes import Running
+from shoal.decisions.seating import spares
 from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from shoal.control.decide import apply
-from shoal.control.events import Event, Joined, Lost
-from shoal.control.modes import Draining, Running
-from shoal.control.shape import Shape
-from shoal.control.state import State
+from shoal.decisions.decide import apply
+from shoal.decisions.events import Event, Joined, Lost
+from shoal.decisions.modes import Draining, Running
+from shoal.decisions.shape import Shape
+from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Committed, CopyHeld, Evaluated, Failed, Finished, Ready
 

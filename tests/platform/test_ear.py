@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from shoal.control.actions import Action, Death, End, Fence, Journal, PutOnRecord
-from shoal.control.bounds import ERRED
 from shoal.control.desk import Desk
 from shoal.control.ear import Ear
-from shoal.control.events import Ending, Erred, Event, Joined, Lost, Recorded, RecordFull, Unborn
 from shoal.control.lifelines import Line
 from shoal.control.mishaps import Mishaps
 from shoal.control.spawn import Spawner, Started
+from shoal.decisions.actions import Action, Death, End, Fence, Journal, PutOnRecord
+from shoal.decisions.bounds import ERRED
+from shoal.decisions.events import Ending, Erred, Event, Joined, Lost, Recorded, RecordFull, Unborn
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.rendezvous import Want
 from shoal.protocol.said import CannotStart, Committed, Noted, Phase

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.control.readopt import Past
+from shoal.decisions.readopt import Past
 from shoal.record import generations, layout, pen, read
 from shoal.record.generations import Membership, Newest, history, membership, told
 from shoal.record.pen import Pen

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.control.actions import Decision, Form, Generation, Pause, Release, Stop
-from shoal.control.events import Joined, Lost, Preemption
-from shoal.control.modes import Pausing, Running
-from shoal.control.seating import spares
+from shoal.decisions.actions import Decision, Form, Generation, Pause, Release, Stop
+from shoal.decisions.events import Joined, Lost, Preemption
+from shoal.decisions.modes import Pausing, Running
+from shoal.decisions.seating import spares
 from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Committed, Failed, Ready

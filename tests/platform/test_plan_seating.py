@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from shoal.control.actions import Action, Form
-from shoal.control.decide import decide
-from shoal.control.events import Joined, Lost
-from shoal.control.modes import Draining
-from shoal.control.shape import Shape
-from shoal.control.spares import spares_wanted
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Form
+from shoal.decisions.decide import decide
+from shoal.decisions.events import Joined, Lost
+from shoal.decisions.modes import Draining
+from shoal.decisions.shape import Shape
+from shoal.decisions.spares import spares_wanted
+from shoal.decisions.state import State
 from shoal.names import seat_name
 from shoal.on_ray.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh

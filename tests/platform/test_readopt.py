@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from shoal.control.actions import CommitLate, Form, Generation, Stop
-from shoal.control.decide import decide
-from shoal.control.events import Lost
-from shoal.control.modes import Running
-from shoal.control.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
-from shoal.control.shape import Shape
-from shoal.control.state import State
+from shoal.decisions.actions import CommitLate, Form, Generation, Stop
+from shoal.decisions.decide import decide
+from shoal.decisions.events import Lost
+from shoal.decisions.modes import Running
+from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
+from shoal.decisions.shape import Shape
+from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Committed
 

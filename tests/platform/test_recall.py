@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from shoal.control.actions import CopyTo, Form, Generation, Rewind
-from shoal.control.decide import apply
-from shoal.control.events import Joined, Lost
-from shoal.control.modes import Gathering
-from shoal.control.recall import keepers, newest
-from shoal.control.shape import Shape
-from shoal.control.state import State
+from shoal.decisions.actions import CopyTo, Form, Generation, Rewind
+from shoal.decisions.decide import apply
+from shoal.decisions.events import Joined, Lost
+from shoal.decisions.modes import Gathering
+from shoal.decisions.recall import keepers, newest
+from shoal.decisions.shape import Shape
+from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.greeting import proof
 from shoal.protocol.orders import Keeper

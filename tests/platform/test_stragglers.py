@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shoal.control.figures import suspects
-from shoal.control.stragglers import STEPS, Slow, Stragglers
+from shoal.decisions.figures import suspects
+from shoal.decisions.stragglers import STEPS, Slow, Stragglers
 
 CREW, CELLS = ["a0", "a1", "b0", "b1", "c0", "c1"], [0, 0, 1, 1, 2, 2]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shoal.control.events import Asked, Event, Looked, Preemption, RecordFull, Surveyed
 from shoal.control.lifelines import Line
 from shoal.control.timers import Bulletin, Survey, Watch, every, keep
+from shoal.decisions.events import Asked, Event, Looked, Preemption, RecordFull, Surveyed
 from shoal.plan import Node
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Phase

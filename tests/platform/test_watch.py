@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.control.actions import Action, Fence, Form, Journal, Release, Stop
-from shoal.control.events import Asked, Looked, Lost, Sign
-from shoal.control.modes import Draining
-from shoal.control.watchdog import LEARNED
+from shoal.decisions.actions import Action, Fence, Form, Journal, Release, Stop
+from shoal.decisions.events import Asked, Looked, Lost, Sign
+from shoal.decisions.modes import Draining
+from shoal.decisions.watchdog import LEARNED
 from shoal.protocol.said import Committed
 from tests.support.decisions import Run, one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.control.watchdog import Watchdog
+from shoal.decisions.watchdog import Watchdog
 from shoal.protocol.said import Phase
 from shoal.timeouts import Timeouts
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from shoal.control.actions import Action, Copied, Death, Generation, Journal, Leaves, PutOnRecord
-from shoal.control.decide import decide
-from shoal.control.events import Event, Joined, Looked, Sign
-from shoal.control.shape import Shape
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Copied, Death, Generation, Journal, Leaves, PutOnRecord
+from shoal.decisions.decide import decide
+from shoal.decisions.events import Event, Joined, Looked, Sign
+from shoal.decisions.shape import Shape
+from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Phase, Ready
 

@@ -18,11 +18,8 @@ from typing import Any
 
 from shoal import tracking
 from shoal.config import Job
-from shoal.control.actions import Action
-from shoal.control.decide import apply
 from shoal.control.desk import Desk
 from shoal.control.ear import Ear
-from shoal.control.events import Asked, Ending, Event, Wanted
 from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
@@ -31,11 +28,14 @@ from shoal.control.orders import carry_out
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Metrics, Scribe
-from shoal.control.shape import shape_of
 from shoal.control.spawn import Spawner
-from shoal.control.state import State
 from shoal.control.takeover import take_over
 from shoal.control.timers import IN_A_ROW, Bulletin, Survey, Watch, every, keep
+from shoal.decisions.actions import Action
+from shoal.decisions.decide import apply
+from shoal.decisions.events import Asked, Ending, Event, Wanted
+from shoal.decisions.shape import shape_of
+from shoal.decisions.state import State
 from shoal.names import controller_name
 from shoal.plan import Seat, cell_mesh
 from shoal.protocol.rendezvous import Question

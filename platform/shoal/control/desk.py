@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from shoal.control.actions import Action, End, PutOnRecord
-from shoal.control.events import Erred, Event
+from shoal.decisions.actions import Action, End, PutOnRecord
+from shoal.decisions.events import Erred, Event
 
 __all__ = ["Desk"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from shoal.control.events import Erred, Event, Joined, Lost, Unborn
 from shoal.control.lifelines import Line
 from shoal.control.spawn import Spawner
+from shoal.decisions.events import Erred, Event, Joined, Lost, Unborn
 from shoal.plan import Seat
 from shoal.protocol.rendezvous import Question
 from shoal.protocol.said import Beat, CannotStart, Phase, Said

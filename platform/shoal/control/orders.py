@@ -8,7 +8,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from shoal.control.actions import (
+from shoal.control.run import Run
+from shoal.decisions.actions import (
     Action,
     CommitLate,
     Copied,
@@ -29,8 +30,7 @@ from shoal.control.actions import (
     SetAside,
     Stop,
 )
-from shoal.control.events import Damaged, Ending, Recorded
-from shoal.control.run import Run
+from shoal.decisions.events import Damaged, Ending, Recorded
 from shoal.protocol import orders
 from shoal_core import marker
 from shoal_core.workload import ORIGIN

@@ -8,15 +8,15 @@ from typing import Protocol
 from shoal.config import Job
 from shoal.control.desk import Desk
 from shoal.control.ear import Ear
-from shoal.control.events import Event
 from shoal.control.lifelines import Lifelines
 from shoal.control.mishaps import Mishaps
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Scribe
 from shoal.control.spawn import Spawner
-from shoal.control.state import State
 from shoal.control.timers import Survey
+from shoal.decisions.events import Event
+from shoal.decisions.state import State
 from shoal.plan import Mesh
 from shoal.record.lease import Lease
 from shoal.timeouts import Timeouts

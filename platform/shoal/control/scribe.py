@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shoal.config import Job
-from shoal.control.actions import Generation
 from shoal.control.lifelines import Line
-from shoal.control.modes import Draining, Ended, Gathering, Pausing, Running
-from shoal.control.state import State
+from shoal.decisions.actions import Generation
+from shoal.decisions.modes import Draining, Ended, Gathering, Pausing, Running
+from shoal.decisions.state import State
 from shoal.protocol.said import Committed
 from shoal.record import layout, slow
 from shoal.record.pen import Pen, Stall

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
-from shoal.control.events import Asked
 from shoal.control.fleet import Fleet
+from shoal.decisions.events import Asked
 from shoal.names import node_of, seat_name, spare_name, spare_number
 from shoal.plan import Mesh, Node, Seat
 from shoal.worker.setup import Meeting, Setup

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shoal.control.events import TakenOver
-from shoal.control.figures import not_finite
 from shoal.control.lifelines import Line
-from shoal.control.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
 from shoal.control.run import Run
+from shoal.decisions.events import TakenOver
+from shoal.decisions.figures import not_finite
+from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
 from shoal.record import read

@@ -10,9 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from shoal.control.events import Asked, Event, Looked, Preemption, RecordFull, Sign, Surveyed
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Line
+from shoal.decisions.events import Asked, Event, Looked, Preemption, RecordFull, Sign, Surveyed
 from shoal.plan import NOWHERE, Node, Site
 from shoal.record.pen import Stall
 

@@ -1,4 +1,4 @@
-"""What a worker says to the controller. All but `Beat`, `CannotStart` and questions are events of `control.decide`.
+"""What a worker says to the controller. All but `Beat`, `CannotStart` and questions are events of `decisions.decide`.
 
 A message names the worker that says it; the lifeline refuses one in another's name. `number` counts what a worker says,
 so that a controller that takes over knows what it has heard through the one before it; -1 stands for no number.

@@ -15,11 +15,11 @@ from random import Random
 from time import thread_time
 
 from shoal import batching
-from shoal.control.actions import Action, End, Form, Generation, Pause, Release, Rewind, Stop
-from shoal.control.decide import apply
-from shoal.control.events import Event, Joined, Lost, Preemption
-from shoal.control.readopt import Living, Past, rebuild
-from shoal.control.state import Shape
+from shoal.decisions.actions import Action, End, Form, Generation, Pause, Release, Rewind, Stop
+from shoal.decisions.decide import apply
+from shoal.decisions.events import Event, Joined, Lost, Preemption
+from shoal.decisions.readopt import Living, Past, rebuild
+from shoal.decisions.state import Shape
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
 from shoal.simulate.failures import Failure, draw
 from shoal.simulate.ledger import Ledger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.control.decide import decide
+from shoal.decisions.decide import decide
 from tests.platform.protocol.support.actors import Violation
 from tests.platform.protocol.support.model import Model, Rule
 from tests.platform.protocol.support.mutants import (

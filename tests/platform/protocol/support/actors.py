@@ -10,8 +10,8 @@ import dataclasses
 from functools import cache
 from typing import Any, NamedTuple
 
-from shoal.control.actions import Action, CommitLate, Form, Generation, Pause, Stop
-from shoal.control.cells import Cells
+from shoal.decisions.actions import Action, CommitLate, Form, Generation, Pause, Stop
+from shoal.decisions.cells import Cells
 from shoal.protocol.said import Committed
 
 __all__ = [

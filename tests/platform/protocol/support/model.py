@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from shoal.control.actions import Action
-from shoal.control.decide import decide
-from shoal.control.events import Event, Joined, Preemption
-from shoal.control.modes import Ended, Gathering, Running
-from shoal.control.shape import Shape
-from shoal.control.state import State
+from shoal.decisions.actions import Action
+from shoal.decisions.decide import decide
+from shoal.decisions.events import Event, Joined, Preemption
+from shoal.decisions.modes import Ended, Gathering, Running
+from shoal.decisions.shape import Shape
+from shoal.decisions.state import State
 from shoal.plan import Seat
 from tests.platform.protocol.support.actors import BEGIN, Published, Worker, World, freeze
 from tests.platform.protocol.support.scene import Scene

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from shoal.control.actions import Action, CommitLate
-from shoal.control.decide import decide
-from shoal.control.events import Event, Lost
-from shoal.control.modes import Draining, Running
-from shoal.control.state import State
+from shoal.decisions.actions import Action, CommitLate
+from shoal.decisions.decide import decide
+from shoal.decisions.events import Event, Lost
+from shoal.decisions.modes import Draining, Running
+from shoal.decisions.state import State
 from shoal.protocol.said import Ack, Acked, Committed
 from tests.platform.protocol.support.actors import VOTE, Worker, World, reach
 from tests.platform.protocol.support.model import Model

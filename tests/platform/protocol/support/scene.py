@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal import batching
-from shoal.control.actions import Action, CommitLate, Fence, Generation, PutOnRecord, Release, Rewind
-from shoal.control.events import Event, Looked, Lost, Sign, TakenOver
-from shoal.control.modes import Draining
-from shoal.control.readopt import Living, Past, as_lived, rebuild, unrecorded
+from shoal.decisions.actions import Action, CommitLate, Fence, Generation, PutOnRecord, Release, Rewind
+from shoal.decisions.events import Event, Looked, Lost, Sign, TakenOver
+from shoal.decisions.modes import Draining
+from shoal.decisions.readopt import Living, Past, as_lived, rebuild, unrecorded
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Phase, Ready
 from tests.platform.protocol.support.actors import (
     ACROSS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from shoal.control.modes import Ended, Gathering
+from shoal.decisions.modes import Ended, Gathering
 from tests.platform.protocol.support.actors import Violation, World
 from tests.platform.protocol.support.model import Model
 

@@ -6,13 +6,13 @@ docs/commit-protocol.md.
 
 from __future__ import annotations
 
-from shoal.control.actions import Action
-from shoal.control.commits import put_on_record
-from shoal.control.generation import begin
-from shoal.control.halt import end
-from shoal.control.modes import Draining, Gathering, Pausing
-from shoal.control.rungs import descend, go_on
-from shoal.control.state import State
+from shoal.decisions.actions import Action
+from shoal.decisions.commits import put_on_record
+from shoal.decisions.generation import begin
+from shoal.decisions.halt import end
+from shoal.decisions.modes import Draining, Gathering, Pausing
+from shoal.decisions.rungs import descend, go_on
+from shoal.decisions.state import State
 
 __all__ = ["conclude"]
 

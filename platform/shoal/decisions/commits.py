@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from shoal.control import bounds
-from shoal.control.actions import Action, Fence, Journal, PutOnRecord
-from shoal.control.drain import commit_late, damage
-from shoal.control.figures import diverged, finite, suspects
-from shoal.control.halt import give_up
-from shoal.control.seating import spares
-from shoal.control.state import State
+from shoal.decisions import bounds
+from shoal.decisions.actions import Action, Fence, Journal, PutOnRecord
+from shoal.decisions.drain import commit_late, damage
+from shoal.decisions.figures import diverged, finite, suspects
+from shoal.decisions.halt import give_up
+from shoal.decisions.seating import spares
+from shoal.decisions.state import State
 from shoal.protocol.said import Committed
 
 __all__ = ["committed", "put_on_record"]

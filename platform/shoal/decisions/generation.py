@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shoal import batching
-from shoal.control.actions import Action, Generation
-from shoal.control.modes import Running
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Generation
+from shoal.decisions.modes import Running
+from shoal.decisions.state import State
 
 __all__ = ["begin"]
 

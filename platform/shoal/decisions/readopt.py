@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shoal.control.cells import Cell, Cells
-from shoal.control.events import Event, Joined, Lost
-from shoal.control.modes import Running
-from shoal.control.state import Shape, State, Worker
+from shoal.decisions.cells import Cell, Cells
+from shoal.decisions.events import Event, Joined, Lost
+from shoal.decisions.modes import Running
+from shoal.decisions.state import Shape, State, Worker
 from shoal.names import node_of
 from shoal.plan import Seat
 from shoal.protocol.said import Committed, Failed

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from shoal.control.actions import Action, Form, Release
-from shoal.control.cells import Cell
-from shoal.control.drain import leaves, pause
-from shoal.control.modes import Gathering, Running
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Form, Release
+from shoal.decisions.cells import Cell
+from shoal.decisions.drain import leaves, pause
+from shoal.decisions.modes import Gathering, Running
+from shoal.decisions.state import State
 from shoal.plan import Healer, Seat
 
 __all__ = ["combine", "evict", "fill", "hire_cell", "holders", "join", "let_go", "movable", "release", "spares"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.control.modes import Status
+from shoal.decisions.modes import Status
 from shoal.ladder import Rung
 from shoal.plan import Seat
 from shoal.protocol.said import Committed

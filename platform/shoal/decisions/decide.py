@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shoal.control import bounds
-from shoal.control.actions import Action, Copied, End, Journal, SetAside
-from shoal.control.commits import committed
-from shoal.control.conclude import conclude
-from shoal.control.death import died, unborn
-from shoal.control.drain import acked, damage, drain
-from shoal.control.events import (
+from shoal.decisions import bounds
+from shoal.decisions.actions import Action, Copied, End, Journal, SetAside
+from shoal.decisions.commits import committed
+from shoal.decisions.conclude import conclude
+from shoal.decisions.death import died, unborn
+from shoal.decisions.drain import acked, damage, drain
+from shoal.decisions.events import (
     Damaged,
     Ending,
     Erred,
@@ -33,17 +33,17 @@ from shoal.control.events import (
     Unborn,
     Wanted,
 )
-from shoal.control.figures import diverged
-from shoal.control.formation import not_formed, ready
-from shoal.control.generation import begin
-from shoal.control.halt import close, end, end_unsaved, finish, give_up
-from shoal.control.modes import Draining, Ended, Gathering, Halt, Pausing, Running
-from shoal.control.recall import assign_keepers, copy_held
-from shoal.control.rungs import descend, form_first_again
-from shoal.control.seating import evict, fill, join
-from shoal.control.spares import give_up_spares, survey
-from shoal.control.state import State, Worker
-from shoal.control.watch import look
+from shoal.decisions.figures import diverged
+from shoal.decisions.formation import not_formed, ready
+from shoal.decisions.generation import begin
+from shoal.decisions.halt import close, end, end_unsaved, finish, give_up
+from shoal.decisions.modes import Draining, Ended, Gathering, Halt, Pausing, Running
+from shoal.decisions.recall import assign_keepers, copy_held
+from shoal.decisions.rungs import descend, form_first_again
+from shoal.decisions.seating import evict, fill, join
+from shoal.decisions.spares import give_up_spares, survey
+from shoal.decisions.state import State, Worker
+from shoal.decisions.watch import look
 from shoal.ladder import Rung
 from shoal.protocol.said import (
     Acked,

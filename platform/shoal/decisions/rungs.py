@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
-from shoal.control.actions import Action, Decision, Rewind
-from shoal.control.cells import Formation
-from shoal.control.generation import begin
-from shoal.control.halt import end
-from shoal.control.modes import Draining, Gathering, Pausing
-from shoal.control.recall import form_recalled, newer_copies
-from shoal.control.seating import combine, fill, holders, movable, release
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Decision, Rewind
+from shoal.decisions.cells import Formation
+from shoal.decisions.generation import begin
+from shoal.decisions.halt import end
+from shoal.decisions.modes import Draining, Gathering, Pausing
+from shoal.decisions.recall import form_recalled, newer_copies
+from shoal.decisions.seating import combine, fill, holders, movable, release
+from shoal.decisions.state import State
 from shoal.ladder import Rung
 
 __all__ = ["descend", "form_first_again", "go_on"]

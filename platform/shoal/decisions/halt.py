@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from shoal.control.actions import Action, End, PutOnRecord
-from shoal.control.drain import drain
-from shoal.control.modes import Ended, Gathering, Halt
-from shoal.control.state import State
+from shoal.decisions.actions import Action, End, PutOnRecord
+from shoal.decisions.drain import drain
+from shoal.decisions.modes import Ended, Gathering, Halt
+from shoal.decisions.state import State
 
 __all__ = ["close", "end", "end_unsaved", "finish", "give_up"]
 

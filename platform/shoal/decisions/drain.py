@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from shoal.control.actions import Action, CommitLate, Journal, Leaves, Pause, Stop
-from shoal.control.modes import Draining, Pausing, Running
-from shoal.control.state import State
+from shoal.decisions.actions import Action, CommitLate, Journal, Leaves, Pause, Stop
+from shoal.decisions.modes import Draining, Pausing, Running
+from shoal.decisions.state import State
 from shoal.protocol.said import Ack
 
 __all__ = ["acked", "commit_late", "damage", "drain", "leaves", "pause"]

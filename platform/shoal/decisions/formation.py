@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shoal.control.actions import Action, Journal
-from shoal.control.drain import drain
-from shoal.control.halt import end_unsaved
-from shoal.control.modes import Gathering
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Journal
+from shoal.decisions.drain import drain
+from shoal.decisions.halt import end_unsaved
+from shoal.decisions.modes import Gathering
+from shoal.decisions.state import State
 
 __all__ = ["not_formed", "ready", "stand_still"]
 

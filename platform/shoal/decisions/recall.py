@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from heapq import heapify, heappop, heappush
 
-from shoal.control.actions import Action, CopyTo, Form, Recall
-from shoal.control.modes import Gathering, Running
-from shoal.control.seating import hire_cell, spares
-from shoal.control.state import State
+from shoal.decisions.actions import Action, CopyTo, Form, Recall
+from shoal.decisions.modes import Gathering, Running
+from shoal.decisions.seating import hire_cell, spares
+from shoal.decisions.state import State
 
 __all__ = ["assign_keepers", "copy_held", "form_recalled", "keepers", "newer_copies", "newest"]
 

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from shoal.control.cells import Cell, Cells, Formation
-from shoal.control.copies import Copies
-from shoal.control.modes import Draining, Gathering, Halt, Mode, Pausing, Running
-from shoal.control.shape import Shape
-from shoal.control.stragglers import Stragglers
-from shoal.control.tally import Tally
-from shoal.control.watchdog import Watchdog
+from shoal.decisions.cells import Cell, Cells, Formation
+from shoal.decisions.copies import Copies
+from shoal.decisions.modes import Draining, Gathering, Halt, Mode, Pausing, Running
+from shoal.decisions.shape import Shape
+from shoal.decisions.stragglers import Stragglers
+from shoal.decisions.tally import Tally
+from shoal.decisions.watchdog import Watchdog
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Committed
 from shoal.timeouts import Timeouts

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from shoal.control.actions import Action, Hire, Journal, Release
-from shoal.control.events import Surveyed, Wanted
-from shoal.control.seating import let_go
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Hire, Journal, Release
+from shoal.decisions.events import Surveyed, Wanted
+from shoal.decisions.seating import let_go
+from shoal.decisions.state import State
 from shoal.plan import Node, spare_slots
 
 __all__ = ["give_up_spares", "spares_wanted", "survey"]

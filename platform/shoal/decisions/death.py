@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from shoal.control import bounds
-from shoal.control.actions import Action, Death, Journal, Release
-from shoal.control.drain import damage
-from shoal.control.events import Lost
-from shoal.control.halt import end
-from shoal.control.modes import Draining, Gathering, Pausing, Running
-from shoal.control.state import State
+from shoal.decisions import bounds
+from shoal.decisions.actions import Action, Death, Journal, Release
+from shoal.decisions.drain import damage
+from shoal.decisions.events import Lost
+from shoal.decisions.halt import end
+from shoal.decisions.modes import Draining, Gathering, Pausing, Running
+from shoal.decisions.state import State
 
 __all__ = ["died", "lose", "unborn"]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from shoal.control.actions import Action, Fence, Journal, Release
-from shoal.control.death import lose, unborn
-from shoal.control.events import Asked, Looked, Sign
-from shoal.control.formation import not_formed, stand_still
-from shoal.control.modes import Draining, Gathering, Pausing, Running
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Fence, Journal, Release
+from shoal.decisions.death import lose, unborn
+from shoal.decisions.events import Asked, Looked, Sign
+from shoal.decisions.formation import not_formed, stand_still
+from shoal.decisions.modes import Draining, Gathering, Pausing, Running
+from shoal.decisions.state import State
 from shoal.protocol.said import Phase
 
 __all__ = ["look"]

@@ -6,8 +6,8 @@ with a worker that starts on it), so a run that gets on reaches no bound however
 
 from __future__ import annotations
 
-from shoal.control.actions import Action, Journal
-from shoal.control.state import State
+from shoal.decisions.actions import Action, Journal
+from shoal.decisions.state import State
 
 __all__ = [
     "ERRED",
