@@ -20,7 +20,7 @@ def ack_of(step: Step) -> Ack:
     """How far a worker is that stands in its cell."""
     holds = (-1, -1, -1) if step.torn else (step.steps, step.evaluated, step.member.rank)
     whole = step.total is not None and not step.torn
-    return Ack(holds[0], holds[1], tuple(step.done), out=False, whole=whole, rank=holds[2])
+    return Ack(holds[0], holds[1], tuple(step.sums.done), out=False, whole=whole, rank=holds[2])
 
 
 def ack_without(held: RetainedState | None) -> Ack:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from shoal.worker.exact import Fixed
 from shoal.worker.groups import Groups
 from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
+from shoal.worker.sums import Sums, largest
 from shoal_core.workload import ReplicaShard, Workload
 
 __all__ = ["CellBroken", "Member", "Step", "world_broke"]
@@ -71,12 +73,26 @@ def world_broke(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo/" in str(error) or "onnection" in str(error)
 
 
+@contextmanager
+def in_cell() -> Iterator[None]:
+    """Tell a peer of the cell that is gone from an error of the training code.
+
+    Raises:
+        CellBroken: communication broke in the body.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_broke(error):
+            raise CellBroken from error
+        raise
+
+
 class Step:
     """A worker's part in the steps of a cell, across generations.
 
-    `steps`: committed steps of the state (-1: nothing healed yet). `todo`, `done`: micro-batches of the pending step;
-    what is done stays done when the generation changes. `fixed`: sums in fixed point. `evaluated`, `saved`: the last
-    boundary evaluated and saved at.
+    `steps`: committed steps of the state (-1: nothing healed yet). `todo`: micro-batches of the pending step; `sums`:
+    those that are done. `evaluated`, `saved`: the last boundary evaluated and saved at.
     """
 
     def __init__(
@@ -84,15 +100,11 @@ class Step:
     ) -> None:
         self.member, self.workload, self.replica, self.groups = member, workload, replica, groups
         self.snapshots, self.injector = job.snapshots, injector
-        self.fixed = Fixed(self.largest(job.steps)) if job.reduce == "exact" else None
+        fixed = Fixed(largest(workload, job.steps, member.size)) if job.reduce == "exact" else None
+        self.sums = Sums(workload, replica, member.rank, member.size, fixed)
         self.snapshot = Snapshot()
         self.steps, self.evaluated, self.saved = -1, -1, -1
         self.todo: list[int] = []
-        self.done: list[int] = []
-        self.taken: list[int] = []
-        self.figures: dict[int, list[float]] = {}
-        """What the workload says of each micro-batch (exact mode)."""
-        self.begun = -1
         self.finite = True
         """Loss and gradient norm of the last step that was committed here were numbers."""
         self.torn = False
@@ -129,8 +141,8 @@ class Step:
     def healed(self, steps: int) -> None:
         """The state was just copied from a peer."""
         self.replica.loaded(steps)
-        self.steps, self.begun = steps, -1
-        self.done, self.taken = [], []
+        self.steps = steps
+        self.sums.forget()
 
     def first_cell(self) -> bool:
         return self.member.cell == self.cells[0]
@@ -145,11 +157,13 @@ class Step:
 
     def tensors(self) -> list[torch.Tensor]:
         """All that a twin needs to become this replica."""
-        return [*self.replica.tensors(), *([self.fixed.state] if self.fixed is not None else [])]
+        fixed = self.sums.fixed
+        return [*self.replica.tensors(), *([fixed.state] if fixed is not None else [])]
 
     def state_dict(self) -> dict[str, Any]:
         """The same for a checkpoint."""
-        exponent = {} if self.fixed is None else {f"shoal.exponent.{self.member.rank}": self.fixed.state}
+        fixed = self.sums.fixed
+        exponent = {} if fixed is None else {f"shoal.exponent.{self.member.rank}": fixed.state}
         return {**self.replica.state_dict(), **exponent}
 
     def run(self) -> Commit:
@@ -162,18 +176,19 @@ class Step:
         while True:
             self.phase = Phase.INSIDE
             self.inject("accumulate")
-            began, before = time.monotonic(), len(self.done)
-            total = self.inside()
+            began, before = time.monotonic(), len(self.sums.done)
+            with in_cell():
+                total = self.sums.add_up(self.steps, self.todo)
             self.inject("accumulated", total)
-            pace = (time.monotonic() - began) / max(1, len(self.done) - before)
+            pace = (time.monotonic() - began) / max(1, len(self.sums.done) - before)
             self.phase = Phase.ACROSS
             self.groups.sum(self.cross, total, lambda: self.inject("across"))
             self.total = total
             count = self.vote(total, pace)
-            if self.fixed is None or self.agreed(count):
+            if self.sums.agreed(total, count.exponents, count.again):
                 break
-            self.total, self.begun = None, -1
-            self.todo, self.done, self.taken = self.share(), [], []
+            self.total, self.todo = None, self.share()
+            self.sums.forget()
         self.inject("commit")
         commit = self.commit(count.stats, count.norm_sq, count.takers)
         self.inject("committed", self.replica.tensors()[0], step=self.steps - 1)
@@ -182,52 +197,11 @@ class Step:
     def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
         self.injector.hit(point, self.steps if step is None else step, self.member.cell, self.member.rank, tensor)
 
-    def largest(self, steps: int) -> int:
-        """Micro-batches of the largest step of a run, if batches only ever grow."""
-        first, last = self.workload.samples(steps - 1)
-        return batching.count(first, last, self.member.size, self.workload.micro_batch)
-
-    def inside(self) -> torch.Tensor:
-        """Accumulate what is left to do and return a fresh copy of the cell's sums."""
-        first, _ = self.workload.samples(self.steps)
-        try:
-            if self.begun != self.steps:
-                self.replica.begin(self.steps)
-                self.begun, self.done, self.taken, self.figures = self.steps, [], [], {}
-                if self.fixed is not None:
-                    self.fixed.begin()
-            left = [m for m in self.todo if m not in self.done]
-            for micro_batches in [left] if self.fixed is None else [[m] for m in left]:
-                self.accumulate(first, micro_batches)
-            if self.fixed is None:
-                return self.replica.sums().clone()
-            return self.fixed.total(self.replica.sums().numel() if not self.done else 0)
-        except RuntimeError as error:
-            if world_broke(error):
-                raise CellBroken from error
-            raise
-
-    def accumulate(self, first: int, micro_batches: list[int]) -> None:
-        """Take micro-batches of the step that begins at position `first`: all at once, or one by one in fixed point,
-        each of which is rounded before it is added to another."""
-        if not micro_batches:
-            return
-        if self.fixed is not None:
-            self.replica.begin(self.steps)  # each micro-batch's sums for themselves
-        size, each = self.member.size, self.workload.micro_batch
-        self.replica.accumulate([batching.cell_ids(first, m, size, each) for m in micro_batches])
-        if self.fixed is not None:
-            (micro_batch,) = micro_batches
-            self.fixed.add(self.replica.sums())
-            self.figures[micro_batch] = self.replica.stats()
-        self.done += micro_batches
-        self.taken += [i for m in micro_batches for i in batching.ids(first, m, self.member.rank, size, each)]
-
     def vote(self, total: torch.Tensor, pace: float) -> Count:
         """Give this worker's word, and hear what all words together say. `pace`: seconds a micro-batch."""
         first, last = self.workload.samples(self.steps)
-        fixed, cells, size = self.fixed, len(self.cells), self.member.size
-        figures = self.figures if fixed is not None else {0: self.replica.stats()}
+        fixed, cells, size = self.sums.fixed, len(self.cells), self.member.size
+        figures = self.sums.figures if fixed is not None else {0: self.replica.stats()}
         micro_batches = batching.count(first, last, size, self.workload.micro_batch)
         width = len(self.replica.stats())
         compare = bool(self.snapshots.compare) and self.steps % self.snapshots.compare == 0
@@ -235,9 +209,9 @@ class Step:
         vote = Vote(
             worker=self.index(),
             rank=self.member.rank,
-            taken=[index - first for index in self.taken],
+            taken=[index - first for index in self.sums.taken],
             figures=figures,
-            norm_sq=self.replica.norm_sq(self.value(total)),
+            norm_sq=self.replica.norm_sq(self.sums.value(total)),
             pause=self.pausing(),
             again=fixed is not None and fixed.overflow,
             nan=fixed is not None and fixed.nan,
@@ -249,20 +223,6 @@ class Step:
         self.groups.sum(self.all, words, lambda: self.inject("vote"))
         return ballot.read(words, self.steps, first)
 
-    def agreed(self, count: Count) -> bool:
-        """Whether a step in fixed point may commit, or must be done again with another exponent."""
-        assert self.fixed is not None
-        assert self.total is not None
-        holders = count.exponents[self.member.rank :: self.member.size]
-        return self.fixed.agree(holders, self.value(self.total), count.again)
-
-    def value(self, total: torch.Tensor) -> torch.Tensor:
-        """The float32 sums that a total stands for."""
-        if self.fixed is None:
-            return total
-        value = self.fixed.value(total)
-        return value.fill_(float("nan")) if self.fixed.nan else value
-
     def share(self) -> list[int]:
         """This cell's micro-batches of a fresh step."""
         first, last = self.workload.samples(self.steps)
@@ -272,21 +232,22 @@ class Step:
     def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> Commit:
         """Apply the optimizer step to the complete total."""
         assert self.total is not None, f"step {self.steps} cannot commit: its total is not complete"
-        if self.fixed is not None:
-            self.fixed.nan = math.isnan(norm_sq)
-        total = self.value(self.total)
+        fixed = self.sums.fixed
+        if fixed is not None:
+            fixed.nan = math.isnan(norm_sq)
+        total = self.sums.value(self.total)
         self.torn = True
         metrics = self.replica.commit(total, stats, norm_sq)
         self.torn = False
         self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
-        if self.fixed is not None:
-            self.fixed.follow(total)
+        if fixed is not None:
+            fixed.follow(total)
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         self.steps += 1
         back = self.mend(bool(metrics.get("roll_back")))
-        self.total, self.done, self.taken = None, [], []
-        self.todo = self.share()
+        self.sums.forget()
+        self.total, self.todo = None, self.share()
         return Commit(self.steps, seconds, metrics, stats, norm_sq, takers, back)
 
     def mend(self, roll_back: bool) -> int | None:
@@ -302,11 +263,7 @@ class Step:
 
         Raises: as `run`.
         """
-        try:
+        with in_cell():
             stats = torch.tensor(self.replica.evaluate(self.index(), self.count()), dtype=torch.float64)
-        except RuntimeError as error:
-            if world_broke(error):
-                raise CellBroken from error
-            raise
         self.groups.sum(self.all, stats)
         return self.replica.eval_metrics(stats.tolist())

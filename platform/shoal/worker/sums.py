@@ -1,0 +1,89 @@
+"""The gradient sums of the step that a worker is in: what of its share is done, and what that came to.
+
+Inside the cell only. What is done stays done when the generation changes; other cells add their sums to a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from shoal import batching
+from shoal.worker.exact import Fixed
+from shoal_core.workload import ReplicaShard, Workload
+
+__all__ = ["Sums", "largest"]
+
+
+def largest(workload: Workload, steps: int, size: int) -> int:
+    """Micro-batches of the largest step of a run of `steps` with `size` workers a cell, if batches only ever grow."""
+    first, last = workload.samples(steps - 1)
+    return batching.count(first, last, size, workload.micro_batch)
+
+
+class Sums:
+    """The sums of rank `rank` of a cell of `size` workers, in float32, or in fixed point if `fixed` is given.
+
+    `done`: micro-batches of the pending step; `taken`: this worker's samples of them; `figures`: what the workload says
+    of each micro-batch (fixed point only).
+    """
+
+    def __init__(self, workload: Workload, replica: ReplicaShard, rank: int, size: int, fixed: Fixed | None) -> None:
+        self.workload, self.replica, self.rank, self.size, self.fixed = workload, replica, rank, size, fixed
+        self.done: list[int] = []
+        self.taken: list[int] = []
+        self.figures: dict[int, list[float]] = {}
+        self.begun = -1
+        """The step that is being summed up (-1: none)."""
+
+    def forget(self) -> None:
+        """Nothing is done: the next step begins afresh."""
+        self.begun, self.done, self.taken = -1, [], []
+
+    def add_up(self, step: int, todo: Sequence[int]) -> torch.Tensor:
+        """Accumulate what of the micro-batches `todo` is left to do; returns a fresh copy of the cell's sums.
+
+        Raises:
+            RuntimeError: as the workload does.
+        """
+        if self.begun != step:
+            self.replica.begin(step)
+            self.begun, self.done, self.taken, self.figures = step, [], [], {}
+            if self.fixed is not None:
+                self.fixed.begin()
+        left = [m for m in todo if m not in self.done]
+        for micro_batches in [left] if self.fixed is None else [[m] for m in left]:
+            self.accumulate(micro_batches)
+        if self.fixed is None:
+            return self.replica.sums().clone()
+        return self.fixed.total(self.replica.sums().numel() if not self.done else 0)
+
+    def accumulate(self, micro_batches: list[int]) -> None:
+        """Take micro-batches of the step: all at once, or one by one in fixed point, each of which is rounded before it
+        is added to another."""
+        if not micro_batches:
+            return
+        if self.fixed is not None:
+            self.replica.begin(self.begun)  # each micro-batch's sums for themselves
+        first, _ = self.workload.samples(self.begun)
+        size, each = self.size, self.workload.micro_batch
+        self.replica.accumulate([batching.cell_ids(first, m, size, each) for m in micro_batches])
+        if self.fixed is not None:
+            (micro_batch,) = micro_batches
+            self.fixed.add(self.replica.sums())
+            self.figures[micro_batch] = self.replica.stats()
+        self.done += micro_batches
+        self.taken += [i for m in micro_batches for i in batching.ids(first, m, self.rank, size, each)]
+
+    def value(self, total: torch.Tensor) -> torch.Tensor:
+        """The float32 sums that a total stands for."""
+        if self.fixed is None:
+            return total
+        value = self.fixed.value(total)
+        return value.fill_(float("nan")) if self.fixed.nan else value
+
+    def agreed(self, total: torch.Tensor, exponents: Sequence[int], again: bool) -> bool:
+        """Whether a step may commit: always, or in fixed point if all holders of the shard agree on its exponent and
+        nothing outgrew it. `exponents`: of every worker, as they voted."""
+        return self.fixed is None or self.fixed.agree(exponents[self.rank :: self.size], self.value(total), again)
