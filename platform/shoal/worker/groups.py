@@ -8,6 +8,7 @@ stands, then freed in a thread (freeing a group joins its threads).
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -103,7 +104,13 @@ class Groups:
         few of the others, and could not hold a connection to each."""
         gloo: Any = dist.ProcessGroupGloo  # of which the stubs do not know all
         options = gloo._Options()
-        options._devices = [gloo.create_default_device(lazy_init=True)]
+        # torch looks at this variable only where it makes the devices itself; without it gloo takes this host's name,
+        # which may stand for loopback, where no other node would find it.
+        names = os.environ.get("GLOO_SOCKET_IFNAME", "")
+        options._devices = [
+            gloo.create_device(interface=name, lazy_init=True) if name else gloo.create_default_device(lazy_init=True)
+            for name in names.split(",")
+        ]
         options._timeout = timedelta(seconds=self._timeout)
         return options
 
