@@ -239,53 +239,6 @@ def test_a_run_does_not_heal_in_circles() -> None:
     assert one(run.actions, End).status == "failed"
 
 
-def broken_apart() -> Run:
-    """Shard 0 lives in cell 0 alone, shard 1 in cell 1 alone."""
-    run = Run()
-    run.start()
-    run.spares()
-    run.feed(Committed("w00", 0, 30), Checkpointed(20))
-    run.feed(Lost("w10", "closed"), Lost("w01", "closed"))
-    return run
-
-
-def test_cells_that_together_hold_every_shard_are_put_together() -> None:
-    run = broken_apart()
-    run.ack("w00", 30, out=True)
-    fresh = run.ack("w11", 30, out=True)
-    assert one(fresh, Decision).rung is Rung.COMBINE
-    form = one(fresh, Form)
-    assert (form.members, form.keep, form.restore) == (("w00", "w11"), True, None)
-    fresh = run.feed(Ready("w00", 0, form.attempt), Ready("w11", 0, form.attempt))
-    generation = one(fresh, Generation)
-    assert (dict(generation.cells), generation.steps, generation.heals) == ({0: ("w00", "w11")}, 30, ())
-    assert set(one(fresh, Form).members) == {"s0", "s1"}  # and the other cell is formed beside it
-
-
-def test_who_can_still_commit_is_raised_before_cells_are_put_together() -> None:
-    run = broken_apart()
-    assert one(run.ack("w00", 29, whole=True), CommitLate).workers == ("w00",)
-    assert run.ack("w11", 30, out=True) == []
-    assert one(run.ack("w00", 30, out=True), Form).keep
-
-
-def test_a_holder_that_dies_while_cells_are_put_together_means_restoring() -> None:
-    run = broken_apart()
-    run.ack("w00", 30, out=True)
-    run.ack("w11", 30, out=True)
-    fresh = run.feed(Lost("w11", "closed"))
-    assert one(fresh, Rewind) == Rewind(20, 10)
-    assert {(a.restore, a.keep) for a in fresh if isinstance(a, Form)} == {(20, False)}
-
-
-def test_a_cell_that_failed_to_come_together_is_tried_again() -> None:
-    run = broken_apart()
-    run.ack("w00", 30, out=True)
-    first = one(run.ack("w11", 30, out=True), Form)
-    second = one(run.feed(Failed("w00", 0, "form", "reset", first.attempt)), Form)
-    assert (second.members, second.keep, second.attempt > first.attempt) == (first.members, True, True)
-
-
 def test_a_node_that_keeps_losing_workers_is_set_aside() -> None:
     run = Run(steps=1000)
     run.start()

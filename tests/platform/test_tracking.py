@@ -18,43 +18,12 @@ import pytest
 
 from shoal import tracking
 from shoal.record import layout
-from shoal.record.rundir import RunDir
-from shoal_core.errors import UserError
+from tests.support.mirrored import CONFIG, a_recovery, a_run, a_step
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-
-CONFIG: dict[str, Any] = {
-    "run_id": "job",
-    "steps": 40,
-    "mlflow": {"uri": "http://me:hunter2@host:5000", "api_key": "hunter3"},
-    "workload": {"path": "a:B", "lr": 1e-3},
-}
-
-
-def a_step(step: int, **more: Any) -> dict[str, Any]:
-    return {
-        "step": step, "loss": 3.0 / (step + 1), "lm_loss": 2.0, "mtp_loss": 2.1, "grad_norm": 1.0, "lr": 1e-3,
-        "tokens": 64, "samples": [step * 4, step * 4 + 4], "cells": 2, "generation": 0, "seconds": 0.1, **more,
-    }  # fmt: skip
-
-
-def a_run(storage: Path, steps: int, config: dict[str, Any] = CONFIG, resume: bool = False) -> RunDir:
-    run = RunDir.create(storage, "job", config, resume)
-    run.append_event("run_started", run_id="job", steps=40, cells=2, workers_per_cell=2)
-    for step in range(run.last_step + 1, steps):
-        run.append_step(a_step(step))
-    return run
-
-
-def a_recovery(run: RunDir) -> None:
-    run.append_event(
-        "recovery", rung="heal", cell=1, nodes=["node3"], actors=["job/cell1/stage0/shard0@node3"], next_commit=0.31,
-        full_strength=0.62, steps_lost=0, phases={"detect": 0.08, "join": 0.1},
-        sentence="Node node3 died; nothing was lost.",
-    )  # fmt: skip
 
 
 def client_of(storage: Path) -> MlflowClient:
@@ -275,54 +244,6 @@ def test_a_run_deleted_in_mlflow_is_begun_anew_and_that_is_said(
     assert [line.getMessage() for line in caplog.records if line.name.startswith("shoal.")] == [
         f"the MLflow run {first} is not there any more: {second.info.run_id} has the whole record from now on"
     ]
-
-
-@pytest.mark.parametrize(
-    ("uri", "why"),
-    [
-        ("mlruns", "is no address"),
-        ("evil://x", "is no address"),
-        ("sqlite:///mlflow.db", "not from the root"),
-        ("sqlite://", "not from the root"),
-        ("file:mlruns", "no more runs into plain folders"),
-        ("file:///data/mlruns", "no more runs into plain folders"),
-        ("http:///x", "names no host"),
-        ("https://u:HUNTER2@[x", "names no host"),
-    ],
-)
-def test_an_address_that_mlflow_cannot_use_is_refused_before_the_run(uri: str, why: str) -> None:
-    with pytest.raises(UserError, match=why) as refused:
-        tracking.check_uri(uri)
-    assert "HUNTER2" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "uri",
-    ["http://h:5000", "https://u:p@h/x", "sqlite:////data/mlflow.db", "postgresql+psycopg2://u:p@h/db",
-     "databricks", "databricks://profile"],
-)  # fmt: skip
-def test_other_addresses_are_taken(uri: str) -> None:
-    assert tracking.check_uri(uri) == uri
-
-
-def test_the_address_and_its_password_may_stand_in_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "SHOAL_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    run = a_run(tmp_path, 1)
-    assert tracking.chosen_uri(None) is None
-    with pytest.raises(UserError, match=r"without its password(.|\n)*MLFLOW_TRACKING_URI"):
-        tracking.recorded_uri(run.path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@host:5000")
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter4")
-    assert tracking.chosen_uri(None) == "http://me:hunter2@host:5000"
-    assert tracking.chosen_uri("http://other") == "http://other"
-    assert tracking.recorded_uri(run.path) == "http://me:hunter2@host:5000"
-    assert tracking.credentials() == {"MLFLOW_TRACKING_TOKEN": "hunter4"}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI: 'mlruns' is no address"):
-        tracking.chosen_uri(None)
 
 
 def test_a_store_that_fails_loses_nothing(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 from shoal.decisions.actions import Action
 from shoal.decisions.decide import decide
-from shoal.decisions.events import Event, Joined, Preemption
+from shoal.decisions.events import Event, Joined
 from shoal.decisions.modes import Ended, Gathering, Running
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
+from tests.platform.protocol.support import acts
 from tests.platform.protocol.support.actors import BEGIN, Published, Worker, World, freeze
+from tests.platform.protocol.support.faults import faults
 from tests.platform.protocol.support.scene import Scene
 
 __all__ = ["Model", "Rule"]
@@ -111,7 +113,7 @@ class Model:
             yield first
         else:
             yield from self.ordinary(world)
-        yield from self.faults(world)
+        yield from faults(self, world)
 
     def calm(self, world: World) -> bool:
         """Nothing but a new fault can end the generation, or begin one out of turn: every worker has one thing to do,
@@ -152,107 +154,55 @@ class Model:
                     act(scene, i)
                     yield f"w{i} {name}", scene.world()
 
-    def faults(self, world: World) -> Iterator[tuple[str, World]]:
-        crew = [self.crew[number] for number in world.workers]
-        for fault in sorted(set(world.faults)):
-            rest = list(world.faults)
-            rest.remove(fault)
-            left = world._replace(faults=tuple(rest))
-            if fault == "drain":
-                for node in dict.fromkeys(self.node):
-                    if any(w.life == "alive" for w, n in zip(crew, self.node, strict=True) if n == node):
-                        scene = Scene(self, left)
-                        scene.tell(None, Preemption(node))
-                        yield f"{node} is to be taken away", scene.world()
-            elif fault == "still":
-                if isinstance(self.states[world.controller].mode, Running | Gathering):
-                    scene = Scene(self, left)
-                    scene.stand_still()
-                    yield "nothing moves", scene.world()
-            elif fault == "restart":
-                for late in (False, True):
-                    for lost in self.mislaid(crew):
-                        scene = Scene(self, left)
-                        scene.restart(late=late, lost=lost)
-                        told = "unheard words" if late else "words"
-                        yield f"another controller, {told}, without the orders of {sorted(lost)}", scene.world()
-            elif fault == "arrive":
-                i = next((i for i, w in enumerate(crew) if w == Worker(life="gone")), None)
-                if i is not None:
-                    scene = Scene(self, left)
-                    scene.workers[i] = Worker()
-                    scene.tell(i, Joined(self.names[i], self.node[i]))
-                    yield f"w{i} arrives", scene.world()
-            else:
-                for i, worker in enumerate(crew):
-                    if worker.life != "alive":
-                        continue
-                    scene = Scene(self, left)
-                    if fault == "crash":
-                        scene.workers[i] = worker._replace(life="dead", inbox=())
-                    elif fault == "cut":
-                        scene.cut(i)
-                    elif worker.doing in ("meeting", "healing", "across", "voting"):
-                        scene.between(i)
-                    else:
-                        continue
-                    yield f"w{i}: {fault}", scene.world()
-
-    def mislaid(self, crew: list[Worker]) -> list[frozenset[int]]:
-        """Whose orders may be lost with the controller that gave them: nobody's, anybody's, everybody's."""
-        waiting = [i for i, worker in enumerate(crew) if worker.inbox]
-        found = [frozenset[int](), *(frozenset({i}) for i in waiting)]
-        return [*found, frozenset(waiting)] if len(waiting) > 1 else found
-
     # ---- what a worker may do next
 
     def acts(self, crew: list[Worker], i: int, me: Worker) -> Iterator[tuple[str, Callable[[Scene, int], None]]]:
         match me.doing:
             case "idle" if me.told():
-                yield f"takes the order to {me.inbox[0][0]}", Scene.serve
+                yield f"takes the order to {me.inbox[0][0]}", acts.serve
             case "forming":
                 assert me.form is not None
                 there = [crew[m] for m in me.form[2]]
                 if all(w.form == me.form for w in there):
-                    yield "stands in its cell's world", Scene.stand
+                    yield "stands in its cell's world", acts.stand
                     if any(w.life != "alive" for w in there):
-                        yield "cannot form its cell", Scene.not_formed
+                        yield "cannot form its cell", acts.not_formed
             case "meeting" | "healing" | "across" | "voting":
                 peers = self.peers(crew, i, me)
                 if all(w.order == me.order and w.reach >= me.reach for w in peers):
-                    yield f"is through {me.doing}", Scene.through
+                    yield f"is through {me.doing}", acts.through
                 if any(w.life != "alive" for w in peers):
-                    yield f"sees {me.doing} fail", Scene.between
+                    yield f"sees {me.doing} fail", acts.between
             case "beginning":
                 assert me.form is not None
                 peers = [crew[m] for m in me.form[2]]
                 here = [w for w in peers if w.order == me.order]
                 if len(here) == len(peers) and all(w.reach >= BEGIN and w.turned != me.generation for w in here):
-                    yield "begins with its cell", Scene.begin
+                    yield "begins with its cell", acts.begin
                 if me.told() and all(w.reach <= BEGIN for w in here):
-                    yield "turns round with its cell", Scene.turn
+                    yield "turns round with its cell", acts.turn
             case "inside":
                 assert me.form is not None
                 peers = [crew[m] for m in me.form[2]]
                 if all(w.order == me.order and w.reach >= me.reach for w in peers):
-                    yield "has its cell's sums", Scene.through
+                    yield "has its cell's sums", acts.through
                 cut = any(o[0] == "stop" and me.cell in o[2] for o in me.inbox)
                 if cut or any(w.life != "alive" or w.form != me.form or not w.stands for w in peers):
-                    yield "falls out of its broken cell", Scene.fall
+                    yield "falls out of its broken cell", acts.fall
             case "applied" | "paused":
-                yield "tells of its commit", Scene.tell_commit
+                yield "tells of its commit", acts.tell_commit
             case "raised":
-                yield "tells of its late commit", Scene.tell_raise
+                yield "tells of its late commit", acts.tell_raise
             case "answering":
-                yield "answers", Scene.answer_late
+                yield "answers", acts.answer_late
             case "fell":
-                yield "tells of its broken cell", Scene.tell_fall
+                yield "tells of its broken cell", acts.tell_fall
         if (me.told() or me.stopping) and me.doing in ("forming", "meeting", "healing", "across", "voting"):
-            yield f"walks away from {me.doing}", Scene.walk
+            yield f"walks away from {me.doing}", acts.walk
         if me.inbox and not me.told():
-            yield "hears of the pause", Scene.hear
+            yield "hears of the pause", acts.hear
         if me.unsaid >= 0 and me.stopped() and self.tells_at_a_stop:
-            yield "has its commit told by its link", Scene.say_unsaid
+            yield "has its commit told by its link", acts.say_unsaid
 
     def peers(self, crew: list[Worker], i: int, me: Worker) -> list[Worker]:
         """Those whose word the collective needs that `me` is in."""

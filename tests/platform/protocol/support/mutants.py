@@ -10,6 +10,7 @@ from shoal.decisions.events import Event, Lost
 from shoal.decisions.modes import Draining, Running
 from shoal.decisions.state import State
 from shoal.protocol.said import Ack, Acked, Committed
+from tests.platform.protocol.support import acts
 from tests.platform.protocol.support.actors import VOTE, Worker, World, reach
 from tests.platform.protocol.support.model import Model
 from tests.platform.protocol.support.scene import Scene
@@ -67,7 +68,7 @@ class CommitAfterAnswer(Model):
                 voters = [crew[m] for _, members in me.order[1] for m in members]
                 if me.reach == at and all(w.order == me.order and w.reach >= at for w in voters):
                     scene = Scene(self, world)
-                    scene.commit(i, "applied")
+                    acts.commit(scene, i, "applied")
                     yield f"w{i} commits by itself", scene.world()
 
 
@@ -83,7 +84,7 @@ class BegunAlone(Model):
 
     def acts(self, crew: list[Worker], i: int, me: Worker) -> Iterator[tuple[str, Callable[[Scene, int], None]]]:
         if me.doing == "beginning":
-            yield "begins alone", Scene.begin
+            yield "begins alone", acts.begin
         else:
             yield from super().acts(crew, i, me)
 
