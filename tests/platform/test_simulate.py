@@ -26,7 +26,7 @@ def run(*failures: Failure, **changes: float) -> Engine:
     """A small run with these failures and no others."""
     engine = Engine(Settings(**{**SMALL, **changes}))  # type: ignore[arg-type]
     for failure in failures:
-        engine.at(failure.time, lambda failure=failure: engine.strike(failure))  # type: ignore[misc]
+        engine.clock.at(failure.time, lambda failure=failure: engine.cluster.strike(failure))  # type: ignore[misc]
     engine.run()
     return engine
 
@@ -90,7 +90,7 @@ def test_when_every_cell_breaks_at_once_what_is_left_decides(ranks: tuple[int, .
     """450 steps are committed, 400 saved. With all workers of rank 0 dead a shard is lost; else one cell is left."""
     engine = Engine(Settings(**{**SMALL, "spare_nodes": 8}, checkpoint=100))  # type: ignore[arg-type]
     victims = [engine.state.cells[cell].people()[rank] for cell, rank in enumerate(ranks)]
-    engine.at(4503.0, lambda: engine.kill(victims, "all at once", 0.2))
+    engine.clock.at(4503.0, lambda: engine.cluster.kill(victims, "all at once", 0.2))
     engine.run()
     assert result(engine)["lost_by_cause"]["all at once"].get("redone", 0.0) == again
     assert engine.strength[-1][1] == 8

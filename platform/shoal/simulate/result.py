@@ -36,15 +36,15 @@ def result(engine: Engine) -> dict[str, Any]:
     return {
         "settings": {**asdict(engine.settings), "cells": engine.settings.cells},
         "outcome": engine.outcome or "runs on",
-        "seconds": engine.now,
+        "seconds": engine.clock.now,
         "steps": ledger.useful,
-        "ettr": ledger.useful * ledger.step / engine.now,
-        "failures": dict(Counter(failure.cause.name for failure in engine.failures).most_common()),
+        "ettr": ledger.useful * ledger.step / engine.clock.now,
+        "failures": dict(Counter(failure.cause.name for failure in engine.cluster.failures).most_common()),
         "interrupted_steps": ledger.interruptions,
         "generations": engine.state.generation,
         "lost": phases,
         "lost_by_cause": by_cause,
-        "unfinished": engine.now - ledger.last,
+        "unfinished": engine.clock.now - ledger.last,
         "decisions": decisions,
     }
 
@@ -90,10 +90,10 @@ def draw(engine: Engine, path: Path) -> None:
     day = 86400.0
     fig = figure(10.5, 3.0)
     (ax,) = axes(fig)
-    times = [time / day for time, _ in engine.strength] + [engine.now / day]
+    times = [time / day for time, _ in engine.strength] + [engine.clock.now / day]
     live = [cells for _, cells in engine.strength]
     ax.step(times, [*live, live[-1]], where="post", color=LOSS[0])
-    failed = [failure.time / day for failure in engine.failures]
+    failed = [failure.time / day for failure in engine.cluster.failures]
     ax.plot(failed, [0.0] * len(failed), linestyle="none", marker="x", color=TROUBLE, markersize=4)
     ax.set_ylim(bottom=-0.02 * engine.settings.cells)
     ax.set_xlabel("days; crosses are failures")

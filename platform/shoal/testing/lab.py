@@ -12,7 +12,6 @@ import resource
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
 from shoal.testing import processes
 from shoal.testing.cable import Cable
+from shoal.testing.cluster import Cluster
 
 __all__ = ["Lab", "lab"]
 
@@ -56,15 +56,15 @@ class Lab:
         cable: Cable | None = None,
         **settings: Any,
     ) -> None:
-        self.alive, self.cable = dict(nodes), cable
-        self.drains: dict[str, float] = {}
-        self.processes: dict[str, Any] = {}
+        self.cable = cable
         merged = {"run_id": RUN_ID, "storage": str(folder), "patience": PATIENCE, **SWITCHED_OFF, **settings}
         self.job = Job.model_validate(merged).model_dump(mode="json")
         self.path = folder / RUN_ID
         RunDir.create(folder, RUN_ID, self.job, resume).close()
         self._place = processes.Place(folder, Path(tempfile.mkdtemp(prefix="lab-")))
-        self._warden = processes.answer(self._place.sockets / processes.WARDEN, self._reply)
+        self._cluster = Cluster(self._place, nodes, cable)
+        self.alive, self.drains, self.processes = self._cluster.alive, self._cluster.drains, self._cluster.processes
+        self._warden = processes.answer(self._place.sockets / processes.WARDEN, self._cluster.reply)
         plan = first_plan(dict(nodes), self.job["cells"], self.job["workers_per_cell"])
         self._seats = {(seat.cell, seat.rank): node for seat, node in plan.items()}
         self.controller = self._begin_controller(again=False)
@@ -79,10 +79,7 @@ class Lab:
         self.signal(worker, signal.SIGSTOP)
 
     def signal(self, worker: str, number: int) -> None:
-        process = self.processes.get(worker)
-        if process is not None and process.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+        self._cluster.signal(worker, number)
 
     def kill_node(self, node: str) -> None:
         """The node is gone, and all that ran on it."""
@@ -143,7 +140,7 @@ class Lab:
 
     def committed(self) -> int:
         """Committed steps by a worker's own word: the record may be behind."""
-        asked = [processes.ask(self._socket(self.processes[name]), {"what": "steps"}) for name in self.living()]
+        asked = [self._cluster.ask(name, {"what": "steps"}) for name in self.living()]
         return max((int(steps) for steps in asked if steps is not None), default=-1)
 
     def members(self, cell: int) -> list[str]:
@@ -157,7 +154,7 @@ class Lab:
 
     def living(self) -> list[str]:
         """Workers whose processes are there."""
-        return sorted(name for name, process in list(self.processes.items()) if process.is_alive())
+        return self._cluster.living()
 
     def until(self, done: Callable[[], Any], seconds: float = 240.0) -> None:
         """Wait until it is so."""
@@ -193,47 +190,8 @@ class Lab:
         logs = [file.read_text()[-3000:] for file in files if file.exists()]
         return "\n".join([f"{len(self.steps())} steps", tail, *logs])
 
-    # ---- what the controller asks of its cluster
-
     def _begin_controller(self, *, again: bool) -> Any:
         return processes.begin_controller(self._place, self.job, self._seats, again=again)
-
-    def _socket(self, process: Any) -> Path:
-        return processes.socket_of(self._place, process.pid)
-
-    def _reply(self, question: dict[str, Any]) -> Any:
-        match question["what"]:
-            case "nodes":
-                return self.alive
-            case "draining":
-                return self.drains
-            case "workers":
-                return self.living()
-            case "rejoin":
-                return self._rejoin(question["name"], question["meeting"])
-            case "kill":
-                self.kill(question["name"])
-            case "spawn":
-                self._spawn(question["setup"])
-        return None
-
-    def _spawn(self, setup: dict[str, Any]) -> None:
-        if setup["node"] in self.alive:
-            begun = processes.begin_worker(self._place, setup | {"meeting": self._through_cable(setup["meeting"])})
-            self.processes[setup["name"]] = begun
-
-    def _rejoin(self, name: str, meeting: dict[str, Any]) -> bool:
-        process = self.processes.get(name)
-        there = process is not None and process.is_alive() and self._socket(process).exists()
-        if there:
-            question = {"what": "rejoin", "meeting": self._through_cable(meeting)}
-            threading.Thread(target=processes.ask, args=(self._socket(process), question), daemon=True).start()
-        return there
-
-    def _through_cable(self, meeting: dict[str, Any]) -> dict[str, Any]:
-        if self.cable is None:
-            return meeting
-        return meeting | {"lifeline": self.cable.towards(*meeting["lifeline"])}
 
 
 @contextlib.contextmanager
