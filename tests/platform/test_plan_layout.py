@@ -58,9 +58,9 @@ def test_a_mesh_comes_from_what_the_workload_names() -> None:
     assert Mesh.of({"pp": 2, "ep": 2}, 8) == Mesh(2, 2, 2)
     assert Mesh.of({"ep": 4, "ep_node": 2}, 8) == Mesh(1, 2, 4, ep_node=2)
     assert Mesh.of({}, 4) == Mesh(1, 1, 4)
-    with pytest.raises(UserError, match="6 workers cannot be cut into pp 2 x ep 2 x fsdp 1") as error:
+    with pytest.raises(UserError, match="ep: 2 does not divide the 3 workers a stage") as error:
         Mesh.of({"pp": 2, "ep": 2}, 6)
-    assert "nearest: 4 or 8" in error.value.remedy
+    assert error.value.remedy == "ep 1 or 3, or cells of 4 or 8 workers"
 
 
 def test_copies_are_kept_apart_by_zone_where_there_are_zones_enough() -> None:
