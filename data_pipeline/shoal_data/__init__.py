@@ -9,5 +9,5 @@
 
 Arrows run one way, from each room to those after it: `writing | bpe`, `reading`, `tokenizer`, `jobs`, `sources`, and
 then the modules beside the rooms (`files`, `arrow`, `progress`, `retry`, `s3_client`, `s3_objects`). Ray is known to
-`jobs` alone.
+`jobs` alone. Programs outside of the project come in by `reader` and `errors`.
 """
