@@ -1,5 +1,5 @@
-"""What reading or building a corpus may raise, for programs that catch it. `InputError` is the project's one error type by
-the name that such programs know."""
+"""What reading or building a corpus may raise, for programs that catch it. `InputError` is the project's one error type
+by the name that such programs know."""
 
 from __future__ import annotations
 

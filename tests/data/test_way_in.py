@@ -1,4 +1,4 @@
-"""Programs outside of the project read a corpus through `shoal_data.reader`, and catch what `shoal_data.errors` names."""
+"""Programs outside of the project read a corpus by `shoal_data.reader`, and catch what `shoal_data.errors` names."""
 
 from __future__ import annotations
 
