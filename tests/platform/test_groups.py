@@ -232,3 +232,13 @@ def test_groups_listen_on_the_interface_that_holds_the_nodes_address(hub: Hub, m
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchinterface")
     with pytest.raises(RuntimeError, match="nosuchinterface"):
         groups._options()
+
+
+def test_who_is_alone_walks_away_on_the_flag_too(hub: Hub) -> None:
+    off = False
+    groups, total = Groups(20.0, 10.0, lambda: off, hub.workers["w0"]), torch.ones(1)
+    groups.sum(None, total)
+    off = True
+    with pytest.raises(Stopped):
+        groups.sum(None, total)
+    assert total.item() == 1.0

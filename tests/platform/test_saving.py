@@ -65,3 +65,14 @@ def test_a_run_whose_last_step_is_no_number_is_not_done(tmp_path: Path) -> None:
         run = one.finished()
         assert (run["status"], run["steps"]) == ("failed", DIVERGES + 1), one.story()
         assert "the last step was not finite" in run["reason"]
+
+
+def test_a_worker_that_is_alone_saves_when_it_is_stopped(tmp_path: Path) -> None:
+    with lab(tmp_path, {"n0": 1}, cells=1, workers_per_cell=1, steps=100_000) as one:
+        one.until(lambda: len(one.steps()) >= 10)
+        one.stop(save=True)
+        run = one.finished()
+        assert run["status"] == "stopped", one.story()
+        assert one.events("fenced") == []
+        assert one.events("death") == []
+        assert f"saved up to step {run['steps']} of {run['steps']} committed" in run["reason"]

@@ -152,9 +152,15 @@ class Groups:
     def sum(
         self, group: dist.ProcessGroup | None, tensor: torch.Tensor, started: Callable[[], None] = lambda: None
     ) -> None:
-        """Add `tensor` over the group, in place; `started` is called once this worker's part is under way."""
+        """Add `tensor` over the group, in place; `started` is called once this worker's part is under way. Who is alone
+        waits for nobody, but looks whether to walk away all the same.
+
+        Raises: as `finish`.
+        """
         if group is None:
             started()
+            if self._stopped():
+                raise Stopped
             return
         work = group.allreduce([tensor])
         started()
