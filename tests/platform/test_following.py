@@ -85,7 +85,10 @@ def test_a_run_is_followed_with_the_settings_it_has(job: Job) -> None:
 
 
 @pytest.mark.parametrize("run", [Silent(), Dead()])
-def test_the_record_tells_the_end_if_the_controller_cannot(job: Job, run: driver.Run) -> None:
+def test_the_record_tells_the_end_if_the_controller_cannot(
+    job: Job, run: driver.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "PATIENCE", 0.2)
     end(job, status="stopped", reason="by hand")
     seen: list[str] = []
     found = driver.follow(run, job.storage / "one", lambda kind, line: seen.append(line["kind"]))

@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -62,14 +62,15 @@ def hub() -> Hub:
 Rank = Callable[[Groups, int], object]
 
 
-def together(hub: Hub, do: Rank, stop_after: dict[int, float], build: float = 10.0) -> list[object]:
-    """Run `do` in a thread a rank; rank r is told to stop after `stop_after[r]` seconds, by default one."""
+def together(hub: Hub, do: Rank, stop: Mapping[int, float | threading.Event], build: float = 10.0) -> list[object]:
+    """Run `do` in a thread a rank; rank r is told to stop after `stop[r]` seconds, by default one, or by an event."""
     found: list[object] = [None] * SIZE
     start = time.monotonic()
 
     def rank(index: int) -> None:
-        limit = stop_after.get(index, 1.0)
-        groups = Groups(20.0, build, lambda: time.monotonic() - start > limit, hub.workers[f"w{index}"])
+        when = stop.get(index, 1.0)
+        stopped = when.is_set if isinstance(when, threading.Event) else lambda: time.monotonic() - start > when
+        groups = Groups(20.0, build, stopped, hub.workers[f"w{index}"])
         hub.groups.append(groups)
         try:
             found[index] = do(groups, index)
@@ -99,7 +100,7 @@ def test_nobody_goes_in_alone(hub: Hub, trial: int) -> None:
         groups.meet("race", SIZE)
         return "in"
 
-    found = together(hub, enter, {dice.randrange(SIZE): dice.uniform(0, 0.03)})
+    found = together(hub, enter, {**dict.fromkeys(range(SIZE), 0.3), dice.randrange(SIZE): dice.uniform(0, 0.03)})
     assert found in (["in"] * SIZE, ["left"] * SIZE)
 
 
@@ -119,20 +120,26 @@ def test_sums_over_groups_whose_members_ask_for_their_neighbours_alone(hub: Hub)
 
 
 def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(hub: Hub) -> None:
-    def add(groups: Groups, index: int) -> float:
-        group = build(groups, "absent", index)
-        if index:
-            start = time.monotonic()
-            try:
-                groups.sum(group, torch.ones(1))
-            except Stopped:
-                return time.monotonic() - start
-        time.sleep(4.0)
-        return 0.0
+    """And what it left behind is still there for the others: who was absent adds it up. Were it not to come at all,
+    freeing the groups would last five times their timeout: so long gloo's threads wait for a first connection."""
+    flag, waiting, gone = threading.Event(), threading.Barrier(SIZE), threading.Barrier(SIZE)
 
-    waited = together(hub, add, {0: 20.0, 1: 2.0, 2: 2.0})
-    assert all(isinstance(seconds, float) and seconds < 10.0 for seconds in waited)  # not the 20 s of the group
-    assert waited[1] != "left"
+    def add(groups: Groups, index: int) -> object:
+        group, total = build(groups, "absent", index), torch.ones(1)
+        groups.leave(group)
+        if index == 0:
+            waiting.wait(60)
+            flag.set()
+            gone.wait(60)
+            groups.sum(group, total)
+            return total.item()
+        try:
+            groups.sum(group, total, started=lambda: waiting.wait(60))
+        finally:
+            gone.wait(60)
+        return "not told"
+
+    assert together(hub, add, {0: 60.0, 1: flag, 2: flag}) == [float(SIZE), "left", "left"]
 
 
 def test_a_group_that_a_frozen_member_does_not_enter_is_a_fault_of_communication(hub: Hub) -> None:
