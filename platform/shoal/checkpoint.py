@@ -115,7 +115,7 @@ class Saver:
             # DCP's own exception is no Exception. Whatever it is, training goes on and this checkpoint is not whole.
             try:
                 future.result()
-                slow.suffer(self._root.parent)
+                slow.wait(self._root.parent)
                 size = self._settle(folder, final, {"steps": steps, **self._about, **about})
             except BaseException as error:
                 self._gave_up(folder, steps, error)

@@ -84,18 +84,18 @@ def test_what_is_frozen_or_slowed_runs_again(tmp_path: Path) -> None:
 def test_a_slow_disk_is_slow_while_it_is_ordered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
     monkeypatch.setattr(slow, "_sleep", naps.append)
-    slow.suffer(tmp_path)
+    slow.wait(tmp_path)
     with passing.slow_disk(tmp_path, 0.5, 3600.0):
-        slow.suffer(tmp_path)
-    slow.suffer(tmp_path)
+        slow.wait(tmp_path)
+    slow.wait(tmp_path)
     assert naps == [0.5]
-    slow.order(tmp_path, 99.0, 3600.0)
-    slow.suffer(tmp_path)
+    slow.begin(tmp_path, 99.0, 3600.0)
+    slow.wait(tmp_path)
     assert naps == [0.5, slow.LONGEST]
-    slow.order(tmp_path, 0.5, 0.0)  # whoever gave it is gone
-    slow.suffer(tmp_path)
+    slow.begin(tmp_path, 0.5, 0.0)  # whoever gave it is gone
+    slow.wait(tmp_path)
     (tmp_path / slow.FILE).write_text("no order")
-    slow.suffer(tmp_path)
+    slow.wait(tmp_path)
     assert naps == [0.5, slow.LONGEST]
 
 

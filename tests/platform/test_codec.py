@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.protocol import codec, orders
 from shoal.protocol.codec import encode
+from shoal.protocol.copying import Give, Keep, Missing, Whole
 from shoal.protocol.greeting import VERSION, Challenge, Greeting, Hello, Refused, Welcome
 from shoal.protocol.rendezvous import Closed, Meet, Met, Put, Turn, Values, Want
 from shoal.protocol.said import (
@@ -74,16 +75,26 @@ GREETS = [
     Welcome("p"),
     Refused("why"),
 ]
+COPIES = [
+    Challenge(VERSION, "n"),
+    Keep(1, 5, 2, 100, 7),
+    Give(1, 5, proof="p"),
+    Whole(100, 7),
+    Missing(),
+    Refused("why"),
+]
 EVERY = [
     *((one, codec.said) for one in SAYS),
     *((one, codec.order) for one in TOLD),
     *((one, codec.decode) for one in GREETS),
+    *((one, codec.copying) for one in COPIES),
 ]
 
 
 def test_every_class_is_tried() -> None:
     assert {type(one) for one in TOLD} == set(get_args(orders.Order))
     assert {type(one) for one in SAYS} == set(get_args(Said))
+    assert {type(one) for one in COPIES} == set(get_args(codec.Copying))
 
 
 @pytest.mark.parametrize(("message", "read"), EVERY, ids=lambda one: type(one).__name__)
@@ -126,7 +137,7 @@ SPOILT = st.builds(spoilt, st.sampled_from(LINES), st.integers(0, 400), st.binar
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=200), SPOILT))
 def test_whatever_bytes_come_they_are_a_message_or_refused(line: bytes) -> None:
-    for read in (codec.said, codec.order, codec.decode):
+    for read in (codec.said, codec.order, codec.decode, codec.copying):
         try:
             found = read(line)
         except ValueError:

@@ -7,7 +7,7 @@ import math
 from shoal.decisions.actions import CommitLate, Decision, End, Form, Generation, Journal, Pause, Rewind, Stop
 from shoal.decisions.bounds import FATAL, FRUITLESS, STRIKES
 from shoal.decisions.decide import decide
-from shoal.decisions.events import Damaged, Joined, Lost
+from shoal.decisions.events import Joined, Lost, PassedOver
 from shoal.decisions.figures import finite, not_finite
 from shoal.decisions.modes import Running
 from shoal.decisions.seating import spares
@@ -303,10 +303,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_once() -> None:
         run.feed(Joined(worker, NODES[worker], seat))
     forms = [action for action in run.actions if isinstance(action, Form)]
     assert {form.restore for form in forms} == {40}
-    fresh = run.feed(Damaged(40, 20, "a bit"), Failed("w00", -1, "form", "a bit", 0), Damaged(40, 20, "a bit"))
+    fresh = run.feed(PassedOver(40, 20, "a bit"), Failed("w00", -1, "form", "a bit", 0), PassedOver(40, 20, "a bit"))
     assert one(fresh, Rewind) == Rewind(20, 20)
     assert {form.restore for form in fresh if isinstance(form, Form)} == {20}
-    end = one(run.feed(Damaged(20, None, "a bit")), End)
+    end = one(run.feed(PassedOver(20, None, "a bit")), End)
     assert (end.status, "no older checkpoint is left" in end.reason) == ("failed", True)
 
 

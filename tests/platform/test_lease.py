@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shoal.record import layout, lease
-from shoal.record.lease import Held, Holder, Lease, Lost, claim, may_take, read
+from shoal.record.lease import Held, Holder, Lease, LeaseLost, claim, may_take, read
 from shoal.record.rundir import RunDir
 from shoal_core.errors import UserError
 from tests.support.lab import lab
@@ -93,7 +93,7 @@ def test_a_controller_that_is_started_again_takes_the_run_of_its_session_and_of_
     first.guard()
     second = Lease(tmp_path, "a")
     second.guard()
-    with pytest.raises(Lost, match="taken by another session"):
+    with pytest.raises(LeaseLost, match="taken by another session"):
         first.guard()
     with pytest.raises(Held, match="another session's now"):
         Lease(tmp_path, "b")
@@ -145,7 +145,7 @@ def test_who_lost_a_run_changes_no_file_of_it(tmp_path: Path) -> None:
         lambda: run.write_run({}),
     ]
     for write in writes:
-        with pytest.raises(Lost, match="taken by another session"):
+        with pytest.raises(LeaseLost, match="taken by another session"):
             write()
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
@@ -164,7 +164,7 @@ def test_a_full_disk_takes_no_run_away(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / layout.LEASE).unlink()
     again.guard()
     lease.put(tmp_path, "b", None)
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         again.guard()
     (tmp_path / layout.LEASE).unlink()
     lease.put(tmp_path, "dead", None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
+import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,11 +18,13 @@ from shoal.decisions.recall import keepers, newest
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
-from shoal.protocol.greeting import proof
+from shoal.protocol import codec
+from shoal.protocol.copying import Give, Keep, Whole, signed
+from shoal.protocol.greeting import VERSION, Challenge, Refused, nonce
 from shoal.protocol.orders import Keeper
 from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.worker import copies as copies_module
-from shoal.worker.copies import Copies, LostCopy, fetch, push
+from shoal.worker.copies import CopyServer, LostCopy, fetch, push
 from tests.support.lab import Lab, alone, lab
 
 EVERY = 5
@@ -46,7 +48,6 @@ def test_a_keeper_is_never_on_a_node_where_the_shard_lives() -> None:
     state, done = started(["a", "a", "b", "b"], ["a", "c", "d"], cells=2)
     (order,) = [action for action in done if isinstance(action, CopyTo)]
     assert order.keepers == {"w0": "s1", "w1": "s2"}
-    assert order.ranks == {"w0": 0, "w1": 1}
     changed = apply(state, Lost("s2", "gone"))
     assert [a.keepers for a in changed if isinstance(a, CopyTo)] == [{"w0": "s1", "w1": "s1"}]
     apply(state, Lost("s1", "gone"))
@@ -99,11 +100,18 @@ def test_copies_that_are_lost_meanwhile_leave_the_checkpoint() -> None:
     assert (form.restore, form.recall) == (4, None)
 
 
-def asking(copies: Copies, asked: Any, secret: str = "s", nonce: str | None = None) -> socket.socket:
-    """A connection to a keeper that was asked for something, in proper form or not."""
+def challenged(line: socket.socket) -> str:
+    """The nonce of a keeper that was called."""
+    challenge = codec.copying(line.makefile("rb").readline())
+    assert isinstance(challenge, Challenge)
+    return challenge.nonce
+
+
+def asking(copies: CopyServer, asked: Keep | Give, secret: str = "s", other: str | None = None) -> socket.socket:
+    """A connection to a keeper that was asked for something, after its nonce or an `other`."""
     line = socket.create_connection(copies.address, timeout=20)
-    sent = json.loads(line.makefile().readline())["nonce"]
-    line.sendall(json.dumps({"asked": asked, "proof": proof(secret, "copies", nonce or sent, asked)}).encode() + b"\n")
+    sent = challenged(line)
+    line.sendall(codec.encode(signed(secret, asked, other or sent)))
     return line
 
 
@@ -116,33 +124,32 @@ def closed(line: socket.socket) -> bool:
             return True
 
 
-GIVE: dict[str, Any] = {"what": "give", "rank": 1, "steps": 5}
-KEEP: dict[str, Any] = {"what": "keep", "rank": 1, "steps": 6, "era": 0, "crc": 0}
+GIVE, KEEP = Give(1, 5), Keep(1, 6, 0, 0, 0)
 
 
 def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[tuple[int, int, int]] = []
-    copies = Copies("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
+    copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
     keeper = Keeper(copies.address)
     push([torch.ones(10)], 1, 5, keeper, "s", timeout=20)
     heard.clear()
     assert closed(asking(copies, GIVE, secret="guess"))
-    assert closed(asking(copies, GIVE, nonce="of another call"))
-    for size in (-1, 10**30, "x", None):
-        assert closed(asking(copies, KEEP | {"bytes": size}))
-    for asked in (5, [], None, {}):
-        assert closed(asking(copies, asked))
+    assert closed(asking(copies, GIVE, other=nonce()))
+    for size in (-1, 10**30):
+        assert closed(asking(copies, replace(KEEP, bytes=size)))
     for junk in (
         b"GET / HTTP/1.0\r\n\r\n",
         b"[" * 4000 + b"\n",
         b"a" * 5000,
-        b"5\n",
-        b"{}\n",
-        b'{"asked": {}}\n',
+        b"Give 5\n",
+        b"Give {}\n",
+        codec.encode(Whole(5, 0)),
+        codec.encode(GIVE),
+        codec.encode(KEEP).replace(b"0", b'"x"'),
         b"\xff\n",
     ):
         line = socket.create_connection(copies.address, timeout=20)
-        line.makefile().readline()
+        challenged(line)
         line.sendall(junk)
         assert closed(line)
     assert heard == []
@@ -150,13 +157,30 @@ def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixtu
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+def test_whoever_speaks_another_version_is_told_so() -> None:
+    copies = CopyServer("127.0.0.1", lambda *what: None, timeout=20, secret=lambda: "s")
+    with asking(copies, replace(GIVE, version=VERSION + 1)) as line, line.makefile("rb") as said:
+        answer = codec.copying(said.readline())
+    assert isinstance(answer, Refused)
+    assert f"{VERSION} and {VERSION + 1}" in answer.reason
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def challenge() -> None:
+            with other.accept()[0] as line:
+                line.sendall(codec.encode(Challenge(VERSION + 1, nonce())))
+
+        threading.Thread(target=challenge, daemon=True).start()
+        with pytest.raises(ValueError, match=f"{VERSION} and {VERSION + 1}"):
+            push([torch.ones(1)], 1, 5, Keeper(other.getsockname()), "s", timeout=20)
+
+
 def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies_module, "GREETING_TIME", 1.0)
     monkeypatch.setattr(copies_module, "CALLERS", 3)
-    copies = Copies("127.0.0.1", lambda *what: None, timeout=20, secret=lambda: "s")
+    copies = CopyServer("127.0.0.1", lambda *what: None, timeout=20, secret=lambda: "s")
     held = [socket.create_connection(copies.address, timeout=20) for _ in range(3)]
     for line in held:
-        line.makefile().readline()
+        challenged(line)
     assert closed(socket.create_connection(copies.address, timeout=20))
     assert all(closed(line) for line in held)
     push([torch.ones(10)], 1, 5, Keeper(copies.address), "s", timeout=20)
@@ -164,7 +188,7 @@ def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest
 
 def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
     heard: list[tuple[int, int, int]] = []
-    copies = Copies("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
+    copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
     keeper = Keeper(copies.address, era=3)
     state = [torch.randn(1000), torch.arange(7, dtype=torch.int64), torch.zeros(0), torch.randn(3, 5).bfloat16()]
     for steps in (5, 10, 15):
@@ -177,8 +201,7 @@ def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
         fetch(back, 1, 5, keeper, "s", timeout=20)
     with pytest.raises(LostCopy):
         fetch(back, 1, 10, keeper, "guess", timeout=20)
-    said: dict[str, Any] = {"what": "keep", "rank": 2, "steps": 5, "era": 0, "crc": 0, "bytes": 100}
-    with asking(copies, said) as line:  # half a copy is none
+    with asking(copies, Keep(2, 5, 0, 100, 0)) as line:  # half a copy is none
         line.sendall(b"12345")
     with pytest.raises(LostCopy):
         fetch(back, 2, 5, keeper, "s", timeout=20)

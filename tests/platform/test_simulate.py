@@ -11,10 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 from shoal.cli.simulate import simulate
-from shoal.simulate.engine import Engine
 from shoal.simulate.failures import CAUSES, OBSERVED_GPU_HOURS, Cause, Failure, draw
 from shoal.simulate.result import result
 from shoal.simulate.settings import Settings, Times, parse_cluster
+from shoal.simulate.simulation import Simulation
 from shoal_core.errors import UserError
 
 SMALL = {"nodes": 8, "slots": 2, "workers": 2, "spare_nodes": 2, "days": 0.1, "rate": 0.0}
@@ -22,13 +22,13 @@ NODE, WORKER = Cause("node", 1, repair=600.0), Cause("worker", 1, takes="worker"
 SILENT, NOTICE = Cause("silent", 1, shows="silent", repair=600.0), Cause("notice", 1, shows="notice", repair=600.0)
 
 
-def run(*failures: Failure, **changes: float) -> Engine:
+def run(*failures: Failure, **changes: float) -> Simulation:
     """A small run with these failures and no others."""
-    engine = Engine(Settings(**{**SMALL, **changes}))  # type: ignore[arg-type]
+    simulation = Simulation(Settings(**{**SMALL, **changes}))  # type: ignore[arg-type]
     for failure in failures:
-        engine.clock.at(failure.time, lambda failure=failure: engine.cluster.strike(failure))  # type: ignore[misc]
-    engine.run()
-    return engine
+        simulation.clock.at(failure.time, lambda failure=failure: simulation.cluster.strike(failure))  # type: ignore[misc]
+    simulation.run()
+    return simulation
 
 
 def test_the_causes_are_those_of_the_paper() -> None:
@@ -48,14 +48,14 @@ def test_without_failures_all_time_is_training() -> None:
 
 def test_a_node_is_healed_on_a_spare_and_its_seconds_are_named() -> None:
     times = Times()
-    engine = run(Failure(1003.0, NODE, 0.1))
-    found = result(engine)
+    simulation = run(Failure(1003.0, NODE, 0.1))
+    found = result(simulation)
     assert found["generations"] == 2  # without the cell, and with it again
     lost = found["lost_by_cause"]["node"]
     assert lost["copy"] == times.copy
     assert lost["regroup"] == 2 * times.regroup
-    assert engine.strength[-1][1] == 8
-    assert [cells for _, cells in engine.strength] == [8, 7, 8]
+    assert simulation.strength[-1][1] == 8
+    assert [cells for _, cells in simulation.strength] == [8, 7, 8]
     assert sum(lost.values()) < 60.0
 
 
@@ -63,10 +63,10 @@ def test_a_node_is_healed_on_a_spare_and_its_seconds_are_named() -> None:
 @pytest.mark.parametrize("spares", [0, 2])
 def test_every_kind_of_failure_is_survived_and_every_second_accounted_for(cause: Cause, spares: int) -> None:
     failures = [Failure(700.0 + 611.0 * i, cause, (0.37 * i) % 1) for i in range(8)]
-    engine = run(*failures, spare_nodes=spares)
-    found = result(engine)
+    simulation = run(*failures, spare_nodes=spares)
+    found = result(simulation)
     assert found["outcome"] == "runs on"
-    assert found["steps"] == engine.state.committed > 600
+    assert found["steps"] == simulation.state.committed > 600
     assert 0.0 <= found["unfinished"] < 120.0  # the step that ran when the time was over
     assert found["ettr"] * found["seconds"] + sum(found["lost"].values()) + found["unfinished"] == pytest.approx(8640)
 
@@ -79,29 +79,29 @@ def test_silence_costs_the_watchdogs_time() -> None:
 
 def test_without_spares_a_run_goes_on_smaller_until_the_node_is_back() -> None:
     back = Cause("node", 1, repair=1800.0)
-    engine = run(Failure(1003.0, back, 0.1), spare_nodes=0)
-    assert [cells for _, cells in engine.strength] == [8, 7, 8]
-    assert engine.strength[2][0] - engine.strength[1][0] > 1800.0
-    assert result(engine)["lost"]["fewer"] > 0.0
+    simulation = run(Failure(1003.0, back, 0.1), spare_nodes=0)
+    assert [cells for _, cells in simulation.strength] == [8, 7, 8]
+    assert simulation.strength[2][0] - simulation.strength[1][0] > 1800.0
+    assert result(simulation)["lost"]["fewer"] > 0.0
 
 
 @pytest.mark.parametrize(("ranks", "again"), [((0,) * 8, 500.0), ((0, 1) * 4, 0.0)], ids=["restore", "combine"])
 def test_when_every_cell_breaks_at_once_what_is_left_decides(ranks: tuple[int, ...], again: float) -> None:
     """450 steps are committed, 400 saved. With all workers of rank 0 dead a shard is lost; else one cell is left."""
-    engine = Engine(Settings(**{**SMALL, "spare_nodes": 8}, checkpoint=100))  # type: ignore[arg-type]
-    victims = [engine.state.cells[cell].people()[rank] for cell, rank in enumerate(ranks)]
-    engine.clock.at(4503.0, lambda: engine.cluster.kill(victims, "all at once", 0.2))
-    engine.run()
-    assert result(engine)["lost_by_cause"]["all at once"].get("redone", 0.0) == again
-    assert engine.strength[-1][1] == 8
+    simulation = Simulation(Settings(**{**SMALL, "spare_nodes": 8}, checkpoint=100))  # type: ignore[arg-type]
+    victims = [simulation.state.cells[cell].people()[rank] for cell, rank in enumerate(ranks)]
+    simulation.clock.at(4503.0, lambda: simulation.cluster.kill(victims, "all at once", 0.2))
+    simulation.run()
+    assert result(simulation)["lost_by_cause"]["all at once"].get("redone", 0.0) == again
+    assert simulation.strength[-1][1] == 8
 
 
 def test_the_same_seed_is_the_same_run() -> None:
     found = []
     for seed in (3, 3, 4):
-        engine = Engine(Settings(16, 8, 16, days=1.0, rate=200.0, seed=seed))
-        engine.run()
-        found.append(result(engine) | {"decisions": None, "settings": None})
+        simulation = Simulation(Settings(16, 8, 16, days=1.0, rate=200.0, seed=seed))
+        simulation.run()
+        found.append(result(simulation) | {"decisions": None, "settings": None})
     assert found[0] == found[1] != found[2]
 
 

@@ -75,11 +75,11 @@ def full_disk(pids: Iterable[int]) -> Iterator[None]:
 @contextlib.contextmanager
 def slow_disk(run: Path, pause: float, seconds: float) -> Iterator[None]:
     """Let each write of a run's record, and each checkpoint, take `pause` seconds longer (`shoal.record.slow`)."""
-    slow.order(run, pause, seconds)
+    slow.begin(run, pause, seconds)
     try:
         yield
     finally:
-        slow.lift(run)
+        slow.end(run)
 
 
 class Passing:

@@ -39,19 +39,19 @@ def simulate(
     """
     from rich.console import Console
 
-    from shoal.simulate.engine import Engine
     from shoal.simulate.result import draw, render, result
     from shoal.simulate.settings import Settings, Times, parse_cluster
+    from shoal.simulate.simulation import Simulation
 
     nodes, slots = parse_cluster(cluster)
     times = Times(step, across, closed, silent, regroup, form, copy, restore, start, notice)
     settings = Settings(nodes, slots, workers_per_cell, days, spare_nodes, micro_batches, checkpoint, rate, seed, times)
-    engine = Engine(settings)
-    engine.run()
-    found = result(engine)
+    simulation = Simulation(settings)
+    simulation.run()
+    found = result(simulation)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         Console().print(render(found))
     if plot is not None:
-        draw(engine, plot)
+        draw(simulation, plot)

@@ -30,7 +30,7 @@ from shoal.decisions.actions import (
     SetAside,
     Stop,
 )
-from shoal.decisions.events import Damaged, Ending, Recorded
+from shoal.decisions.events import Ending, PassedOver, Recorded
 from shoal.protocol import orders
 from shoal_core import marker
 from shoal_core.workload import ORIGIN
@@ -43,7 +43,7 @@ def carry_out(one: Run, action: Action) -> None:
     match action:
         case Form():
             form(one, action)
-        case CopyTo(_, era, keepers):
+        case CopyTo(era, keepers):
             for owner, keeper in keepers.items():
                 one.lifelines.send(owner, orders.CopyTo(keeper_of(one, keeper, era)))
         case Stop(generation, broken, workers, known):
@@ -174,10 +174,10 @@ async def set_aside(one: Run, action: SetAside) -> None:
     try:
         folder, older = await asyncio.to_thread(move_aside, root, steps, first)
     except OSError as error:
-        one.on(Damaged(steps, None, f"{action.reason}; others cannot be looked for ({error})"))
+        one.on(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error})"))
         return
     one.scribe.event("checkpoint_passed_over", step=steps, path=str(folder), reason=action.reason)
-    one.on(Damaged(steps, older, action.reason))
+    one.on(PassedOver(steps, older, action.reason))
 
 
 def move_aside(root: Path, steps: int, first: int) -> tuple[Path, int | None]:

@@ -53,7 +53,7 @@ class Scribe:
 
         def before_writing() -> None:
             guard()
-            slow.suffer(path)
+            slow.wait(path)
 
         self.run = RunDir(path, before_writing)
         self.pen = Pen(self.run)

@@ -58,13 +58,10 @@ class Form:
 
 @dataclass(frozen=True)
 class CopyTo:
-    """From now on copy snapshots to a keeper: owner -> keeper. `era`: the generation since which no step was undone;
-    `ranks`: of the owners."""
+    """From now on copy snapshots to a keeper: owner -> keeper. `era`: the generation since which no step was undone."""
 
-    generation: int
     era: int
     keepers: Mapping[str, str]
-    ranks: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ class Hire:
 
 @dataclass(frozen=True)
 class SetAside:
-    """The checkpoint of `steps` is damaged: put it out of the way and say which is older (`Damaged`)."""
+    """The checkpoint of `steps` is damaged: put it out of the way and say which is older (`PassedOver`)."""
 
     steps: int
     reason: str

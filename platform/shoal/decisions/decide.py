@@ -17,7 +17,6 @@ from shoal.decisions.conclude import conclude
 from shoal.decisions.death import died, unborn
 from shoal.decisions.drain import acked, damage, drain
 from shoal.decisions.events import (
-    Damaged,
     Ending,
     Erred,
     Event,
@@ -25,6 +24,7 @@ from shoal.decisions.events import (
     Joined,
     Looked,
     Lost,
+    PassedOver,
     Preemption,
     Recorded,
     RecordFull,
@@ -99,7 +99,7 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
                 actions.append(Journal("node_draining", {"node": node, "deadline": deadline}))
         case Wanted():
             give_up_spares(state, event, actions)
-        case Damaged():
+        case PassedOver():
             pass_over(state, event, actions)
         case Recorded():
             state.tally.erred = 0
@@ -290,7 +290,7 @@ def remember(
         actions.append(Journal(kind, {**fields, "actor": worker, "seq": word.number}))
 
 
-def pass_over(state: State, event: Damaged, actions: list[Action]) -> None:
+def pass_over(state: State, event: PassedOver, actions: list[Action]) -> None:
     """Go back behind a checkpoint that is damaged, once, however many cells say so."""
     if not isinstance(state.mode, Gathering):
         return

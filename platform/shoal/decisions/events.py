@@ -24,7 +24,6 @@ from shoal.protocol.said import (
 
 __all__ = [
     "Asked",
-    "Damaged",
     "Ending",
     "Erred",
     "Event",
@@ -32,6 +31,7 @@ __all__ = [
     "Joined",
     "Looked",
     "Lost",
+    "PassedOver",
     "Preemption",
     "RecordFull",
     "Recorded",
@@ -138,7 +138,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class PassedOver:
     """The checkpoint of `steps`, that cells were to be formed from, is not what was committed and has been set aside.
     `older`: the newest before it that the run may go back to; none is left if None."""
 
@@ -195,7 +195,7 @@ Event = (
     | Surveyed
     | Preemption
     | Wanted
-    | Damaged
+    | PassedOver
     | Recorded
     | RecordFull
     | Erred

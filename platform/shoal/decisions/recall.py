@@ -67,8 +67,7 @@ def assign_keepers(state: State, actions: list[Action]) -> None:
     pairs, state.copies.assigned = keepers(state), state.generation
     if pairs != state.copies.keepers:
         state.copies.keepers = pairs
-        ranks = {owner: state.seats[owner].rank for owner in pairs}
-        actions.append(CopyTo(state.generation, state.copies.era, pairs, ranks))
+        actions.append(CopyTo(state.copies.era, pairs))
 
 
 def is_due(state: State) -> bool:

@@ -11,16 +11,18 @@ from typing import Any, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter
 
+from shoal.protocol.copying import Give, Keep, Missing, Whole
 from shoal.protocol.greeting import Challenge, Hello, Refused, Welcome
 from shoal.protocol.orders import Order
 from shoal.protocol.said import Said
 
-__all__ = ["LINE_LIMIT", "Message", "decode", "encode", "order", "said"]
+__all__ = ["LINE_LIMIT", "Message", "copying", "decode", "encode", "order", "said"]
 
 LINE_LIMIT = 16 * 1024 * 1024
 """Longest message in bytes; a longer one closes the connection."""
 
-Message = Said | Order | Challenge | Hello | Welcome | Refused
+Copying = Challenge | Keep | Give | Whole | Missing | Refused
+Message = Said | Order | Challenge | Hello | Welcome | Refused | Copying
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -34,6 +36,7 @@ def _readers(union: Any) -> dict[bytes, TypeAdapter[Any]]:
 
 
 SAID, ORDERS, GREETINGS = _readers(Said), _readers(Order), _readers(Challenge | Hello | Welcome | Refused)
+COPYING = _readers(Copying)
 
 
 def encode(message: Message) -> bytes:
@@ -62,6 +65,11 @@ def said(line: bytes) -> Said:
 def order(line: bytes) -> Order:
     """What a worker is told in a line. Raises ValueError: it is no order."""
     return cast(Order, decode(line, ORDERS))
+
+
+def copying(line: bytes) -> Copying:
+    """What is said in a line about a copy. Raises ValueError: it is nothing of that."""
+    return cast(Copying, decode(line, COPYING))
 
 
 def decode(line: bytes, known: dict[bytes, TypeAdapter[Any]] = GREETINGS) -> Any:

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 VERSION = 1
-"""Of what is said on lifelines; whoever speaks another is refused."""
+"""Of what is said on lifelines and about copies; whoever speaks another is refused."""
 GREETING_LIMIT, GREETING_TIME = 4096, 5.0
 """Of a greeting: longest line in bytes, and the seconds it may take."""
 
@@ -114,6 +114,6 @@ def knows(secret: str, said: Hello, challenge: str) -> bool:
 def other_version(theirs: Any) -> str:
     """Why one who speaks another version is refused."""
     return (
-        f"the controller and the worker speak versions {VERSION} and {theirs} of the protocol: "
-        "all processes of a run need the same Shoal"
+        f"two processes of the run speak versions {VERSION} and {theirs} of the protocol: "
+        "all of them need the same Shoal"
     )

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Number = int | float
-Where = Literal["cell", "between", "form", "code", "corrupt"]
+Where = Literal["cell", "between", "form", "code"]
 
 
 class Phase(StrEnum):
@@ -181,8 +181,7 @@ class Damage:
 @dataclass(frozen=True)
 class Failed(Word):
     """A worker cannot go on. `where`: `cell` (its cell's world is unusable), `between` (a collective between cells
-    failed), `form` (its new world did not come up), `code` (an exception of the training code itself), `corrupt` (its
-    state is not that of its peers)."""
+    failed), `form` (its new world did not come up), `code` (an exception of the training code itself)."""
 
     worker: str
     generation: int

@@ -20,7 +20,7 @@ from shoal.record import layout
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
 
-__all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "Lost", "check", "claim", "may_take", "read"]
+__all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "LeaseLost", "check", "claim", "may_take", "read"]
 
 BEAT, WATCH = 1.0, 5.0
 """Seconds between two touches, and for which a file is watched before its holder counts as gone."""
@@ -32,7 +32,7 @@ class Held(UserError):
     """Another session holds the run."""
 
 
-class Lost(OSError):
+class LeaseLost(OSError):
     """Another session has taken the run: nothing more may be written."""
 
 
@@ -136,14 +136,14 @@ def check(folder: Path, owner: str) -> None:
     """To be called before something of a session is written by others than its controller, who may be gone.
 
     Raises:
-        Lost: another session has the run.
+        LeaseLost: another session has the run.
     """
     try:
         held, _ = read(folder)
     except OSError:
         return  # it tells nothing
     if held is not None and not may_take(held, owner, alive=True):
-        raise Lost(f"run {folder.name} was taken by another session, {held.words()}")
+        raise LeaseLost(f"run {folder.name} was taken by another session, {held.words()}")
 
 
 class Lease:
@@ -173,12 +173,12 @@ class Lease:
         """To be called before anything is written. Any thread.
 
         Raises:
-            Lost: it may not.
+            LeaseLost: it may not.
         """
         if not self.lost and time.monotonic() - self._looked > LOOK:
             self._look()
         if self.lost:
-            raise Lost(self.lost)
+            raise LeaseLost(self.lost)
 
     def release(self) -> None:
         """The session is over, and whoever comes next need not watch."""

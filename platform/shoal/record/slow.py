@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shoal_core.files import replace_file
 
-__all__ = ["lift", "order", "suffer"]
+__all__ = ["begin", "end", "wait"]
 
 _sleep = time.sleep  # a name of this module's own, for tests
 FILE = ".slow-disk"
@@ -18,22 +18,22 @@ LONGEST = 5.0
 """Seconds that one write waits at most."""
 
 
-def order(folder: Path, pause: float, seconds: float) -> None:
+def begin(folder: Path, pause: float, seconds: float) -> None:
     """Let each write of the run in `folder` take `pause` seconds longer for the next `seconds`."""
     replace_file(folder / FILE, json.dumps({"pause": pause, "until": time.time() + seconds}), durable=False)
 
 
-def lift(folder: Path) -> None:
-    """Take the order back."""
+def end(folder: Path) -> None:
+    """Take the order back: writes wait no longer."""
     (folder / FILE).unlink(missing_ok=True)
 
 
-def suffer(folder: Path) -> None:
-    """To be called before something is written: wait, if that is ordered. What cannot be read is no order."""
+def wait(folder: Path) -> None:
+    """Wait before something is written, if that is ordered. What cannot be read is no order."""
     try:
         said = json.loads((folder / FILE).read_bytes())
-        wait = min(float(said["pause"]), float(said["until"]) - time.time(), LONGEST)
+        seconds = min(float(said["pause"]), float(said["until"]) - time.time(), LONGEST)
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if wait > 0:
-        _sleep(wait)
+    if seconds > 0:
+        _sleep(seconds)

@@ -12,39 +12,39 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
-from shoal.simulate.engine import Engine
 from shoal.simulate.ledger import PHASES
+from shoal.simulate.simulation import Simulation
 
 __all__ = ["draw", "render", "result"]
 
 
-def result(engine: Engine) -> dict[str, Any]:
+def result(simulation: Simulation) -> dict[str, Any]:
     """All figures of a run that was simulated; seconds unless the name says otherwise.
 
     `ettr`: effective training time ratio: committed steps times the time of a step at full strength, over all the time.
     """
-    ledger = engine.ledger
+    ledger = simulation.ledger
     by_cause: dict[str, dict[str, float]] = {}
     for (cause, phase), seconds in sorted(ledger.lost.items()):
         by_cause.setdefault(cause, {})[phase] = seconds
     phases = {phase: sum(row.get(phase, 0.0) for row in by_cause.values()) for phase in PHASES}
     decisions = {}
-    for kind, spent in sorted(engine.spent.items()):
+    for kind, spent in sorted(simulation.spent.items()):
         ms = np.frombuffer(spent, dtype=np.float32) * 1e3
         figures = {"mean_ms": ms.mean(), "p99_ms": np.quantile(ms, 0.99), "max_ms": ms.max()}
         decisions[kind] = {"calls": len(spent), **{key: float(value) for key, value in figures.items()}}
     return {
-        "settings": {**asdict(engine.settings), "cells": engine.settings.cells},
-        "outcome": engine.outcome or "runs on",
-        "seconds": engine.clock.now,
+        "settings": {**asdict(simulation.settings), "cells": simulation.settings.cells},
+        "outcome": simulation.outcome or "runs on",
+        "seconds": simulation.clock.now,
         "steps": ledger.useful,
-        "ettr": ledger.useful * ledger.step / engine.clock.now,
-        "failures": dict(Counter(failure.cause.name for failure in engine.cluster.failures).most_common()),
+        "ettr": ledger.useful * ledger.step / simulation.clock.now,
+        "failures": dict(Counter(failure.cause.name for failure in simulation.cluster.failures).most_common()),
         "interrupted_steps": ledger.interruptions,
-        "generations": engine.state.generation,
+        "generations": simulation.state.generation,
         "lost": phases,
         "lost_by_cause": by_cause,
-        "unfinished": engine.clock.now - ledger.last,
+        "unfinished": simulation.clock.now - ledger.last,
         "decisions": decisions,
     }
 
@@ -83,19 +83,19 @@ def render(found: dict[str, Any]) -> Group:
     return Group(head, lost, calls)
 
 
-def draw(engine: Engine, path: Path) -> None:
+def draw(simulation: Simulation, path: Path) -> None:
     """Live cells over time, with every failure, as an SVG picture."""
     from shoal.report.style import LOSS, TROUBLE, axes, figure, svg
 
     day = 86400.0
     fig = figure(10.5, 3.0)
     (ax,) = axes(fig)
-    times = [time / day for time, _ in engine.strength] + [engine.clock.now / day]
-    live = [cells for _, cells in engine.strength]
+    times = [time / day for time, _ in simulation.strength] + [simulation.clock.now / day]
+    live = [cells for _, cells in simulation.strength]
     ax.step(times, [*live, live[-1]], where="post", color=LOSS[0])
-    failed = [failure.time / day for failure in engine.cluster.failures]
+    failed = [failure.time / day for failure in simulation.cluster.failures]
     ax.plot(failed, [0.0] * len(failed), linestyle="none", marker="x", color=TROUBLE, markersize=4)
-    ax.set_ylim(bottom=-0.02 * engine.settings.cells)
+    ax.set_ylim(bottom=-0.02 * simulation.settings.cells)
     ax.set_xlabel("days; crosses are failures")
     ax.set_title("Live cells", loc="left")
     path.write_text(svg(fig, "Live cells of a simulated run"))

@@ -19,11 +19,11 @@ class Cluster:
     """`alive`: slots of each living node; `drains`: deadlines (unix, s) of nodes that are announced to go; `processes`:
     every worker's by name, dead ones too. `cable`: what lies between workers and controller."""
 
-    def __init__(self, place: processes.Place, nodes: Mapping[str, int], cable: Cable | None) -> None:
+    def __init__(self, folders: processes.Folders, nodes: Mapping[str, int], cable: Cable | None) -> None:
         self.alive = dict(nodes)
         self.drains: dict[str, float] = {}
         self.processes: dict[str, Any] = {}
-        self._place, self._cable = place, cable
+        self._folders, self._cable = folders, cable
 
     def living(self) -> list[str]:
         """Workers whose processes are there."""
@@ -37,7 +37,7 @@ class Cluster:
 
     def ask(self, worker: str, question: dict[str, Any]) -> Any:
         """A worker's answer; None when nobody is there."""
-        return processes.ask(processes.socket_of(self._place, self.processes[worker].pid), question)
+        return processes.ask(processes.socket_of(self._folders, self.processes[worker].pid), question)
 
     def reply(self, question: dict[str, Any]) -> Any:
         """Do what the controller asks for."""
@@ -58,12 +58,12 @@ class Cluster:
 
     def _spawn(self, setup: dict[str, Any]) -> None:
         if setup["node"] in self.alive:
-            begun = processes.begin_worker(self._place, setup | {"meeting": self._through_cable(setup["meeting"])})
+            begun = processes.begin_worker(self._folders, setup | {"meeting": self._through_cable(setup["meeting"])})
             self.processes[setup["name"]] = begun
 
     def _rejoin(self, name: str, meeting: dict[str, Any]) -> bool:
         process = self.processes.get(name)
-        there = process is not None and process.is_alive() and processes.socket_of(self._place, process.pid).exists()
+        there = process is not None and process.is_alive() and processes.socket_of(self._folders, process.pid).exists()
         if there:
             question = {"what": "rejoin", "meeting": self._through_cable(meeting)}
             threading.Thread(target=self.ask, args=(name, question), daemon=True).start()

@@ -61,10 +61,10 @@ class Lab:
         self.job = Job.model_validate(merged).model_dump(mode="json")
         self.path = folder / RUN_ID
         RunDir.create(folder, RUN_ID, self.job, resume).close()
-        self._place = processes.Place(folder, Path(tempfile.mkdtemp(prefix="lab-")))
-        self._cluster = Cluster(self._place, nodes, cable)
+        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")))
+        self._cluster = Cluster(self._folders, nodes, cable)
         self.alive, self.drains, self.processes = self._cluster.alive, self._cluster.drains, self._cluster.processes
-        self._warden = processes.answer(self._place.sockets / processes.WARDEN, self._cluster.reply)
+        self._warden = processes.answer(self._folders.sockets / processes.WARDEN, self._cluster.reply)
         plan = first_plan(dict(nodes), self.job["cells"], self.job["workers_per_cell"])
         self._seats = {(seat.cell, seat.rank): node for seat, node in plan.items()}
         self.controller = self._begin_controller(again=False)
@@ -126,7 +126,7 @@ class Lab:
             process.kill()
         self._warden.shutdown()
         self._warden.server_close()
-        shutil.rmtree(self._place.sockets, ignore_errors=True)
+        shutil.rmtree(self._folders.sockets, ignore_errors=True)
 
     # ---- looking on
 
@@ -186,12 +186,12 @@ class Lab:
     def story(self) -> str:
         """The newest of the journal and of the logs, for the message of a test that fails."""
         tail = "\n".join(json.dumps(event) for event in read.events(self.path)[-25:])
-        files = [self._place.logs / name for name in (processes.CONTROLLER_LOG, processes.WORKERS_LOG)]
+        files = [self._folders.logs / name for name in (processes.CONTROLLER_LOG, processes.WORKERS_LOG)]
         logs = [file.read_text()[-3000:] for file in files if file.exists()]
         return "\n".join([f"{len(self.steps())} steps", tail, *logs])
 
     def _begin_controller(self, *, again: bool) -> Any:
-        return processes.begin_controller(self._place, self.job, self._seats, again=again)
+        return processes.begin_controller(self._folders, self.job, self._seats, again=again)
 
 
 @contextlib.contextmanager

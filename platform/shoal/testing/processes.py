@@ -30,8 +30,8 @@ from shoal.worker.setup import Meeting, Setup
 __all__ = [
     "ADDRESS",
     "WARDEN",
+    "Folders",
     "LabFleet",
-    "Place",
     "answer",
     "ask",
     "begin_controller",
@@ -51,7 +51,7 @@ Reply = Callable[[dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
-class Place:
+class Folders:
     """Where a lab's processes write their logs, and where they answer."""
 
     logs: Path
@@ -119,19 +119,19 @@ class LabFleet:
         return ask(self._warden, {"what": what, **more})
 
 
-def begin_controller(place: Place, job: dict[str, Any], seats: dict[tuple[int, int], str], *, again: bool) -> Any:
+def begin_controller(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int], str], *, again: bool) -> Any:
     """The process of a run's controller, begun; `again`: it takes over from one that died."""
-    return _begin(_control, place, job, seats, again)
+    return _begin(_control, folders, job, seats, again)
 
 
-def begin_worker(place: Place, setup: dict[str, Any]) -> Any:
+def begin_worker(folders: Folders, setup: dict[str, Any]) -> Any:
     """The process of a worker, begun; `setup`: the fields of a `Setup` as JSON has them."""
-    return _begin(_work, place, setup)
+    return _begin(_work, folders, setup)
 
 
-def socket_of(place: Place, pid: int) -> Path:
+def socket_of(folders: Folders, pid: int) -> Path:
     """Where a worker answers."""
-    return place.sockets / str(pid)
+    return folders.sockets / str(pid)
 
 
 def _begin(target: Callable[..., None], *args: Any) -> Any:
@@ -140,18 +140,18 @@ def _begin(target: Callable[..., None], *args: Any) -> Any:
     return process
 
 
-def _control(place: Place, job: dict[str, Any], seats: dict[tuple[int, int], str], again: bool) -> None:
-    _log_to(place.logs / CONTROLLER_LOG)
+def _control(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int], str], again: bool) -> None:
+    _log_to(folders.logs / CONTROLLER_LOG)
     path = Path(job["storage"]) / job["run_id"]
-    controller = Controller(LabFleet(place.sockets), Job.model_validate(job), path, seats, 0, {}, again=again)
+    controller = Controller(LabFleet(folders.sockets), Job.model_validate(job), path, seats, 0, {}, again=again)
     log.begin(controller_name(job["run_id"]), lambda: controller.state.committed)
     signal.signal(signal.SIGTERM, lambda *_: controller.stop("stopped by a signal"))
     signal.signal(signal.SIGUSR1, lambda *_: controller.stop("stopped by a signal", save=True))
     asyncio.run(controller.run())
 
 
-def _work(place: Place, raw: dict[str, Any]) -> None:
-    _log_to(place.logs / WORKERS_LOG)
+def _work(folders: Folders, raw: dict[str, Any]) -> None:
+    _log_to(folders.logs / WORKERS_LOG)
     setup = Setup(**raw | {"rundir": Path(raw["rundir"]), "meeting": _meeting(raw["meeting"])})
     worker = Worker(setup, ADDRESS)
 
@@ -160,7 +160,7 @@ def _work(place: Place, raw: dict[str, Any]) -> None:
             return worker.steps()
         return worker.rejoin(_meeting(question["meeting"]))
 
-    answer(socket_of(place, os.getpid()), reply)
+    answer(socket_of(folders, os.getpid()), reply)
     threading.Event().wait()
 
 

@@ -8,26 +8,27 @@ which never crosses; the copies themselves cross in clear.
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import socketserver
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from shoal.protocol.greeting import GREETING_TIME, nonce, proof, same
+from shoal.protocol import codec
+from shoal.protocol.codec import encode
+from shoal.protocol.copying import Give, Keep, Missing, Whole, proves, signed
+from shoal.protocol.greeting import GREETING_LIMIT, GREETING_TIME, VERSION, Challenge, Refused, nonce, other_version
 from shoal.protocol.orders import Keeper
 from shoal.worker.calling import read_line
 from shoal.worker.transfer import buckets
 
-__all__ = ["Copies", "LostCopy", "fetch", "push"]
+__all__ = ["CopyServer", "LostCopy", "fetch", "push"]
 
-HEADER_LIMIT = 4096
 HELD = 2
 LARGEST = 1 << 40
 """Bytes of a copy."""
@@ -48,7 +49,7 @@ class Copy:
     crc: int
 
 
-class Copies:
+class CopyServer:
     """Serves this process's copies on `address` to who knows `secret()`. `kept(rank, steps, era)` is called when one
     has arrived whole."""
 
@@ -67,29 +68,31 @@ class Copies:
 
     def _answer(self, line: socket.socket) -> None:
         """Serve one caller; it hears of a failure from the closed connection."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, MemoryError):
+        with contextlib.suppress(OSError, ValueError, MemoryError):
             challenge = nonce()
-            _send_header(line, {"nonce": challenge})
-            said = _read_header(line, GREETING_TIME)
-            asked = said["asked"]
-            if same(said.get("proof"), proof(self._secret(), "copies", challenge, asked)):
+            line.sendall(encode(Challenge(VERSION, challenge)))
+            asked = codec.copying(read_line(line, GREETING_LIMIT, GREETING_TIME))
+            if not isinstance(asked, Keep | Give):
+                return
+            if asked.version != VERSION:
+                line.sendall(encode(Refused(other_version(asked.version))))
+            elif proves(self._secret(), asked, challenge):
                 line.settimeout(self._timeout)
                 self._serve(line, asked)
 
-    def _serve(self, line: socket.socket, asked: Mapping[str, Any]) -> None:
-        rank, steps = int(asked["rank"]), int(asked["steps"])
-        if asked["what"] == "keep":
-            if not 0 <= int(asked["bytes"]) <= LARGEST:
+    def _serve(self, line: socket.socket, asked: Keep | Give) -> None:
+        if isinstance(asked, Keep):
+            if not 0 <= asked.bytes <= LARGEST:
                 raise ValueError("no such copy")
-            data = bytearray(int(asked["bytes"]))
+            data = bytearray(asked.bytes)
             _receive(line, memoryview(data))
-            self._keep(rank, Copy(steps, data, int(asked["crc"])))
-            self._kept(rank, steps, int(asked["era"]))
-            _send_header(line, {"bytes": len(data)})
+            self._keep(asked.rank, Copy(asked.steps, data, asked.crc))
+            self._kept(asked.rank, asked.steps, asked.era)
+            line.sendall(encode(Whole(len(data), asked.crc)))
         else:
             with self._lock:
-                copy = next((c for c in self._held.get(rank, ()) if c.steps == steps), None)
-            _send_header(line, {"bytes": -1} if copy is None else {"bytes": len(copy.data), "crc": copy.crc})
+                copy = next((c for c in self._held.get(asked.rank, ()) if c.steps == asked.steps), None)
+            line.sendall(encode(Missing() if copy is None else Whole(len(copy.data), copy.crc)))
             if copy is not None:
                 line.sendall(copy.data)
 
@@ -134,18 +137,17 @@ def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper,
     """Send a copy of the state of `rank` after `steps` committed steps, and return when it is held there.
 
     Raises:
-        OSError: the keeper is gone or does not answer. ValueError: it closed the connection.
+        OSError: the keeper is gone or does not answer. ValueError: it does not keep the copy.
     """
     parts = [memoryview(part.numpy().data) for bucket in buckets(tensors) for part in bucket]
     crc = 0
     for part in parts:
         crc = zlib.crc32(part, crc)
     size = sum(part.nbytes for part in parts)
-    asked = {"what": "keep", "rank": rank, "steps": steps, "era": keeper.era, "crc": crc, "bytes": size}
-    with _asked(keeper, secret, asked, timeout) as line:
+    with _asked(keeper, secret, Keep(rank, steps, keeper.era, size, crc), timeout) as line:
         for part in parts:
             line.sendall(part)
-        _read_header(line, timeout)
+        _answered(line, timeout)
 
 
 def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> int:
@@ -155,12 +157,12 @@ def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper
         LostCopy: the keeper is gone, has no such copy, or it is damaged; the tensors are then undefined.
     """
     try:
-        with _asked(keeper, secret, {"what": "give", "rank": rank, "steps": steps}, timeout) as line:
-            answer = _read_header(line, timeout)
+        with _asked(keeper, secret, Give(rank, steps), timeout) as line:
+            held = _answered(line, timeout)
             line.settimeout(timeout)
             parts = [part for bucket in buckets(tensors) for part in bucket]
-            if answer["bytes"] != sum(part.numel() for part in parts):
-                raise LostCopy(f"the keeper's copy of step {steps} has {answer['bytes']} bytes")
+            if held.bytes != sum(part.numel() for part in parts):
+                raise LostCopy(f"the keeper's copy of step {steps} has {held.bytes} bytes")
             crc = 0
             for part in parts:
                 received = bytearray(part.numel())
@@ -168,41 +170,43 @@ def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper
                 crc = zlib.crc32(received, crc)
                 part.copy_(torch.frombuffer(received, dtype=torch.uint8))
     except (OSError, ValueError) as error:
-        raise LostCopy(f"the keeper did not answer: {error}") from error
-    if crc != answer["crc"]:
+        raise LostCopy(f"the keeper did not give the copy of step {steps}: {error}") from error
+    if crc != held.crc:
         raise LostCopy(f"the keeper's copy of step {steps} is damaged")
-    return int(answer["bytes"])
+    return held.bytes
 
 
-def _asked(keeper: Keeper, secret: str, asked: Mapping[str, Any], timeout: float) -> socket.socket:
+def _asked(keeper: Keeper, secret: str, asked: Keep | Give, timeout: float) -> socket.socket:
     """A connection to a keeper that was asked for something.
 
     Raises:
-        OSError: it is gone. ValueError: it makes no sense.
+        OSError: it is gone. ValueError: it makes no sense, or speaks another version.
     """
     line = socket.create_connection(keeper.address, timeout=timeout)
     try:
-        challenge = _read_header(line, timeout).get("nonce")
+        challenge = codec.copying(read_line(line, GREETING_LIMIT, timeout))
+        if not isinstance(challenge, Challenge):
+            raise ValueError("who listens there keeps no copies")
+        if challenge.version != VERSION:
+            raise ValueError(other_version(challenge.version))
         line.settimeout(timeout)
-        _send_header(line, {"asked": asked, "proof": proof(secret, "copies", challenge, asked)})
+        line.sendall(encode(signed(secret, asked, challenge.nonce)))
         return line
     except BaseException:
         line.close()
         raise
 
 
-def _send_header(line: socket.socket, header: Mapping[str, Any]) -> None:
-    line.sendall(json.dumps(header).encode() + b"\n")
+def _answered(line: socket.socket, timeout: float) -> Whole:
+    """The keeper's word that it holds the copy. The connection's timeout is `timeout` or less afterwards.
 
-
-def _read_header(line: socket.socket, seconds: float) -> dict[str, Any]:
-    try:
-        found = json.loads(read_line(line, HEADER_LIMIT, seconds))
-    except RecursionError as error:
-        raise ValueError("no header") from error
-    if not isinstance(found, dict):
-        raise ValueError("no header")
-    return found
+    Raises:
+        OSError: it says nothing. ValueError: it says something else, and why.
+    """
+    answer = codec.copying(read_line(line, GREETING_LIMIT, timeout))
+    if isinstance(answer, Whole):
+        return answer
+    raise ValueError(answer.reason if isinstance(answer, Refused) else "it holds no such copy")
 
 
 def _receive(line: socket.socket, into: memoryview) -> None:

@@ -16,7 +16,7 @@ from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Beat, Phase
 from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
-from shoal.worker.copies import Copies
+from shoal.worker.copies import CopyServer
 from shoal.worker.courier import Courier
 from shoal.worker.fencing import fence
 from shoal.worker.groups import Groups, Stopped
@@ -47,9 +47,9 @@ class Loop:
         self.rendezvous = Rendezvous(self.link.ask)
         self.link.dropped = self.rendezvous.lost
         self.voice = Voice(setup.name, self.link, job.audit.samples, self.calls)
-        self.copies: Copies | None = None
+        self.copies: CopyServer | None = None
         if job.snapshots.recalls:
-            self.copies = Copies(address, self.voice.held, timeouts.collective, self.secret)
+            self.copies = CopyServer(address, self.voice.held, timeouts.collective, self.secret)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous)
         courier, told = Courier(timeouts, self.secret), (self.voice.saved, self.voice.not_saved)
         self.kit = Kit(job, workload, setup.rundir, groups, courier, Injector(job.inject, setup.rundir), *told)

@@ -130,7 +130,7 @@ class Membership:
         step = self.step
         try:
             lease.check(self.kit.rundir, self.session())
-        except lease.Lost as error:
+        except lease.LeaseLost as error:
             raise SystemExit(str(error)) from error
         self.voice.phase = Phase.SAVING
         self.saver.join()

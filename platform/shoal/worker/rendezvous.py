@@ -18,10 +18,10 @@ import torch.distributed as dist
 from shoal.protocol.orders import Order
 from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
 
-__all__ = ["Asked", "Keys", "Rendezvous", "RingKeys"]
+__all__ = ["Keys", "Pending", "Rendezvous", "RingKeys"]
 
 
-class Asked:
+class Pending:
     """A question that the controller will answer; `answer` is None until then, and the text of a failure if it never
     will."""
 
@@ -64,7 +64,7 @@ class Rendezvous:
         self.scope = ""
         self._say = say
         self._ids = itertools.count()
-        self._open: dict[int, Asked] = {}
+        self._open: dict[int, Pending] = {}
         self._lock = threading.Lock()
 
     def put(self, scope: str, key: str, value: bytes) -> None:
@@ -72,28 +72,28 @@ class Rendezvous:
         if not self._say(Put(scope, key, base64.b64encode(value).decode())):
             raise dist.DistStoreError("the controller is gone")
 
-    def want(self, scope: str, keys: Sequence[str], puts: Mapping[str, bytes] | None = None) -> Asked:
+    def want(self, scope: str, keys: Sequence[str], puts: Mapping[str, bytes] | None = None) -> Pending:
         """Ask for the values of all these keys, and have others kept. Any thread."""
         kept = tuple((key, base64.b64encode(value).decode()) for key, value in (puts or {}).items())
         return self._ask(Want(scope, next(self._ids), tuple(keys), kept))
 
-    def meet(self, key: str, size: int) -> Asked:
+    def meet(self, key: str, size: int) -> Pending:
         """Come to a meeting of `size` members; the answer says whether all go on, or none."""
         return self._ask(Meet(self.scope, next(self._ids), key, size))
 
-    def turn(self, key: str, size: int) -> Asked:
+    def turn(self, key: str, size: int) -> Pending:
         """Turn round at a meeting, unless all have come; the same answer."""
         return self._ask(Turn(self.scope, next(self._ids), key, size))
 
-    def _ask(self, question: Want | Meet | Turn) -> Asked:
-        asked = Asked()
+    def _ask(self, question: Want | Meet | Turn) -> Pending:
+        asked = Pending()
         with self._lock:
             self._open[question.id] = asked
         if not self._say(question):
             self._settle(question.id, "the controller is gone")
         return asked
 
-    def forget(self, asked: Asked) -> None:
+    def forget(self, asked: Pending) -> None:
         """Nobody waits for its answer any more."""
         with self._lock:
             self._open = {id: other for id, other in self._open.items() if other is not asked}
@@ -176,7 +176,7 @@ class RingKeys(Keys):
         super().__init__(rendezvous, timeout)
         self._mine: dict[str, bytes] = {}
         self._ahead: list[str] = []
-        self._asked: Asked | None = None
+        self._asked: Pending | None = None
         """The question for the values of `_ahead`."""
 
     def set(self, key: str, value: str | bytes) -> None:

@@ -96,12 +96,12 @@ class Step:
     """
 
     def __init__(
-        self, member: Member, workload: Workload, replica: ReplicaShard, groups: Groups, job: Job, injector: Injector
+        self, member: Member, workload: Workload, shard: ReplicaShard, groups: Groups, job: Job, injector: Injector
     ) -> None:
-        self.member, self.workload, self.replica, self.groups = member, workload, replica, groups
+        self.member, self.workload, self.shard, self.groups = member, workload, shard, groups
         self.snapshots, self.injector = job.snapshots, injector
         fixed = Fixed(largest(workload, job.steps, member.size)) if job.reduce == "exact" else None
-        self.sums = Sums(workload, replica, member.rank, member.size, fixed)
+        self.sums = Sums(workload, shard, member.rank, member.size, fixed)
         self.snapshot = Snapshot()
         self.steps, self.evaluated, self.saved = -1, -1, -1
         self.todo: list[int] = []
@@ -135,12 +135,12 @@ class Step:
         matching = (f"cross/{rank}", place, len(self.cells))
         self.cross, self.all, *copying = self.groups.build([matching, everybody, *copies])
         self.groups.retire()
-        self.replica.generation_began()
+        self.shard.generation_began()
         return copying
 
     def healed(self, steps: int) -> None:
         """The state was just copied from a peer."""
-        self.replica.loaded(steps)
+        self.shard.loaded(steps)
         self.steps = steps
         self.sums.forget()
 
@@ -158,13 +158,13 @@ class Step:
     def tensors(self) -> list[torch.Tensor]:
         """All that a twin needs to become this replica."""
         fixed = self.sums.fixed
-        return [*self.replica.tensors(), *([fixed.state] if fixed is not None else [])]
+        return [*self.shard.tensors(), *([fixed.state] if fixed is not None else [])]
 
     def state_dict(self) -> dict[str, Any]:
         """The same for a checkpoint."""
         fixed = self.sums.fixed
         exponent = {} if fixed is None else {f"shoal.exponent.{self.member.rank}": fixed.state}
-        return {**self.replica.state_dict(), **exponent}
+        return {**self.shard.state_dict(), **exponent}
 
     def run(self) -> Commit:
         """Run the pending step to its commit.
@@ -191,7 +191,7 @@ class Step:
             self.sums.forget()
         self.inject("commit")
         commit = self.commit(count.stats, count.norm_sq, count.takers)
-        self.inject("committed", self.replica.tensors()[0], step=self.steps - 1)
+        self.inject("committed", self.shard.tensors()[0], step=self.steps - 1)
         return replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
 
     def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
@@ -201,9 +201,9 @@ class Step:
         """Give this worker's word, and hear what all words together say. `pace`: seconds a micro-batch."""
         first, last = self.workload.samples(self.steps)
         fixed, cells, size = self.sums.fixed, len(self.cells), self.member.size
-        figures = self.sums.figures if fixed is not None else {0: self.replica.stats()}
+        figures = self.sums.figures if fixed is not None else {0: self.shard.stats()}
         micro_batches = batching.count(first, last, size, self.workload.micro_batch)
-        width = len(self.replica.stats())
+        width = len(self.shard.stats())
         compare = bool(self.snapshots.compare) and self.steps % self.snapshots.compare == 0
         ballot = Ballot(last - first, micro_batches, size, cells, width, fixed is not None, compare)
         vote = Vote(
@@ -211,7 +211,7 @@ class Step:
             rank=self.member.rank,
             taken=[index - first for index in self.sums.taken],
             figures=figures,
-            norm_sq=self.replica.norm_sq(self.sums.value(total)),
+            norm_sq=self.shard.norm_sq(self.sums.value(total)),
             pause=self.pausing(),
             again=fixed is not None and fixed.overflow,
             nan=fixed is not None and fixed.nan,
@@ -237,7 +237,7 @@ class Step:
             fixed.nan = math.isnan(norm_sq)
         total = self.sums.value(self.total)
         self.torn = True
-        metrics = self.replica.commit(total, stats, norm_sq)
+        metrics = self.shard.commit(total, stats, norm_sq)
         self.torn = False
         self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
         if fixed is not None:
@@ -255,7 +255,7 @@ class Step:
         if not roll_back:
             return None
         back = self.snapshot.restore(self.tensors())
-        self.replica.loaded(self.steps)
+        self.shard.loaded(self.steps)
         return back
 
     def evaluate(self) -> dict[str, float]:
@@ -264,6 +264,6 @@ class Step:
         Raises: as `run`.
         """
         with in_cell():
-            stats = torch.tensor(self.replica.evaluate(self.index(), self.count()), dtype=torch.float64)
+            stats = torch.tensor(self.shard.evaluate(self.index(), self.count()), dtype=torch.float64)
         self.groups.sum(self.all, stats)
-        return self.replica.eval_metrics(stats.tolist())
+        return self.shard.eval_metrics(stats.tolist())

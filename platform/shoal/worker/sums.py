@@ -29,8 +29,8 @@ class Sums:
     of each micro-batch (fixed point only).
     """
 
-    def __init__(self, workload: Workload, replica: ReplicaShard, rank: int, size: int, fixed: Fixed | None) -> None:
-        self.workload, self.replica, self.rank, self.size, self.fixed = workload, replica, rank, size, fixed
+    def __init__(self, workload: Workload, shard: ReplicaShard, rank: int, size: int, fixed: Fixed | None) -> None:
+        self.workload, self.shard, self.rank, self.size, self.fixed = workload, shard, rank, size, fixed
         self.done: list[int] = []
         self.taken: list[int] = []
         self.figures: dict[int, list[float]] = {}
@@ -48,7 +48,7 @@ class Sums:
             RuntimeError: as the workload does.
         """
         if self.begun != step:
-            self.replica.begin(step)
+            self.shard.begin(step)
             self.begun, self.done, self.taken, self.figures = step, [], [], {}
             if self.fixed is not None:
                 self.fixed.begin()
@@ -56,8 +56,8 @@ class Sums:
         for micro_batches in [left] if self.fixed is None else [[m] for m in left]:
             self.accumulate(micro_batches)
         if self.fixed is None:
-            return self.replica.sums().clone()
-        return self.fixed.total(self.replica.sums().numel() if not self.done else 0)
+            return self.shard.sums().clone()
+        return self.fixed.total(self.shard.sums().numel() if not self.done else 0)
 
     def accumulate(self, micro_batches: list[int]) -> None:
         """Take micro-batches of the step: all at once, or one by one in fixed point, each of which is rounded before it
@@ -65,14 +65,14 @@ class Sums:
         if not micro_batches:
             return
         if self.fixed is not None:
-            self.replica.begin(self.begun)  # each micro-batch's sums for themselves
+            self.shard.begin(self.begun)  # each micro-batch's sums for themselves
         first, _ = self.workload.samples(self.begun)
         size, each = self.size, self.workload.micro_batch
-        self.replica.accumulate([batching.cell_ids(first, m, size, each) for m in micro_batches])
+        self.shard.accumulate([batching.cell_ids(first, m, size, each) for m in micro_batches])
         if self.fixed is not None:
             (micro_batch,) = micro_batches
-            self.fixed.add(self.replica.sums())
-            self.figures[micro_batch] = self.replica.stats()
+            self.fixed.add(self.shard.sums())
+            self.figures[micro_batch] = self.shard.stats()
         self.done += micro_batches
         self.taken += [i for m in micro_batches for i in batching.ids(first, m, self.rank, size, each)]
 

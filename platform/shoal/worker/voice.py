@@ -102,7 +102,7 @@ class Voice:
                 self.link.send(message)
             else:
                 self.unsaid.append(message)
-        for note in step.replica.notes():
+        for note in step.shard.notes():
             fields = {key: value for key, value in note.items() if key not in ("kind", "step")}
             self.link.send(Noted(self.name, self.generation, step.steps - 1, str(note["kind"]), fields))
 

@@ -109,7 +109,7 @@ class World:
         """
         if steps or self.kit.origin.get("start") == 0:
             folder = self.kit.checkpoints / f"step-{steps:08d}"
-            step.replica.loaded(checkpoint.load(folder, step.state_dict(), group))
+            step.shard.loaded(checkpoint.load(folder, step.state_dict(), group))
         step.steps = step.saved = steps
 
     def cut(self) -> None:

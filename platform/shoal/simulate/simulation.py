@@ -27,14 +27,14 @@ from shoal.simulate.failures import draw
 from shoal.simulate.ledger import Ledger
 from shoal.simulate.settings import Settings
 
-__all__ = ["Engine"]
+__all__ = ["Simulation"]
 
 LATENCY = 0.01
 """Seconds a message takes, and a worker to answer one when it has nothing else to do."""
 FOREVER = 10**12
 
 
-class Engine:
+class Simulation:
     """One simulated run."""
 
     def __init__(self, settings: Settings) -> None:
