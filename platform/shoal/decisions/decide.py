@@ -1,8 +1,8 @@
 """The controller's decisions: a pure function of (state, event).
 
 A generation is a membership. It ends by a drain (`drain`): every living worker is told to stop and answers with how far
-its state is. Only when all have answered is it decided what was committed and who goes on (`conclude`), by the cheapest
-rung of the ladder that can be taken (`rungs`).
+its state is. Only when all have answered is it decided what was committed and who goes on, by the cheapest rung of the
+ladder that can be taken (`rungs`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 
 from shoal.decisions import bounds
 from shoal.decisions.actions import Action, Copied, End, Journal, SetAside
+from shoal.decisions.checkpoints import pass_over, saved
 from shoal.decisions.commits import committed
-from shoal.decisions.conclude import conclude
-from shoal.decisions.death import died, unborn
-from shoal.decisions.drain import acked, damage, drain
+from shoal.decisions.drain import acked, damage, died, drain, give_up, unborn
 from shoal.decisions.events import (
     Ending,
     Erred,
@@ -35,16 +34,14 @@ from shoal.decisions.events import (
 )
 from shoal.decisions.figures import diverged
 from shoal.decisions.formation import not_formed, ready
-from shoal.decisions.generation import begin
-from shoal.decisions.halt import close, end, end_unsaved, finish, give_up
+from shoal.decisions.halt import close, end, end_unsaved, finish
 from shoal.decisions.modes import Draining, Ended, Gathering, Halt, Pausing, Running
 from shoal.decisions.recall import assign_keepers, copy_held
-from shoal.decisions.rungs import descend, form_first_again
+from shoal.decisions.rungs import begin, conclude, form_first_again
 from shoal.decisions.seating import evict, fill, join
 from shoal.decisions.spares import give_up_spares, survey
 from shoal.decisions.state import State, Worker
 from shoal.decisions.watch import look
-from shoal.ladder import Rung
 from shoal.protocol.said import (
     Acked,
     Adopted,
@@ -271,16 +268,6 @@ def through(state: State, mode: Running | Pausing, worker: str, actions: list[Ac
     return False
 
 
-def saved(state: State, event: Checkpointed, actions: list[Action]) -> None:
-    """A checkpoint is whole."""
-    if event.steps > state.checkpoint:
-        state.checkpoint = event.steps
-        fields = {"step": event.steps, "path": event.path, "seconds": event.seconds, "bytes": event.bytes}
-        actions.append(Journal("checkpoint", fields))
-    if state.halt is not None and state.checkpoint >= state.committed:
-        end(state, actions)
-
-
 def remember(
     state: State, word: Word, kind: str, worker: str, fields: Mapping[str, Any], actions: list[Action]
 ) -> None:
@@ -288,17 +275,3 @@ def remember(
     from this one hears it again."""
     if word.number < 0 or word.number > state.told.get(worker, -1):
         actions.append(Journal(kind, {**fields, "actor": worker, "seq": word.number}))
-
-
-def pass_over(state: State, event: PassedOver, actions: list[Action]) -> None:
-    """Go back behind a checkpoint that is damaged, once, however many cells say so."""
-    if not isinstance(state.mode, Gathering):
-        return
-    state.mode.damaged = False
-    if event.steps != state.checkpoint:
-        return
-    if event.older is None:
-        give_up(state, f"{event.reason}; no older checkpoint is left", actions)
-    else:
-        state.checkpoint = event.older
-        descend(state, actions, Rung.COMBINE)

@@ -1,19 +1,24 @@
 """A generation is told to end, at once or at the next boundary that all agree on; who answers, and what is still
 committed in it. Pure.
 
-It is over when nobody alive owes an answer; what comes then is decided in `conclude`.
+A worker died, a world broke, a cell is to join or to leave, or the run is given up. It is over when nobody alive owes
+an answer; what comes then is decided in `rungs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from shoal.decisions.actions import Action, CommitLate, Journal, Leaves, Pause, Stop
-from shoal.decisions.modes import Draining, Pausing, Running
+from shoal.decisions import bounds
+from shoal.decisions.actions import Action, CommitLate, Death, Journal, Leaves, Pause, Release, Stop
+from shoal.decisions.events import Lost
+from shoal.decisions.halt import end
+from shoal.decisions.modes import Draining, Gathering, Halt, Pausing, Running
 from shoal.decisions.state import State
 from shoal.protocol.said import Ack
 
-__all__ = ["acked", "commit_late", "damage", "drain", "leaves", "pause"]
+__all__ = ["acked", "commit_late", "damage", "died", "drain", "give_up", "leaves", "lose", "pause", "unborn"]
 
 
 def drain(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
@@ -94,3 +99,61 @@ def commit_late(state: State, workers: Iterable[str], actions: list[Action]) -> 
         if isinstance(mode, Draining):
             mode.since = None
         actions.append(CommitLate(state.generation, state.committed, tuple(behind), state.newest))
+
+
+# ---- why it ends
+
+
+def died(state: State, event: Lost, actions: list[Action]) -> None:
+    """A worker that was there is dead: tell, then do without it."""
+    seat = state.seats.get(event.worker)
+    live = seat is not None and state.cells[seat.cell].phase == "live"
+    actions.append(Death(event.worker, event.node, event.pid, event.how, event.alive, seat, state.committed, live=live))
+    lose(state, event.worker, event.how, actions)
+
+
+def unborn(state: State, worker: str, node: str, why: str, trace: str, actions: list[Action]) -> None:
+    """A worker that was asked for cannot start."""
+    actions.append(Release((worker,)))
+    actions.append(Journal("not_started", {"actor": worker, "node": node, "how": why, "trace": trace or None}))
+    lose(state, worker, why, actions)
+    bounds.unborn(state, node, why, actions)
+
+
+def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
+    """Take a worker that is no more out of everything it was part of."""
+    state.heard(worker)
+    seat = state.seats.get(worker)
+    gone = state.leave(worker)
+    state.acks.pop(worker, None)
+    state.awaited.discard(worker)
+    if isinstance(state.mode, Gathering):
+        state.mode.held.pop(worker, None)
+    state.tally.spent += 1
+    state.tally.cause = f"{worker} is gone ({how})"
+    if gone is not None and gone.node and gone.node not in state.going:
+        bounds.strike(state, gone.node, actions)
+    if seat is None:
+        return
+    if state.halt is not None and not isinstance(state.mode, Pausing | Draining):
+        end(state, actions)
+        return
+    cell = state.cells[seat.cell]
+    state.put(seat.cell, [None if m == worker else m for m in cell.members], cell.phase)
+    if cell.phase == "live":
+        if isinstance(state.mode, Running):
+            bounds.count_fatal(state)
+        damage(state, seat.cell, state.tally.cause, actions)
+    else:
+        state.empty(seat.cell)
+
+
+def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
+    """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
+    if state.halt is not None:
+        return
+    state.halt = Halt(reason, status)
+    if isinstance(state.mode, Gathering) and not state.mode.held:
+        end(state, actions)
+    else:
+        drain(state, reason, actions)

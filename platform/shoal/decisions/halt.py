@@ -1,26 +1,12 @@
-"""A run that cannot go on: its state is saved, then it ends. Pure."""
+"""The end of a run, and what is said of its state then. Pure."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from shoal.decisions.actions import Action, End, PutOnRecord
-from shoal.decisions.drain import drain
-from shoal.decisions.modes import Ended, Gathering, Halt
+from shoal.decisions.modes import Ended, Halt
 from shoal.decisions.state import State
 
-__all__ = ["close", "end", "end_unsaved", "finish", "give_up"]
-
-
-def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
-    """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
-    if state.halt is not None:
-        return
-    state.halt = Halt(reason, status)
-    if isinstance(state.mode, Gathering) and not state.mode.held:
-        end(state, actions)
-    else:
-        drain(state, reason, actions)
+__all__ = ["close", "end", "end_unsaved", "finish"]
 
 
 def end(state: State, actions: list[Action]) -> None:

@@ -1,25 +1,110 @@
-"""The ladder's rungs: when each can be taken, and what taking it does. Pure; the words stand in `shoal.ladder`.
+"""The end of a generation and the beginning of the next: what is committed, who goes on, and by which rung. Pure; the
+rungs' words stand in `shoal.ladder`.
 
-While a cell is whole the run goes on with those that are (`go_on`: drain, retry, heal, shrink; a cell that comes later
-makes it grow). When none is, it takes the first of `WITHOUT_A_CELL` that can be taken.
+Decided only when every living worker has answered (`conclude`). The rule: if anyone committed a step, everyone alive
+commits it (docs/commit-protocol.md). While a cell is whole the run goes on with those that are (`go_on`: drain, retry,
+heal, shrink; a cell that comes later makes it grow). When none is, it takes the first of `WITHOUT_A_CELL` that can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
-from shoal.decisions.actions import Action, Decision, Rewind
+from shoal import batching
+from shoal.decisions.actions import Action, Decision, Generation, Rewind
 from shoal.decisions.cells import Formation
-from shoal.decisions.generation import begin
+from shoal.decisions.commits import put_on_record
 from shoal.decisions.halt import end
-from shoal.decisions.modes import Draining, Gathering, Pausing
+from shoal.decisions.modes import Draining, Gathering, Pausing, Running
 from shoal.decisions.recall import form_recalled, newer_copies
 from shoal.decisions.seating import combine, fill, holders, movable, release
 from shoal.decisions.state import State
 from shoal.ladder import Rung
 
-__all__ = ["descend", "form_first_again", "go_on"]
+__all__ = ["begin", "conclude", "descend", "form_first_again"]
+
+
+def conclude(state: State, mode: Pausing | Draining, actions: list[Action]) -> None:
+    """Nobody alive owes an answer: end the generation `mode`."""
+    steps = state.committed
+    put_on_record(state, None, actions)
+    state.evaluated = max([state.evaluated, *(ack.evaluated for ack in mode.acks.values())])
+    broken = mode.broken if isinstance(mode, Draining) else frozenset()
+    healthy = [c for c in mode.live if c not in broken]
+    whole = [c for c in healthy if all(mode.acks[w].steps == steps for w in state.crew([c]))]
+    if not whole:
+        start_over(state, mode, actions)
+    elif state.halt is None:
+        go_on(state, mode, whole, actions)
+    elif state.checkpoint < steps:
+        begin(state, whole[:1], {}, actions)  # it saves, and halts
+    else:
+        end(state, actions)
+
+
+def start_over(state: State, mode: Pausing | Draining, actions: list[Action]) -> None:
+    """No cell is whole any more: go on from what living workers still hold, else from copies or a checkpoint."""
+    held = {
+        worker: ack.rank
+        for worker, ack in mode.acks.items()
+        if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
+    }
+    state.mode, state.successors = Gathering(held), {}
+    state.generation += 1  # nothing that is still said of the one that ended counts any more
+    state.tally.fruitless += 1
+    descend(state, actions)
+
+
+# ---- the next generation
+
+
+def begin(
+    state: State,
+    cells: Sequence[int],
+    done: Mapping[int, tuple[int, ...]],
+    actions: list[Action],
+    whole: Sequence[int] | None = None,
+) -> None:
+    """A new generation of `cells`; those not in `whole` (by default the first alone) are healed from those that are.
+    `done`: micro-batches of the pending step that cells have accumulated."""
+    whole = [cells[0]] if whole is None else whole
+    if state.committed < state.shape.steps:
+        todo = batching.rest(state.shape.micro_batches(state.committed), cells, done)
+    else:
+        todo = {c: [] for c in cells}
+    state.generation += 1
+    state.mode, state.watchdog.moved = Running(tuple(cells)), None
+    state.tally.fruitless += 1
+    for c in cells:
+        state.cells[c] = replace(state.cells[c], phase="live", ready=frozenset())
+    members = {c: tuple(state.cells[c].people()) for c in cells}
+    state.tainted -= {worker for crew in members.values() for worker in crew}
+    halts = state.halt is not None
+    actions.append(
+        Generation(
+            state.generation,
+            members,
+            {c: state.cells[c].attempt for c in cells},
+            state.committed,
+            state.evaluated,
+            todo,
+            heals(cells, whole),
+            save=halts or last_one_goes(state, whole, members),
+            halt=halts,
+        )
+    )
+
+
+def heals(cells: Sequence[int], whole: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """(from, to) for each of `cells` that is not whole, the whole ones in turn."""
+    needy = sorted(set(cells) - set(whole))
+    return tuple((whole[i % len(whole)], cell) for i, cell in enumerate(needy))
+
+
+def last_one_goes(state: State, whole: Sequence[int], members: Mapping[int, tuple[str, ...]]) -> bool:
+    """Whether the only whole cell stands on nodes that will be taken away: what it holds must outlive it."""
+    return len(whole) == 1 and any(state.workers[m].node in state.going for m in members[whole[0]])
 
 
 # ---- while a cell is whole

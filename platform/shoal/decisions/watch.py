@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from shoal.decisions.actions import Action, Fence, Journal, Release
-from shoal.decisions.death import lose, unborn
+from shoal.decisions.drain import lose, unborn
 from shoal.decisions.events import Asked, Looked, Sign
 from shoal.decisions.formation import not_formed, stand_still
 from shoal.decisions.modes import Draining, Gathering, Pausing, Running
