@@ -30,6 +30,9 @@ In exact mode it leaves no trace: losses and final state are those of an undistu
 'lab/cell1/stage0/shard0@n1'
 
 `World` is for less than a run: it calls a function on every rank of a small `torch.distributed` world.
+
+`shoal.testing.fakenccl` is a backend of torch's that imitates NCCL's manners (no tags, operations in the order issued,
+errors that nothing raises), to find without a GPU what gloo forgives: `World.run(function, backend="fakenccl")`.
 """
 
 from shoal.config import Injection

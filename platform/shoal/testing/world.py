@@ -1,4 +1,4 @@
-"""Functions run on every rank of a small gloo world, whose processes are spawned once and used again."""
+"""Functions run on every rank of a small world, whose processes are spawned once and used again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from shoal.testing import fakenccl
+
 __all__ = ["World", "world"]
 
 
@@ -25,10 +27,12 @@ def _serve(rank: int, size: int, pipe: Any) -> None:
         job = pipe.recv()
         if job is None:
             return
-        store, function, args = job
+        backend, store, function, args = job
         try:
+            if backend == fakenccl.NAME:
+                fakenccl.register()
             dist.init_process_group(
-                "gloo", store=dist.FileStore(store, size), rank=rank, world_size=size, timeout=timedelta(seconds=60)
+                backend, store=dist.FileStore(store, size), rank=rank, world_size=size, timeout=timedelta(seconds=60)
             )
             dist.barrier()  # nobody may leave while others still connect
             pipe.send((True, function(*args)))
@@ -41,7 +45,8 @@ def _serve(rank: int, size: int, pipe: Any) -> None:
 
 
 class World:
-    """`run` calls a module-level function on all ranks, each time in a new process group, and returns their answers."""
+    """`run` calls a module-level function on all ranks, each time in a new process group, and returns their answers.
+    `backend`: torch's name of it."""
 
     def __init__(self, size: int) -> None:
         context = mp.get_context("spawn")
@@ -53,10 +58,10 @@ class World:
             self._pipes.append(here)
             self._processes.append(process)
 
-    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, backend: str = "gloo") -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             for pipe in self._pipes:
-                pipe.send((os.path.join(folder, "store"), function, args))
+                pipe.send((backend, os.path.join(folder, "store"), function, args))
             answers = [pipe.recv() for pipe in self._pipes]
         for rank, (fine, answer) in enumerate(answers):
             assert fine, f"rank {rank}:\n{answer}"
