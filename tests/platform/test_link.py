@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from shoal.protocol.greeting import GREETING_LIMIT, VERSION, Challenge, Greeting
 from shoal.protocol.rendezvous import Meet, Met
 from shoal.protocol.said import Beat, Finished, NotSaved, Phase, Said
 from shoal.timeouts import Timeouts
+from shoal.worker import calling
 from shoal.worker import link as link_module
 from shoal.worker.calling import read_line
 from shoal.worker.link import Link
@@ -27,10 +31,10 @@ ME = Greeting("w0", "n1", 1)
 
 
 class Controller:
-    """Lets one worker in, and reads only when told to."""
+    """Lets one worker in, and reads only when told to. `full`: callers that it has no room for before that."""
 
-    def __init__(self, secret: str = "s", *, trusting: bool = False, version: int = VERSION) -> None:
-        self.secret, self.trusting, self.version = secret, trusting, version
+    def __init__(self, secret: str = "s", *, trusting: bool = False, version: int = VERSION, full: int = 0) -> None:
+        self.secret, self.trusting, self.version, self.full = secret, trusting, version, full
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         self.line: socket.socket | None = None
@@ -39,6 +43,10 @@ class Controller:
     def serve(self) -> None:
         while True:
             connection, _ = self.listener.accept()
+            if self.full:
+                self.full -= 1
+                connection.close()
+                continue
             connection.sendall(encode(Challenge(self.version, "n")))
             try:
                 hello: Hello = decode(read_line(connection, GREETING_LIMIT, 20))
@@ -174,7 +182,7 @@ def test_what_waits_for_one_that_never_reads_is_bounded(monkeypatch: pytest.Monk
 
 
 def test_a_controller_that_does_not_know_the_secret_is_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "PAUSE", 0.01)
+    monkeypatch.setattr(calling, "PAUSE", 0.01)
     link = Link(Timeouts(60.0))
     link.orphaned = lambda: None
     with pytest.raises(OSError, match="did not let this worker in"):
@@ -184,6 +192,25 @@ def test_a_controller_that_does_not_know_the_secret_is_not_obeyed(monkeypatch: p
     with pytest.raises(OSError, match=f"speak versions {VERSION} and 7 of the protocol"):
         link.connect(Controller(version=7).address, "s", lambda: ME)
     assert not link.ask(Meet("cell/0/0", 1, "world", 2))
+
+
+def test_a_controller_without_room_is_called_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(calling, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
+    controller = Controller(full=4 * calling.TRIES)
+    link = Link(Timeouts(60.0))
+    link.orphaned = lambda: None
+    link.connect(controller.address, "s", lambda: ME)
+    link.send(Finished("w0", 0))
+    assert [message for message in controller.heard(last) if isinstance(message, Finished)]
+    assert len(set(pauses)) == 4 * calling.TRIES, "callers that were turned away together come back together"
+
+
+def test_a_controller_that_never_has_room_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(calling, "time", SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda pause: None))
+    with pytest.raises(OSError, match="did not let this worker in: the connection was closed"):
+        calling.call(Controller(full=10**9).address, "s", lambda: ME, 100.0)
 
 
 def test_orders_that_are_urgent_never_reach_the_inbox_and_junk_ends_the_connection() -> None:

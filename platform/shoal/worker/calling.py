@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
+from collections.abc import Callable
 
 from shoal.protocol.codec import decode, encode
 from shoal.protocol.greeting import (
@@ -19,7 +21,38 @@ from shoal.protocol.greeting import (
     same,
 )
 
-__all__ = ["greet", "read_line"]
+__all__ = ["NoRoom", "call", "greet", "read_line"]
+
+TRIES, PAUSE = 5, 0.5
+"""To be let in by a controller that is too busy to hear a greeting out, and the seconds between two tries, half as many
+to half as many again: those who were turned away together do not come back together."""
+
+
+class NoRoom(OSError):
+    """A controller has too many callers at the moment: it closed the connection without a word."""
+
+
+def call(address: tuple[str, int], secret: str, greeting: Callable[[], Greeting], seconds: float) -> socket.socket:
+    """A connection to the controller at `address`, which has let this worker in. While it has no room for one more
+    caller it is called again, for `seconds`: all workers of a run call a controller that came back at once.
+
+    Raises:
+        OSError: nobody listens there, or not who knows the secret, or there was no room all that time.
+    """
+    end, tries = time.monotonic() + seconds, TRIES
+    while True:
+        connection = socket.create_connection(address, timeout=seconds)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            greet(connection, secret, greeting(), seconds)
+            connection.settimeout(None)
+            return connection
+        except (OSError, ValueError) as error:
+            connection.close()
+            tries -= not isinstance(error, NoRoom)
+            if not tries or time.monotonic() > end:
+                raise OSError(f"{address[0]}:{address[1]} did not let this worker in: {error}") from error
+        time.sleep(random.uniform(0.5, 1.5) * PAUSE)
 
 
 def read_line(connection: socket.socket, limit: int, seconds: float) -> bytes:
@@ -42,9 +75,13 @@ def greet(connection: socket.socket, secret: str, greeting: Greeting, seconds: f
     """A worker's first words. A controller that is busy may take its time.
 
     Raises:
-        OSError, ValueError: it was not let in, or who answers does not know the secret.
+        NoRoom: the connection was closed before a word. OSError, ValueError: it was not let in, or who answers does not
+        know the secret.
     """
-    challenge = decode(read_line(connection, GREETING_LIMIT, seconds))
+    try:
+        challenge = decode(read_line(connection, GREETING_LIMIT, seconds))
+    except OSError as error:
+        raise NoRoom(*error.args) from error
     if not isinstance(challenge, Challenge):
         raise ValueError("who listens there is no controller")
     if challenge.version != VERSION:

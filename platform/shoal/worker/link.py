@@ -26,7 +26,7 @@ from shoal.protocol.orders import Order
 from shoal.protocol.rendezvous import Question
 from shoal.protocol.said import Beat, Phase, Told
 from shoal.timeouts import Timeouts
-from shoal.worker.calling import greet
+from shoal.worker.calling import call
 
 __all__ = ["Link"]
 
@@ -35,8 +35,6 @@ KEPT = 1024
 """Messages that may have been on their way when a controller died."""
 WAITING = 64 << 20
 """Bytes that may wait for a controller that does not read, beside what it was told at first; then it counts as gone."""
-TRIES, PAUSE = 5, 0.5
-"""To be let in by a controller that has too many callers, and the seconds between two tries."""
 
 
 class Link:
@@ -73,9 +71,9 @@ class Link:
         """Speak to the controller at `address` from now on: `greeting`, then all that a former one may not have heard.
 
         Raises:
-            OSError: nobody listens there, or not who knows the secret.
+            OSError: nobody listens there, or not who knows the secret, or there is no room for long.
         """
-        fresh = self._greeted(address, secret, greeting)
+        fresh = call(address, secret, greeting, self._timeouts.collective)
         with self._changed:
             former, self._socket = self._socket, fresh
             self._waiting = deque(self._recent)
@@ -85,21 +83,6 @@ class Link:
         if former is not None:
             hang_up(former)
         threading.Thread(target=self._receive, args=(fresh,), daemon=True, name="link-receive").start()
-
-    def _greeted(self, address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]) -> socket.socket:
-        for left in reversed(range(TRIES)):
-            fresh = socket.create_connection(address, timeout=self._timeouts.collective)
-            fresh.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                greet(fresh, secret, greeting(), self._timeouts.collective)
-                fresh.settimeout(None)
-                return fresh
-            except (OSError, ValueError) as error:
-                fresh.close()
-                if not left:
-                    raise OSError(f"{address[0]}:{address[1]} did not let this worker in: {error}") from error
-            time.sleep(PAUSE)
-        raise AssertionError("unreachable")
 
     def send(self, message: Told) -> None:
         """Hand a message to the kernel, or to the thread that waits for it; never blocks. It is numbered and kept, to
