@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from shoal.control.desk import Desk
-from shoal.control.ear import Ear
+from shoal.control.desk import Desk, Ear
 from shoal.control.lifelines import Line
 from shoal.control.mishaps import Mishaps
 from shoal.control.spawn import Spawner, Started
 from shoal.decisions.actions import Action, Death, End, Fence, Journal, PutOnRecord
 from shoal.decisions.bounds import ERRED
 from shoal.decisions.events import Ending, Erred, Event, Joined, Lost, Recorded, RecordFull, Unborn
+from shoal.decisions.state import State
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.rendezvous import Want
 from shoal.protocol.said import CannotStart, Committed, Noted, Phase
@@ -176,7 +176,7 @@ def test_what_an_action_leads_to_is_taken_in_when_all_are_done() -> None:
         if action.worker == "w0":
             desk.take(Erred("b"))
 
-    desk = Desk(lambda event: answers[event.why], act, lambda error: None)  # type: ignore[union-attr]
+    desk = Desk(Run().state, act, lambda error: None, lambda _, event: answers[event.why])  # type: ignore[union-attr]
     desk.take(Erred("a"))
     assert log == ["w0", "w1", "w2"]
 
@@ -190,7 +190,7 @@ def test_an_action_that_fails_is_told_and_keeps_no_other_from_being_done() -> No
             raise KeyError("w0")
         done.append(action.worker)
 
-    desk = Desk(lambda event: [Fence("w0", ""), Fence("w1", "")], act, failures.append)
+    desk = Desk(Run().state, act, failures.append, lambda *_: [Fence("w0", ""), Fence("w1", "")])
     desk.take(Recorded(1))
     assert done == ["w1"]
     assert [str(error) for error in failures] == ["'w0'"]
@@ -199,7 +199,7 @@ def test_an_action_that_fails_is_told_and_keeps_no_other_from_being_done() -> No
 def test_decisions_and_records_that_fail_are_counted() -> None:
     events: list[Event] = []
 
-    def decide(event: Event) -> list[Action]:
+    def decide(_: State, event: Event) -> list[Action]:
         events.append(event)
         if event == Recorded(1):
             raise ValueError("a bug")
@@ -208,10 +208,22 @@ def test_decisions_and_records_that_fail_are_counted() -> None:
     def act(action: Action) -> None:
         raise OSError("no disk")
 
-    desk = Desk(decide, act, lambda error: None)
+    desk = Desk(Run().state, act, lambda error: None, decide)
     desk.take(Recorded(1))
     desk.take(Recorded(2))
     assert events == [Recorded(1), Erred("ValueError: a bug"), Recorded(2), Erred("OSError: no disk")]
+
+
+def test_nothing_is_taken_in_once_the_run_has_ended() -> None:
+    done: list[Action] = []
+    desk = Desk(Run().state, done.append, lambda error: None)
+    desk.take(Ending("enough", at_once=True))
+    desk.take(Ending("again", at_once=True))
+    assert done == [End("failed", "enough")]
+    desk = Desk(Run().state, done.append, lambda error: None)
+    desk.close()
+    desk.take(Ending("too late", at_once=True))
+    assert len(done) == 1
 
 
 def test_a_failure_is_told_ever_more_rarely() -> None:

@@ -86,9 +86,8 @@ def test_clocks_are_kept_until_it_is_over() -> None:
 def test_a_look_tells_what_was_last_heard_of_everybody() -> None:
     told: list[Event] = []
     asked = Asked("w9", "n1", 3.0)
-    watch = Watch(0.1, {"w0": line("w0", 99.0, 97.0)}, lambda now: [asked], told.append)
-    watch.gap(0.5)
-    watch.gap(0.2)
+    gaps = [0.0, 0.5]
+    watch = Watch(0.1, {"w0": line("w0", 99.0, 97.0)}, gaps.pop, lambda now: [asked], told.append)
     watch.look_at(100.0)
     watch.look_at(100.1)
     first, second = told
@@ -101,7 +100,7 @@ def test_a_look_tells_what_was_last_heard_of_everybody() -> None:
 
 def test_time_by_which_a_look_comes_late_is_nobodys_silence() -> None:
     told: list[Event] = []
-    watch = Watch(0.1, {"w0": line("w0", 99.0, 97.0)}, lambda now: [], told.append)
+    watch = Watch(0.1, {"w0": line("w0", 99.0, 97.0)}, lambda: 0.0, lambda now: [], told.append)
     watch.due = 101.0
     watch.look_at(103.5)
     (look,) = told

@@ -13,13 +13,13 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shoal import tracking
 from shoal.config import Job
-from shoal.control.desk import Desk
-from shoal.control.ear import Ear
+from shoal.control.desk import Desk, Ear
 from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
@@ -31,9 +31,7 @@ from shoal.control.scribe import Metrics, Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.takeover import take_over
 from shoal.control.timers import IN_A_ROW, Bulletin, Survey, Watch, every, keep
-from shoal.decisions.actions import Action
-from shoal.decisions.decide import apply
-from shoal.decisions.events import Asked, Ending, Event, Wanted
+from shoal.decisions.events import Asked, Ending, Wanted
 from shoal.decisions.shape import shape_of
 from shoal.decisions.state import State
 from shoal.names import controller_name
@@ -90,16 +88,16 @@ class Controller:
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.mishaps = Mishaps(self.failed)
         self.recoveries, self.rendezvous = Recoveries(job.cells), Rendezvous()
-        self.desk = Desk(self.decide, lambda act: carry_out(self, act), self.mishaps.tell)
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
         # what happens
-        self.survey = Survey(fleet, self.spawner.unheard, self.on, self.scribe.event)
-        self.ear = Ear(self.spawner, self.on, self.survey.spoke, self.asks, self.mishaps.tell)
+        shape = shape_of(job, self.workload, self.mesh, lambda node: self.survey.site(node))
+        self.desk = Desk(State.new(shape, {}, start), partial(carry_out, self), self.mishaps.tell)
+        self.survey: Survey = Survey(fleet, self.spawner.unheard, self.desk.take, self.scribe.event)
+        self.ear = Ear(self.spawner, self.desk.take, self.survey.spoke, self.asks, self.mishaps.tell)
         heard = (self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
-        self.lifelines = Lifelines(self.secret, *heard, self.gap)
-        self.watch = Watch(self.timeouts.look, self.lifelines.lines, self.asked, self.on)
-        self.bulletin = Bulletin(self.status, self.stall, self.on, self.scribe.event)
-        self.state = State.new(shape_of(job, self.workload, self.mesh, self.survey.site), {}, start)
+        self.lifelines = Lifelines(self.secret, *heard)
+        self.watch = Watch(self.timeouts.look, self.lifelines.lines, self.lifelines.gap, self.asked, self.desk.take)
+        self.bulletin = Bulletin(self.status, self.stall, self.desk.take, self.scribe.event)
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
         """What a worker needs to know to start."""
@@ -107,16 +105,12 @@ class Controller:
         job = self.job.model_dump(mode="json", exclude={"mlflow"})  # its address may hold a password
         return Setup(name, node, home, job, self.rundir, self.meeting)
 
-    def decide(self, event: Event) -> list[Action]:
-        """What is to be done about an event."""
-        return apply(self.state, event)
+    @property
+    def state(self) -> State:
+        """What is known of the run."""
+        return self.desk.state
 
     # ---- what happens
-
-    def on(self, event: Event) -> None:
-        """Decide and act, until the run has ended."""
-        if not self.ended.is_set():
-            self.desk.take(event)
 
     def later(self, call: Callable[..., Any], *arguments: Any) -> None:
         """Have something done in the event loop. May be called in any thread, while the run lasts."""
@@ -135,17 +129,13 @@ class Controller:
 
     def stop(self, reason: str, *, save: bool = False) -> None:
         """End the run early; with `save`, once its state is saved. May be called in any thread."""
-        self.later(self.on, Ending(reason, "stopped", at_once=not save))
+        self.later(self.desk.take, Ending(reason, "stopped", at_once=not save))
 
     async def give_up_spares(self, count: int, to: str) -> int:
         """Give up to `count` idle spares up to the run `to`, and take none for a while. Returns how many it were."""
         before = set(self.spawner.started)
-        self.on(Wanted(count, to, tuple(self.spawner.cold_spares()), time.monotonic()))
+        self.desk.take(Wanted(count, to, tuple(self.spawner.cold_spares()), time.monotonic()))
         return len(before - set(self.spawner.started))
-
-    def gap(self, seconds: float) -> None:
-        """A worker that lives was silent for so long."""
-        self.watch.gap(seconds)
 
     def asked(self, now: float) -> list[Asked]:
         """Workers that were asked for and have not said a word."""
@@ -164,7 +154,7 @@ class Controller:
     def status(self, stall: Stall | None) -> None:
         """Write the status file; a run that another session took ends."""
         if self.lease.lost:
-            self.on(Ending(self.lease.lost, at_once=True))
+            self.desk.take(Ending(self.lease.lost, at_once=True))
         if not self.ended.is_set():  # what it ended as is told last
             self.scribe.status(self.state, self.lifelines.lines, stall, self.meeting.lifeline)
 
@@ -200,7 +190,7 @@ class Controller:
         """Ask for the planned workers of a run that nobody ran before, or that goes on from a checkpoint."""
         self.scribe.started(self.start, self.about)
         homes = {seat: self.spawner.spawn(self.survey.nodes[node], seat) for seat, node in self.seats.items()}
-        self.state = State.new(self.state.shape, homes, self.start)
+        self.desk.state = State.new(self.state.shape, homes, self.start)
 
     def mirror(self) -> subprocess.Popen[bytes] | None:
         """Start the mirror to MLflow; a run does without one that cannot be started."""
@@ -216,4 +206,5 @@ class Controller:
         if self.outcome is None:
             self.outcome = (status, reason)
             self.ended.set()
+            self.desk.close()
             self.scribe.event("run_ending", status=status, reason=reason)

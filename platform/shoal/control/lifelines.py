@@ -85,7 +85,7 @@ class Lifelines:
 
     `joined(line)`, `said(line, message)`, `gone(line, why)` are called in the event loop; a worker's messages arrive in
     the order it sent them, all of them before its `gone`. What one of them raises is given to `failed`: it is no fault
-    of the worker's, whose line stays. `gap(seconds)`: how long a living worker was silent.
+    of the worker's, whose line stays.
     """
 
     def __init__(
@@ -95,10 +95,9 @@ class Lifelines:
         said: Callable[[Line, Said], None],
         gone: Callable[[Line, str], None],
         failed: Callable[[Exception], None],
-        gap: Callable[[float], None],
     ) -> None:
-        self._secret, self._joined, self._said, self._gone, self._gap = secret, joined, said, gone, gap
-        self._failed = failed
+        self._secret, self._joined, self._said, self._gone = secret, joined, said, gone
+        self._failed, self._gap = failed, 0.0
         self.lines: dict[str, Line] = {}
         self._outbox: deque[tuple[Line, bytes]] = deque()
         self._room, self._turning = TURN, False
@@ -120,6 +119,11 @@ class Lifelines:
         """Stop listening. May be called in any thread."""
         if self._accepting is not None:
             self._accepting.get_loop().call_soon_threadsafe(self._accepting.cancel)
+
+    def gap(self) -> float:
+        """The longest silence of a living worker, in seconds, that has ended since this was last asked."""
+        gap, self._gap = self._gap, 0.0
+        return gap
 
     def send(self, worker: str, order: Order) -> None:
         """Send to a worker if it is still there; if not, its `gone` says so."""
@@ -195,7 +199,7 @@ class Lifelines:
     def _heard(self, line: Line, data: bytes) -> None:
         """A line of a worker. Raises ValueError: it is no message, or in another's name."""
         now = time.monotonic()
-        self._gap(line.silent(now))
+        self._gap = max(self._gap, line.silent(now))
         line.heard, line.deaf = now, 0.0
         message = said(data)
         if isinstance(message, Beat):

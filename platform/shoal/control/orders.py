@@ -145,9 +145,9 @@ def put_on_record(one: Run, action: PutOnRecord) -> None:
     try:
         one.scribe.step(action.what, action.what.generation)
     except ValueError as error:
-        one.on(Ending(f"step {step} cannot be put on record: {error}"))
+        one.desk.take(Ending(f"step {step} cannot be put on record: {error}"))
         return
-    one.on(Recorded(step + 1))
+    one.desk.take(Recorded(step + 1))
     for record in one.recoveries.step(list(action.live), time.time()):
         one.scribe.event("recovery", **record)
 
@@ -174,10 +174,10 @@ async def set_aside(one: Run, action: SetAside) -> None:
     try:
         folder, older = await asyncio.to_thread(move_aside, root, steps, first)
     except OSError as error:
-        one.on(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error})"))
+        one.desk.take(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error})"))
         return
     one.scribe.event("checkpoint_passed_over", step=steps, path=str(folder), reason=action.reason)
-    one.on(PassedOver(steps, older, action.reason))
+    one.desk.take(PassedOver(steps, older, action.reason))
 
 
 def move_aside(root: Path, steps: int, first: int) -> tuple[Path, int | None]:

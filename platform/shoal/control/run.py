@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.config import Job
-from shoal.control.desk import Desk
-from shoal.control.ear import Ear
+from shoal.control.desk import Desk, Ear
 from shoal.control.lifelines import Lifelines
 from shoal.control.mishaps import Mishaps
 from shoal.control.recovery import Recoveries
@@ -15,7 +14,6 @@ from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.timers import Survey
-from shoal.decisions.events import Event
 from shoal.decisions.state import State
 from shoal.plan import Mesh
 from shoal.record.lease import Lease
@@ -34,7 +32,6 @@ class Run(Protocol):
     mesh: Mesh
     timeouts: Timeouts
     meeting: Meeting
-    state: State
     desk: Desk
     ear: Ear
     lease: Lease
@@ -46,8 +43,9 @@ class Run(Protocol):
     spawner: Spawner
     survey: Survey
 
-    def on(self, event: Event) -> None:
-        """Decide and act."""
+    @property
+    def state(self) -> State:
+        """What is known of the run."""
 
     def end(self, status: str, reason: str) -> None:
         """Note the outcome."""

@@ -36,7 +36,7 @@ async def take_over(one: Run) -> None:
     there = await find_workers(one, since)
     living = {worker: living_of(line.greeting) for worker, line in there.items()}
     lived = as_lived(one.state.shape, past, living)
-    one.state, corrections = rebuild(one.state.shape, lived, living)
+    one.desk.state, corrections = rebuild(one.state.shape, lived, living)
     if lived.committed < past.committed:
         one.scribe.rewound(lived.committed)  # a controller whose disk was full went back, and could not say so
     early, one.ear.early = one.ear.early, None
@@ -47,10 +47,10 @@ async def take_over(one: Run) -> None:
     for line in there.values():
         one.ear.known(line)
     for event in corrections:
-        one.on(event)
+        one.desk.take(event)
     for line, message in early:
         one.ear.said(line, message)
-    one.on(TakenOver())
+    one.desk.take(TakenOver())
 
 
 def on_record(rundir: Path) -> tuple[Records, Records, int]:

@@ -69,24 +69,20 @@ async def keep(clocks: Iterable[Coroutine[Any, Any, None]], over: asyncio.Event)
 
 
 class Watch:
-    """Who was last heard of when. `asked`: those who were asked for and have not said a word, at a monotonic time;
-    `period`: seconds between two looks."""
+    """Who was last heard of when. `gap`: the longest silence that has ended since it was last asked for; `asked`: those
+    who were asked for and have not said a word, at a monotonic time; `period`: seconds between two looks."""
 
     def __init__(
         self,
         period: float,
         lines: Mapping[str, Line],
+        gap: Callable[[], float],
         asked: Callable[[float], Iterable[Asked]],
         tell: Callable[[Event], None],
     ) -> None:
-        self._period, self._lines, self._asked, self._tell = period, lines, asked, tell
+        self._period, self._lines, self._gap, self._asked, self._tell = period, lines, gap, asked, tell
         self.due: float | None = None
         """Monotonic time of the next look."""
-        self._gap = 0.0
-
-    def gap(self, seconds: float) -> None:
-        """A worker that lives was silent for so long."""
-        self._gap = max(self._gap, seconds)
 
     async def look(self) -> float:
         """Look now; returns the seconds until the next look."""
@@ -106,8 +102,7 @@ class Watch:
             Sign(line.worker, line.node, line.phase, line.steps, line.heard, line.since, line.silent(now))
             for line in self._lines.values()
         )
-        gap, self._gap = self._gap, 0.0
-        self._tell(Looked(now, signs, tuple(self._asked(now)), late, gap))
+        self._tell(Looked(now, signs, tuple(self._asked(now)), late, self._gap()))
 
 
 class Survey:
