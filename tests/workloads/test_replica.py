@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shoal.testing import World
+from shoal_workloads.model.recompute import Level
 from tests.support import synthetic
 
 
@@ -80,10 +81,20 @@ def test_sums_repeat_and_begin_forgets() -> None:
     assert replica.stats() == [0.0, 0.0, 0.0, 0.0]
 
 
-def test_recomputing_changes_no_gradient() -> None:
+@pytest.mark.parametrize("recompute", [True, "ffn"])
+def test_recomputing_changes_no_gradient(recompute: Level) -> None:
     plain = synthetic.gradients(synthetic.tiny())
-    again = synthetic.gradients(synthetic.tiny(parallel={"recompute": True}))
+    again = synthetic.gradients(synthetic.tiny(parallel={"recompute": recompute}))
     assert all(np.array_equal(plain[name], again[name]) for name in plain)
+
+
+@pytest.mark.parametrize("dispatch", ["flat", "hierarchical"])
+def test_rows_that_travel_again_change_no_gradient(pair: World, dispatch: str) -> None:
+    parallel = {"ep": 2, "dispatch": dispatch, "ep_node": 1}
+    plain = pair.run(synthetic.gradients, synthetic.tiny(parallel=parallel))
+    again = pair.run(synthetic.gradients, synthetic.tiny(parallel=parallel | {"recompute": "dispatch"}))
+    for before, after in zip(plain, again, strict=True):
+        assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_rows_travel_in_fp8(pair: World) -> None:

@@ -1,40 +1,108 @@
-"""How many bytes a layer keeps between forward and backward, in closed form, on a CPU with plain products.
+"""How many bytes a layer keeps between forward and backward, in closed form.
 
 What backward needs and nothing else: inputs of norms and linear layers, what the attention core and SwiGLU take, and
-the routing. Weights are not counted. Widths: see `params`.
+the routing. Weights are not counted. Rows of experts are counted as if every worker got as many as it sends. Widths:
+see `params`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.recompute import Level
+from shoal_workloads.precision.fp8 import TILE
 
-__all__ = ["layer_bytes"]
+__all__ = ["Manner", "layer_bytes"]
 
-FP32, INT64 = 4, 8
-
-
-def layer_bytes(
-    c: ModelConfig, sequences: int, length: int, *, dense: bool, recompute: bool = False, width: int = 2
-) -> int:
-    """Bytes kept of one layer for a micro-batch of `sequences` of `length` tokens. width: bytes of an activation, 2 in
-    bf16. `recompute`: without the outputs of norms and of MLA's up-projections (report, section 3.2.3)."""
-    tokens, heads = sequences * length, c.n_heads
-    q, kv = heads * (c.d_head + c.d_rope), heads * (c.d_head + c.d_v)
-    kept = 2 * c.d_model + c.d_kv + c.d_rope + heads * c.d_v  # both norms' inputs, the latent, attention's output
-    cheap = 2 * c.d_model + c.d_kv + kv  # both norms' outputs, the latent's, keys and values
-    norms = 3
-    if c.d_q is None:
-        kept += q
-    else:
-        kept, cheap, norms = kept + c.d_q, cheap + c.d_q + q, norms + 1
-    kept += 2 * c.d_ffn if dense else 2 * (c.top_k + c.n_shared) * c.d_expert
-    statistics = tokens * norms * FP32
-    routing = 0 if dense else _routing_bytes(c, sequences, tokens)
-    return tokens * width * (kept + (0 if recompute else cheap)) + statistics + routing
+FP32, INT32, INT64 = 4, 4, 8
 
 
-def _routing_bytes(c: ModelConfig, sequences: int, tokens: int) -> int:
+@dataclass(frozen=True)
+class Manner:
+    """How a layer computes.
+
+    Attributes:
+        recompute: what is made again in backward.
+        width: bytes of an activation.
+        fp8: linear layers keep their inputs in tiles of FP8.
+        fused: by a GPU's kernels, which keep a sum of the softmax for every query.
+        elsewhere: experts are spread over workers, so that their rows come from others, and are no copies of what is
+            kept here anyway.
+    """
+
+    recompute: Level = False
+    width: int = 2
+    fp8: bool = False
+    fused: bool = False
+    elsewhere: bool = False
+
+    def linear(self, width: int) -> int:
+        """Bytes a row of a linear layer's input, if it is kept for that alone."""
+        return _tiles(width) if self.fp8 else width * self.width
+
+    @property
+    def keeps_inner(self) -> bool:
+        """Whether the input of SwiGLU's activation is kept."""
+        return self.recompute not in ("ffn", "dispatch")
+
+
+def layer_bytes(c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner) -> int:
+    """Bytes kept of one layer for a micro-batch of `sequences` of `length` tokens."""
+    tokens = sequences * length
+    each = _attention(c, manner) + (_ffn(c, c.d_ffn, manner) if dense else _experts(c, manner))
+    return tokens * each + (0 if dense else _routing(c, sequences, tokens, manner))
+
+
+def _attention(c: ModelConfig, manner: Manner) -> int:
+    """Bytes a token, from the norm before attention to the one before the feed-forward network."""
+    width, heads = manner.width, c.n_heads
+    query, kv, out = heads * (c.d_head + c.d_rope), heads * (c.d_head + c.d_v), heads * c.d_v
+    norms = 3 if c.d_q is None else 4
+    kept = width * (2 * c.d_model + c.d_kv + c.d_rope + out) + norms * FP32  # norms' inputs; attention's output
+    kept += width * (query if c.d_q is None else c.d_q)
+    if manner.fused:
+        kept += heads * FP32
+    if manner.fp8:  # each linear layer keeps its own copy, attention's output in the bits of a float16
+        kept += 2 * _tiles(c.d_model) + _tiles(c.d_kv) + (_tiles(c.d_q) if c.d_q else 0)
+        kept += 2 * out + FP32 * -(-out // TILE)
+    if not manner.recompute:
+        kept += width * (kv + (query if c.d_q else 0))
+        if not manner.fp8:
+            kept += width * (c.d_model + c.d_kv + (c.d_q or 0))
+    return kept
+
+
+def _ffn(c: ModelConfig, hidden: int, manner: Manner) -> int:
+    """Bytes a token of a dense network; its input is the norm's output."""
+    x = manner.linear(c.d_model) if manner.fp8 or not manner.recompute else 0
+    return x + (manner.linear(2 * hidden) if manner.keeps_inner else 0)
+
+
+def _experts(c: ModelConfig, manner: Manner) -> int:
+    """Bytes a token of shared and routed experts, and of the router's input."""
+    inner = manner.linear(2 * c.d_expert) if manner.keeps_inner else 0
+    rows = 0
+    if manner.fp8 or (manner.elsewhere and manner.recompute != "dispatch"):
+        rows = manner.linear(c.d_model)
+    shared = 0
+    if c.n_shared:
+        shared = manner.linear(2 * c.n_shared * c.d_expert) if manner.keeps_inner else 0
+        shared += _tiles(c.d_model) if manner.fp8 else 0
+    router = 0 if manner.recompute else manner.width * c.d_model
+    return router + shared + c.top_k * (inner + rows)
+
+
+def _routing(c: ModelConfig, sequences: int, tokens: int, manner: Manner) -> int:
     """Scores, two sums of them and the share of each expert in a sequence; chosen scores and gates, and three indices
-    a choice: its expert, its row, and whose choice a row is; the load."""
-    floats = tokens * (c.n_experts + 2 + 2 * c.top_k) + sequences * c.n_experts
-    return FP32 * floats + INT64 * (3 * tokens * c.top_k + c.n_experts)
+    a choice: its expert, its row, and whose choice a row is; the load. Where rows travel, the last two of choices that
+    leave and of rows that come (a dispatch by nodes keeps some more, far less than a row)."""
+    choices = tokens * c.top_k
+    floats = tokens * (c.n_experts + 2) + 2 * choices + sequences * c.n_experts
+    ends = INT32 * c.n_experts if manner.fused else 0
+    return FP32 * floats + INT64 * ((5 if manner.elsewhere else 3) * choices + c.n_experts) + ends
+
+
+def _tiles(width: int) -> int:
+    """Bytes of a row in FP8 with a scale for each tile of 128."""
+    return width + FP32 * -(-width // TILE)

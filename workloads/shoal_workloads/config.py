@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.recompute import Level
 from shoal_workloads.precision.fp8 import TILE
 from shoal_workloads.recipe.adamw import AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
@@ -64,7 +65,11 @@ class ParallelConfig(_Section):
     timed_every: int = Field(
         default=50, ge=0, description="steps between two pipeline steps that are timed for the report; 0: none"
     )
-    recompute: bool = Field(default=False, description="norms and MLA up-projections again in backward: less memory")
+    recompute: Level = Field(
+        default=False,
+        description="made again in backward: norms and MLA up-projections (true), the first product of feed-forward "
+        "networks too (ffn), rows from other workers too, which travel again (dispatch)",
+    )
     reshard_after_forward: bool = Field(default=False, description="gather parameters again in backward: less memory")
 
 

@@ -7,21 +7,21 @@ then MTP modules).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from shoal_workloads.model import mla
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.exchange import Exchange
 from shoal_workloads.model.ffn import Experts, SwiGLU
 from shoal_workloads.model.latent_cache import LatentCache
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.loss import head_nll
-from shoal_workloads.model.mla import MLA
 from shoal_workloads.model.moe import MoE
 from shoal_workloads.model.norm import RMSNorm
-from shoal_workloads.model.recompute import Make, Recomputed, at_once
+from shoal_workloads.model.recompute import Keep, Level, Make, Recomputed, at_once
 from shoal_workloads.model.rope import rope_table
 from shoal_workloads.precision.products import Products
 
@@ -40,14 +40,15 @@ class Losses(NamedTuple):
 
 
 class Block(nn.Module):
-    """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: norms and up-projections of attention
-    are done again in backward, to keep less."""
+    """A dense layer (`dense=True`, the first ones) or a MoE layer. `recompute`: what is made again in backward, to keep
+    less. Copies that a GPU's kernels want (rotated queries and keys, rows by expert) are in any case; a CPU's want
+    none."""
 
     def __init__(self, c: ModelConfig, exchange: Exchange | None, *, dense: bool) -> None:
         super().__init__()
-        self.recompute = False
+        self.recompute: Level = False
         self.attention_norm = RMSNorm(c.d_model, c.norm_eps)
-        self.attention = MLA(c)
+        self.attention = mla.MLA(c)
         self.ffn_norm = RMSNorm(c.d_model, c.norm_eps)
         self.ffn = SwiGLU(c.d_model, c.d_ffn) if dense else MoE(c, exchange)
 
@@ -56,24 +57,30 @@ class Block(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """x: (B, T, D); rope: (T, R/2, 2) -> (B, T, D), expert load (E,) and balance loss, none in a dense layer.
         `past`: when generating, the tokens before x, which those of x are added to."""
-        if self.recompute and torch.is_grad_enabled():
-            with Recomputed() as again:
-                return self._layer(x, rope, past, again)
-        return self._layer(x, rope, past, at_once)
+        if torch.is_grad_enabled() and (self.recompute or not mla.in_blocks(x)):
+            with Recomputed() as copies:
+                return self._layer(x, rope, past, copies if self.recompute else at_once, copies)
+        return self._layer(x, rope, past, at_once, at_once)
 
     def _layer(
-        self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache | None, again: Make[Any]
+        self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache | None, again: Make, copies: Make
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         inner = again(lambda: self.attention_norm(x))
         if past is not None:
             middle = x + self.attention.extend(inner, rope, past)
         else:
-            middle = x + self.attention(inner, rope, again)
-        inner = again(lambda: self.ffn_norm(middle))
+            middle = x + self.attention(inner, rope, again, copies)
+        normed = again(lambda: self.ffn_norm(middle))
+        keep = Keep(
+            copies,
+            (lambda: self.ffn_norm(middle)) if self.recompute else lambda: normed,
+            inner=self.recompute not in ("ffn", "dispatch"),
+            rows=self.recompute != "dispatch",
+        )
         if isinstance(self.ffn, MoE):
-            y, load, balance = self.ffn(inner)
+            y, load, balance = self.ffn(normed, keep)
             return middle + y, load, balance
-        return middle + self.ffn(inner), None, None
+        return middle + self.ffn(normed, keep), None, None
 
 
 class MTPModule(nn.Module):

@@ -28,6 +28,10 @@ class Trip(Protocol):
     def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         """Wait for the rows of the experts here: (R, D), their gates (R,), and their routes, one choice a row."""
 
+    def dispatched_again(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The rows of `dispatched` once more, in backward, from the same tokens (N, D): waits for them. By all workers,
+        in the same order among other backward traffic."""
+
     def combine(self, y: torch.Tensor) -> None:
         """Send the experts' outputs back. y: (R, D), in the order of the rows."""
 

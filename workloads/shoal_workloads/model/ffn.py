@@ -12,10 +12,13 @@ from torch import nn
 from shoal_workloads.model.ffn_blocks import swiglu_blocks
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.permute import Routes, gather_rows, spread, unspread
+from shoal_workloads.model.recompute import Keep
 from shoal_workloads.precision.linear import swiglu_ffn
 from shoal_workloads.precision.products import Products
 
 __all__ = ["Experts", "SwiGLU"]
+
+EVERYTHING = Keep()
 
 
 class SwiGLU(nn.Module):
@@ -27,13 +30,13 @@ class SwiGLU(nn.Module):
         self.down = Linear(d_hidden, d_model)
         self.products = Products()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, keep: Keep = EVERYTHING) -> torch.Tensor:
         """x: (..., D) -> (..., D)."""
         gate_up, down = self.gate_up.weight.to(x.dtype), self.down.weight.to(x.dtype)
         rows = x.reshape(-1, x.shape[-1])
         if self.products.in_blocks(x):
-            return swiglu_blocks(rows, gate_up.unsqueeze(0), down.unsqueeze(0)).view_as(x)
-        return swiglu_ffn(rows, gate_up, down, self.products).view_as(x)
+            return swiglu_blocks(rows, gate_up.unsqueeze(0), down.unsqueeze(0), keep_inner=keep.inner).view_as(x)
+        return swiglu_ffn(rows, gate_up, down, self.products, keep_inner=keep.inner).view_as(x)
 
 
 class Experts(nn.Module):
@@ -45,14 +48,21 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(n_experts, d_model, d_hidden))
         self.products = Products()
 
-    def forward(self, x: torch.Tensor, gates: torch.Tensor, routes: Routes) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, gates: torch.Tensor, routes: Routes, keep: Keep = EVERYTHING) -> torch.Tensor:
         """x: (N, D); gates: (R,), token after token -> (N, D), the outputs of each token's experts weighted and added.
 
-        The gate multiplies the hidden activation: the down-projection is linear, and its output need not be kept."""
+        The gate multiplies the hidden activation: the down-projection is linear, and its output need not be kept. Nor
+        need copies of x in the order of the experts be: `keep.x` makes x once more, none: x is kept."""
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
         if self.products.in_blocks(x):
-            return swiglu_blocks(x, gate_up, down, gates, routes)
+            x = x if keep.x is None else keep.again(lambda: x, keep.x)
+            return swiglu_blocks(x, gate_up, down, gates, routes, keep_inner=keep.inner)
         scale = gather_rows(gates, routes.order, routes.inverse)
         ends = routes.counts.cumsum(0, dtype=torch.int32)
-        rows = swiglu_ffn(spread(x, routes), gate_up, down, self.products, scale=scale, ends=ends)
-        return unspread(rows, routes)
+        source = keep.x
+        if source is None:
+            rows = spread(x, routes)
+        else:
+            rows = keep.again(lambda: spread(x, routes), lambda: spread(source(), routes))
+        y = swiglu_ffn(rows, gate_up, down, self.products, scale=scale, ends=ends, keep_inner=keep.inner)
+        return unspread(y, routes)

@@ -31,29 +31,32 @@ class _Blocks(torch.autograd.Function):
         down: torch.Tensor,
         gates: torch.Tensor | None,
         routes: Routes | None,
+        keep_inner: bool,
     ) -> torch.Tensor:
         rows, hidden = len(x) if routes is None else len(routes.order), down.shape[2]
-        inner = x.new_empty(rows, 2 * hidden)
+        inner = x.new_empty(rows if keep_inner else 0, 2 * hidden)
         out = x.new_empty(rows, x.shape[1])
         tokens, scale = _sources(routes, gates)
         for expert, blocks in _blocks(rows, routes):
             to_inner, to_out = widened(gate_up[expert]).T, widened(down[expert]).T
             for block in blocks:
-                multiply_into(inner[block], widened(_take(x, tokens, block)), to_inner)
-                _, activated = _activate(widened(inner[block]))
+                inner_block = inner[block] if keep_inner else x.new_empty(block.stop - block.start, 2 * hidden)
+                multiply_into(inner_block, widened(_take(x, tokens, block)), to_inner)
+                _, activated = _activate(widened(inner_block))
                 if scale is not None:
                     activated *= scale[block]
                 multiply_into(out[block], activated, to_out)
         indices = () if routes is None else routes[:3]
         ctx.save_for_backward(x, gate_up, down, gates, inner, *indices)
-        ctx.choices = 1 if routes is None else routes.choices
+        ctx.choices, ctx.keep_inner = 1 if routes is None else routes.choices, keep_inner
         return out if routes is None else _combine(out, routes)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, gate_up, down, gates, inner, *rest = ctx.saved_tensors
+        x, gate_up, down, gates, kept, *rest = ctx.saved_tensors
         routes, dy = Routes(rest[0], rest[1], rest[2], ctx.choices) if rest else None, grads[0].contiguous()
         tokens, scale = _sources(routes, gates)
+        inner = kept if ctx.keep_inner else _inner(x, gate_up, tokens, routes)
         d_x = x.new_empty(len(inner), x.shape[1])
         later = are_waiting()
         d_weights = None if later else _zeros_for(gate_up, down)
@@ -96,7 +99,17 @@ class _Blocks(torch.autograd.Function):
 
         d_gates = None if d_scale is None or routes is None else d_scale.squeeze(1)[routes.inverse]
         d_x = d_x if routes is None else _combine(d_x, routes)
-        return d_x, *weight_grads((gate_up, down), weights), d_gates, None
+        return d_x, *weight_grads((gate_up, down), weights), d_gates, None, None
+
+
+def _inner(x: torch.Tensor, gate_up: torch.Tensor, tokens: torch.Tensor | None, routes: Routes | None) -> torch.Tensor:
+    """The input of the activation, (R, 2M), block by block as in forward: the same to the bit."""
+    inner = x.new_empty(len(x) if routes is None else len(routes.order), gate_up.shape[1])
+    for expert, blocks in _blocks(len(inner), routes):
+        to_inner = widened(gate_up[expert]).T
+        for block in blocks:
+            multiply_into(inner[block], widened(_take(x, tokens, block)), to_inner)
+    return inner
 
 
 def _zeros_for(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -158,9 +171,12 @@ def swiglu_blocks(
     down: torch.Tensor,
     gates: torch.Tensor | None = None,
     routes: Routes | None = None,
+    *,
+    keep_inner: bool = True,
 ) -> torch.Tensor:
     """Each token through its experts, whose outputs are added up with the gates as weights.
 
     x: (N, D); gate_up: (E, 2M, D), gate first; down: (E, D, M); gates: (R,) by choice -> (N, D). Without `routes` there
-    is one expert for all rows. In x's type; gradients of the weights are summed in float32."""
-    return _Blocks.apply(x, gate_up, down, gates, routes)
+    is one expert for all rows. In x's type; gradients of the weights are summed in float32. `keep_inner`: what gate and
+    up are is kept for backward, not made again."""
+    return _Blocks.apply(x, gate_up, down, gates, routes, keep_inner)

@@ -6,8 +6,6 @@ h width of a head without RoPE, R width of the RoPE part, v width of a value hea
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,15 +42,18 @@ class MLA(nn.Module):
         self.wo = Linear(c.n_heads * c.d_v, c.d_model, role="attention")
         self.scale = softmax_scale(c)
 
-    def forward(self, x: torch.Tensor, rope: torch.Tensor, again: Make[Any] = at_once) -> torch.Tensor:
-        """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D). `again`: how what can be recomputed is
-        made."""
+    def forward(
+        self, x: torch.Tensor, rope: torch.Tensor, again: Make = at_once, copies: Make = at_once
+    ) -> torch.Tensor:
+        """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D). `again`: how norms and up-projections are
+        made; `copies`: how rotated queries and keys are, from what these made."""
         query, latent = self.compress(x)
         if in_blocks(x):
             q, kv, k_r = again(lambda: self.expand(query, latent, again))
             return self.wo(attend_in_blocks(q, kv, k_r, rope, self.scale).flatten(2))
-        q, k, v = again(lambda: self._rotated(*self.expand(query, latent, again), rope))
-        return self.wo(attend(q, k, v, self.scale)[..., : self.d_v].flatten(2))
+        made = None if again is copies else self.expand(query, latent, again)
+        q, k, v = copies(lambda: self._rotated(*(made or self.expand(query, latent, again)), rope))
+        return self.wo(attend(q, k, v, self.scale).flatten(2))
 
     def compress(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x: (B, T, D) -> query latent (B, T, Q), or the whole query where there is no latent, and key-value latent
@@ -60,7 +61,7 @@ class MLA(nn.Module):
         return (self.wq if self.d_q is None else self.wq_a)(x), self.wkv_a(x)
 
     def expand(
-        self, query: torch.Tensor, latent: torch.Tensor, again: Make[Any]
+        self, query: torch.Tensor, latent: torch.Tensor, again: Make
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From the latents to queries (B, T, H, h+R), keys with values (B, T, H, h+v), and the shared key (B, T, R),
         without RoPE."""
@@ -72,13 +73,13 @@ class MLA(nn.Module):
     def _rotated(
         self, q: torch.Tensor, kv: torch.Tensor, k_r: torch.Tensor, rope: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values as fused kernels take them, (B, T, H, h+R), values padded."""
+        """Queries and keys (B, T, H, h+R) and values (B, T, H, v) as fused kernels take them."""
         q_c, q_r = q.split([self.d_head, self.d_rope], dim=-1)
         k_c, v = kv.split([self.d_head, self.d_v], dim=-1)
         k_r = rope_apply(k_r.unsqueeze(2), rope).expand(-1, -1, self.heads, -1)
         q = torch.cat([q_c, rope_apply(q_r, rope)], dim=-1)
         k = torch.cat([k_c, k_r], dim=-1)
-        return q, k, _as_wide(v, k)
+        return q, k, v
 
     def extend(self, x: torch.Tensor, rope: torch.Tensor, past: LatentCache) -> torch.Tensor:
         """Attention of new tokens over the cached ones and themselves, on the latents: W_UK goes into the query and
@@ -103,15 +104,9 @@ def in_blocks(x: torch.Tensor) -> bool:
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v)."""
-    width = v.shape[-1]
-    if width < k.shape[-1]:
-        v = _as_wide(v, k)
+    """Causal softmax attention. q, k: (B, T, H, h+R); v: (B, T, H, v) -> (B, T, H, v).
+
+    Values are not padded to the width of keys: what is kept for backward would be half as large again. torch's Flash
+    kernel takes one width alone; cuDNN's and the memory-efficient one take two."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    o = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    return o.transpose(1, 2)[..., :width]
-
-
-def _as_wide(v: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """v padded with zeros to k's width: fused kernels want one width."""
-    return F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)

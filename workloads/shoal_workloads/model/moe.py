@@ -6,6 +6,7 @@ Shapes: B sequences, T positions, D width, N = B*T tokens, K experts a token, E 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ from torch import nn
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.exchange import Exchange
-from shoal_workloads.model.ffn import Experts, SwiGLU
+from shoal_workloads.model.ffn import EVERYTHING, Experts, SwiGLU
 from shoal_workloads.model.permute import routes_of
+from shoal_workloads.model.recompute import Keep
 
 __all__ = ["MoE", "Router", "Routing", "choose", "sequence_balance"]
 
@@ -111,38 +113,42 @@ class MoE(nn.Module):
         self.experts = Experts(self.held, c.d_model, c.d_expert)
         self.shared = SwiGLU(c.d_model, c.n_shared * c.d_expert) if c.n_shared else None
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, keep: Keep = EVERYTHING) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x: (B, T, D) -> output (B, T, D), this worker's load of each expert (E,) int64, and the balance loss summed
         over sequences, without its factor."""
-        tokens = x.flatten(0, 1)
+        tokens, made = x.flatten(0, 1), keep.x
+        keep = keep if made is None else replace(keep, x=lambda: made().flatten(0, 1))
         routing = self.router(tokens)
         if self.exchange is None:
-            y, load, balance = self._here(tokens, routing, x.shape[0])
+            y, load, balance = self._here(tokens, routing, x.shape[0], keep)
         else:
-            y, load, balance = self._elsewhere(self.exchange, tokens, routing, x.shape[0])
+            y, load, balance = self._elsewhere(self.exchange, tokens, routing, x.shape[0], keep)
         return y.view_as(x), load, balance
 
     def _here(
-        self, tokens: torch.Tensor, routing: Routing, batch: int
+        self, tokens: torch.Tensor, routing: Routing, batch: int, keep: Keep
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
-        y = self.experts(tokens, routing.gates.flatten(), routes_of(routing.experts.flatten(), load, self.top_k))
+        routes = routes_of(routing.experts.flatten(), load, self.top_k)
+        y = self.experts(tokens, routing.gates.flatten(), routes, keep)
         if self.shared is not None:
-            y = y + self.shared(tokens)
+            y = y + self.shared(tokens, keep)
         return y, load, balance
 
     def _elsewhere(
-        self, exchange: Exchange, tokens: torch.Tensor, routing: Routing, batch: int
+        self, exchange: Exchange, tokens: torch.Tensor, routing: Routing, batch: int, keep: Keep
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What needs no other worker is computed while rows travel, forward and (see `dispatch`) backward."""
         fp8 = self.experts.products.dispatches_fp8
         places = routing.experts if self.placement is None else self.placement[routing.experts]
         # Dispatch, behind the shared experts.
         trip = exchange.dispatch(tokens, routing.gates, places, self.held, fp8=fp8)
-        shared = None if self.shared is None else self.shared(tokens)
+        shared = None if self.shared is None else self.shared(tokens, keep)
         rows, gates, routes = trip.dispatched()
         # Experts; then combine, behind the balance loss.
-        trip.combine(self.experts(rows, gates, routes))
+        made = keep.x
+        again = None if keep.rows or made is None else lambda: trip.dispatched_again(made())
+        trip.combine(self.experts(rows, gates, routes, replace(keep, x=again)))
         load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
         y = trip.combined()
         return y if shared is None else y + shared, load, balance

@@ -1,41 +1,63 @@
-"""Recomputes norms and MLA's up-projections in backward instead of keeping their outputs (report, section 3.2.3).
+"""Makes in backward again what was cheap to make, instead of keeping it: norms and MLA's up-projections (report,
+section 3.2.3), copies of rows, and, where memory is short, more of a feed-forward network.
 
-Nothing that costs much is done twice: the outputs of the down-projections and of the attention core are kept. A tensor
-that was cheap to make is dropped where autograd would keep it, and made again when backward first asks for it.
+The outputs of the down-projections and of the attention core are always kept. A tensor that is made again is dropped
+where autograd would keep it, and made when backward first asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["Make", "Recomputed", "at_once"]
+__all__ = ["Keep", "Level", "Make", "Recomputed", "at_once"]
 
 T = TypeVar("T", bound="torch.Tensor | tuple[torch.Tensor, ...]")
-Make = Callable[[Callable[[], T]], T]
+Level = bool | Literal["ffn", "dispatch"]
+"""What is made again, each with what stands before it: nothing (False); norms and MLA's up-projections (True); the
+first product of feed-forward networks; and rows that came from other workers, which travel again."""
 
 
-def at_once(make: Callable[[], T]) -> T:
+class Make(Protocol):
+    """How a layer makes what its backward needs: `at_once`, or to be made again."""
+
+    def __call__(self, make: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+        """make(). `again`: how backward makes it, if otherwise."""
+
+
+def at_once(make: Callable[[], T], again: Callable[[], T] | None = None) -> T:
     """make(), to be kept like anything else: the counterpart of a `Recomputed`."""
     return make()
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What a feed-forward network keeps. again: how it makes what need not be kept; x: makes its input once more;
+    inner: keep the input of the activation; rows: keep rows that came from other workers."""
+
+    again: Make = at_once
+    x: Callable[[], torch.Tensor] | None = None
+    inner: bool = True
+    rows: bool = True
+
+
 class Recomputed:
-    """A context of one layer's forward pass: `again(make)` is make(), and what is kept of its tensors, or views of
-    them, is the recipe. The inputs of `make` must be kept by somebody else. Calls may be nested."""
+    """A context of one layer's forward pass: calling it with `make` is make(), and what is kept of its tensors, or
+    views of them, is the recipe. The inputs of the recipe must be kept by somebody else. Calls may be nested."""
 
     def __init__(self) -> None:
         self._made: list[_Made] = []
         self._hooks = saved_tensors_hooks(self._pack, _unpack)
         self._open = False
 
-    def __call__(self, make: Callable[[], T]) -> T:
+    def __call__(self, make: Callable[[], T], again: Callable[[], T] | None = None) -> T:
         value = make()
         if self._open:
-            self._made.append(_Made(make, value if isinstance(value, tuple) else (value,)))
+            self._made.append(_Made(again or make, value if isinstance(value, tuple) else (value,)))
         return value
 
     def __enter__(self) -> Recomputed:
@@ -52,10 +74,11 @@ class Recomputed:
         self._made = []
 
     def _pack(self, tensor: torch.Tensor) -> Any:
-        storage = tensor.untyped_storage().data_ptr()
+        # By storage, not by address: tensors without elements have none, and those on the meta device neither.
+        storage = tensor.untyped_storage()._cdata
         for made in self._made:
             for index, value in enumerate(made.values):
-                if value.untyped_storage().data_ptr() == storage:
+                if value.untyped_storage()._cdata == storage:
                     made.uses += 1
                     return _Kept(made, index, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
         return tensor

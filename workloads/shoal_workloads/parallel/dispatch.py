@@ -28,7 +28,7 @@ from shoal_workloads.model.permute import Routes, gather_rows, routes_of, spread
 from shoal_workloads.parallel.traffic import Kind, Pass, Traffic
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 
-__all__ = ["Exchange", "Flat", "Route", "Transfer", "all_to_all", "by_expert", "exchange_counts"]
+__all__ = ["Exchange", "Flat", "Route", "Transfer", "all_to_all", "by_expert", "exchange_counts", "sent_again"]
 
 OPPOSITE: dict[Kind, Kind] = {"dispatch": "combine", "combine": "dispatch", "metadata": "metadata"}
 
@@ -181,6 +181,17 @@ def all_to_all(
     return Transfer(x, Route(group, list(send), list(receive)), fp8=fp8).land()
 
 
+def sent_again(x: torch.Tensor, route: Route, fp8: bool, traffic: Traffic) -> torch.Tensor:
+    """What arrived by a dispatch over `route`, once more, in backward: it travels where gradients do. Waits for it.
+
+    Raises:
+        RuntimeError: a peer is gone.
+    """
+    flight = _Flight(x, route.back().of_gradients(), fp8)
+    traffic.count("dispatch", "backward", route.send, flight.bytes_a_row)
+    return flight.land()
+
+
 class Exchange(ABC):
     """See `model.exchange.Exchange`: the workers of `group`, `per_node` consecutive ranks on each node. `traffic`
     counts what this worker sends over all layers that use this object. `gradients`: see `Route`."""
@@ -227,6 +238,9 @@ class _FlatTrip:
 
     def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         return self._rows.land(), self._gates.land(), self._here
+
+    def dispatched_again(self, tokens: torch.Tensor) -> torch.Tensor:
+        return sent_again(spread(tokens, self._leaving), self._route, self._fp8, self._traffic)
 
     def combine(self, y: torch.Tensor) -> None:
         self._back = Transfer(y, self._route.back(), fp8=(False, self._fp8), kind="combine", traffic=self._traffic)

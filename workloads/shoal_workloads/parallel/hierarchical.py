@@ -12,7 +12,7 @@ import torch
 
 from shoal_workloads.model.exchange import Trip
 from shoal_workloads.model.permute import Routes, fan_in, fan_of, fan_out, gather_rows
-from shoal_workloads.parallel.dispatch import Exchange, Transfer, by_expert, exchange_counts
+from shoal_workloads.parallel.dispatch import Exchange, Transfer, by_expert, exchange_counts, sent_again
 
 __all__ = ["Hierarchical"]
 
@@ -83,6 +83,11 @@ class _HierarchicalTrip:
         sorted_gates = gather_rows(self._gates.land(), self._order, self._inverse)
         gates = Transfer(sorted_gates, inside, kind="metadata", traffic=traffic)
         return rows.land(), gates.land(), self._here
+
+    def dispatched_again(self, tokens: torch.Tensor) -> torch.Tensor:
+        fp8, traffic = self._fp8, self._to.traffic
+        entered = sent_again(fan_out(tokens, self._leaving), self._across, fp8, traffic)
+        return sent_again(fan_out(entered, self._forwarded), self._inside, fp8, traffic)
 
     def combine(self, y: torch.Tensor) -> None:
         traffic, fp8 = self._to.traffic, (False, self._fp8)

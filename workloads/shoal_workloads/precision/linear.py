@@ -49,7 +49,8 @@ def linear(x: torch.Tensor, w: torch.Tensor, products: Products, role: Role = "a
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps its input x and the input of the activation; the activation's output is made again in backward."""
+    """Keeps its input x and, if `keep_inner`, the input of the activation, else makes that again, too; the activation's
+    output is made again in backward in any case."""
 
     @staticmethod
     def forward(
@@ -60,12 +61,13 @@ class _SwiGLU(torch.autograd.Function):
         scale: torch.Tensor | None,
         ends: torch.Tensor | None,
         products: Products,
+        keep_inner: bool,
     ) -> torch.Tensor:
         kept = products.cache(x, "activation" if ends is None else "dispatched")
         inner = products.fprop(kept, gate_up, ends, x.dtype)
         hidden, _ = _activate(inner, scale)
         y = products.fprop(products.cache(hidden), down, ends, x.dtype)
-        inner_kept = products.cache(inner)
+        inner_kept = products.cache(inner) if keep_inner else ()
         ctx.save_for_backward(gate_up, down, scale, ends, *kept, *inner_kept)
         ctx.products, ctx.dtype, ctx.count = products, x.dtype, len(kept)
         return y
@@ -74,7 +76,8 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate_up, down, scale, ends, *both = ctx.saved_tensors
         products, kept = ctx.products, tuple(both[: ctx.count])
-        inner = products.restore(tuple(both[ctx.count :]), ctx.dtype)
+        inner_kept = tuple(both[ctx.count :]) or products.cache(products.fprop(kept, gate_up, ends, ctx.dtype))
+        inner = products.restore(inner_kept, ctx.dtype)
         dy = grads[0].contiguous()
         d_hidden = products.dgrad(dy, down, ends)
         hidden, unscaled = _activate(inner, scale)
@@ -91,7 +94,7 @@ class _SwiGLU(torch.autograd.Function):
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :half])
         del d_hidden
         d_x = products.dgrad(d_inner, gate_up, ends)
-        return d_x, _wgrad(products, d_inner, kept, ends, gate_up), d_down, d_scale, None, None
+        return d_x, _wgrad(products, d_inner, kept, ends, gate_up), d_down, d_scale, None, None, None
 
 
 def _activate(inner: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +112,9 @@ def swiglu_ffn(
     *,
     scale: torch.Tensor | None = None,
     ends: torch.Tensor | None = None,
+    keep_inner: bool = True,
 ) -> torch.Tensor:
     """scale * down(silu(gate(x)) * up(x)). x: (R, D); gate_up: (2M, D), gate first; down: (D, M); scale: (R,) or none.
-    With `ends` (E,) int32, rows are grouped by expert and the weights stacked: (E, 2M, D), (E, D, M)."""
-    return _SwiGLU.apply(x, gate_up, down, scale, ends, products)
+    With `ends` (E,) int32, rows are grouped by expert and the weights stacked: (E, 2M, D), (E, D, M). `keep_inner`:
+    what gate and up are is kept for backward, not made again."""
+    return _SwiGLU.apply(x, gate_up, down, scale, ends, products, keep_inner)
