@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from shoal.worker.ballot import Ballot, Vote
 from shoal.worker.exact import HEADROOM, UNKNOWN, Fixed
+from shoal.worker.sums import Sums
 
 PARTS = 16
 
@@ -41,7 +44,7 @@ def test_the_total_is_the_same_however_the_parts_are_shared_out(seed: int, cells
     random.Random(seed).shuffle(parts)
     for place, part in enumerate(parts):
         shared[place % cells].add(part)
-    total = sum(other.total(50) for other in shared)
+    total = sum(other.total() for other in shared)
     assert torch.equal(total, one.total())
     exactly = torch.stack(parts).double().sum(0)
     error = (one.value(one.total()).double() - exactly).abs().max()
@@ -102,3 +105,10 @@ def test_the_ballot_counts_every_sample_and_figure(exact: bool) -> None:
     assert count.checksums == ([7.0, 8.0, 9.0, 10.0] if exact else [])
     with pytest.raises(AssertionError, match="sample 100 was taken 2 times"):
         ballot.read(torch.stack([*words, words[0]]).sum(0), 0, 100)
+
+
+def test_a_cell_without_a_micro_batch_has_zeros_where_the_others_have_sums() -> None:
+    shard: Any = SimpleNamespace(begin=lambda step: None, sums=lambda: torch.zeros(5, device="meta"))
+    workload: Any = None
+    total = Sums(workload, shard, 0, 1, Fixed(PARTS)).add_up(0, [])
+    assert (total.device.type, total.dtype, total.shape) == ("meta", torch.int64, (5,))

@@ -111,7 +111,7 @@ class PretrainShard(ReplicaShard):
         bytes sent for them across nodes and inside."""
         seen = self._figures
         sent = [] if self._exchange is None else [float(self._exchange.traffic.total(scope)) for scope in SCOPES]
-        return [seen.lm, seen.mtp, seen.balance, float(seen.samples), *sent]
+        return [*seen.nats.tolist(), float(seen.samples), *sent]
 
     def norm_sq(self, total: torch.Tensor) -> float:
         """This worker's part of the squared norm of the gradient averaged over the global batch."""

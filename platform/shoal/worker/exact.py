@@ -57,9 +57,9 @@ class Fixed:
         folded = torch.ldexp(part.double(), torch.tensor(self.exponent)).round_().to(torch.int64)
         self._sum = folded if self._sum is None else self._sum.add_(folded)
 
-    def total(self, entries: int = 0) -> torch.Tensor:
-        """A fresh copy of the sums so far (int64); as many zeros if no micro-batch was folded in."""
-        return torch.zeros(entries, dtype=torch.int64) if self._sum is None else self._sum.clone()
+    def total(self) -> torch.Tensor | None:
+        """A fresh copy of the sums so far (int64), none if no micro-batch was folded in."""
+        return None if self._sum is None else self._sum.clone()
 
     def value(self, total: torch.Tensor) -> torch.Tensor:
         """The float32 values that an int64 total stands for."""

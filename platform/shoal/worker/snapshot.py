@@ -56,9 +56,10 @@ class Snapshot:
 
 def checksum(tensors: Sequence[torch.Tensor]) -> float:
     """A sum over all bits of a state that any single flipped bit changes; an integer below 2**52, exact in float64."""
-    total = 0
+    totals: dict[torch.device, torch.Tensor] = {}  # each read once: to read one waits for its device
     for tensor in tensors:
         octets = tensor.detach().contiguous().view(-1).view(torch.uint8)
         words = octets[: octets.numel() // 4 * 4].view(torch.int32)
-        total += int(words.sum(dtype=torch.int64)) + int(octets[words.numel() * 4 :].sum(dtype=torch.int64))
-    return float(total % (1 << 52))
+        total = totals.setdefault(octets.device, octets.new_zeros((), dtype=torch.int64))
+        total += words.sum(dtype=torch.int64) + octets[words.numel() * 4 :].sum(dtype=torch.int64)
+    return float(sum(int(total) for total in totals.values()) % (1 << 52))

@@ -57,7 +57,8 @@ class Sums:
             self.accumulate(micro_batches)
         if self.fixed is None:
             return self.shard.sums().clone()
-        return self.fixed.total(self.shard.sums().numel() if not self.done else 0)
+        total = self.fixed.total()
+        return torch.zeros_like(self.shard.sums(), dtype=torch.int64) if total is None else total
 
     def accumulate(self, micro_batches: list[int]) -> None:
         """Take micro-batches of the step: all at once, or one by one in fixed point, each of which is rounded before it

@@ -26,7 +26,7 @@ def copy_state(groups: Groups, group: Any, tensors: Sequence[torch.Tensor], *, s
     copied = 0
     for bucket in buckets(tensors):
         size = sum(part.numel() for part in bucket)
-        buffer = torch.cat(bucket) if source else torch.empty(size, dtype=torch.uint8)
+        buffer = torch.cat(bucket) if source else torch.empty(size, dtype=torch.uint8, device=bucket[0].device)
         groups.copy(group, buffer)
         if not source:
             offset = 0
@@ -38,11 +38,15 @@ def copy_state(groups: Groups, group: Any, tensors: Sequence[torch.Tensor], *, s
 
 
 def buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Byte views of `tensors` (which must be contiguous), cut and gathered into runs of at most `BUCKET` bytes."""
+    """Byte views of `tensors` (which must be contiguous), cut and gathered into runs of at most `BUCKET` bytes, all of
+    a run on one device. The order of the bytes is that of the tensors, wherever they lie."""
     run: list[torch.Tensor] = []
     room = BUCKET
     for tensor in tensors:
         rest = tensor.detach().view(-1).view(torch.uint8)
+        if run and rest.device != run[0].device:
+            yield run
+            run, room = [], BUCKET
         while rest.numel():
             part, rest = rest[:room], rest[room:]
             run.append(part)

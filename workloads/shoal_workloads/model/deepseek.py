@@ -123,6 +123,7 @@ class DeepSeekV3(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.dtype = c, dtype
+        self._rotations: torch.Tensor | None = None
         self.embedding = nn.Embedding(c.vocab_size, c.d_model)
         self.layers = nn.ModuleList(Block(c, exchange, dense=i < c.n_dense) for i in range(c.n_layers))
         self.norm = RMSNorm(c.d_model, c.norm_eps)
@@ -199,8 +200,13 @@ class DeepSeekV3(nn.Module):
         return self.embedding(tokens).to(self.dtype)
 
     def rope(self, length: int, device: torch.device, start: int = 0) -> torch.Tensor:
-        """Rotations of positions start..start+length-1, as the layers take them."""
-        return rope_table(self.config, length, device, start)
+        """Rotations of positions start..start+length-1, as the layers take them. They are kept where they are used, and
+        made anew only for positions beyond those, twice as many as before."""
+        end, kept = start + length, self._rotations
+        if kept is None or kept.device != device or len(kept) < end:
+            known = len(kept) if kept is not None and kept.device == device else 0
+            kept = self._rotations = rope_table(self.config, max(end, 2 * known), device)
+        return kept[start:end]
 
     def hidden(self, tokens: torch.Tensor, past: Sequence[LatentCache] | None = None) -> torch.Tensor:
         """Last hidden states after the final norm. tokens: (B, T) int64 -> (B, T, D). `past`: a cache a layer, of the

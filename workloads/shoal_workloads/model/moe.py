@@ -16,7 +16,7 @@ from torch import nn
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.exchange import Exchange
 from shoal_workloads.model.ffn import EVERYTHING, Experts, SwiGLU
-from shoal_workloads.model.permute import routes_of
+from shoal_workloads.model.permute import counts_of, routes_of
 from shoal_workloads.model.recompute import Keep
 
 __all__ = ["MoE", "Router", "Routing", "choose", "sequence_balance"]
@@ -154,4 +154,4 @@ class MoE(nn.Module):
         return y if shared is None else y + shared, load, balance
 
     def _load(self, routing: Routing) -> torch.Tensor:
-        return torch.bincount(routing.experts.flatten(), minlength=self.n_experts)
+        return counts_of(routing.experts.flatten(), self.n_experts)

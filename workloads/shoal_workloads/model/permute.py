@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Fan", "Routes", "fan_in", "fan_of", "fan_out", "gather_rows", "routes_of", "spread", "unspread"]
+__all__ = [
+    "Fan",
+    "Routes",
+    "counts_of",
+    "fan_in",
+    "fan_of",
+    "fan_out",
+    "gather_rows",
+    "routes_of",
+    "spread",
+    "unspread",
+]
 
 
 class Routes(NamedTuple):
@@ -21,6 +32,12 @@ class Routes(NamedTuple):
     inverse: torch.Tensor
     counts: torch.Tensor
     choices: int
+
+
+def counts_of(index: torch.Tensor, n: int) -> torch.Tensor:
+    """How often each of 0..n-1 occurs in `index` (R,) int64: (n,) int64. `bincount` says the same, but on a GPU it asks
+    for the largest first, and the host waits for that."""
+    return index.new_zeros(n).scatter_add_(0, index, torch.ones_like(index))
 
 
 def routes_of(experts: torch.Tensor, counts: torch.Tensor, choices: int) -> Routes:
@@ -86,7 +103,7 @@ class Fan(NamedTuple):
 
 def fan_of(source: torch.Tensor, tokens: int) -> Fan:
     """source: (R,), the token of each copy, of `tokens` tokens."""
-    counts = torch.bincount(source, minlength=tokens)
+    counts = counts_of(source, tokens)
     return Fan(source, source.argsort(stable=True), counts.cumsum(0) - counts)
 
 

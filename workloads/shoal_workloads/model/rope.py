@@ -37,9 +37,9 @@ def softmax_scale(c: ModelConfig) -> float:
     return (c.d_head + c.d_rope) ** -0.5 * temperature**2
 
 
-def rope_table(c: ModelConfig, length: int, device: torch.device, start: int = 0) -> torch.Tensor:
-    """The rotations of positions start..start+length-1: (T, R/2, 2), cosine and sine, float32."""
-    position = torch.arange(start, start + length, dtype=torch.float64, device=device)
+def rope_table(c: ModelConfig, length: int, device: torch.device) -> torch.Tensor:
+    """The rotations of positions 0..length-1: (T, R/2, 2), cosine and sine, float32."""
+    position = torch.arange(length, dtype=torch.float64, device=device)
     angle = torch.outer(position, rope_frequencies(c).to(device))
     return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
 

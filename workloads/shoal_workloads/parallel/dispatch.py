@@ -2,7 +2,7 @@
 
 A transfer is an all-to-all that is started and, later, landed. What is computed between the two runs while the rows
 travel; and since autograd runs the nodes of the graph in the reverse order of their making, its backward runs while the
-gradients travel. Sizes are exchanged first.
+gradients travel. Sizes are exchanged first, and are the one thing that the host waits for (`on_host`).
 
 Rows travel in their own type or in FP8 with a scale for every 128 channels. FP8 as the report has it (section 3.3.2):
 what is dispatched to experts travels in FP8, forward and, for gradients on their way back to experts, backward; what is
@@ -24,11 +24,21 @@ import torch
 import torch.distributed as dist
 
 from shoal_workloads.model.exchange import Trip
-from shoal_workloads.model.permute import Routes, gather_rows, routes_of, spread, unspread
+from shoal_workloads.model.permute import Routes, counts_of, gather_rows, routes_of, spread, unspread
 from shoal_workloads.parallel.traffic import Kind, Pass, Traffic
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 
-__all__ = ["Exchange", "Flat", "Route", "Transfer", "all_to_all", "by_expert", "exchange_counts", "sent_again"]
+__all__ = [
+    "Exchange",
+    "Flat",
+    "Route",
+    "Transfer",
+    "all_to_all",
+    "by_expert",
+    "exchange_counts",
+    "on_host",
+    "sent_again",
+]
 
 OPPOSITE: dict[Kind, Kind] = {"dispatch": "combine", "combine": "dispatch", "metadata": "metadata"}
 
@@ -227,11 +237,12 @@ class _FlatTrip:
         self, to: Flat, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, fp8: bool
     ) -> None:
         # Dispatch: sizes first, then rows and their gates.
-        load = torch.bincount(places.flatten(), minlength=held * to.ranks)
+        load = counts_of(places.flatten(), held * to.ranks)
         self._leaving = routes_of(places.flatten(), load, places.shape[1])
         arriving = exchange_counts(load.view(to.ranks, held), to)
-        self._route = to.route(load.view(to.ranks, held).sum(dim=1).tolist(), arriving.sum(dim=1).tolist())
-        self._here, self._traffic, self._fp8 = by_expert(arriving), to.traffic, fp8
+        send, receive = on_host(load.view(to.ranks, held).sum(dim=1), arriving.sum(dim=1))
+        self._route = to.route(send, receive)
+        self._here, self._traffic, self._fp8 = by_expert(arriving, sum(receive)), to.traffic, fp8
         self._rows = Transfer(spread(tokens, self._leaving), self._route, fp8=(fp8, False), traffic=to.traffic)
         sorted_gates = gather_rows(gates.flatten(), self._leaving.order, self._leaving.inverse)
         self._gates = Transfer(sorted_gates, self._route, kind="metadata", traffic=to.traffic)
@@ -257,9 +268,17 @@ def exchange_counts(counts: torch.Tensor, among: Exchange) -> torch.Tensor:
     return arriving
 
 
-def by_expert(arriving: torch.Tensor) -> Routes:
+def on_host(*counts: torch.Tensor) -> list[list[int]]:
+    """Numbers of rows, each (P,), for the host, which must know them to make room. It waits for the device, once for
+    all of them: whatever else a dispatch computes stays there."""
+    found: list[list[int]] = torch.stack(counts).tolist()
+    return found
+
+
+def by_expert(arriving: torch.Tensor, rows: int) -> Routes:
     """Routes of rows that arrive by source, then expert, and are wanted by expert, then source. arriving: (sources, H)
-    rows for each expert here."""
+    rows for each expert here, `rows` in all."""
     sources, held = arriving.shape
-    experts = torch.arange(held, device=arriving.device).repeat(sources).repeat_interleave(arriving.flatten())
+    experts = torch.arange(held, device=arriving.device).repeat(sources)
+    experts = experts.repeat_interleave(arriving.flatten(), output_size=rows)
     return routes_of(experts, arriving.sum(dim=0), choices=1)

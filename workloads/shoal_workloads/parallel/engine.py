@@ -43,21 +43,22 @@ class Factors:
         return losses.lm * self.lm + losses.mtp * self.mtp + losses.balance * self.balance
 
 
-@dataclass
 class Figures:
-    """Sums over the samples that this worker saw the losses of. `loads`: (L_r, E), of the L_r routers it met."""
+    """Sums over the samples that this worker saw the losses of. `loads`: (L_r, E), of the L_r routers it met; `nats`:
+    (3,) float64, of the main head, the MTP heads and the balance loss. Both stay on the device: whoever reads them
+    waits for it."""
 
-    loads: torch.Tensor
-    lm: float = 0.0
-    mtp: float = 0.0
-    balance: float = 0.0
-    samples: int = 0
+    def __init__(self, loads: torch.Tensor) -> None:
+        self.loads, self.samples = loads, 0
+        self.nats = torch.zeros(3, dtype=torch.float64, device=loads.device)
+
+    def count(self, losses: Losses) -> None:
+        """Add the losses of a micro-batch, or of what of it a stage of a pipeline sees. The loads are the caller's."""
+        self.nats += torch.stack((losses.lm, losses.mtp, losses.balance)).detach()
 
     def add(self, other: Figures) -> None:
         self.loads += other.loads
-        self.lm += other.lm
-        self.mtp += other.mtp
-        self.balance += other.balance
+        self.nats += other.nats
         self.samples += other.samples
 
 

@@ -50,9 +50,7 @@ class Fsdp(Engine):
             losses = self.model(read(ids[self._rank * size : (self._rank + 1) * size]))
             factors.loss(losses).backward()
             figures.loads += losses.loads
-            figures.lm += float(losses.lm.detach())
-            figures.mtp += float(losses.mtp.detach())
-            figures.balance += float(losses.balance.detach())
+            figures.count(losses)
             figures.samples += size
 
     def reduce(self) -> None:

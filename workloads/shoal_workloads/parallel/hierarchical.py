@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 
 from shoal_workloads.model.exchange import Trip
-from shoal_workloads.model.permute import Routes, fan_in, fan_of, fan_out, gather_rows
-from shoal_workloads.parallel.dispatch import Exchange, Transfer, by_expert, exchange_counts, sent_again
+from shoal_workloads.model.permute import Routes, counts_of, fan_in, fan_of, fan_out, gather_rows
+from shoal_workloads.parallel.dispatch import Exchange, Transfer, by_expert, exchange_counts, on_host, sent_again
 
 __all__ = ["Hierarchical"]
 
@@ -40,10 +40,11 @@ class _HierarchicalTrip:
         # Dispatch, what leaves: a copy for each node of a token, by node, then token.
         present = torch.zeros(len(places), nodes, dtype=torch.bool, device=places.device).scatter_(1, node_of, True)
         copies = present.sum(dim=0)  # (nodes,)
-        self._leaving = fan_of(present.T.nonzero()[:, 1], len(places))
-        copy_of = (present.T.flatten().cumsum(0) - 1).view(nodes, -1).T.gather(1, node_of)  # (N, K)
+        leaves = present.T.flatten()
+        copy = leaves.cumsum(0) - 1  # of each node and token: which copy, where there is one
+        copy_of = copy.view(nodes, -1).T.gather(1, node_of)  # (N, K)
         order, inverse = _sorted(copy_of.flatten())
-        choices_a_node = torch.bincount(node_of.flatten(), minlength=nodes)
+        choices_a_node = counts_of(node_of.flatten(), nodes)
 
         # Dispatch, across nodes: to the worker of my index on each, how many copies and choices; then the copy and the
         # expert of each choice.
@@ -51,7 +52,8 @@ class _HierarchicalTrip:
         peers = slice(to.rank % to.per_node, None, to.per_node)
         counts[peers] = torch.stack((copies, choices_a_node), dim=1)
         arriving = exchange_counts(counts, to)
-        (send, send_choices), (receive, receive_choices) = counts.T.tolist(), arriving.T.tolist()
+        send, send_choices, receive, receive_choices = on_host(*counts.T, *arriving.T)
+        self._leaving = fan_of(_tokens(leaves, copy, len(places), sum(send)), len(places))
         self._across = to.route(send, receive)
         choices_across = to.route(send_choices, receive_choices)
         within = copy_of - (copies.cumsum(0) - copies)[node_of]
@@ -59,16 +61,18 @@ class _HierarchicalTrip:
         told = Transfer(told, choices_across, kind="metadata", traffic=to.traffic).land().long()
 
         # Dispatch, inside the node: a row for each choice, by expert.
-        before = (arriving[:, 0].cumsum(0) - arriving[:, 0]).repeat_interleave(arriving[:, 1])
+        before = arriving[:, 0].cumsum(0) - arriving[:, 0]
+        before = before.repeat_interleave(arriving[:, 1], output_size=sum(receive_choices))
         self._order, self._inverse = _sorted(told[:, EXPERT])
         self._forwarded = fan_of((told[:, COPY] + before)[self._order], sum(receive))
         load = torch.zeros(to.ranks, held, dtype=torch.int64, device=places.device)
         first = to.rank // to.per_node * to.per_node
         mates = slice(first, first + to.per_node)
-        load[mates] = torch.bincount(told[:, EXPERT], minlength=in_node).view(to.per_node, held)
+        load[mates] = counts_of(told[:, EXPERT], in_node).view(to.per_node, held)
         here = exchange_counts(load, to)
-        self._inside = to.route(load.sum(dim=1).tolist(), here.sum(dim=1).tolist())
-        self._here = by_expert(here[mates])
+        leaving, coming = on_host(load.sum(dim=1), here.sum(dim=1))
+        self._inside = to.route(leaving, coming)
+        self._here = by_expert(here[mates], sum(coming))
 
         # The rows and their gates begin to cross.
         self._rows = Transfer(fan_out(tokens, self._leaving), self._across, fp8=(fp8, False), traffic=to.traffic)
@@ -98,6 +102,14 @@ class _HierarchicalTrip:
 
     def combined(self) -> torch.Tensor:
         return fan_in(self._back.land(), self._leaving)
+
+
+def _tokens(leaves: torch.Tensor, copy: torch.Tensor, tokens: int, copies: int) -> torch.Tensor:
+    """The token of each copy: (C,). leaves, copy: (nodes * N,), by node, then token: whether there is a copy, and its
+    number. What there is no copy of goes to a place beyond the last, which is cut off: a selection would wait."""
+    source = torch.arange(tokens, device=leaves.device).repeat(len(leaves) // tokens)
+    out = torch.empty(copies + 1, dtype=source.dtype, device=source.device)
+    return out.scatter_(0, torch.where(leaves, copy, copies), source)[:copies]
 
 
 def _sorted(key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

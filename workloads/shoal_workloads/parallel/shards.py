@@ -45,12 +45,17 @@ class ParamShard:
 
     def whole(self, local: torch.Tensor) -> torch.Tensor:
         """A tensor of the parameter's kind (value, moment, average) as a DTensor view of the whole; plain in a cell
-        of one."""
+        of one. It shares storage with `local` wherever that lies: a DTensor of another device than its mesh's would be
+        a copy, and what is loaded into a copy is lost."""
         if self.mesh is None:
             return local
+        mesh, device = self.mesh, local.device.type
+        if device != mesh.device_type:
+            # no groups of its own: it only says where shards lie
+            mesh = DeviceMesh(device, mesh.mesh, _init_backend=False, _rank=mesh.get_rank())
         stride = torch.empty(self.shape, device="meta").stride()
         return DTensor.from_local(
-            local, self.mesh, self.placements, run_check=False, shape=torch.Size(self.shape), stride=stride
+            local, mesh, self.placements, run_check=False, shape=torch.Size(self.shape), stride=stride
         )
 
 

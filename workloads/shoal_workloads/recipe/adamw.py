@@ -52,7 +52,8 @@ class AdamW:
                 [m for m, _ in wide],
                 [v for _, v in wide],
                 [],
-                [torch.tensor(float(count)) for _ in index],
+                # On a GPU the kernel reads it there; `full` makes it there, where `tensor` would copy and wait.
+                [torch.full((), float(count), device=self.parameters[i].device) for i in index],
                 lr=lr,
                 beta1=c.beta1,
                 beta2=c.beta2,

@@ -195,7 +195,7 @@ class Pipeline(Engine):
         places = list(self._places(schedule, len(batches)))
         stages = self._run(schedule, dict(zip(places, batches, strict=True)), read, None)
         for ids, place in zip(batches, places, strict=True):
-            yield ids, stages.nats.get(place, [])
+            yield ids, stages.nats[place].tolist() if place in stages.nats else []
 
     def _run(
         self, schedule: Schedule, ids: dict[int, Sequence[int]], read: Read, factors: Factors | None

@@ -41,8 +41,8 @@ class ModelStages:
         self._model, self._layers, self._read, self._like, self._factors = model, layers, read, like, factors
         config = model.config
         self.figures = Figures(torch.zeros(config.n_routers, config.n_experts, dtype=torch.int64, device=like.device))
-        self.nats: dict[int, list[float]] = {}
-        """Of each sample, by micro-batch, at the last stage."""
+        self.nats: dict[int, torch.Tensor] = {}
+        """Of each sample, by micro-batch, at the last stage, where only losses are asked for: (B,)."""
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._waiting: dict[tuple[int, int], Waiting] = {}
 
@@ -55,18 +55,15 @@ class ModelStages:
         if train:
             self._kept[stage, micro_batch] = _Kept(x, out, losses)
             self._count(layers, losses, last=last)
-        if last:
-            self.nats[micro_batch] = losses.lm_each.tolist()
-            return None
-        return out.detach()
+        elif last:
+            self.nats[micro_batch] = losses.lm_each
+        return None if last else out.detach()
 
     def _count(self, layers: range, losses: Losses, *, last: bool) -> None:
         figures, routers = self.figures, self._model.routers_of(layers, last=last)
         figures.loads[routers.start : routers.stop] += losses.loads
-        figures.balance += float(losses.balance.detach())
+        figures.count(losses)  # the main ones are zero but in the last stage
         if last:
-            figures.lm += float(losses.lm.detach())
-            figures.mtp += float(losses.mtp.detach())
             figures.samples += len(losses.lm_each)
 
     def backward(self, stage: int, micro_batch: int, grad: torch.Tensor | None, *, wait: bool) -> torch.Tensor | None:

@@ -1,0 +1,114 @@
+"""A GPU's rules without a GPU: tensors that say they are on CUDA and hold nothing, and what would wait for the device.
+
+A CPU build of torch knows no CUDA device; with a device guard that does nothing it takes fake tensors there, and
+operands on different devices raise as on a GPU. Two things it cannot do: backward (autograd asks the accelerator for a
+stream) and values; what reads one gets a made-up number, and is counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Watch", "fake_cuda"]
+
+GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+namespace { C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>) }
+"""
+
+
+@cache
+def _guard() -> str:
+    """Have CUDA's device guard do nothing in this process; returns why that cannot be done, nothing if it was."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return "no C++ compiler"
+    if torch.version.cuda is not None:
+        return "this torch has a device guard for CUDA of its own"
+    root = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")
+        source.write_text(GUARD)
+        paths = [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-lc10"]
+        made = subprocess.run(
+            [compiler, "-shared", "-fPIC", "-std=c++20", str(source), "-o", str(library), *paths],
+            capture_output=True,
+            text=True,
+        )
+        if made.returncode:
+            return f"{compiler} cannot compile against torch: {made.stderr[-300:]}"
+        ctypes.CDLL(str(library))
+    return ""
+
+
+class Watch(TorchDispatchMode):
+    """Counts operators, and what makes the host wait for the device: a value that is read (`waits`). Operators whose
+    result has a size that only the device knows are refused by fake tensors themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, func.name()
+        if name.startswith("aten::") and not func.is_view:
+            self.operators[name] += 1
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self._count(name, args[0].device)
+            return 1.0 if args[0].dtype.is_floating_point else 1
+        if func is torch.ops.aten._to_copy.default and torch.device(kwargs.get("device") or "cuda").type == "cpu":
+            self._count(name, args[0].device)
+        if func is torch.ops.aten.copy_.default and args[0].device.type == "cpu":
+            self._count(name, args[1].device)
+        return func(*args, **kwargs)
+
+    def _count(self, name: str, device: torch.device) -> None:
+        if device.type == "cuda":
+            self.waits[name] += 1
+
+    def reading(self, values: Callable[[torch.Tensor], list[Any]]) -> Any:
+        """A patch of `tolist`: it waits once, and `values` says what is read."""
+
+        def tolist(tensor: torch.Tensor) -> list[Any]:
+            self._count("tolist", tensor.device)
+            return values(tensor)
+
+        return mock.patch.object(FakeTensor, "tolist", tolist)
+
+
+def _to_empty(module: nn.Module, *, device: str, recurse: bool = True) -> nn.Module:
+    """torch's own swaps tensors, which fake ones refuse."""
+    for part in module.modules():
+        for kind in (part._parameters, part._buffers):
+            for name, tensor in kind.items():
+                if tensor is not None:
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+                    kind[name] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty  # type: ignore[assignment]
+    return module
+
+
+@contextmanager
+def fake_cuda() -> Iterator[Watch]:
+    """Skips the test, saying why, where that cannot be had."""
+    problem = _guard()
+    if problem:
+        pytest.skip(f"no CUDA without a GPU here: {problem}")
+    with mock.patch.object(nn.Module, "to_empty", _to_empty), FakeTensorMode(), Watch() as watch:
+        yield watch

@@ -1,0 +1,168 @@
+"""The path on a GPU, without one (see `support.fake_cuda`): no operator mixes devices, the host waits for the device
+where it must and nowhere else, and whatever lies in a CPU's memory gets where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from shoal.worker.snapshot import Snapshot, checksum
+from shoal.worker.transfer import copy_state
+from shoal_workloads.config import DispatchKind, PretrainConfig
+from shoal_workloads.model.moe import MoE
+from shoal_workloads.parallel.exchange import make_exchange
+from shoal_workloads.parallel.shards import ParamShard
+from shoal_workloads.recipe import adamw
+from shoal_workloads.replica import PretrainShard
+from tests.support.fake_cuda import fake_cuda
+
+MODEL = {
+    "vocab_size": 64, "d_model": 32, "n_layers": 2, "n_dense": 1, "n_heads": 2, "d_head": 16, "d_rope": 8, "d_v": 16,
+    "d_kv": 16, "d_q": 16, "d_ffn": 32, "d_expert": 16, "n_experts": 8, "top_k": 2, "n_groups": 2, "topk_groups": 1,
+    "n_shared": 1, "mtp_depth": 1,
+}  # fmt: skip
+CONFIG = PretrainConfig.model_validate(
+    {
+        "model": MODEL,
+        "data": {"corpus": "none", "seq_len": 16},
+        "batch": {"global_batch": 4, "micro_batch": 1},
+        "precision": "bf16",
+        "device": "cuda",
+        "ema_decay": 0.9,
+    }
+)
+TOKENS = 32
+
+
+@contextmanager
+def nobody_else(workers: int) -> Iterator[None]:
+    """A world of which this process is rank 1 and whose other members are not there: collectives do nothing."""
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=workers)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class Wire:
+    """What `copy_state` asks of groups: what was sent, by device."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def copy(self, group: Any, buffer: torch.Tensor) -> None:
+        self.sent.append(buffer.device.type)
+
+
+def test_the_imitation_finds_what_it_is_for() -> None:
+    with fake_cuda() as watch:
+        there = torch.zeros(4, dtype=torch.int64, device="cuda")
+        with pytest.raises(FakeTensorDeviceMismatchError):
+            there + torch.zeros(4, dtype=torch.int64)
+        with pytest.raises(DynamicOutputShapeException):
+            torch.bincount(there, minlength=4)
+        assert not watch.waits
+        int(there[0]), there.cpu(), torch.zeros(4, dtype=torch.int64).copy_(there)
+        assert sum(watch.waits.values()) == 3
+
+
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_none_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[torch.device] = []
+    fused = torch._fused_adamw_
+
+    def noted(parameters: Any, grads: Any, m: Any, v: Any, largest: Any, steps: list[torch.Tensor], **how: Any) -> None:
+        counted.extend(step.device for step in steps)
+        fused(parameters, grads, m, v, largest, steps, **how)
+
+    monkeypatch.setattr(adamw.torch, "_fused_adamw_", noted)
+    with fake_cuda() as watch:
+        replica = PretrainShard(CONFIG, seed=0)
+        tokens = torch.zeros(1, 17, dtype=torch.int64, device="cuda")
+        watch.waits.clear()
+        losses = replica.model(tokens)
+        replica._figures.count(losses)
+        assert not watch.waits
+        for shard in replica.shards:  # as backward would leave them
+            shard.parameter.grad = torch.zeros_like(shard.local)
+        sums = replica.sums()
+        assert not watch.waits
+        with watch.reading(lambda tensor: [1.0] * tensor.numel()):
+            assert len(replica.stats()) == 4
+        assert watch.waits == {"tolist": 1}
+        metrics = replica.commit(sums, [1.0, 1.0, 1.0, 4.0], replica.norm_sq(sums))
+        assert metrics["tokens"] == 64
+        assert {device.type for device in counted} == {"cuda"}
+
+
+def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
+    with fake_cuda():
+        replica = PretrainShard(CONFIG, seed=0)
+        state = replica.tensors()
+        assert {tensor.device.type for tensor in state} == {"cuda", "cpu"}
+        for source in (True, False):
+            wire = Wire()
+            size = copy_state(wire, None, state, source=source)  # type: ignore[arg-type]
+            assert size == sum(tensor.numel() * tensor.element_size() for tensor in state)
+            assert set(wire.sent) == {"cuda", "cpu"}
+            assert len(wire.sent) <= 4  # a run a device, not one a tensor
+        snapshot = Snapshot()
+        for _ in range(2):
+            snapshot.take(state, 3)
+        assert {copy.device.type for copy in snapshot.lend()} == {"cpu"}
+        assert snapshot.restore(state) == 3
+        checksum(state)
+
+
+def test_what_a_checkpoint_is_read_into_is_the_state_itself() -> None:
+    with fake_cuda():
+        replica = PretrainShard(CONFIG, seed=0)
+        held = {tensor.untyped_storage()._cdata for tensor in replica.tensors()}
+        found = [tensor.untyped_storage()._cdata for tensor in replica.state_dict().values()]
+        assert set(found) <= held
+        assert len(set(found)) == len(found)
+
+
+def test_averages_beside_a_gpu_are_shards_of_a_whole_in_their_own_storage() -> None:
+    with nobody_else(2):
+        mesh = DeviceMesh("cuda", [0, 1], _init_backend=False, _rank=1)
+        parameter = torch.nn.Parameter(torch.zeros(3, 4))
+        shard = ParamShard("embedding.weight", parameter, (6, 4), (3, 0), 2.0, mesh, (Shard(0),))
+        average = torch.zeros(3, 4)
+        whole = shard.whole(average)
+        assert isinstance(whole, DTensor)
+        assert whole.to_local().data_ptr() == average.data_ptr()
+        assert (whole.shape, whole.placements) == ((6, 4), (Shard(0),))
+        assert whole.device_mesh.get_coordinate() == mesh.get_coordinate()
+
+
+@pytest.mark.parametrize(("kind", "waits", "operators"), [("flat", 1, 90), ("hierarchical", 2, 160)])
+def test_a_layer_of_experts_elsewhere_waits_for_counts_of_rows_alone(
+    kind: DispatchKind, waits: int, operators: int
+) -> None:
+    workers = 4
+
+    def even(counts: torch.Tensor) -> list[list[int]]:
+        """As if every worker sent and got the same: some rows of some vectors (V, P)."""
+        return [[TOKENS * MODEL["top_k"] // workers] * workers] * len(counts)
+
+    with nobody_else(workers):
+        exchange = make_exchange(dist.group.WORLD, kind=kind, per_node=2)
+        with fake_cuda() as watch:
+            with torch.device("cuda"):
+                layer = MoE(CONFIG.model, exchange)
+            x = torch.empty(1, TOKENS, CONFIG.model.d_model, dtype=torch.bfloat16, device="cuda")
+            watch.operators.clear()
+            with watch.reading(even):
+                y, load, balance = layer(x)
+            assert watch.waits == {"tolist": waits}
+            assert {part.device.type for part in (y, load, balance)} == {"cuda"}
+            assert sum(watch.operators.values()) <= operators, watch.operators
