@@ -30,7 +30,9 @@ lint: setup
 test: lint
 	$(PYTEST) $(SHARED) -m "not long"
 
+# Triton runs its kernels in its interpreter there; a CPU needs it for nothing else
 test-long: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt triton
 	$(PYTEST) -m long
 
 clean:

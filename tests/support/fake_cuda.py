@@ -2,7 +2,7 @@
 
 A CPU build of torch knows no CUDA device; with a device guard that does nothing it takes fake tensors there, and
 operands on different devices raise as on a GPU. Two things it cannot do: backward (autograd asks the accelerator for a
-stream) and values; what reads one gets a made-up number, and is counted.
+stream) and values; what reads one gets a made-up number, and is counted. Streams only write down what is asked of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -57,14 +57,29 @@ def _guard() -> str:
     return ""
 
 
+class Stream:
+    """A stream that does nothing. `log`: what is asked of all of them."""
+
+    def __init__(self, log: list[str], name: str = "side") -> None:
+        self.log, self.name = log, name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def synchronize(self) -> None:
+        self.log.append(f"the host waits for {self.name}")
+
+
 class Watch(TorchDispatchMode):
     """Counts operators, and what makes the host wait for the device: a value that is read (`waits`). Operators whose
-    result has a size that only the device knows are refused by fake tensors themselves."""
+    result has a size that only the device knows are refused by fake tensors themselves. `streams`: what was asked of
+    streams, in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operators: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.streams: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, func.name()
@@ -75,7 +90,8 @@ class Watch(TorchDispatchMode):
             return 1.0 if args[0].dtype.is_floating_point else 1
         if func is torch.ops.aten._to_copy.default and torch.device(kwargs.get("device") or "cuda").type == "cpu":
             self._count(name, args[0].device)
-        if func is torch.ops.aten.copy_.default and args[0].device.type == "cpu":
+        queued = len(args) > 2 and args[2]
+        if func is torch.ops.aten.copy_.default and args[0].device.type == "cpu" and not queued:
             self._count(name, args[1].device)
         return func(*args, **kwargs)
 
@@ -110,5 +126,12 @@ def fake_cuda() -> Iterator[Watch]:
     problem = _guard()
     if problem:
         pytest.skip(f"no CUDA without a GPU here: {problem}")
-    with mock.patch.object(nn.Module, "to_empty", _to_empty), FakeTensorMode(), Watch() as watch:
+    watch = Watch()
+    streams = {
+        "Stream": partial(Stream, watch.streams),
+        "current_stream": partial(Stream, watch.streams, "main"),
+        "stream": nullcontext,
+    }
+    patches = mock.patch.object(nn.Module, "to_empty", _to_empty), mock.patch.multiple(torch.cuda, **streams)
+    with patches[0], patches[1], FakeTensorMode(), watch:
         yield watch

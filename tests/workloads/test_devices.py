@@ -101,10 +101,13 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_none_of_its_layers(monke
         metrics = replica.commit(sums, [1.0, 1.0, 1.0, 4.0], replica.norm_sq(sums))
         assert metrics["tokens"] == 64
         assert {device.type for device in counted} == {"cuda"}
+        replica.tensors()  # once the averages are made
+        first, *rest = watch.streams
+        assert (first, set(rest)) == ("side waits for main", {"the host waits for side"})
 
 
 def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
-    with fake_cuda():
+    with fake_cuda() as watch:
         replica = PretrainShard(CONFIG, seed=0)
         state = replica.tensors()
         assert {tensor.device.type for tensor in state} == {"cuda", "cpu"}
@@ -115,8 +118,11 @@ def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
             assert set(wire.sent) == {"cuda", "cpu"}
             assert len(wire.sent) <= 4  # a run a device, not one a tensor
         snapshot = Snapshot()
+        watch.waits.clear()
         for _ in range(2):
             snapshot.take(state, 3)
+        assert not watch.waits
+        assert watch.streams == ["the host waits for main"] * 2
         assert {copy.device.type for copy in snapshot.lend()} == {"cpu"}
         assert snapshot.restore(state) == 3
         checksum(state)

@@ -15,7 +15,8 @@ __all__ = ["Snapshot", "checksum"]
 
 
 class Snapshot:
-    """One copy of a worker's tensors; its memory is used again for the next."""
+    """One copy of a worker's tensors; its memory is used again for the next. From a GPU they are copied into pinned
+    memory, queued one behind the other and waited for once."""
 
     def __init__(self) -> None:
         self.steps = -1
@@ -25,10 +26,11 @@ class Snapshot:
     def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
         """Copy the state after `steps` committed steps; a copy that is lent stays with who reads it."""
         if self._lent or len(self._copies) != len(tensors):
-            self._copies, self._lent = [tensor.detach().to("cpu", copy=True) for tensor in tensors], False
-        else:
-            for mine, tensor in zip(self._copies, tensors, strict=True):
-                mine.copy_(tensor.detach())
+            self._copies, self._lent = [_room_for(tensor) for tensor in tensors], False
+        for mine, tensor in zip(self._copies, tensors, strict=True):
+            mine.copy_(tensor.detach(), non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors):
+            torch.cuda.current_stream().synchronize()
         self.steps = steps
 
     def lend(self) -> list[torch.Tensor]:
@@ -52,6 +54,10 @@ class Snapshot:
         for mine, tensor in zip(self._copies, tensors, strict=True):
             tensor.detach().copy_(mine)
         return self.steps
+
+
+def _room_for(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
 def checksum(tensors: Sequence[torch.Tensor]) -> float:

@@ -9,18 +9,23 @@ import torch
 
 __all__ = ["Ema"]
 
+PIECE = 1 << 24
+"""Elements that come from a GPU at once."""
+
 
 class Ema:
     """average = decay * average + (1 - decay) * parameter, after every step.
 
     `update` returns at once; parameters must not change before `wait`, which whoever reads `averages` or steps the
-    optimizer calls first."""
+    optimizer calls first. From a GPU they come piece by piece through pinned memory, on a stream of their own, so that
+    they do not queue among what the next step computes."""
 
     def __init__(self, parameters: Sequence[torch.Tensor], decay: float) -> None:
         self.decay = decay
         self._parameters = list(parameters)
         self.averages = [p.detach().to("cpu", copy=True) for p in self._parameters]
         self._running: threading.Thread | None = None
+        self._lane = Lane() if any(p.is_cuda for p in self._parameters) else None
 
     def reset(self) -> None:
         """Start from the parameters as they are."""
@@ -31,6 +36,8 @@ class Ema:
     def update(self) -> None:
         """Begin to fold the parameters in."""
         self.wait()
+        if self._lane is not None:
+            self._lane.follow()
         self._running = threading.Thread(target=self._fold, name="ema")
         self._running.start()
 
@@ -43,4 +50,29 @@ class Ema:
     @torch.no_grad()
     def _fold(self) -> None:
         for average, parameter in zip(self.averages, self._parameters, strict=True):
-            average.lerp_(parameter.to("cpu"), 1.0 - self.decay)
+            if self._lane is None:
+                average.lerp_(parameter, 1.0 - self.decay)
+                continue
+            pieces = parameter.detach().view(-1).split(PIECE), average.view(-1).split(PIECE)
+            for piece, its_average in zip(*pieces, strict=True):
+                its_average.lerp_(self._lane.fetch(piece), 1.0 - self.decay)
+
+
+class Lane:
+    """The way of float32 from a GPU into the CPU's memory, beside what the GPU computes."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+        self._pinned = torch.empty(PIECE, pin_memory=True)
+
+    def follow(self) -> None:
+        """What is fetched from now on is as the calling thread's stream leaves it."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+
+    def fetch(self, piece: torch.Tensor) -> torch.Tensor:
+        """piece: up to `PIECE` elements, flat -> the same here, until the next is fetched."""
+        near = self._pinned[: piece.numel()]
+        with torch.cuda.stream(self._stream):
+            near.copy_(piece, non_blocking=True)
+        self._stream.synchronize()
+        return near
