@@ -2,7 +2,8 @@
 
 A CPU build of torch knows no CUDA device; with a device guard that does nothing it takes fake tensors there, and
 operands on different devices raise as on a GPU. Two things it cannot do: backward (autograd asks the accelerator for a
-stream) and values; what reads one gets a made-up number, and is counted. Streams only write down what is asked of them.
+stream) and values; what reads one gets a made-up number, and is counted. Streams only write down what is asked of them,
+and averages are made at once: fake tensors bear one thread at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -24,6 +26,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from shoal_workloads.recipe import ema
 
 __all__ = ["Watch", "fake_cuda"]
 
@@ -68,6 +72,19 @@ class Stream:
 
     def synchronize(self) -> None:
         self.log.append(f"the host waits for {self.name}")
+
+
+class AtOnce:
+    """A thread that has run when it was started."""
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        self.target = target
+
+    def start(self) -> None:
+        self.target()
+
+    def join(self) -> None:
+        pass
 
 
 class Watch(TorchDispatchMode):
@@ -132,6 +149,11 @@ def fake_cuda() -> Iterator[Watch]:
         "current_stream": partial(Stream, watch.streams, "main"),
         "stream": nullcontext,
     }
-    patches = mock.patch.object(nn.Module, "to_empty", _to_empty), mock.patch.multiple(torch.cuda, **streams)
-    with patches[0], patches[1], FakeTensorMode(), watch:
+    with (
+        mock.patch.object(nn.Module, "to_empty", _to_empty),
+        mock.patch.multiple(torch.cuda, **streams),
+        mock.patch.object(ema, "threading", SimpleNamespace(Thread=AtOnce)),
+        FakeTensorMode(),
+        watch,
+    ):
         yield watch
