@@ -14,7 +14,7 @@ from shoal.decisions import bounds
 from shoal.decisions.actions import Action, Copied, End, Journal, SetAside
 from shoal.decisions.checkpoints import pass_over, saved
 from shoal.decisions.commits import committed
-from shoal.decisions.drain import acked, damage, died, drain, give_up, unborn
+from shoal.decisions.drain import acked, damage, died, drain, evict, give_up, join, unborn
 from shoal.decisions.events import (
     Ending,
     Erred,
@@ -38,7 +38,7 @@ from shoal.decisions.halt import close, end, end_unsaved, finish
 from shoal.decisions.modes import Draining, Ended, Gathering, Halt, Pausing, Running
 from shoal.decisions.recall import assign_keepers, copy_held
 from shoal.decisions.rungs import begin, conclude, form_first_again
-from shoal.decisions.seating import evict, fill, join
+from shoal.decisions.seating import fill
 from shoal.decisions.spares import give_up_spares, survey
 from shoal.decisions.state import State, Worker
 from shoal.decisions.watch import look

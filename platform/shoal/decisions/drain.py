@@ -8,17 +8,20 @@ an answer; what comes then is decided in `rungs`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from shoal.decisions import bounds
-from shoal.decisions.actions import Action, CommitLate, Death, Journal, Leaves, Pause, Release, Stop
+from shoal.decisions.actions import Action, CommitLate, Death, Form, Journal, Leaves, Pause, Release, Stop
+from shoal.decisions.cells import Cell
 from shoal.decisions.events import Lost
 from shoal.decisions.halt import end
 from shoal.decisions.modes import Draining, Gathering, Halt, Pausing, Running
+from shoal.decisions.seating import free, hire_cell, movable, release, seated_on
 from shoal.decisions.state import State
 from shoal.protocol.said import Ack
 
-__all__ = ["acked", "commit_late", "damage", "died", "drain", "give_up", "leaves", "lose", "pause", "unborn"]
+__all__ = ["acked", "commit_late", "damage", "died", "drain", "evict", "give_up", "join", "lose", "pause", "unborn"]
 
 
 def drain(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
@@ -67,12 +70,6 @@ def pause(state: State, mode: Running, reason: str, leaving: Iterable[int], acti
     actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
     actions.append(Pause(state.generation, crew))
     actions += [leaves(state, cell) for cell in sorted(state.mode.leaving)]
-
-
-def leaves(state: State, cell: int) -> Leaves:
-    """That a live cell is to leave those of its nodes that will be taken away."""
-    nodes = {state.workers[worker].node for worker in state.members([cell])}
-    return Leaves(cell, tuple(sorted(nodes & state.going.keys())))
 
 
 def acked(state: State, mode: Pausing | Draining, worker: str, ack: Ack, actions: list[Action]) -> None:
@@ -146,6 +143,52 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
         damage(state, seat.cell, state.tally.cause, actions)
     else:
         state.empty(seat.cell)
+
+
+def join(state: State, mode: Running, actions: list[Action]) -> None:
+    """Pause for cells that stand ready to join, or to take the place of one whose nodes go."""
+    joining = [f"cell {index} joins" for index in state.cells.within("ready")]
+    standing = [index for index, cell in state.successors.items() if cell.phase == "ready"]
+    taken = [c for c in movable(state) if c in standing] if standing else []
+    if (joining or taken) and state.committed < state.shape.steps:
+        reason = " and ".join([*joining, *(f"cell {c} moves" for c in taken)])
+        pause(state, mode, reason, taken, actions)
+
+
+def evict(state: State, mode: Running, actions: list[Action]) -> None:
+    """Move everybody off nodes that go, whole cells at a time: a successor is formed on spares while the cell goes on,
+    and takes its place at a step boundary; where spares are too few the cell leaves first."""
+    news = sorted(node for node, done in state.going.items() if not done)
+    if not news:
+        return
+    release(state, actions)
+    if set(mode.live).intersection(seated_on(state, news)) and state.committed < state.shape.steps:
+        leaving = movable(state)
+        for index in leaving:
+            if index not in state.successors:
+                form_successor(state, index, actions)
+        if state.successors.keys() & set(leaving):
+            return
+        pause(state, mode, f"{' and '.join(news)} will be taken away", leaving, actions)
+    for node in news:
+        state.going[node] = True
+
+
+def form_successor(state: State, index: int, actions: list[Action]) -> None:
+    """Form a cell to take the place of a live one, if there are spares for all of it."""
+    members = hire_cell(state, index, free(state))
+    if members:
+        cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
+        state.successors[index] = Cell(members, "forming", cell.named)
+        state.watchdog.moved = None
+        actions.append(leaves(state, index))
+        actions.append(Form(index, cell.named, members))
+
+
+def leaves(state: State, cell: int) -> Leaves:
+    """That a live cell is to leave those of its nodes that will be taken away."""
+    nodes = {state.workers[worker].node for worker in state.members([cell])}
+    return Leaves(cell, tuple(sorted(nodes & state.going.keys())))
 
 
 def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
