@@ -26,6 +26,7 @@ from shoal.protocol.greeting import Greeting
 from shoal.protocol.orders import Order
 from shoal.protocol.said import Ack, Acked, Said
 from tests.support.decisions import NODES, Run
+from tests.support.fleet import FakeFleet
 
 HANDED_ON = (Line, Ack, *get_args(Event), *get_args(Action), *get_args(Order), *get_args(Said))
 HOME = Path(shoal.__file__).parent
@@ -71,15 +72,14 @@ class Controlled:
         before.feed(*(Joined(spare, NODES[spare]) for spare in spares))
         self.state = before.state
         self.told: list[tuple[str, Order]] = []
-        fleet = SimpleNamespace(kill=lambda worker: None)
-        self.spawner = Spawner(fleet, lambda *_: None, lambda *_: None, "run", self.state.shape.mesh)  # type: ignore[arg-type]
+        ignored: Callable[..., Any] = lambda *_, **__: None  # noqa: E731
+        self.spawner = Spawner(FakeFleet(), ignored, ignored, "run", self.state.shape.mesh)
         self.spawner.started.update({worker: Started(NODES[worker], 0.0, heard=True) for worker in self.state.workers})
         self.desk = Desk(self.state, partial(carry_out, self), failed)  # type: ignore[arg-type]
-        self.ear = Ear(self.spawner, self.desk.take, lambda *_: None, lambda *_: None, failed)
+        self.ear = Ear(self.spawner, self.desk.take, ignored, ignored, failed)
         self.lifelines = Lifelines("s", self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
         self.mesh, self.job = self.state.shape.mesh, SimpleNamespace(audit=SimpleNamespace(samples=False))
         self.rendezvous, self.recoveries = Rendezvous(), Recoveries(2)
-        ignored: Callable[..., None] = lambda *_, **__: None  # noqa: E731
         self.scribe = SimpleNamespace(event=ignored, generation=ignored, pen=SimpleNamespace(settle=ignored))
         self.heard = {worker: self.connect(worker) for worker in self.state.workers}
 
