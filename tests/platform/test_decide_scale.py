@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.decisions.events import Event, Joined, Lost
-from shoal.decisions.modes import Draining, Running
+from shoal.decisions.modes import Running, Stopping
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
@@ -80,6 +80,6 @@ def test_a_death_walks_a_few_times_and_its_answers_not_at_all(run: State) -> Non
     said: list[Event] = [Failed(worker, 0, "between") for worker in run.workers.keys()]  # noqa: SIM118
     said += [Acked(worker, 0, Ack(0, rank=RANKS[worker])) for worker in sorted(run.awaited)]
     assert walks(run, *said[:-1]) == 0
-    assert isinstance(run.mode, Draining)
+    assert isinstance(run.mode, Stopping)
     assert walks(run, said[-1]) <= 12
     assert isinstance(run.mode, Running)

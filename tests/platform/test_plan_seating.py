@@ -8,7 +8,7 @@ import pytest
 
 from shoal.decisions.actions import Form
 from shoal.decisions.events import Joined, Lost
-from shoal.decisions.modes import Draining
+from shoal.decisions.modes import Stopping
 from shoal.decisions.shape import Shape
 from shoal.decisions.spares import spares_wanted
 from shoal.decisions.state import State
@@ -43,7 +43,7 @@ class Run(Stepped):
         """Lose these workers, let all others answer, and give the members of the cells that are formed."""
         actions = [action for worker in workers for action in self.feed(Lost(worker, "gone"))]
         for worker in sorted(self.state.awaited):
-            assert isinstance(self.state.mode, Draining)
+            assert isinstance(self.state.mode, Stopping)
             out = self.state.seats[worker].cell in self.state.mode.broken
             actions += self.ack(worker, 0, out=out)
         return {action.cell: action.members for action in actions if isinstance(action, Form)}

@@ -16,38 +16,38 @@ from shoal.decisions.actions import Action, CommitLate, Death, Form, Journal, Le
 from shoal.decisions.cells import Cell
 from shoal.decisions.events import Lost
 from shoal.decisions.halt import end
-from shoal.decisions.modes import Draining, Gathering, Halt, Pausing, Running
+from shoal.decisions.modes import Gathering, Halt, Pausing, Running, Stopping
 from shoal.decisions.seating import free, hire_cell, movable, release, seated_on
 from shoal.decisions.state import State
 from shoal.protocol.said import Ack
 
-__all__ = ["acked", "commit_late", "damage", "died", "drain", "evict", "give_up", "join", "lose", "pause", "unborn"]
+__all__ = ["acked", "commit_late", "damage", "died", "evict", "give_up", "join", "lose", "pause", "stop", "unborn"]
 
 
-def drain(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
+def stop(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
     """End the current generation, once; a pause is cut short. `broken`: a live cell whose world is unusable."""
     state.tally.cause, mode = reason, state.mode
     fresh = frozenset(() if broken is None else (broken,))
     match mode:
         case Running(live):
-            state.mode = ends = Draining(live, broken=fresh)
+            state.mode = ends = Stopping(live, broken=fresh)
             actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
-            stop(state, ends, state.crew(), actions)
+            order_stop(state, ends, state.crew(), actions)
         case Pausing(live, _, leaving, awaited, acks):
-            state.mode = ends = Draining(live, leaving, fresh, awaited, acks)
-            stop(state, ends, state.crew(), actions)
-        case Draining() if not fresh <= mode.broken:
+            state.mode = ends = Stopping(live, leaving, fresh, awaited, acks)
+            order_stop(state, ends, state.crew(), actions)
+        case Stopping() if not fresh <= mode.broken:
             mode.broken |= fresh
-            stop(state, mode, state.crew(fresh), actions)
+            order_stop(state, mode, state.crew(fresh), actions)
 
 
 def damage(state: State, cell: int, reason: str, actions: list[Action]) -> None:
     """A cell's world is unusable: its members must leave it, whatever they answered before."""
     if cell in state.live:
-        drain(state, reason, actions, broken=cell)
+        stop(state, reason, actions, broken=cell)
 
 
-def stop(state: State, mode: Draining, workers: Sequence[str], actions: list[Action]) -> None:
+def order_stop(state: State, mode: Stopping, workers: Sequence[str], actions: list[Action]) -> None:
     """Tell these workers; only those must answer (again) who have not, or whose answer does not do any more."""
     for worker in workers:
         ack = mode.acks.get(worker)
@@ -57,9 +57,9 @@ def stop(state: State, mode: Draining, workers: Sequence[str], actions: list[Act
     actions.append(Stop(state.generation, tuple(sorted(mode.broken)), tuple(workers), state.known))
 
 
-def will_do(state: State, mode: Pausing | Draining, worker: str, ack: Ack) -> bool:
+def will_do(state: State, mode: Pausing | Stopping, worker: str, ack: Ack) -> bool:
     """Whether an answer is enough: members of a broken cell must have left it, or have nothing more to do in it."""
-    broken = mode.broken if isinstance(mode, Draining) else ()
+    broken = mode.broken if isinstance(mode, Stopping) else ()
     return state.seats[worker].cell not in broken or ack.out or ack.whole
 
 
@@ -72,7 +72,7 @@ def pause(state: State, mode: Running, reason: str, leaving: Iterable[int], acti
     actions += [leaves(state, cell) for cell in sorted(state.mode.leaving)]
 
 
-def acked(state: State, mode: Pausing | Draining, worker: str, ack: Ack, actions: list[Action]) -> None:
+def acked(state: State, mode: Pausing | Stopping, worker: str, ack: Ack, actions: list[Action]) -> None:
     """A living worker has answered; what it committed is committed."""
     mode.acks[worker] = ack
     if worker in state.seats and will_do(state, mode, worker, ack):
@@ -86,14 +86,14 @@ def commit_late(state: State, workers: Iterable[str], actions: list[Action]) -> 
     """Who has answered from behind a committed step commits it at once, and answers again: a peer of its cell may have
     gone on and wait for it inside the next step, where nothing can be said to it."""
     mode = state.mode
-    if not isinstance(mode, Pausing | Draining):
+    if not isinstance(mode, Pausing | Stopping):
         return
     behind = [w for w in workers if 0 <= mode.acks[w].steps < state.committed and not mode.acks[w].out]
     if behind:
         for worker in behind:
             del mode.acks[worker]
         mode.awaited |= set(behind)
-        if isinstance(mode, Draining):
+        if isinstance(mode, Stopping):
             mode.since = None
         actions.append(CommitLate(state.generation, state.committed, tuple(behind), state.newest))
 
@@ -132,7 +132,7 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
         bounds.strike(state, gone.node, actions)
     if seat is None:
         return
-    if state.halt is not None and not isinstance(state.mode, Pausing | Draining):
+    if state.halt is not None and not isinstance(state.mode, Pausing | Stopping):
         end(state, actions)
         return
     cell = state.cells[seat.cell]
@@ -199,4 +199,4 @@ def give_up(state: State, reason: str, actions: list[Action], status: Literal["f
     if isinstance(state.mode, Gathering) and not state.mode.held:
         end(state, actions)
     else:
-        drain(state, reason, actions)
+        stop(state, reason, actions)
