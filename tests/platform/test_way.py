@@ -84,11 +84,13 @@ class Controlled:
         self.heard = {worker: self.connect(worker) for worker in self.state.workers}
 
     def connect(self, worker: str) -> Conversation:
-        write = lambda data: self.told.append((worker, codec.order(data)))  # noqa: E731
-        transport = SimpleNamespace(write=write, is_closing=lambda: False, abort=lambda: None)
+        transport = SimpleNamespace(write=partial(self.hears, worker), is_closing=lambda: False, abort=lambda: None)
         one = Conversation(self.lifelines._heard, self.lifelines._lost)
         one.line = self.lifelines.lines[worker] = Line(Greeting(worker, NODES[worker], 7), transport)  # type: ignore[arg-type]
         return one
+
+    def hears(self, worker: str, data: bytes) -> None:
+        self.told += [(worker, codec.order(line)) for line in data.splitlines()]
 
 
 def failed(error: Exception) -> None:
@@ -127,7 +129,9 @@ def of_the_controller(*, beside: str = "") -> list[str]:
 def test_a_preemption_passes_the_files_that_the_tour_names_once_in_each_direction() -> None:
     async def scene() -> tuple[list[str], list[str], list[tuple[str, Order]]]:
         one = Controlled()
-        return *goes(one, announced=False), one.told
+        passed = goes(one, announced=False)
+        await asyncio.sleep(0)  # what is still to be written
+        return *passed, one.told
 
     first, second, told = asyncio.run(scene())
     assert first == of_the_controller(beside="decisions/rungs.py")
@@ -141,7 +145,9 @@ def test_a_preemption_passes_the_files_that_the_tour_names_once_in_each_directio
 def test_one_that_is_announced_begins_at_the_decisions() -> None:
     async def scene() -> tuple[list[str], list[str], list[tuple[str, Order]]]:
         one = Controlled()
-        return *goes(one, announced=True), one.told
+        passed = goes(one, announced=True)
+        await asyncio.sleep(0)  # what is still to be written
+        return *passed, one.told
 
     first, second, told = asyncio.run(scene())
     fresh = [file for file in of_the_controller(beside="decisions/rungs.py") if file != "control/lifelines.py"]
