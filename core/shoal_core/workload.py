@@ -146,6 +146,12 @@ class Workload(ABC):
     def micro_batch(self) -> int:
         """Samples of one micro-batch that are one worker's."""
 
+    @property
+    def runs_on(self) -> str:
+        """The kind of device that shards keep their tensors on, "cpu" or "cuda", by which the platform chooses what
+        carries them. Left out: the CPU."""
+        return "cpu"
+
     @abstractmethod
     def build(self, seed: int) -> ReplicaShard:
         """Build this worker's share in the current default process group (the cell). Collective over the cell.

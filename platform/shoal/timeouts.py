@@ -48,6 +48,11 @@ class Timeouts:
         return self.patience / 4
 
     @property
+    def abort(self) -> float:
+        """For what was aborted on a device to come to its end: past it the worker's process ends."""
+        return self.patience / 2
+
+    @property
     def collective(self) -> float:
         """Of a process group: past the answer to a stop, so that Shoal, not the backend, ends a wait."""
         return 2 * self.patience

@@ -235,10 +235,10 @@ def test_of_what_is_opened_while_a_group_is_built_only_its_own_connections_are_c
 def test_groups_listen_on_the_interface_that_holds_the_nodes_address(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = Groups(20.0, 10.0, lambda: False, hub.workers["w0"])
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    assert len(groups._options()._devices) == 1
+    assert len(groups._gloo.options()._devices) == 1
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchinterface")
     with pytest.raises(RuntimeError, match="nosuchinterface"):
-        groups._options()
+        groups._gloo.options()
 
 
 def test_who_is_alone_walks_away_on_the_flag_too(hub: Hub) -> None:

@@ -101,6 +101,11 @@ class Pretrain(Workload):
         """See `Workload`."""
         return self.config.batch.micro_batch
 
+    @property
+    def runs_on(self) -> str:
+        """See `Workload`."""
+        return self.config.device
+
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Axes of a cell; what `pp` and `ep` leave of its workers is FSDP."""
         parallel = self.config.parallel

@@ -37,7 +37,7 @@ RUN_ID = "lab"
 class Lab:
     """A run in `folder` on `nodes` (slots of each by name); `settings`: a job's fields, of which `steps` and `workload`
     must be there. `cable`: what lies between its workers and its controller. `resume`: it goes on from the run that
-    lies there.
+    lies there. `backend`: what carries its tensors, "gloo" or "fakenccl".
 
     Attributes:
         path: the run's directory. alive: living nodes. drains: deadlines (unix, s) of nodes that are announced to go.
@@ -54,6 +54,7 @@ class Lab:
         *,
         resume: bool = False,
         cable: Cable | None = None,
+        backend: str = "gloo",
         **settings: Any,
     ) -> None:
         self.cable = cable
@@ -61,7 +62,7 @@ class Lab:
         self.job = Job.model_validate(merged).model_dump(mode="json")
         self.path = folder / RUN_ID
         RunDir.create(folder, RUN_ID, self.job, resume).close()
-        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")))
+        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")), backend)
         self._cluster = Cluster(self._folders, nodes, cable)
         self.alive, self.drains, self.processes = self._cluster.alive, self._cluster.drains, self._cluster.processes
         self._warden = processes.answer(self._folders.sockets / processes.WARDEN, self._cluster.reply)

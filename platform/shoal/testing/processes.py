@@ -24,6 +24,7 @@ from shoal.config import Job
 from shoal.control.controller import Controller
 from shoal.names import controller_name
 from shoal.plan import Node
+from shoal.testing import fakenccl
 from shoal.worker.main import Worker
 from shoal.worker.setup import Meeting, Setup
 
@@ -52,10 +53,11 @@ Reply = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a lab's processes write their logs, and where they answer."""
+    """Where a lab's processes write their logs, and where they answer. `backend`: what carries its tensors."""
 
     logs: Path
     sockets: Path
+    backend: str = "gloo"
 
 
 def preload(*modules: str) -> None:
@@ -152,6 +154,8 @@ def _control(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int],
 
 def _work(folders: Folders, raw: dict[str, Any]) -> None:
     _log_to(folders.logs / WORKERS_LOG)
+    if folders.backend == fakenccl.NAME:
+        fakenccl.install()
     setup = Setup(**raw | {"rundir": Path(raw["rundir"]), "meeting": _meeting(raw["meeting"])})
     worker = Worker(setup, ADDRESS)
 

@@ -1,14 +1,13 @@
-"""Process groups that can be walked away from.
+"""Groups that can be walked away from, on whatever carries them (`transport`).
 
-A stuck gloo collective cannot be aborted, so nobody blocks in one that reaches over cells: it is polled beside the
-stop flag, and on the flag the worker leaves. The abandoned work and its buffers are kept until the next generation
-stands, then freed in a thread (freeing a group joins its threads).
+Nobody blocks in a collective that reaches over cells: it is polled beside the stop flag, and on the flag the worker
+leaves. The abandoned work and its buffers are kept until the next generation stands, then freed in a thread (freeing a
+group joins its threads).
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,13 +18,17 @@ import torch
 import torch.distributed as dist
 
 from shoal.worker.rendezvous import Keys, Rendezvous, RingKeys
+from shoal.worker.transport import Communicator, GlooTransport, Pending, Transport
 
 __all__ = ["GROUPS", "WORLD", "Groups", "Stopped", "leave_world"]
 
 SHORTEST, LONGEST = 0.0002, 0.002
 """Seconds between two looks at what is waited for: a fiftieth of the wait so far, within these."""
-WORLD, GROUPS = "world", "groups"
+WORLD, GROUPS, ACROSS = "world", "groups", "across"
 """What stores are used for."""
+
+Wanted = Sequence[tuple[str, int, int]]
+"""Groups by (key, rank, size)."""
 
 
 class Stopped(Exception):
@@ -37,14 +40,22 @@ class Groups:
 
     `stopped`: tells whether to walk away. `timeout`: seconds, of every group; a safety net, not what ends a wait.
     `build_timeout`: seconds for building one, when all its members are there: only a death in between exhausts it.
-    `rendezvous`: where the members of one membership find each other.
+    `rendezvous`: where the members of one membership find each other. `transport`: what carries the tensors; gloo, if
+    it is left out.
     """
 
     def __init__(
-        self, timeout: float, build_timeout: float, stopped: Callable[[], bool], rendezvous: Rendezvous
+        self,
+        timeout: float,
+        build_timeout: float,
+        stopped: Callable[[], bool],
+        rendezvous: Rendezvous,
+        transport: Transport | None = None,
     ) -> None:
         self._timeout, self._build_timeout, self._stopped = timeout, build_timeout, stopped
         self._rendezvous = rendezvous
+        self._gloo = GlooTransport(timeout)
+        self.transport = transport or self._gloo
         self._held: dict[str, Keys] = {}
         self._left: list[Any] = []
 
@@ -84,35 +95,26 @@ class Groups:
         if not meeting.go(0.0):
             self.until(lambda: False)
 
-    def build(self, wanted: Sequence[tuple[str, int, int]]) -> list[Any]:
-        """Groups outside the default world: of each (key, rank, size), None for a group of one. The members of each
-        have met already.
+    def build(self, wanted: Wanted, across: Wanted = ()) -> list[Any]:
+        """Groups outside the default world: of each wanted one, None for a group of one. The members of each have met
+        already. `across`: those that carry the cells' tensors; the others are always gloo's.
 
         Raises:
             DistError: there is no controller.
         """
         keys = self._held[GROUPS] = RingKeys(self._rendezvous, self._build_timeout)
-        built = [
-            None if size == 1 else dist.ProcessGroupGloo(dist.PrefixStore(key, keys), rank, size, self._options())
-            for key, rank, size in wanted
+        keyed = [*wanted, *across] if self.transport.keyed else wanted
+        built: list[Communicator | None] = [
+            None if size == 1 else self._gloo.make(dist.PrefixStore(key, keys), rank, size) for key, rank, size in keyed
         ]
-        keys.exchange({key: (rank, size) for key, rank, size in wanted})
+        keys.exchange({key: (rank, size) for key, rank, size in keyed})
+        if not self.transport.keyed:
+            store = self._keys(ACROSS)
+            built += [
+                None if size == 1 else self.transport.make(dist.PrefixStore(key, store), rank, size)
+                for key, rank, size in across
+            ]
         return built
-
-    def _options(self) -> Any:
-        """Of a group: its members connect when they first speak to each other. In a large run a worker has to do with
-        few of the others, and could not hold a connection to each."""
-        gloo: Any = dist.ProcessGroupGloo  # of which the stubs do not know all
-        options = gloo._Options()
-        # torch looks at this variable only where it makes the devices itself; without it gloo takes this host's name,
-        # which may stand for loopback, where no other node would find it.
-        names = os.environ.get("GLOO_SOCKET_IFNAME", "")
-        options._devices = [
-            gloo.create_device(interface=name, lazy_init=True) if name else gloo.create_default_device(lazy_init=True)
-            for name in names.split(",")
-        ]
-        options._timeout = timedelta(seconds=self._timeout)
-        return options
 
     def world(self, key: str, rank: int, size: int) -> None:
         """Make the cell's default world; its members have met already.
@@ -121,12 +123,14 @@ class Groups:
         """
         dist.distributed_c10d._world.group_count = 0
         dist.init_process_group(
-            "gloo",
+            self.transport.backend,
             store=dist.PrefixStore(key, self._keys(WORLD)),
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=self._build_timeout),
+            device_id=self.transport.device_id,
         )
+        self.transport.opened()
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
 
     def _keys(self, use: str) -> Keys:
@@ -138,20 +142,22 @@ class Groups:
         """Whether the members of what was built last for this `use` told each other an address."""
         return use in self._held and self._held[use].mention(address)
 
-    def finish(self, work: dist.Work, *buffers: torch.Tensor) -> None:
-        """Poll a collective to its end.
+    def finish(self, group: Communicator, pending: Pending) -> None:
+        """Poll what was begun in a group to its end.
 
         Raises:
-            Stopped: walked away; `buffers` stay alive. RuntimeError: it failed.
+            Stopped: walked away; its buffers stay alive. RuntimeError: it failed.
         """
-        self._left.append((work, buffers))
-        self.until(work.is_completed)
-        work.wait()  # completed is also what failed is: this raises
+        self._left.append(pending)
+        try:
+            self.until(pending.done)
+            pending.finish()
+        except (Stopped, RuntimeError):
+            group.abandon()
+            raise
         self._left.pop()
 
-    def sum(
-        self, group: dist.ProcessGroup | None, tensor: torch.Tensor, started: Callable[[], None] = lambda: None
-    ) -> None:
+    def sum(self, group: Communicator | None, tensor: torch.Tensor, started: Callable[[], None] = lambda: None) -> None:
         """Add `tensor` over the group, in place; `started` is called once this worker's part is under way. Who is alone
         waits for nobody, but looks whether to walk away all the same.
 
@@ -162,20 +168,31 @@ class Groups:
             if self._stopped():
                 raise Stopped
             return
-        work = group.allreduce([tensor])
+        self._stand(group)
+        pending = group.sum(tensor)
         started()
-        self.finish(work, tensor)
+        self.finish(group, pending)
 
-    def copy(self, group: dist.ProcessGroup, tensor: torch.Tensor) -> None:
+    def copy(self, group: Communicator, tensor: torch.Tensor) -> None:
         """Copy `tensor` from rank 0 of the group to the others, in place."""
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        options.rootTensor = 0
-        self.finish(group.broadcast([tensor], options), tensor)
+        self._stand(group)
+        self.finish(group, group.copy(tensor))
 
-    def leave(self, *groups: dist.ProcessGroup | None) -> None:
+    def _stand(self, group: Communicator) -> None:
+        """Wait until something can be begun in a group. Raises: as `finish`."""
+        if not group.ready():
+            try:
+                self.until(group.ready)
+            except (Stopped, RuntimeError):
+                group.abandon()
+                raise
+
+    def leave(self, *groups: Communicator | None) -> None:
         """Keep groups that may hold unfinished work until `retire`."""
-        self._left += [group for group in groups if group is not None]
+        for group in groups:
+            if group is not None:
+                group.abandon()
+                self._left.append(group)
 
     def retire(self) -> None:
         """Free what was left behind, off the training thread: nobody waits for it any more."""
@@ -183,11 +200,17 @@ class Groups:
 
         def free() -> None:
             for item in left:
-                if isinstance(item, dist.ProcessGroupGloo):
-                    item.abort()
+                if isinstance(item, Communicator):
+                    item.free()
             left.clear()
 
         threading.Thread(target=free, daemon=True, name="retire").start()
+
+    def leave_world(self) -> None:
+        """Leave the cell's world so that its sockets close and peers blocked on them are freed."""
+        if dist.is_initialized():
+            self.transport.close()
+        leave_world()
 
 
 def leave_world() -> None:

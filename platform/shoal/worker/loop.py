@@ -22,10 +22,12 @@ from shoal.worker.fencing import fence
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
-from shoal.worker.membership import Membership, Voice, ack_of, ack_without
+from shoal.worker.membership import Membership, ack_of, ack_without
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
+from shoal.worker.transport import choose
+from shoal.worker.voice import Voice
 from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had
 from shoal_core.workload import Workload
 
@@ -49,7 +51,8 @@ class Loop:
         self.copies: CopyServer | None = None
         if job.snapshots.recalls:
             self.copies = CopyServer(address, self.voice.held, timeouts.collective, self.secret)
-        groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous)
+        transport = choose(workload.runs_on, timeouts)
+        groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
         courier, told = Courier(timeouts, self.secret), (self.voice.saved, self.voice.not_saved)
         self.kit = Kit(job, workload, setup.rundir, groups, courier, Injector(job.inject, setup.rundir), *told)
         self.world: World | None = None  # until it stands
@@ -173,6 +176,8 @@ class Loop:
         """Leave the generation and say how far this worker is; leave a broken cell's world unless the pending step can
         still be committed here."""
         world = self.world
+        if world is not None:
+            world.freed()
         if world is not None and world.step is not None:
             world.broken = world.order.cell in order.broken
             if world.broken and (world.step.total is None or world.step.torn):

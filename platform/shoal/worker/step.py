@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from shoal import batching
 from shoal.config import Job
@@ -28,6 +27,7 @@ from shoal.protocol import orders
 from shoal.protocol.said import Phase
 from shoal.worker.ballot import Ballot, Count, Vote
 from shoal.worker.exact import Fixed
+from shoal.worker.faults import Fault, meaning
 from shoal.worker.groups import Groups
 from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
@@ -70,7 +70,7 @@ class Commit:
 
 def world_broke(error: RuntimeError) -> bool:
     """Whether an error comes from communication (a peer is gone), not from the training code."""
-    return isinstance(error, dist.DistError) or "gloo/" in str(error) or "onnection" in str(error)
+    return meaning(error) is Fault.PEER
 
 
 @contextmanager
@@ -133,7 +133,7 @@ class Step:
         self.inject("join")
         copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in order.heals]
         matching = (f"cross/{rank}", place, len(self.cells))
-        self.cross, self.all, *copying = self.groups.build([matching, everybody, *copies])
+        self.all, self.cross, *copying = self.groups.build([everybody], across=[matching, *copies])
         self.groups.retire()
         self.shard.generation_began()
         return copying
@@ -179,6 +179,7 @@ class Step:
             began, before = time.monotonic(), len(self.sums.done)
             with in_cell():
                 total = self.sums.add_up(self.steps, self.todo)
+                self.groups.transport.check()
             self.inject("accumulated", total)
             pace = (time.monotonic() - began) / max(1, len(self.sums.done) - before)
             self.phase = Phase.ACROSS
@@ -219,9 +220,27 @@ class Step:
             checksum=checksum(self.tensors()) if compare else 0.0,
             seconds=pace,
         )
+        self.trust()
         words = ballot.fill(vote, first_cell=self.first_cell())
         self.groups.sum(self.all, words, lambda: self.inject("vote"))
         return ballot.read(words, self.steps, first)
+
+    def trust(self) -> None:
+        """After the last wait for a device and before the word that others rely on: nothing that went into the sums may
+        have been aborted, which no wait would have said.
+
+        Raises:
+            CellBroken: it was, inside the cell. RuntimeError: between cells.
+        """
+        with in_cell():
+            self.groups.transport.check()
+        if self.cross is not None:
+            self.cross.check()
+
+    def abandon(self) -> None:
+        """This worker takes no part in its generation's sums any more."""
+        if self.cross is not None:
+            self.cross.abandon()
 
     def share(self) -> list[int]:
         """This cell's micro-batches of a fresh step."""
@@ -265,5 +284,6 @@ class Step:
         """
         with in_cell():
             stats = torch.tensor(self.shard.evaluate(self.index(), self.count()), dtype=torch.float64)
+            self.groups.transport.check()
         self.groups.sum(self.all, stats)
         return self.shard.eval_metrics(stats.tolist())

@@ -19,7 +19,7 @@ from shoal.protocol import orders
 from shoal.protocol.said import Damage
 from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
-from shoal.worker.groups import WORLD, Groups, leave_world
+from shoal.worker.groups import WORLD, Groups
 from shoal.worker.inject import Injector
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
@@ -114,7 +114,12 @@ class World:
 
     def cut(self) -> None:
         """Shut its connections down, so that whoever is blocked in a collective of the cell is freed. Any thread."""
+        self.kit.groups.transport.cut()
         self._sockets.cut()
+
+    def freed(self) -> None:
+        """The training thread is blocked in none of the cell's collectives."""
+        self.kit.groups.transport.freed()
 
     def close(self) -> RetainedState | None:
         """Leave it: drop all that lives in it but the state, which is returned if there is a whole one."""
@@ -123,8 +128,10 @@ class World:
         if step is not None and step.steps >= 0 and not step.torn:
             tensors = [tensor.detach() for tensor in step.tensors()]
             retained = RetainedState(step.steps, step.evaluated, step.member.rank, tensors)
+        if step is not None:
+            step.abandon()
         self.step = self.saver = step = None
-        leave_world()
+        self.kit.groups.leave_world()
         return retained
 
 

@@ -15,5 +15,6 @@
 
 from shoal.testing.fakenccl.communicator import GARBAGE
 from shoal.testing.fakenccl.group import NAME, FakeNccl, on_device, refuse_cpu, register
+from shoal.testing.fakenccl.transport import install, transport
 
-__all__ = ["GARBAGE", "NAME", "FakeNccl", "on_device", "refuse_cpu", "register"]
+__all__ = ["GARBAGE", "NAME", "FakeNccl", "install", "on_device", "refuse_cpu", "register", "transport"]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from shoal.testing.fakenccl.wires import Wire
 
-__all__ = ["ABORTED", "GARBAGE", "Communicator", "Operation", "Start"]
+__all__ = ["ABORTED", "GARBAGE", "Communicator", "Operation"]
 
 GARBAGE = 123
 """What fills the outputs of an operation that was aborted: no NaN, which would give itself away."""
@@ -20,30 +20,24 @@ ABORTED = "NCCL communicator was aborted"
 
 C10D: Any = torch._C._distributed_c10d  # of which the stubs do not know all
 
-Start = Callable[[Any], Any]
-"""Begins an operation on what a wire leads to."""
-
 
 class Operation:
-    """What was asked of a communicator. `start`: what to begin, one after the other; `outputs`: what it writes;
-    `finish`: what is left to do here when all have come to their end."""
+    """What was asked of a communicator. `start`: begins it on what a wire leads to; `outputs`: what it writes, once it
+    has come to its end; `own`: what it writes until then."""
 
     def __init__(
-        self, start: Sequence[Start], outputs: Sequence[torch.Tensor], finish: Callable[[], None] = lambda: None
+        self, start: Callable[[Any], Any], outputs: Sequence[torch.Tensor], own: Sequence[torch.Tensor]
     ) -> None:
-        self.start, self.outputs, self.finish = list(start), list(outputs), finish
+        self.start, self._outputs, self._own = start, list(outputs), list(own)
         self._future: Any = torch.futures.Future()
         self.work: dist.Work = C10D._create_work_from_future(self._future)
 
     def complete(self, *, whole: bool) -> None:
         """Once; with garbage unless it came to its end as a `whole`."""
         with torch.no_grad():
-            if whole:
-                self.finish()
-            else:
-                for tensor in self.outputs:
-                    tensor.fill_(GARBAGE)
-        self._future.set_result(self.outputs)
+            for output, own in zip(self._outputs, self._own, strict=True):
+                output.copy_(own) if whole else output.fill_(GARBAGE)
+        self._future.set_result(self._outputs)
 
 
 class Communicator:
@@ -96,8 +90,7 @@ class Communicator:
                 self._wire = wire
                 self._changed.notify_all()
             while (operation := self._next()) is not None:
-                for start in operation.start:
-                    wire.run(start)
+                wire.run(operation.start)
                 self._end(operation)
         except (RuntimeError, OSError) as error:
             with self._changed:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch._C import _distributed_c10d as c10d
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shoal.testing.fakenccl.communicator import ABORTED, Communicator, Operation, Start
+from shoal.testing.fakenccl.communicator import ABORTED, Communicator, Operation
 from shoal.testing.fakenccl.wires import GlooWire, Pair, Wire
 
 __all__ = ["NAME", "FakeNccl", "on_device", "refuse_cpu", "register"]
@@ -148,106 +148,99 @@ class FakeNccl(ProcessGroup):
 
     def _run(
         self,
-        start: Start | Sequence[Start],
+        start: Callable[[Any, list[torch.Tensor]], Any],
         read: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor],
-        finish: Callable[[], None] = lambda: None,
         peer: int | None = None,
     ) -> dist.Work:
+        """`start`: begins it on what a wire leads to, with stand-ins for the `outputs`: what is aborted may still be
+        written to underneath."""
         for tensor in (*read, *outputs):
             if _refusing and tensor.device.type == "cpu" and StorageWeakRef(tensor.untyped_storage()) not in _marked:
                 raise RuntimeError("No backend type associated with device type cpu")
-        operation = Operation([start] if callable(start) else start, outputs, finish)
+        own = [tensor.detach().clone() for tensor in outputs]
+        operation = Operation(lambda end: start(end, own), outputs, own)
         communicator = self._all() if peer is None else self._pair(peer)
         communicator.issue(operation)
         return operation.work
 
     def send(self, tensors: list[torch.Tensor], peer: int, tag: int) -> dist.Work:
         (tensor,) = tensors
-        return self._run(lambda pair: pair.send(tensor), tensors, [], peer=peer)
+        return self._run(lambda pair, _: pair.send(tensor), tensors, [], peer)
 
     def recv(self, tensors: list[torch.Tensor], peer: int, tag: int) -> dist.Work:
-        (tensor,) = tensors
-        return self._run(lambda pair: pair.receive(tensor), [], tensors, peer=peer)
+        return self._run(lambda pair, own: pair.receive(*own), [], tensors, peer)
 
     def allreduce(self, tensors: list[torch.Tensor], opts: Any = None) -> dist.Work:
         chosen = opts or c10d.AllreduceOptions()
-        return self._run(lambda gloo: gloo.allreduce(tensors, chosen), [], tensors)
+        return self._run(lambda gloo, own: gloo.allreduce(own, chosen), [], tensors)
 
     def allreduce_coalesced(self, tensors: list[torch.Tensor], opts: Any = None) -> dist.Work:
         chosen = opts or c10d.AllreduceCoalescedOptions()
-        return self._run(lambda gloo: gloo.allreduce_coalesced(tensors, chosen), [], tensors)
+        return self._run(lambda gloo, own: gloo.allreduce_coalesced(own, chosen), [], tensors)
 
     def broadcast(self, tensors: list[torch.Tensor], opts: Any = None) -> dist.Work:
         chosen = opts or c10d.BroadcastOptions()
-        outputs = [] if chosen.rootRank == self._rank else tensors
-        return self._run(lambda gloo: gloo.broadcast(tensors, chosen), tensors, outputs)
+        if chosen.rootRank == self._rank:
+            return self._run(lambda gloo, _: gloo.broadcast(tensors, chosen), tensors, [])
+        return self._run(lambda gloo, own: gloo.broadcast(own, chosen), [], tensors)
 
     def reduce(self, tensors: list[torch.Tensor], opts: Any) -> dist.Work:
-        return self._run(lambda gloo: gloo.reduce(tensors, opts), [], tensors)
+        return self._run(lambda gloo, own: gloo.reduce(own, opts), [], tensors)
 
     def barrier(self, opts: Any = None) -> dist.Work:
         chosen = opts or c10d.BarrierOptions()
-        return self._run(lambda gloo: gloo.barrier(chosen), [], [])
+        return self._run(lambda gloo, _: gloo.barrier(chosen), [], [])
 
     def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: Any = None) -> dist.Work:
-        chosen = opts or c10d.AllgatherOptions()
-        return self._run(lambda gloo: gloo.allgather(outputs, inputs, chosen), inputs, list(chain(*outputs)))
+        chosen, (row,) = opts or c10d.AllgatherOptions(), outputs
+        return self._run(lambda gloo, own: gloo.allgather([own], inputs, chosen), inputs, row)
 
     def gather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: Any) -> dist.Work:
-        return self._run(lambda gloo: gloo.gather(outputs, inputs, opts), inputs, list(chain(*outputs)))
+        row = outputs[0] if outputs else []
+        return self._run(lambda gloo, own: gloo.gather([own] if own else [], inputs, opts), inputs, row)
 
     def scatter(self, outputs: list[torch.Tensor], inputs: list[list[torch.Tensor]], opts: Any) -> dist.Work:
-        return self._run(lambda gloo: gloo.scatter(outputs, inputs, opts), list(chain(*inputs)), outputs)
+        return self._run(lambda gloo, own: gloo.scatter(own, inputs, opts), list(chain(*inputs)), outputs)
 
     def alltoall(self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None) -> dist.Work:
         chosen = opts or c10d.AllToAllOptions()
-        return self._run(lambda gloo: gloo.alltoall(outputs, inputs, chosen), inputs, outputs)
+        return self._run(lambda gloo, own: gloo.alltoall(own, inputs, chosen), inputs, outputs)
 
     def all_to_all_single(
         self, output: torch.Tensor, input: torch.Tensor, out_sizes: list[int], in_sizes: list[int], opts: Any = None
     ) -> dist.Work:
         chosen = opts or c10d.AllToAllOptions()
         sizes = list(out_sizes or []), list(in_sizes or [])
-        return self._run(lambda gloo: gloo.alltoall_base(output, input, *sizes, chosen), [input], [output])
+        return self._run(lambda gloo, own: gloo.alltoall_base(*own, input, *sizes, chosen), [input], [output])
 
     def all_gather_single(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> dist.Work:
-        return self.all_gather_single_coalesced([output], [input], opts)
+        chosen = opts or c10d.AllgatherOptions()
+        return self._run(lambda gloo, own: gloo._allgather_base(*own, input, chosen), [input], [output])
 
     def all_gather_single_coalesced(
         self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
     ) -> dist.Work:
-        chosen = opts or c10d.AllgatherOptions()
-
-        def gather(output: torch.Tensor, input: torch.Tensor, gloo: Any) -> Any:
-            return gloo._allgather_base(output, input, chosen)
-
-        starts = [partial(gather, output, input) for output, input in zip(outputs, inputs, strict=True)]
-        return self._run(starts, inputs, outputs)
+        return [self.all_gather_single(*pair) for pair in zip(outputs, inputs, strict=True)][-1]
 
     def reduce_scatter(self, outputs: list[torch.Tensor], inputs: list[list[torch.Tensor]], opts: Any) -> dist.Work:
-        flat = [torch.cat([part.reshape(-1) for part in parts]) for parts in inputs]
-        return self._reduce_scatter(outputs, flat, opts, list(chain(*inputs)))
+        whole = torch.cat([part.reshape(-1) for part in inputs[0]])
+        return self.reduce_scatter_single(outputs[0], whole, opts)
 
     def reduce_scatter_single(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> dist.Work:
-        return self.reduce_scatter_single_coalesced([output], [input], opts)
+        """As gloo does it: everything is added up everywhere, and each keeps its part. gloo's own has no future."""
+        chosen = c10d.AllreduceOptions()
+        chosen.reduceOp = (opts or c10d.ReduceScatterOptions()).reduceOp
+        total = input.detach().reshape(-1).clone()
+
+        def start(gloo: Any, own: list[torch.Tensor]) -> Any:
+            future = gloo.allreduce([total], chosen).get_future()
+            return future.then(lambda _: own[0].view(-1).copy_(total.chunk(self._size)[self._rank]))
+
+        return self._run(start, [input], [output])
 
     def reduce_scatter_single_coalesced(
         self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None
     ) -> dist.Work:
-        chosen = opts or c10d.ReduceScatterOptions()
-        return self._reduce_scatter(outputs, [input.reshape(-1).clone() for input in inputs], chosen, inputs)
-
-    def _reduce_scatter(
-        self, outputs: list[torch.Tensor], totals: list[torch.Tensor], opts: Any, read: Sequence[torch.Tensor]
-    ) -> dist.Work:
-        """As gloo does it: everything is added up everywhere, and each keeps its part. gloo's own has no future."""
-        chosen = c10d.AllreduceOptions()
-        chosen.reduceOp = opts.reduceOp
-
-        def keep() -> None:
-            for output, total in zip(outputs, totals, strict=True):
-                output.copy_(total.chunk(self._size)[self._rank].view_as(output))
-
-        starts = [partial(lambda total, gloo: gloo.allreduce([total], chosen), total) for total in totals]
-        return self._run(starts, read, outputs, keep)
+        pairs = zip(outputs, inputs, strict=True)
+        return [self.reduce_scatter_single(output, input, opts) for output, input in pairs][-1]

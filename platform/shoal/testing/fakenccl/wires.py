@@ -52,7 +52,8 @@ class GlooWire:
         self._cut = False
 
     def run(self, start: Callable[[Any], Any]) -> None:
-        future, ended = start(self._gloo).get_future(), threading.Event()
+        begun, ended = start(self._gloo), threading.Event()
+        future = begun.get_future() if isinstance(begun, dist.Work) else begun
 
         def done(_: Any) -> None:
             with self._changed:

@@ -1,0 +1,40 @@
+"""What a worker's environment tells NCCL and torch's NCCL, set before torch makes a group. Knows no torch.
+
+Shoal alone notices what is stuck, ends it, and forms it again; torch's own handling would end the process instead, or
+hand out what an aborted collective left behind.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shoal.timeouts import Timeouts
+
+__all__ = ["Variable", "variables"]
+
+
+class Variable(NamedTuple):
+    """`fixed`: what the user set is not kept, since what Shoal promises depends on it."""
+
+    name: str
+    value: str
+    why: str
+    fixed: bool = True
+
+
+def variables(timeouts: Timeouts, interface: str | None) -> list[Variable]:
+    """`interface`: the network interface that holds the node's address, if it is known."""
+    found = [
+        Variable("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", "torch neither aborts a collective nor ends the process."),
+        Variable("TORCH_NCCL_BLOCKING_WAIT", "0", "No wait for a device blocks where nobody can be told anything."),
+        Variable("TORCH_NCCL_ENABLE_MONITORING", "0", "A stuck abort ends the process after `abort`, not by torch."),
+        Variable("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0", "The training thread meets a device's error, and tells it."),
+        Variable("TORCH_NCCL_DUMP_ON_TIMEOUT", "0", "Nobody waits for a dump while a generation ends."),
+        Variable("TORCH_NCCL_PROPAGATE_ERROR", "0", "Who failed is told over the lifeline."),
+        Variable("TORCH_NCCL_USE_COMM_NONBLOCKING", "1", "A communicator whose member dies can be given up."),
+        Variable("TORCH_NCCL_NONBLOCKING_TIMEOUT", f"{max(1, round(timeouts.build))}", "Of `build`, in seconds."),
+    ]
+    if interface is not None:
+        why = "The interface that holds the node's address; one that you set is kept."
+        found.append(Variable("NCCL_SOCKET_IFNAME", f"={interface}", why, fixed=False))
+    return found
