@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from shoal.testing import World
 from shoal_workloads.parallel.pipeline.executor import Executor
+from shoal_workloads.parallel.pipeline.wires import Wires
 from shoal_workloads.parallel.schedule import Schedule, Span, Timeline, build, simulate, timeline
 
 __all__ = ["Measured", "compare", "measure"]
@@ -45,9 +46,10 @@ class _Sleepers:
 def _rank(name: str, pp: int, micro_batches: int, unit: float) -> list[Span]:
     """One rank's run, after one that warms up."""
     schedule = build(name, pp, micro_batches)
-    like, chain, place = torch.empty(8, 64), range(pp), dist.get_rank()
-    Executor(schedule, chain, place, _Sleepers(schedule.stages, 0.0), like, measure=False).run(range(micro_batches))
-    executor = Executor(schedule, chain, place, _Sleepers(schedule.stages, unit), like, measure=True)
+    like, place = torch.empty(8, 64), dist.get_rank()
+    wires = Wires(schedule, range(pp))
+    Executor(schedule, place, _Sleepers(schedule.stages, 0.0), like, wires).run(range(micro_batches))
+    executor = Executor(schedule, place, _Sleepers(schedule.stages, unit), like, wires, measure=True)
     dist.barrier()
     executor.run(range(micro_batches))
     return [Span(*record) for record in executor.records]

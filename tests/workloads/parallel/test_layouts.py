@@ -17,6 +17,7 @@ from shoal.testing import World, world
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.executor import Executor
+from shoal_workloads.parallel.pipeline.wires import Wires
 from shoal_workloads.parallel.schedule import Action, Pair, Schedule
 from shoal_workloads.pretrain import Pretrain
 from tests.support import layouts_world, synthetic
@@ -284,9 +285,8 @@ def test_both_actions_of_a_pair_are_under_way_at_once() -> None:
         Pair(Action("F", 0, 1), Action("B", 0, 0)),
         Action("B", 0, 1),
     )
-    stages = Meeting()
-    executor = Executor(Schedule("1f1b", 1, 1, 2, (order,)), (0,), 0, stages, torch.empty(0), overlap=True)
-    executor.run(range(2))
+    stages, schedule = Meeting(), Schedule("1f1b", 1, 1, 2, (order,))
+    Executor(schedule, 0, stages, torch.empty(0), Wires(schedule, (0,)), overlap=True).run(range(2))
     assert stages.done[0] == "F0"
     assert sorted(stages.done[1:3]) == ["B0", "F1"]
     assert stages.done[3:] == ["B1"]

@@ -24,6 +24,8 @@ from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.groups import make_groups
 from shoal_workloads.parallel.pipeline.executor import Executor, Record
 from shoal_workloads.parallel.pipeline.stages import ModelStages
+from shoal_workloads.parallel.pipeline.streams import streams_of
+from shoal_workloads.parallel.pipeline.wires import Wires, make_channels
 from shoal_workloads.parallel.schedule import (
     LAYOUTS,
     Action,
@@ -72,6 +74,7 @@ class Pipeline(Engine):
             self.exchange = make_exchange(
                 groups[mates], kind=parallel.dispatch, per_node=parallel.ep_node, gradients=gradients
             )
+        self._wires = Wires(self._schedule, self._mesh.chain(rank), make_channels(self._schedule, config.device))
         with torch.device("meta"):
             self.model = DeepSeekV3(config.model, self.exchange, dtype, products)
         held = list(self._hold())
@@ -205,8 +208,18 @@ class Pipeline(Engine):
         like = torch.zeros(size, config.data.seq_len + 1, dtype=torch.int64, device=config.device)
         hidden = torch.empty(size, config.data.seq_len, config.model.d_model, dtype=self._dtype, device=config.device)
         stages = ModelStages(self.model, self._layers, lambda place: read(ids[place]), like, factors)
-        overlap, chain = self.exchange is not None, self._mesh.chain(self._rank)
-        executor = Executor(schedule, chain, self._place, stages, hidden, overlap=overlap, measure=self.timed)
+        overlap = self.exchange is not None
+        streams = streams_of(config.device, schedule.stages_of(self._place)) if overlap else None
+        executor = Executor(
+            schedule,
+            self._place,
+            stages,
+            hidden,
+            self._wires,
+            overlap=overlap,
+            streams=streams,
+            measure=self.timed,
+        )
         executor.run(ids)
         self.records = executor.records
         return stages

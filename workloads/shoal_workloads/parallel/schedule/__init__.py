@@ -5,6 +5,7 @@ from shoal_workloads.parallel.schedule.balance import split, stage_flops, stage_
 from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, stages_of_model
 from shoal_workloads.parallel.schedule.picture import mean_times, picture
 from shoal_workloads.parallel.schedule.simulate import Costs, Span, Timeline, simulate, timeline
+from shoal_workloads.parallel.schedule.turns import Line, Transfer, Turn, channels, turns
 from shoal_workloads.parallel.schedule.walk import actions_of, check, needs, product, restrict, walk
 
 __all__ = [
@@ -12,13 +13,17 @@ __all__ = [
     "Action",
     "Costs",
     "Kind",
+    "Line",
     "Pair",
     "Schedule",
     "Span",
     "Step",
     "Timeline",
+    "Transfer",
+    "Turn",
     "actions_of",
     "build",
+    "channels",
     "check",
     "mean_times",
     "needed_micro_batches",
@@ -32,5 +37,6 @@ __all__ = [
     "stage_layers",
     "stages_of_model",
     "timeline",
+    "turns",
     "walk",
 ]
