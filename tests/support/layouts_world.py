@@ -64,10 +64,10 @@ class Place:
 
 
 def enter(workers: int, cells: int, folder: str) -> Place | None:
-    """Leave the harness's world for that of a cell; none for ranks that are not needed."""
+    """Leave the harness's world for that of a cell, on the same backend; none for ranks that are not needed."""
     if workers * cells == 1:
         return Place(0, 1, 0, 1, None)
-    everybody = dist.get_rank()
+    everybody, backend = dist.get_rank(), dist.get_backend()
     dist.barrier()  # who leaves while others still connect would break their connections
     dist.destroy_process_group()
     if everybody >= workers * cells:
@@ -75,7 +75,7 @@ def enter(workers: int, cells: int, folder: str) -> Place | None:
     cell, rank = divmod(everybody, workers)
     if workers > 1:
         store = dist.FileStore(os.path.join(folder, f"cell{cell}"), workers)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=workers, timeout=timedelta(seconds=60))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=workers, timeout=timedelta(seconds=60))
     cross = None
     if cells > 1:
         store = dist.FileStore(os.path.join(folder, f"cross{rank}"), cells)

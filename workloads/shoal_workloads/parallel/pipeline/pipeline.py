@@ -24,7 +24,7 @@ from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.groups import make_groups
 from shoal_workloads.parallel.pipeline.executor import Executor, Record
 from shoal_workloads.parallel.pipeline.stages import ModelStages
-from shoal_workloads.parallel.pipeline.streams import streams_of
+from shoal_workloads.parallel.pipeline.streams import Streams, streams_of
 from shoal_workloads.parallel.pipeline.wires import Wires, make_channels
 from shoal_workloads.parallel.schedule import (
     LAYOUTS,
@@ -80,6 +80,7 @@ class Pipeline(Engine):
         held = list(self._hold())
         for moe in self.model.moe_layers():  # all of them: every worker applies the balancing rule to every router
             moe.router.bias = torch.zeros(config.model.n_experts, device=config.device)
+        self._streams = streams_of(config.device, self._schedule.stages_of(self._place)) if self.exchange else Streams()
         self.zero = Zero(held, groups, rank, config.device)
         self.shards = self.zero.shards
         self.timed = False
@@ -208,16 +209,14 @@ class Pipeline(Engine):
         like = torch.zeros(size, config.data.seq_len + 1, dtype=torch.int64, device=config.device)
         hidden = torch.empty(size, config.data.seq_len, config.model.d_model, dtype=self._dtype, device=config.device)
         stages = ModelStages(self.model, self._layers, lambda place: read(ids[place]), like, factors)
-        overlap = self.exchange is not None
-        streams = streams_of(config.device, schedule.stages_of(self._place)) if overlap else None
         executor = Executor(
             schedule,
             self._place,
             stages,
             hidden,
             self._wires,
-            overlap=overlap,
-            streams=streams,
+            overlap=self.exchange is not None,
+            streams=self._streams,
             measure=self.timed,
         )
         executor.run(ids)

@@ -43,16 +43,16 @@ class Streams:
 
 
 class DeviceStreams(Streams):
-    """`fork` and `join` are called by the thread whose stream was current when this was made; `on` by any. `device`:
-    what makes streams, as `torch.cuda` does."""
+    """`fork` and `join` are called by the thread whose stream is the main one, `on` by any. Made once: torch has 32
+    streams to give away, and memory that is freed stays with its stream. `device`: what makes them, as `torch.cuda`."""
 
     def __init__(self, stages: Iterable[int], device: Any = torch.cuda) -> None:
-        self._device, self._main = device, device.current_stream()
+        self._device = device
         self._streams = {stage: device.Stream() for stage in stages}
 
     def fork(self, stage: int, value: torch.Tensor | None) -> None:
         """See `Streams`."""
-        self._streams[stage].wait_stream(self._main)
+        self._streams[stage].wait_stream(self._device.current_stream())
         if value is not None:
             value.record_stream(self._streams[stage])
 
@@ -63,7 +63,7 @@ class DeviceStreams(Streams):
 
     def join(self, stage: int) -> None:
         """See `Streams`."""
-        self._main.wait_stream(self._streams[stage])
+        self._device.current_stream().wait_stream(self._streams[stage])
 
 
 def streams_of(device: str, stages: Iterable[int]) -> Streams:

@@ -1,8 +1,8 @@
 """What a rank does besides computing: which transfers it begins to receive, waits for and sends, in which order.
 
 NCCL has no tags: a communicator runs the operations of a rank one at a time, in the order in which they were issued,
-and the n-th send of one side meets the n-th receive of the other, whatever they were meant for. So both sides must issue
-in one order, and what is waited for must not stand behind what comes later. Both hold by construction here:
+and the n-th send of one side meets the n-th receive of the other, whatever they were meant for. So both sides issue in
+one order here, and what is waited for never stands behind what comes later, both by construction:
 
 - a **line** is one way from rank to rank for one kind of transfer: what forwards make, or what backwards make. Nothing
   else travels where it does, so a forward never stands behind a backward;
