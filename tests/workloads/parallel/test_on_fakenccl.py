@@ -18,8 +18,8 @@ SCHEDULES = ("1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe")
 
 
 def trained(ranks: World, folder: Path, backend: str, parallel: dict[str, Any], layers: int) -> list[Run]:
-    """One step, and an evaluation."""
-    job = synthetic.tiny(model={"n_layers": layers}, batch={"global_batch": 16, "micro_batch": 1}, parallel=parallel)
+    """One step of eight micro-batches, as few as fill every schedule, and an evaluation."""
+    job = synthetic.tiny(model={"n_layers": layers}, batch={"global_batch": 8, "micro_batch": 1}, parallel=parallel)
     place = folder / backend
     place.mkdir()
     answers = ranks.run(layouts_world.train, job, 1, ranks.size, 1, str(place), backend=backend)
