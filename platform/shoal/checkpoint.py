@@ -86,6 +86,7 @@ class Saver:
         self._root, self._rank, self._group, self._keep = root, rank, process_group, keep
         self._about, self._done, self._failed = about, done, failed
         self._thread: threading.Thread | None = None
+        self._pinned: Any = None
         self.problem: str | None = None
         """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
 
@@ -109,7 +110,9 @@ class Saver:
         start = time.monotonic()
         folder, final = self._root / f".step-{steps:08d}-{generation}", self._root / f"step-{steps:08d}"
         self.problem = None
-        future: Any = dcp.async_save(state, checkpoint_id=folder, process_group=self._group)
+        future: Any = dcp.async_save(
+            state, checkpoint_id=folder, process_group=self._group, async_stager=self._staging(state)
+        )
 
         def finish() -> None:
             # DCP's own exception is no Exception. Whatever it is, training goes on and this checkpoint is not whole.
@@ -125,6 +128,17 @@ class Saver:
 
         self._thread = threading.Thread(target=finish, daemon=True, name="checkpoint")
         self._thread.start()
+
+    def _staging(self, state: dict[str, Any]) -> Any:
+        """How `state` is copied before it is written. From a GPU into pinned memory, queued and waited for once, which
+        is kept for the next checkpoint, since pinning takes longer than copying; none: as torch does it."""
+        from torch.distributed.checkpoint import staging
+
+        devices = {tensor.device.type for tensor in state.values() if hasattr(tensor, "device")}
+        if self._pinned is None and "cuda" in devices:
+            how = staging.StagingOptions(True, False, False, True)  # pinned, not shared, on this thread, queued
+            self._pinned = staging.DefaultStager(how)
+        return self._pinned
 
     def _settle(self, folder: Path, final: Path, marker: dict[str, Any]) -> int:
         """Rank 0 commits what all have written, and all learn whether it could. Returns the bytes."""

@@ -8,12 +8,14 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import staging
 
 from shoal import checkpoint
 from shoal_core.dcp import described, read_index
@@ -215,6 +217,21 @@ def test_there_and_back(saved: Path) -> None:
     assert checkpoint.load(saved, {**state, "shoal.exponent.0": ours}, None) == 7
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
     assert int(ours) == 5, "what an older checkpoint lacks of the platform's own stays as it was"
+
+
+def test_a_state_on_a_gpu_goes_through_pinned_memory_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of torch: without a GPU there is no pinned memory."""
+    asked: list[staging.StagingOptions] = []
+    monkeypatch.setattr(staging, "DefaultStager", lambda how: asked.append(how) or object())
+    saver, _ = saver_at(tmp_path / "checkpoints")
+    assert saver._staging(STATE) is None
+    there: Any = {**STATE, "there": SimpleNamespace(device=torch.device("cuda"))}
+    assert saver._staging(there) is saver._staging(there) is not None
+    (how,) = asked
+    assert (how.use_pinned_memory, how.use_non_blocking_copy) == (True, True)
+    assert (how.use_shared_memory, how.use_async_staging) == (False, False)
 
 
 @pytest.mark.parametrize(

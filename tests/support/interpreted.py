@@ -15,6 +15,7 @@ import torch
 from shoal_workloads.precision import kernels
 from shoal_workloads.precision.fp8 import _by_rows as by_rows
 from shoal_workloads.precision.fp8 import dequantize_blocks, dequantize_tiles, quantize_blocks, quantize_tiles
+from shoal_workloads.precision.hopper import HopperFp8
 
 COUNTS, WIDTH, OUTPUTS = (130, 0, 1, 45), 200, 144
 
@@ -44,6 +45,12 @@ def main() -> None:
     y = kernels.grouped_product(kept, weight, ends, torch.float32)
     plain, wide = dequantize_tiles(*kept), dequantize_blocks(*weight)
     found["fprop"] = apart(y, torch.cat([plain[rows] @ wide[e].T for e, rows in enumerate(groups)]))
+
+    hopper = HopperFp8(scaled_mm=False)
+    hopper.settle([w])
+    plain = dequantize_tiles(*kernels.quantize_tiles(dy))
+    dx = torch.cat([plain[rows] @ wide[e] for e, rows in enumerate(groups)])
+    found["dgrad"] = apart(hopper.dgrad(dy, w, ends), dx)
 
     left, right = kernels.quantize_rows(dy, ends), kernels.quantize_rows(x, ends)
     product = kernels.grouped_weight_product(left, right, ends, torch.float32)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from shoal_workloads.precision import fp8 as fp8_module
 from shoal_workloads.precision.fp8 import (
     EmulatedFp8,
-    blockwise,
+    dequantize_blocks,
     dequantize_tiles,
+    quantize_blocks,
     quantize_tiles,
     round_e5m6,
 )
@@ -46,12 +48,31 @@ def test_tiles_equal_a_loop(power_of_2: bool) -> None:
 
 def test_blocks_share_one_scale() -> None:
     w = torch.randn(2, 200, 260)
-    found = blockwise(w)
+    found = dequantize_blocks(*quantize_blocks(w))
     for e, i, j in [(0, 0, 0), (1, 1, 2), (0, 1, 1)]:
         rows, columns = slice(128 * i, 128 * (i + 1)), slice(128 * j, 128 * (j + 1))
         part = w[e, rows, columns]
         scale = part.abs().max() / 448
         assert torch.allclose(found[e, rows, columns], round_e4m3(part / scale) * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ends", [None, torch.tensor([3, 3, 10], dtype=torch.int32)])
+def test_settled_weights_are_scaled_once_and_change_no_product(
+    ends: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = torch.randn(*([] if ends is None else [3]), 140, 200)
+    x, dy = torch.randn(10, 200), torch.randn(10, 140)
+    fp8 = EmulatedFp8()
+    y, dx = fp8.fprop(fp8.cache(x), w, ends, torch.float32), fp8.dgrad(dy, w, ends)
+    fp8.settle([torch.nn.Parameter(w)])
+    calls: list[torch.Size] = []
+    monkeypatch.setattr(fp8_module, "quantize_blocks", lambda w: (calls.append(w.shape), quantize_blocks(w))[1])
+    assert torch.equal(fp8.fprop(fp8.cache(x), w.detach(), ends, torch.float32), y)
+    assert torch.equal(fp8.dgrad(dy, w, ends), dx)
+    assert calls == []
+    fp8.settle([])
+    fp8.dgrad(dy, w, ends)
+    assert calls == [w.shape]
 
 
 def test_e5m6_has_six_mantissa_bits() -> None:

@@ -50,7 +50,7 @@ def test_kernels_compute_what_the_emulation_does() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
-    assert len(found) == 7
+    assert len(found) == 8
     for name, value in found.items():
         if name.startswith("scales"):
             assert value == 0, name

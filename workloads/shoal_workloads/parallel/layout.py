@@ -8,12 +8,14 @@ expert once more (FSDP). Everything that is no expert is sharded by FSDP2 over a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from shoal_core.mesh import Mesh
@@ -104,6 +106,16 @@ def _fully_shard(model: DeepSeekV3, layout: Layout, policy: MixedPrecisionPolicy
             ignored_params=unsharded & set(block.parameters()),
         )
     fully_shard(model, mesh=whole, mp_policy=policy, reshard_after_forward=False, ignored_params=unsharded)
+    _prefetch(model)
+
+
+def _prefetch(model: DeepSeekV3) -> None:
+    """Have the next layer's parameters gathered while a layer computes. By itself FSDP asks for them once that is
+    issued, which a layer of experts is not before the host knows its counts. Backward needs no word: there FSDP asks
+    for the layer before first thing."""
+    for layer, following in pairwise(model.layers):
+        parts: list[FSDPModule] = [part for part in following.modules() if isinstance(part, FSDPModule)]
+        cast(FSDPModule, layer).set_modules_to_forward_prefetch(parts)
 
 
 def _shard(name: str, parameter: nn.Parameter, layout: Layout) -> ParamShard:

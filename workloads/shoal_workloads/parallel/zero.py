@@ -117,15 +117,15 @@ class Zero:
         self._gathered = False
 
     @torch.no_grad()
-    def gather(self) -> None:
-        """Make the parameters those of the master shards, if they are not. Collective over the cell, all of whose
+    def gather(self) -> bool:
+        """Make the parameters those of the master shards; whether they were not. Collective over the cell, all of whose
         workers changed theirs together.
 
         Raises:
             RuntimeError: a peer is gone.
         """
         if self._gathered:
-            return
+            return False
         for bucket in self._buckets:
             dtype, width = bucket.parameters[0].dtype, bucket.width()
             whole = bucket.parameters[0].new_zeros(bucket.holders, width)
@@ -140,6 +140,7 @@ class Zero:
                 for piece, part in zip(pieces, parts, strict=True):
                     piece.copy_(part.view_as(piece))
         self._gathered = True
+        return True
 
     @torch.no_grad()
     def scatter(self) -> None:

@@ -10,6 +10,8 @@ Shapes: as in `products`; of a matrix that is scaled, R rows and K columns, cut 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from shoal_workloads.precision.products import Cached, Products, Role, multiply
@@ -18,7 +20,6 @@ __all__ = [
     "E4M3_MAX",
     "TILE",
     "EmulatedFp8",
-    "blockwise",
     "dequantize_blocks",
     "dequantize_tiles",
     "quantize_blocks",
@@ -83,11 +84,6 @@ def round_e5m6(x: torch.Tensor) -> torch.Tensor:
     return (torch.round(x.float() / step) * step).to(x.dtype)
 
 
-def blockwise(w: torch.Tensor) -> torch.Tensor:
-    """w as FP8 products see it: rounded in blocks of 128 x 128, float32."""
-    return dequantize_blocks(*quantize_blocks(w))
-
-
 def _by_rows(x: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
     """Round in tiles of 128 x 1, along rows, that do not cross the border between two experts. x: (R, K) -> (R, K)."""
     if ends is None:
@@ -105,6 +101,18 @@ class EmulatedFp8(Products):
 
     name = "fp8-emulated"
     dispatches_fp8 = True
+
+    def __init__(self) -> None:
+        self._settled: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def settle(self, weights: Iterable[torch.Tensor]) -> None:
+        """See `Products`: each is scaled once, and not for every product. A byte an element is held for that."""
+        self._settled = {w.untyped_storage()._cdata: quantize_blocks(w.detach()) for w in weights}
+
+    def blocks(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """w (..., O, I) as products see it: its codes and scales in blocks of 128 x 128."""
+        settled = self._settled.get(w.untyped_storage()._cdata)
+        return quantize_blocks(w) if settled is None or settled[0].shape != w.shape else settled
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
         """Codes and scales in tiles of 1 x 128; power-of-2 scales for what was dispatched and for the attention's
@@ -124,11 +132,11 @@ class EmulatedFp8(Products):
         x = dequantize_tiles(*kept)
         if kept[0].dtype != FP8:
             x = dequantize_tiles(*quantize_tiles(x, power_of_2=True))
-        return multiply(x, blockwise(w).transpose(-2, -1), ends, dtype)
+        return multiply(x, dequantize_blocks(*self.blocks(w)).transpose(-2, -1), ends, dtype)
 
     def dgrad(self, dy: torch.Tensor, w: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
         """Tiles of the gradient times blocks."""
-        return multiply(dequantize_tiles(*quantize_tiles(dy)), blockwise(w), ends, dy.dtype)
+        return multiply(dequantize_tiles(*quantize_tiles(dy)), dequantize_blocks(*self.blocks(w)), ends, dy.dtype)
 
     def wgrad(self, dy: torch.Tensor, kept: Cached, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """Both regrouped in tiles of 128 rows."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from shoal_workloads.precision import blockwise
-from shoal_workloads.precision.fp8 import EmulatedFp8, dequantize_tiles, quantize_blocks
+from shoal_workloads.precision.fp8 import EmulatedFp8, dequantize_tiles
 from shoal_workloads.precision.kernels import (
     grouped_product,
     grouped_weight_product,
@@ -29,6 +29,7 @@ class HopperFp8(EmulatedFp8):
     name = "fp8-hopper"
 
     def __init__(self, *, scaled_mm: bool) -> None:
+        super().__init__()
         self.scaled_mm = scaled_mm
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
@@ -40,11 +41,13 @@ class HopperFp8(EmulatedFp8):
         codes, scale = kept
         if codes.dtype != torch.float8_e4m3fn:
             codes, scale = quantize_tiles(dequantize_tiles(codes, scale), power_of_2=True)
-        return self._product((codes, scale), w, ends, dtype)
+        return self._product((codes, scale), self.blocks(w), ends, dtype)
 
     def dgrad(self, dy: torch.Tensor, w: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
         """Tiles of the gradient times blocks."""
-        return self._product(quantize_tiles(dy), w.transpose(-2, -1), ends, dy.dtype)
+        codes, scale = self.blocks(w)  # blocks are square: those of the transpose are their transpose
+        turned = codes.view(torch.uint8).transpose(-2, -1).contiguous().view(codes.dtype)
+        return self._product(quantize_tiles(dy), (turned, scale.transpose(-2, -1).contiguous()), ends, dy.dtype)
 
     def wgrad(self, dy: torch.Tensor, kept: Cached, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """Both regrouped in tiles of 128 rows of one expert, the last one filled up with zeros."""
@@ -55,14 +58,14 @@ class HopperFp8(EmulatedFp8):
         out = grouped_weight_product(y, x, where, dtype)
         return out[0] if ends is None else out
 
-    def _product(self, x: Cached, w: torch.Tensor, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-        """x: codes (R, K) and scales; w: (N, K) or (E, N, K), contracted over K -> (R, N)."""
-        codes, blocks = quantize_blocks(w.contiguous())
-        if ends is None and self.scaled_mm and blockwise.fits(len(x[0]), x[0].shape[1], len(w)):
+    def _product(self, x: Cached, w: Cached, ends: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """x: codes (R, K) and scales; w: codes (N, K) or (E, N, K) and scales, contracted over K -> (R, N)."""
+        codes, blocks = w
+        if ends is None and self.scaled_mm and blockwise.fits(len(x[0]), x[0].shape[1], len(codes)):
             return blockwise.times_blocks(x, (codes, blocks)).multiply(dtype)
         if ends is None:
             return grouped_product((x[0], x[1]), (codes.unsqueeze(0), blocks.unsqueeze(0)), _one_group(x[0]), dtype)
-        return grouped_product((x[0], x[1]), (codes, blocks.contiguous()), ends, dtype)
+        return grouped_product((x[0], x[1]), (codes, blocks), ends, dtype)
 
 
 def _one_group(x: torch.Tensor) -> torch.Tensor:

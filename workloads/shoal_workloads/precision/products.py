@@ -6,6 +6,7 @@ w: (O, I), or (E, O, I) with `ends` (E,) int32, the end of each expert's rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Literal
 
@@ -39,6 +40,9 @@ class Products:
     def in_blocks(self, x: torch.Tensor) -> bool:
         """Whether a feed-forward network of these products is done block by block in the cache (see `blocks`)."""
         return x.device.type == "cpu" and not self.dispatches_fp8
+
+    def settle(self, weights: Iterable[torch.Tensor]) -> None:
+        """Take `weights` to stay as they are until the next call, however often they are multiplied with."""
 
     def cache(self, x: torch.Tensor, role: Role = "activation") -> Cached:
         """What is kept of a linear layer's input x (R, I) between forward and backward. `role`: where it comes from,

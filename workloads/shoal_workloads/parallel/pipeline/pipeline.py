@@ -19,6 +19,8 @@ from torch import nn
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import ParallelConfig, PretrainConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.model.ffn import Experts
+from shoal_workloads.model.linear import Linear
 from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
 from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.groups import make_groups
@@ -83,6 +85,7 @@ class Pipeline(Engine):
         self._streams = streams_of(config.device, self._schedule.stages_of(self._place)) if self.exchange else Streams()
         self.zero = Zero(held, groups, rank, config.device)
         self.shards = self.zero.shards
+        self._products, self._weights = products, list(_multiplied(self.model, products))
         self.timed = False
         self.records: list[Record] = []
         self._origin = 0.0
@@ -140,7 +143,7 @@ class Pipeline(Engine):
     ) -> None:
         """See `Engine`: a chain takes the samples of as many workers as it has, each a micro-batch of its own. A
         schedule that wants more gets micro-batches of no weight, which nobody computes."""
-        self.zero.gather()
+        self._gather()
         size, pp = self._config.batch.micro_batch, self._mesh.pp
         starts = [(self._shard * pp + part) * size for part in range(pp)]
         mine = [ids[start : start + size] for ids in micro_batches for start in starts]
@@ -153,6 +156,11 @@ class Pipeline(Engine):
         if self.timed:
             timed = self._picture(schedule, len(mine))
             self._notes = [{"kind": "pipeline_step", **timed}] if self._rank == 0 else []
+
+    def _gather(self) -> None:
+        """Compute with the shards as they are. Collective over the cell."""
+        if self.zero.gather():
+            self._products.settle(self._weights)
 
     def reduce(self) -> None:
         """See `Engine`."""
@@ -194,7 +202,7 @@ class Pipeline(Engine):
         for rank in self._mesh.chain(self._rank):
             ids = [part - self._rank + rank + parts * i for i in range(each + -each % micro)]
             batches += [ids[first : first + micro] for first in range(0, len(ids), micro)]
-        self.zero.gather()
+        self._gather()
         schedule = self._forward_only(len(batches))
         places = list(self._places(schedule, len(batches)))
         stages = self._run(schedule, dict(zip(places, batches, strict=True)), read, None)
@@ -243,3 +251,10 @@ class Pipeline(Engine):
             for rank in range(base.ranks)
         )
         return Schedule(base.name, base.ranks, base.stages, total, orders)
+
+
+def _multiplied(model: nn.Module, products: Products) -> Iterator[nn.Parameter]:
+    """The weights that this worker holds and multiplies with in the format of `products`."""
+    for module in model.modules():
+        if isinstance(module, Linear | Experts) and module.products is products:
+            yield from (weight for weight in module.parameters(recurse=False) if not weight.is_meta)
