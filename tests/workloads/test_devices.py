@@ -98,8 +98,12 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_none_of_its_layers(monke
         with watch.reading(lambda tensor: [1.0] * tensor.numel()):
             assert len(replica.stats()) == 4
         assert watch.waits == {"tolist": 1}
-        metrics = replica.commit(sums, [1.0, 1.0, 1.0, 4.0], replica.norm_sq(sums))
+        norm_sq = replica.norm_sq(sums)
+        watch.waits.clear()
+        with watch.reading(lambda tensor: [0.0] * tensor.numel()):
+            metrics = replica.commit(sums, [1.0, 1.0, 1.0, 4.0], norm_sq)
         assert metrics["tokens"] == 64
+        assert watch.waits == {"tolist": 1}  # how evenly experts were used
         assert {device.type for device in counted} == {"cuda"}
         replica.tensors()  # once the averages are made
         first, *rest = watch.streams

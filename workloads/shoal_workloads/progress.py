@@ -66,7 +66,7 @@ class Progress:
         mtp_part = self.mtp_weight * depth * metrics["mtp_loss"]
         metrics["loss"] = metrics["lm_loss"] + mtp_part + self.config.balance_alpha * metrics["balance_loss"]
         if len(loads):
-            by_layer = [max_violation(load) for load in loads]
+            by_layer = max_violation(loads).tolist()
             metrics["max_violation"] = sum(by_layer) / len(by_layer)
             metrics.update({f"max_violation.{i}": value for i, value in enumerate(by_layer)})
         if sent:

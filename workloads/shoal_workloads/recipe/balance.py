@@ -12,6 +12,6 @@ def update_bias(bias: torch.Tensor, load: torch.Tensor, gamma: float) -> None:
     bias.add_((load.mean() - load).sign(), alpha=gamma)
 
 
-def max_violation(load: torch.Tensor) -> float:
-    """MaxVio: how far the busiest expert lies over the mean, max(load) / mean(load) - 1. load: (E,)."""
-    return float(load.max() / load.mean().clamp_min(1e-9) - 1)
+def max_violation(load: torch.Tensor) -> torch.Tensor:
+    """MaxVio: how far the busiest expert lies over the mean, max(load) / mean(load) - 1. load: (..., E) -> (...)."""
+    return load.amax(dim=-1) / load.mean(dim=-1).clamp_min(1e-9) - 1
