@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,20 +37,43 @@ def test_kernels_name_nothing_but_triton_and_constants() -> None:
         assert {n.id for n in names} - local <= allowed, kernel.name
 
 
-@pytest.mark.long
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed (make test-long does)")
-def test_kernels_compute_what_the_emulation_does() -> None:
-    """Products of the same codes to rounding of their sums; scales to the bit. The interpreter halves what is rounded
-    up to the next power of two, so a few codes differ that do not on a GPU."""
+def printed(*program: str, **variables: str) -> dict[str, Any]:
+    """What a program prints as JSON: in a process of its own, since Triton is told how to be when it is imported."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.support.interpreted"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, *program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables},
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed (make test-long does)"
+)
+
+
+@pytest.mark.long
+@needs_triton
+def test_kernels_compile_for_the_tensor_cores_of_hopper_and_blackwell(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    found = printed(str(root / "benchmarks" / "compile_kernels.py"), TRITON_CACHE_DIR=str(tmp_path))
+    kernels = {name: made for name, made in found.items() if name != "triton"}
+    assert len(kernels) == 16
+    for name, made in kernels.items():
+        assert made["binary"] > 0
+        assert (made["tensor cores"] > 0) == ("product" in name or "weight" in name), name
+
+
+@pytest.mark.long
+@needs_triton
+def test_kernels_compute_what_the_emulation_does() -> None:
+    """Products of the same codes to rounding of their sums; scales to the bit. The interpreter halves what is rounded
+    up to the next power of two, so a few codes differ that do not on a GPU."""
+    found = printed("-m", "tests.support.interpreted", TRITON_INTERPRET="1")
     assert len(found) == 8
     for name, value in found.items():
         if name.startswith("scales"):

@@ -215,6 +215,7 @@ class Pipeline(Engine):
         """Walk the schedule with the micro-batches that there are, by their place in it."""
         config, size = self._config, self._config.batch.micro_batch
         like = torch.zeros(size, config.data.seq_len + 1, dtype=torch.int64, device=config.device)
+        self.model.rope(config.data.seq_len, like.device)  # made once, before stages have streams of their own
         hidden = torch.empty(size, config.data.seq_len, config.model.d_model, dtype=self._dtype, device=config.device)
         stages = ModelStages(self.model, self._layers, lambda place: read(ids[place]), like, factors)
         executor = Executor(
