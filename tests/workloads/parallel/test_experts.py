@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shoal.testing import World
+from shoal_workloads.config import DispatchKind
+from shoal_workloads.model.moe import MoE
+from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.placement import identity, imbalance, place_experts
 from shoal_workloads.parallel.traffic import row_bytes
 from shoal_workloads.recipe.balance import max_violation, update_bias
@@ -202,3 +208,33 @@ def test_a_step_tells_the_imbalance_of_every_router() -> None:
     assert "max_violation.3" not in metrics
     assert sum(by_router) / 3 == pytest.approx(metrics["max_violation"])
     assert len(set(by_router)) > 1
+
+
+@pytest.mark.parametrize("kind", ["flat", "hierarchical"])
+@pytest.mark.parametrize("garbage", [(123,), (-1, 1), (2**62,), (0,), (1, 123), (0, 0, 1), (1, 1, 123), (3, 2, 40)])
+def test_what_an_aborted_exchange_leaves_leads_nowhere(
+    monkeypatch: pytest.MonkeyPatch, kind: DispatchKind, garbage: tuple[int, ...]
+) -> None:
+    """Every exchange leaves something else and says nothing, as NCCL does. The cell is taken for broken then, or goes
+    on with numbers of no meaning: nothing leads beyond its memory, which would cost a GPU its process."""
+    left = iter(garbage * 100)
+
+    class Done:
+        def wait(self) -> None:
+            pass
+
+    def abort(out: torch.Tensor, *_: object, **__: object) -> Done:
+        out.fill_(next(left))
+        return Done()
+
+    monkeypatch.setattr(dist, "all_to_all_single", abort)
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    try:
+        layer = MoE(experts_world.config(), make_exchange(dist.group.WORLD, kind=kind, per_node=2))
+        for p in layer.parameters():
+            p.data.normal_()
+        x = torch.randn(1, 24, 32, requires_grad=True)
+        with suppress(dist.DistBackendError):
+            layer(x)[0].sum().backward()
+    finally:
+        dist.destroy_process_group()

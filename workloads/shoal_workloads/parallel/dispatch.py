@@ -37,6 +37,7 @@ __all__ = [
     "by_expert",
     "exchange_counts",
     "on_host",
+    "refuse_garbage",
     "sent_again",
 ]
 
@@ -240,7 +241,8 @@ class _FlatTrip:
         load = counts_of(places.flatten(), held * to.ranks)
         self._leaving = routes_of(places.flatten(), load, places.shape[1])
         arriving = exchange_counts(load.view(to.ranks, held), to)
-        send, receive = on_host(load.view(to.ranks, held).sum(dim=1), arriving.sum(dim=1))
+        send, receive, least = on_host(load.view(to.ranks, held).sum(dim=1), arriving.sum(dim=1), arriving.amin(dim=1))
+        refuse_garbage(receive, least, most=places.numel())
         self._route = to.route(send, receive)
         self._here, self._traffic, self._fp8 = by_expert(arriving, sum(receive)), to.traffic, fp8
         self._rows = Transfer(spread(tokens, self._leaving), self._route, fp8=(fp8, False), traffic=to.traffic)
@@ -273,6 +275,17 @@ def on_host(*counts: torch.Tensor) -> list[list[int]]:
     all of them: whatever else a dispatch computes stays there."""
     found: list[list[int]] = torch.stack(counts).tolist()
     return found
+
+
+def refuse_garbage(*counts: Sequence[int], most: int) -> None:
+    """For counts that came from other workers, none of which can be over `most`. An exchange that is aborted may leave
+    anything in them and say nothing, and what is computed by them would read and write beyond its memory.
+
+    Raises:
+        DistBackendError: they cannot be. The cell is broken.
+    """
+    if any(not 0 <= count <= most for row in counts for count in row):
+        raise dist.DistBackendError("an exchange left garbage in counts of rows: a peer of the cell is gone")
 
 
 def by_expert(arriving: torch.Tensor, rows: int) -> Routes:

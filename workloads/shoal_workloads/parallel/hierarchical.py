@@ -12,7 +12,15 @@ import torch
 
 from shoal_workloads.model.exchange import Trip
 from shoal_workloads.model.permute import Routes, counts_of, fan_in, fan_of, fan_out, gather_rows
-from shoal_workloads.parallel.dispatch import Exchange, Transfer, by_expert, exchange_counts, on_host, sent_again
+from shoal_workloads.parallel.dispatch import (
+    Exchange,
+    Transfer,
+    by_expert,
+    exchange_counts,
+    on_host,
+    refuse_garbage,
+    sent_again,
+)
 
 __all__ = ["Hierarchical"]
 
@@ -53,26 +61,31 @@ class _HierarchicalTrip:
         counts[peers] = torch.stack((copies, choices_a_node), dim=1)
         arriving = exchange_counts(counts, to)
         send, send_choices, receive, receive_choices = on_host(*counts.T, *arriving.T)
+        refuse_garbage(receive, receive_choices, most=places.numel())
+        refuse_garbage([sum(receive_choices)], most=sum(receive) * in_node)
         self._leaving = fan_of(_tokens(leaves, copy, len(places), sum(send)), len(places))
         self._across = to.route(send, receive)
         choices_across = to.route(send_choices, receive_choices)
         within = copy_of - (copies.cumsum(0) - copies)[node_of]
         told = torch.stack((within, places % in_node), dim=2).flatten(0, 1)[order].to(torch.int32)
         told = Transfer(told, choices_across, kind="metadata", traffic=to.traffic).land().long()
+        told[:, EXPERT].clamp_(0, in_node - 1)  # garbage too leads nowhere but to rows that are here
 
         # Dispatch, inside the node: a row for each choice, by expert.
         before = arriving[:, 0].cumsum(0) - arriving[:, 0]
         before = before.repeat_interleave(arriving[:, 1], output_size=sum(receive_choices))
         self._order, self._inverse = _sorted(told[:, EXPERT])
-        self._forwarded = fan_of((told[:, COPY] + before)[self._order], sum(receive))
+        told_copy = (told[:, COPY] + before)[self._order].clamp_(0, max(0, sum(receive) - 1))
+        self._forwarded = fan_of(told_copy, sum(receive))
         load = torch.zeros(to.ranks, held, dtype=torch.int64, device=places.device)
         first = to.rank // to.per_node * to.per_node
         mates = slice(first, first + to.per_node)
         load[mates] = counts_of(told[:, EXPERT], in_node).view(to.per_node, held)
         here = exchange_counts(load, to)
-        leaving, coming = on_host(load.sum(dim=1), here.sum(dim=1))
+        leaving, coming, least = on_host(load.sum(dim=1), here.sum(dim=1), here.amin(dim=1))
+        refuse_garbage(coming, least, most=nodes * places.numel())
         self._inside = to.route(leaving, coming)
-        self._here = by_expert(here[mates], sum(coming))
+        self._here = by_expert(here, sum(coming))
 
         # The rows and their gates begin to cross.
         self._rows = Transfer(fan_out(tokens, self._leaving), self._across, fp8=(fp8, False), traffic=to.traffic)
