@@ -47,3 +47,12 @@ def test_every_file_of_the_tree_in_the_tour_exists() -> None:
         if names[1].strip().endswith("/"):
             folders[depth:] = [names[1].split()[-1].rstrip("/")]
     assert seen > 40
+
+
+def test_tests_that_the_page_on_security_names_are_there() -> None:
+    files = re.findall(r"`([\w/]+/test_\w+\.py)`((?:[^`]*`test_\w+`)*)", (ROOT / "docs/security.md").read_text())
+    assert len(files) > 10
+    for name, tests in files:
+        text = (ROOT / "tests" / name).read_text()
+        for test in re.findall(r"`(test_\w+)`", tests):
+            assert f"def {test}(" in text, (name, test)

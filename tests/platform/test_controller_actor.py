@@ -14,22 +14,9 @@ from shoal.on_ray import controller_actor as actor
 from shoal.on_ray.controller_actor import ControllerActor
 from shoal.record import read
 from shoal.record.rundir import RunDir
+from tests.support.fleet import FakeFleet
 
 KIND: Any = ControllerActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
-
-
-class NoFleet:
-    """Workers of a controller before this one are all there is."""
-
-    def __init__(self, slot_resource: str) -> None:
-        self.address = "127.0.0.1"
-        self.ended: list[str] = []
-
-    def kill_all(self, run_id: str) -> None:
-        self.ended.append(run_id)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -43,11 +30,11 @@ class NoFleet:
 def test_a_job_that_no_controller_can_run_ends_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], why: str
 ) -> None:
-    fleets: list[NoFleet] = []
+    fleets: list[FakeFleet] = []
     removed = threading.Event()
 
-    def fleet(slot_resource: str) -> NoFleet:
-        fleets.append(NoFleet(slot_resource))
+    def fleet(slot_resource: str) -> FakeFleet:
+        fleets.append(FakeFleet())
         return fleets[-1]
 
     context = SimpleNamespace(was_current_actor_reconstructed=True, current_actor="me")
@@ -68,6 +55,6 @@ def test_a_job_that_no_controller_can_run_ends_with_the_reason(
     assert status == "failed"
     assert why in reason
     assert given == 0
-    assert fleets[0].ended == ["a"]
+    assert fleets[0].runs_ended == ["a"]
     assert [event["kind"] for event in read.events(tmp_path / "a")] == ["error", "run_ended"]
     assert removed.wait(600)

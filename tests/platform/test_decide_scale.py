@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from shoal.decisions.decide import apply
 from shoal.decisions.events import Event, Joined, Lost
-from shoal.decisions.modes import Draining, Running
+from shoal.decisions.modes import Running, Stopping
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Committed, CopyHeld, Evaluated, Failed, Finished, Ready
+from tests.support.decisions import Stepped
 
 CELLS, SIZE = 16, 4
 EVERYBODY = {Seat(c, r): f"w{c}-{r}" for c in range(CELLS) for r in range(SIZE)}
@@ -46,10 +46,9 @@ class Counted(dict[str, Any]):
 def run(monkeypatch: pytest.MonkeyPatch) -> State:
     """A run that trains, in which every walk through all workers counts."""
     state = State.new(Shape(CELLS, SIZE, 100, lambda step: CELLS, recall=True), EVERYBODY)
-    for seat, worker in EVERYBODY.items():
-        apply(state, Joined(worker, f"n{seat.cell}", seat))
-    for seat, worker in EVERYBODY.items():
-        apply(state, Ready(worker, seat.cell, 0))
+    run = Stepped(state, in_place=True)
+    run.feed(*(Joined(worker, f"n{seat.cell}", seat) for seat, worker in EVERYBODY.items()))
+    run.feed(*(Ready(worker, seat.cell, 0) for seat, worker in EVERYBODY.items()))
     assert isinstance(state.mode, Running)
     state.workers, state.seats = Counted(state.workers), Counted(state.seats)
     members = State.members
@@ -65,8 +64,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> State:
 
 def walks(state: State, *events: Event) -> int:
     before = Counted.walks
-    for event in events:
-        apply(state, event)
+    Stepped(state, in_place=True).feed(*events)
     return Counted.walks - before
 
 
@@ -82,6 +80,6 @@ def test_a_death_walks_a_few_times_and_its_answers_not_at_all(run: State) -> Non
     said: list[Event] = [Failed(worker, 0, "between") for worker in run.workers.keys()]  # noqa: SIM118
     said += [Acked(worker, 0, Ack(0, rank=RANKS[worker])) for worker in sorted(run.awaited)]
     assert walks(run, *said[:-1]) == 0
-    assert isinstance(run.mode, Draining)
+    assert isinstance(run.mode, Stopping)
     assert walks(run, said[-1]) <= 12
     assert isinstance(run.mode, Running)

@@ -20,6 +20,7 @@ from shoal.protocol.greeting import Greeting
 from shoal.protocol.rendezvous import Want
 from shoal.protocol.said import CannotStart, Committed, Noted, Phase
 from tests.support.decisions import Run, one
+from tests.support.fleet import FakeFleet
 
 
 def line(worker: str, phase: Phase = Phase.SPARE) -> Line:
@@ -29,12 +30,12 @@ def line(worker: str, phase: Phase = Phase.SPARE) -> Line:
 class Heard:
     """An ear, and what it tells."""
 
-    def __init__(self, fleet: Any = None, **started: Started) -> None:
+    def __init__(self, fleet: FakeFleet | None = None, **started: Started) -> None:
         self.events: list[Event] = []
-        self.killed: list[str] = []
         self.asked: list[Any] = []
         self.failures: list[Exception] = []
-        fleet = fleet or SimpleNamespace(kill=self.killed.append)
+        fleet = fleet or FakeFleet()
+        self.killed = fleet.killed
         mesh = Run().state.shape.mesh
         self.spawner = Spawner(fleet, lambda *_: None, lambda *_: None, "run", mesh)  # type: ignore[arg-type]
         self.spawner.started.update(started)
@@ -64,10 +65,11 @@ def test_a_worker_that_was_asked_for_joins_and_a_stranger_does_not() -> None:
 def test_a_line_that_closes_is_a_death_even_if_the_order_to_kill_cannot_be_given(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def without_descriptors(_: str) -> None:
-        raise OSError(24, "Too many open files")
+    class WithoutDescriptors(FakeFleet):
+        def kill(self, name: str) -> None:
+            raise OSError(24, "Too many open files")
 
-    heard = Heard(SimpleNamespace(kill=without_descriptors), w0=warm())
+    heard = Heard(WithoutDescriptors(), w0=warm())
     heard.ear.gone(line("w0"), "connection closed")
     (lost,) = heard.events
     assert isinstance(lost, Lost)

@@ -6,32 +6,32 @@ from collections.abc import Mapping
 
 import pytest
 
-from shoal.decisions.actions import Action, Form
-from shoal.decisions.decide import decide
+from shoal.decisions.actions import Form
 from shoal.decisions.events import Joined, Lost
-from shoal.decisions.modes import Draining
+from shoal.decisions.modes import Stopping
 from shoal.decisions.shape import Shape
 from shoal.decisions.spares import spares_wanted
 from shoal.decisions.state import State
 from shoal.names import seat_name
 from shoal.on_ray.nodes import site
 from shoal.plan import NOWHERE, Mesh, Node, Seat, Site, cell_mesh
-from shoal.protocol.said import Ack, Acked, Ready
+from shoal.protocol.said import Ready
 from shoal_core.errors import UserError
 from shoal_core.workload import Workload
 from shoal_workloads.synthetic import Synthetic, SyntheticConfig
+from tests.support.decisions import Stepped
 
 SITES = {"a": Site("r1", "x"), "b": Site("r1", "x"), "c": Site("r2", "x"), "d": Site("r3", "y"), "e": Site("r4", "y")}
 
 
-class Run:
+class Run(Stepped):
     """Two or more cells of `mesh`, each seat's worker named by it, that train; then what happens to them."""
 
     def __init__(self, mesh: Mesh, nodes: Mapping[Seat, str], sites: Mapping[str, Site] = SITES) -> None:
         cells = 1 + max(seat.cell for seat in nodes)
         homes = {seat: f"w{seat.cell}.{seat.rank}" for seat in nodes}
         shape = Shape(cells, mesh.workers, 100, lambda step: 12, axes=mesh, site=lambda node: sites.get(node, NOWHERE))
-        self.state = State.new(shape, homes)
+        super().__init__(State.new(shape, homes))
         for seat, worker in homes.items():
             self.feed(Joined(worker, nodes[seat], seat))
         for cell in range(cells):
@@ -39,17 +39,13 @@ class Run:
                 self.feed(Ready(worker, cell, self.state.cells[cell].attempt))
         assert self.state.live == tuple(range(cells))
 
-    def feed(self, event: Joined | Ready | Lost | Acked) -> list[Action]:
-        self.state, actions = decide(self.state, event)
-        return actions
-
     def kill(self, *workers: str) -> dict[int, tuple[str, ...]]:
         """Lose these workers, let all others answer, and give the members of the cells that are formed."""
         actions = [action for worker in workers for action in self.feed(Lost(worker, "gone"))]
         for worker in sorted(self.state.awaited):
-            assert isinstance(self.state.mode, Draining)
+            assert isinstance(self.state.mode, Stopping)
             out = self.state.seats[worker].cell in self.state.mode.broken
-            actions += self.feed(Acked(worker, self.state.generation, Ack(0, out=out)))
+            actions += self.ack(worker, 0, out=out)
         return {action.cell: action.members for action in actions if isinstance(action, Form)}
 
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.decisions.actions import CommitLate, Form, Generation, Stop
-from shoal.decisions.decide import decide
 from shoal.decisions.events import Lost
 from shoal.decisions.modes import Running
 from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
 from shoal.decisions.shape import Shape
-from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Committed
+from tests.support.decisions import Stepped
 
 SHAPE = Shape(2, 2, 100, lambda step: 2)
 CELLS = {0: ("a0", "a1"), 1: ("b0", "b1")}
@@ -23,14 +22,6 @@ LIVING = {
     for cell, crew in CELLS.items()
     for rank, worker in enumerate(crew)
 }
-
-
-def feed(state: State, *events: Any) -> tuple[State, list[Any]]:
-    actions: list[Any] = []
-    for event in events:
-        state, fresh = decide(state, event)
-        actions += fresh
-    return state, actions
 
 
 def test_if_all_are_in_place_training_never_notices() -> None:
@@ -43,11 +34,12 @@ def test_if_all_are_in_place_training_never_notices() -> None:
 def test_who_died_meanwhile_is_lost_now() -> None:
     living = {worker: said for worker, said in LIVING.items() if worker != "b0"} | {"s0": Living("n9")}
     state, events = rebuild(SHAPE, PAST, living)
-    state, actions = feed(state, *events)
+    run = Stepped(state, in_place=True)
+    actions = run.feed(*events)
     assert isinstance(events[0], Lost)
     assert [a.broken for a in actions if isinstance(a, Stop)] == [(1,)]
     acks = [Acked(w, 5, Ack(41, rank=0)) for w in ("a0", "a1")] + [Acked("b1", 5, Ack(41, out=True, rank=1))]
-    state, actions = feed(state, *acks)
+    actions = run.feed(*acks)
     (form,) = [a for a in actions if isinstance(a, Form)]
     assert form.members == ("s0", "b1")
     assert form.attempt > max(PAST.attempts.values())
@@ -58,19 +50,19 @@ def test_who_died_meanwhile_is_lost_now() -> None:
 def test_who_never_heard_of_the_last_generation_ends_it() -> None:
     behind = replace(LIVING["a1"], generation=4, phase="stopped")
     state, events = rebuild(SHAPE, PAST, LIVING | {"a1": behind})
-    state, actions = feed(state, *events)
+    actions = Stepped(state, in_place=True).feed(*events)
     assert [a.broken for a in actions if isinstance(a, Stop)] == [()]
 
 
 def test_who_left_its_cell_breaks_it() -> None:
     state, events = rebuild(SHAPE, PAST, LIVING | {"b1": Living("n1", None, 3, 5, "failed")})
-    state, actions = feed(state, *events)
+    actions = Stepped(state, in_place=True).feed(*events)
     assert [a.broken for a in actions if isinstance(a, Stop)] == [(1,)]
 
 
 def test_a_run_without_a_generation_is_gathered_anew() -> None:
     state, events = rebuild(SHAPE, Past(checkpoint=20, committed=20), {w: Living("n1") for w in "abcd"})
-    state, actions = feed(state, *events)
+    actions = Stepped(state, in_place=True).feed(*events)
     assert [(a.cell, a.restore) for a in actions if isinstance(a, Form)] == [(0, 20), (1, 20)]
 
 
@@ -99,13 +91,14 @@ def test_a_generation_that_is_not_on_record_is_taken_from_the_living_and_ended()
     assert (past.generation, past.cells) == (7, {0: ("a0", "a1"), 1: ("s0", "b1")})
     assert (past.committed, past.attempts) == (55, {0: 0, 1: 4})
     state, events = rebuild(SHAPE, past, living)
-    state, actions = feed(state, *events)
+    run = Stepped(state, in_place=True)
+    actions = run.feed(*events)
     stop = [a for a in actions if isinstance(a, Stop)]
     assert (stop[0].generation, stop[-1].broken, set(stop[0].workers)) == (7, (), {"a0", "a1", "s0", "b1"})
     ranks = {"a0": 0, "a1": 1, "s0": 0, "b1": 1}
-    state, actions = feed(state, *(Acked(w, 7, Ack(55 + (w == "a0"), rank=r, whole=True)) for w, r in ranks.items()))
+    actions = run.feed(*(Acked(w, 7, Ack(55 + (w == "a0"), rank=r, whole=True)) for w, r in ranks.items()))
     assert [a.steps for a in actions if isinstance(a, CommitLate)] == [56, 56, 56]
-    state, actions = feed(state, *(Acked(w, 7, Ack(56, rank=r)) for w, r in ranks.items()))
+    actions = run.feed(*(Acked(w, 7, Ack(56, rank=r)) for w, r in ranks.items()))
     (generation,) = [a for a in actions if isinstance(a, Generation)]
     assert (generation.generation, generation.steps) == (8, 56)
 
@@ -115,10 +108,11 @@ def test_of_a_generation_not_on_record_a_cell_with_an_unknown_member_is_broken()
     past = as_lived(SHAPE, PAST, living)
     assert past.cells[1] == (None, "b1")
     state, events = rebuild(SHAPE, past, living)
-    state, actions = feed(state, *events)
+    run = Stepped(state, in_place=True)
+    actions = run.feed(*events)
     assert [a.broken for a in actions if isinstance(a, Stop)][-1] == (1,)
     acks = [Acked("a0", 7, Ack(55, rank=0)), Acked("a1", 7, Ack(55, rank=1)), Acked("b1", 7, Ack(55, out=True, rank=1))]
-    state, actions = feed(state, *acks)
+    actions = run.feed(*acks)
     assert [list(a.cells) for a in actions if isinstance(a, Generation)] == [[0]]
 
 
@@ -137,7 +131,7 @@ def test_if_all_left_the_unrecorded_generation_those_on_record_are_asked() -> No
     past = as_lived(SHAPE, PAST, gone)
     assert (past.generation, past.cells, past.committed) == (7, CELLS, 40)
     state, events = rebuild(SHAPE, past, gone)
-    state, actions = feed(state, *events)
+    actions = Stepped(state, in_place=True).feed(*events)
     assert [a.broken for a in actions if isinstance(a, Stop)][-1] == (0, 1)
 
 

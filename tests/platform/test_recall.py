@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from shoal.decisions.actions import CopyTo, Form, Generation, Rewind
-from shoal.decisions.decide import apply
 from shoal.decisions.events import Joined, Lost
 from shoal.decisions.modes import Gathering
 from shoal.decisions.recall import keepers, newest
@@ -25,78 +24,78 @@ from shoal.protocol.orders import Keeper
 from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.worker import copies as copies_module
 from shoal.worker.copies import CopyServer, LostCopy, fetch, push
+from tests.support.decisions import Stepped
 from tests.support.lab import Lab, alone, lab
 
 EVERY = 5
 
 
-def started(nodes: list[str], spares: list[str], cells: int = 1, checkpoint: int = 0) -> tuple[State, list[object]]:
-    """A run of `cells` x 2 workers w0, w1, ... on `nodes`, with spares s0, s1, ...; and all that was done."""
+def started(nodes: list[str], spares: list[str], cells: int = 1, checkpoint: int = 0) -> Stepped:
+    """A run of `cells` x 2 workers w0, w1, ... on `nodes`, with spares s0, s1, ..."""
     homes = {Seat(i // 2, i % 2): f"w{i}" for i in range(2 * cells)}
-    state = State.new(Shape(cells, 2, 100, lambda step: 4, recall=True), homes, checkpoint)
-    done: list[object] = []
+    run = Stepped(State.new(Shape(cells, 2, 100, lambda step: 4, recall=True), homes, checkpoint), in_place=True)
     for i, node in enumerate(nodes):
-        done += apply(state, Joined(f"w{i}", node, Seat(i // 2, i % 2)))
+        run.feed(Joined(f"w{i}", node, Seat(i // 2, i % 2)))
     for i, node in enumerate(spares):
-        done += apply(state, Joined(f"s{i}", node))
+        run.feed(Joined(f"s{i}", node))
     for i in range(2 * cells):
-        done += apply(state, Ready(f"w{i}", i // 2, 0))
-    return state, done
+        run.feed(Ready(f"w{i}", i // 2, 0))
+    return run
 
 
 def test_a_keeper_is_never_on_a_node_where_the_shard_lives() -> None:
-    state, done = started(["a", "a", "b", "b"], ["a", "c", "d"], cells=2)
-    (order,) = [action for action in done if isinstance(action, CopyTo)]
+    run = started(["a", "a", "b", "b"], ["a", "c", "d"], cells=2)
+    (order,) = [action for action in run.actions if isinstance(action, CopyTo)]
     assert order.keepers == {"w0": "s1", "w1": "s2"}
-    changed = apply(state, Lost("s2", "gone"))
+    changed = run.feed(Lost("s2", "gone"))
     assert [a.keepers for a in changed if isinstance(a, CopyTo)] == [{"w0": "s1", "w1": "s1"}]
-    apply(state, Lost("s1", "gone"))
-    assert keepers(state) == {}
-    assert [a.keepers for a in apply(state, Joined("s3", "e")) if isinstance(a, CopyTo)] == [{"w0": "s3", "w1": "s3"}]
+    run.feed(Lost("s1", "gone"))
+    assert keepers(run.state) == {}
+    assert [a.keepers for a in run.feed(Joined("s3", "e")) if isinstance(a, CopyTo)] == [{"w0": "s3", "w1": "s3"}]
 
 
 def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:
-    state, _ = started(["a", "a"], ["b", "c"])
+    run = started(["a", "a"], ["b", "c"])
     for rank, steps in ((0, 5), (1, 5), (0, 10), (0, 15)):
-        apply(state, CopyHeld("s0", rank, steps, 0))
-    assert newest(state) is None  # of rank 0 only the two newest are held
-    apply(state, CopyHeld("s1", 1, 10, 0))
-    assert newest(state) == (10, ("s0", "s1"))
-    apply(state, CopyHeld("s1", 1, 15, state.copies.era + 1))
-    assert newest(state) == (10, ("s0", "s1"))
+        run.feed(CopyHeld("s0", rank, steps, 0))
+    assert newest(run.state) is None  # of rank 0 only the two newest are held
+    run.feed(CopyHeld("s1", 1, 10, 0))
+    assert newest(run.state) == (10, ("s0", "s1"))
+    run.feed(CopyHeld("s1", 1, 15, run.state.copies.era + 1))
+    assert newest(run.state) == (10, ("s0", "s1"))
 
 
 def test_copies_are_gone_back_to_and_what_came_after_them_counts_no_more() -> None:
-    state, _ = started(["a", "a"], ["b", "b", "c"])
+    run = started(["a", "a"], ["b", "b", "c"])
     for rank in (0, 1):
-        apply(state, CopyHeld("s2", rank, 10, 0))
-    apply(state, CopyHeld("s2", 0, 15, 0))
-    apply(state, Committed("w0", 0, 17))
-    first = apply(state, Lost("w0", "gone"))
-    actions = first + apply(state, Lost("w1", "gone"))
+        run.feed(CopyHeld("s2", rank, 10, 0))
+    run.feed(CopyHeld("s2", 0, 15, 0))
+    run.feed(Committed("w0", 0, 17))
+    first = run.feed(Lost("w0", "gone"))
+    actions = first + run.feed(Lost("w1", "gone"))
     assert [(a.steps, a.lost) for a in actions if isinstance(a, Rewind)] == [(10, 7)]
     (form,) = [a for a in actions if isinstance(a, Form)]
     assert (form.members, form.restore, form.keep) == (("s0", "s1"), None, False)
     assert form.recall is not None
     assert (form.recall.steps, form.recall.keepers) == (10, ("s2", "s2"))
-    assert state.copies.held["s2"] == {0: (10,), 1: (10,)}
-    apply(state, Ready("s0", 0, form.attempt))
-    (generation,) = [a for a in apply(state, Ready("s1", 0, form.attempt)) if isinstance(a, Generation)]
+    assert run.state.copies.held["s2"] == {0: (10,), 1: (10,)}
+    run.feed(Ready("s0", 0, form.attempt))
+    (generation,) = [a for a in run.feed(Ready("s1", 0, form.attempt)) if isinstance(a, Generation)]
     assert (generation.steps, generation.heals) == (10, ())
 
 
 def test_copies_that_are_lost_meanwhile_leave_the_checkpoint() -> None:
-    state, _ = started(["a", "a"], ["b"], checkpoint=4)
+    run = started(["a", "a"], ["b"], checkpoint=4)
     for rank in (0, 1):
-        apply(state, CopyHeld("s0", rank, 10, 0))
-    apply(state, Lost("w0", "gone"))
-    waiting = apply(state, Lost("w1", "gone"))
+        run.feed(CopyHeld("s0", rank, 10, 0))
+    run.feed(Lost("w0", "gone"))
+    waiting = run.feed(Lost("w1", "gone"))
     assert [a for a in waiting if isinstance(a, Form)] == []  # one spare is too few
-    assert (state.committed, state.mode) == (10, Gathering(recalled=10))
-    actions = apply(state, Lost("s0", "gone"))
+    assert (run.state.committed, run.state.mode) == (10, Gathering(recalled=10))
+    actions = run.feed(Lost("s0", "gone"))
     assert [a.steps for a in actions if isinstance(a, Rewind)] == [4]
-    assert apply(state, Joined("s1", "c")) == []
-    (form,) = [a for a in apply(state, Joined("s2", "c")) if isinstance(a, Form)]
+    assert run.feed(Joined("s1", "c")) == []
+    (form,) = [a for a in run.feed(Joined("s2", "c")) if isinstance(a, Form)]
     assert (form.restore, form.recall) == (4, None)
 
 

@@ -15,6 +15,7 @@ from shoal.plan import Node
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Phase
 from shoal.record.pen import Stall
+from tests.support.fleet import FakeFleet
 
 
 def line(worker: str, heard: float, since: float) -> Line:
@@ -111,8 +112,7 @@ def test_time_by_which_a_look_comes_late_is_nobodys_silence() -> None:
 def test_a_survey_tells_of_nodes_that_go_and_are_gone_and_of_room() -> None:
     told: list[Event] = []
     journal: list[Any] = []
-    nodes = [Node("n1", "r1", 2), Node("n2", "r2", 2)]
-    fleet: Any = SimpleNamespace(nodes=lambda: nodes, draining=lambda: {"r2": 7.0})
+    fleet = FakeFleet([Node("n1", "r1", 2), Node("n2", "r2", 2)], {"r2": 7.0})
     survey = Survey(fleet, lambda: {"s0": "n1"}, told.append, lambda kind, **fields: journal.append((kind, fields)))
     survey.spoke("w0", "n2")
     scene(survey.look())
@@ -120,7 +120,7 @@ def test_a_survey_tells_of_nodes_that_go_and_are_gone_and_of_room() -> None:
     assert preemption == Preemption("n2", 7.0)
     assert isinstance(surveyed, Surveyed)
     assert ([node.name for node in surveyed.nodes], surveyed.asked) == (["n1", "n2"], {"s0": "n1"})
-    nodes.pop()
+    fleet.there.pop()
     scene(survey.look())
     assert journal == [("node_lost", {"node": "n2", "actors": ["w0"]})]
 

@@ -6,7 +6,7 @@ import pytest
 
 from shoal.decisions.actions import Action, Fence, Form, Journal, Release, Stop
 from shoal.decisions.events import Asked, Looked, Lost, Sign
-from shoal.decisions.modes import Draining
+from shoal.decisions.modes import Stopping
 from shoal.decisions.watchdog import LEARNED
 from shoal.protocol.said import Committed
 from tests.support.decisions import Run, one
@@ -159,7 +159,7 @@ def test_time_by_which_a_look_comes_late_counts_for_no_stop() -> None:
     run.look(101.0)
     run.now = 110.0
     assert fenced(run.feed(Looked(110.0, (run.sign("w11", "across", 100.0),), late=8.0))) == {}
-    assert isinstance(run.state.mode, Draining)
+    assert isinstance(run.state.mode, Stopping)
     assert run.state.mode.since == 109.0
 
 

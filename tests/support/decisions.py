@@ -1,11 +1,11 @@
-"""A run of two cells of two workers, stepped event by event, with no cluster."""
+"""Runs that are stepped event by event, with no cluster."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from shoal.decisions.actions import Action, Copied, Death, Generation, Journal, Leaves, PutOnRecord
-from shoal.decisions.decide import decide
+from shoal.decisions.decide import apply, decide
 from shoal.decisions.events import Event, Joined, Looked, Sign
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
@@ -16,21 +16,40 @@ HOMES = {Seat(c, r): f"w{c}{r}" for c in range(2) for r in range(2)}
 NODES = {"w00": "n1", "w01": "n1", "w10": "n2", "w11": "n2", "s0": "n3", "s1": "n3"}
 
 
-class Run:
-    """Feeds events and keeps what was answered."""
+class Stepped:
+    """Feeds events to the controller's decisions and keeps what was answered. `in_place`: as the controller does it;
+    otherwise the state before an event stays as it was."""
 
-    def __init__(self, checkpoint: int = 0, steps: int = 100) -> None:
-        self.state = State.new(Shape(2, 2, steps, lambda step: 2), HOMES, checkpoint)
+    def __init__(self, state: State, *, in_place: bool = False) -> None:
+        self.state, self._in_place = state, in_place
         self.actions: list[Action] = []
-        self.now = 0.0
 
     def feed(self, *events: Event) -> list[Action]:
         fresh: list[Action] = []
         for event in events:
-            self.state, actions = decide(self.state, event)
-            fresh += actions
+            if self._in_place:
+                fresh += apply(self.state, event)
+            else:
+                self.state, actions = decide(self.state, event)
+                fresh += actions
         self.actions += fresh
         return fresh
+
+    def ack(
+        self, worker: str, steps: int, done: tuple[int, ...] = (), *, out: bool = False, whole: bool = False
+    ) -> list[Action]:
+        """Let a worker answer a stop."""
+        seat = self.state.seats.get(worker)
+        rank = -1 if seat is None else seat.rank
+        return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
+
+
+class Run(Stepped):
+    """Two cells of two workers, `HOMES`."""
+
+    def __init__(self, checkpoint: int = 0, steps: int = 100) -> None:
+        super().__init__(State.new(Shape(2, 2, steps, lambda step: 2), HOMES, checkpoint))
+        self.now = 0.0
 
     def start(self) -> Generation:
         for seat, worker in HOMES.items():
@@ -79,13 +98,6 @@ class Run:
 
     def spares(self) -> None:
         self.feed(Joined("s0", "n3"), Joined("s1", "n3"))
-
-    def ack(
-        self, worker: str, steps: int, done: tuple[int, ...] = (), *, out: bool = False, whole: bool = False
-    ) -> list[Action]:
-        seat = self.state.seats.get(worker)
-        rank = -1 if seat is None else seat.rank
-        return self.feed(Acked(worker, self.state.generation, Ack(steps, done=done, out=out, whole=whole, rank=rank)))
 
 
 def deeds(actions: list[Action]) -> list[Action]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from shoal.config import Job
 from shoal.control.lifelines import Line
 from shoal.decisions.actions import Generation
-from shoal.decisions.modes import Draining, Ended, Gathering, Pausing, Running
+from shoal.decisions.modes import Ended, Gathering, Pausing, Running, Stopping
 from shoal.decisions.state import State
 from shoal.protocol.said import Committed
 from shoal.record import layout, slow
@@ -25,7 +25,7 @@ __all__ = ["Metrics", "Scribe"]
 
 FLUSH = 10.0
 """Seconds at the end of a run in which a record that is stalled may come to itself."""
-STATUS = {Gathering: "starting", Running: "running", Pausing: "recovering", Draining: "recovering", Ended: "done"}
+STATUS = {Gathering: "starting", Running: "running", Pausing: "recovering", Stopping: "recovering", Ended: "done"}
 
 
 class Metrics(Protocol):

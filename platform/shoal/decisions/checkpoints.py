@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shoal.decisions.actions import Action, Journal
-from shoal.decisions.drain import give_up
 from shoal.decisions.events import PassedOver
 from shoal.decisions.halt import end
+from shoal.decisions.leaving import give_up
 from shoal.decisions.modes import Gathering
 from shoal.decisions.rungs import descend
 from shoal.decisions.state import State

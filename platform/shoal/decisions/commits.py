@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from shoal.decisions import bounds
 from shoal.decisions.actions import Action, Fence, Journal, PutOnRecord
-from shoal.decisions.drain import commit_late, damage, give_up
 from shoal.decisions.figures import diverged, finite, suspects
+from shoal.decisions.leaving import commit_late, damage, give_up
 from shoal.decisions.seating import spares
 from shoal.decisions.state import State
 from shoal.protocol.said import Committed

@@ -1,7 +1,7 @@
 """The controller's decisions: a pure function of (state, event).
 
-A generation is a membership. It ends by a drain (`drain`): every living worker is told to stop and answers with how far
-its state is. Only when all have answered is it decided what was committed and who goes on, by the cheapest rung of the
+A generation is a membership. It is left (`leaving`): every living worker is told to stop and answers with how far its
+state is. Only when all have answered is it decided what was committed and who goes on, by the cheapest rung of the
 ladder that can be taken (`rungs`).
 """
 
@@ -14,7 +14,6 @@ from shoal.decisions import bounds
 from shoal.decisions.actions import Action, Copied, End, Journal, SetAside
 from shoal.decisions.checkpoints import pass_over, saved
 from shoal.decisions.commits import committed
-from shoal.decisions.drain import acked, damage, died, drain, give_up, unborn
 from shoal.decisions.events import (
     Ending,
     Erred,
@@ -35,10 +34,11 @@ from shoal.decisions.events import (
 from shoal.decisions.figures import diverged
 from shoal.decisions.formation import not_formed, ready
 from shoal.decisions.halt import close, end, end_unsaved, finish
-from shoal.decisions.modes import Draining, Ended, Gathering, Halt, Pausing, Running
+from shoal.decisions.leaving import acked, damage, died, evict, give_up, join, stop, unborn
+from shoal.decisions.modes import Ended, Gathering, Halt, Pausing, Running, Stopping
 from shoal.decisions.recall import assign_keepers, copy_held
 from shoal.decisions.rungs import begin, conclude, form_first_again
-from shoal.decisions.seating import evict, fill, join
+from shoal.decisions.seating import fill
 from shoal.decisions.spares import give_up_spares, survey
 from shoal.decisions.state import State, Worker
 from shoal.decisions.watch import look
@@ -130,7 +130,7 @@ def hear(state: State, event: FromWorker, actions: list[Action]) -> bool:
         case Committed(_, generation):
             if generation == state.generation:
                 committed(state, event, actions)
-                return isinstance(state.mode, Draining)
+                return isinstance(state.mode, Stopping)
         case Adopted(worker, generation, _, seconds):
             if generation == state.generation and worker in state.seats:
                 actions.append(Copied(state.seats[worker].cell, seconds))
@@ -181,7 +181,7 @@ def settle(state: State, actions: list[Action]) -> None:
             if isinstance(state.mode, Running):
                 what(state, state.mode, actions)
         assign_keepers(state, actions)
-    if isinstance(state.mode, Pausing | Draining) and not state.mode.awaited:
+    if isinstance(state.mode, Pausing | Stopping) and not state.mode.awaited:
         conclude(state, state.mode, actions)
 
 
@@ -207,9 +207,9 @@ def joined(state: State, event: Joined, actions: list[Action]) -> bool:
 def answered(state: State, event: Acked, actions: list[Action]) -> bool:
     """A worker of the generation takes no part in it any more."""
     if isinstance(state.mode, Running):
-        drain(state, f"{event.worker} was stopped by a controller before this one", actions)
+        stop(state, f"{event.worker} was stopped by a controller before this one", actions)
     mode = state.mode
-    if isinstance(mode, Pausing | Draining):
+    if isinstance(mode, Pausing | Stopping):
         acked(state, mode, event.worker, event.ack, actions)
     return not state.awaited
 
@@ -227,7 +227,7 @@ def failed(state: State, event: Failed, actions: list[Action]) -> bool:
         if not mode.damaged:
             mode.damaged = True
             actions.append(SetAside(damaged.steps, damaged.reason))
-    elif state.halt is not None and not isinstance(state.mode, Pausing | Draining):
+    elif state.halt is not None and not isinstance(state.mode, Pausing | Stopping):
         if current or (event.where == "form" and seat is not None):
             end(state, actions)
     elif event.where == "code":
@@ -244,7 +244,7 @@ def failed(state: State, event: Failed, actions: list[Action]) -> bool:
             return False
         not_formed(state, seat.cell, event.worker, event.message, actions)
     elif current and seat.cell in state.live:
-        drain(state, why, actions, broken=seat.cell if event.where == "cell" else None)
+        stop(state, why, actions, broken=seat.cell if event.where == "cell" else None)
         return False
     return True
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shoal.decisions.actions import Action, Journal
-from shoal.decisions.drain import drain
 from shoal.decisions.halt import end_unsaved
+from shoal.decisions.leaving import stop
 from shoal.decisions.modes import Gathering
 from shoal.decisions.state import State
 
@@ -21,7 +21,7 @@ def stand_still(state: State, reason: str, actions: list[Action]) -> None:
         for index in state.cells.within("forming"):
             not_formed(state, index, None, reason, actions)
     else:
-        drain(state, reason, actions)
+        stop(state, reason, actions)
 
 
 def not_formed(state: State, index: int, worker: str | None, reason: str, actions: list[Action]) -> None:

@@ -1,6 +1,6 @@
 """The modes that a run can be in, and what is known only while it is in one of them.
 
-A generation is a membership. `Running` begins it; `Pausing` or `Draining` end it, in order or at once, and last until
+A generation is a membership. `Running` begins it; `Pausing` or `Stopping` end it, in order or at once, and last until
 everybody alive has answered. Then the next one runs, or, when no cell is whole, the run is `Gathering` again. `Ended`
 is final.
 """
@@ -12,7 +12,7 @@ from typing import Literal
 
 from shoal.protocol.said import Ack
 
-__all__ = ["Draining", "Ended", "Gathering", "Halt", "Mode", "Pausing", "Running", "Status"]
+__all__ = ["Ended", "Gathering", "Halt", "Mode", "Pausing", "Running", "Status", "Stopping"]
 
 Status = Literal["done", "failed", "stopped"]
 
@@ -61,7 +61,7 @@ class Pausing:
 
 
 @dataclass
-class Draining:
+class Stopping:
     """The generation ends at once. `leaving`, `acks`, `awaited`: as in a pause; `broken`: cells whose world is
     unusable; `since`: when the watch first saw that answers are owed."""
 
@@ -72,7 +72,7 @@ class Draining:
     acks: dict[str, Ack] = field(default_factory=dict)
     since: float | None = None
 
-    def copy(self) -> Draining:
+    def copy(self) -> Stopping:
         return replace(self, awaited=set(self.awaited), acks=dict(self.acks))
 
 
@@ -87,7 +87,7 @@ class Ended:
         return self
 
 
-Mode = Gathering | Running | Pausing | Draining | Ended
+Mode = Gathering | Running | Pausing | Stopping | Ended
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from shoal.decisions.actions import Action, Decision, Generation, Rewind
 from shoal.decisions.cells import Formation
 from shoal.decisions.commits import put_on_record
 from shoal.decisions.halt import end
-from shoal.decisions.modes import Draining, Gathering, Pausing, Running
+from shoal.decisions.modes import Gathering, Pausing, Running, Stopping
 from shoal.decisions.recall import form_recalled, newer_copies
 from shoal.decisions.seating import combine, fill, holders, movable, release
 from shoal.decisions.state import State
@@ -25,12 +25,12 @@ from shoal.ladder import Rung
 __all__ = ["begin", "conclude", "descend", "form_first_again"]
 
 
-def conclude(state: State, mode: Pausing | Draining, actions: list[Action]) -> None:
+def conclude(state: State, mode: Pausing | Stopping, actions: list[Action]) -> None:
     """Nobody alive owes an answer: end the generation `mode`."""
     steps = state.committed
     put_on_record(state, None, actions)
     state.evaluated = max([state.evaluated, *(ack.evaluated for ack in mode.acks.values())])
-    broken = mode.broken if isinstance(mode, Draining) else frozenset()
+    broken = mode.broken if isinstance(mode, Stopping) else frozenset()
     healthy = [c for c in mode.live if c not in broken]
     whole = [c for c in healthy if all(mode.acks[w].steps == steps for w in state.crew([c]))]
     if not whole:
@@ -43,7 +43,7 @@ def conclude(state: State, mode: Pausing | Draining, actions: list[Action]) -> N
         end(state, actions)
 
 
-def start_over(state: State, mode: Pausing | Draining, actions: list[Action]) -> None:
+def start_over(state: State, mode: Pausing | Stopping, actions: list[Action]) -> None:
     """No cell is whole any more: go on from what living workers still hold, else from copies or a checkpoint."""
     held = {
         worker: ack.rank
@@ -110,10 +110,10 @@ def last_one_goes(state: State, whole: Sequence[int], members: Mapping[int, tupl
 # ---- while a cell is whole
 
 
-def go_on(state: State, mode: Pausing | Draining, whole: Sequence[int], actions: list[Action]) -> None:
+def go_on(state: State, mode: Pausing | Stopping, whole: Sequence[int], actions: list[Action]) -> None:
     """The next generation: of the whole cells but those that leave, of those that stand ready to join, and of healthy
     ones that are behind (never healed), as far as they are."""
-    broken = mode.broken if isinstance(mode, Draining) else frozenset()
+    broken = mode.broken if isinstance(mode, Stopping) else frozenset()
     healthy = set(mode.live) - broken
     leaving = mode.leaving & set(movable(state)) & healthy
     if leaving >= set(whole):

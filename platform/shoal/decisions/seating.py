@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from operator import attrgetter
 
 from shoal.decisions.actions import Action, Form, Release
-from shoal.decisions.cells import Cell
-from shoal.decisions.drain import leaves, pause
-from shoal.decisions.modes import Gathering, Running
+from shoal.decisions.modes import Gathering
 from shoal.decisions.state import State
 from shoal.plan import Healer, Seat
 
-__all__ = ["combine", "evict", "fill", "hire_cell", "holders", "join", "let_go", "movable", "release", "spares"]
+__all__ = [
+    "combine",
+    "fill",
+    "free",
+    "hire_cell",
+    "holders",
+    "let_go",
+    "movable",
+    "release",
+    "seated_on",
+    "spares",
+]
 
 
 def is_spare(state: State, name: str | None) -> bool:
@@ -142,46 +150,6 @@ def seated_on(state: State, nodes: Iterable[str]) -> list[int]:
     """Cells with a member on one of these nodes, in order."""
     names = (name for node in nodes for name in state.on_node.get(node, ()))
     return sorted({state.seats[name].cell for name in names if name in state.seats})
-
-
-def join(state: State, mode: Running, actions: list[Action]) -> None:
-    """Pause for cells that stand ready to join, or to take the place of one whose nodes go."""
-    joining = [f"cell {index} joins" for index in state.cells.within("ready")]
-    standing = [index for index, cell in state.successors.items() if cell.phase == "ready"]
-    taken = [c for c in movable(state) if c in standing] if standing else []
-    if (joining or taken) and state.committed < state.shape.steps:
-        reason = " and ".join([*joining, *(f"cell {c} moves" for c in taken)])
-        pause(state, mode, reason, taken, actions)
-
-
-def evict(state: State, mode: Running, actions: list[Action]) -> None:
-    """Move everybody off nodes that go, whole cells at a time: a successor is formed on spares while the cell goes on,
-    and takes its place at a step boundary; where spares are too few the cell leaves first."""
-    news = sorted(node for node, done in state.going.items() if not done)
-    if not news:
-        return
-    release(state, actions)
-    if set(mode.live).intersection(seated_on(state, news)) and state.committed < state.shape.steps:
-        leaving = movable(state)
-        for index in leaving:
-            if index not in state.successors:
-                form_successor(state, index, actions)
-        if state.successors.keys() & set(leaving):
-            return
-        pause(state, mode, f"{' and '.join(news)} will be taken away", leaving, actions)
-    for node in news:
-        state.going[node] = True
-
-
-def form_successor(state: State, index: int, actions: list[Action]) -> None:
-    """Form a cell to take the place of a live one, if there are spares for all of it."""
-    members = hire_cell(state, index, free(state))
-    if members:
-        cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
-        state.successors[index] = Cell(members, "forming", cell.named)
-        state.watchdog.moved = None
-        actions.append(leaves(state, index))
-        actions.append(Form(index, cell.named, members))
 
 
 def release(state: State, actions: list[Action]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from shoal.decisions.cells import Cell, Cells, Formation
 from shoal.decisions.copies import Copies
-from shoal.decisions.modes import Draining, Gathering, Halt, Mode, Pausing, Running
+from shoal.decisions.modes import Gathering, Halt, Mode, Pausing, Running, Stopping
 from shoal.decisions.shape import Shape
 from shoal.decisions.stragglers import Stragglers
 from shoal.decisions.tally import Tally
@@ -134,17 +134,17 @@ class State:
     @property
     def live(self) -> tuple[int, ...]:
         """The cells of the current generation."""
-        return self.mode.live if isinstance(self.mode, Running | Pausing | Draining) else ()
+        return self.mode.live if isinstance(self.mode, Running | Pausing | Stopping) else ()
 
     @property
     def acks(self) -> dict[str, Ack]:
         """Who has answered the stop or pause that ends the generation, and how."""
-        return self.mode.acks if isinstance(self.mode, Pausing | Draining) else {}
+        return self.mode.acks if isinstance(self.mode, Pausing | Stopping) else {}
 
     @property
     def awaited(self) -> set[str]:
         """Living workers of the generation whose answer is still to come."""
-        return self.mode.awaited if isinstance(self.mode, Pausing | Draining) else set()
+        return self.mode.awaited if isinstance(self.mode, Pausing | Stopping) else set()
 
     def members(self, cells: Iterable[int] | None = None) -> Iterator[str]:
         """Living workers of the given cells; by default of the current generation's."""

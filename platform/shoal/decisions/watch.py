@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from shoal.decisions.actions import Action, Fence, Journal, Release
-from shoal.decisions.drain import lose, unborn
 from shoal.decisions.events import Asked, Looked, Sign
 from shoal.decisions.formation import not_formed, stand_still
-from shoal.decisions.modes import Draining, Gathering, Pausing, Running
+from shoal.decisions.leaving import lose, unborn
+from shoal.decisions.modes import Gathering, Pausing, Running, Stopping
 from shoal.decisions.state import State
 from shoal.protocol.said import Phase
 
@@ -25,7 +25,7 @@ def look(state: State, event: Looked, actions: list[Action]) -> bool:
     dog = state.watchdog
     dog.look(event.gap)
     dog.moved = event.now if dog.moved is None else dog.moved
-    if isinstance(state.mode, Draining):
+    if isinstance(state.mode, Stopping):
         state.mode.since = event.now if state.mode.since is None else state.mode.since + event.late
     for asked in event.asked:
         never_spoke(state, asked, actions)
@@ -58,7 +58,7 @@ def to_fence(state: State, signs: Iterable[Sign]) -> dict[str, tuple[str, str]]:
     limits = {phase: dog.silence(phase, usual) for phase in Phase}
     stuck = dog.stuck()
     across = {sign.steps for sign in signs if sign.phase is Phase.ACROSS}
-    asked = mode.since if isinstance(mode, Draining) else None
+    asked = mode.since if isinstance(mode, Stopping) else None
     found = {}
     for worker, node, phase, steps, heard, since, silent in signs:
         if silent > limits[phase]:

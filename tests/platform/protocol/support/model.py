@@ -102,7 +102,7 @@ class Model:
         """Everything that may happen next, faults last.
 
         `all`: every order of moves. `calm`: once no fault is left, one of a calm state's moves stands for all. `few`:
-        so while faults are left too, and in a drain answers go first: every moment of each worker is still a moment to
+        so while faults are left too, and in a stop answers go first: every moment of each worker is still a moment to
         fail at, but not beside every moment of every other.
         """
         if isinstance(self.states[world.controller].mode, Ended):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from shoal.decisions.actions import Action, CommitLate
 from shoal.decisions.decide import decide
 from shoal.decisions.events import Event, Lost
-from shoal.decisions.modes import Draining, Running
+from shoal.decisions.modes import Running, Stopping
 from shoal.decisions.state import State
 from shoal.protocol.said import Ack, Acked, Committed
 from tests.platform.protocol.support import acts
@@ -46,7 +46,7 @@ def stays_behind(state: State, event: Event) -> tuple[State, list[Action]]:
 def decide_too_early(state: State, event: Event) -> tuple[State, list[Action]]:
     """A death is decided upon without waiting for the answers of the living."""
     after, actions = decide(state, event)
-    if isinstance(event, Lost) and isinstance(after.mode, Draining):
+    if isinstance(event, Lost) and isinstance(after.mode, Stopping):
         for worker in sorted(after.awaited):
             out = after.seats[worker].cell in after.mode.broken
             answer = Acked(worker, after.generation, Ack(after.committed, -1, (), out, False, after.seats[worker].rank))

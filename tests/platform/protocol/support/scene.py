@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.decisions.actions import Action, CommitLate, Fence, Generation, PutOnRecord, Release, Rewind
 from shoal.decisions.events import Event, Looked, Lost, Sign
-from shoal.decisions.modes import Draining
+from shoal.decisions.modes import Stopping
 from shoal.protocol.said import Committed, Phase
 from tests.platform.protocol.support.actors import MEET, Published, Violation, Worker, World, order_of
 
@@ -150,7 +150,7 @@ class Scene:
     def cut(self, i: int) -> None:
         """A worker that lives is not heard of: for its silence, or (if it owes an answer) for what it does not say."""
         state = self.model.states[self.controller]
-        if isinstance(state.mode, Draining) and self.model.names[i] in state.awaited:
+        if isinstance(state.mode, Stopping) and self.model.names[i] in state.awaited:
             self.look(0.0)
             self.tell(None, Looked(LONG, (Sign(self.model.names[i], "", Phase.STOPPED, -1, LONG, LONG, 0.0),)))
         else:

@@ -8,43 +8,46 @@ an answer; what comes then is decided in `rungs`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from shoal.decisions import bounds
-from shoal.decisions.actions import Action, CommitLate, Death, Journal, Leaves, Pause, Release, Stop
+from shoal.decisions.actions import Action, CommitLate, Death, Form, Journal, Leaves, Pause, Release, Stop
+from shoal.decisions.cells import Cell
 from shoal.decisions.events import Lost
 from shoal.decisions.halt import end
-from shoal.decisions.modes import Draining, Gathering, Halt, Pausing, Running
+from shoal.decisions.modes import Gathering, Halt, Pausing, Running, Stopping
+from shoal.decisions.seating import free, hire_cell, movable, release, seated_on
 from shoal.decisions.state import State
 from shoal.protocol.said import Ack
 
-__all__ = ["acked", "commit_late", "damage", "died", "drain", "give_up", "leaves", "lose", "pause", "unborn"]
+__all__ = ["acked", "commit_late", "damage", "died", "evict", "give_up", "join", "lose", "pause", "stop", "unborn"]
 
 
-def drain(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
+def stop(state: State, reason: str, actions: list[Action], broken: int | None = None) -> None:
     """End the current generation, once; a pause is cut short. `broken`: a live cell whose world is unusable."""
     state.tally.cause, mode = reason, state.mode
     fresh = frozenset(() if broken is None else (broken,))
     match mode:
         case Running(live):
-            state.mode = ends = Draining(live, broken=fresh)
+            state.mode = ends = Stopping(live, broken=fresh)
             actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
-            stop(state, ends, state.crew(), actions)
+            order_stop(state, ends, state.crew(), actions)
         case Pausing(live, _, leaving, awaited, acks):
-            state.mode = ends = Draining(live, leaving, fresh, awaited, acks)
-            stop(state, ends, state.crew(), actions)
-        case Draining() if not fresh <= mode.broken:
+            state.mode = ends = Stopping(live, leaving, fresh, awaited, acks)
+            order_stop(state, ends, state.crew(), actions)
+        case Stopping() if not fresh <= mode.broken:
             mode.broken |= fresh
-            stop(state, mode, state.crew(fresh), actions)
+            order_stop(state, mode, state.crew(fresh), actions)
 
 
 def damage(state: State, cell: int, reason: str, actions: list[Action]) -> None:
     """A cell's world is unusable: its members must leave it, whatever they answered before."""
     if cell in state.live:
-        drain(state, reason, actions, broken=cell)
+        stop(state, reason, actions, broken=cell)
 
 
-def stop(state: State, mode: Draining, workers: Sequence[str], actions: list[Action]) -> None:
+def order_stop(state: State, mode: Stopping, workers: Sequence[str], actions: list[Action]) -> None:
     """Tell these workers; only those must answer (again) who have not, or whose answer does not do any more."""
     for worker in workers:
         ack = mode.acks.get(worker)
@@ -54,9 +57,9 @@ def stop(state: State, mode: Draining, workers: Sequence[str], actions: list[Act
     actions.append(Stop(state.generation, tuple(sorted(mode.broken)), tuple(workers), state.known))
 
 
-def will_do(state: State, mode: Pausing | Draining, worker: str, ack: Ack) -> bool:
+def will_do(state: State, mode: Pausing | Stopping, worker: str, ack: Ack) -> bool:
     """Whether an answer is enough: members of a broken cell must have left it, or have nothing more to do in it."""
-    broken = mode.broken if isinstance(mode, Draining) else ()
+    broken = mode.broken if isinstance(mode, Stopping) else ()
     return state.seats[worker].cell not in broken or ack.out or ack.whole
 
 
@@ -69,13 +72,7 @@ def pause(state: State, mode: Running, reason: str, leaving: Iterable[int], acti
     actions += [leaves(state, cell) for cell in sorted(state.mode.leaving)]
 
 
-def leaves(state: State, cell: int) -> Leaves:
-    """That a live cell is to leave those of its nodes that will be taken away."""
-    nodes = {state.workers[worker].node for worker in state.members([cell])}
-    return Leaves(cell, tuple(sorted(nodes & state.going.keys())))
-
-
-def acked(state: State, mode: Pausing | Draining, worker: str, ack: Ack, actions: list[Action]) -> None:
+def acked(state: State, mode: Pausing | Stopping, worker: str, ack: Ack, actions: list[Action]) -> None:
     """A living worker has answered; what it committed is committed."""
     mode.acks[worker] = ack
     if worker in state.seats and will_do(state, mode, worker, ack):
@@ -89,14 +86,14 @@ def commit_late(state: State, workers: Iterable[str], actions: list[Action]) -> 
     """Who has answered from behind a committed step commits it at once, and answers again: a peer of its cell may have
     gone on and wait for it inside the next step, where nothing can be said to it."""
     mode = state.mode
-    if not isinstance(mode, Pausing | Draining):
+    if not isinstance(mode, Pausing | Stopping):
         return
     behind = [w for w in workers if 0 <= mode.acks[w].steps < state.committed and not mode.acks[w].out]
     if behind:
         for worker in behind:
             del mode.acks[worker]
         mode.awaited |= set(behind)
-        if isinstance(mode, Draining):
+        if isinstance(mode, Stopping):
             mode.since = None
         actions.append(CommitLate(state.generation, state.committed, tuple(behind), state.newest))
 
@@ -135,7 +132,7 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
         bounds.strike(state, gone.node, actions)
     if seat is None:
         return
-    if state.halt is not None and not isinstance(state.mode, Pausing | Draining):
+    if state.halt is not None and not isinstance(state.mode, Pausing | Stopping):
         end(state, actions)
         return
     cell = state.cells[seat.cell]
@@ -148,6 +145,52 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
         state.empty(seat.cell)
 
 
+def join(state: State, mode: Running, actions: list[Action]) -> None:
+    """Pause for cells that stand ready to join, or to take the place of one whose nodes go."""
+    joining = [f"cell {index} joins" for index in state.cells.within("ready")]
+    standing = [index for index, cell in state.successors.items() if cell.phase == "ready"]
+    taken = [c for c in movable(state) if c in standing] if standing else []
+    if (joining or taken) and state.committed < state.shape.steps:
+        reason = " and ".join([*joining, *(f"cell {c} moves" for c in taken)])
+        pause(state, mode, reason, taken, actions)
+
+
+def evict(state: State, mode: Running, actions: list[Action]) -> None:
+    """Move everybody off nodes that go, whole cells at a time: a successor is formed on spares while the cell goes on,
+    and takes its place at a step boundary; where spares are too few the cell leaves first."""
+    news = sorted(node for node, done in state.going.items() if not done)
+    if not news:
+        return
+    release(state, actions)
+    if set(mode.live).intersection(seated_on(state, news)) and state.committed < state.shape.steps:
+        leaving = movable(state)
+        for index in leaving:
+            if index not in state.successors:
+                form_successor(state, index, actions)
+        if state.successors.keys() & set(leaving):
+            return
+        pause(state, mode, f"{' and '.join(news)} will be taken away", leaving, actions)
+    for node in news:
+        state.going[node] = True
+
+
+def form_successor(state: State, index: int, actions: list[Action]) -> None:
+    """Form a cell to take the place of a live one, if there are spares for all of it."""
+    members = hire_cell(state, index, free(state))
+    if members:
+        cell = state.cells[index] = replace(state.cells[index], named=state.cells[index].named + 1)
+        state.successors[index] = Cell(members, "forming", cell.named)
+        state.watchdog.moved = None
+        actions.append(leaves(state, index))
+        actions.append(Form(index, cell.named, members))
+
+
+def leaves(state: State, cell: int) -> Leaves:
+    """That a live cell is to leave those of its nodes that will be taken away."""
+    nodes = {state.workers[worker].node for worker in state.members([cell])}
+    return Leaves(cell, tuple(sorted(nodes & state.going.keys())))
+
+
 def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
     """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
     if state.halt is not None:
@@ -156,4 +199,4 @@ def give_up(state: State, reason: str, actions: list[Action], status: Literal["f
     if isinstance(state.mode, Gathering) and not state.mode.held:
         end(state, actions)
     else:
-        drain(state, reason, actions)
+        stop(state, reason, actions)
