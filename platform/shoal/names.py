@@ -10,7 +10,16 @@ import re
 
 from shoal.plan import Mesh, Seat
 
-__all__ = ["controller_name", "is_worker", "node_of", "run_of", "seat_name", "spare_name", "spare_number"]
+__all__ = [
+    "controller_name",
+    "is_worker",
+    "node_of",
+    "run_of",
+    "seat_name",
+    "spare_name",
+    "spare_number",
+    "stacks_file",
+]
 
 _SPARE = re.compile(r"/spare(\d+)@")
 
@@ -50,3 +59,8 @@ def run_of(actor: str) -> str:
 def node_of(worker: str) -> str:
     """The node in a worker's name."""
     return worker.rpartition("@")[2]
+
+
+def stacks_file(worker: str, pid: int) -> str:
+    """Where in its run's folder it says what a worker's threads were at when it was fenced."""
+    return f"stacks/{worker.partition('/')[2].replace('/', '.')}-{pid}.txt"

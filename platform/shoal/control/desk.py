@@ -54,14 +54,15 @@ class Ear:
         self._spawner.spoke(line.worker)
         self._spoke(line.worker, line.node)
 
-    def gone(self, line: Line, why: str) -> None:
-        """A lifeline has closed, or was cut: whatever the worker is, from now on it is dead."""
+    def gone(self, line: Line, why: str, grace: float = 0.0) -> None:
+        """A lifeline has closed, or was cut: whatever the worker is, from now on it is dead. Its process has `grace`
+        seconds to end."""
         if line.worker not in self._spawner.started:
             return
         if self.early is None and line.greeting.phase is Phase.UNBORN:
             self.unborn(line.worker, why)
             return
-        self._spawner.kill(line.worker)
+        self._spawner.kill(line.worker, grace)
         if self.early is None:
             alive = time.time() - (time.monotonic() - line.heard)
             self._tell(Lost(line.worker, why, line.node, line.pid, alive))

@@ -31,11 +31,15 @@ from shoal.decisions.actions import (
     Stop,
 )
 from shoal.decisions.events import Ending, PassedOver, Recorded
+from shoal.names import stacks_file
 from shoal.protocol import orders
 from shoal_core import marker
 from shoal_core.workload import ORIGIN
 
-__all__ = ["carry_out"]
+__all__ = ["GRACE", "carry_out"]
+
+GRACE = 1.0
+"""Seconds in which neighbours end a worker that is taken for dead, before the cluster is asked to."""
 
 
 def carry_out(one: Run, action: Action) -> None:
@@ -119,14 +123,16 @@ def begin(one: Run, action: Generation) -> None:
 
 def fence(one: Run, worker: str, how: str) -> None:
     """Make sure that a worker is dead: a frozen process obeys only a signal, which another worker of its node can send
-    at once."""
-    line = one.lifelines.lines.pop(worker, None)
+    at once. One that is alone there may still hear of it itself. They first have it say where its threads are."""
+    line = one.lifelines.lines.get(worker)
     if line is None:
         return
-    beside = [other.worker for other in one.lifelines.lines.values() if other.node == line.node]
-    one.lifelines.broadcast(beside, orders.Fence(line.pid, line.worker))
+    beside = [other.worker for other in one.lifelines.lines.values() if other.node == line.node and other is not line]
+    one.lifelines.broadcast(beside or [worker], orders.Fence(line.pid, worker))
+    del one.lifelines.lines[worker]
     line.hang_up()
-    one.ear.gone(line, how)
+    one.ear.gone(line, how, grace=GRACE)
+    one.scribe.event("fenced", actor=worker, node=line.node, how=how, stacks=stacks_file(worker, line.pid))
 
 
 def keeper_of(one: Run, worker: str, era: int) -> orders.Keeper | None:

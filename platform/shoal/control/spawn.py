@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -71,15 +72,22 @@ class Spawner:
                 del self.started[name]
         return found
 
-    def kill(self, name: str) -> None:
-        """Fence a worker; one that is gone already is no error. What follows from its end waits for no order that
-        could not be given."""
+    def kill(self, name: str, grace: float = 0.0) -> None:
+        """Fence a worker, after `grace` seconds; one that is gone already is no error. What follows from its end waits
+        for no order that could not be given."""
         self._unheard.discard(name)
-        if self.started.pop(name, None) is not None:
-            try:
-                self._fleet.kill(name)
-            except Exception as error:
-                logger.warning("%s could not be told to end: %s: %s", name, type(error).__name__, error)
+        if self.started.pop(name, None) is None:
+            return
+        if grace:
+            asyncio.get_running_loop().call_later(grace, self._kill, name)
+        else:
+            self._kill(name)
+
+    def _kill(self, name: str) -> None:
+        try:
+            self._fleet.kill(name)
+        except Exception as error:
+            logger.warning("%s could not be told to end: %s: %s", name, type(error).__name__, error)
 
     def spoke(self, name: str) -> None:
         """A worker has said its first word."""

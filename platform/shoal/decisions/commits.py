@@ -92,5 +92,4 @@ def pace(state: State, event: Committed, actions: list[Action]) -> None:
         fields = {"actor": slow.worker, "node": state.workers[slow.worker].node}
         actions.append(Journal("straggler", fields | {"seconds": slow.seconds, "typical": slow.typical}))
         if state.shape.replace_stragglers and spares(state):
-            actions.append(Journal("fenced", {**fields, "how": SLOW}))
             actions.append(Fence(slow.worker, SLOW))

@@ -30,9 +30,7 @@ def look(state: State, event: Looked, actions: list[Action]) -> bool:
     for asked in event.asked:
         never_spoke(state, asked, actions)
     fenced = to_fence(state, event.signs)
-    for worker, (node, why) in fenced.items():
-        actions.append(Journal("fenced", {"actor": worker, "node": node, "how": why}))
-        actions.append(Fence(worker, why))
+    actions.extend(Fence(worker, why) for worker, why in fenced.items())
     stand(state, {sign.worker: sign for sign in event.signs if sign.worker not in fenced}, event.now, actions)
     return len(actions) > before
 
@@ -49,8 +47,8 @@ def never_spoke(state: State, asked: Asked, actions: list[Action]) -> None:
         unborn(state, asked.worker, asked.node, f"it did not start within {limit:.0f} s", "", actions)
 
 
-def to_fence(state: State, signs: Iterable[Sign]) -> dict[str, tuple[str, str]]:
-    """Workers to be taken for dead -> (node, why)."""
+def to_fence(state: State, signs: Iterable[Sign]) -> dict[str, str]:
+    """Workers to be taken for dead -> why."""
     dog, mode = state.watchdog, state.mode
     signs = list(signs)
     silences = sorted(sign.silent for sign in signs)
@@ -59,14 +57,14 @@ def to_fence(state: State, signs: Iterable[Sign]) -> dict[str, tuple[str, str]]:
     stuck = dog.stuck()
     across = {sign.steps for sign in signs if sign.phase is Phase.ACROSS}
     asked = mode.since if isinstance(mode, Stopping) else None
-    found = {}
-    for worker, node, phase, steps, heard, since, silent in signs:
+    found: dict[str, str] = {}
+    for worker, _, phase, steps, heard, since, silent in signs:
         if silent > limits[phase]:
-            found[worker] = node, f"silent for {silent:.1f} s"
+            found[worker] = f"silent for {silent:.1f} s"
         elif asked is not None and heard - asked > stuck and worker in state.awaited:
-            found[worker] = node, f"did not answer a stop within {heard - asked:.1f} s"
+            found[worker] = f"did not answer a stop within {heard - asked:.1f} s"
         elif phase is Phase.INSIDE and heard - since > stuck and steps in across:
-            found[worker] = node, f"computed on one step for {heard - since:.1f} s while others waited"
+            found[worker] = f"computed on one step for {heard - since:.1f} s while others waited"
     return found
 
 

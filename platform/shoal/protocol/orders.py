@@ -98,7 +98,7 @@ class CopyTo:
 
 @dataclass(frozen=True)
 class Fence:
-    """End another worker of this node, which is taken for dead."""
+    """End a worker of this node that is taken for dead; it may be the receiver."""
 
     pid: int
     worker: str

@@ -69,7 +69,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "controller_back": ("seconds", "workers"),
     "node_draining": ("node", "deadline"),
     "node_aside": ("node", "reason"),
-    "fenced": ("actor", "node", "how"),
+    "fenced": ("actor", "node", "how", "stacks"),
     "rolled_back": ("step", "to", "samples"),
     "disagreement": ("step", "cell", "checksums"),
     "straggler": ("actor", "node", "seconds", "typical"),

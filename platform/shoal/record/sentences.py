@@ -183,7 +183,10 @@ def _node_aside(event: Event) -> str:
 
 
 def _fenced(event: Event) -> str:
-    return f"Worker {short_actor(event.get('actor'))} on {event.get('node')} is taken for dead ({event.get('how')})."
+    said = f"; {event.get('stacks')} says where its threads were" if event.get("stacks") else ""
+    return (
+        f"Worker {short_actor(event.get('actor'))} on {event.get('node')} is taken for dead ({event.get('how')}){said}."
+    )
 
 
 def _rolled_back(event: Event) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 
 from shoal.config import Job
@@ -101,7 +102,8 @@ class Loop:
                 self.kit.courier.keeper = keeper
                 return True
             case orders.Fence(pid, worker):
-                fence(pid, worker)
+                # an answer is waited for a moment: orders go on meanwhile
+                threading.Thread(target=fence, args=(pid, worker, self.setup.rundir), daemon=True, name="fence").start()
                 return True
         return False
 

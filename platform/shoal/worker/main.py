@@ -12,6 +12,7 @@ from shoal import log
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import CannotStart, Phase
 from shoal.timeouts import Timeouts
+from shoal.worker.fencing import lend
 from shoal.worker.link import Link
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.sockets import interface_of
@@ -39,6 +40,7 @@ class Worker:
         self.warm = threading.Event()
         """It has said its first word to a controller."""
         log.begin(setup.name, self.steps)
+        lend(setup.name)
         threading.Thread(target=self._train, daemon=True, name="train").start()
 
     def steps(self) -> int:
