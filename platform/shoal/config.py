@@ -103,7 +103,9 @@ class Job(Section):
         "all", description="warm spare workers to hold; all: every free slot"
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads a worker computes with")
-    slot_resource: str = Field("slot", pattern=RESOURCE, description="the Ray resource one worker takes one of")
+    slot_resource: str = Field(
+        "slot", pattern=RESOURCE, description="the Ray resource one worker takes one of; GPU: its own GPU"
+    )
     reduce: Literal["fast", "exact"] = Field(
         "fast", description="exact: sums in fixed point, so that recoveries leave no trace, to the last bit"
     )
@@ -145,11 +147,6 @@ class Job(Section):
     @field_validator("slot_resource")
     @classmethod
     def _counted_by_workers(cls, resource: str) -> str:
-        if resource == "GPU":
-            raise ValueError(
-                "GPU does not start yet, since Ray shows no GPU to a worker that takes it as a custom resource; "
-                "let GPU nodes offer `slot`, one for each GPU"
-            )
         if resource in ("CPU", "memory", "object_store_memory"):
             raise ValueError(f"Ray hands out {resource} by itself; name a custom resource, such as slot")
         return resource

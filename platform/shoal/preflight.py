@@ -82,6 +82,12 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
     kind = load_workload(job.workload["path"])
     config = parse(kind.Config, own_settings(job.workload), source="the job file", prefix="workload.")
     workload = kind(config)
+    if workload.runs_on == "cuda" and job.slot_resource != "GPU":
+        raise UserError(
+            f"slot_resource: the workload computes on a GPU, and to a worker that takes {job.slot_resource!r} Ray "
+            "gives none: all of a node would share its first",
+            "set slot_resource=GPU, or workload.device=cpu",
+        )
     if workload.rolls_back and not job.snapshots.every:
         raise UserError(
             "snapshots.every: the workload's guard rolls back, but no state is kept to go back to",

@@ -26,13 +26,15 @@ STEPS, LONG = 300, 250
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    local.up(CLUSTER, nodes=4, slots=2)
+    local.up(CLUSTER, nodes=4, slots=2, gpus=2)
     yield CLUSTER
     local.down(CLUSTER)
 
 
 def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
-    job = submit(CLUSTER, write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}))
+    """On GPUs that Ray counts and nobody has: each worker has its own."""
+    file = write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}, slot_resource="GPU")
+    job = submit(CLUSTER, file)
     path = tmp_path / "runs" / "killed"
     for number in (1, 0):
         wait_for(path, 10, spares=2, recoveries=1 - number)
@@ -57,6 +59,10 @@ def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None
     torch.testing.assert_close(found.state["vector"], undisturbed.state["vector"], rtol=1e-4, atol=1e-5)
     assert (path / "report.html").stat().st_size > 10_000
     assert_reaped(CLUSTER, "killed")
+    ready = [event for event in read.events(path) if event["kind"] == "worker_ready"]
+    assert sorted((event["node"], event["device"]) for event in ready) == [
+        (f"node{number}", device) for number in range(1, 5) for device in "01"
+    ]
     for event in read.events(path):
         if event["kind"] == "recovery":
             assert set(event["phases"]) == {"detect", "decide", "place", "join", "state", "first_step"}

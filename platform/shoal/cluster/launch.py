@@ -98,7 +98,7 @@ def ray_params(state: ClusterState, node: NodeState) -> dict[str, Any]:
         "node_ip_address": node.ip,
         "node_name": node.name,
         "num_cpus": node.cpus,
-        "num_gpus": 0,
+        "num_gpus": node.gpus,
         "object_store_memory": state.object_store_mb * 1_000_000,
         "temp_dir": temp_dir(state, node),
         "labels": {**node.labels, NODE_LABEL: node.name},

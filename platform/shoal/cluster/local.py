@@ -86,13 +86,15 @@ def up(
     dashboard_port: int = 8265,
     object_store_mb: int = OBJECT_STORE_MB,
     labels: Labels | None = None,
+    gpus: int = 0,
     on_redis: bool = False,
     say: Say = lambda line: None,
 ) -> ClusterState:
     """Start a cluster of a head and `nodes` nodes with `slots` slots each, and return when all have joined.
 
     `cpus`: CPUs that Ray may give to tasks and actors on each node (default: `slots`). `labels`: Ray node labels by
-    node name, `*` for all nodes. `on_redis`: Ray's control store is on a Redis of the cluster's own, so that the head
+    node name, `*` for all nodes. `gpus`: GPUs that Ray is to count on each node (for tests: no GPU need be there).
+    `on_redis`: Ray's control store is on a Redis of the cluster's own, so that the head
     may die (`restart_head`), and a node `steady` is there for drivers and controllers. `say` receives progress lines.
     What is left of a broken cluster of that name is cleared away first; whatever goes wrong (Ctrl-C too), nothing is
     left behind.
@@ -128,6 +130,7 @@ def up(
             raise
         try:
             state = assemble.with_nodes(state, nodes, slots, slots if cpus is None else cpus, labels or {})
+            state = replace(state, nodes=tuple(replace(node, gpus=gpus if node.slots else 0) for node in state.nodes))
             save(state)
             assemble.start(state, list(state.nodes), say)
             state = replace(state, phase="up")

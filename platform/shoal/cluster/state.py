@@ -40,7 +40,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
 
 @dataclass(frozen=True)
 class NodeState:
-    """One node of a local cluster. `namespace` is empty in process mode, where all nodes share 127.0.0.1."""
+    """One node of a local cluster. `namespace` is empty in process mode, where all nodes share 127.0.0.1. `gpus`: GPUs
+    that Ray is to count there, whether they are or not."""
 
     name: str
     ip: str
@@ -48,6 +49,7 @@ class NodeState:
     cpus: int
     labels: dict[str, str] = field(default_factory=dict)
     namespace: str = ""
+    gpus: int = 0
 
     @property
     def is_head(self) -> bool:

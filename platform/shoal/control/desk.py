@@ -47,7 +47,8 @@ class Ear:
         elif self.early is None and line.greeting.phase is not Phase.UNBORN:
             self.known(line)
             home = line.greeting.home
-            self._tell(Joined(line.worker, line.node, None if home is None else Seat(*home), line.pid))
+            seat = None if home is None else Seat(*home)
+            self._tell(Joined(line.worker, line.node, seat, line.pid, line.greeting.device))
 
     def known(self, line: Line) -> None:
         """A worker has said its first word."""

@@ -197,7 +197,8 @@ def exhaust(state: State, actions: list[Action]) -> None:
 def joined(state: State, event: Joined, actions: list[Action]) -> bool:
     """A warm worker. Its cell is formed when the others that are planned for it are here."""
     if event.pid is not None:
-        actions.append(Journal("worker_ready", {"actor": event.worker, "node": event.node, "pid": event.pid}))
+        where = {"actor": event.worker, "node": event.node, "pid": event.pid, "device": event.device or None}
+        actions.append(Journal("worker_ready", where))
     state.heard(event.worker)
     state.tally.unborn.pop(event.node, None)
     state.enter(event.worker, Worker(event.node, event.home))

@@ -45,12 +45,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Joined:
-    """A worker is warm and has said so (`pid`), or is known again by a controller that took over."""
+    """A worker is warm and has said so (`pid`), or is known again by a controller that took over. `device`: the number
+    of its own GPU on its node, if it has one."""
 
     worker: str
     node: str
     home: Seat | None = None
     pid: int | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True)

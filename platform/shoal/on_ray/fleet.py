@@ -14,7 +14,7 @@ import ray
 from shoal.names import is_worker, node_of, run_of
 from shoal.on_ray import NAMESPACE
 from shoal.on_ray.drain import draining_nodes
-from shoal.on_ray.nodes import on_node, within_reach
+from shoal.on_ray.nodes import of_one_slot, on_node, within_reach
 from shoal.on_ray.worker_actor import WorkerActor
 from shoal.plan import Node
 from shoal.worker.setup import Meeting, Setup
@@ -119,8 +119,8 @@ class RayFleet:
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
-            resources={self._slot: 1},
             scheduling_strategy=on_node(node),
+            **of_one_slot(self._slot),
         ).remote(setup)
 
         def warm(answer: Future[Any]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "ZONE_LABELS",
     "living",
     "near_node",
+    "of_one_slot",
     "on_node",
     "quiet_node",
     "site",
@@ -72,6 +73,11 @@ def within_reach(slot_resource: str, mine: Mapping[str, int]) -> list[Node]:
         replace(node, slots=min(node.slots, slots.get(node.ray_id, 0) + mine.get(node.name, 0)))
         for node in living(slot_resource)
     ]
+
+
+def of_one_slot(slot_resource: str) -> dict[str, Any]:
+    """What an actor asks Ray for that takes one slot. Ray counts GPUs apart, and shows each worker its own alone."""
+    return {"num_gpus": 1} if slot_resource == "GPU" else {"resources": {slot_resource: 1}}
 
 
 def on_node(node: Node) -> Any:

@@ -46,6 +46,7 @@ class Greeting:
 
     `home`: the (cell, rank) it was started for; `seat`: the one it sits on; `attempt`, `generation`: the newest it was
     in; `steps`: committed ones of its state; `copies`: where it keeps copies for others. -1 and None: nothing yet.
+    `device`: the number of its own GPU on its node, if the cluster gave it one.
     """
 
     worker: str
@@ -58,6 +59,7 @@ class Greeting:
     phase: Phase = Phase.SPARE
     steps: int = -1
     copies: tuple[str, int] | None = None
+    device: str = ""
 
 
 @dataclass(frozen=True)

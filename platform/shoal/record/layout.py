@@ -60,7 +60,7 @@ STEP_FIGURES: tuple[str, ...] = ("loss", "lm_loss", "mtp_loss", "grad_norm", "lr
 EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "run_started": ("run_id", "steps", "cells", "workers_per_cell", "resumed_from"),
     "config_changed": ("changes",),
-    "worker_ready": ("actor", "node", "pid"),
+    "worker_ready": ("actor", "node", "pid", "device"),
     "death": ("actor", "node", "pid", "cell", "coords", "how", "step"),
     "node_lost": ("node", "actors"),
     "drain": ("generation", "reason"),

@@ -19,6 +19,7 @@ from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
 from shoal.worker.copies import CopyServer
 from shoal.worker.courier import Courier
+from shoal.worker.device import VISIBLE
 from shoal.worker.fencing import fence
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
@@ -76,7 +77,7 @@ class Loop:
         seat = None if world is None else (world.order.cell, world.order.rank)
         where = (setup.home, seat, self.attempt, self.voice.generation, beat.phase, beat.steps)
         copies = None if self.copies is None else self.copies.address
-        return Greeting(setup.name, setup.node, os.getpid(), *where, copies)
+        return Greeting(setup.name, setup.node, os.getpid(), *where, copies, os.environ.get(VISIBLE, ""))
 
     def beat(self) -> Beat:
         """A sign of life."""

@@ -12,6 +12,7 @@ from shoal import log
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import CannotStart, Phase
 from shoal.timeouts import Timeouts
+from shoal.worker.device import take_device
 from shoal.worker.fencing import lend
 from shoal.worker.link import Link
 from shoal.worker.setup import Meeting, Setup
@@ -70,6 +71,7 @@ class Worker:
             job = Job.model_validate(setup.job)
             torch.set_num_threads(job.threads)
             workload = make_workload(job.workload)
+            take_device(workload.runs_on)
             workload.warm_up()
             loop = Loop(setup, job, workload, self._address)
             with self._lock:
