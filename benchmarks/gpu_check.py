@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from shoal_core.devices import bf16_peak
+from shoal_workloads.flops import token_flops
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.model.mla import attend
@@ -27,8 +29,6 @@ from shoal_workloads.model.moe import MoE
 from shoal_workloads.params import count_parameters
 from shoal_workloads.precision.choose import choose
 from shoal_workloads.precision.products import Products
-
-DENSE_BF16_PEAK = 989.4e12  # H100 and H200 SXM, bf16 without sparsity: what MFU is a share of
 
 
 class Bench:
@@ -74,6 +74,11 @@ class Bench:
     def rate(self, flops: float, seconds: float) -> float | None:
         """TFLOP/s."""
         return None if self.tiny else flops / seconds / 1e12
+
+    def share(self, flops: float, seconds: float) -> float | None:
+        """Of the device's BF16 peak; None if that is not known."""
+        peak = bf16_peak(torch.cuda.get_device_name()) if self.device == "cuda" and not self.tiny else None
+        return None if peak is None else flops / seconds / peak
 
     def random(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.randn(*shape, device=self.device, dtype=dtype)
@@ -210,7 +215,7 @@ def layer(bench: Bench) -> dict[str, Any]:
         figures[precision] = {
             "ms": seconds * 1e3,
             "tokens_per_second": tokens / seconds,
-            "mfu": None if bench.tiny else flops / seconds / DENSE_BF16_PEAK,
+            "mfu": bench.share(flops, seconds),
             "kernels": _kernels(bench, run),
         }
         del moe, x, dy, run
@@ -280,13 +285,10 @@ def _train(bench: Bench, config: ModelConfig, precision: str, steps: int, batch:
         losses.append(float(loss.detach()))
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times[len(times) // 3 :])
-    count = count_parameters(config)
-    attention = 3.0 * config.n_layers * config.n_heads * (config.d_head + config.d_rope + config.d_v) * length
-    per_token = 6.0 * (count.active - count.embedding) + attention  # causal, as in the facts, section 5
     return {
         "losses": losses,
         "tokens_per_second": batch * length / seconds,
-        "mfu": None if bench.tiny else per_token * batch * length / seconds / DENSE_BF16_PEAK,
+        "mfu": bench.share(token_flops(config, length) * batch * length, seconds),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if bench.device == "cuda" else None,
     }
 

@@ -152,6 +152,11 @@ class Workload(ABC):
         carries them. Left out: the CPU."""
         return "cpu"
 
+    def flops(self, step: int) -> float | None:
+        """FLOPs that step `step` takes in all, forward and backward, by a closed form. Left out: not known, and no
+        share of a device's peak is told."""
+        return None
+
     @abstractmethod
     def build(self, seed: int) -> ReplicaShard:
         """Build this worker's share in the current default process group (the cell). Collective over the cell.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ import torch
 from shoal.config import Job
 from shoal.on_ray.nodes import of_one_slot
 from shoal.preflight import preflight
-from shoal.worker.device import take_device
+from shoal.record.sentences import gpu_words
+from shoal.worker.device import CudaStopwatch, Stopwatch, figures, stopwatch, take_device
+from shoal_core.devices import bf16_peak
 from shoal_core.errors import UserError
 from shoal_workloads.synthetic import Synthetic
 
@@ -58,3 +60,64 @@ def test_a_worker_takes_its_only_gpu_and_on_a_cpu_none(monkeypatch: pytest.Monke
     assert taken == []
     take_device("cuda")
     assert taken == [0]
+
+
+# ---- what a step came to
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA GH200 480GB", 989.4e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GeForce RTX 9999", None),
+        ("", None),
+    ],
+)
+def test_the_peak_of_a_device_is_known_by_its_name_or_not_at_all(name: str, peak: float | None) -> None:
+    assert bf16_peak(name) == peak
+
+
+def test_a_step_on_gpus_is_a_share_of_their_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[int] = []
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: reset.append(1))
+    found = figures("cuda", tokens=8000.0, flops=989.4e12, seconds=2.0, workers=4)
+    assert found == {"tokens_per_second_per_gpu": 1000.0, "peak_memory_bytes": 3.0 * 2**30, "mfu": 0.125}
+    assert gpu_words(found) == ["1,000 tokens/s/GPU", "MFU 12.5%", "peak 3.0 GiB"]
+    assert reset == [1]
+    assert "mfu" not in figures("cuda", 8000.0, None, 2.0, 4)  # a workload that does not say
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "unheard of")
+    assert "mfu" not in figures("cuda", 8000.0, 1e12, 2.0, 4)
+
+
+def test_on_a_cpu_nothing_is_made_up() -> None:
+    assert figures("cpu", 8000.0, 1e12, 2.0, 4) == {}
+    assert gpu_words({"loss": 1.0}) == []
+
+
+class Event:
+    """A CUDA event on a device that takes a second between any two."""
+
+    recorded: ClassVar[list[Event]] = []
+
+    def record(self) -> None:
+        self.recorded.append(self)
+
+    def synchronize(self) -> None:
+        assert self in self.recorded
+
+    def elapsed_time(self, last: Event) -> float:
+        return 1e3 * (self.recorded.index(last) - self.recorded.index(self))
+
+
+def test_work_is_timed_where_it_is_done() -> None:
+    watch = CudaStopwatch(Event)
+    watch.start()
+    watch.stop()
+    assert watch.seconds() == 1.0
+    assert type(stopwatch("cpu")) is Stopwatch

@@ -10,6 +10,7 @@ import torch
 from shoal_core.errors import UserError
 from shoal_core.workload import Identity, Workload
 from shoal_workloads.config import PretrainConfig
+from shoal_workloads.flops import token_flops
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.layout import Layout, shard_model
@@ -105,6 +106,12 @@ class Pretrain(Workload):
     def runs_on(self) -> str:
         """See `Workload`."""
         return self.config.device
+
+    def flops(self, step: int) -> float:
+        """See `Workload`; by `token_flops`."""
+        first, last = self.samples(step)
+        length = self.config.data.seq_len
+        return (last - first) * length * token_flops(self.config.model, length)
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         """Axes of a cell; what `pp` and `ep` leave of its workers is FSDP."""

@@ -147,7 +147,7 @@ def bar(now: Mapping[str, Any]) -> RenderableType:
 
 
 def facts(now: Mapping[str, Any]) -> str:
-    from shoal.record.sentences import count
+    from shoal.record.sentences import count, gpu_words
 
     told = {
         "loss": lambda value: f"loss {value:.4f}",
@@ -155,7 +155,8 @@ def facts(now: Mapping[str, Any]) -> str:
         "cells": lambda value: count(value, "cell"),
         "generation": lambda value: f"generation {value}",
     }
-    return ", ".join(words(now[key]) for key, words in told.items() if now.get(key) is not None)
+    known = [words(now[key]) for key, words in told.items() if now.get(key) is not None]
+    return ", ".join([*known, *gpu_words(now)])
 
 
 def workers(now: Mapping[str, Any]) -> RenderableType:

@@ -207,11 +207,12 @@ class Printer:
 
     def words(self, line: Mapping[str, Any]) -> str:
         from shoal.cli.status import figure
-        from shoal.record.sentences import count
+        from shoal.record.sentences import count, gpu_words
 
         told = [f"loss {figure(line.get('loss'), '.4f')}"]
         if line.get("lm_loss") is not None and line["lm_loss"] != line.get("loss"):
             told.append(f"lm_loss {line['lm_loss']:.4f}")
         told += [f"grad norm {figure(line.get('grad_norm'), '.3f')}", f"lr {figure(line.get('lr'), '.2e')}"]
         told += [count(line["cells"], "cell"), f"{self._tokens / max(self._seconds, 1e-9):,.0f} tokens/s"]
+        told += gpu_words(line)
         return f"step {line['step'] + 1:>5}/{self.steps}  " + "  ".join(told)

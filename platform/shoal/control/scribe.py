@@ -107,6 +107,7 @@ class Scribe:
         self.gap(step)
         entry = self.pen.step(record, self.shares(message, step, first))
         self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message.seconds, 1e-9)}
+        self.figures |= {name: entry[name] for name in layout.GPU_FIGURES if name in entry}
         if self.metrics is not None:
             self.metrics.step(entry)
         return message.seconds

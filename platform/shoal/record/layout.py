@@ -9,6 +9,7 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "EVENT_FIELDS",
+    "GPU_FIGURES",
     "LEASE",
     "MLFLOW",
     "PLAN",
@@ -55,6 +56,8 @@ class StepRecord(TypedDict):
 STEP_FIELDS: tuple[str, ...] = tuple(StepRecord.__annotations__)
 # Of these, what a workload computes: null where it does not.
 STEP_FIGURES: tuple[str, ...] = ("loss", "lm_loss", "mtp_loss", "grad_norm", "lr")
+# What the platform adds where workers compute on GPUs (`shoal.worker.device.figures`).
+GPU_FIGURES: tuple[str, ...] = ("tokens_per_second_per_gpu", "mfu", "peak_memory_bytes")
 
 # What each kind of line in `events.jsonl` holds beside `time` (unix seconds) and `kind`.
 EVENT_FIELDS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from shoal.ladder import LADDER, Rung
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 
-__all__ = ["count", "sentence", "short_actor"]
+__all__ = ["count", "gpu_words", "sentence", "short_actor"]
 
 Event = Mapping[str, Any]
 
@@ -43,6 +43,16 @@ def _listing(items: Sequence[Any] | None) -> str:
 def count(number: Any, noun: str) -> str:
     """`1 cell`, `2 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def gpu_words(figures: Mapping[str, Any]) -> list[str]:
+    """What is known of GPUs (`layout.GPU_FIGURES`), in words."""
+    words: dict[str, Callable[[float], str]] = {
+        "tokens_per_second_per_gpu": lambda value: f"{value:,.0f} tokens/s/GPU",
+        "mfu": lambda value: f"MFU {value:.1%}",
+        "peak_memory_bytes": lambda value: f"peak {value / 2**30:.1f} GiB",
+    }
+    return [told(figures[name]) for name, told in words.items() if figures.get(name) is not None]
 
 
 def _because(event: Event) -> str:

@@ -72,6 +72,7 @@ def _figures(path: Path) -> dict[str, Any]:
         "training_seconds": training,
         "tokens_per_second": tokens / training if training > 0 else None,
         "step_seconds_median": median(step["seconds"] for step in steps) if steps else None,
+        "mfu_median": median(mfu) if (mfu := [step["mfu"] for step in steps if step.get("mfu") is not None]) else None,
         "mlflow_run_id": (read_json(path / layout.MLFLOW) or {}).get("mlflow_run_id"),
     }
 

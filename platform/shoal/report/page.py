@@ -146,9 +146,10 @@ def tiles(history: History) -> str:
         died = tile("What died?", answer, f"{plural(run['deaths'], 'worker')}, {times}{back}")
     else:
         died = tile("What died?", "nothing", "no worker, no node")
+    mfu = "" if run.get("mfu_median") is None else f"; MFU {run['mfu_median']:.1%} (median)"
     speed = tile(
         "How fast?", f"{number(run['tokens_per_second'], 0)} tokens/s",
-        f"recoveries included; a step takes {number(run['step_seconds_median'], 2)} s (median)",
+        f"recoveries included; a step takes {number(run['step_seconds_median'], 2)} s (median){mfu}",
     )  # fmt: skip
     return f"<div class=tiles>\n{lost}\n{learning}\n{died}\n{speed}\n</div>"
 

@@ -12,7 +12,6 @@ from shoal import log
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import CannotStart, Phase
 from shoal.timeouts import Timeouts
-from shoal.worker.device import take_device
 from shoal.worker.fencing import lend
 from shoal.worker.link import Link
 from shoal.worker.setup import Meeting, Setup
@@ -65,6 +64,7 @@ class Worker:
             import torch
 
             from shoal.config import Job
+            from shoal.worker.device import take_device
             from shoal.worker.loop import Loop
             from shoal_core.workload import make_workload
 

@@ -26,6 +26,7 @@ from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Phase
 from shoal.worker.ballot import Ballot, Count, Vote
+from shoal.worker.device import figures, stopwatch
 from shoal.worker.exact import Fixed
 from shoal.worker.faults import Fault, meaning
 from shoal.worker.groups import Groups
@@ -116,6 +117,8 @@ class Step:
         self.cross: Any = None
         self.all: Any = None
         self.since = time.monotonic()
+        self.watch = stopwatch(workload.runs_on)
+        """For what is done inside the cell."""
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
         self.phase = Phase.INSIDE
@@ -176,16 +179,18 @@ class Step:
         while True:
             self.phase = Phase.INSIDE
             self.inject("accumulate")
-            began, before = time.monotonic(), len(self.sums.done)
+            before = len(self.sums.done)
+            self.watch.start()
             with in_cell():
                 total = self.sums.add_up(self.steps, self.todo)
                 self.groups.transport.check()
             self.inject("accumulated", total)
-            pace = (time.monotonic() - began) / max(1, len(self.sums.done) - before)
+            self.watch.stop()
+            fresh = max(1, len(self.sums.done) - before)
             self.phase = Phase.ACROSS
             self.groups.sum(self.cross, total, lambda: self.inject("across"))
             self.total = total
-            count = self.vote(total, pace)
+            count = self.vote(total, self.watch.seconds() / fresh)
             if self.sums.agreed(total, count.exponents, count.again):
                 break
             self.total, self.todo = None, self.share()
@@ -263,6 +268,8 @@ class Step:
             fixed.follow(total)
         now = time.monotonic()
         seconds, self.since = now - self.since, now
+        flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)
+        metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.count())
         self.steps += 1
         back = self.mend(bool(metrics.get("roll_back")))
         self.sums.forget()
