@@ -24,10 +24,15 @@ class Collective(NamedTuple):
 
 
 class Stream:
-    """`queued`: ("issue" or "wait", a collective), or ("after", (another stream, how much of it))."""
+    """`queued`: ("issue" or "wait", a collective), or ("after", (another stream, how much of it)). `settled`: how much
+    of it there was whenever the host waited for it."""
 
     def __init__(self) -> None:
         self.queued: list[tuple[str, Any]] = []
+        self.settled: list[int] = []
+
+    def synchronize(self) -> None:
+        self.settled.append(len(self.queued))
 
     def wait_stream(self, other: Stream) -> None:
         self.queued.append(("after", (other, len(other.queued))))
@@ -60,9 +65,9 @@ class Queues:
         return found
 
     @contextmanager
-    def stream(self, chosen: Stream) -> Iterator[None]:
+    def stream(self, chosen: Stream | None) -> Iterator[None]:
         before = self.current_stream()
-        self._current.stream = chosen
+        self._current.stream = chosen or before
         try:
             yield
         finally:

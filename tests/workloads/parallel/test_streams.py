@@ -86,7 +86,7 @@ class StreamAThread(Streams):
         return self._device.stream(self._beside if beside else self._device.main)
 
 
-def walked(kind: str, firsts: Iterable[str]) -> tuple[list[Queues], list[Layers]]:
+def walked(kind: str, firsts: Iterable[str], *, measure: bool = False) -> tuple[list[Queues], list[Layers]]:
     """Every rank's part of DualPipeV on one rank, two stages of which are at home there: what it queued."""
     schedule = build("dualpipev", 1, 8)
     devices, layers = [], []
@@ -98,7 +98,9 @@ def walked(kind: str, firsts: Iterable[str]) -> tuple[list[Queues], list[Layers]
             "a stage": lambda device=device: DeviceStreams(schedule.stages_of(0), device),
         }[kind]()
         stages = Layers(device, schedule, first)
-        executor = Executor(schedule, 0, stages, torch.zeros(1), Wires(schedule, (0,)), overlap=True, streams=streams)
+        executor = Executor(
+            schedule, 0, stages, torch.zeros(1), Wires(schedule, (0,)), overlap=True, streams=streams, measure=measure
+        )
         executor.run(range(8))
         devices.append(device)
         layers.append(stages)
@@ -145,6 +147,26 @@ def test_the_actions_of_a_pair_are_of_two_stages(name: str) -> None:
         for order in build(name, pp, needed_micro_batches(name, pp, 20)).orders:
             pairs = [step for step in order if isinstance(step, Pair)]
             assert all(pair.forward.stage != pair.backward.stage for pair in pairs)
+
+
+def test_a_step_that_is_measured_waits_for_the_device_and_others_do_not() -> None:
+    (device,), _ = walked("a stage", "F", measure=True)
+    ends, joined = [], 0
+    for step in build("dualpipev", 1, 8).orders[0]:
+        ends += [joined, joined + len(actions_of(step))]
+        joined = ends[-1]
+    assert device.main.settled == ends
+    assert not walked("a stage", "F")[0][0].main.settled
+
+
+def test_stages_that_are_computed_alone_stay_on_the_main_stream() -> None:
+    device = Queues()
+    streams = DeviceStreams((), device)
+    streams.fork(0, None)
+    with streams.on(0):
+        assert device.current_stream() is device.main
+    streams.join(0)
+    assert not device.main.queued
 
 
 def test_a_cpu_has_no_streams() -> None:

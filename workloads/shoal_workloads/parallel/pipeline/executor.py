@@ -125,7 +125,7 @@ class Executor:
             self._channel.ask(transfer)
         inputs = [None if need is None else self._channel.get(need) for need in turn.needs]
         # Compute, of a pair both at once, and send on.
-        start = time.monotonic()
+        start = self._clock()
         for action, value in zip(turn.actions, inputs, strict=True):
             self._streams.fork(action.stage, value)
         if len(turn.actions) == 2 and beside is not None:
@@ -139,7 +139,13 @@ class Executor:
         for action in turn.actions:
             self._streams.join(action.stage)
         if self._measure:
-            self.records.append(Record(turn.step, start, time.monotonic()))
+            self.records.append(Record(turn.step, start, self._clock()))
+
+    def _clock(self) -> float:
+        """A step that is measured waits for the device where it begins and ends: until then it has computed nothing."""
+        if self._measure:
+            self._streams.settle()
+        return time.monotonic()
 
     def _compute(self, action: Action, value: torch.Tensor | None) -> torch.Tensor | None:
         """What the next stage needs of it."""

@@ -26,7 +26,7 @@ from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.groups import make_groups
 from shoal_workloads.parallel.pipeline.executor import Executor, Record
 from shoal_workloads.parallel.pipeline.stages import ModelStages
-from shoal_workloads.parallel.pipeline.streams import Streams, streams_of
+from shoal_workloads.parallel.pipeline.streams import streams_of
 from shoal_workloads.parallel.pipeline.wires import Wires, make_channels
 from shoal_workloads.parallel.schedule import (
     LAYOUTS,
@@ -82,7 +82,8 @@ class Pipeline(Engine):
         held = list(self._hold())
         for moe in self.model.moe_layers():  # all of them: every worker applies the balancing rule to every router
             moe.router.bias = torch.zeros(config.model.n_experts, device=config.device)
-        self._streams = streams_of(config.device, self._schedule.stages_of(self._place)) if self.exchange else Streams()
+        at_once = self._schedule.stages_of(self._place) if self.exchange else ()
+        self._streams = streams_of(config.device, at_once)
         self.zero = Zero(held, groups, rank, config.device)
         self.shards = self.zero.shards
         self._products, self._weights = products, list(_multiplied(self.model, products))

@@ -41,10 +41,14 @@ class Streams:
     def join(self, stage: int) -> None:
         """What is queued from now on comes after all that was queued `on` the stage."""
 
+    def settle(self) -> None:
+        """Wait until all that was queued is done, for a clock to be read."""
+
 
 class DeviceStreams(Streams):
-    """`fork` and `join` are called by the thread whose stream is the main one, `on` by any. Made once: torch has 32
-    streams to give away, and memory that is freed stays with its stream. `device`: what makes them, as `torch.cuda`."""
+    """Of `stages` that are computed two at once; others stay on the main stream. `fork`, `join` and `settle` are called
+    by the thread whose stream is the main one, `on` by any. Made once: torch has 32 streams to give away, and memory
+    that is freed stays with its stream. `device`: what makes them, as `torch.cuda` does."""
 
     def __init__(self, stages: Iterable[int], device: Any = torch.cuda) -> None:
         self._device = device
@@ -52,20 +56,26 @@ class DeviceStreams(Streams):
 
     def fork(self, stage: int, value: torch.Tensor | None) -> None:
         """See `Streams`."""
-        self._streams[stage].wait_stream(self._device.current_stream())
-        if value is not None:
-            value.record_stream(self._streams[stage])
+        if stream := self._streams.get(stage):
+            stream.wait_stream(self._device.current_stream())
+            if value is not None:
+                value.record_stream(stream)
 
     def on(self, stage: int) -> AbstractContextManager[Any]:
         """See `Streams`."""
-        found: AbstractContextManager[Any] = self._device.stream(self._streams[stage])
+        found: AbstractContextManager[Any] = self._device.stream(self._streams.get(stage))
         return found
 
     def join(self, stage: int) -> None:
         """See `Streams`."""
-        self._device.current_stream().wait_stream(self._streams[stage])
+        if stream := self._streams.get(stage):
+            self._device.current_stream().wait_stream(stream)
+
+    def settle(self) -> None:
+        """See `Streams`."""
+        self._device.current_stream().synchronize()
 
 
 def streams_of(device: str, stages: Iterable[int]) -> Streams:
-    """For actions of two stages at once on `device`."""
+    """Where a rank's stages are computed on `device`; `stages`: those that are computed two at once."""
     return DeviceStreams(stages) if torch.device(device).type == "cuda" else Streams()
