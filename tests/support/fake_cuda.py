@@ -88,7 +88,8 @@ class AtOnce:
 
 
 class Watch(TorchDispatchMode):
-    """Counts operators, and what makes the host wait for the device: a value that is read (`waits`). Operators whose
+    """Counts operators, and what makes the host wait for the device (`waits`): a value that is read, and a copy either
+    way that is not said to be `non_blocking`, since torch waits for all that is queued before it. Operators whose
     result has a size that only the device knows are refused by fake tensors themselves. `streams`: what was asked of
     streams, in order."""
 
@@ -105,12 +106,15 @@ class Watch(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             self._count(name, args[0].device)
             return 1.0 if args[0].dtype.is_floating_point else 1
-        if func is torch.ops.aten._to_copy.default and torch.device(kwargs.get("device") or "cuda").type == "cpu":
-            self._count(name, args[0].device)
-        queued = len(args) > 2 and args[2]
-        if func is torch.ops.aten.copy_.default and args[0].device.type == "cpu" and not queued:
-            self._count(name, args[1].device)
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device") and not kwargs.get("non_blocking"):
+            self._copied(name, args[0].device, torch.device(kwargs["device"]))
+        if func is torch.ops.aten.copy_.default and not (len(args) > 2 and args[2]):
+            self._copied(name, args[1].device, args[0].device)
         return func(*args, **kwargs)
+
+    def _copied(self, name: str, source: torch.device, target: torch.device) -> None:
+        if source.type != target.type:
+            self.waits[name] += 1
 
     def _count(self, name: str, device: torch.device) -> None:
         if device.type == "cuda":

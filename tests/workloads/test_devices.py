@@ -18,7 +18,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.transfer import copy_state
 from shoal_workloads.config import DispatchKind, PretrainConfig
+from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.model.moe import MoE
+from shoal_workloads.parallel.engine import Factors
 from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.shards import ParamShard
 from shoal_workloads.recipe import adamw
@@ -40,7 +42,7 @@ CONFIG = PretrainConfig.model_validate(
         "ema_decay": 0.9,
     }
 )
-TOKENS = 32
+TOKENS, WORKERS = 32, 4
 
 
 @contextmanager
@@ -51,6 +53,11 @@ def nobody_else(workers: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def evenly(counts: torch.Tensor) -> list[list[int]]:
+    """Numbers of rows (V, P) as if every worker sent and got the same."""
+    return [[TOKENS * CONFIG.model.top_k // WORKERS] * WORKERS] * len(counts)
 
 
 class Wire:
@@ -87,6 +94,7 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_none_of_its_layers(monke
     with fake_cuda() as watch:
         replica = PretrainShard(CONFIG, seed=0)
         tokens = torch.zeros(1, 17, dtype=torch.int64, device="cuda")
+        replica.model.rope(16, tokens.device)
         watch.waits.clear()
         losses = replica.model(tokens)
         replica._figures.count(losses)
@@ -158,21 +166,33 @@ def test_averages_beside_a_gpu_are_shards_of_a_whole_in_their_own_storage() -> N
 def test_a_layer_of_experts_elsewhere_waits_for_counts_of_rows_alone(
     kind: DispatchKind, waits: int, operators: int
 ) -> None:
-    workers = 4
-
-    def even(counts: torch.Tensor) -> list[list[int]]:
-        """As if every worker sent and got the same: some rows of some vectors (V, P)."""
-        return [[TOKENS * MODEL["top_k"] // workers] * workers] * len(counts)
-
-    with nobody_else(workers):
+    with nobody_else(WORKERS):
         exchange = make_exchange(dist.group.WORLD, kind=kind, per_node=2)
         with fake_cuda() as watch:
             with torch.device("cuda"):
                 layer = MoE(CONFIG.model, exchange)
             x = torch.empty(1, TOKENS, CONFIG.model.d_model, dtype=torch.bfloat16, device="cuda")
             watch.operators.clear()
-            with watch.reading(even):
+            with watch.reading(evenly):
                 y, load, balance = layer(x)
             assert watch.waits == {"tolist": waits}
             assert {part.device.type for part in (y, load, balance)} == {"cuda"}
             assert sum(watch.operators.values()) <= operators, watch.operators
+
+
+@pytest.mark.parametrize("kind", [None, "flat", "hierarchical"])
+def test_backward_reads_no_value(kind: DispatchKind | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, which is none of a CPU's branches either, and where to read a value is an error."""
+    with nobody_else(WORKERS):
+        exchange = None if kind is None else make_exchange(dist.group.WORLD, kind=kind, per_node=2)
+        with torch.device("meta"):
+            model = DeepSeekV3(CONFIG.model, exchange, torch.bfloat16)
+            tokens = torch.zeros(2, TOKENS // 2 + 1, dtype=torch.int64)
+        monkeypatch.setattr(torch.Tensor, "tolist", evenly)
+        losses = model(tokens, mtp=False)
+        monkeypatch.undo()
+        Factors(1.0, 0.0, 0.1).loss(losses).backward()
+        with pytest.raises(RuntimeError, match="meta"):
+            losses.lm.item()
+        missing = [name for name, p in model.named_parameters() if p.grad is None and not name.startswith("mtp.")]
+        assert not missing

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 __all__ = ["Samples"]
@@ -20,10 +19,10 @@ class Samples:
         self._corpus, self._seq_len, self._seed, self._device = corpus, seq_len, seed, device
 
     def tokens(self, ids: Sequence[int]) -> torch.Tensor:
-        """(n, seq_len + 1) int64."""
-        found = np.empty((len(ids), self._seq_len + 1), np.int64)
-        self._reader.tokens(ids, out=found)
-        return torch.from_numpy(found).to(self._device)
+        """(n, seq_len + 1) int64. To a GPU they go without the host's waiting for what it computes."""
+        found = torch.empty(len(ids), self._seq_len + 1, dtype=torch.int64, pin_memory=self._device == "cuda")
+        self._reader.tokens(ids, out=found.numpy())
+        return found.to(self._device, non_blocking=True)
 
     def lengths(self, ids: Sequence[int]) -> list[int]:
         """Bytes of text that the predicted tokens of each sample stand for."""
