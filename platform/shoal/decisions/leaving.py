@@ -192,11 +192,16 @@ def leaves(state: State, cell: int) -> Leaves:
 
 
 def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
-    """The run cannot go on: save its state and end it. What fails from now on ends it at once."""
+    """The run cannot go on, or is not to: save its state and end it. What fails from now on ends it at once.
+
+    One that is only told to stop does so at the next step boundary: nobody owes an answer in the middle of a step.
+    """
     if state.halt is not None:
         return
     state.halt = Halt(reason, status)
     if isinstance(state.mode, Gathering) and not state.mode.held:
         end(state, actions)
+    elif status == "stopped" and isinstance(state.mode, Running):
+        pause(state, state.mode, reason, (), actions)
     else:
         stop(state, reason, actions)
