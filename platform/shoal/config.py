@@ -78,7 +78,7 @@ class Injection(Section):
     step: int = Field(ge=0, le=STEPS, description="the pending step (committed: the one just done)")
     cell: int = Field(0, ge=0, le=WIDEST)
     rank: int = Field(0, ge=0, le=WIDEST)
-    how: Literal["kill", "freeze", "raise", "nan", "flip"] = "kill"
+    how: Literal["kill", "freeze", "hang", "raise", "nan", "flip"] = "kill"
 
 
 class Mlflow(Section):

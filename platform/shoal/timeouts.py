@@ -38,6 +38,11 @@ class Timeouts:
         return max(self.patience / 50, 3 * self.beat if self.workers > MANY else 0.0)
 
     @property
+    def release(self) -> float:
+        """For a worker to come out of a cell whose connections it shut down; then its thread is left behind there."""
+        return self.patience / 30
+
+    @property
     def meet(self) -> float:
         """For all workers to find a controller that came back; training goes on meanwhile."""
         return self.patience

@@ -183,12 +183,13 @@ def test_a_state_that_cannot_be_saved_ends_all_the_same() -> None:
 # ---- an end for the controller's own reasons
 
 
-@pytest.mark.parametrize("status", ["failed", "stopped"])
-def test_an_end_in_order_saves_first(status: Any) -> None:
+@pytest.mark.parametrize(("status", "told"), [("failed", Stop), ("stopped", Pause)])
+def test_an_end_in_order_saves_first(status: Any, told: type[Stop] | type[Pause]) -> None:
+    """What is only told to stop ends at the next boundary: nobody owes an answer in the middle of a step."""
     run = Run()
     run.start()
     run.feed(Committed("w00", 0, 7))
-    one(run.feed(Ending("rolled back more than 3 times", status)), Stop)
+    one(run.feed(Ending("rolled back more than 3 times", status)), told)
     assert run.feed(Ending("another reason")) == []
     saved = one(answer_all(run, 7), Generation)
     assert (saved.save, saved.halt) == (True, True)

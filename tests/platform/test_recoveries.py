@@ -170,6 +170,16 @@ def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, at: str, how: str
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200).losses, rel=1e-4)
 
 
+def test_a_thread_that_nothing_wakes_is_left_behind_and_its_worker_goes_on(tmp_path: Path) -> None:
+    """Its peer dies while it hangs in a collective of their cell; its own share of the state is not lost."""
+    inject = [fault("accumulate", 30, how="hang"), fault("accumulate", 30) | {"rank": 1}]
+    with lab(tmp_path, NODES, steps=60, inject=inject, audit={"samples": True}) as one:
+        run = check(one, 60, ["heal"])
+        assert (run["deaths"], one.events("fenced")) == (1, []), one.story()
+        first, *_, last = (event["cells"]["1"] for event in one.events("generation") if "1" in event["cells"])
+        assert first[0] in last
+
+
 def test_a_sum_that_is_no_number_is_rolled_back_and_a_flipped_bit_is_healed(tmp_path: Path) -> None:
     inject = [fault("accumulated", 33, how="nan"), fault("committed", 60, how="flip")]
     snapshots = {"every": 10, "compare": 5}

@@ -1,5 +1,7 @@
 """Faults on order: a chosen worker fails at a chosen point of a chosen step, once. For tests and drills.
 
+`hang` is what a collective does that nothing wakes: the training thread waits for ever, the others go on.
+
 Points, in the order of a step: `accumulate` (before the first micro-batch), `accumulated` (after the last), `across`
 (its part of the cross-cell sum is under way), `vote` (its word in the vote is under way), `commit` (the vote is
 through, nothing is applied yet), `committed` (applied, nobody knows); and between steps: `join` (all of a membership
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +42,8 @@ class Injector:
                         os.kill(os.getpid(), signal.SIGKILL)
                     case "freeze":
                         os.kill(os.getpid(), signal.SIGSTOP)
+                    case "hang":
+                        threading.Event().wait()
                     case "raise":
                         raise ValueError(f"injected at {point} of step {step}")
                     case "nan" if tensor is not None:

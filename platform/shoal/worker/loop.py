@@ -28,6 +28,7 @@ from shoal.worker.membership import Membership, Voice, ack_of, ack_without
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
+from shoal.worker.thread import TrainingThread
 from shoal.worker.transport import choose
 from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had
 from shoal_core.workload import Workload
@@ -54,8 +55,9 @@ class Loop:
             self.copies = CopyServer(address, self.voice.held, timeouts.collective, self.secret)
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
+        thread = TrainingThread(self.run, timeouts.release)
         courier, told = Courier(timeouts, self.secret), (self.voice.saved, self.voice.not_saved)
-        self.kit = Kit(job, workload, setup.rundir, groups, courier, Injector(job.inject, setup.rundir), *told)
+        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, Injector(job.inject, setup.rundir), *told)
         self.world: World | None = None  # until it stands
         self.attempt = -1
         self.retained: RetainedState | None = None
@@ -86,8 +88,6 @@ class Loop:
 
     def urgent(self, order: orders.Order) -> bool:
         """What cannot wait for the training thread; true if that was all."""
-        if self.rendezvous.heard(order):
-            return True
         match order:
             case orders.Stop(generation, broken, committed):
                 self.calls.stopped = max(self.calls.stopped, generation)
@@ -106,14 +106,15 @@ class Loop:
                 # an answer is waited for a moment: orders go on meanwhile
                 threading.Thread(target=fence, args=(pid, worker, self.setup.rundir), daemon=True, name="fence").start()
                 return True
-        return False
+        return self.rendezvous.heard(order)
 
     # ---- in the training thread
 
     def run(self) -> None:
-        """Serve orders for ever; the process is ended by the lifeline."""
-        while True:
+        """Serve orders for ever, or until this thread is left behind; the process is ended by the lifeline."""
+        while self.kit.thread.current():
             order = self.link.inbox.get()
+            self.calls.living, self.calls.over = None, False
             try:
                 match order:
                     case orders.Form():
@@ -128,8 +129,6 @@ class Loop:
                 continue
             except Exception as error:
                 self.voice.failed("code", error)
-            finally:
-                self.calls.living, self.calls.over = None, False
 
     def form(self, order: orders.Form) -> None:
         """Build the world of a cell and this worker's share of the model in it."""
@@ -177,10 +176,8 @@ class Loop:
     def stop(self, order: orders.Stop) -> None:
         """Leave the generation and say how far this worker is; leave a broken cell's world unless the pending step can
         still be committed here."""
-        world = self.world
-        if world is not None:
+        if (world := self.world) is not None and world.step is not None:
             world.freed()
-        if world is not None and world.step is not None:
             world.broken = world.order.cell in order.broken
             if world.broken and (world.step.total is None or world.step.torn):
                 self.leave()

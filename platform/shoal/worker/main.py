@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shoal import log
@@ -41,7 +43,7 @@ class Worker:
         """It has said its first word to a controller."""
         log.begin(setup.name, self.steps)
         lend(setup.name)
-        threading.Thread(target=self._train, daemon=True, name="train").start()
+        threading.Thread(target=self._guarded, args=(self._train,), daemon=True, name="train").start()
 
     def steps(self) -> int:
         """Committed steps of its state; -1 if it has none."""
@@ -54,35 +56,39 @@ class Worker:
             if self._loop is not None:
                 self._loop.meet(meeting)
 
-    def _train(self) -> None:
+    def _guarded(self, serve: Callable[[], None]) -> None:
         """Whatever goes wrong ends the process; the controller is told why, and so is the log."""
-        setup = self._setup
         try:
-            interface = interface_of(self._address)
-            if interface is not None:
-                os.environ["GLOO_SOCKET_IFNAME"] = interface
-            import torch
-
-            from shoal.config import Job
-            from shoal.worker.device import take_device
-            from shoal.worker.loop import Loop
-            from shoal_core.workload import make_workload
-
-            job = Job.model_validate(setup.job)
-            torch.set_num_threads(job.threads)
-            workload = make_workload(job.workload)
-            take_device(workload.runs_on)
-            workload.warm_up()
-            loop = Loop(setup, job, workload, self._address)
-            with self._lock:
-                loop.meet(self._meeting)
-                self._loop = loop
-            self.warm.set()
-            loop.run()
+            serve()
         except BaseException as error:
             logger.exception("this process ends")
             self._tell(error)
             os._exit(1)
+
+    def _train(self) -> None:
+        setup = self._setup
+        interface = interface_of(self._address)
+        if interface is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = interface
+        import torch
+
+        from shoal.config import Job
+        from shoal.worker.device import take_device
+        from shoal.worker.loop import Loop
+        from shoal_core.workload import make_workload
+
+        job = Job.model_validate(setup.job)
+        torch.set_num_threads(job.threads)
+        workload = make_workload(job.workload)
+        take_device(workload.runs_on)
+        workload.warm_up()
+        loop = Loop(setup, job, workload, self._address)
+        with self._lock:
+            loop.meet(self._meeting)
+            self._loop = loop
+        self.warm.set()
+        loop.kit.thread.serve = partial(self._guarded, loop.run)
+        loop.kit.thread.begin()
 
     def _tell(self, error: BaseException) -> None:
         """Say what ends this process: as the training code's failure, or, if it never got so far, as its only word."""

@@ -165,7 +165,8 @@ class Membership:
         try:
             samples, _ = self.kit.workload.samples(step.steps)
             state = step.state_dict()
-            self.saver.save(step.steps, self.voice.generation, state, samples=samples, finite=step.finite)
+            with step.in_cell():
+                self.saver.save(step.steps, self.voice.generation, state, samples=samples, finite=step.finite)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps

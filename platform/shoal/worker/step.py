@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,21 +74,6 @@ def world_broke(error: RuntimeError) -> bool:
     return meaning(error) is Fault.PEER
 
 
-@contextmanager
-def in_cell() -> Iterator[None]:
-    """Tell a peer of the cell that is gone from an error of the training code.
-
-    Raises:
-        CellBroken: communication broke in the body.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if world_broke(error):
-            raise CellBroken from error
-        raise
-
-
 class Step:
     """A worker's part in the steps of a cell, across generations.
 
@@ -121,6 +106,8 @@ class Step:
         """For what is done inside the cell."""
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
+        self.inside: Callable[[], AbstractContextManager[None]] = nullcontext
+        """See `TrainingThread`."""
         self.phase = Phase.INSIDE
         """Of the step that runs: inside the cell, or across cells."""
 
@@ -178,10 +165,10 @@ class Step:
         """
         while True:
             self.phase = Phase.INSIDE
-            self.inject("accumulate")
             before = len(self.sums.done)
             self.watch.start()
-            with in_cell():
+            with self.in_cell():
+                self.inject("accumulate")
                 total = self.sums.add_up(self.steps, self.todo)
                 self.groups.transport.check()
             self.inject("accumulated", total)
@@ -199,6 +186,21 @@ class Step:
         commit = self.commit(count.stats, count.norm_sq, count.takers)
         self.inject("committed", self.shard.tensors()[0], step=self.steps - 1)
         return replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
+
+    @contextmanager
+    def in_cell(self) -> Iterator[None]:
+        """Around the cell's collectives: tell a peer that is gone from an error of the training code.
+
+        Raises:
+            CellBroken: communication broke in the body. Stopped: this thread was left behind in it.
+        """
+        try:
+            with self.inside():
+                yield
+        except RuntimeError as error:
+            if world_broke(error):
+                raise CellBroken from error
+            raise
 
     def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
         self.injector.hit(point, self.steps if step is None else step, self.member.cell, self.member.rank, tensor)
@@ -237,7 +239,7 @@ class Step:
         Raises:
             CellBroken: it was, inside the cell. RuntimeError: between cells.
         """
-        with in_cell():
+        with self.in_cell():
             self.groups.transport.check()
         if self.cross is not None:
             self.cross.check()
@@ -289,7 +291,7 @@ class Step:
 
         Raises: as `run`.
         """
-        with in_cell():
+        with self.in_cell():
             stats = torch.tensor(self.shard.evaluate(self.index(), self.count()), dtype=torch.float64)
             self.groups.transport.check()
         self.groups.sum(self.all, stats)

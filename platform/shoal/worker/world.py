@@ -23,6 +23,7 @@ from shoal.worker.groups import WORLD, Groups
 from shoal.worker.inject import Injector
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
+from shoal.worker.thread import TrainingThread
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "not_to_be_had"]
@@ -37,6 +38,7 @@ class Kit:
     rundir: Path
     groups: Groups
     courier: Courier
+    thread: TrainingThread
     injector: Injector
     saved: Callable[[int, Path, float, int], None]
     not_saved: Callable[[int, str], None]
@@ -88,6 +90,7 @@ class World:
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
         step = self.step = Step(member, kit.workload, shard, kit.groups, kit.job, kit.injector)
+        step.inside = partial(kit.thread.inside, self)
         if order.restore is not None:
             self._restore(step, order.restore, group)
         if order.keep:
@@ -113,9 +116,10 @@ class World:
         step.steps = step.saved = steps
 
     def cut(self) -> None:
-        """Shut its connections down, so that whoever is blocked in a collective of the cell is freed. Any thread."""
+        """Free the training thread, which may be blocked in a collective of the cell. Any thread."""
         self.kit.groups.transport.cut()
         self._sockets.cut()
+        self.kit.thread.release(self)
 
     def freed(self) -> None:
         """The training thread is blocked in none of the cell's collectives."""
