@@ -13,7 +13,7 @@ from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.precision.fp8 import TILE
 
-__all__ = ["Manner", "layer_bytes"]
+__all__ = ["Manner", "layer_bytes", "layer_parts", "waiting_bytes"]
 
 FP32, INT32, INT64 = 4, 4, 8
 
@@ -49,9 +49,33 @@ class Manner:
 
 def layer_bytes(c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner) -> int:
     """Bytes kept of one layer for a micro-batch of `sequences` of `length` tokens."""
+    return sum(layer_parts(c, sequences, length, dense=dense, manner=manner).values())
+
+
+def layer_parts(c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner) -> dict[str, int]:
+    """The same by what it is of: attention with both norms, feed-forward networks, rows of experts, routing."""
     tokens = sequences * length
-    each = _attention(c, manner) + (_ffn(c, c.d_ffn, manner) if dense else _experts(c, manner))
-    return tokens * each + (0 if dense else _routing(c, sequences, tokens, manner))
+    if dense:
+        return {"attention": tokens * _attention(c, manner), "feed-forward": tokens * _ffn(c, c.d_ffn, manner)}
+    return {
+        "attention": tokens * _attention(c, manner),
+        "feed-forward": tokens * _experts(c, manner),
+        "rows": tokens * _rows(c, manner),
+        "routing": _routing(c, sequences, tokens, manner),
+    }
+
+
+def waiting_bytes(c: ModelConfig, *, dense: bool, manner: Manner) -> int:
+    """Bytes a token that a layer holds between the gradient of its input and those of its weights: inputs of its linear
+    layers, and the gradients of their outputs."""
+    query, kv, out = (c.n_heads * width for width in (c.d_head + c.d_rope, c.d_head + c.d_v, c.d_v))
+    inputs = [c.d_model, c.d_q or 0, c.d_kv, out, c.d_model]
+    outputs = [query, c.d_q or 0, kv, c.d_kv + c.d_rope, c.d_model]
+    for times, hidden in [(1, c.d_ffn)] if dense else [(1, c.n_shared * c.d_expert), (c.top_k, c.d_expert)]:
+        inputs.append(times * hidden)
+        outputs.append(times * (2 * hidden + c.d_model))
+    rows = 0 if dense else c.top_k * manner.linear(c.d_model)
+    return sum(map(manner.linear, inputs)) + manner.width * sum(outputs) + rows
 
 
 def _attention(c: ModelConfig, manner: Manner) -> int:
@@ -82,15 +106,18 @@ def _ffn(c: ModelConfig, hidden: int, manner: Manner) -> int:
 def _experts(c: ModelConfig, manner: Manner) -> int:
     """Bytes a token of shared and routed experts, and of the router's input."""
     inner = manner.linear(2 * c.d_expert) if manner.keeps_inner else 0
-    rows = 0
-    if manner.fp8 or (manner.elsewhere and manner.recompute != "dispatch"):
-        rows = manner.linear(c.d_model)
     shared = 0
     if c.n_shared:
         shared = manner.linear(2 * c.n_shared * c.d_expert) if manner.keeps_inner else 0
         shared += _tiles(c.d_model) if manner.fp8 else 0
     router = 0 if manner.recompute else manner.width * c.d_model
-    return router + shared + c.top_k * (inner + rows)
+    return router + shared + c.top_k * inner
+
+
+def _rows(c: ModelConfig, manner: Manner) -> int:
+    """Bytes a token of the rows that experts take."""
+    kept = manner.fp8 or (manner.elsewhere and manner.recompute != "dispatch")
+    return c.top_k * manner.linear(c.d_model) if kept else 0
 
 
 def _routing(c: ModelConfig, sequences: int, tokens: int, manner: Manner) -> int:

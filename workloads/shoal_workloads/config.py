@@ -52,6 +52,12 @@ class ParallelConfig(_Section):
     pp: int = Field(default=1, gt=0, description="pipeline ranks: with several, FSDP gives way to ZeRO-1")
     schedule: ScheduleName = Field(default="dualpipe", description="of the pipeline")
     virtual: int | None = Field(default=None, gt=1, description="stages a rank of schedule interleaved; none: 2")
+    waiting: int | None = Field(
+        default=None,
+        ge=0,
+        description="of a zero-bubble schedule, micro-batches whose gradients of weights may wait: fewer take less "
+        "memory; none: as many as the schedule has",
+    )
     ep: int = Field(default=1, gt=0, description="workers that share the experts; the rest of the cell is FSDP")
     dispatch: DispatchKind = Field(
         default="flat", description="how tokens get to experts: straight, or one copy a node and on from there"
@@ -96,6 +102,7 @@ class PretrainConfig(_Section):
         default="fp32", description="of the linear layers; the master copy is float32; fp8: activations in bf16"
     )
     device: Literal["cpu", "cuda"] = "cpu"
+    device_gb: float = Field(default=80.0, gt=0, description="memory of a GPU, 10^9 bytes, that a worker must fit in")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

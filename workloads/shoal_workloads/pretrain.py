@@ -11,8 +11,10 @@ from shoal_core.errors import UserError
 from shoal_core.workload import Identity, Workload
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.flops import token_flops
+from shoal_workloads.footprint import GB
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.parallel.check import check_layout
+from shoal_workloads.parallel.fits import check_fits
 from shoal_workloads.parallel.layout import Layout, shard_model
 from shoal_workloads.params import count_parameters
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
@@ -43,6 +45,7 @@ class Pretrain(Workload):
 
         config = self.config
         check_layout(config, workers_per_cell)
+        need = check_fits(config, workers_per_cell) if config.device == "cuda" else None
         for field in ("corpus", "heldout"):
             path = getattr(config.data, field)
             if path is None:
@@ -63,6 +66,7 @@ class Pretrain(Workload):
                 )
         count = count_parameters(config.model)
         return {
+            **({} if need is None else {"gb_a_worker": round(need.total / GB, 1)}),
             "parameters": count.total + count.mtp,
             "active_parameters": count.active,
             "tokens_per_step": config.batch.global_batch * config.data.seq_len,

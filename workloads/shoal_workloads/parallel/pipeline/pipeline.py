@@ -33,6 +33,7 @@ from shoal_workloads.parallel.schedule import (
     Action,
     Schedule,
     Span,
+    bounded,
     build,
     needed_micro_batches,
     picture,
@@ -53,7 +54,7 @@ def schedule_of(parallel: ParallelConfig, micro_batches: int) -> Schedule:
         UserError: the settings do not fit the schedule.
     """
     count = needed_micro_batches(parallel.schedule, parallel.pp, micro_batches)
-    return build(parallel.schedule, parallel.pp, count, parallel.virtual)
+    return bounded(build(parallel.schedule, parallel.pp, count, parallel.virtual), parallel.waiting)
 
 
 class Pipeline(Engine):

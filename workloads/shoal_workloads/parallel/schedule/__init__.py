@@ -2,6 +2,7 @@
 
 from shoal_workloads.parallel.schedule.actions import LAYOUTS, Action, Kind, Pair, Schedule, Step
 from shoal_workloads.parallel.schedule.balance import split, stage_flops, stage_layers
+from shoal_workloads.parallel.schedule.bounded import bounded
 from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, stages_of_model
 from shoal_workloads.parallel.schedule.picture import mean_times, picture
 from shoal_workloads.parallel.schedule.simulate import Costs, Span, Timeline, simulate, timeline
@@ -22,6 +23,7 @@ __all__ = [
     "Transfer",
     "Turn",
     "actions_of",
+    "bounded",
     "build",
     "channels",
     "check",

@@ -1,0 +1,268 @@
+"""What a worker's part of a run takes of a GPU's memory, by part, in closed form: nothing is built.
+
+One arithmetic for whoever must know it: preflight refuses by it what does not fit, and a planner may compare layouts
+by it. Two moments of a step count: while it computes (activations, the loss, a layer at work, rows under way), and
+while it is summed up and committed (gradients once more as one flat tensor). What is held all the time and what a layer
+keeps is counted by tests; `CONTEXT`, `COMMUNICATORS`, `SPARE` and `SKEW` are assumptions. Widths: see `params`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from shoal_core.mesh import Mesh
+from shoal_workloads.activations import FP32, Manner, layer_parts, waiting_bytes
+from shoal_workloads.config import ParallelConfig, PretrainConfig
+from shoal_workloads.model.config import ModelConfig
+from shoal_workloads.model.loss import ROWS
+from shoal_workloads.parallel.schedule import Schedule, actions_of, bounded, build, needed_micro_batches
+from shoal_workloads.parallel.schedule.balance import stage_layers
+from shoal_workloads.parallel.zero import BUCKET
+from shoal_workloads.params import count_parameters
+
+__all__ = ["GB", "Footprint", "footprint", "footprints"]
+
+GB = 10**9
+CONTEXT = 1 * GB
+"""The driver's context, kernels, workspaces of libraries."""
+COMMUNICATORS = 3 * GB // 2
+"""Buffers of NCCL: the cell's world, experts, holders of parameters, pipeline neighbours, groups across cells."""
+SPARE = 0.03
+"""Of all the rest, that the allocator cannot use."""
+FLAT = 3
+"""Copies of a worker's gradients, float32, when a step commits: its sums, the total over cells, that as applied."""
+BEFORE = {"F": {"kept": 1}, "B": {}, "I": {"kept": -1, "waits": 1}, "W": {}}
+AFTER = {"F": {}, "B": {"kept": -1}, "I": {}, "W": {"waits": -1}}
+"""Micro-batches of a stage of which more, or fewer, are held before an action comes to its end, and after."""
+SKEW = 1.25
+"""Rows that a worker's experts get, of the mean, where they are not balanced."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a worker on pipeline rank `place`, by part, at the moment of a step when they are most."""
+
+    place: int
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def words(self) -> str:
+        """The parts, largest first: "activations: attention 12.3, gradients 10.1"."""
+        sizes = sorted(self.parts.items(), key=lambda part: -part[1])
+        return ", ".join(f"{name} {size / GB:.1f}" for name, size in sizes if size >= GB // 20)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Parameters of a kind that a worker computes with: how many, bytes of each, and how many workers share the masters
+    of the same ones."""
+
+    count: int
+    width: int
+    holders: int
+
+    @property
+    def masters(self) -> int:
+        return -(-self.count // self.holders)
+
+
+def footprint(config: PretrainConfig, workers: int) -> Footprint:
+    """Of the worker of a cell of `workers` that needs most."""
+    return max(footprints(config, workers), key=lambda one: one.total)
+
+
+def footprints(config: PretrainConfig, workers: int) -> list[Footprint]:
+    """Of a worker on every pipeline rank of a cell of `workers`, for a layout that `check_layout` lets pass."""
+    mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
+    one = _Sizes(config, mesh)
+    return [one.fsdp()] if mesh.pp == 1 else [one.stage(place) for place in range(mesh.pp)]
+
+
+class _Sizes:
+    def __init__(self, config: PretrainConfig, mesh: Mesh) -> None:
+        self.config, self.mesh, self.model = config, mesh, config.model
+        self.width = FP32 if config.precision == "fp32" else 2
+        self.count = count_parameters(config.model)
+        fp8, fused = config.precision == "fp8", config.device == "cuda"
+        self.manner = Manner(config.parallel.recompute, self.width, fp8, fused, mesh.ep > 1)
+        self.sequences, self.length = config.batch.micro_batch, config.data.seq_len
+        self.tokens = self.sequences * self.length
+
+    # ---- what is held all the time
+
+    def layer(self, *, dense: bool, holders: int) -> Iterator[_Weights]:
+        """A layer's; `holders`: workers that compute with the same, of experts as many as there are expert groups."""
+        model, count = self.model, self.count
+        router = 0 if dense else model.n_experts * model.d_model
+        ffn = count.dense_ffn if dense else model.n_shared * count.expert
+        yield _Weights(count.attention + ffn, self.width, holders)
+        yield _Weights(count.norms + router, FP32, holders)
+        if not dense:
+            held = model.n_experts // self.mesh.ep * count.expert
+            yield _Weights(held, self.width, holders // self.mesh.ep)
+
+    def end(self, holders: int) -> Iterator[_Weights]:
+        """The last stage's, less its layers."""
+        d = self.model.d_model
+        yield _Weights(self.count.embedding, self.width, holders)
+        yield _Weights(d, FP32, holders)
+        for _ in range(self.model.mtp_depth):
+            yield _Weights(2 * d * d, self.width, holders)
+            yield _Weights(3 * d, FP32, holders)
+            yield from self.layer(dense=False, holders=holders)
+
+    def masters(self, weights: list[_Weights]) -> dict[str, int]:
+        mine = sum(one.masters for one in weights)
+        moment = FP32 if self.config.optim.moments == "fp32" else 2
+        return {"master parameters": FP32 * mine, "moments": 2 * moment * mine}
+
+    # ---- what a micro-batch keeps
+
+    def chunk(self, layers: range, *, last: bool) -> Counter[str]:
+        """Of a micro-batch between the forward and the backward pass of some layers, and of what follows the last."""
+        model, kept = self.model, Counter[str]()
+        for i in [*layers, *([model.n_dense] * model.mtp_depth if last else [])]:
+            dense = i < model.n_dense
+            parts = layer_parts(model, self.sequences, self.length, dense=dense, manner=self.manner)
+            if "rows" in parts and self.mesh.ep > 1:
+                parts["rows"] = int(parts["rows"] * SKEW)
+            kept.update({f"activations: {name}": size for name, size in parts.items()})
+        hidden = self.tokens * model.d_model * self.width
+        if not last:
+            kept["activations: handed on"] += hidden
+            return kept
+        kept["activations: handed on"] += hidden * (
+            1 + 5 * model.mtp_depth
+        )  # norms' inputs, what is merged, and merged
+        heads = 1 + model.mtp_depth
+        kept["loss"] += heads * (hidden + model.vocab_size * model.d_model * self.width)  # gradients made in forward
+        return kept
+
+    def waiting(self, layers: range, *, last: bool) -> Counter[str]:
+        """Of a micro-batch whose gradients of weights wait."""
+        layered = [*layers, *([self.model.n_dense] * self.model.mtp_depth if last else [])]
+        each = (waiting_bytes(self.model, dense=i < self.model.n_dense, manner=self.manner) for i in layered)
+        return Counter({"activations: weights' gradients that wait": self.tokens * sum(each)})
+
+    def at_work(self, *, last: bool) -> dict[str, int]:
+        """What one layer, the exchange of rows and the head take for a moment: what is made again and the gradients
+        of all that is kept; rows that leave, arrive, come back and are summed."""
+        model = self.model
+        whole = Manner(False, self.width, False, self.manner.fused, self.manner.elsewhere)
+        kinds = [dense for dense in (True, False) if (model.n_dense if dense else model.n_moe + model.mtp_depth)]
+        layer = max(
+            sum(layer_parts(model, self.sequences, self.length, dense=dense, manner=whole).values()) for dense in kinds
+        )
+        rows = int(4 * SKEW * self.tokens * model.top_k * model.d_model * self.width) if self.mesh.ep > 1 else 0
+        logits = min(ROWS, self.tokens) * model.vocab_size * (FP32 + 2 * self.width)
+        head = model.vocab_size * model.d_model * FP32
+        return {"a layer at work": 2 * layer, "rows under way": rows, "logits": logits + head if last else 0}
+
+    def outside(self) -> dict[str, int]:
+        return {"context": CONTEXT, "communicators": COMMUNICATORS if self.mesh.workers > 1 else 0}
+
+    # ---- the two engines
+
+    def fsdp(self) -> Footprint:
+        """Without pipeline stages: see `parallel.fsdp`."""
+        mesh, model, parallel = self.mesh, self.model, self.config.parallel
+        blocks = [list(self.layer(dense=i < model.n_dense, holders=mesh.workers)) for i in range(model.n_layers)]
+        root = [_Weights(self.count.embedding, self.width, mesh.workers), *self.end(mesh.workers)]
+        weights = [one for block in [*blocks, root] for one in block]
+        gathered = [[one for one in block if one.holders > 1 or self.width < FP32] for block in [*blocks, root]]
+        sizes = [sum(one.count * self.width for one in block) for block in gathered]
+        together = sizes[-1] + sum(sorted(sizes[:-1])[-2:]) if parallel.reshard_after_forward else sum(sizes)
+        shards = sum(one.masters for one in weights)
+        largest = max(sum(one.count for one in block) for block in blocks) if mesh.workers > 1 else 0
+        always = {**self.masters(weights), "parameters": together, **self.outside()}
+        computing = {
+            **always,
+            "gradients": FP32 * shards + largest * (self.width + FP32),
+            **self.chunk(range(model.n_layers), last=True),
+            **self.at_work(last=True),
+        }
+        committing = {**always, "gradients": FP32 * shards, "gradients, flat": FLAT * FP32 * shards}
+        return _larger(0, computing, committing)
+
+    def stage(self, place: int) -> Footprint:
+        """Of a pipeline: see `parallel.pipeline` and `parallel.zero`."""
+        schedule, mesh = _schedule(self.config.parallel, self._micro_batches()), self.mesh
+        layers = _layers(self.model, schedule.stages, self.length)
+        weights, final = list[_Weights](), schedule.stages - 1
+        for stage in schedule.stages_of(place):
+            holders = len(schedule.holders(stage)) * mesh.per_stage
+            for i in layers[stage]:
+                weights += self.layer(dense=i < self.model.n_dense, holders=holders)
+            if stage == final:
+                weights += self.end(holders)
+        readers = {0, final} if self.model.mtp_depth else {0}
+        embedders = {rank for stage in readers for rank in schedule.holders(stage)}
+        if place in embedders:
+            weights.append(_Weights(self.count.embedding, self.width, len(embedders) * mesh.per_stage))
+        always = {
+            "parameters": sum(one.count * one.width for one in weights),
+            "gradients": sum(one.count * FP32 for one in weights),
+            **self.masters(weights),
+            **self.outside(),
+        }
+        mine = sum(one.masters for one in weights)
+        bucket = 2 * FP32 * max(BUCKET, self.count.embedding if place in embedders else 0)
+        hidden = self.tokens * self.model.d_model * self.width
+        computing = {
+            **always,
+            **self._peak(schedule, place, layers),
+            **self.at_work(last=final in schedule.stages_of(place)),
+            "pipeline buffers": 4 * hidden,
+        }
+        committing = {**always, "gradients, flat": (1 + FLAT) * FP32 * mine, "bucket": bucket}
+        return _larger(place, computing, committing)
+
+    def _micro_batches(self) -> int:
+        """Of a chain: enough to see the most that are in flight."""
+        pp = self.mesh.pp
+        first, end = self.config.batch.samples(0, self.length)
+        found = (end - first) // (self.mesh.workers * self.sequences) * pp
+        return needed_micro_batches(self.config.parallel.schedule, pp, min(max(found, pp), 4 * pp))
+
+    def _peak(self, schedule: Schedule, place: int, layers: Sequence[range]) -> Counter[str]:
+        """What this rank's micro-batches keep when it is most, walking its order."""
+        stages, final = schedule.stages_of(place), schedule.stages - 1
+        parts = {(stage, "kept"): self.chunk(layers[stage], last=stage == final) for stage in stages}
+        parts |= {(stage, "waits"): self.waiting(layers[stage], last=stage == final) for stage in stages}
+        sizes = {key: part.total() for key, part in parts.items()}
+        now = Counter[tuple[int, str]]()  # micro-batches
+        held, most, then = 0, 0, dict[tuple[int, str], int]()
+        for step in schedule.orders[place]:
+            for changes in (BEFORE, AFTER):  # of a pair the forward adds before the backward frees
+                for action in actions_of(step):
+                    for what, count in changes[action.kind].items():
+                        now[action.stage, what] += count
+                        held += count * sizes[action.stage, what]
+                if held > most:
+                    most, then = held, dict(now)
+        total = Counter[str]()
+        for key, count in then.items():
+            total.update({name: count * size for name, size in parts[key].items()})
+        return total
+
+
+@lru_cache(maxsize=64)
+def _layers(model: ModelConfig, stages: int, length: int) -> tuple[range, ...]:
+    return tuple(stage_layers(model, stages, length))
+
+
+@lru_cache(maxsize=64)
+def _schedule(parallel: ParallelConfig, micro_batches: int) -> Schedule:
+    return bounded(build(parallel.schedule, parallel.pp, micro_batches, parallel.virtual), parallel.waiting)
+
+
+def _larger(place: int, *moments: Mapping[str, int]) -> Footprint:
+    """The moment that takes most, with what the allocator cannot use."""
+    most = max(moments, key=lambda parts: sum(parts.values()))
+    return Footprint(place, {**most, "spare": int(SPARE * sum(most.values()))})

@@ -1,0 +1,94 @@
+"""Refuses what does not fit in a GPU's memory, by part, and finds the nearest setting that would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from shoal_core.errors import UserError
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.footprint import GB, Footprint, footprint
+from shoal_workloads.model.recompute import Level
+from shoal_workloads.parallel.check import check_layout
+
+__all__ = ["check_fits", "nearest"]
+
+LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
+ZERO_BUBBLE = ("zb1p", "zbv", "dualpipe", "dualpipev")
+Change = dict[str, Any]
+"""Settings that differ, by their path in the job file."""
+
+
+def check_fits(config: PretrainConfig, workers: int) -> Footprint:
+    """What the worker of a cell of `workers` that needs most takes.
+
+    Raises:
+        UserError: more than a GPU has; its parts, and the nearest setting that would fit.
+    """
+    need = footprint(config, workers)
+    if need.total <= config.device_gb * GB:
+        return need
+    found = nearest(config, workers)
+    where = f"a worker on pipeline rank {need.place}" if config.parallel.pp > 1 else "a worker"
+    raise UserError(
+        f"workload.device_gb: {where} needs {need.total / GB:.1f} GB of the {config.device_gb:g} that a GPU has "
+        f"({need.words()})",
+        "a smaller model, or larger cells with larger pp or ep: no change of recomputation, moments, micro-batch or "
+        "size of the cells makes it fit"
+        if found is None
+        else f"it fits with {_words(found)}",
+    )
+
+
+def nearest(config: PretrainConfig, workers: int) -> Change | None:
+    """The setting with the fewest changes that fits, the cheapest in time first; none if none does."""
+    for change in _changes(config, workers):
+        cell = change.get("workers_per_cell", workers)
+        changed = _apply(config, change)
+        try:
+            check_layout(changed, cell)
+        except UserError:
+            continue
+        if footprint(changed, cell).total <= config.device_gb * GB:
+            return change
+    return None
+
+
+def _changes(config: PretrainConfig, workers: int) -> Iterator[Change]:
+    """Every combination of settings that take less memory, the fewest changes first, and of as many the least slow."""
+    parallel, each = config.parallel, config.batch.micro_batch
+    levels = LEVELS[LEVELS.index(parallel.recompute) :]
+    moments = ["bf16"] if config.optim.moments == "bf16" else ["fp32", "bf16"]
+    waiting: list[int | None] = [parallel.waiting]
+    reshard = [parallel.reshard_after_forward]
+    if parallel.pp > 1 and parallel.schedule in ZERO_BUBBLE:
+        waiting += [n for n in (4, 2, 1, 0) if parallel.waiting is None or n < parallel.waiting]
+    if parallel.pp == 1 and not parallel.reshard_after_forward:
+        reshard.append(True)
+    micro = [n for n in range(each, 0, -1) if each % n == 0]
+    names = ("recompute", "waiting", "reshard_after_forward")
+    here = (*(f"workload.parallel.{name}" for name in names), "workload.optim.moments", "workload.batch.micro_batch")
+    now = (parallel.recompute, parallel.waiting, parallel.reshard_after_forward, config.optim.moments, each, workers)
+    sizes = (workers, 2 * workers, 4 * workers)
+    every = [
+        {name: new for name, new, old in zip((*here, "workers_per_cell"), values, now, strict=True) if new != old}
+        for values in product(levels, waiting, reshard, moments, micro, sizes)
+    ]
+    # sorting is stable: of as many changes, those come first that change what stands later in the product
+    yield from sorted(every, key=lambda change: len(change) + 2 * ("workers_per_cell" in change))
+
+
+def _apply(config: PretrainConfig, change: Change) -> PretrainConfig:
+    """The config with a change of its own settings."""
+    for path, value in change.items():
+        if path.startswith("workload."):
+            _, section, field = path.split(".")
+            changed = getattr(config, section).model_copy(update={field: value})
+            config = config.model_copy(update={section: changed})
+    return config
+
+
+def _words(change: Change) -> str:
+    said = {path: str(value).lower() if isinstance(value, bool) else value for path, value in change.items()}
+    return ", ".join(f"{path}={value}" for path, value in said.items())
