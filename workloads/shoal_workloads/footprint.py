@@ -15,9 +15,9 @@ from functools import lru_cache
 
 from shoal_core.mesh import Mesh
 from shoal_workloads.activations import FP32, Manner, layer_parts, waiting_bytes
-from shoal_workloads.config import ParallelConfig, PretrainConfig
+from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.config import ModelConfig
-from shoal_workloads.model.loss import ROWS
+from shoal_workloads.model.loss import ROWS, ROWS_ON_GPU
 from shoal_workloads.parallel.schedule import Schedule, actions_of, bounded, build, needed_micro_batches
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
@@ -160,7 +160,8 @@ class _Sizes:
             sum(layer_parts(model, self.sequences, self.length, dense=dense, manner=whole).values()) for dense in kinds
         )
         rows = int(4 * SKEW * self.tokens * model.top_k * model.d_model * self.width) if self.mesh.ep > 1 else 0
-        logits = min(ROWS, self.tokens) * model.vocab_size * (FP32 + 2 * self.width)
+        block = ROWS_ON_GPU if self.config.device == "cuda" else ROWS
+        logits = min(block, self.tokens) * model.vocab_size * (FP32 + 2 * self.width)
         head = model.vocab_size * model.d_model * FP32
         return {"a layer at work": 2 * layer, "rows under way": rows, "logits": logits + head if last else 0}
 
@@ -192,7 +193,9 @@ class _Sizes:
 
     def stage(self, place: int) -> Footprint:
         """Of a pipeline: see `parallel.pipeline` and `parallel.zero`."""
-        schedule, mesh = _schedule(self.config.parallel, self._micro_batches()), self.mesh
+        mesh, parallel = self.mesh, self.config.parallel
+        name, count = parallel.schedule, self._micro_batches()
+        schedule = _schedule(name, mesh.pp, count, parallel.virtual, parallel.waiting)
         layers = _layers(self.model, schedule.stages, self.length)
         weights, final = list[_Weights](), schedule.stages - 1
         for stage in schedule.stages_of(place):
@@ -258,8 +261,8 @@ def _layers(model: ModelConfig, stages: int, length: int) -> tuple[range, ...]:
 
 
 @lru_cache(maxsize=64)
-def _schedule(parallel: ParallelConfig, micro_batches: int) -> Schedule:
-    return bounded(build(parallel.schedule, parallel.pp, micro_batches, parallel.virtual), parallel.waiting)
+def _schedule(name: str, pp: int, micro_batches: int, virtual: int | None, waiting: int | None) -> Schedule:
+    return bounded(build(name, pp, micro_batches, virtual), waiting)
 
 
 def _larger(place: int, *moments: Mapping[str, int]) -> Footprint:

@@ -44,14 +44,14 @@ def check_fits(config: PretrainConfig, workers: int) -> Footprint:
 def nearest(config: PretrainConfig, workers: int) -> Change | None:
     """The setting with the fewest changes that fits, the cheapest in time first; none if none does."""
     for change in _changes(config, workers):
-        cell = change.get("workers_per_cell", workers)
-        changed = _apply(config, change)
+        cell, changed = change.get("workers_per_cell", workers), _apply(config, change)
         try:
+            if footprint(changed, cell).total > config.device_gb * GB:
+                continue
             check_layout(changed, cell)
-        except UserError:
+        except UserError:  # no layout at all
             continue
-        if footprint(changed, cell).total <= config.device_gb * GB:
-            return change
+        return change
     return None
 
 
