@@ -40,7 +40,7 @@ SAYS = [
     Beat(Phase.ACROSS, 7),
     CannotStart("w", "RuntimeError: no", "Traceback"),
     Ready("w", 1, 2),
-    Adopted("w", 3, 100, 0.5),
+    Adopted("w", 3, 0.5),
     Acked("w", 3, Ack(7, 5, (1, 2), out=False, whole=True, rank=1)),
     replace(COMMIT, cell_of=(0, 1), pace=(0.1, 0.2), rolled_back=4, checksums=(1.0, 2.0), number=9),
     Evaluated("w", 3, 7, {"bits_per_byte": 1.5}),

@@ -131,7 +131,7 @@ def hear(state: State, event: FromWorker, actions: list[Action]) -> bool:
             if generation == state.generation:
                 committed(state, event, actions)
                 return isinstance(state.mode, Stopping)
-        case Adopted(worker, generation, _, seconds):
+        case Adopted(worker, generation, seconds):
             if generation == state.generation and worker in state.seats:
                 actions.append(Copied(state.seats[worker].cell, seconds))
         case Evaluated(_, generation, steps, metrics):

@@ -99,11 +99,10 @@ class Ready(Word):
 
 @dataclass(frozen=True)
 class Adopted(Word):
-    """A worker has joined a generation in which its cell was healed: `bytes` of state copied, in `seconds`."""
+    """A worker has joined a generation in which state was copied to or from its cell, in `seconds`."""
 
     worker: str
     generation: int
-    bytes: int
     seconds: float
 
 

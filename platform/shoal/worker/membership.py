@@ -93,7 +93,7 @@ class Membership:
         if order.save:
             self._save()
         if copied:
-            self.voice.adopted(copied, time.monotonic() - joined)
+            self.voice.adopted(time.monotonic() - joined)
         if order.halt:
             self.voice.phase = Phase.FINISHED
         return not order.halt
@@ -209,9 +209,9 @@ class Voice:
         with self.lock:
             self.unsaid.clear()
 
-    def adopted(self, copied: int, seconds: float) -> None:
-        """Of those who had state copied to them."""
-        self.link.send(Adopted(self.name, self.generation, copied, seconds))
+    def adopted(self, seconds: float) -> None:
+        """Of those who had state copied to or from them."""
+        self.link.send(Adopted(self.name, self.generation, seconds))
 
     def committed(self, commit: Commit, step: Step) -> None:
         """Say at once that a step is committed, or keep the word."""
