@@ -95,7 +95,7 @@ def test_a_look_tells_what_was_last_heard_of_everybody() -> None:
     assert isinstance(first, Looked)
     assert isinstance(second, Looked)
     (sign,) = first.signs
-    assert sign == ("w0", "n1", Phase.INSIDE, -1, 99.0, 97.0, 1.0)
+    assert sign == ("w0", Phase.INSIDE, -1, 99.0, 97.0, 1.0)
     assert (first.asked, first.late, first.gap, second.gap) == ((asked,), 0.0, 0.5, 0.0)
 
 

@@ -93,8 +93,7 @@ class Run(Stepped):
     def sign(self, worker: str, phase: str, since: float, heard: float | None = None) -> Sign:
         """What `worker` was last heard of: now, if nothing else is said."""
         heard = self.now if heard is None else heard
-        node = self.state.workers[worker].node
-        return Sign(worker, node, Phase(phase), self.state.committed, heard, since, self.now - heard)
+        return Sign(worker, Phase(phase), self.state.committed, heard, since, self.now - heard)
 
     def spares(self) -> None:
         self.feed(Joined("s0", "n3"), Joined("s1", "n3"))

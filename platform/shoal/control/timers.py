@@ -99,7 +99,7 @@ class Watch:
             for line in self._lines.values():
                 line.excuse(late, now)
         signs = tuple(
-            Sign(line.worker, line.node, line.phase, line.steps, line.heard, line.since, line.silent(now))
+            Sign(line.worker, line.phase, line.steps, line.heard, line.since, line.silent(now))
             for line in self._lines.values()
         )
         self._tell(Looked(now, signs, tuple(self._asked(now)), late, self._gap()))

@@ -82,7 +82,6 @@ class Sign(NamedTuple):
     change of phase or step. `silent`: seconds since its last word in which it could have been heard."""
 
     worker: str
-    node: str
     phase: Phase
     steps: int
     heard: float

@@ -58,7 +58,7 @@ def to_fence(state: State, signs: Iterable[Sign]) -> dict[str, str]:
     across = {sign.steps for sign in signs if sign.phase is Phase.ACROSS}
     asked = mode.since if isinstance(mode, Stopping) else None
     found: dict[str, str] = {}
-    for worker, _, phase, steps, heard, since, silent in signs:
+    for worker, phase, steps, heard, since, silent in signs:
         if silent > limits[phase]:
             found[worker] = f"silent for {silent:.1f} s"
         elif asked is not None and heard - asked > stuck and worker in state.awaited:

@@ -141,7 +141,7 @@ class Scene:
     def look(self, now: float, silent: int | None = None, since: float | None = None) -> None:
         """A look at workers that were heard just now but one, and are in what they do since some time (just now)."""
         signs = tuple(
-            Sign(name, "", Phase.ACROSS, -1, now, now if since is None else since, LONG if i == silent else 0.0)
+            Sign(name, Phase.ACROSS, -1, now, now if since is None else since, LONG if i == silent else 0.0)
             for i, name in enumerate(self.model.names)
             if self.workers[i].life == "alive"
         )
@@ -152,7 +152,7 @@ class Scene:
         state = self.model.states[self.controller]
         if isinstance(state.mode, Stopping) and self.model.names[i] in state.awaited:
             self.look(0.0)
-            self.tell(None, Looked(LONG, (Sign(self.model.names[i], "", Phase.STOPPED, -1, LONG, LONG, 0.0),)))
+            self.tell(None, Looked(LONG, (Sign(self.model.names[i], Phase.STOPPED, -1, LONG, LONG, 0.0),)))
         else:
             self.look(0.0, silent=i)
 
