@@ -15,11 +15,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from shoal.worker.exact import Fixed
 from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.transfer import copy_state
 from shoal_workloads.config import DispatchKind, PretrainConfig
-from shoal_workloads.model.deepseek import DeepSeekV3
+from shoal_workloads.model.deepseek import Block, DeepSeekV3
 from shoal_workloads.model.moe import MoE
+from shoal_workloads.model.rope import rope_table
 from shoal_workloads.parallel.engine import Factors
 from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.shards import ParamShard
@@ -138,6 +140,34 @@ def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
         assert {copy.device.type for copy in snapshot.lend()} == {"cpu"}
         assert snapshot.restore(state) == 3
         checksum(state)
+
+
+def test_sums_in_fixed_point_stay_where_they_were_made() -> None:
+    with fake_cuda() as watch:
+        fixed = Fixed(parts=4)
+        fixed.begin()
+        for _ in range(2):
+            fixed.add(torch.zeros(5, device="cuda"))
+        total = fixed.total()
+        assert total is not None
+        assert (total.device.type, total.dtype) == ("cuda", torch.int64)
+        assert watch.waits == {"aten::_local_scalar_dense": 2}  # the largest entry of each micro-batch
+        value = fixed.value(total)
+        assert value.device.type == "cuda"
+        fixed.agree([fixed.exponent], value, again=False)
+
+
+def test_a_layer_with_all_its_experts_here_takes_few_operators() -> None:
+    with fake_cuda() as watch:
+        with torch.device("cuda"):
+            layer = Block(CONFIG.model, None, dense=False)
+        rope = rope_table(CONFIG.model, TOKENS, torch.device("cuda"))
+        x = torch.empty(1, TOKENS, CONFIG.model.d_model, dtype=torch.bfloat16, device="cuda")
+        watch.operators.clear()
+        watch.waits.clear()
+        layer(x, rope)
+        assert not watch.waits
+        assert sum(watch.operators.values()) <= 140, watch.operators
 
 
 def test_what_a_checkpoint_is_read_into_is_the_state_itself() -> None:
