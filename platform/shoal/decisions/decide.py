@@ -114,11 +114,11 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
         case TakenOver():
             pass
         case _:
-            return hear(state, event, actions)
+            return take_word(state, event, actions)
     return True
 
 
-def hear(state: State, event: FromWorker, actions: list[Action]) -> bool:
+def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
     """Take in what a worker says. True if it may allow something that could not be done before."""
     match event:
         case Ready(worker, index, attempt):

@@ -17,7 +17,7 @@ from tests.platform.protocol.support.mutants import (
     TrustedRecord,
     decide_too_early,
     fenced_but_not_lost,
-    raise_not_sent,
+    late_commit_not_ordered,
     stays_behind,
 )
 from tests.platform.protocol.support.search import explore
@@ -81,7 +81,7 @@ def test_two_deaths_at_any_moments() -> None:
 
 
 BROKEN: dict[str, tuple[type[Model], Rule, tuple[str, ...], int, str]] = {
-    "a commit is not told to laggards": (Model, raise_not_sent, ("crash",), 1, "I6"),
+    "a commit is not told to laggards": (Model, late_commit_not_ordered, ("crash",), 1, "I6"),
     "laggards stay behind": (Model, stays_behind, ("crash",), 1, "I1"),
     "answers are not awaited": (Model, decide_too_early, ("crash",), 1, "I"),
     "commit after the answer": (CommitAfterAnswer, decide, ("crash",), 1, "I4"),

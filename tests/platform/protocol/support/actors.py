@@ -61,7 +61,7 @@ class Worker(NamedTuple):
     life: str = "alive"
     doing: str = "idle"
     """idle: serves orders · forming · meeting · healing · beginning · inside · across · voting · applied, paused: has
-    committed, nobody knows (and will pause) · raised: has committed late, nobody knows · answering: has told, still
+    committed, nobody knows (and will pause) · late: has committed late, nobody knows · answering: has told, still
     owes an answer · fell: has left its broken world, nobody knows."""
     form: tuple[Any, ...] | None = None
     """The formation it entered last: (cell, attempt, members, restore, keep)."""
@@ -167,7 +167,7 @@ def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, 
         case Pause(generation, _):
             return ("pause", generation)
         case CommitLate(generation, steps, _):
-            return ("raise", generation, record, steps)
+            return ("commit_late", generation, record, steps)
         case Generation():
             cells = tuple((c, tuple(number[m] for m in crew)) for c, crew in sorted(action.cells.items()))
             todo = tuple((c, tuple(ms)) for c, ms in sorted(action.todo.items()))

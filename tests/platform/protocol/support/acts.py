@@ -21,7 +21,7 @@ __all__ = [
     "stand",
     "tell_commit",
     "tell_fall",
-    "tell_raise",
+    "tell_late",
     "through",
     "turn",
     "walk",
@@ -50,7 +50,7 @@ def serve(scene: Scene, i: int) -> None:
             raise Violation(f"I4: w{i} is told to commit, and has no complete totals")
         if me.total != rest[1]:
             raise Violation(f"I1: w{i} is told to commit the totals of {rest[1]}, and holds those of {me.total}")
-        commit(scene, i, "raised")
+        commit(scene, i, "late")
 
 
 def hear(scene: Scene, i: int) -> None:
@@ -214,7 +214,7 @@ def commit(scene: Scene, i: int, doing: str) -> None:
     unsaid = -1 if speaks else me.steps + 1
     scene.set(i, doing=doing, steps=me.steps + 1, history=history, total=-1, done=(), todo=todo, unsaid=unsaid)
     if not speaks:
-        tell_raise(scene, i) if doing == "raised" else tell_commit(scene, i)
+        tell_late(scene, i) if doing == "late" else tell_commit(scene, i)
 
 
 def may_commit(scene: Scene, i: int, me: Worker) -> None:
@@ -245,7 +245,7 @@ def tell_commit(scene: Scene, i: int) -> None:
         boundary(scene, i)
 
 
-def tell_raise(scene: Scene, i: int) -> None:
+def tell_late(scene: Scene, i: int) -> None:
     me = scene.set(i, doing="answering")
     if me.unsaid < 0:
         scene.tell(i, Committed(scene.model.names[i], me.generation, me.steps))

@@ -1,7 +1,7 @@
 """The model: the real `decide`, abstract workers, and a network that may lose anybody between any two moves.
 
 Messages to the controller are delivered when they are sent: one that is late, or lost with its sender, is a sender that
-is slow, or dies, just before sending; the moves `applied`, `raised`, `answering` and `fell` are those moments. Orders
+is slow, or dies, just before sending; the moves `applied`, `late`, `answering` and `fell` are those moments. Orders
 wait in an inbox until the worker looks. A collective can be completed by whoever is in it once all its members have
 entered, whatever became of them since; it may fail for whoever is in it once one of them is dead; and it can be walked
 away from when an order has arrived, which does not withdraw the entry. So a death in a collective leaves every subset
@@ -133,7 +133,7 @@ class Model:
             return None
         for i, me in enumerate(crew):
             if me.life == "alive" and (
-                me.doing in ("raised", "answering") or (me.doing == "idle" and me.inbox and me.inbox[0][0] == "stop")
+                me.doing in ("late", "answering") or (me.doing == "idle" and me.inbox and me.inbox[0][0] == "stop")
             ):
                 name, act = next(iter(self.acts(crew, i, me)))
                 scene = Scene(self, world)
@@ -191,8 +191,8 @@ class Model:
                     yield "falls out of its broken cell", acts.fall
             case "applied" | "paused":
                 yield "tells of its commit", acts.tell_commit
-            case "raised":
-                yield "tells of its late commit", acts.tell_raise
+            case "late":
+                yield "tells of its late commit", acts.tell_late
             case "answering":
                 yield "answers", acts.answer_late
             case "fell":

@@ -25,12 +25,12 @@ __all__ = [
     "TrustedRecord",
     "decide_too_early",
     "fenced_but_not_lost",
-    "raise_not_sent",
+    "late_commit_not_ordered",
     "stays_behind",
 ]
 
 
-def raise_not_sent(state: State, event: Event) -> tuple[State, list[Action]]:
+def late_commit_not_ordered(state: State, event: Event) -> tuple[State, list[Action]]:
     """Whoever is behind a committed step is not told."""
     after, actions = decide(state, event)
     return after, [action for action in actions if not isinstance(action, CommitLate)]

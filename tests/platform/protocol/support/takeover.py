@@ -11,7 +11,7 @@ from tests.platform.protocol.support.scene import Scene
 
 __all__ = ["restart"]
 
-PHASES = {"forming": Phase.FORMING, "answering": Phase.STOPPED, "fell": Phase.FAILED, "raised": Phase.STOPPED}
+PHASES = {"forming": Phase.FORMING, "answering": Phase.STOPPED, "fell": Phase.FAILED, "late": Phase.STOPPED}
 """What a worker says that it does, where it is not part of a step."""
 
 
