@@ -14,6 +14,7 @@ __all__ = [
     "controller_name",
     "is_worker",
     "node_of",
+    "profile_file",
     "run_of",
     "seat_name",
     "spare_name",
@@ -64,3 +65,9 @@ def node_of(worker: str) -> str:
 def stacks_file(worker: str, pid: int) -> str:
     """Where in its run's folder it says what a worker's threads were at when it was fenced."""
     return f"stacks/{worker.partition('/')[2].replace('/', '.')}-{pid}.txt"
+
+
+def profile_file(worker: str, first: int, last: int, *, memory: bool) -> str:
+    """Where in its run's folder a profile of a worker's steps lies."""
+    kind = "memory.pickle" if memory else "trace.json"
+    return f"profiles/{worker.partition('/')[2].replace('/', '.')}-{first}..{last}.{kind}"

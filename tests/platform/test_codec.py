@@ -65,6 +65,7 @@ TOLD = [
     orders.CopyTo(KEEPER),
     orders.CopyTo(None),
     orders.Fence(5, "w"),
+    orders.Profile(3, 5, memory=True),
     Values(1, ("v",)),
     Met(2, go=True),
     Closed(3),

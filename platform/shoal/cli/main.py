@@ -13,6 +13,7 @@ from shoal.cli import cluster, data, model
 from shoal.cli.chaos import EPILOG, chaos
 from shoal.cli.demo import demo
 from shoal.cli.plan import plan
+from shoal.cli.profile import profile
 from shoal.cli.report import report
 from shoal.cli.schedule import schedule
 from shoal.cli.simulate import simulate
@@ -35,6 +36,7 @@ app.command()(train)
 app.command()(stop)
 app.command()(status)
 app.command()(report)
+app.command()(profile)
 app.command()(runs)
 app.command(epilog=EPILOG)(chaos)
 app.command()(plan)

@@ -31,6 +31,7 @@ from shoal.control.scribe import Metrics, Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.takeover import take_over
 from shoal.control.timers import IN_A_ROW, Bulletin, Survey, Watch, every, keep
+from shoal.control.wishes import Wishes
 from shoal.decisions.events import Asked, Ending, Wanted
 from shoal.decisions.shape import shape_of
 from shoal.decisions.state import State
@@ -97,6 +98,7 @@ class Controller:
         heard = (self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
         self.lifelines = Lifelines(self.secret, *heard)
         self.watch = Watch(self.timeouts.look, self.lifelines.lines, self.lifelines.gap, self.asked, self.desk.take)
+        self.wishes = Wishes(rundir, lambda: self.state.crew(), self.lifelines.broadcast, self.scribe.event)
         self.bulletin = Bulletin(self.status, self.stall, self.desk.take, self.scribe.event)
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
@@ -177,7 +179,7 @@ class Controller:
             else:
                 self.begin()
             looks = (every(self.watch.look, failed, IN_A_ROW), every(self.survey.look, failed))
-            await keep([*looks, every(self.bulletin.look, failed)], self.ended)
+            await keep([*looks, every(self.bulletin.look, failed), every(self.wishes.look, failed)], self.ended)
         except Exception as error:
             failed(error)
             self.end("failed", f"the controller failed: {type(error).__name__}: {error}")

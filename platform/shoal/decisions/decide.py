@@ -154,6 +154,8 @@ def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
             mode = state.mode
             if generation == state.generation and isinstance(mode, Running | Pausing):
                 return through(state, mode, worker, actions)
+        case Noted(worker, _, step, "profile", fields):  # of any cell
+            actions.append(Journal("profile", {"actor": worker, "step": step, **fields}))
         case Noted(worker, generation, step, kind, fields):
             seat = state.seats.get(worker)
             if generation == state.generation and seat is not None and seat.cell in state.live[:1]:

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 
 from shoal.protocol.rendezvous import Closed, Met, Values
 
-__all__ = ["CommitLate", "CopyTo", "Fence", "Form", "Generation", "Keeper", "Order", "Pause", "Recall", "Stop"]
+__all__ = [
+    "CommitLate",
+    "CopyTo",
+    "Fence",
+    "Form",
+    "Generation",
+    "Keeper",
+    "Order",
+    "Pause",
+    "Profile",
+    "Recall",
+    "Stop",
+]
 
 
 @dataclass(frozen=True)
@@ -104,4 +116,13 @@ class Fence:
     worker: str
 
 
-Order = Form | Generation | Stop | Pause | CommitLate | CopyTo | Fence | Values | Met | Closed
+@dataclass(frozen=True)
+class Profile:
+    """Record the steps `first` to `last`; `memory`: what the device's memory holds, instead of what is done."""
+
+    first: int
+    last: int
+    memory: bool = False
+
+
+Order = Form | Generation | Stop | Pause | CommitLate | CopyTo | Fence | Profile | Values | Met | Closed

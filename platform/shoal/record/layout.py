@@ -76,6 +76,8 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "rolled_back": ("step", "to", "samples"),
     "disagreement": ("step", "cell", "checksums"),
     "straggler": ("actor", "node", "seconds", "typical"),
+    "profile_wanted": ("steps", "actors", "problem"),
+    "profile": ("step", "actor", "steps", "path", "problem"),
     "pipeline_step": ("step", "cell", "schedule", "planned", "measured", "planned_idle", "measured_idle"),
     "experts_placed": ("step", "cell", "measured", "before", "after"),
     "recovery": (

@@ -218,6 +218,20 @@ def _straggler(event: Event) -> str:
     )
 
 
+def _profile_wanted(event: Event) -> str:
+    first, last = event.get("steps") or (None, None)
+    if event.get("problem"):
+        return f"Steps {first} to {last} are not profiled: {event['problem']}."
+    workers = ", ".join(map(short_actor, event.get("actors") or []))
+    return f"Steps {first} to {last} of {workers} are to be profiled."
+
+
+def _profile(event: Event) -> str:
+    first, last = event.get("steps") or (None, None)
+    told = f"is there: {event.get('path')}" if not event.get("problem") else f"was not written ({event['problem']})"
+    return f"The profile of steps {first} to {last} of {short_actor(event.get('actor'))} {told}."
+
+
 def _pipeline_step(event: Event) -> str:
     measured, planned = (float(event.get(key) or 0.0) for key in ("measured_idle", "planned_idle"))
     return (
@@ -266,6 +280,8 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "rolled_back": _rolled_back,
     "disagreement": _disagreement,
     "straggler": _straggler,
+    "profile_wanted": _profile_wanted,
+    "profile": _profile,
     "pipeline_step": _pipeline_step,
     "experts_placed": _experts_placed,
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",

@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 from shoal.names import stacks_file
 from shoal_core.files import replace_file
 
-__all__ = ["fence", "lend"]
+__all__ = ["fence", "fence_soon", "lend"]
 
 logger = logging.getLogger(__name__)
 ASK = signal.SIGUSR2
@@ -41,6 +42,11 @@ def lend(worker: str) -> None:
 def title(worker: str) -> str:
     """The name of a worker's file in memory; Linux takes 249 bytes."""
     return f"shoal:{worker}"[-249:]
+
+
+def fence_soon(pid: int, worker: str, run: Path) -> None:
+    """`fence`, in a thread of its own: an answer is waited for a moment, and the caller has others to listen to."""
+    threading.Thread(target=fence, args=(pid, worker, run), daemon=True, name="fence").start()
 
 
 def fence(pid: int, worker: str, run: Path) -> None:

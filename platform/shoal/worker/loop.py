@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from shoal.config import Job
 from shoal.protocol import orders
@@ -20,11 +20,12 @@ from shoal.worker.calls import Calls
 from shoal.worker.copies import CopyServer
 from shoal.worker.courier import Courier
 from shoal.worker.device import VISIBLE
-from shoal.worker.fencing import fence
+from shoal.worker.fencing import fence_soon
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.link import Link
 from shoal.worker.membership import Membership, Voice, ack_of, ack_without
+from shoal.worker.profiler import Profiler
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
@@ -55,9 +56,10 @@ class Loop:
             self.copies = CopyServer(address, self.voice.held, timeouts.collective, self.secret)
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
-        thread = TrainingThread(self.run, timeouts.release)
-        courier, told = Courier(timeouts, self.secret), (self.voice.saved, self.voice.not_saved)
-        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, Injector(job.inject, setup.rundir), *told)
+        thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, self.secret)
+        injector, profiler = Injector(job.inject, setup.rundir), Profiler(setup.name, setup.rundir, self.voice.noted)
+        told = (self.voice.saved, self.voice.not_saved)
+        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, *told)
         self.world: World | None = None  # until it stands
         self.attempt = -1
         self.retained: RetainedState | None = None
@@ -94,37 +96,33 @@ class Loop:
                 self.voice.settle(committed)  # this worker may be blocked where only a peer's late commit frees it
                 if (world := self.world) is not None and world.order.cell in broken:
                     world.cut()  # it may be blocked in a collective of the cell
+                return False
             case orders.Form():
                 self.calls.formations += 1
+                return False
             case orders.Pause(generation):
                 self.calls.pausing = generation
-                return True
             case orders.CopyTo(keeper):
                 self.kit.courier.keeper = keeper
-                return True
+            case orders.Profile():
+                self.kit.profiler.wanted = order
             case orders.Fence(pid, worker):
-                # an answer is waited for a moment: orders go on meanwhile
-                threading.Thread(target=fence, args=(pid, worker, self.setup.rundir), daemon=True, name="fence").start()
-                return True
-        return self.rendezvous.heard(order)
+                fence_soon(pid, worker, self.setup.rundir)
+            case _:
+                return self.rendezvous.heard(order)
+        return True
 
     # ---- in the training thread
 
     def run(self) -> None:
         """Serve orders for ever, or until this thread is left behind; the process is ended by the lifeline."""
+        served: dict[type, Callable[[Any], None]] = {orders.Form: self.form, orders.Generation: self.live}
+        served |= {orders.Stop: self.stop, orders.CommitLate: self.commit_late}
         while self.kit.thread.current():
             order = self.link.inbox.get()
             self.calls.living, self.calls.over = None, False
             try:
-                match order:
-                    case orders.Form():
-                        self.form(order)
-                    case orders.Generation():
-                        self.live(order)
-                    case orders.Stop():
-                        self.stop(order)
-                    case orders.CommitLate():
-                        self.commit_late(order)
+                served[type(order)](order)
             except Stopped:
                 continue
             except Exception as error:

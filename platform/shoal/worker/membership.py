@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shoal.protocol import orders
 from shoal.protocol.said import (
@@ -109,7 +110,8 @@ class Membership:
                 self.voice.finished()
                 return
             self.voice.phase = Phase.INSIDE
-            commit = self.step.run()
+            with self.kit.profiler.around(self.step.steps):
+                commit = self.step.run()
             self._committed(commit)
             if commit.pause:
                 self.voice.acked(self.voice.generation, ack_of(self.step))
@@ -239,8 +241,12 @@ class Voice:
             else:
                 self.unsaid.append(message)
         for note in step.shard.notes():
-            fields = {key: value for key, value in note.items() if key not in ("kind", "step")}
-            self.link.send(Noted(self.name, self.generation, step.steps - 1, str(note["kind"]), fields))
+            self.noted(step.steps - 1, note)
+
+    def noted(self, step: int, note: Mapping[str, Any]) -> None:
+        """What the journal should know of a step: a line of the note's `kind`."""
+        fields = {key: value for key, value in note.items() if key not in ("kind", "step")}
+        self.link.send(Noted(self.name, self.generation, step, str(note["kind"]), fields))
 
     def evaluated(self, steps: int, metrics: Mapping[str, Number | None]) -> None:
         self.link.send(Evaluated(self.name, self.generation, steps, metrics))

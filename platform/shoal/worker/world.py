@@ -21,6 +21,7 @@ from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
 from shoal.worker.groups import WORLD, Groups
 from shoal.worker.inject import Injector
+from shoal.worker.profiler import Profiler
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
@@ -40,6 +41,7 @@ class Kit:
     courier: Courier
     thread: TrainingThread
     injector: Injector
+    profiler: Profiler
     saved: Callable[[int, Path, float, int], None]
     not_saved: Callable[[int, str], None]
 

@@ -1,0 +1,74 @@
+"""`shoal profile`: what chosen workers of a run do in some steps."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal.cli.status import Storage
+from shoal.printable import printable
+from shoal_core.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["profile"]
+
+MOST = 100
+"""Steps of one profile: a trace grows by megabytes a step."""
+
+
+def profile(
+    steps: Annotated[str, typer.Option(help="FIRST..LAST, or one; counted from 0, as in the record.")],
+    run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
+    worker: Annotated[
+        list[str] | None, typer.Option(help="Part of a worker's name (may be repeated) [default: the first].")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="What a GPU's memory holds, instead of a trace.")] = False,
+    storage: Storage = None,
+) -> None:
+    """Have steps of a run that trains profiled: a trace of each chosen worker for https://ui.perfetto.dev, or, with
+    --memory, a snapshot for https://pytorch.org/memory_viz."""
+    from shoal.record.read import find_run
+    from shoal.record.status import OVER, snapshot
+    from shoal.record.wish import Wish, leave
+
+    first, last = parsed(steps)
+    path = find_run(run, storage)
+    now = snapshot(path)
+    if now["status"] in OVER or now["silent"]:
+        raise UserError(f"run {path.name} does not train now ({now['status']})", "name one that does: shoal runs")
+    if first <= now["step"]:
+        raise UserError(
+            f"--steps {steps}: the run has begun step {now['step']} already", f"name later ones: {now['step'] + 5}, say"
+        )
+    if memory and device_of(path) != "cuda":
+        raise UserError("--memory: this run computes on CPUs, whose memory torch does not record", "leave it out")
+    leave(path, Wish(first, last, tuple(worker or ()), memory))
+    print(f"asked for; the journal of {printable(path.name)} tells when it is there: {printable(path / 'profiles')}")
+
+
+def parsed(steps: str) -> tuple[int, int]:
+    """FIRST..LAST, or one step.
+
+    Raises:
+        UserError: written otherwise, backwards, or too many.
+    """
+    found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", steps)
+    if found is None:
+        raise UserError(f"--steps {printable(steps)}: no steps", "write FIRST..LAST, 20..22 say")
+    first = int(found[1])
+    last = int(found[2] or first)
+    if not first <= last < first + MOST:
+        raise UserError(f"--steps {steps}: from 1 to {MOST} steps, the first of them first", "write 20..22, say")
+    return first, last
+
+
+def device_of(path: Path) -> str:
+    """What the run's workers compute on (`Workload.runs_on`), by its recorded job."""
+    from shoal.record.read import config
+    from shoal_core.workload import make_workload
+
+    return make_workload(config(path)["workload"]).runs_on
