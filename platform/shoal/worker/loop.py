@@ -85,8 +85,7 @@ class Loop:
 
     def beat(self) -> Beat:
         """A sign of life."""
-        world = self.world
-        return self.voice.beat(None if world is None else world.step)
+        return self.voice.beat(None if (world := self.world) is None else world.step)
 
     def urgent(self, order: orders.Order) -> bool:
         """What cannot wait for the training thread; true if that was all."""
