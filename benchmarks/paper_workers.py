@@ -84,53 +84,44 @@ class Line(asyncio.Protocol):
             case orders.Form(cell, attempt, _, size):
                 self.form, self.scope, self.phase = order, f"cell/{cell}/{attempt}", Phase.FORMING
                 self.meet("world", size)
-            case orders.Generation(generation, cells):
+            case orders.Generation(generation):
                 self.generation, self.scope, self.phase = order, f"generation/{generation}", Phase.JOINING
-                self.meet("all", len(cells) * CELL)
+                self.join()
             case orders.Stop(generation):
                 self.phase = Phase.STOPPED
                 self.say(Acked(self.name, generation, Ack(self.host.steps, rank=self.rank)))
             case Met(_, True) if self.stage == "world":
                 others = [rank for rank in range(self.form.size) if rank != self.rank]
-                self.exchange(("world", self.rank, others))
-            case Met(_, True) if self.stage == "all":
-                cells = self.generation.cells
-                place, count = cells.index(self.cell), len(cells) * CELL
-                mine = place * CELL + self.rank
-                self.exchange(
-                    (f"cross/{self.rank}", place, beside(place, len(cells))), ("all", mine, beside(mine, count))
-                )
+                self.wanted = len(others)
+                puts = [Put(self.scope, f"world/0/{self.rank}", VALUE)]
+                self.say(*puts, *(Want(self.scope, peer, (f"world/0/{peer}",)) for peer in others))
+            case Met(_, True) if self.stage == "all" and self.generation.heals:
+                self.meet(f"begin/{self.cell}", CELL)
             case Met(_, True):
                 self.phase = Phase.INSIDE
                 self.host.joined[self.generation.generation] += 1
             case Values():
                 self.wanted -= 1
-                if not self.wanted and self.stage == "world":
+                if not self.wanted:
                     self.phase = Phase.READY
                     self.say(Ready(self.name, self.form.cell, self.form.attempt))
-                elif not self.wanted:
-                    self.meet(f"begin/{self.cell}", CELL)
             case Closed() | Met() | orders.Fence():
                 pass
             case _:
                 raise AssertionError(order)
 
-    def meet(self, key: str, size: int) -> None:
+    def meet(self, key: str, size: int, keys: tuple[str, ...] = (), puts: tuple[tuple[str, str], ...] = ()) -> None:
         self.stage = key
-        self.say(Meet(self.scope, 1, key, size))
+        self.say(Meet(self.scope, 1, key, size, keys, puts))
 
-    def exchange(self, *groups: tuple[str, int, list[int]]) -> None:
-        """Tell this worker's address in each group, and ask for those of its peers: (group, rank, peers). Members of a
-        cell's world ask for one after the other, neighbours in groups over cells for all at once."""
-        puts = tuple((f"{group}/0/{rank}", VALUE) for group, rank, _ in groups)
-        keys = [f"{group}/0/{peer}" for group, _, peers in groups for peer in peers]
-        if self.stage == "world":
-            self.wanted = len(keys)
-            wants = [Want(self.scope, id, (key,)) for id, key in enumerate(keys)]
-            self.say(*(Put(self.scope, *put) for put in puts), *wants)
-        else:
-            self.wanted = 1
-            self.say(Want(self.scope, 0, tuple(keys), puts))
+    def join(self) -> None:
+        """Meet all of a generation, tell there this worker's address in each group, and ask for its neighbours'."""
+        cells = self.generation.cells
+        place, count = cells.index(self.cell), len(cells) * CELL
+        mine = place * CELL + self.rank
+        groups = (f"cross/{self.rank}", place, len(cells)), ("all", mine, count)
+        keys = tuple(f"{group}/0/{peer}" for group, rank, size in groups for peer in beside(rank, size))
+        self.meet("all", count, keys, tuple((f"{group}/0/{rank}", VALUE) for group, rank, _ in groups))
 
     def commit(self, steps: int) -> None:
         first = self.cell == self.generation.cells[0]

@@ -51,8 +51,8 @@ SAYS = [
     NotSaved(7, "no room", "w"),
     Noted("w", 3, 7, "remark", {"text": "é", "deep": [1, {"a": None}]}),
     Put("cell/0/1", "k", "v"),
-    Want("cell/0/1", 1, ("k", "l"), (("m", "v"),)),
-    Meet("cell/0/1", 2, "world", 2),
+    Want("cell/0/1", 1, ("k", "l")),
+    Meet("cell/0/1", 2, "world", 2, ("k", "l"), (("m", "v"),)),
     Turn("cell/0/1", 3, "world", 2),
 ]
 KEEPER = orders.Keeper(("10.0.0.1", 5), 2)
@@ -67,7 +67,7 @@ TOLD = [
     orders.Fence(5, "w"),
     orders.Profile(3, 5, memory=True),
     Values(1, ("v",)),
-    Met(2, go=True),
+    Met(2, go=True, values=(("k", "v"),)),
     Closed(3),
 ]
 GREETS = [

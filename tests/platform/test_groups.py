@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from shoal.control.rendezvous import Answers
 from shoal.control.rendezvous import Rendezvous as Controller
-from shoal.protocol.rendezvous import Question, Want
+from shoal.protocol.rendezvous import Meet, Question
 from shoal.worker.groups import GROUPS, Groups, Stopped, leave_world
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.sockets import Sockets
@@ -86,8 +86,7 @@ def together(hub: Hub, do: Rank, stop: Mapping[int, float | threading.Event], bu
 
 
 def build(groups: Groups, key: str, index: int) -> Any:
-    groups.meet(key, SIZE)
-    (group,) = groups.build([(key, index, SIZE)])
+    (group,) = groups.build(key, SIZE, [(key, index, SIZE)])
     return group
 
 
@@ -104,18 +103,33 @@ def test_nobody_goes_in_alone(hub: Hub, trial: int) -> None:
     assert found in (["in"] * SIZE, ["left"] * SIZE)
 
 
+def test_who_turns_round_at_the_meeting_leaves_the_groups_that_nobody_has_connected(hub: Hub) -> None:
+    def enter(groups: Groups, index: int) -> object:
+        if index == 2:
+            return groups._rendezvous.turn("turned", SIZE).go(20.0)
+        return build(groups, "turned", index)
+
+    assert together(hub, enter, dict.fromkeys(range(SIZE), 0.3)) == ["left", "left", False]
+    assert all(any(isinstance(one, dist.ProcessGroupGloo) for one in groups._left) for groups in hub.groups[:2])
+    for groups in hub.groups:
+        groups.retire()
+    for thread in threading.enumerate():
+        if thread.name == "retire":
+            thread.join(240)
+            assert not thread.is_alive()
+
+
 def test_sums_over_groups_whose_members_ask_for_their_neighbours_alone(hub: Hub) -> None:
     def add(groups: Groups, index: int) -> tuple[float, float]:
-        groups.meet("all", SIZE)
-        both = groups.build([("cross/0", index, SIZE), ("all", (index + 1) % SIZE, SIZE)])
+        both = groups.build("all", SIZE, [("cross/0", index, SIZE), ("all", (index + 1) % SIZE, SIZE)])
         tensors = torch.tensor([float(index)]), torch.tensor([10.0 * index])
         for group, tensor in zip(both, tensors, strict=True):
             groups.sum(group, tensor)
         return float(tensors[0]), float(tensors[1])
 
     assert together(hub, add, dict.fromkeys(range(SIZE), 20.0)) == [(3.0, 30.0)] * SIZE
-    asked = [question for _, question in hub.said if isinstance(question, Want)]
-    assert len(asked) == SIZE, "one question a worker, and one answer"
+    asked = [question for _, question in hub.said if isinstance(question, Meet)]
+    assert len(asked) == len(hub.said) == SIZE, "one question a worker, and one answer"
     assert all(len(question.puts) == 2 for question in asked)
 
 

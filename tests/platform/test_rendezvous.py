@@ -117,10 +117,19 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.hear("w0", Put(B, "d", "v" * 100)) == []
 
 
-def test_what_is_to_be_kept_is_kept_before_what_is_wanted_is_looked_for() -> None:
+def test_who_meets_is_told_what_the_others_brought() -> None:
     one = opened()
-    assert one.hear("w0", Want(A, 1, ("l", "k"), (("k", "v"),))) == []
-    assert one.hear("w1", Want(A, 2, ("k",), (("l", "u"), ("m", "w")))) == [
-        ("w0", Values(1, ("u", "v"))),
-        ("w1", Values(2, ("v",))),
+    assert one.hear("w2", want(A, 9, "k")) == []
+    assert one.hear("w0", Meet(A, 1, "all", 3, ("l", "k"), (("k", "v"),))) == [("w2", Values(9, ("v",)))]
+    assert one.hear("w1", Meet(A, 2, "all", 3, ("k", "nobody's"), (("l", "u"), ("m", "w")))) == []
+    assert one.hear("w2", Meet(A, 3, "all", 3)) == [
+        ("w0", Met(1, True, (("l", "u"), ("k", "v")))),
+        ("w1", Met(2, True, (("k", "v"),))),
+        ("w2", Met(3, True)),
     ]
+
+
+def test_who_turns_round_ends_a_meeting_without_a_word_of_what_was_brought() -> None:
+    one = opened()
+    one.hear("w0", Meet(A, 1, "all", 3, ("k",), (("k", "v"),)))
+    assert one.hear("w1", meet(2, turn=True)) == [("w0", Met(1, False)), ("w1", Met(2, False))]

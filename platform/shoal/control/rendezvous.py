@@ -35,7 +35,7 @@ class Table:
     """Who has come to one meeting, and with which question; `go`: what was decided, None before."""
 
     size: int
-    came: dict[str, int] = field(default_factory=dict)
+    came: dict[str, Meet | Turn] = field(default_factory=dict)
     go: bool | None = None
 
 
@@ -70,7 +70,8 @@ class Rendezvous:
         if left is None:
             return []
         waiting = list(dict.fromkeys((wish.worker, wish.id) for wishes in left.wishes.values() for wish in wishes))
-        waiting += [pair for table in left.tables.values() if table.go is None for pair in table.came.items()]
+        tables = [table for table in left.tables.values() if table.go is None]
+        waiting += [(worker, asked.id) for table in tables for worker, asked in table.came.items()]
         return [(worker, Closed(id)) for worker, id in waiting]
 
     def hear(self, worker: str, asked: Question) -> Answers:
@@ -91,12 +92,13 @@ class Rendezvous:
         match asked:
             case Put(_, key, value):
                 return put(room, key, value)
-            case Want(_, id, keys, puts):
-                due = [answer for key, value in puts for answer in put(room, key, value)]
-                return [*due, *want(room, worker, id, keys)]
-            case Meet(_, id, key, size) | Turn(_, id, key, size):
-                table = room.tables.setdefault(key, Table(size))
-                return meet(table, worker, id, turns=isinstance(asked, Turn))
+            case Want(_, id, keys):
+                return want(room, worker, id, keys)
+            case Meet():
+                due = [answer for key, value in asked.puts for answer in put(room, key, value)]
+                return [*due, *meet(room, worker, asked)]
+            case Turn():
+                return meet(room, worker, asked)
 
 
 def put(room: Room, key: str, value: str) -> Answers:
@@ -122,15 +124,20 @@ def values(room: Room, wish: Wish) -> tuple[str, Answer]:
     return wish.worker, Values(wish.id, tuple(room.values[key] for key in wish.keys))
 
 
-def meet(table: Table, worker: str, id: int, *, turns: bool) -> Answers:
+def meet(room: Room, worker: str, asked: Meet | Turn) -> Answers:
     """Come to a meeting, or turn round there; the first that completes it, or turns round, decides for all."""
+    table = room.tables.setdefault(asked.key, Table(asked.size))
     waiting = {} if table.go is not None else dict(table.came)
-    table.came[worker] = id
-    waiting[worker] = id
-    if table.go is None and turns:
+    table.came[worker] = waiting[worker] = asked
+    if table.go is None and isinstance(asked, Turn):
         table.go = False
     elif table.go is None and len(table.came) == table.size:
         table.go = True
     if table.go is None:
         return []
-    return [(who, Met(its, table.go)) for who, its in waiting.items()]
+    return [(who, met(room, its, go=table.go)) for who, its in waiting.items()]
+
+
+def met(room: Room, asked: Meet | Turn, *, go: bool) -> Met:
+    keys = asked.keys if go and isinstance(asked, Meet) else ()
+    return Met(asked.id, go, tuple((key, room.values[key]) for key in keys if key in room.values))

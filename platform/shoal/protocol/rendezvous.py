@@ -21,22 +21,24 @@ class Put:
 
 @dataclass(frozen=True)
 class Want:
-    """Give these values once all are there: `Values`. Before that, keep others: `puts`, of (key, value)."""
+    """Give these values once all are there: `Values`."""
 
     scope: str
     id: int
     keys: tuple[str, ...]
-    puts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Meet:
-    """Come to a meeting of `size` members: `Met`."""
+    """Come to a meeting of `size` members: `Met`. Before that, keep `puts`, of (key, value); if all go on, give the
+    values of `keys` with the answer."""
 
     scope: str
     id: int
     key: str
     size: int
+    keys: tuple[str, ...] = ()
+    puts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,11 @@ class Values:
 
 @dataclass(frozen=True)
 class Met:
-    """`go`: whether all go on, or none."""
+    """`go`: whether all go on, or none. `values`: (key, value) of those that were wanted and are there."""
 
     id: int
     go: bool
+    values: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

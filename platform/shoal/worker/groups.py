@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -81,38 +81,54 @@ class Groups:
             Stopped: somebody left, or was told to. DistError: the controller that would have decided is gone, or has
             opened another membership.
         """
+        self._meet(key, size)
+
+    def _meet(
+        self, key: str, size: int, wanted: Sequence[str] = (), puts: Mapping[str, bytes] | None = None
+    ) -> Sequence[tuple[str, str]]:
+        """The same, and tell `puts` there; returns what was told of the `wanted` keys."""
         if size == 1:
-            return
-        meeting = self._rendezvous.meet(key, size)
+            return ()
+        meeting = self._rendezvous.meet(key, size, wanted, puts)
         try:
             self.until(meeting.settled)
         except Stopped:
             if not self._rendezvous.turn(key, size).go(self._timeout):
                 raise
-            return
+            return meeting.told()
         finally:
             self._rendezvous.forget(meeting)
         if not meeting.go(0.0):
             self.until(lambda: False)
+        return meeting.told()
 
-    def build(self, wanted: Wanted, across: Wanted = ()) -> list[Any]:
-        """Groups outside the default world: of each wanted one, None for a group of one. The members of each have met
-        already. `across`: those that carry the cells' tensors; the others are always gloo's.
+    def build(self, meeting: str, size: int, wanted: Wanted, across: Wanted = ()) -> list[Any]:
+        """Groups outside the default world: of each wanted one, None for a group of one. `across`: those that carry the
+        cells' tensors; the others are always gloo's. The `size` members of all of them come to one `meeting`, and tell
+        each other there where they listen; nobody connects before.
 
-        Raises:
-            DistError: there is no controller.
+        Raises: as `meet`.
         """
+        former = self._held.get(GROUPS)
         keys = self._held[GROUPS] = RingKeys(self._rendezvous, self._build_timeout)
         keyed = [*wanted, *across] if self.transport.keyed else wanted
         built: list[Communicator | None] = [
-            None if size == 1 else self._gloo.make(dist.PrefixStore(key, keys), rank, size) for key, rank, size in keyed
+            None if count == 1 else self._gloo.make(dist.PrefixStore(key, keys), rank, count)
+            for key, rank, count in keyed
         ]
-        keys.exchange({key: (rank, size) for key, rank, size in keyed})
+        ahead, mine = keys.introduction({key: (rank, count) for key, rank, count in keyed})
+        try:
+            keys.learn(self._meet(meeting, size, ahead, mine))
+        except (Stopped, RuntimeError):
+            self.leave(*built)
+            raise
+        finally:
+            self._left.append(former)  # what was left behind may still ask it
         if not self.transport.keyed:
             store = self._keys(ACROSS)
             built += [
-                None if size == 1 else self.transport.make(dist.PrefixStore(key, store), rank, size)
-                for key, rank, size in across
+                None if count == 1 else self.transport.make(dist.PrefixStore(key, store), rank, count)
+                for key, rank, count in across
             ]
         return built
 

@@ -87,8 +87,10 @@ class Membership:
         if step.steps != order.steps:
             raise AssertionError(f"{self.voice.name} stands at step {step.steps}, its generation at {order.steps}")
         step.todo = list(order.todo)
-        # all of a cell go in, or none: inside a step nobody can be told that a peer turned round
-        groups.meet(f"begin/{step.member.cell}", step.member.size)
+        if order.heals or not groups.transport.keyed:
+            # all of a cell go in, or none: inside a step nobody can be told that a peer turned round. Who has done nothing
+            # that can fail since the meeting of all comes straight from there: it decided the same
+            groups.meet(f"begin/{step.member.cell}", step.member.size)
         if self.kit.job.snapshots.every:
             self.kit.courier.keep(step)
         if order.save:

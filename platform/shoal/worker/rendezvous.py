@@ -48,6 +48,10 @@ class Pending:
         answer = self._result(timeout)
         return isinstance(answer, Met) and answer.go
 
+    def told(self) -> tuple[tuple[str, str], ...]:
+        """Of a meeting: (key, value) of what was wanted there, if all go on."""
+        return self.answer.values if isinstance(self.answer, Met) else ()
+
     def values(self, timeout: float) -> tuple[str, ...]:
         """Of values that were wanted. Waits for the answer; raises DistError: there is none, or not in time."""
         answer = self._result(timeout)
@@ -72,14 +76,15 @@ class Rendezvous:
         if not self._say(Put(scope, key, base64.b64encode(value).decode())):
             raise dist.DistStoreError("the controller is gone")
 
-    def want(self, scope: str, keys: Sequence[str], puts: Mapping[str, bytes] | None = None) -> Pending:
-        """Ask for the values of all these keys, and have others kept. Any thread."""
-        kept = tuple((key, base64.b64encode(value).decode()) for key, value in (puts or {}).items())
-        return self._ask(Want(scope, next(self._ids), tuple(keys), kept))
+    def want(self, scope: str, keys: Sequence[str]) -> Pending:
+        """Ask for the values of all these keys. Any thread."""
+        return self._ask(Want(scope, next(self._ids), tuple(keys)))
 
-    def meet(self, key: str, size: int) -> Pending:
-        """Come to a meeting of `size` members; the answer says whether all go on, or none."""
-        return self._ask(Meet(self.scope, next(self._ids), key, size))
+    def meet(self, key: str, size: int, keys: Sequence[str] = (), puts: Mapping[str, bytes] | None = None) -> Pending:
+        """Come to a meeting of `size` members; the answer says whether all go on, or none. Values are kept before
+        (`puts`), and those of `keys` come with the answer if all go on."""
+        kept = tuple((key, base64.b64encode(value).decode()) for key, value in (puts or {}).items())
+        return self._ask(Meet(self.scope, next(self._ids), key, size, tuple(keys), kept))
 
     def turn(self, key: str, size: int) -> Pending:
         """Turn round at a meeting, unless all have come; the same answer."""
@@ -170,31 +175,28 @@ class Keys(dist.Store):
 
 
 class RingKeys(Keys):
-    """The same for groups that connect when their members first speak: what this worker says of itself is kept here
-    until `exchange`, which tells it and asks for its neighbours' at once; others are asked for when needed."""
+    """The same for groups that connect when their members first speak. Members tell what each says of itself, and learn
+    their neighbours' addresses, where they meet: `introduction`, `learn`; others are asked for when needed."""
 
     def __init__(self, rendezvous: Rendezvous, timeout: float) -> None:
         super().__init__(rendezvous, timeout)
         self._mine: dict[str, bytes] = {}
-        self._ahead: list[str] = []
-        self._asked: Pending | None = None
-        """The question for the values of `_ahead`."""
 
     def set(self, key: str, value: str | bytes) -> None:
         self._mine[key] = value.encode() if isinstance(value, str) else bytes(value)
         self._said.append(self._mine[key])
 
-    def exchange(self, groups: Mapping[str, tuple[int, int]]) -> None:
-        """`groups`: this worker's (rank, size) in each; gloo names an address by its group and ends with the rank."""
+    def introduction(self, groups: Mapping[str, tuple[int, int]]) -> tuple[list[str], dict[str, bytes]]:
+        """Keys that this worker wants to know, and what it says of itself. `groups`: its (rank, size) in each; gloo
+        names an address by its group and ends with the rank."""
+        ahead: list[str] = []
         for key in self._mine:
             head, _, last = key.rpartition("/")
             rank, size = groups[head.removesuffix("/0")]
             assert last == str(rank), f"gloo does not name its addresses by rank any more: {key}"
-            self._ahead += sorted({f"{head}/{(rank + step) % size}" for step in (1, -1)})
-        if self._mine:
-            self._asked = self._rendezvous.want(self._scope, self._ahead, self._mine)
+            ahead += sorted({f"{head}/{(rank + step) % size}" for step in (1, -1)})
+        return ahead, self._mine
 
-    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        if self._asked is not None and any(key in self._ahead for key in keys if key not in self._known):
-            self._learn(self._ahead, self._asked.values(self._timeout))
-        super().wait(keys, timeout)
+    def learn(self, told: Sequence[tuple[str, str]]) -> None:
+        """Values of some keys are known."""
+        self._learn([key for key, _ in told], [value for _, value in told])

@@ -118,12 +118,11 @@ class Step:
         self.cross = self.all = None
         self.cells, self.crew, self.evaluated = order.cells, order.crew, max(self.evaluated, order.evaluated)
         place, rank, size = self.cells.index(self.member.cell), self.member.rank, self.member.size
-        self.groups.meet("all", self.count())
         everybody = ("all", place * size + rank, self.count())
-        self.inject("join")
         copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in order.heals]
         matching = (f"cross/{rank}", place, len(self.cells))
-        self.all, self.cross, *copying = self.groups.build([everybody], across=[matching, *copies])
+        self.all, self.cross, *copying = self.groups.build("all", self.count(), [everybody], [matching, *copies])
+        self.inject("join")
         self.groups.retire()
         self.shard.generation_began()
         return copying

@@ -13,6 +13,7 @@ from tests.platform.protocol.support.mutants import (
     ForgottenCommit,
     KeptToItself,
     LateWord,
+    MetAlone,
     NoVote,
     TrustedRecord,
     decide_too_early,
@@ -106,6 +107,12 @@ def test_a_broken_rule_is_found_out(name: str) -> None:
 def test_a_cell_that_begins_in_part_is_found_out() -> None:
     with pytest.raises(Violation, match=r"^I6"):
         explore(BegunAlone(("crash",), spares=0, steps=1, orders="few"))
+
+
+@pytest.mark.long
+def test_a_generation_that_is_met_in_part_is_found_out() -> None:
+    with pytest.raises(Violation, match=r"^I6"):
+        explore(MetAlone(("still", "still"), spares=0, steps=1, orders="few"))
 
 
 def test_a_late_word_of_a_fenced_worker_must_not_be_read() -> None:

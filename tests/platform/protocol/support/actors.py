@@ -80,7 +80,7 @@ class Worker(NamedTuple):
     stopping: bool = False
     """It has answered the stop before, committed late, and only helps its cell through the next step's sums."""
     turned: int = -1
-    """The generation in which it turned round before its cell's first step."""
+    """The generation in which it turned round at a meeting, and went no further."""
     unsaid: int = -1
     """Steps of its last commit, if nobody was told of it: only the first of a cell tells each of its commits."""
     over: str = ""

@@ -153,10 +153,12 @@ def through(scene: Scene, i: int) -> None:
             scene.set(i, doing="healing", reach=HEAL)
         case "meeting":
             adopted(scene, i)
+            begin(scene, i)
         case "healing":
             if any(me.cell == target for _, target in heals):
                 scene.set(i, steps=steps, history=scene.log[:steps], done=())
             adopted(scene, i)
+            scene.set(i, doing="beginning", reach=BEGIN)
         case "inside":
             done = tuple(sorted({*me.done, *me.todo}))
             scene.set(i, doing="across", reach=reach(me.steps, ACROSS), done=done)
@@ -173,7 +175,7 @@ def adopted(scene: Scene, i: int) -> None:
     assert me.order is not None
     if me.steps != me.order[2]:
         raise Violation(f"I1: w{i} stands at step {me.steps}, its generation at {me.order[2]}")
-    scene.set(i, todo=dict(me.order[3])[me.cell], doing="beginning", reach=BEGIN)
+    scene.set(i, todo=dict(me.order[3])[me.cell])
 
 
 def begin(scene: Scene, i: int) -> None:
@@ -192,8 +194,10 @@ def boundary(scene: Scene, i: int) -> None:
             acknowledge(scene, i, me.generation)
             return
         scene.set(i, doing="idle", over="finished")
-        if me.order is not None and me.cell == min(cell for cell, _ in me.order[1]):
-            scene.tell(i, Checkpointed(me.steps))
+        assert me.form is not None
+        whole = all(scene.workers[m].steps == me.steps for m in me.form[2])
+        if whole and me.order is not None and me.cell == min(cell for cell, _ in me.order[1]):
+            scene.tell(i, Checkpointed(me.steps))  # each member has written its part
         scene.tell(i, Finished(scene.model.names[i], me.generation))
     else:
         asks = me.steps if me.asks < 0 and me.pause == me.generation else me.asks

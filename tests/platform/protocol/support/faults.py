@@ -59,7 +59,7 @@ def faults(model: Model, world: World) -> Iterator[tuple[str, World]]:
                     scene.workers[i] = worker._replace(life="dead", inbox=())
                 elif fault == "cut":
                     scene.cut(i)
-                elif worker.doing in ("meeting", "healing", "across", "voting"):
+                elif worker.doing in ("healing", "across", "voting"):
                     acts.between(scene, i)
                 else:
                     continue

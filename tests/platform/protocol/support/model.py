@@ -22,7 +22,7 @@ from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
 from tests.platform.protocol.support import acts
-from tests.platform.protocol.support.actors import BEGIN, Published, Worker, World, freeze
+from tests.platform.protocol.support.actors import Published, Worker, World, freeze
 from tests.platform.protocol.support.faults import faults
 from tests.platform.protocol.support.scene import Scene
 
@@ -167,7 +167,9 @@ class Model:
                     yield "stands in its cell's world", acts.stand
                     if any(w.life != "alive" for w in there):
                         yield "cannot form its cell", acts.not_formed
-            case "meeting" | "healing" | "across" | "voting":
+            case "meeting":
+                yield from self.decided_for_all(self.peers(crew, i, me), me, acts.through)
+            case "healing" | "across" | "voting":
                 peers = self.peers(crew, i, me)
                 if all(w.order == me.order and w.reach >= me.reach for w in peers):
                     yield f"is through {me.doing}", acts.through
@@ -175,12 +177,7 @@ class Model:
                     yield f"sees {me.doing} fail", acts.between
             case "beginning":
                 assert me.form is not None
-                peers = [crew[m] for m in me.form[2]]
-                here = [w for w in peers if w.order == me.order]
-                if len(here) == len(peers) and all(w.reach >= BEGIN and w.turned != me.generation for w in here):
-                    yield "begins with its cell", acts.begin
-                if me.told() and all(w.reach <= BEGIN for w in here):
-                    yield "turns round with its cell", acts.turn
+                yield from self.decided_for_all([crew[m] for m in me.form[2]], me, acts.begin)
             case "inside":
                 assert me.form is not None
                 peers = [crew[m] for m in me.form[2]]
@@ -197,12 +194,23 @@ class Model:
                 yield "answers", acts.answer_late
             case "fell":
                 yield "tells of its broken cell", acts.tell_fall
-        if (me.told() or me.stopping) and me.doing in ("forming", "meeting", "healing", "across", "voting"):
+        if (me.told() or me.stopping) and me.doing in ("forming", "healing", "across", "voting"):
             yield f"walks away from {me.doing}", acts.walk
         if me.inbox and not me.told():
             yield "hears of the pause", acts.hear
         if me.unsaid >= 0 and me.stopped() and self.tells_at_a_stop:
             yield "has its commit told by its link", acts.say_unsaid
+
+    def decided_for_all(
+        self, peers: list[Worker], me: Worker, go: Callable[[Scene, int], None]
+    ) -> Iterator[tuple[str, Callable[[Scene, int], None]]]:
+        """A meeting of `peers`: all go on, or none does."""
+        here = [w for w in peers if w.order == me.order]
+        come = [w for w in here if w.reach > me.reach or (w.reach == me.reach and w.turned != me.generation)]
+        if len(come) == len(peers):
+            yield f"is through {me.doing}", go
+        if me.told() and all(w.reach <= me.reach for w in here):
+            yield f"turns round while {me.doing}", acts.turn
 
     def peers(self, crew: list[Worker], i: int, me: Worker) -> list[Worker]:
         """Those whose word the collective needs that `me` is in."""

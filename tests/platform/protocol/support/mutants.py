@@ -21,6 +21,7 @@ __all__ = [
     "ForgottenCommit",
     "KeptToItself",
     "LateWord",
+    "MetAlone",
     "NoVote",
     "TrustedRecord",
     "decide_too_early",
@@ -87,6 +88,15 @@ class BegunAlone(Model):
             yield "begins alone", acts.begin
         else:
             yield from super().acts(crew, i, me)
+
+
+class MetAlone(Model):
+    """A worker that is told to stop while all meet walks away, whoever has gone on."""
+
+    def acts(self, crew: list[Worker], i: int, me: Worker) -> Iterator[tuple[str, Callable[[Scene, int], None]]]:
+        yield from super().acts(crew, i, me)
+        if me.doing == "meeting" and me.told():
+            yield "walks away from meeting", acts.walk
 
 
 def fenced_but_not_lost(state: State, event: Event) -> tuple[State, list[Action]]:
