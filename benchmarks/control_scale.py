@@ -10,6 +10,7 @@ gloo does that connects lazily. One cell dies; nobody takes its place. Measured,
     step_cpu_seconds, step_bytes          what is said of a step, until it is committed
     idle_cpu_percent                      between steps: signs of life, and looks for who gives none
     loop_blocked_ms_max                   the longest that the event loop did not return, in all of this
+    loop_cpu_ms_max                       the processor time that one call of it took, at most: what a calm machine sees
 """
 
 from __future__ import annotations
@@ -71,23 +72,24 @@ class PaperFleet:
 
 
 class Blocked:
-    """The longest call of the event loop: seconds, and what it was."""
+    """The longest call of the event loop, and that which took most processor time: seconds, and what it was."""
 
     def __init__(self) -> None:
-        self.longest = (0.0, "")
+        self.longest = self.costliest = (0.0, "")
         run = asyncio.Handle._run  # type: ignore[attr-defined]
 
         def timed(handle: asyncio.Handle) -> None:
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.thread_time()
             run(handle)
-            took = time.perf_counter() - began
-            if took > self.longest[0]:
-                self.longest = (took, str(getattr(handle._callback, "__self__", handle._callback))[:120])
+            took, cost = time.perf_counter() - began, time.thread_time() - cpu
+            what = str(getattr(handle._callback, "__self__", handle._callback))[:120] if took > 0.01 else ""
+            self.longest, self.costliest = max(self.longest, (took, what)), max(self.costliest, (cost, what))
 
         asyncio.Handle._run = timed  # type: ignore[attr-defined]
 
-    def take(self) -> tuple[float, str]:
-        taken, self.longest = self.longest, (0.0, "")
+    def take(self) -> tuple[tuple[float, str], tuple[float, str]]:
+        taken = self.longest, self.costliest
+        self.longest = self.costliest = (0.0, "")
         return taken
 
 
@@ -134,8 +136,8 @@ class Scene:
         raw = {**settings, **off, "steps": 10**6, "patience": PATIENCE, "workload": workload}
         job = Job.model_validate(raw).model_dump(mode="json")
         RunDir.create(folder, "run", job, resume=False).close()
-        self.blocked = (0.0, "")
-        """Seconds, of the longest call of the event loop since this was set."""
+        self.blocked = self.costliest = (0.0, "")
+        """Of the event loop's calls since this was set: seconds of the longest, processor time of the costliest."""
         self.profile = ""
         """A file for the profile of what the event loop does now; "" for none."""
         self.pipe, theirs = SPAWN.Pipe()
@@ -168,7 +170,8 @@ class Scene:
         """Of the controller."""
         self.pipe.send(self.profile)
         state = dict(self.pipe.recv())
-        self.blocked = max(self.blocked, tuple(state["blocked"]))
+        longest, costliest = state["blocked"]
+        self.blocked, self.costliest = max(self.blocked, longest), max(self.costliest, costliest)
         return state
 
     def until(self, done: Callable[[], bool]) -> None:
@@ -191,7 +194,8 @@ def measured(workers: int, folder: Path, profiles: Path | None) -> dict[str, Any
     try:
         scene.until(lambda: scene.tell("look")[2].get(0) == workers)
         start = scene.state()
-        costs, sizes, idle, scene.blocked = [], [], [], (0.0, "")
+        costs, sizes, idle = [], [], []
+        scene.blocked = scene.costliest = (0.0, "")
         for step in range(1, STEPS + 1):
             if profiles is not None:
                 scene.profile = str(profiles / "steps.prof")
@@ -226,6 +230,8 @@ def measured(workers: int, folder: Path, profiles: Path | None) -> dict[str, Any
             "idle_cpu_percent": 100 * median(idle),
             "loop_blocked_ms_max": 1000 * scene.blocked[0],
             "loop_blocked_in": scene.blocked[1],
+            "loop_cpu_ms_max": 1000 * scene.costliest[0],
+            "loop_cpu_in": scene.costliest[1],
         }
     finally:
         scene.close()

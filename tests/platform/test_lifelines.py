@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from shoal.control import lifelines
-from shoal.control.lifelines import Lifelines, Line
+from shoal.control.lifelines import TURN, Lifelines, Line
 from shoal.protocol import codec, orders
 from shoal.protocol.codec import decode, encode
+from shoal.protocol.codec import order as order_of
 from shoal.protocol.greeting import (
     GREETING_LIMIT,
     VERSION,
@@ -27,6 +28,7 @@ from shoal.protocol.greeting import (
     proof,
 )
 from shoal.protocol.greeting import hello as hello_of
+from shoal.protocol.rendezvous import Met
 from shoal.protocol.said import Ack, Acked, Beat, Committed, Phase, Said
 
 ME = Greeting("w0", "n1", 1, (0, 1))
@@ -283,6 +285,29 @@ def test_a_second_worker_of_the_same_name_is_refused() -> None:
         return answer
 
     assert asyncio.run(scene()) == (b"", [("joined", "w0", (0, 1))])
+
+
+def test_orders_are_made_as_they_are_written_and_keep_their_order() -> None:
+    made: list[int] = []
+
+    def orders_of_all() -> Iterator[tuple[str, orders.Order]]:
+        for number in range(3 * TURN):
+            made.append(number)
+            yield "w0" if number % 2 else "gone", Met(number, go=True)
+
+    async def scene() -> tuple[int, list[orders.Order]]:
+        ear = Ear()
+        reader, writer = await talk(ear)
+        ear.lines.send_all(orders_of_all())
+        at_once = len(made)
+        ear.lines.broadcast(["nobody", "w0"], orders.Stop(1, (), 0))
+        lines = [await asyncio.wait_for(reader.readline(), 10) for _ in range(3 * TURN // 2 + 1)]
+        writer.close()
+        return at_once, [order_of(line) for line in lines]
+
+    at_once, told = asyncio.run(scene())
+    assert at_once <= 2 * TURN, "a turn's worth: half of them are for nobody"
+    assert told == [*(Met(number, go=True) for number in range(1, 3 * TURN, 2)), orders.Stop(1, (), 0)]
 
 
 def test_what_the_controller_was_too_late_to_hear_is_no_silence() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from itertools import combinations, product
 
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.plan import Healer, Mesh, Node, Seat, Site, Wanted, plan
+from shoal.plan.cluster import LEVELS, Level
+from shoal.plan.heal import Domain
 
 
 def nodes_of(slots: dict[str, int]) -> list[Node]:
@@ -176,3 +180,36 @@ def test_as_few_shards_as_can_be_share_a_node_with_a_copy(
     ways = product([node for node, n in free.items() if n], repeat=len(empty))
     able = [way for way in ways if all(way.count(node) <= n for node, n in free.items())]
     assert doubled(found) == min(doubled(dict(zip(empty, way, strict=True))) for way in able)
+
+
+class Recounting(Healer):
+    """Looks through all cells whenever it is asked where copies are."""
+
+    def shard(self, rank: int) -> dict[Level, dict[Domain, int]]:
+        nodes = [self.where(Seat(cell, rank)) for cell in range(self.cells)]
+        return {
+            level: dict(Counter(self.site(node).domain(level, node) for node in nodes if node is not None))
+            for level in LEVELS
+        }
+
+    def count(self, rank: int, node: str, change: int = 1) -> None:
+        pass
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_copies_that_are_counted_as_seats_are_filled_are_those_that_there_are(seed: int) -> None:
+    dice = random.Random(seed)
+    mesh = dice.choice([Mesh(), Mesh(1, 1, 2), Mesh(2, 1, 2), Mesh(2, 2, 1), Mesh(1, 2, 4)])
+    names = [f"n{index}" for index in range(dice.randrange(3, 12))]
+    sites = {name: Site(dice.choice("rst"), dice.choice("yz")) for name in names}
+    everybody = [Seat(cell, rank) for cell in range(4) for rank in range(mesh.workers)]
+    empty = dice.sample(everybody, dice.randrange(1, len(everybody)))
+    seats = {seat: dice.choice(names) for seat in everybody if seat not in empty}
+    free = Counter(dice.choice(names) for _ in range(len(empty) + dice.randrange(4)))
+    one, other = (
+        kind(mesh, 4, free, seats.get, Counter(seats.values()), sites.__getitem__) for kind in (Healer, Recounting)
+    )
+    half = len(empty) // 2
+    for some in (empty[:half], empty[half:]):
+        assert one.fill(some) == other.fill(some)
+    assert all(one.shard(rank) == other.shard(rank) for rank in range(mesh.workers))

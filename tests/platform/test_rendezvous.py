@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 
 from shoal.control import rendezvous
-from shoal.control.rendezvous import Answers, Rendezvous
-from shoal.protocol.rendezvous import Closed, Meet, Met, Put, Turn, Values, Want
+from shoal.control.rendezvous import Answers, Rendezvous, Table
+from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
 
 A, B = "generation/5", "cell/0/2"
 
 
-def opened() -> Rendezvous:
-    one = Rendezvous()
+class Listed(Rendezvous):
+    """Makes all answers at once."""
+
+    def open(self, subject: str, number: int, members: Iterable[str]) -> list[tuple[str, Answer]]:
+        return list(super().open(subject, number, members))
+
+    def hear(self, worker: str, asked: Question) -> list[tuple[str, Answer]]:
+        return list(super().hear(worker, asked))
+
+
+def opened() -> Listed:
+    one = Listed()
     assert one.open("generation", 5, ["w0", "w1", "w2"]) == []
     assert one.open("cell/0", 2, ["w0", "w1"]) == []
     return one
@@ -133,3 +146,28 @@ def test_who_turns_round_ends_a_meeting_without_a_word_of_what_was_brought() -> 
     one = opened()
     one.hear("w0", Meet(A, 1, "all", 3, ("k",), (("k", "v"),)))
     assert one.hear("w1", meet(2, turn=True)) == [("w0", Met(1, False)), ("w1", Met(2, False))]
+
+
+class Walked(dict[str, Meet | Turn]):
+    """Counts how often it is looked through."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.walks += 1
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self.walks += 1
+        return super().items()
+
+
+def test_who_comes_to_a_meeting_is_not_held_up_by_those_who_wait_there() -> None:
+    one, crowd = Rendezvous(), [f"w{index}" for index in range(100)]
+    one.open("generation", 5, crowd)
+    came = Walked()
+    one._rooms["generation"].tables["all"] = Table(100, came)
+    answers = [one.hear(worker, meet(1, size=100)) for worker in crowd]
+    assert came.walks == 1
+    assert [list(answer) for answer in answers[:-1]] == [[]] * 99
+    assert met(answers[-1]) == dict.fromkeys(crowd, (1, True))

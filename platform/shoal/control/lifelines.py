@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +99,9 @@ class Lifelines:
         self._secret, self._joined, self._said, self._gone = secret, joined, said, gone
         self._failed, self._gap = failed, 0.0
         self.lines: dict[str, Line] = {}
-        self._outbox: deque[tuple[Line, bytes]] = deque()
+        self._outbox: deque[Iterator[tuple[str, Order | bytes]]] = deque()
+        """What is to be written to whom; it is made and encoded only then: there may be an order of its own for each of
+        all workers."""
         self._room, self._turning = TURN, False
         """Orders that may still be written in this turn of the event loop, and whether the next is due."""
         self._accepting: asyncio.Task[None] | None = None
@@ -132,20 +134,23 @@ class Lifelines:
     def broadcast(self, workers: Iterable[str], order: Order) -> None:
         """Send the same to several workers: it is encoded once."""
         data = encode(order)
-        self._outbox.extend((self.lines[worker], data) for worker in workers if worker in self.lines)
+        self._outbox.append((worker, data) for worker in workers)
         self._send()
 
     def send_all(self, orders: Iterable[tuple[str, Order]]) -> None:
-        """Send what is said as (worker, order), in that order."""
-        self._outbox.extend((self.lines[worker], encode(order)) for worker, order in orders if worker in self.lines)
+        """Send what is said as (worker, order), in that order; it is not asked for before there is room to write it."""
+        self._outbox.append(iter(orders))
         self._send()
 
     def _send(self) -> None:
         """Write what waits, but not so much in one turn of the event loop that others are held up by it."""
         while self._outbox and self._room:
-            line, data = self._outbox.popleft()
-            line.transport.write(data)
-            self._room -= 1
+            found = next(self._outbox[0], None)
+            if found is None:
+                self._outbox.popleft()
+            elif (line := self.lines.get(found[0])) is not None:
+                line.transport.write(found[1] if isinstance(found[1], bytes) else encode(found[1]))
+                self._room -= 1
         if not self._turning:
             self._turning = True
             asyncio.get_running_loop().call_soon(self._turn)

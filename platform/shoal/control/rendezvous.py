@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
 
@@ -16,8 +17,9 @@ __all__ = ["KEYS", "VALUES", "Answers", "Rendezvous"]
 KEYS, VALUES = 100_000, 64 << 20
 """Most keys of a membership, and bytes of all its values."""
 
-Answers = list[tuple[str, Answer]]
-"""(worker, answer), in the order in which they are to be said."""
+Answers = Iterable[tuple[str, Answer]]
+"""(worker, answer), in the order in which they are to be said. Those of a meeting are made as they are asked for: all
+workers of a run may have come to it."""
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Rendezvous:
                 return want(room, worker, id, keys)
             case Meet():
                 due = [answer for key, value in asked.puts for answer in put(room, key, value)]
-                return [*due, *meet(room, worker, asked)]
+                return chain(due, meet(room, worker, asked))
             case Turn():
                 return meet(room, worker, asked)
 
@@ -127,15 +129,17 @@ def values(room: Room, wish: Wish) -> tuple[str, Answer]:
 def meet(room: Room, worker: str, asked: Meet | Turn) -> Answers:
     """Come to a meeting, or turn round there; the first that completes it, or turns round, decides for all."""
     table = room.tables.setdefault(asked.key, Table(asked.size))
-    waiting = {} if table.go is not None else dict(table.came)
-    table.came[worker] = waiting[worker] = asked
-    if table.go is None and isinstance(asked, Turn):
+    if table.go is not None:
+        return [(worker, met(room, asked, go=table.go))]
+    table.came[worker] = asked
+    if isinstance(asked, Turn):
         table.go = False
-    elif table.go is None and len(table.came) == table.size:
+    elif len(table.came) == table.size:
         table.go = True
-    if table.go is None:
+    else:
         return []
-    return [(who, met(room, its, go=table.go)) for who, its in waiting.items()]
+    go = table.go
+    return ((who, met(room, its, go=go)) for who, its in table.came.items())
 
 
 def met(room: Room, asked: Meet | Turn, *, go: bool) -> Met:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from shoal.plan.cluster import LEVELS, Level, Site
 from shoal_core.mesh import Mesh, Seat
@@ -41,8 +42,10 @@ class Healer:
         self.free = {node: n for node, n in free.items() if n > 0}
         self.busy = Counter(dict(busy))
         self.placed: dict[Seat, str] = {}
-        self.copies: dict[int, dict[Level, Counter[Domain]]] = {}
+        self.copies: dict[int, dict[Level, dict[Domain, int]]] = {}
         """Of each rank's shard, by domain."""
+        self.named: dict[str, tuple[Domain, ...]] = {}
+        """The domains of each node that was asked for, as `LEVELS`."""
         self.own: dict[int, Counter[str]] = {}
         """Nodes of each cell's members."""
         self.alike: dict[Key, dict[str, None]] = defaultdict(dict)
@@ -70,26 +73,34 @@ class Healer:
             self.own[cell] = self.nodes(cell, range(self.mesh.workers))
         return self.own[cell]
 
-    def shard(self, rank: int) -> dict[Level, Counter[Domain]]:
-        """Copies of a rank's shard, by domain."""
+    def domains(self, node: str) -> tuple[Domain, ...]:
+        """The domains that a node is in, as `LEVELS`."""
+        if node not in self.named:
+            site = self.site(node)
+            self.named[node] = tuple(site.domain(level, node) for level in LEVELS)
+        return self.named[node]
+
+    def shard(self, rank: int) -> dict[Level, dict[Domain, int]]:
+        """Copies of a rank's shard, by domain: counted when first asked for, and kept right by `count`."""
         if rank not in self.copies:
-            self.copies[rank] = {level: Counter() for level in LEVELS}
-            for cell in range(self.cells):
-                node = self.where(Seat(cell, rank))
+            self.copies[rank] = {level: {} for level in LEVELS}
+            nodes = Counter(self.where(Seat(cell, rank)) for cell in range(self.cells))
+            for node, copies in nodes.items():
                 if node is not None:
-                    self.count(rank, node)
+                    self.count(rank, node, copies)
         return self.copies[rank]
 
     def count(self, rank: int, node: str, change: int = 1) -> None:
-        site = self.site(node)
-        for level, domains in self.shard(rank).items():
-            domains[site.domain(level, node)] += change
-            if not domains[site.domain(level, node)]:
-                del domains[site.domain(level, node)]
+        for domains, domain in zip(self.shard(rank).values(), self.domains(node), strict=True):
+            left = domains.get(domain, 0) + change
+            if left:
+                domains[domain] = left
+            else:
+                del domains[domain]
 
     def doubled(self, seat: Seat, node: str) -> bool:
         """Whether a node holds, or would hold, another copy of a seat's shard."""
-        return self.shard(seat.rank)["node"][(node,)] > (self.placed.get(seat) == node)
+        return self.shard(seat.rank)["node"].get((node,), 0) > (self.placed.get(seat) == node)
 
     # ---- filling
 
@@ -189,7 +200,10 @@ class Healer:
         racks, zones = {(site.zone, site.rack) for site in near}, {site.zone for site in near}
         shards = [self.shard(seat.rank) for seat in seats]
         on_node: set[Domain] = set().union(*(shard["node"] for shard in shards))
-        in_rack, in_zone = (total(shard[level] for shard in shards) for level in ("rack", "zone"))
+
+        @cache
+        def held(level: Level, domain: Domain) -> int:
+            return sum(shard[level].get(domain, 0) for shard in shards)
 
         def key(node: str) -> Key:
             site = self.site(node)
@@ -198,8 +212,8 @@ class Healer:
                 (node,) in on_node and all((node,) in shard["node"] for shard in shards),
                 node not in mates,
                 -fits,
-                in_rack.get((site.zone, site.rack), 0),
-                in_zone.get((site.zone,), 0),
+                held("rack", (site.zone, site.rack)),
+                held("zone", (site.zone,)),
                 self.busy[node] > own[node],
                 (site.zone, site.rack) not in racks,
                 site.zone not in zones,
@@ -216,12 +230,3 @@ class Healer:
         for nodes in self.alike.values():
             clean = next((node for node in nodes if (node,) not in on_node), None)
             yield from nodes if clean is None else (clean,)
-
-
-def total(counts: Iterable[Mapping[Domain, int]]) -> dict[Domain, int]:
-    """Their sum."""
-    found: dict[Domain, int] = defaultdict(int)
-    for one in counts:
-        for domain, n in one.items():
-            found[domain] += n
-    return found
