@@ -88,8 +88,8 @@ class Membership:
             raise AssertionError(f"{self.voice.name} stands at step {step.steps}, its generation at {order.steps}")
         step.todo = list(order.todo)
         if order.heals or not groups.transport.keyed:
-            # all of a cell go in, or none: inside a step nobody can be told that a peer turned round. Who has done nothing
-            # that can fail since the meeting of all comes straight from there: it decided the same
+            # all of a cell go in, or none: inside a step nobody can be told that a peer turned round. For those who did
+            # nothing since that can fail the meeting of all has decided it
             groups.meet(f"begin/{step.member.cell}", step.member.size)
         if self.kit.job.snapshots.every:
             self.kit.courier.keep(step)
