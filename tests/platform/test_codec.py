@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.protocol import codec, orders
-from shoal.protocol.codec import encode
+from shoal.protocol.codec import encode, encode_each
 from shoal.protocol.copying import Give, Keep, Missing, Whole
 from shoal.protocol.greeting import VERSION, Challenge, Greeting, Hello, Refused, Welcome
 from shoal.protocol.rendezvous import Closed, Meet, Met, Put, Turn, Values, Want
@@ -122,6 +122,12 @@ def test_halves_of_characters_are_replaced_and_what_is_no_json_is_not_sent() -> 
     assert codec.said(encode(NotSaved(1, "a\udc80b"))) == NotSaved(1, "a?b")
     with pytest.raises(TypeError, match="a set in a message"):
         encode(Noted("w", 0, 0, "remark", {"x": {1}}))  # type: ignore[dict-item]
+
+
+def test_what_orders_share_is_encoded_once() -> None:
+    form = orders.Form(1, 2, 0, 3, restore=10, keep=True)
+    found = [codec.order(line) for line in encode_each(form, "rank", range(3))]
+    assert found == [replace(form, rank=rank) for rank in range(3)]
 
 
 LINES = [encode(one) for one, _ in EVERY]

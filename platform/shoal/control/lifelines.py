@@ -137,8 +137,9 @@ class Lifelines:
         self._outbox.append((worker, data) for worker in workers)
         self._send()
 
-    def send_all(self, orders: Iterable[tuple[str, Order]]) -> None:
-        """Send what is said as (worker, order), in that order; it is not asked for before there is room to write it."""
+    def send_all(self, orders: Iterable[tuple[str, Order | bytes]]) -> None:
+        """Send what is said as (worker, order), in that order; it is not asked for before there is room to write it.
+        Bytes: an order that is encoded already."""
         self._outbox.append(iter(orders))
         self._send()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from shoal.control.run import Run
@@ -33,6 +34,7 @@ from shoal.decisions.actions import (
 from shoal.decisions.events import Ending, PassedOver, Recorded
 from shoal.names import stacks_file
 from shoal.protocol import orders
+from shoal.protocol.codec import encode_each
 from shoal_core import marker
 from shoal_core.workload import ORIGIN
 
@@ -97,9 +99,13 @@ def form(one: Run, action: Form) -> None:
     """Tell the members of a cell to build its world."""
     cell, recall, size = action.cell, action.recall, len(action.members)
     one.lifelines.send_all(one.rendezvous.open(f"cell/{cell}", action.attempt, action.members))
-    for rank, worker in enumerate(action.members):
-        copy = None if recall is None else orders.Recall(recall.steps, keeper_of(one, recall.keepers[rank], 0))
-        one.lifelines.send(worker, orders.Form(cell, action.attempt, rank, size, action.restore, action.keep, copy))
+    order = orders.Form(cell, action.attempt, 0, size, action.restore, action.keep)
+    if recall is None:
+        one.lifelines.send_all(zip(action.members, encode_each(order, "rank", range(size)), strict=True))
+    else:
+        copies = [orders.Recall(recall.steps, keeper_of(one, keeper, 0)) for keeper in recall.keepers]
+        each = (replace(order, rank=rank, recall=copy) for rank, copy in enumerate(copies))
+        one.lifelines.send_all(zip(action.members, each, strict=True))
     one.recoveries.formed(cell, time.time())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter
@@ -16,7 +17,7 @@ from shoal.protocol.greeting import Challenge, Hello, Refused, Welcome
 from shoal.protocol.orders import Order
 from shoal.protocol.said import Said
 
-__all__ = ["LINE_LIMIT", "Message", "copying", "decode", "encode", "order", "said"]
+__all__ = ["LINE_LIMIT", "Message", "copying", "decode", "encode", "encode_each", "order", "said"]
 
 LINE_LIMIT = 16 * 1024 * 1024
 """Longest message in bytes; a longer one closes the connection."""
@@ -46,6 +47,14 @@ def encode(message: Message) -> bytes:
         TypeError: a field holds what is no JSON.
     """
     return f"{type(message).__name__} {_json(vars(message))}\n".encode(errors="replace")
+
+
+def encode_each(message: Message, field: str, values: Iterable[int]) -> Iterator[bytes]:
+    """The lines of messages that differ in one whole number: what they share is encoded once."""
+    shared = {name: value for name, value in vars(message).items() if name != field}
+    head = f'{type(message).__name__} {_json(shared)[:-1]},"{field}":'
+    for value in values:
+        yield f"{head}{value}}}\n".encode(errors="replace")
 
 
 def _fields(value: Any) -> dict[str, Any]:
