@@ -61,11 +61,12 @@ class Footprint:
 @dataclass(frozen=True)
 class _Weights:
     """Parameters of a kind that a worker computes with: how many, bytes of each, and how many workers share the masters
-    of the same ones."""
+    of the same ones. `codes`: those multiplied in FP8, where that is asked for."""
 
     count: int
     width: int
     holders: int
+    codes: int = 0
 
     @property
     def masters(self) -> int:
@@ -101,11 +102,14 @@ class _Sizes:
         model, count = self.model, self.count
         router = 0 if dense else model.n_experts * model.d_model
         ffn = count.dense_ffn if dense else model.n_shared * count.expert
-        yield _Weights(count.attention + ffn, self.width, holders)
+        yield self.multiplied(count.attention + ffn, holders)
         yield _Weights(count.norms + router, FP32, holders)
         if not dense:
             held = model.n_experts // self.mesh.ep * count.expert
-            yield _Weights(held, self.width, holders // self.mesh.ep)
+            yield self.multiplied(held, holders // self.mesh.ep)
+
+    def multiplied(self, count: int, holders: int) -> _Weights:
+        return _Weights(count, self.width, holders, codes=count if self.manner.fp8 else 0)
 
     def end(self, holders: int) -> Iterator[_Weights]:
         """The last stage's, less its layers."""
@@ -113,7 +117,7 @@ class _Sizes:
         yield _Weights(self.count.embedding, self.width, holders)
         yield _Weights(d, FP32, holders)
         for _ in range(self.model.mtp_depth):
-            yield _Weights(2 * d * d, self.width, holders)
+            yield self.multiplied(2 * d * d, holders)
             yield _Weights(3 * d, FP32, holders)
             yield from self.layer(dense=False, holders=holders)
 
@@ -210,6 +214,7 @@ class _Sizes:
             weights.append(_Weights(self.count.embedding, self.width, len(embedders) * mesh.per_stage))
         always = {
             "parameters": sum(one.count * one.width for one in weights),
+            "parameters in FP8": sum(one.codes for one in weights),
             "gradients": sum(one.count * FP32 for one in weights),
             **self.masters(weights),
             **self.outside(),

@@ -20,6 +20,7 @@ from shoal_workloads.parallel.fits import check_fits, nearest
 from shoal_workloads.parallel.layout import layout_of, shard_model
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
 from shoal_workloads.parallel.schedule import Action, bounded, build, check
+from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
 from shoal_workloads.pretrain import Pretrain
 
@@ -68,6 +69,20 @@ def test_what_a_pipeline_rank_holds(schedule: str, workers: int) -> None:
         )
         assert parts["master parameters"] == masters
         assert parts["moments"] == 2 * masters
+
+
+def test_what_a_pipeline_rank_holds_of_weights_in_fp8() -> None:
+    widths = {"d_model": 128, "d_expert": 128, "d_ffn": 128, "d_kv": 128, "d_q": 128, "n_heads": 2, "d_v": 64}
+    model = {"preset": "demo", "n_layers": 9, **widths}
+    job = config(model, {"pp": 4, "ep": 2, "schedule": "dualpipe"}, precision="fp8")
+    for place in (0, 1):
+        products = EmulatedFp8()
+        with rank_of(8, 2 * place):
+            engine = Pipeline(job.model_copy(update={"device": "cpu"}), 2 * place, 8, torch.bfloat16, products)
+            engine.updated()
+            engine._gather()
+        codes = sum(codes.nbytes for codes, _ in products._settled.values())
+        assert footprints(job, 8)[place].parts["parameters in FP8"] == codes > 0
 
 
 @pytest.mark.parametrize(("workers", "ep"), [(4, 1), (4, 2), (2, 2)])
