@@ -145,7 +145,8 @@ def test_a_run_is_profiled_while_it_trains(tmp_path: Path) -> None:
         one.full(1)
         last = 0
         while not one.events("profile"):  # the controller looks once a second, and may be late: once more
-            first, last = one.committed() + 60, one.committed() + 120
+            first = one.committed() + 80
+            last = first + 4
             leave(one.path, Wish(first, last, ("cell1",)))
             one.until(lambda last=last: one.events("profile") or one.committed() > last + 60)  # type: ignore[misc]
         (told,) = one.events("profile")
