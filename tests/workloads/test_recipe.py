@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from shoal_workloads.recipe import adamw
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
 from shoal_workloads.recipe.guard import Guard, GuardConfig
@@ -117,3 +118,22 @@ def test_adamw_against_torch_and_bf16_moments() -> None:
         assert torch.allclose(a, c, atol=2e-3)
         assert not torch.equal(b, c)
     assert optimizers["bf16"].m[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_how_many_parameters_are_updated_at_once_changes_no_bit(moments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    start, grads = (
+        [torch.randn(*shape, generator=generator) for shape in [(3, 4), (5,), (2, 7), (4, 4), (0, 4), (6,)]]
+        for _ in range(2)
+    )
+    found = []
+    for at_once in (adamw.AT_ONCE, 20, 1):
+        monkeypatch.setattr(adamw, "AT_ONCE", at_once)
+        optimizer = AdamW([p.clone() for p in start], AdamWConfig.model_validate({"moments": moments}))
+        for count in (1, 2):
+            optimizer.step(grads, 1e-2, count)
+        found.append([*optimizer.parameters, *optimizer.m, *optimizer.v])
+        assert all(len(run) == 1 for _, run in optimizer._runs()) == (at_once == 1)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))

@@ -6,13 +6,16 @@ are tensors beside the parameters, to be copied to a twin or written to a checkp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["AdamW", "AdamWConfig"]
+
+AT_ONCE = 1 << 26
+"""Elements that are updated at once, unless one parameter has more."""
 
 
 class AdamWConfig(BaseModel):
@@ -41,10 +44,7 @@ class AdamW:
     def step(self, grads: Sequence[torch.Tensor], lr: float, count: int) -> None:
         """Apply one update. grads: averaged and clipped, like the parameters; count: 1 for the first step."""
         c = self.config
-        for decay in (True, False):
-            index = [i for i, p in enumerate(self.parameters) if (p.dim() > 1) == decay and p.numel()]
-            if not index:
-                continue
+        for decay, index in self._runs():
             wide = [(self.m[i].float(), self.v[i].float()) for i in index]  # no copy where they are float32
             torch._fused_adamw_(
                 [self.parameters[i] for i in index],
@@ -66,3 +66,18 @@ class AdamW:
                 for i, (m, v) in zip(index, wide, strict=True):
                     self.m[i].copy_(m)
                     self.v[i].copy_(v)
+
+    def _runs(self) -> Iterator[tuple[bool, list[int]]]:
+        """Parameters that are updated at once, and whether they decay: moments kept in bfloat16 are float32 meanwhile,
+        and not all of them have room to be."""
+        for decay in (True, False):
+            run: list[int] = []
+            for i, p in enumerate(self.parameters):
+                if (p.dim() > 1) != decay or not p.numel():
+                    continue
+                if run and sum(self.parameters[j].numel() for j in run) + p.numel() > AT_ONCE:
+                    yield decay, run
+                    run = []
+                run.append(i)
+            if run:
+                yield decay, run
