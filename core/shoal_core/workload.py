@@ -74,6 +74,11 @@ class ReplicaShard(ABC):
         the cell and the samples so far, then whatever else must be summed over cells (router loads). May be collective
         over the cell. The platform adds a copy of it over the cells; a repeated call gives the same values."""
 
+    def sums_to_keep(self) -> Any:
+        """`sums` in memory that is the caller's: other cells' are added to it, and `commit` is given it. What is done
+        so far stays with this shard, so that the same can be asked again. Left out: a copy of `sums`."""
+        return self.sums().clone()
+
     @abstractmethod
     def stats(self) -> list[float]:
         """Additive figures of this worker's samples so far (losses, tokens); summed over all workers."""
@@ -84,8 +89,8 @@ class ReplicaShard(ABC):
 
     @abstractmethod
     def commit(self, total: Any, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
-        """Apply the optimizer step. `total`: `sums` over all cells; `stats`, `norm_sq`: over all workers of a cell or
-        run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a token; tokens of the step)
+        """Apply the optimizer step. `total`: `sums` over all cells, which may be written to; `stats`, `norm_sq`: over
+        all workers of a cell or run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a token; tokens of the step)
         and any further figures. `roll_back`: 1 asks the platform to go back to the last good state (see
         `Workload.rolls_back`); every worker must come to the same answer."""
 
@@ -161,6 +166,11 @@ class Workload(ABC):
     def build(self, seed: int) -> ReplicaShard:
         """Build this worker's share in the current default process group (the cell). Collective over the cell.
         The initial values depend on `seed` alone, not on the cell's shape."""
+
+    def build_to_fill(self, seed: int) -> ReplicaShard:
+        """The same, where every tensor of its state is written right after (by a peer, from a checkpoint or a copy), so
+        that no initial values need be drawn. Left out: they are."""
+        return self.build(seed)
 
     def go_on(self, steps: int, samples: int) -> None:
         """From now on step `steps` begins at position `samples`: an earlier session, whose batches were others,
@@ -248,13 +258,13 @@ def load_workload(path: object) -> type[Workload]:
     return cast("type[Workload]", new_class(found.__name__, (found, Workload)))
 
 
-def build_shard(workload: Workload, seed: int) -> ReplicaShard:
-    """What `workload.build` returns, held against what is asked of a shard.
+def build_shard(workload: Workload, seed: int, *, state_follows: bool = False) -> ReplicaShard:
+    """What `workload.build` returns, or `build_to_fill` where its state follows, held against what is asked of a shard.
 
     Raises:
         UserError: it lacks some of it.
     """
-    shard = workload.build(seed)
+    shard = workload.build_to_fill(seed) if state_follows else workload.build(seed)
     missing = lacking(shard, [name for name in vars(ReplicaShard) if not name.startswith("_")])
     if missing:
         raise UserError(

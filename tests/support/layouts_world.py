@@ -128,7 +128,8 @@ def step(replica: PretrainShard, place: Place, number: int, given: list[int] | N
         dist.all_reduce(stats)
         dist.all_reduce(norm)
     assert stats[3] == config.batch.global_batch
-    return total, replica.commit(total, stats.tolist(), float(norm))
+    kept = total.clone()  # a commit may write to it
+    return kept, replica.commit(total, stats.tolist(), float(norm))
 
 
 def train(

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from shoal.testing import World
+from shoal_workloads import replica
 from shoal_workloads.model.recompute import Level
+from shoal_workloads.pretrain import Pretrain
 from tests.support import synthetic
 
 
@@ -69,16 +72,40 @@ def test_checkpoint_loads_on_another_cell(pair: World, tmp_path: Path) -> None:
         assert check(saved, answer) == pytest.approx(after_one, rel=1e-5)
 
 
+def test_no_values_are_drawn_where_state_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard built to be filled goes on as the one whose state it is given."""
+    config = synthetic.tiny(ema_decay=0.9)
+    first = synthetic.build(config)
+    synthetic.run_step(first, 0)
+    monkeypatch.setattr(replica, "init_shards", lambda *given: pytest.fail("values were drawn"))
+    second = Pretrain(config).build_to_fill(seed=7)
+    for mine, other in zip(second.tensors(), first.tensors(), strict=True):
+        mine.copy_(other)
+    second.loaded(1)
+    assert synthetic.run_step(second, 1) == synthetic.run_step(first, 1)
+    assert all(torch.equal(a, b) for a, b in zip(second.tensors(), first.tensors(), strict=True))
+
+
+def test_sums_that_are_kept_may_be_written_to() -> None:
+    """As other cells' are added to them, and left as garbage: what is done stays done."""
+    shard = synthetic.build(synthetic.tiny())
+    shard.accumulate([[0, 1]])
+    kept = shard.sums_to_keep()
+    first = kept.clone()
+    kept.fill_(np.nan)
+    assert torch.equal(shard.sums_to_keep(), first)
+
+
 def test_sums_repeat_and_begin_forgets() -> None:
-    replica = synthetic.build(synthetic.tiny())
-    replica.accumulate([[0, 1]])
-    first = replica.sums().clone()
-    assert np.array_equal(replica.sums().numpy(), first.numpy())
-    replica.accumulate([[2, 3]])
-    assert not np.array_equal(replica.sums().numpy(), first.numpy())
-    replica.begin(0)
-    assert not replica.sums().any()
-    assert replica.stats() == [0.0, 0.0, 0.0, 0.0]
+    shard = synthetic.build(synthetic.tiny())
+    shard.accumulate([[0, 1]])
+    first = shard.sums().clone()
+    assert np.array_equal(shard.sums().numpy(), first.numpy())
+    shard.accumulate([[2, 3]])
+    assert not np.array_equal(shard.sums().numpy(), first.numpy())
+    shard.begin(0)
+    assert not shard.sums().any()
+    assert shard.stats() == [0.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("recompute", [True, "ffn"])

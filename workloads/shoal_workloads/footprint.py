@@ -32,8 +32,8 @@ COMMUNICATORS = 3 * GB // 2
 """Buffers of NCCL: the cell's world, experts, holders of parameters, pipeline neighbours, groups across cells."""
 SPARE = 0.03
 """Of all the rest, that the allocator cannot use."""
-FLAT = 3
-"""Copies of a worker's gradients, float32, when a step commits: its sums, the total over cells, that as applied."""
+FLAT = 1
+"""Copies of a worker's gradients, float32, when a step commits: the total over cells, which is scaled in place."""
 BEFORE = {"F": {"kept": 1}, "B": {}, "I": {"kept": -1, "waits": 1}, "W": {}}
 AFTER = {"F": {}, "B": {"kept": -1}, "I": {}, "W": {"waits": -1}}
 """Micro-batches of a stage of which more, or fewer, are held before an action comes to its end, and after."""
@@ -228,7 +228,7 @@ class _Sizes:
             **self.at_work(last=final in schedule.stages_of(place)),
             "pipeline buffers": 4 * hidden,
         }
-        committing = {**always, "gradients, flat": (1 + FLAT) * FP32 * mine, "bucket": bucket}
+        committing = {**always, "gradients, flat": FLAT * FP32 * mine, "bucket": bucket}
         return _larger(place, computing, committing)
 
     def _micro_batches(self) -> int:

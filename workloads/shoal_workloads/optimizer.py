@@ -29,14 +29,14 @@ class Optimizer:
         """Clip, update parameters and router biases, and begin to average. Not collective.
 
         Args:
-            grads: flat, parameter after parameter, summed over the step's samples.
+            grads: flat, parameter after parameter, summed over the step's samples; scaled in place.
             loads: (L_r, E), of the step.
             norm: of the averaged gradient, over the whole model.
         """
         if self._averages is not None:
             self._averages.wait()
         scale = min(1.0, self._clip / (norm + 1e-6)) / progress.batch
-        self._adamw.step(self.split(grads * scale), progress.lr, progress.step + 1)
+        self._adamw.step(self.split(grads.mul_(scale)), progress.lr, progress.step + 1)
         for bias, load in zip(self._biases, loads, strict=True):
             update_bias(bias, load, progress.gamma)
         if self._averages is not None:

@@ -143,3 +143,7 @@ class Pretrain(Workload):
     def build(self, seed: int) -> PretrainShard:
         """This worker's share in the current default process group. Collective over the cell."""
         return PretrainShard(self.config, seed, self._origin)
+
+    def build_to_fill(self, seed: int) -> PretrainShard:
+        """The same with values of no meaning."""
+        return PretrainShard(self.config, None, self._origin)

@@ -34,7 +34,8 @@ __all__ = ["PretrainShard"]
 class PretrainShard(ReplicaShard):
     """See `ReplicaShard`, whose methods these are."""
 
-    def __init__(self, config: PretrainConfig, seed: int, origin: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, config: PretrainConfig, seed: int | None, origin: tuple[int, int] = (0, 0)) -> None:
+        """seed: of the initial values; none: all state is written later. Collective over the cell."""
         self.config, self._origin = config, origin
         self._rank, self._workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         dtype, products = choose(config.precision, config.device)
@@ -43,7 +44,8 @@ class PretrainShard(ReplicaShard):
         self.model, self.shards = self.engine.model, self.engine.shards
         for block in self.model.blocks():
             block.recompute = config.parallel.recompute
-        init_shards(self.shards, seed, config.model.init_std)
+        if seed is not None:
+            init_shards(self.shards, seed, config.model.init_std)
         self._parameters = [shard.local for shard in self.shards]
         self._biases = [moe.router.bias for moe in self.model.moe_layers()]
         self._exchange = self.engine.exchange if self._biases else None
@@ -69,7 +71,6 @@ class PretrainShard(ReplicaShard):
         self._progress = Progress.at(self.config, step, self._origin)
         loads = torch.zeros(len(self._biases), self.config.model.n_experts, device=self.config.device)
         self._figures = Figures(loads)
-        self._summed: torch.Tensor | None = None
         self.engine.begin(step)
         if self._exchange is not None:
             self._exchange.traffic.take()
@@ -77,7 +78,6 @@ class PretrainShard(ReplicaShard):
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
         """See `ReplicaShard`."""
         self.engine.accumulate(micro_batches, self._train.tokens, self._progress.factors(), self._figures)
-        self._summed = None
 
     def notes(self) -> list[dict[str, Any]]:
         """What the engine tells, and `experts_placed`: see `Rebalance.measure`."""
@@ -85,26 +85,22 @@ class PretrainShard(ReplicaShard):
         return found
 
     def sums(self) -> torch.Tensor:
-        """Local gradient shards, then the load of every router, summed over the cell. float32, flat. Collective."""
-        if self._summed is None:
-            self.engine.reduce()
-            loads = self._figures.loads
-            out = torch.empty(self._numel + loads.numel(), device=self.config.device)
-            parts = self._optimizer.split(out[: self._numel])
-            for shard, part in zip(self.shards, parts, strict=True):
-                grad = shard.local_grad
-                if grad is None:
-                    part.zero_()
-                else:
-                    torch.mul(grad, shard.grad_scale, out=part)
-            if self._rebalance is not None and self._rebalance.due:
-                self._rebalance.prepare(list(self._optimizer.kinds().values()), parts)
-            loads = loads.clone()
-            if self._workers > 1:
-                dist.all_reduce(loads)
-            out[self._numel :] = loads.flatten()
-            self._summed = out
-        return self._summed
+        """Local gradient shards, then the load of every router, summed over the cell. float32, flat, made anew whenever
+        it is asked for from what every parameter has. Collective."""
+        loads = self._figures.loads.clone()
+        out = torch.empty(self._numel + loads.numel(), device=self.config.device)
+        parts = self._optimizer.split(out[: self._numel])
+        self.engine.reduce(parts)
+        if self._rebalance is not None and self._rebalance.due:
+            self._rebalance.prepare(list(self._optimizer.kinds().values()), parts)
+        if self._workers > 1:
+            dist.all_reduce(loads)
+        out[self._numel :] = loads.flatten()
+        return out
+
+    def sums_to_keep(self) -> torch.Tensor:
+        """See `ReplicaShard`: no copy."""
+        return self.sums()
 
     def stats(self) -> list[float]:
         """Nats of the main head, of the MTP heads, the balance loss, the number of samples; where experts are shared,

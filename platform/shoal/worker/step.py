@@ -262,11 +262,11 @@ class Step:
             fixed.nan = math.isnan(norm_sq)
         total = self.sums.value(self.total)
         self.torn = True
+        if fixed is not None:
+            fixed.follow(total)
         metrics = self.shard.commit(total, stats, norm_sq)
         self.torn = False
         self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
-        if fixed is not None:
-            fixed.follow(total)
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)

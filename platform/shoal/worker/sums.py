@@ -1,6 +1,7 @@
 """The gradient sums of the step that a worker is in: what of its share is done, and what that came to.
 
-Inside the cell only. What is done stays done when the generation changes; other cells add their sums to a copy.
+Inside the cell only. What is done stays done when the generation changes: it is the shard's, and other cells add their
+sums to what was made of it, since a sum that is stopped leaves garbage.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Sums:
         self.begun, self.done, self.taken = -1, [], []
 
     def add_up(self, step: int, todo: Sequence[int]) -> torch.Tensor:
-        """Accumulate what of the micro-batches `todo` is left to do; returns a fresh copy of the cell's sums.
+        """Accumulate what of the micro-batches `todo` is left to do; returns the cell's sums, to be added to.
 
         Raises:
             RuntimeError: as the workload does.
@@ -56,7 +57,7 @@ class Sums:
         for micro_batches in [left] if self.fixed is None else [[m] for m in left]:
             self.accumulate(micro_batches)
         if self.fixed is None:
-            return self.shard.sums().clone()
+            return self.shard.sums_to_keep()
         total = self.fixed.total()
         return torch.zeros_like(self.shard.sums(), dtype=torch.int64) if total is None else total
 

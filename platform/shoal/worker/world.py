@@ -4,7 +4,7 @@ closes as one; what is left afterwards is the state, if it is anybody's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ class World:
         kit.groups.meet("world", order.size)
         self._sockets.mark()
         kit.groups.world("world", order.rank, order.size)
-        shard = build_shard(kit.workload, kit.job.seed)
+        shard = build_shard(kit.workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
         group = dist.new_group(backend="gloo")
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
@@ -112,7 +112,7 @@ class World:
             Damaged: the checkpoint is not what was committed. Unfit: it is of another state.
             RuntimeError: a peer is gone.
         """
-        if steps or self.kit.origin.get("start") == 0:
+        if state_follows(self.order, self.kit.origin):
             folder = self.kit.checkpoints / f"step-{steps:08d}"
             step.shard.loaded(checkpoint.load(folder, step.state_dict(), group))
         step.steps = step.saved = steps
@@ -139,6 +139,13 @@ class World:
         self.step = self.saver = step = None
         self.kit.groups.leave_world()
         return retained
+
+
+def state_follows(order: orders.Form, origin: Mapping[str, Any]) -> bool:
+    """Whether a shard that is built for this order has its state written right after: by a peer, from its own memory,
+    another's, or a checkpoint. Only the state of 0 steps is drawn, unless the session began with a checkpoint of it (an
+    imported or extended model). origin: where the session began."""
+    return order.restore != 0 or origin.get("start") == 0
 
 
 def not_to_be_had(error: Exception) -> bool:

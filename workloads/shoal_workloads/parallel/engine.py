@@ -4,7 +4,7 @@ There are two, `fsdp.Fsdp` and `pipeline.pipeline.Pipeline`, of one shape:
 
     begin(step)                      forget all gradients
     accumulate(micro_batches, ...)   forward and backward; gradients stay where they are made
-    reduce()                         every shard has its gradient, summed over the cell
+    reduce(parts)                    every shard's gradient, summed over the cell
     updated()                        the shards were written to: by the optimizer, a checkpoint, a peer
     nats(part, parts, ...)           forward over a part of the held-out samples
 
@@ -86,8 +86,9 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def reduce(self) -> None:
-        """Sum the gradients over the cell, each shard's to its `local_grad`; they may grow further. Collective.
+    def reduce(self, parts: Sequence[torch.Tensor]) -> None:
+        """Write every shard's gradient, summed over the cell, to its part, of the shape of its `local`. The engine's
+        own stay and may grow. Collective.
 
         Raises:
             RuntimeError: a peer of the cell is gone.

@@ -53,8 +53,14 @@ class Fsdp(Engine):
             figures.count(losses)
             figures.samples += size
 
-    def reduce(self) -> None:
-        """See `Engine`: FSDP has done it."""
+    def reduce(self, parts: Sequence[torch.Tensor]) -> None:
+        """See `Engine`: FSDP has added them up."""
+        for shard, part in zip(self.shards, parts, strict=True):
+            grad = shard.local_grad
+            if grad is None:
+                part.zero_()
+            else:
+                torch.mul(grad, shard.grad_scale, out=part)
 
     def updated(self) -> None:
         """See `Engine`: FSDP gathers the shards whenever it computes with them."""

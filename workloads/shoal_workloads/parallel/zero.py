@@ -53,13 +53,14 @@ class Held:
 @dataclass
 class _Bucket:
     """Parameters of one type that are gathered and scattered together. `shards[i]`: the master copy of
-    `parameters[i]`, cut along `dims[i]`."""
+    `parameters[i]`, cut along `dims[i]`; `places[i]`: its number among all shards."""
 
     group: dist.ProcessGroup | None
     holders: int
     parameters: list[nn.Parameter] = field(default_factory=list)
     shards: list[nn.Parameter] = field(default_factory=list)
     dims: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
     def pieces(self, tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
         """Views of each holder's parts of `tensors`, which are like the parameters."""
@@ -72,8 +73,8 @@ class _Bucket:
 
 
 class Zero:
-    """`shards`: the master shards, as the optimizer, heals and checkpoints see them; their gradients are set by
-    `scatter`. groups: by their ranks (see `make_groups`)."""
+    """`shards`: the master shards, as the optimizer, heals and checkpoints see them; their gradients are what
+    `scatter` writes. groups: by their ranks (see `make_groups`)."""
 
     def __init__(
         self, held: Sequence[Held], groups: dict[tuple[int, ...], dist.ProcessGroup], rank: int, device: str
@@ -102,12 +103,13 @@ class Zero:
             bucket.parameters.append(one.parameter)
             bucket.shards.append(shard.parameter)
             bucket.dims.append(one.dim)
+            bucket.places.append(len(self.shards) - 1)
             self._accumulate(one.parameter)
 
     def begin(self) -> None:
         """Forget all gradients."""
         for bucket in self._buckets:
-            for parameter in (*bucket.parameters, *bucket.shards):
+            for parameter in bucket.parameters:
                 parameter.grad = None
         for _, total in self._sums:
             total.zero_()
@@ -143,8 +145,8 @@ class Zero:
         return True
 
     @torch.no_grad()
-    def scatter(self) -> None:
-        """Sum the gradients over the holders; each shard's becomes its `grad`. The local ones stay and may grow.
+    def scatter(self, out: Sequence[torch.Tensor]) -> None:
+        """Sum the gradients over the holders, each shard's to its place in `out`. The local ones stay and may grow.
         Collective over the cell.
 
         Raises:
@@ -166,8 +168,8 @@ class Zero:
                 mine = torch.empty_like(mine)
                 dist.reduce_scatter_single(mine, whole.view(-1), group=bucket.group)
             parts = mine[: sum(s.numel() for s in bucket.shards)].split([s.numel() for s in bucket.shards])
-            for shard, part in zip(bucket.shards, parts, strict=True):
-                shard.grad = part.view_as(shard)
+            for place, part in zip(bucket.places, parts, strict=True):
+                out[place].copy_(part.view_as(out[place]))
 
     def _accumulate(self, parameter: nn.Parameter) -> None:
         """Sum gradients in float32, of whatever type the parameter is."""

@@ -164,9 +164,9 @@ class Pipeline(Engine):
         if self.zero.gather():
             self._products.settle(self._weights)
 
-    def reduce(self) -> None:
+    def reduce(self, parts: Sequence[torch.Tensor]) -> None:
         """See `Engine`."""
-        self.zero.scatter()
+        self.zero.scatter(parts)
 
     def updated(self) -> None:
         """See `Engine`."""
