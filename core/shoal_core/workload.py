@@ -90,9 +90,9 @@ class ReplicaShard(ABC):
     @abstractmethod
     def commit(self, total: Any, stats: Sequence[float], norm_sq: float) -> dict[str, float]:
         """Apply the optimizer step. `total`: `sums` over all cells, which may be written to; `stats`, `norm_sq`: over
-        all workers of a cell or run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a token; tokens of the step)
-        and any further figures. `roll_back`: 1 asks the platform to go back to the last good state (see
-        `Workload.rolls_back`); every worker must come to the same answer."""
+        all workers of a cell or run. Not collective. Returns `loss, lm_loss, mtp_loss, grad_norm, lr, tokens` (nats a
+        token; tokens of the step) and any further figures. `roll_back`: 1 asks the platform to go back to the last good
+        state (see `Workload.rolls_back`); every worker must come to the same answer."""
 
     @abstractmethod
     def evaluate(self, part: int, parts: int) -> list[float]:

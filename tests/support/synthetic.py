@@ -74,7 +74,12 @@ def tiny(**sections: Any) -> PretrainConfig:
 
 def build(config: PretrainConfig) -> PretrainShard:
     """A replica on synthetic samples, in the current process group or alone."""
-    replica = Pretrain(config).build(seed=7)
+    return with_samples(Pretrain(config).build(seed=7))
+
+
+def with_samples(replica: PretrainShard) -> PretrainShard:
+    """A replica that reads synthetic samples."""
+    config = replica.config
     samples: Any = SyntheticSamples("synthetic", config.data.seq_len, config.data.seed, config.device)
     replica._train = replica._heldout = samples
     return replica

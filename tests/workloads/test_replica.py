@@ -78,7 +78,7 @@ def test_no_values_are_drawn_where_state_follows(monkeypatch: pytest.MonkeyPatch
     first = synthetic.build(config)
     synthetic.run_step(first, 0)
     monkeypatch.setattr(replica, "init_shards", lambda *given: pytest.fail("values were drawn"))
-    second = Pretrain(config).build_to_fill(seed=7)
+    second = synthetic.with_samples(Pretrain(config).build_to_fill(seed=7))
     for mine, other in zip(second.tensors(), first.tensors(), strict=True):
         mine.copy_(other)
     second.loaded(1)
