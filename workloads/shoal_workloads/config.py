@@ -98,6 +98,11 @@ class PretrainConfig(_Section):
     guard: GuardConfig = GuardConfig()
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="keep an average of the parameters")
     balance_alpha: float = Field(default=1e-4, ge=0, description="factor of the sequence-wise balance loss")
+    init: Literal["matrix", "element"] = Field(
+        default="matrix",
+        description="initial values are drawn each matrix whole by everybody who holds a part of it, or each element "
+        "by itself (for large models; other values)",
+    )
     precision: Literal["fp32", "bf16", "fp8"] = Field(
         default="fp32", description="of the linear layers; the master copy is float32; fp8: activations in bf16"
     )

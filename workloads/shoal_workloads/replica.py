@@ -19,9 +19,9 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.optimizer import Optimizer
 from shoal_workloads.parallel.engine import Engine, Figures
 from shoal_workloads.parallel.fsdp import Fsdp
+from shoal_workloads.parallel.initial import init_shards
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
 from shoal_workloads.parallel.rebalance import Rebalance
-from shoal_workloads.parallel.shards import init_shards
 from shoal_workloads.parallel.traffic import SCOPES
 from shoal_workloads.precision.choose import choose
 from shoal_workloads.progress import Progress
@@ -45,7 +45,7 @@ class PretrainShard(ReplicaShard):
         for block in self.model.blocks():
             block.recompute = config.parallel.recompute
         if seed is not None:
-            init_shards(self.shards, seed, config.model.init_std)
+            init_shards(self.shards, seed, config.model.init_std, config.init)
         self._parameters = [shard.local for shard in self.shards]
         self._biases = [moe.router.bias for moe in self.model.moe_layers()]
         self._exchange = self.engine.exchange if self._biases else None
