@@ -76,20 +76,25 @@ def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("parallel", "steps"),
+    ("parallel", "steps", "backend"),
     [
-        ({"pp": 2, "schedule": "dualpipe"}, 40),
-        pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, marks=pytest.mark.long),
-        pytest.param({"pp": 2, "schedule": "1f1b", "ep": 2}, 120, marks=pytest.mark.long),
+        ({"pp": 2, "schedule": "dualpipe"}, 40, "gloo"),
+        pytest.param({"pp": 2, "schedule": "zbv"}, 20, "fakenccl", marks=pytest.mark.fakenccl),
+        pytest.param(
+            {"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "fakenccl", marks=[pytest.mark.fakenccl, pytest.mark.long]
+        ),
+        pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "gloo", marks=pytest.mark.long),
+        pytest.param({"pp": 2, "schedule": "1f1b", "ep": 2}, 120, "gloo", marks=pytest.mark.long),
     ],
 )
-def test_a_worker_killed_in_a_pipeline_step(tmp_path: Path, parallel: dict[str, Any], steps: int) -> None:
+def test_a_worker_killed_in_a_pipeline_step(tmp_path: Path, parallel: dict[str, Any], steps: int, backend: str) -> None:
     """Two cells; the second stage of one dies. The other takes its micro-batches, a spare takes its place and copies
     its shard from the matching rank, and every step has the loss of a single process."""
     section = workload(write_corpus(tmp_path / "corpus"), parallel, steps)
     workers = parallel["pp"] * parallel.get("ep", 1)
     nodes = {f"n{i}": workers for i in range(3)}
-    with lab(tmp_path, nodes, cells=2, workers_per_cell=workers, steps=steps, workload=section) as one:
+    settings: dict[str, Any] = {"workload": section, "backend": backend}
+    with lab(tmp_path, nodes, cells=2, workers_per_cell=workers, steps=steps, **settings) as one:
         one.full(2, spares=workers)
         one.kill(one.members(1)[-1])
         run = one.finished()
