@@ -256,7 +256,7 @@ def lived(bench: Bench, folder: Path, flag: Path) -> dict[str, Any]:
     from shoal.testing import lab, outcome
 
     nodes = {"n0": 1, "n1": 1, "n2": 1}
-    precision = "fp32" if bench.tiny else "bf16"
+    precision, more = ("fp32", 20) if bench.tiny else ("bf16", 500)
     settings: dict[str, Any] = {"cells": 2, "workers_per_cell": 1, "snapshots": {"every": 5}}
     settings["workload"] = {"path": "gpu_parts:OverGloo", **section(bench.device, precision, tiny=bench.tiny)}
     with lab(folder, nodes, steps=100_000, **settings) as one:
@@ -265,7 +265,7 @@ def lived(bench: Bench, folder: Path, flag: Path) -> dict[str, Any]:
         one.full(5)
         one.stop(save=True)
         stopped = one.finished()
-    with lab(folder, nodes, resume=True, steps=stopped["steps"] + 20, **settings) as one:
+    with lab(folder, nodes, resume=True, steps=stopped["steps"] + more, **settings) as one:
         if bench.device == "cuda":
             one.full(2, spares=1)
             flag.touch()

@@ -16,7 +16,7 @@ from shoal.record.audit import committed_ids_audit
 from shoal.record.masking import MASK, flat_masked, mask_text
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import sentence
-from shoal.record.summary import sessions, summarize
+from shoal.record.summary import gpu_figures, sessions, summarize
 from shoal_core.errors import UserError
 
 
@@ -62,6 +62,12 @@ def test_run_json_is_computed_from_the_record(tmp_path: Path) -> None:
     assert {key: found[key] for key in expected} == expected
     assert found["tokens_per_second"] == pytest.approx(400 / 6)
     assert found["recovery_events"][0]["rung"] == "heal"
+
+
+def test_what_gpus_did_is_told_where_there_were_any() -> None:
+    steps = [{"mfu": 0.1 * n, "peak_memory_bytes": 5.0 - n} for n in (1, 2, 4)] + [{"loss": 1.0}]
+    assert gpu_figures(steps) == {"mfu": 0.2, "peak_memory_bytes": 4.0}
+    assert gpu_figures([{"loss": 1.0}]) == {}
 
 
 def test_a_run_without_a_start_has_no_session() -> None:

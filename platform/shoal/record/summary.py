@@ -14,7 +14,7 @@ from shoal.record import layout, read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.jsonl import read_json
 
-__all__ = ["sessions", "summarize"]
+__all__ = ["gpu_figures", "sessions", "summarize"]
 
 Line = Mapping[str, Any]
 
@@ -72,9 +72,16 @@ def _figures(path: Path) -> dict[str, Any]:
         "training_seconds": training,
         "tokens_per_second": tokens / training if training > 0 else None,
         "step_seconds_median": median(step["seconds"] for step in steps) if steps else None,
-        "mfu_median": median(mfu) if (mfu := [step["mfu"] for step in steps if step.get("mfu") is not None]) else None,
+        "gpu": gpu_figures(steps),
         "mlflow_run_id": (read_json(path / layout.MLFLOW) or {}).get("mlflow_run_id"),
     }
+
+
+def gpu_figures(steps: Sequence[Line]) -> dict[str, float]:
+    """Of the figures that are told of GPUs (`layout.GPU_FIGURES`) the medians, of memory the most; empty without GPUs."""
+    known = {name: [step[name] for step in steps if step.get(name) is not None] for name in layout.GPU_FIGURES}
+    of_all = {"peak_memory_bytes": max}
+    return {name: of_all.get(name, median)(told) for name, told in known.items() if told}
 
 
 def sessions(steps: Sequence[Line], events: Sequence[Line]) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shoal.printable import printable
 from shoal.record import layout
-from shoal.record.sentences import sentence
+from shoal.record.sentences import gpu_words, sentence
 from shoal.report.figures import loss_figure, optimizer_figure
 from shoal.report.heatmap import balance_figure, violations
 from shoal.report.history import History
@@ -146,10 +146,10 @@ def tiles(history: History) -> str:
         died = tile("What died?", answer, f"{plural(run['deaths'], 'worker')}, {times}{back}")
     else:
         died = tile("What died?", "nothing", "no worker, no node")
-    mfu = "" if run.get("mfu_median") is None else f"; MFU {run['mfu_median']:.1%} (median)"
+    gpus = "".join(f"; {told}" for told in gpu_words(run.get("gpu") or {}))
     speed = tile(
         "How fast?", f"{number(run['tokens_per_second'], 0)} tokens/s",
-        f"recoveries included; a step takes {number(run['step_seconds_median'], 2)} s (median){mfu}",
+        f"recoveries included; a step takes {number(run['step_seconds_median'], 2)} s (median){gpus}",
     )  # fmt: skip
     return f"<div class=tiles>\n{lost}\n{learning}\n{died}\n{speed}\n</div>"
 
