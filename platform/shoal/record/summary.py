@@ -78,7 +78,7 @@ def _figures(path: Path) -> dict[str, Any]:
 
 
 def gpu_figures(steps: Sequence[Line]) -> dict[str, float]:
-    """Of the figures that are told of GPUs (`layout.GPU_FIGURES`) the medians, of memory the most; empty without GPUs."""
+    """Medians of what is told of GPUs (`layout.GPU_FIGURES`), of memory the most; empty without GPUs."""
     known = {name: [step[name] for step in steps if step.get(name) is not None] for name in layout.GPU_FIGURES}
     of_all = {"peak_memory_bytes": max}
     return {name: of_all.get(name, median)(told) for name, told in known.items() if told}
