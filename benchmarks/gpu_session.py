@@ -11,7 +11,10 @@ same code with small shapes, on the CPU if there is no GPU. docs/first-gpu-run.m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,11 +59,19 @@ def in_a_process(part: str, limit: float, *, tiny: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         argv = [sys.executable, __file__, "--part", part, "--json", str(answer), *(["--tiny"] if tiny else [])]
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
         try:
-            done = subprocess.run(argv, timeout=limit, capture_output=True, text=True, check=False)
-            said, status = done.stdout + done.stderr, "ok" if done.returncode == 0 else "failed"
-        except subprocess.TimeoutExpired as error:
-            said, status = b"".join(filter(None, (error.stdout, error.stderr))).decode(errors="replace"), "out of time"
+            said, _ = process.communicate(timeout=limit)
+            status = "ok" if process.returncode == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            status = "out of time"
+        finally:  # what it began ends with it: a run left over would have the GPU while the next parts are measured
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if status == "out of time":
+            said, _ = process.communicate()
         figures = json.loads(answer.read_text()) if answer.exists() else {}
     end = {} if status == "ok" else {"end": said[-4000:]}
     return {"status": status, "seconds": round(time.monotonic() - began, 1), **figures, **end}

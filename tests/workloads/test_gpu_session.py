@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,3 +75,16 @@ def test_a_part_that_fails_says_how_it_ended(session: Any, monkeypatch: pytest.M
     assert found["status"] == "failed"
     assert "missing.py" in found["end"]
     assert sys.executable in found["end"]
+
+
+def test_what_a_part_began_ends_with_it(session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held, script = tmp_path / "held", tmp_path / "part.sh"
+    os.mkfifo(held)
+    script.write_text(f"sleep 1000 > {held} 2>&1 &\n")
+    monkeypatch.setattr(session.sys, "executable", "/bin/sh")
+    monkeypatch.setattr(session, "__file__", str(script))
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    session.in_a_process("runs", 60.0, tiny=True)
+    ended, _, _ = select.select([reader], [], [], 30.0)
+    assert ended, "it lives, and holds the other end"
+    os.close(reader)
