@@ -67,7 +67,13 @@ class OverGloo(Pretrain):
         return "cpu"
 
     def build(self, seed: int) -> PretrainShard:
-        shard = PretrainShard(self.config, seed, self._origin)
+        return self.prepared(super().build(seed))
+
+    def build_to_fill(self, seed: int) -> PretrainShard:
+        return self.prepared(super().build_to_fill(seed))
+
+    def prepared(self, shard: PretrainShard) -> PretrainShard:
+        """With text to read, and a look at the flag before each part of a step."""
         config = self.config
         text = Text(config.model.vocab_size, config.data.seq_len, config.device)
         shard._train = text  # type: ignore[assignment]
