@@ -143,7 +143,7 @@ class Membership:
             step.evaluated = step.steps
         every = job.checkpoint.every
         due_now = step.steps > 0 and (last or (every and step.steps % every == 0))
-        if due_now and step.first_cell():
+        if due_now and step.standing.in_first_cell:
             if step.saved < step.steps:
                 self._save()
             if last:
@@ -220,19 +220,19 @@ class Voice:
     def committed(self, commit: Commit, step: Step) -> None:
         """Say at once that a step is committed, or keep the word."""
         speaks = step.member.rank == 0
-        first = speaks and step.first_cell()
+        first = speaks and step.standing.in_first_cell
         message = Committed(
             self.name,
             self.generation,
             commit.steps,
             commit.seconds,
-            len(step.cells),
+            len(step.standing.cells),
             commit.metrics,
             tuple(commit.stats),
             commit.norm_sq,
             tuple(commit.takers) if self.audited else (),
-            step.crew,
-            tuple(cell for cell in step.cells for _ in range(step.member.size)) if self.audited else (),
+            step.standing.crew,
+            tuple(cell for cell in step.standing.cells for _ in range(step.member.size)) if self.audited else (),
             tuple(commit.pace) if first else (),
             commit.rolled_back,
             tuple(commit.checksums) if first else (),

@@ -25,7 +25,7 @@ from shoal import batching
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Phase
-from shoal.worker.ballot import Ballot, Count, Vote
+from shoal.worker.ballot import Ballot, Count
 from shoal.worker.device import figures, stopwatch
 from shoal.worker.exact import Fixed
 from shoal.worker.faults import Fault, meaning
@@ -35,7 +35,7 @@ from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.sums import Sums, largest
 from shoal_core.workload import ReplicaShard, Workload
 
-__all__ = ["CellBroken", "Member", "Step", "world_broke"]
+__all__ = ["CellBroken", "Member", "Standing", "Step", "world_broke"]
 
 
 class CellBroken(Exception):
@@ -49,6 +49,35 @@ class Member:
     cell: int
     rank: int
     size: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a member stands in a generation. `cells`: those that train together; `crew`: everybody by cell and rank, if
+    samples are audited."""
+
+    member: Member
+    cells: tuple[int, ...] = ()
+    crew: tuple[str, ...] = ()
+
+    @property
+    def in_first_cell(self) -> bool:
+        return self.member.cell == self.cells[0]
+
+    @property
+    def place(self) -> int:
+        """Of the cell among all."""
+        return self.cells.index(self.member.cell)
+
+    @property
+    def index(self) -> int:
+        """Of this worker among all."""
+        return self.place * self.member.size + self.member.rank
+
+    @property
+    def count(self) -> int:
+        """Of all workers."""
+        return len(self.cells) * self.member.size
 
 
 @dataclass(frozen=True)
@@ -96,9 +125,7 @@ class Step:
         self.torn = False
         """A step was begun to be applied and did not come to its end: the state is nobody's."""
         self.total: torch.Tensor | None = None
-        self.cells: tuple[int, ...] = ()
-        self.crew: tuple[str, ...] = ()
-        """Everybody by cell and rank, if samples are audited."""
+        self.standing = Standing(member)
         self.cross: Any = None
         self.all: Any = None
         self.since = time.monotonic()
@@ -116,12 +143,13 @@ class Step:
         (source, target) that this worker's cell has a part in: the source's worker is rank 0."""
         self.groups.leave(self.cross, self.all)
         self.cross = self.all = None
-        self.cells, self.crew, self.evaluated = order.cells, order.crew, max(self.evaluated, order.evaluated)
-        place, rank, size = self.cells.index(self.member.cell), self.member.rank, self.member.size
-        everybody = ("all", place * size + rank, self.count())
+        self.evaluated = max(self.evaluated, order.evaluated)
+        self.standing = now = Standing(self.member, order.cells, order.crew)
+        rank = self.member.rank
+        everybody = ("all", now.index, now.count)
         copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in order.heals]
-        matching = (f"cross/{rank}", place, len(self.cells))
-        self.all, self.cross, *copying = self.groups.build("all", self.count(), [everybody], [matching, *copies])
+        matching = (f"cross/{rank}", now.place, len(now.cells))
+        self.all, self.cross, *copying = self.groups.build("all", now.count, [everybody], [matching, *copies])
         self.inject("join")
         self.groups.retire()
         self.shard.generation_began()
@@ -132,17 +160,6 @@ class Step:
         self.shard.loaded(steps)
         self.steps = steps
         self.sums.forget()
-
-    def first_cell(self) -> bool:
-        return self.member.cell == self.cells[0]
-
-    def index(self) -> int:
-        """Of this worker among all."""
-        return self.cells.index(self.member.cell) * self.member.size + self.member.rank
-
-    def count(self) -> int:
-        """Of all workers."""
-        return len(self.cells) * self.member.size
 
     def tensors(self) -> list[torch.Tensor]:
         """All that a twin needs to become this replica."""
@@ -207,27 +224,19 @@ class Step:
     def vote(self, total: torch.Tensor, pace: float) -> Count:
         """Give this worker's word, and hear what all words together say. `pace`: seconds a micro-batch."""
         first, last = self.workload.samples(self.steps)
-        fixed, cells, size = self.sums.fixed, len(self.cells), self.member.size
-        figures = self.sums.figures if fixed is not None else {0: self.shard.stats()}
+        standing, size = self.standing, self.member.size
         micro_batches = batching.count(first, last, size, self.workload.micro_batch)
-        width = len(self.shard.stats())
+        width, exact = len(self.shard.stats()), self.sums.fixed is not None
         compare = bool(self.snapshots.compare) and self.steps % self.snapshots.compare == 0
-        ballot = Ballot(last - first, micro_batches, size, cells, width, fixed is not None, compare)
-        vote = Vote(
-            worker=self.index(),
-            rank=self.member.rank,
-            taken=[index - first for index in self.sums.taken],
-            figures=figures,
-            norm_sq=self.shard.norm_sq(self.sums.value(total)),
+        ballot = Ballot(last - first, micro_batches, size, len(standing.cells), width, exact, compare)
+        vote = replace(
+            self.sums.vote(standing.index, total),
             pause=self.pausing(),
-            again=fixed is not None and fixed.overflow,
-            nan=fixed is not None and fixed.nan,
-            exponent=0 if fixed is None else int(fixed.state[0]),
             checksum=checksum(self.tensors()) if compare else 0.0,
             seconds=pace,
         )
         self.trust()
-        words = ballot.fill(vote, first_cell=self.first_cell())
+        words = ballot.fill(vote, first_cell=standing.in_first_cell)
         self.groups.sum(self.all, words, lambda: self.inject("vote"))
         return ballot.read(words, self.steps, first)
 
@@ -252,7 +261,7 @@ class Step:
         """This cell's micro-batches of a fresh step."""
         first, last = self.workload.samples(self.steps)
         micro_batches = batching.count(first, last, self.member.size, self.workload.micro_batch)
-        return batching.share(micro_batches, self.cells)[self.member.cell]
+        return batching.share(micro_batches, self.standing.cells)[self.member.cell]
 
     def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> Commit:
         """Apply the optimizer step to the complete total."""
@@ -270,7 +279,7 @@ class Step:
         now = time.monotonic()
         seconds, self.since = now - self.since, now
         flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)
-        metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.count())
+        metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.standing.count)
         self.steps += 1
         back = self.mend(bool(metrics.get("roll_back")))
         self.sums.forget()
@@ -291,7 +300,7 @@ class Step:
         Raises: as `run`.
         """
         with self.in_cell():
-            stats = torch.tensor(self.shard.evaluate(self.index(), self.count()), dtype=torch.float64)
+            stats = torch.tensor(self.shard.evaluate(self.standing.index, self.standing.count), dtype=torch.float64)
             self.groups.transport.check()
         self.groups.sum(self.all, stats)
         return self.shard.eval_metrics(stats.tolist())

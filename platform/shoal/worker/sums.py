@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from shoal import batching
+from shoal.worker.ballot import Vote
 from shoal.worker.exact import Fixed
 from shoal_core.workload import ReplicaShard, Workload
 
@@ -77,6 +78,22 @@ class Sums:
             self.figures[micro_batch] = self.shard.stats()
         self.done += micro_batches
         self.taken += [i for m in micro_batches for i in batching.ids(first, m, self.rank, size, each)]
+
+    def vote(self, worker: int, total: torch.Tensor) -> Vote:
+        """What worker number `worker` says of its share of the step, beside what it says of itself."""
+        first, _ = self.workload.samples(self.begun)
+        fixed = self.fixed
+        return Vote(
+            worker=worker,
+            rank=self.rank,
+            taken=[index - first for index in self.taken],
+            figures=self.figures if fixed is not None else {0: self.shard.stats()},
+            norm_sq=self.shard.norm_sq(self.value(total)),
+            pause=False,
+            again=fixed is not None and fixed.overflow,
+            nan=fixed is not None and fixed.nan,
+            exponent=0 if fixed is None else int(fixed.state[0]),
+        )
 
     def value(self, total: torch.Tensor) -> torch.Tensor:
         """The float32 sums that a total stands for."""
