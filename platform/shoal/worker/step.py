@@ -107,7 +107,8 @@ class Step:
     """A worker's part in the steps of a cell, across generations.
 
     `steps`: committed steps of the state (-1: nothing healed yet). `todo`: micro-batches of the pending step; `sums`:
-    those that are done. `evaluated`, `saved`: the last boundary evaluated and saved at.
+    those that are done. `evaluated`, `saved`: the last boundary evaluated and saved at. `watch`, `phase`: of the step
+    that runs, what is done inside the cell, and whether it is.
     """
 
     def __init__(
@@ -130,13 +131,11 @@ class Step:
         self.all: Any = None
         self.since = time.monotonic()
         self.watch = stopwatch(workload.runs_on)
-        """For what is done inside the cell."""
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
         self.inside: Callable[[], AbstractContextManager[None]] = nullcontext
         """See `TrainingThread`."""
         self.phase = Phase.INSIDE
-        """Of the step that runs: inside the cell, or across cells."""
 
     def enter(self, order: orders.Generation) -> list[Any]:
         """Build the groups of a generation: matching workers over cells, and everybody. Returns groups for the copies
@@ -276,8 +275,7 @@ class Step:
         metrics = self.shard.commit(total, stats, norm_sq)
         self.torn = False
         self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
-        now = time.monotonic()
-        seconds, self.since = now - self.since, now
+        seconds, self.since = time.monotonic() - self.since, time.monotonic()
         flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)
         metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.standing.count)
         self.steps += 1
