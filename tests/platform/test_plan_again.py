@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.plan import Healer, Mesh, Node, Seat, Site, Wanted, plan
 from shoal.plan.cluster import LEVELS, Level
-from shoal.plan.heal import Domain
+from shoal.plan.heal import Domain, Spread
 
 
 def nodes_of(slots: dict[str, int]) -> list[Node]:
@@ -182,10 +182,10 @@ def test_as_few_shards_as_can_be_share_a_node_with_a_copy(
     assert doubled(found) == min(doubled(dict(zip(empty, way, strict=True))) for way in able)
 
 
-class Recounting(Healer):
-    """Looks through all cells whenever it is asked where copies are."""
+class Recounted(Spread):
+    """All cells are looked through whenever it is asked."""
 
-    def shard(self, rank: int) -> dict[Level, dict[Domain, int]]:
+    def of(self, rank: int) -> dict[Level, dict[Domain, int]]:
         nodes = [self.where(Seat(cell, rank)) for cell in range(self.cells)]
         return {
             level: dict(Counter(self.site(node).domain(level, node) for node in nodes if node is not None))
@@ -206,10 +206,10 @@ def test_copies_that_are_counted_as_seats_are_filled_are_those_that_there_are(se
     empty = dice.sample(everybody, dice.randrange(1, len(everybody)))
     seats = {seat: dice.choice(names) for seat in everybody if seat not in empty}
     free = Counter(dice.choice(names) for _ in range(len(empty) + dice.randrange(4)))
-    one, other = (
-        kind(mesh, 4, free, seats.get, Counter(seats.values()), sites.__getitem__) for kind in (Healer, Recounting)
-    )
+    busy = Counter(seats.values())
+    one, other = (Healer(mesh, 4, free, seats.get, busy, sites.__getitem__) for _ in range(2))
+    other.spread = Recounted(4, other.where, sites.__getitem__)
     half = len(empty) // 2
     for some in (empty[:half], empty[half:]):
         assert one.fill(some) == other.fill(some)
-    assert all(one.shard(rank) == other.shard(rank) for rank in range(mesh.workers))
+    assert all(one.spread.of(rank) == other.spread.of(rank) for rank in range(mesh.workers))

@@ -13,13 +13,46 @@ from functools import cache
 from shoal.plan.cluster import LEVELS, Level, Site
 from shoal_core.mesh import Mesh, Seat
 
-__all__ = ["Healer"]
+__all__ = ["Healer", "Spread"]
 
 TRIED = 256
 """Seats filled at once up to which it is tried to part copies by giving nodes out again."""
 
 Key = tuple[int | str, ...]
 Domain = tuple[str, ...]
+
+
+class Spread:
+    """Where copies of each rank's shard are: counted by domain when they are first asked for, then kept right by
+    `count`. `where`: node of a seat of one of `cells` cells, None if it is empty."""
+
+    def __init__(self, cells: int, where: Callable[[Seat], str | None], site: Callable[[str], Site]) -> None:
+        self.cells, self.where, self.site = cells, where, site
+        self.found: dict[int, dict[Level, dict[Domain, int]]] = {}
+        self.domains: dict[str, tuple[Domain, ...]] = {}
+        """Of each node that was asked for, as `LEVELS`."""
+
+    def of(self, rank: int) -> dict[Level, dict[Domain, int]]:
+        """Copies of a rank's shard."""
+        if rank not in self.found:
+            self.found[rank] = {level: {} for level in LEVELS}
+            nodes = Counter(self.where(Seat(cell, rank)) for cell in range(self.cells))
+            for node, copies in nodes.items():
+                if node is not None:
+                    self.count(rank, node, copies)
+        return self.found[rank]
+
+    def count(self, rank: int, node: str, change: int = 1) -> None:
+        """There are so many more on a node."""
+        if node not in self.domains:
+            site = self.site(node)
+            self.domains[node] = tuple(site.domain(level, node) for level in LEVELS)
+        for found, domain in zip(self.of(rank).values(), self.domains[node], strict=True):
+            left = found.get(domain, 0) + change
+            if left:
+                found[domain] = left
+            else:
+                del found[domain]
 
 
 class Healer:
@@ -42,10 +75,7 @@ class Healer:
         self.free = {node: n for node, n in free.items() if n > 0}
         self.busy = Counter(dict(busy))
         self.placed: dict[Seat, str] = {}
-        self.copies: dict[int, dict[Level, dict[Domain, int]]] = {}
-        """Of each rank's shard, by domain."""
-        self.named: dict[str, tuple[Domain, ...]] = {}
-        """The domains of each node that was asked for, as `LEVELS`."""
+        self.spread = Spread(cells, self.where, site)
         self.own: dict[int, Counter[str]] = {}
         """Nodes of each cell's members."""
         self.alike: dict[Key, dict[str, None]] = defaultdict(dict)
@@ -73,34 +103,9 @@ class Healer:
             self.own[cell] = self.nodes(cell, range(self.mesh.workers))
         return self.own[cell]
 
-    def domains(self, node: str) -> tuple[Domain, ...]:
-        """The domains that a node is in, as `LEVELS`."""
-        if node not in self.named:
-            site = self.site(node)
-            self.named[node] = tuple(site.domain(level, node) for level in LEVELS)
-        return self.named[node]
-
-    def shard(self, rank: int) -> dict[Level, dict[Domain, int]]:
-        """Copies of a rank's shard, by domain: counted when first asked for, and kept right by `count`."""
-        if rank not in self.copies:
-            self.copies[rank] = {level: {} for level in LEVELS}
-            nodes = Counter(self.where(Seat(cell, rank)) for cell in range(self.cells))
-            for node, copies in nodes.items():
-                if node is not None:
-                    self.count(rank, node, copies)
-        return self.copies[rank]
-
-    def count(self, rank: int, node: str, change: int = 1) -> None:
-        for domains, domain in zip(self.shard(rank).values(), self.domains(node), strict=True):
-            left = domains.get(domain, 0) + change
-            if left:
-                domains[domain] = left
-            else:
-                del domains[domain]
-
     def doubled(self, seat: Seat, node: str) -> bool:
         """Whether a node holds, or would hold, another copy of a seat's shard."""
-        return self.shard(seat.rank)["node"].get((node,), 0) > (self.placed.get(seat) == node)
+        return self.spread.of(seat.rank)["node"].get((node,), 0) > (self.placed.get(seat) == node)
 
     # ---- filling
 
@@ -166,7 +171,7 @@ class Healer:
         return sorted(units.values(), key=lambda unit: (len(unit) >= mesh.ep, unit))
 
     def put(self, seat: Seat, node: str) -> None:
-        self.count(seat.rank, node)
+        self.spread.count(seat.rank, node)
         self.cell(seat.cell)[node] += 1
         self.placed[seat] = node
         self.occupy(node, 1)
@@ -174,7 +179,7 @@ class Healer:
     def take(self, seat: Seat) -> None:
         """Undo a `put`."""
         node = self.placed.pop(seat)
-        self.count(seat.rank, node, -1)
+        self.spread.count(seat.rank, node, -1)
         self.cell(seat.cell)[node] -= 1
         self.occupy(node, -1)
 
@@ -189,7 +194,7 @@ class Healer:
 
     def fitting(self, node: str, seats: Sequence[Seat]) -> list[Seat]:
         """Those of `seats` to put on a node: without a copy there, if there are any such."""
-        clean = [seat for seat in seats if (node,) not in self.shard(seat.rank)["node"]]
+        clean = [seat for seat in seats if (node,) not in self.spread.of(seat.rank)["node"]]
         return (clean or list(seats))[: self.free[node]]
 
     def best(self, seats: Sequence[Seat]) -> str:
@@ -198,7 +203,7 @@ class Healer:
         own, mates = self.cell(cell), self.nodes(cell, self.mesh.group(rank))
         near = [self.site(node) for node in self.nodes(cell, self.mesh.stage(rank))]
         racks, zones = {(site.zone, site.rack) for site in near}, {site.zone for site in near}
-        shards = [self.shard(seat.rank) for seat in seats]
+        shards = [self.spread.of(seat.rank) for seat in seats]
         on_node: set[Domain] = set().union(*(shard["node"] for shard in shards))
 
         @cache
