@@ -87,19 +87,18 @@ def _attention(c: ModelConfig, manner: Manner) -> int:
     kept += width * (query if c.d_q is None else c.d_q)
     if manner.fused:
         kept += heads * FP32
-    if manner.fp8:  # each linear layer keeps its own copy, attention's output in the bits of a float16
-        kept += 2 * _tiles(c.d_model) + _tiles(c.d_kv) + (_tiles(c.d_q) if c.d_q else 0)
+    if manner.fp8 and not manner.fused:  # attention's output in the bits of a float16; a fused kernel keeps its own
         kept += 2 * out + FP32 * -(-out // TILE)
     if not manner.recompute:
         kept += width * (kv + (query if c.d_q else 0))
-        if not manner.fp8:
-            kept += width * (c.d_model + c.d_kv + (c.d_q or 0))
+        kept += (2 if manner.fp8 else 1) * manner.linear(c.d_model)  # in FP8 each linear layer keeps its own copy
+        kept += manner.linear(c.d_kv) + (manner.linear(c.d_q) if c.d_q else 0)
     return kept
 
 
 def _ffn(c: ModelConfig, hidden: int, manner: Manner) -> int:
     """Bytes a token of a dense network; its input is the norm's output."""
-    x = manner.linear(c.d_model) if manner.fp8 or not manner.recompute else 0
+    x = 0 if manner.recompute else manner.linear(c.d_model)
     return x + (manner.linear(2 * hidden) if manner.keeps_inner else 0)
 
 
@@ -109,14 +108,13 @@ def _experts(c: ModelConfig, manner: Manner) -> int:
     shared = 0
     if c.n_shared:
         shared = manner.linear(2 * c.n_shared * c.d_expert) if manner.keeps_inner else 0
-        shared += _tiles(c.d_model) if manner.fp8 else 0
     router = 0 if manner.recompute else manner.width * c.d_model
     return router + shared + c.top_k * inner
 
 
 def _rows(c: ModelConfig, manner: Manner) -> int:
     """Bytes a token of the rows that experts take."""
-    kept = manner.fp8 or (manner.elsewhere and manner.recompute != "dispatch")
+    kept = manner.elsewhere and manner.recompute != "dispatch"
     return c.top_k * manner.linear(c.d_model) if kept else 0
 
 

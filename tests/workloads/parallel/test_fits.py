@@ -101,6 +101,8 @@ def test_v3_fits_in_80_gb_where_it_makes_enough_again() -> None:
     for workers in (1024, 2048):
         for least in footprints(v3(recompute="dispatch", waiting=2), workers):
             assert least.total < 76 * GB
+        eighths = footprint(v3(recompute="dispatch", waiting=2).model_copy(update={"precision": "fp8"}), workers)
+        assert eighths.total < 80 * GB
     totals = [footprint(v3(recompute=level, waiting=2), 1024).total for level in (False, True, "ffn", "dispatch")]
     assert totals == sorted(totals, reverse=True)
     assert footprint(v3(recompute="dispatch", waiting=2), 2048).parts["parameters"] < 10 * GB

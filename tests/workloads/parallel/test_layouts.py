@@ -195,7 +195,7 @@ def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
     (none on some processors). Then gradients on their way to experts elsewhere travel in FP8, as the report has it,
     which a single process does not do."""
     sections = {**SECTIONS["fp8"], **AVERAGED}
-    parallel = pp(2, "dualpipe", ep=2, recompute=True)
+    parallel = pp(2, "dualpipe", ep=2, recompute="dispatch")
     answers = eight.run(layouts_world.train, config(parallel, **sections), 3, 4, 1, str(tmp_path))
     runs = [run for run in answers if run is not None]
     expected = layouts_world.train(config(**sections), 3, 1, 1, "")

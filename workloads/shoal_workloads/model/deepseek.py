@@ -74,6 +74,7 @@ class Block(nn.Module):
         keep = Keep(
             copies,
             (lambda: self.ffn_norm(middle)) if self.recompute else lambda: normed,
+            raw=bool(self.recompute) or isinstance(self.ffn, MoE),  # a router keeps it
             inner=self.recompute not in ("ffn", "dispatch"),
             rows=self.recompute != "dispatch",
         )

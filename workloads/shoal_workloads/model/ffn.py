@@ -12,7 +12,7 @@ from torch import nn
 from shoal_workloads.model.ffn_blocks import swiglu_blocks
 from shoal_workloads.model.linear import Linear
 from shoal_workloads.model.permute import Routes, gather_rows, spread, unspread
-from shoal_workloads.model.recompute import Keep
+from shoal_workloads.model.recompute import Keep, at_once
 from shoal_workloads.precision.linear import swiglu_ffn
 from shoal_workloads.precision.products import Products
 
@@ -36,7 +36,7 @@ class SwiGLU(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         if self.products.in_blocks(x):
             return swiglu_blocks(rows, gate_up.unsqueeze(0), down.unsqueeze(0), keep_inner=keep.inner).view_as(x)
-        return swiglu_ffn(rows, gate_up, down, self.products, keep_inner=keep.inner).view_as(x)
+        return swiglu_ffn(rows, gate_up, down, self.products, keep_inner=keep.inner, raw=keep.raw).view_as(x)
 
 
 class Experts(nn.Module):
@@ -64,5 +64,7 @@ class Experts(nn.Module):
             rows = spread(x, routes)
         else:
             rows = keep.again(lambda: spread(x, routes), lambda: spread(source(), routes))
-        y = swiglu_ffn(rows, gate_up, down, self.products, scale=scale, ends=ends, keep_inner=keep.inner)
+        raw = source is not None and keep.again is not at_once
+        kept = {"keep_inner": keep.inner, "raw": raw}
+        y = swiglu_ffn(rows, gate_up, down, self.products, scale=scale, ends=ends, **kept)
         return unspread(y, routes)

@@ -24,6 +24,6 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
         self.products, self.role = Products(), role
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., I) -> (..., O), in x's type."""
-        return linear(x, self.weight.to(x.dtype), self.products, self.role)
+    def forward(self, x: torch.Tensor, *, raw: bool = False) -> torch.Tensor:
+        """x: (..., I) -> (..., O), in x's type. `raw`: see `precision.linear.linear`."""
+        return linear(x, self.weight.to(x.dtype), self.products, self.role, raw=raw)

@@ -47,27 +47,28 @@ class MLA(nn.Module):
     ) -> torch.Tensor:
         """x: (B, T, D), already normalised; rope: (T, R/2, 2) -> (B, T, D). `again`: how norms and up-projections are
         made; `copies`: how rotated queries and keys are, from what these made."""
-        query, latent = self.compress(x)
+        query, latent = self.compress(x, raw=again is not at_once)
         if in_blocks(x):
             q, kv, k_r = again(lambda: self.expand(query, latent, again))
             return self.wo(attend_in_blocks(q, kv, k_r, rope, self.scale).flatten(2))
         made = None if again is copies else self.expand(query, latent, again)
         q, k, v = copies(lambda: self._rotated(*(made or self.expand(query, latent, again)), rope))
-        return self.wo(attend(q, k, v, self.scale).flatten(2))
+        return self.wo(attend(q, k, v, self.scale).flatten(2), raw=True)  # the kernel keeps its output
 
-    def compress(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def compress(self, x: torch.Tensor, *, raw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """x: (B, T, D) -> query latent (B, T, Q), or the whole query where there is no latent, and key-value latent
-        with the RoPE key (B, T, C+R)."""
-        return (self.wq if self.d_q is None else self.wq_a)(x), self.wkv_a(x)
+        with the RoPE key (B, T, C+R). `raw`: as in `Linear`."""
+        return (self.wq if self.d_q is None else self.wq_a)(x, raw=raw), self.wkv_a(x, raw=raw)
 
     def expand(
         self, query: torch.Tensor, latent: torch.Tensor, again: Make
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From the latents to queries (B, T, H, h+R), keys with values (B, T, H, h+v), and the shared key (B, T, R),
         without RoPE."""
-        q = query if self.d_q is None else self.wq_b(again(lambda: self.q_norm(query)))
+        raw = again is not at_once
+        q = query if self.d_q is None else self.wq_b(again(lambda: self.q_norm(query)), raw=raw)
         latent, k_r = latent.split([self.d_kv, self.d_rope], dim=-1)
-        kv = self.wkv_b(again(lambda: self.kv_norm(latent)))
+        kv = self.wkv_b(again(lambda: self.kv_norm(latent)), raw=raw)
         return q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (self.heads, -1)), k_r
 
     def _rotated(

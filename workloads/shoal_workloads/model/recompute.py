@@ -36,11 +36,13 @@ def at_once(make: Callable[[], T], again: Callable[[], T] | None = None) -> T:
 
 @dataclass(frozen=True)
 class Keep:
-    """What a feed-forward network keeps. again: how it makes what need not be kept; x: makes its input once more;
-    inner: keep the input of the activation; rows: keep rows that came from other workers."""
+    """What a feed-forward network keeps. again: how it makes what need not be kept; x: makes its input once more; raw:
+    that is kept by others, or made again, as it is; inner: keep the input of the activation; rows: keep rows that came
+    from other workers."""
 
     again: Make = at_once
     x: Callable[[], torch.Tensor] | None = None
+    raw: bool = False
     inner: bool = True
     rows: bool = True
 

@@ -19,11 +19,11 @@ __all__ = ["linear", "swiglu_ffn"]
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, products: Products, role: Role) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, products: Products, role: Role, raw: bool) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         kept = products.cache(rows, role)
-        ctx.save_for_backward(w, *kept)
-        ctx.products, ctx.shape = products, x.shape
+        ctx.save_for_backward(w, *((rows,) if raw else kept))
+        ctx.products, ctx.shape, ctx.role = products, x.shape, role if raw else None
         return products.fprop(kept, w, None, x.dtype).unflatten(0, x.shape[:-1])
 
     @staticmethod
@@ -31,9 +31,10 @@ class _Linear(torch.autograd.Function):
         w, *kept = ctx.saved_tensors
         dy = grads[0].reshape(-1, w.shape[0])
         products = ctx.products
+        cached = tuple(kept) if ctx.role is None else products.cache(kept[0], ctx.role)
         dx = products.dgrad(dy, w, None).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        dw = _wgrad(products, dy, tuple(kept), None, w) if ctx.needs_input_grad[1] else None
-        return dx, dw, None, None
+        dw = _wgrad(products, dy, cached, None, w) if ctx.needs_input_grad[1] else None
+        return dx, dw, None, None, None
 
 
 def _wgrad(
@@ -43,9 +44,12 @@ def _wgrad(
     return weight_grads((w,), lambda: (products.wgrad(dy, kept, ends, w.dtype),))[0]
 
 
-def linear(x: torch.Tensor, w: torch.Tensor, products: Products, role: Role = "activation") -> torch.Tensor:
-    """x w^T. x: (..., I); w: (O, I) -> (..., O) in x's type."""
-    return _Linear.apply(x, w, products, role)
+def linear(
+    x: torch.Tensor, w: torch.Tensor, products: Products, role: Role = "activation", *, raw: bool = False
+) -> torch.Tensor:
+    """x w^T. x: (..., I); w: (O, I) -> (..., O) in x's type. `raw`: x is what is kept for backward, since others keep
+    it anyway, or make it again; else what the products make of it."""
+    return _Linear.apply(x, w, products, role, raw)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -62,20 +66,25 @@ class _SwiGLU(torch.autograd.Function):
         ends: torch.Tensor | None,
         products: Products,
         keep_inner: bool,
+        raw: bool,
     ) -> torch.Tensor:
-        kept = products.cache(x, "activation" if ends is None else "dispatched")
+        role: Role = "activation" if ends is None else "dispatched"
+        kept = products.cache(x, role)
         inner = products.fprop(kept, gate_up, ends, x.dtype)
         hidden, _ = _activate(inner, scale)
         y = products.fprop(products.cache(hidden), down, ends, x.dtype)
         inner_kept = products.cache(inner) if keep_inner else ()
-        ctx.save_for_backward(gate_up, down, scale, ends, *kept, *inner_kept)
-        ctx.products, ctx.dtype, ctx.count = products, x.dtype, len(kept)
+        x_kept = (x,) if raw else kept
+        ctx.save_for_backward(gate_up, down, scale, ends, *x_kept, *inner_kept)
+        ctx.products, ctx.dtype, ctx.count, ctx.role = products, x.dtype, len(x_kept), role if raw else None
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate_up, down, scale, ends, *both = ctx.saved_tensors
         products, kept = ctx.products, tuple(both[: ctx.count])
+        if ctx.role is not None:
+            kept = products.cache(kept[0], ctx.role)
         inner_kept = tuple(both[ctx.count :]) or products.cache(products.fprop(kept, gate_up, ends, ctx.dtype))
         inner = products.restore(inner_kept, ctx.dtype)
         dy = grads[0].contiguous()
@@ -94,7 +103,7 @@ class _SwiGLU(torch.autograd.Function):
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_inner[:, :half])
         del d_hidden
         d_x = products.dgrad(d_inner, gate_up, ends)
-        return d_x, _wgrad(products, d_inner, kept, ends, gate_up), d_down, d_scale, None, None, None
+        return d_x, _wgrad(products, d_inner, kept, ends, gate_up), d_down, d_scale, None, None, None, None
 
 
 def _activate(inner: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,8 +122,9 @@ def swiglu_ffn(
     scale: torch.Tensor | None = None,
     ends: torch.Tensor | None = None,
     keep_inner: bool = True,
+    raw: bool = False,
 ) -> torch.Tensor:
     """scale * down(silu(gate(x)) * up(x)). x: (R, D); gate_up: (2M, D), gate first; down: (D, M); scale: (R,) or none.
     With `ends` (E,) int32, rows are grouped by expert and the weights stacked: (E, 2M, D), (E, D, M). `keep_inner`:
-    what gate and up are is kept for backward, not made again."""
-    return _SwiGLU.apply(x, gate_up, down, scale, ends, products, keep_inner)
+    what gate and up are is kept for backward, not made again. `raw`: as in `linear`."""
+    return _SwiGLU.apply(x, gate_up, down, scale, ends, products, keep_inner, raw)
