@@ -9,8 +9,8 @@ gloo does that connects lazily. One cell dies; nobody takes its place. Measured,
     regroup_cpu_seconds, regroup_bytes    from a cell's death until the first step of the others is committed
     step_cpu_seconds, step_bytes          what is said of a step, until it is committed
     idle_cpu_percent                      between steps: signs of life, and looks for who gives none
-    loop_blocked_ms_max                   the longest that the event loop did not return, in all of this
-    loop_cpu_ms_max                       the processor time that one call of it took, at most: what a calm machine sees
+    loop_blocked_ms_max                   the longest that the event loop did not return, in all of this; with --calls
+                                          in processor time, which a busy machine does not lengthen (all else is slower)
 """
 
 from __future__ import annotations
@@ -72,29 +72,30 @@ class PaperFleet:
 
 
 class Blocked:
-    """The longest call of the event loop, and that which took most processor time: seconds, and what it was."""
+    """The longest call of the event loop: seconds by this clock, and what it was."""
 
-    def __init__(self) -> None:
-        self.longest = self.costliest = (0.0, "")
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.longest = (0.0, "")
         run = asyncio.Handle._run  # type: ignore[attr-defined]
 
         def timed(handle: asyncio.Handle) -> None:
-            began, cpu = time.perf_counter(), time.thread_time()
+            began = clock()
             run(handle)
-            took, cost = time.perf_counter() - began, time.thread_time() - cpu
-            what = str(getattr(handle._callback, "__self__", handle._callback))[:120] if took > 0.01 else ""
-            self.longest, self.costliest = max(self.longest, (took, what)), max(self.costliest, (cost, what))
+            took = clock() - began
+            if took > self.longest[0]:
+                self.longest = (took, str(getattr(handle._callback, "__self__", handle._callback))[:120])
 
         asyncio.Handle._run = timed  # type: ignore[attr-defined]
 
-    def take(self) -> tuple[tuple[float, str], tuple[float, str]]:
-        taken = self.longest, self.costliest
-        self.longest = self.costliest = (0.0, "")
+    def take(self) -> tuple[float, str]:
+        taken, self.longest = self.longest, (0.0, "")
         return taken
 
 
-def controller_main(job: dict[str, Any], folder: Path, pipe: multiprocessing.connection.Connection) -> None:
-    blocked = Blocked()
+def controller_main(
+    job: dict[str, Any], folder: Path, pipe: multiprocessing.connection.Connection, calls: bool
+) -> None:
+    blocked = Blocked(time.thread_time if calls else time.perf_counter)
     checked = Job.model_validate(job)
     workers = checked.cells * checked.workers_per_cell
     seats = {(w // CELL, w % CELL): f"n{w // SLOTS}" for w in range(workers)}
@@ -128,7 +129,7 @@ def controller_main(job: dict[str, Any], folder: Path, pipe: multiprocessing.con
 class Scene:
     """The processes of a run, and what they say."""
 
-    def __init__(self, workers: int, folder: Path) -> None:
+    def __init__(self, workers: int, folder: Path, *, calls: bool) -> None:
         cells = workers // CELL
         workload = {"path": "shoal_workloads.synthetic:Synthetic", "global_batch": workers}
         settings = {"run_id": "run", "storage": str(folder), "cells": cells, "workers_per_cell": CELL, "spares": 0}
@@ -136,12 +137,12 @@ class Scene:
         raw = {**settings, **off, "steps": 10**6, "patience": PATIENCE, "workload": workload}
         job = Job.model_validate(raw).model_dump(mode="json")
         RunDir.create(folder, "run", job, resume=False).close()
-        self.blocked = self.costliest = (0.0, "")
-        """Of the event loop's calls since this was set: seconds of the longest, processor time of the costliest."""
+        self.blocked = (0.0, "")
+        """Seconds, of the longest call of the event loop since this was set."""
         self.profile = ""
         """A file for the profile of what the event loop does now; "" for none."""
         self.pipe, theirs = SPAWN.Pipe()
-        self.processes = [SPAWN.Process(target=controller_main, args=(job, folder, theirs), daemon=True)]
+        self.processes = [SPAWN.Process(target=controller_main, args=(job, folder, theirs, calls), daemon=True)]
         self.processes[0].start()
         meeting = self.pipe.recv()
         beat = Timeouts(PATIENCE, workers).beat
@@ -170,8 +171,7 @@ class Scene:
         """Of the controller."""
         self.pipe.send(self.profile)
         state = dict(self.pipe.recv())
-        longest, costliest = state["blocked"]
-        self.blocked, self.costliest = max(self.blocked, longest), max(self.costliest, costliest)
+        self.blocked = max(self.blocked, tuple(state["blocked"]))
         return state
 
     def until(self, done: Callable[[], bool]) -> None:
@@ -189,13 +189,12 @@ class Scene:
             process.kill()
 
 
-def measured(workers: int, folder: Path, profiles: Path | None) -> dict[str, Any]:
-    scene = Scene(workers, folder)
+def measured(workers: int, folder: Path, profiles: Path | None, *, calls: bool = False) -> dict[str, Any]:
+    scene = Scene(workers, folder, calls=calls)
     try:
         scene.until(lambda: scene.tell("look")[2].get(0) == workers)
         start = scene.state()
-        costs, sizes, idle = [], [], []
-        scene.blocked = scene.costliest = (0.0, "")
+        costs, sizes, idle, scene.blocked = [], [], [], (0.0, "")
         for step in range(1, STEPS + 1):
             if profiles is not None:
                 scene.profile = str(profiles / "steps.prof")
@@ -230,8 +229,6 @@ def measured(workers: int, folder: Path, profiles: Path | None) -> dict[str, Any
             "idle_cpu_percent": 100 * median(idle),
             "loop_blocked_ms_max": 1000 * scene.blocked[0],
             "loop_blocked_in": scene.blocked[1],
-            "loop_cpu_ms_max": 1000 * scene.costliest[0],
-            "loop_cpu_in": scene.costliest[1],
         }
     finally:
         scene.close()
@@ -242,9 +239,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=16384, help="a multiple of 64")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--profiles", type=Path, help="a folder for profiles of the event loop: it is slower then")
+    parser.add_argument("--calls", action="store_true", help="take the processor time of each call of the event loop")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measured(arguments.workers, Path(folder), arguments.profiles)
+        figures = measured(arguments.workers, Path(folder), arguments.profiles, calls=arguments.calls)
     print(json.dumps(figures, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
