@@ -197,6 +197,9 @@ class RingKeys(Keys):
             ahead += sorted({f"{head}/{(rank + step) % size}" for step in (1, -1)})
         return ahead, self._mine
 
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        super().wait(keys)  # a group has a longer timeout; but whoever is in it has told all when it met the others
+
     def learn(self, told: Sequence[tuple[str, str]]) -> None:
         """Values of some keys are known."""
         self._learn([key for key, _ in told], [value for _, value in told])
