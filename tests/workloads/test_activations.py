@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shoal_workloads.activations import Manner, layer_bytes
+from shoal_workloads.activations import Manner, layer_bytes, waiting_bytes
 from shoal_workloads.model import mla
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import Block
@@ -24,7 +24,9 @@ from shoal_workloads.model.rope import rope_table
 from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.precision import fp8 as fp8_numerics
 from shoal_workloads.precision.products import Products, multiply
+from shoal_workloads.precision.weight_grads import Waiting
 
+V3 = ModelConfig.from_preset("deepseek-v3")
 LEVELS: list[Level] = [False, True, "ffn"]
 
 
@@ -141,11 +143,42 @@ def test_a_gpu_layer_of_v3_keeps_what_the_formula_says(
     monkeypatch: pytest.MonkeyPatch, dense: bool, recompute: Level, fp8: bool
 ) -> None:
     """At its own size, 4,096 tokens in bf16, by the branches of a GPU; on the meta device, so nothing is computed."""
-    config = ModelConfig.from_preset("deepseek-v3")
+    block, x, rope = v3_layer(monkeypatch, dense=dense, recompute=recompute, fp8=fp8)
+    manner = Manner(recompute, fp8=fp8, fused=True)
+    assert kept(block, x, rope) == layer_bytes(V3, 1, 4096, dense=dense, manner=manner)
+
+
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("recompute", LEVELS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_what_waits_for_the_gradients_of_weights(
+    monkeypatch: pytest.MonkeyPatch, dense: bool, recompute: Level, fp8: bool
+) -> None:
+    """Between a zero-bubble schedule's I and W; but for where experts' rows end."""
+    block, x, rope = v3_layer(monkeypatch, dense=dense, recompute=recompute, fp8=fp8)
+    grad = torch.empty_like(x)
+    with Alive([*block.parameters(), *block.buffers(), rope, x]) as alive, Waiting() as waiting:
+        y, load, balance = block(x, rope)
+        roots = [y] if balance is None else [y, balance]
+        torch.autograd.backward(roots, [grad, *(torch.ones_like(root) for root in roots[1:])])
+        del y, load, balance, roots
+    grads = [p.grad for p in (*block.parameters(), x)]
+    found = alive.bytes(grads)
+    expected = 4096 * waiting_bytes(V3, dense=dense, manner=Manner(recompute, fp8=fp8, fused=True))
+    assert 0 <= found - expected <= 4 * V3.n_experts
+    waiting.finish()
+    assert all(p.grad is not None for p in block.parameters())
+
+
+def v3_layer(
+    monkeypatch: pytest.MonkeyPatch, *, dense: bool, recompute: Level, fp8: bool
+) -> tuple[Block, torch.Tensor, torch.Tensor]:
+    """A layer on the meta device, its input and the rotations of the positions."""
     with torch.device("meta"):
-        block = Block(config, None, dense=dense).bfloat16()
-        x = torch.empty(1, 4096, config.d_model, dtype=torch.bfloat16, requires_grad=True)
-        rope = torch.empty(4096, config.d_rope // 2, 2)
+        block = Block(V3, None, dense=dense).bfloat16()
+        x = torch.empty(1, 4096, V3.d_model, dtype=torch.bfloat16, requires_grad=True)
+        rope = torch.empty(4096, V3.d_rope // 2, 2)
     if fp8:  # emulated, whose grouped products are float32's, which the meta device does not know
         monkeypatch.setattr(fp8_numerics, "multiply", lambda a, b, *rest: multiply(a.bfloat16(), b.bfloat16(), *rest))
         monkeypatch.setattr(fp8_numerics, "_by_rows", lambda x, ends: x)
@@ -153,8 +186,7 @@ def test_a_gpu_layer_of_v3_keeps_what_the_formula_says(
             if hasattr(module, "products"):
                 module.products = fp8_numerics.EmulatedFp8()
     block.recompute = recompute
-    manner = Manner(recompute, fp8=fp8, fused=True)
-    assert kept(block, x, rope) == layer_bytes(config, 1, 4096, dense=dense, manner=manner)
+    return block, x, rope
 
 
 @pytest.fixture

@@ -75,7 +75,9 @@ def waiting_bytes(c: ModelConfig, *, dense: bool, manner: Manner) -> int:
         inputs.append(times * hidden)
         outputs.append(times * (2 * hidden + c.d_model))
     rows = 0 if dense else c.top_k * manner.linear(c.d_model)
-    return sum(map(manner.linear, inputs)) + manner.width * sum(outputs) + rows
+    # In FP8 both products of attention's input have their own, and its output is kept in the bits of a float16.
+    more = manner.linear(c.d_model) + out if manner.fp8 else 0
+    return sum(map(manner.linear, inputs)) + more + manner.width * sum(outputs) + rows
 
 
 def _attention(c: ModelConfig, manner: Manner) -> int:
