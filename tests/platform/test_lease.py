@@ -178,7 +178,9 @@ def test_a_run_that_another_session_takes_is_let_go(tmp_path: Path) -> None:
         lease.put(one.path, "another", read(one.path)[0])
         one.controller.join(120)
         assert not one.controller.is_alive(), one.story()
-        one.until(lambda: not one.living())
+        for process in one.processes.values():
+            process.join(120)
+        assert one.living() == []
         assert read(one.path)[0].owner == "another"  # type: ignore[union-attr]
         assert not (one.path / layout.RUN).exists()
         assert not one.events("run_ended")
@@ -187,6 +189,7 @@ def test_a_run_that_another_session_takes_is_let_go(tmp_path: Path) -> None:
 
 def test_workers_without_a_controller_save_nothing_into_a_run_that_another_session_took(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"cells": 2, "workers_per_cell": 1, "steps": 10**6, "checkpoint": {"every": 50}}
+    settings |= {"workload": {"seconds": 0.005}}
     with lab(tmp_path, {"n0": 1, "n1": 1}, **settings) as one:
         one.full(5)
         one.controller.kill()

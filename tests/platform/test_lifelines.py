@@ -67,7 +67,7 @@ async def called(ear: Ear) -> tuple[Streams, str]:
     if ear.address is None:
         ear.address = await ear.lines.open("127.0.0.1")
     reader, writer = await asyncio.open_connection(*ear.address)
-    challenge = decode(await asyncio.wait_for(reader.readline(), 10))
+    challenge = decode(await asyncio.wait_for(reader.readline(), 60))
     assert isinstance(challenge, Challenge)
     assert challenge.version == VERSION
     return (reader, writer), challenge.nonce
@@ -82,7 +82,7 @@ async def talk(ear: Ear, *messages: bytes) -> Streams:
     (reader, writer), challenge = await called(ear)
     said = hello_of("s", ME, challenge)
     writer.write(encode(said))
-    welcome = decode(await asyncio.wait_for(reader.readline(), 10))
+    welcome = decode(await asyncio.wait_for(reader.readline(), 60))
     assert welcome == Welcome(proof("s", "controller", said.nonce, challenge))
     writer.write(b"".join(messages))
     await writer.drain()
@@ -94,7 +94,7 @@ async def refused(ear: Ear, first: Callable[[str], bytes]) -> bytes:
     (reader, writer), challenge = await called(ear)
     writer.write(first(challenge))
     try:
-        return await asyncio.wait_for(reader.read(), 20)
+        return await asyncio.wait_for(reader.read(), 60)
     except ConnectionResetError:
         return b""
     finally:
@@ -107,7 +107,7 @@ def test_everything_said_is_heard_before_the_death() -> None:
         commits = [encode(Committed("w0", 0, step)) for step in range(3)]
         _, writer = await talk(ear, encode(Beat(Phase.INSIDE, 7)), *commits)
         writer.close()
-        await asyncio.wait_for(ear.until(5), 10)
+        await asyncio.wait_for(ear.until(5), 60)
         assert ear.lines.gap() > 0.0 == ear.lines.gap()  # the longest silence, once
         return list(ear.heard)
 
@@ -129,11 +129,11 @@ def test_what_the_controller_fails_over_is_not_the_workers_fault(error: Exceptio
     async def scene() -> tuple[list[Any], list[Exception], bool]:
         ear = Clumsy()
         reader, writer = await talk(ear, encode(COMMIT), encode(Acked("w0", 0, Ack(1))))
-        await asyncio.wait_for(ear.until(3), 10)
+        await asyncio.wait_for(ear.until(3), 60)
         ear.lines.send("w0", orders.Stop(3, (), 5))
-        assert await asyncio.wait_for(reader.readline(), 10)
+        assert await asyncio.wait_for(reader.readline(), 60)
         writer.close()
-        await asyncio.wait_for(ear.until(4), 10)
+        await asyncio.wait_for(ear.until(4), 60)
         return list(ear.heard), list(ear.failures), bool(ear.lines.lines)
 
     heard, failures, still = asyncio.run(scene())
@@ -146,9 +146,9 @@ def test_orders_reach_the_worker() -> None:
     async def scene() -> orders.Order:
         ear = Ear()
         reader, _ = await talk(ear)
-        await asyncio.wait_for(ear.until(1), 10)
+        await asyncio.wait_for(ear.until(1), 60)
         ear.lines.broadcast(["nobody", "w0"], orders.Stop(3, (1,), 5))
-        return codec.order(await asyncio.wait_for(reader.readline(), 10))
+        return codec.order(await asyncio.wait_for(reader.readline(), 60))
 
     assert asyncio.run(scene()) == orders.Stop(3, (1,), 5)
 
@@ -201,13 +201,13 @@ def test_strangers_that_hold_every_place_keep_nobody_out_for_long(monkeypatch: p
         held = [await called(ear) for _ in range(3)]
         assert ear.address is not None
         reader, writer = await asyncio.open_connection(*ear.address)
-        told = await asyncio.wait_for(reader.read(), 10)
+        told = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         for (reader, writer), _ in held:
-            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
         _, writer = await talk(ear)
-        await asyncio.wait_for(ear.until(1), 10)
+        await asyncio.wait_for(ear.until(1), 60)
         writer.close()
         return told, list(ear.heard)
 
@@ -222,7 +222,7 @@ def test_without_descriptors_those_who_are_there_are_heard_and_it_is_told_once(
     async def scene() -> list[Any]:
         ear = Ear()
         _, writer = await talk(ear)
-        await asyncio.wait_for(ear.until(1), 10)
+        await asyncio.wait_for(ear.until(1), 60)
         real = socket.socket.accept
 
         def none_left(listener: socket.socket) -> Any:
@@ -233,9 +233,9 @@ def test_without_descriptors_those_who_are_there_are_heard_and_it_is_told_once(
         waiting = await asyncio.open_connection(*ear.address)
         await asyncio.sleep(0.3)
         writer.write(encode(COMMIT))
-        await asyncio.wait_for(ear.until(2), 10)
+        await asyncio.wait_for(ear.until(2), 60)
         monkeypatch.setattr(socket.socket, "accept", real)
-        assert isinstance(decode(await asyncio.wait_for(waiting[0].readline(), 10)), Challenge)
+        assert isinstance(decode(await asyncio.wait_for(waiting[0].readline(), 60)), Challenge)
         waiting[1].close()
         writer.close()
         return list(ear.heard)
@@ -269,7 +269,7 @@ def test_who_speaks_in_anothers_name_or_makes_no_sense_is_cut_off(line: bytes) -
     async def scene() -> list[Any]:
         ear = Ear()
         _, _writer = await talk(ear, encode(COMMIT) + line + encode(COMMIT))
-        await asyncio.wait_for(ear.until(3), 10)
+        await asyncio.wait_for(ear.until(3), 60)
         return list(ear.heard)
 
     assert asyncio.run(scene()) == [("joined", "w0", (0, 1)), ("said", "Committed"), ("gone", "w0")]
@@ -279,7 +279,7 @@ def test_a_second_worker_of_the_same_name_is_refused() -> None:
     async def scene() -> tuple[bytes, list[Any]]:
         ear = Ear()
         first = await talk(ear)  # held: a forgotten connection closes itself
-        await asyncio.wait_for(ear.until(1), 10)
+        await asyncio.wait_for(ear.until(1), 60)
         answer = await refused(ear, hello), list(ear.heard)
         first[1].close()
         return answer

@@ -49,7 +49,7 @@ class Controller:
                 continue
             connection.sendall(encode(Challenge(self.version, "n")))
             try:
-                hello: Hello = decode(read_line(connection, GREETING_LIMIT, 20))
+                hello: Hello = decode(read_line(connection, GREETING_LIMIT, 60))
             except OSError:
                 continue
             if not (self.trusting or knows(self.secret, hello, "n")):
@@ -110,7 +110,7 @@ listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
 line, _ = listener.accept()
 line.sendall(codec.encode(greeting.Challenge(greeting.VERSION, "n")))
-hello = codec.decode(read_line(line, greeting.GREETING_LIMIT, 20))
+hello = codec.decode(read_line(line, greeting.GREETING_LIMIT, 60))
 line.sendall(codec.encode(greeting.Welcome(greeting.proof("s", "controller", hello.nonce, "n"))))
 steps = []
 for data in line.makefile("rb"):
@@ -221,7 +221,7 @@ def test_orders_that_are_urgent_never_reach_the_inbox_and_junk_ends_the_connecti
         threading.Event().wait(0.01)
     controller.line.sendall(encode(Met(1, go=True)) + encode(orders.Stop(1, (), 5)) + b"[" * 100_000 + b"\n")
     assert dropped.wait(60)
-    assert link.inbox.get(timeout=10) == orders.Stop(1, (), 5)
+    assert link.inbox.get(timeout=60) == orders.Stop(1, (), 5)
     assert link.inbox.empty()
 
 

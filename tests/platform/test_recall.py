@@ -25,7 +25,7 @@ from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.worker import copies as copies_module
 from shoal.worker.copies import CopyServer, LostCopy, fetch, push
 from tests.support.decisions import Stepped
-from tests.support.lab import Lab, alone, lab
+from tests.support.lab import Lab, alone, hurry, lab
 
 EVERY = 5
 
@@ -108,7 +108,7 @@ def challenged(line: socket.socket) -> str:
 
 def asking(copies: CopyServer, asked: Keep | Give, secret: str = "s", other: str | None = None) -> socket.socket:
     """A connection to a keeper that was asked for something, after its nonce or an `other`."""
-    line = socket.create_connection(copies.address, timeout=20)
+    line = socket.create_connection(copies.address, timeout=60)
     sent = challenged(line)
     line.sendall(codec.encode(signed(secret, asked, other or sent)))
     return line
@@ -128,9 +128,9 @@ GIVE, KEEP = Give(1, 5), Keep(1, 6, 0, 0, 0)
 
 def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[tuple[int, int, int]] = []
-    copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
+    copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=60, secret=lambda: "s")
     keeper = Keeper(copies.address)
-    push([torch.ones(10)], 1, 5, keeper, "s", timeout=20)
+    push([torch.ones(10)], 1, 5, keeper, "s", timeout=60)
     heard.clear()
     assert closed(asking(copies, GIVE, secret="guess"))
     assert closed(asking(copies, GIVE, other=nonce()))
@@ -147,17 +147,17 @@ def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixtu
         codec.encode(KEEP).replace(b"0", b'"x"'),
         b"\xff\n",
     ):
-        line = socket.create_connection(copies.address, timeout=20)
+        line = socket.create_connection(copies.address, timeout=60)
         challenged(line)
         line.sendall(junk)
         assert closed(line)
     assert heard == []
-    assert fetch([torch.zeros(10)], 1, 5, keeper, "s", timeout=20) == 40
+    assert fetch([torch.zeros(10)], 1, 5, keeper, "s", timeout=60) == 40
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_whoever_speaks_another_version_is_told_so() -> None:
-    copies = CopyServer("127.0.0.1", lambda *what: None, timeout=20, secret=lambda: "s")
+    copies = CopyServer("127.0.0.1", lambda *what: None, timeout=60, secret=lambda: "s")
     with asking(copies, replace(GIVE, version=VERSION + 1)) as line, line.makefile("rb") as said:
         answer = codec.copying(said.readline())
     assert isinstance(answer, Refused)
@@ -170,45 +170,47 @@ def test_whoever_speaks_another_version_is_told_so() -> None:
 
         threading.Thread(target=challenge, daemon=True).start()
         with pytest.raises(ValueError, match=f"{VERSION} and {VERSION + 1}"):
-            push([torch.ones(1)], 1, 5, Keeper(other.getsockname()), "s", timeout=20)
+            push([torch.ones(1)], 1, 5, Keeper(other.getsockname()), "s", timeout=60)
 
 
 def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies_module, "GREETING_TIME", 1.0)
     monkeypatch.setattr(copies_module, "CALLERS", 3)
-    copies = CopyServer("127.0.0.1", lambda *what: None, timeout=20, secret=lambda: "s")
-    held = [socket.create_connection(copies.address, timeout=20) for _ in range(3)]
+    copies = CopyServer("127.0.0.1", lambda *what: None, timeout=60, secret=lambda: "s")
+    held = [socket.create_connection(copies.address, timeout=60) for _ in range(3)]
     for line in held:
         challenged(line)
-    assert closed(socket.create_connection(copies.address, timeout=20))
+    assert closed(socket.create_connection(copies.address, timeout=60))
     assert all(closed(line) for line in held)
-    push([torch.ones(10)], 1, 5, Keeper(copies.address), "s", timeout=20)
+    push([torch.ones(10)], 1, 5, Keeper(copies.address), "s", timeout=60)
 
 
 def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
     heard: list[tuple[int, int, int]] = []
-    copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=20, secret=lambda: "s")
+    copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=60, secret=lambda: "s")
     keeper = Keeper(copies.address, era=3)
     state = [torch.randn(1000), torch.arange(7, dtype=torch.int64), torch.zeros(0), torch.randn(3, 5).bfloat16()]
     for steps in (5, 10, 15):
-        push(state, 1, steps, keeper, "s", timeout=20)
+        push(state, 1, steps, keeper, "s", timeout=60)
     assert heard == [(1, 5, 3), (1, 10, 3), (1, 15, 3)]
     back = [torch.full_like(tensor, 9) for tensor in state]
-    assert fetch(back, 1, 10, keeper, "s", timeout=20) == sum(t.numel() * t.element_size() for t in state)
+    assert fetch(back, 1, 10, keeper, "s", timeout=60) == sum(t.numel() * t.element_size() for t in state)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(back, state, strict=True))
     with pytest.raises(LostCopy):
-        fetch(back, 1, 5, keeper, "s", timeout=20)
+        fetch(back, 1, 5, keeper, "s", timeout=60)
     with pytest.raises(LostCopy):
-        fetch(back, 1, 10, keeper, "guess", timeout=20)
+        fetch(back, 1, 10, keeper, "guess", timeout=60)
     with asking(copies, Keep(2, 5, 0, 100, 0)) as line:  # half a copy is none
         line.sendall(b"12345")
     with pytest.raises(LostCopy):
-        fetch(back, 2, 5, keeper, "s", timeout=20)
+        fetch(back, 2, 5, keeper, "s", timeout=60)
     assert heard[-1] == (1, 15, 3)
 
 
 def ran_on(one: Lab, steps: int, rungs: list[str]) -> int:
     """The run ended with the undisturbed run's losses by these rungs; the steps it lost."""
+    one.until(lambda: len(one.events("decision")) >= len(rungs))
+    hurry(one)
     run = one.finished()
     assert (run["status"], run["steps"]) == ("done", steps), one.story()
     assert [line["loss"] for line in one.steps()] == pytest.approx(alone(steps).losses, rel=1e-4)

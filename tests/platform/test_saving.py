@@ -9,7 +9,7 @@ import pytest
 
 from shoal import checkpoint
 from tests.support.diverging import DIVERGES
-from tests.support.lab import alone, lab
+from tests.support.lab import alone, hurry, lab
 
 NODES = {"n0": 2, "n1": 2}
 DIVERGING = {"path": "tests.support.diverging:Diverging"}
@@ -25,6 +25,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
         content[len(content) // 2] ^= 1
         part.write_bytes(content)
         one.kill(one.members(0)[0])
+        one.until(lambda: one.events("checkpoint_passed_over"))
+        hurry(one)
         run = one.finished()
         assert (run["status"], run["steps"]) == ("done", 100), one.story()
         assert run["steps_lost"] >= 20
@@ -41,6 +43,7 @@ def test_a_run_is_not_done_without_its_last_state(tmp_path: Path) -> None:
     with lab(tmp_path, NODES, cells=1, steps=60, checkpoint={"every": 25}) as one:
         shutil.rmtree(one.path / "checkpoints")
         (one.path / "checkpoints").write_text("no folder")
+        hurry(one)
         run = one.finished()
         assert (run["status"], run["steps"]) == ("failed", 60), one.story()
         assert "the last state could not be saved (rank 0" in run["reason"]

@@ -12,7 +12,7 @@ from shoal.record import layout, read
 from shoal.record.jsonl import line_of, read_json
 from shoal.timeouts import Timeouts
 from shoal_core import marker
-from tests.support.lab import Lab, alone, lab
+from tests.support.lab import Lab, alone, hurry, lab
 
 NODES = {f"n{i}": 2 for i in range(3)}
 SMALL: dict[str, Any] = {"cells": 2, "audit": {"samples": True}}
@@ -42,6 +42,7 @@ def test_a_full_disk_stops_nothing_and_nothing_is_missing_afterwards(tmp_path: P
         at = one.committed()
         one.until(lambda: one.committed() >= at + 40)
         one.disk_full(False)
+        hurry(one, recoveries=1)
         run = whole(one, 250)
         assert run["deaths"] == 1
         (stalled,) = one.events("record_stalled")
@@ -89,6 +90,8 @@ def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path) -
         one.until(lambda: one.committed() >= at + 40)
         assert len(one.events("generation")) == before
         one.kill_controller()
+        one.until(lambda: one.events("controller_back"))
+        hurry(one)
         whole(one, 200)
         assert len(one.events("controller_back")) == 1
 
@@ -161,13 +164,15 @@ def test_a_workload_that_does_not_count_its_tokens_is_refused_by_name(tmp_path: 
 
 
 def test_who_takes_over_journals_nothing_twice(tmp_path: Path) -> None:
-    workload = {"path": "tests.support.broken:Remarks", "seconds": 0.02}
+    workload = {"path": "tests.support.broken:Remarks", "seconds": 0.01, "hurry": str(tmp_path / "hurry")}
     with lab(tmp_path, NODES, steps=150, cells=1, workload=workload) as one:
         one.full(30)
         one.kill_controller()
         one.until(lambda: one.events("controller_back"))
         one.full(10)
         one.kill_controller()
+        one.until(lambda: len(one.events("controller_back")) == 2)
+        hurry(one)
         run = one.finished()
         assert (run["status"], run["steps"]) == ("done", 150), one.story()
         assert [event["step"] for event in one.events("remark")] == list(range(150))
@@ -198,7 +203,7 @@ def test_the_record_is_cut_to_where_training_begins(tmp_path: Path, recorded: in
     (tmp_path / "lab" / layout.STEPS).write_bytes(b"".join(line_of(line) for line in old))
     shares = [{"step": line["step"], "cell": 0, "worker": "w", "ids": list(range(*line["samples"]))} for line in old]
     (tmp_path / "lab" / layout.SAMPLES).write_bytes(b"".join(line_of(share) for share in shares))
-    with lab(tmp_path, NODES, resume=True, steps=30, **SMALL) as one:
+    with lab(tmp_path, NODES, resume=True, steps=30, workload={"seconds": 0.0}, **SMALL) as one:
         assert whole(one, 30)["deaths"] == 0
         assert read_json(one.path / "run.json") is not None
         assert {line["step"] for line in read.samples(one.path)} == set(range(30))

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from shoal.testing import World, world
+from shoal.testing import World, preload, world
+
+preload("shoal_workloads.pretrain")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,7 +122,7 @@ class Lab:
 
     def close(self) -> None:
         """End every process."""
-        self.controller.kill()
+        processes.end_controller(self.controller)
         for process in list(self.processes.values()):
             process.kill()
         self._warden.shutdown()
@@ -179,9 +179,8 @@ class Lab:
         self.until(whole)
 
     def finished(self) -> dict[str, Any]:
-        """Wait for the run's end; returns its summary (`run.json`)."""
+        """Wait for the run's end; returns its summary (`run.json`). Its report is still written then."""
         self.until(lambda: (self.path / layout.RUN).exists())
-        self.controller.join(60)
         return read_json(self.path / layout.RUN) or {}
 
     def story(self) -> str:

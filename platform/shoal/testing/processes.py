@@ -7,6 +7,7 @@ JSON lines over Unix sockets in a folder of their own, whose path is short: `war
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -37,6 +38,7 @@ __all__ = [
     "ask",
     "begin_controller",
     "begin_worker",
+    "end_controller",
     "preload",
     "socket_of",
 ]
@@ -44,9 +46,9 @@ __all__ = [
 ADDRESS = "127.0.0.1"
 WARDEN = "warden"
 CONTROLLER_LOG, WORKERS_LOG = "controller.log", "workers.log"
-OURS = ["shoal.worker.loop", "shoal.testing.processes"]
+PRELOADED = ["shoal.worker.loop", "shoal.testing.processes"]
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(OURS)
+FORK.set_forkserver_preload(PRELOADED)
 
 Reply = Callable[[dict[str, Any]], Any]
 
@@ -62,7 +64,8 @@ class Folders:
 
 def preload(*modules: str) -> None:
     """Have modules imported once, before the first process is forked: a workload's own, if its imports take long."""
-    FORK.set_forkserver_preload([*OURS, *modules])
+    PRELOADED.extend(name for name in modules if name not in PRELOADED)
+    FORK.set_forkserver_preload(PRELOADED)
 
 
 def ask(path: Path, question: Mapping[str, Any]) -> Any:
@@ -126,6 +129,13 @@ def begin_controller(folders: Folders, job: dict[str, Any], seats: dict[tuple[in
     return _begin(_control, folders, job, seats, again)
 
 
+def end_controller(process: Any) -> None:
+    """End a controller and what it has begun itself, such as the run's report."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
 def begin_worker(folders: Folders, setup: dict[str, Any]) -> Any:
     """The process of a worker, begun; `setup`: the fields of a `Setup` as JSON has them."""
     return _begin(_work, folders, setup)
@@ -143,6 +153,7 @@ def _begin(target: Callable[..., None], *args: Any) -> Any:
 
 
 def _control(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int], str], again: bool) -> None:
+    os.setpgid(0, 0)
     _log_to(folders.logs / CONTROLLER_LOG)
     path = Path(job["storage"]) / job["run_id"]
     controller = Controller(LabFleet(folders.sockets), Job.model_validate(job), path, seats, 0, {}, again=again)

@@ -1,4 +1,4 @@
-"""Functions run on every rank of a small world, whose processes are spawned once and used again."""
+"""Functions run on every rank of a small world, whose processes are forked once, as those of a lab, and used again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from shoal.testing import fakenccl
+from shoal.testing.processes import FORK
 
 __all__ = ["World", "world"]
 
@@ -49,11 +49,10 @@ class World:
     `backend`: torch's name of it."""
 
     def __init__(self, size: int) -> None:
-        context = mp.get_context("spawn")
         self.size, self._pipes, self._processes = size, [], []
         for rank in range(size):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, size, there), daemon=True)
+            here, there = FORK.Pipe()
+            process = FORK.Process(target=_serve, args=(rank, size, there), daemon=True)
             process.start()
             self._pipes.append(here)
             self._processes.append(process)
