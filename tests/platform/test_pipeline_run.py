@@ -12,7 +12,7 @@ from shoal import testing
 from tests.support.corpora import write_corpus
 from tests.support.lab import lab
 
-BATCH = 16
+BATCH = 8
 
 
 def workload(corpus: Path, parallel: dict[str, Any], steps: int) -> dict[str, Any]:

@@ -31,6 +31,8 @@ __all__ = ["Lab", "lab"]
 SWITCHED_OFF = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
 PATIENCE = 60.0
 """Seconds; of them follow deadlines that a machine under load keeps."""
+AFTERMATH = 20.0
+"""Seconds from a run's end in which all of its processes are gone, even on a machine under load."""
 RUN_ID = "lab"
 
 
@@ -158,11 +160,14 @@ class Lab:
         return self._cluster.living()
 
     def until(self, done: Callable[[], Any], seconds: float = 240.0) -> None:
-        """Wait until it is so."""
+        """Wait until it is so, and not for long once the run has ended."""
         end = time.monotonic() + seconds
         while not done():
+            if (self.path / layout.RUN).exists():
+                end = min(end, time.monotonic() + AFTERMATH)
+            else:
+                assert self.controller.is_alive(), self.story()
             assert time.monotonic() < end, self.story()
-            assert self.controller.is_alive() or (self.path / layout.RUN).exists(), self.story()
             time.sleep(0.01)
 
     def full(self, steps: int, spares: int = 0) -> None:
