@@ -29,8 +29,8 @@ from shoal.testing.cluster import Cluster
 __all__ = ["Lab", "lab"]
 
 SWITCHED_OFF = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
-PATIENCE = 60.0
-"""Seconds; of them follow deadlines that a machine under load keeps."""
+PATIENCE = 150.0
+"""Seconds; of them follow deadlines that a machine under load keeps: a worker may be silent for three."""
 AFTERMATH = 20.0
 """Seconds from a run's end in which all of its processes are gone, even on a machine under load."""
 RUN_ID = "lab"

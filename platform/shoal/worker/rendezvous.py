@@ -34,7 +34,8 @@ class Pending:
         self._answered.set()
 
     def settled(self) -> bool:
-        return self.answer is not None
+        """Whether the answer is there for whoever takes it now: asked in a thread beside the one that settles."""
+        return self._answered.is_set()
 
     def _result(self, timeout: float) -> Values | Met:
         if not self._answered.wait(timeout):
