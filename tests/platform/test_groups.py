@@ -17,9 +17,9 @@ import torch.distributed as dist
 
 from shoal.control.rendezvous import Answers
 from shoal.control.rendezvous import Rendezvous as Controller
-from shoal.protocol.rendezvous import Meet, Question
+from shoal.protocol.rendezvous import Meet, Met, Question
 from shoal.worker.groups import GROUPS, Groups, Stopped, leave_world
-from shoal.worker.rendezvous import Rendezvous
+from shoal.worker.rendezvous import Pending, Rendezvous
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import world_broke
 from shoal.worker.transport import Communicator
@@ -194,6 +194,23 @@ def test_a_controller_that_dies_frees_who_waits_there(hub: Hub) -> None:
             return world_broke(error)
 
     assert together(hub, enter, dict.fromkeys(range(SIZE), 60.0)) == [True, True, None]
+
+
+def test_an_answer_that_is_said_to_be_there_can_be_taken() -> None:
+    """It is settled in the link's thread while the training thread looks, which then waits for nothing any more."""
+
+    class Watched(threading.Event):
+        def set(self) -> None:
+            seen.append(answer.settled())
+            super().set()
+
+    seen: list[bool] = []
+    answer = Pending()
+    answer._answered = Watched()
+    answer.settle(Met(0, True))
+    assert seen == [False]
+    assert answer.settled()
+    assert answer.go(0.0)
 
 
 def test_the_default_world_and_another_group_in_it(hub: Hub) -> None:
