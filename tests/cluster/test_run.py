@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ import torch
 from shoal import checkpoint
 from shoal.chaos.strike import LocalTarget
 from shoal.cluster import connect, local
-from shoal.record import read
+from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.testing import outcome
 from tests.support.jobs import BIN, actors, alone, assert_reaped, hurry, submit, train, wait_for, write_job
 
 pytestmark = pytest.mark.cluster
 CLUSTER = "test-runs"
-STEPS, LONG = 300, 250
+STEPS, LONG = 300, 350
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,17 @@ def cluster() -> Iterator[str]:
     local.down(CLUSTER)
 
 
-def on_record(path: Path, kind: str, deadline: float = 300.0) -> dict[str, Any]:
-    """The first event of a kind, once it is there."""
+def until(found: Callable[[], Any], what: str, deadline: float = 300.0) -> None:
     end = time.monotonic() + deadline
-    while not (found := [event for event in read.events(path) if event["kind"] == kind]):
-        assert time.monotonic() < end, f"no {kind} on the record of {path}"
+    while not found():
+        assert time.monotonic() < end, what
         time.sleep(0.1)
-    return found[0]
+
+
+def on_record(path: Path, kind: str) -> dict[str, Any]:
+    """The first event of a kind, once it is there."""
+    until(lambda: any(event["kind"] == kind for event in read.events(path)), f"no {kind} on record")
+    return next(event for event in read.events(path) if event["kind"] == kind)
 
 
 def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
@@ -87,6 +91,7 @@ def test_a_stopped_job_ends_in_order_and_is_resumed_in_the_same_mlflow_run(clust
     path = tmp_path / "runs" / "resumed"
     job = submit(CLUSTER, file)
     wait_for(path, 12)
+    until((path / layout.MLFLOW).exists, "MLflow was told nothing")
     status = read_json(path / "status.json")
     assert status is not None
     placed = {w["actor"] for w in status["workers"] if w["cell"] is not None}
