@@ -63,9 +63,7 @@ def hub() -> Hub:
 Rank = Callable[[Groups, int], object]
 
 
-def together(
-    hub: Hub, do: Rank, stop: Mapping[int, float | threading.Event], build: float = 10.0, timeout: float = 20.0
-) -> list[object]:
+def together(hub: Hub, do: Rank, stop: Mapping[int, float | threading.Event], build: float = 10.0) -> list[object]:
     """Run `do` in a thread a rank; rank r is told to stop after `stop[r]` seconds, by default one, or by an event."""
     found: list[object] = [None] * SIZE
     start = time.monotonic()
@@ -73,7 +71,7 @@ def together(
     def rank(index: int) -> None:
         when = stop.get(index, 1.0)
         stopped = when.is_set if isinstance(when, threading.Event) else lambda: time.monotonic() - start > when
-        groups = Groups(timeout, build, stopped, hub.workers[f"w{index}"])
+        groups = Groups(20.0, build, stopped, hub.workers[f"w{index}"])
         hub.groups.append(groups)
         try:
             found[index] = do(groups, index)
@@ -168,8 +166,7 @@ def test_a_group_that_a_frozen_member_does_not_enter_is_a_fault_of_communication
         except RuntimeError as error:
             return world_broke(error) or str(error)
 
-    limits = dict.fromkeys(range(SIZE), 60.0)
-    assert together(hub, enter, limits, build=1.0, timeout=1.0) == [True, True, None]
+    assert together(hub, enter, dict.fromkeys(range(SIZE), 60.0), build=1.0) == [True, True, None]
 
 
 def test_who_connects_a_group_of_a_membership_that_is_over_is_freed_at_once(hub: Hub) -> None:
