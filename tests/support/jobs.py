@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,21 +12,30 @@ from typing import Any
 import yaml
 
 from shoal import testing
-from shoal.cluster import connect
+from shoal.cluster import api, connect
+from shoal.cluster.state import load
 from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal.testing import Outcome
 
 BIN = Path(sys.executable).parent
+HURRY = "hurry"
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
 
 
 def write_job(folder: Path, **settings: Any) -> Path:
-    job = {"steps": 40, "storage": str(folder / "runs"), "workload": WORKLOAD, "checkpoint": {"every": 10}}
+    """Its steps take the time of `WORKLOAD` until `hurry` is called, if no other workload is told."""
+    workload = WORKLOAD | {"hurry": str(folder / HURRY)}
+    job = {"steps": 40, "storage": str(folder / "runs"), "workload": workload, "checkpoint": {"every": 10}}
     job["patience"] = 90.0  # nobody is frozen here, and a machine under load may stall for seconds
     file = folder / "job.yaml"
     file.write_text(yaml.safe_dump(job | settings))
     return file
+
+
+def hurry(folder: Path) -> None:
+    """What a test waited for has happened: the rest of the job written in `folder` takes no time."""
+    (folder / HURRY).touch()
 
 
 def submit(cluster: str, file: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -71,12 +79,10 @@ def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadl
 
 def actors(cluster: str) -> list[str]:
     """Living Ray actors of the cluster."""
-    code = "import ray, json; from ray.util.state import list_actors; ray.init(log_to_driver=False); "
-    code += "print(json.dumps([a.name for a in list_actors(filters=[('state', '=', 'ALIVE')])]))"
-    argv = connect.command(cluster, [sys.executable, "-c", code])
-    env = {**os.environ, **connect.environment(cluster)}
-    found = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=True)
-    return [name for name in json.loads(found.stdout.splitlines()[-1]) if name]
+    answer = api.get(load(cluster), "/api/v0/actors?limit=10000", timeout_s=300)
+    assert answer["result"], answer["msg"]
+    found = answer["data"]["result"]["result"]
+    return [actor["name"] for actor in found if actor["state"] == "ALIVE" and actor["name"]]
 
 
 def assert_reaped(cluster: str, run_id: str, deadline: float = 300.0) -> None:
@@ -84,6 +90,7 @@ def assert_reaped(cluster: str, run_id: str, deadline: float = 300.0) -> None:
     end = time.monotonic() + deadline
     while left := [name for name in actors(cluster) if name.startswith(f"{run_id}/")]:
         assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 def alone(steps: int) -> Outcome:
