@@ -16,6 +16,7 @@ from torch._C import _distributed_c10d as c10d
 
 from shoal.testing import fakenccl
 from shoal.testing.fakenccl import GARBAGE, FakeNccl
+from tests.support.nccl_workers import settle, threads_since
 
 pytestmark = pytest.mark.fakenccl
 
@@ -117,6 +118,26 @@ def test_two_that_send_to_each_other_first_are_stuck_until_they_abort(store: dis
     assert together(store, run) == [(False, GARBAGE, True)] * 2
 
 
+@pytest.mark.parametrize("one_queue", [False, True])
+def test_a_send_stands_before_one_to_another_peer_in_one_queue_alone(store: dist.Store, one_queue: bool) -> None:
+    """Rank 1 never receives what rank 0 sends it first."""
+    fakenccl.one_queue(one_queue)
+
+    def run(group: FakeNccl, rank: int) -> bool | None:
+        if rank == 0:
+            for peer in (1, 2):
+                group.send([torch.ones(1)], peer, 0)
+        if rank != 2:
+            return None
+        work = group.recv([torch.zeros(1)], 0, 0)
+        return ended(work) if one_queue else work.wait()
+
+    try:
+        assert together(store, run, 3)[2] is not one_queue
+    finally:
+        fakenccl.one_queue(False)
+
+
 def test_a_message_of_another_size_is_stuck(store: dist.Store) -> None:
     def run(group: FakeNccl, rank: int) -> tuple[bool, bool]:
         work = group.send([torch.ones(2)], 1, 0) if rank == 0 else group.recv([torch.ones(3)], 0, 0)
@@ -196,14 +217,7 @@ def test_cpu_tensors_are_refused_unless_they_stand_for_a_devices(store: dist.Sto
 
 def test_groups_leave_nothing_behind(store: dist.Store) -> None:
     """Half of them are stuck when they are aborted."""
-
-    def settle(threads: int) -> None:
-        for thread in threading.enumerate():
-            if thread.name == "fakenccl":
-                thread.join(LONG)
-        assert threading.active_count() <= threads
-
-    before, held = threading.active_count(), 0
+    others, held = set(threading.enumerate()), 0
     for number in range(30):
         inner = dist.PrefixStore(str(number), store)
 
@@ -214,7 +228,8 @@ def test_groups_leave_nothing_behind(store: dist.Store) -> None:
             group.send([torch.ones(1)], 1 - rank, 0)
 
         together(inner, run)
-        settle(before)
+        settle(others)
+        assert threads_since(others) == 0
         now = len(os.listdir("/proc/self/fd"))
         held = held or now
         assert now <= held, f"descriptors: {held}, then {now} after {number} groups"

@@ -11,11 +11,13 @@ import pytest
 
 from shoal import checkpoint
 from shoal.chaos.plan import choose_victim, schedule
-from shoal.testing import Lab, Outcome, assert_no_trace, outcome
+from shoal.testing import Lab, Outcome, assert_no_trace, fakenccl, outcome
 from tests.support.lab import alone, hurry, lab, with_defaults
 from tests.support.target import LabTarget
 
 NODES = {f"n{i}": 2 for i in range(4)}
+BOTH = pytest.mark.parametrize("backend", ["gloo", pytest.param(fakenccl.NAME, marks=pytest.mark.fakenccl)])
+"""What carries the tensors: the second fails as NCCL does, where nothing raises and only an abort ends a wait."""
 
 
 def check(one: Lab, steps: int, rungs: list[str]) -> None:
@@ -28,8 +30,9 @@ def check(one: Lab, steps: int, rungs: list[str]) -> None:
     assert [event["rung"] for event in one.events("decision")] == rungs, one.story()
 
 
-def test_a_killed_worker_is_healed(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=100, audit={"samples": True}) as one:
+@BOTH
+def test_a_killed_worker_is_healed(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=100, audit={"samples": True}, backend=backend) as one:
         one.full(10, spares=2)
         one.kill(one.members(1)[0])
         check(one, 100, ["heal"])
@@ -56,8 +59,12 @@ def test_a_lost_node_two_at_once_and_the_healer_are_survived(tmp_path: Path) -> 
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200).losses, rel=1e-4)
 
 
-def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path) -> None:
-    with lab(tmp_path, {f"n{i}": 1 for i in range(4)}, cells=2, steps=100, audit={"samples": True}) as one:
+@pytest.mark.parametrize(
+    "backend", ["gloo", pytest.param(fakenccl.NAME, marks=[pytest.mark.fakenccl, pytest.mark.long])]
+)
+def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path, backend: str) -> None:
+    nodes = {f"n{i}": 1 for i in range(4)}
+    with lab(tmp_path, nodes, cells=2, steps=100, audit={"samples": True}, backend=backend) as one:
         one.full(10)
         one.kill(one.members(0)[0])
         one.kill(one.members(1)[1])
@@ -68,8 +75,9 @@ def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path) -> None:
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(100).losses, rel=1e-4)
 
 
-def test_a_frozen_worker_is_fenced_and_healed(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
+@BOTH
+def test_a_frozen_worker_is_fenced_and_healed(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=120, audit={"samples": True}, backend=backend) as one:
         one.full(20, spares=2)
         one.freeze(one.members(1)[0])
         check(one, 120, ["heal"])
@@ -149,10 +157,12 @@ def fault(at: str, step: int, cell: int = 1, how: str = "kill") -> dict[str, Any
     return {"at": at, "step": step, "cell": cell, "rank": 0, "how": how}
 
 
-def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path) -> None:
+@BOTH
+def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path, backend: str) -> None:
     """In the vote, after it, and after applying what nobody has heard of: everyone alive ends at the same step."""
     inject = [fault(at, 30 + 40 * number, number) for number, at in enumerate(("vote", "commit", "committed"))]
-    with lab(tmp_path, NODES, steps=160, inject=inject, audit={"samples": True}, workload={"seconds": 0.03}) as one:
+    settings: dict[str, Any] = {"workload": {"seconds": 0.03}, "backend": backend}
+    with lab(tmp_path, NODES, steps=160, inject=inject, audit={"samples": True}, **settings) as one:
         one.until(lambda: len(one.events("death")) >= 3)
         hurry(one)
         run = one.finished()

@@ -57,11 +57,16 @@ def train(
     from shoal.record.sentences import count
     from shoal.storage import settle
     from shoal.timeouts import Timeouts
+    from shoal.worker.environment import variables
 
     wanted = load_job(job_file, overrides or [])
     if explain_timeouts:
-        for name, seconds, meaning in Timeouts(wanted.patience, wanted.cells * wanted.workers_per_cell).explained():
+        timeouts = Timeouts(wanted.patience, wanted.cells * wanted.workers_per_cell)
+        for name, seconds, meaning in timeouts.explained():
             print(f"{seconds:8.2f} s  {name:12} {meaning}")
+        print("\nIn the environment of every worker, for NCCL:")
+        for name, value, why, fixed in variables(timeouts, None):
+            print(f"{name}={value}  {why}{'' if fixed else ' One that you set is kept.'}")
         return
     storage = settle(wanted.storage if "storage" in wanted.model_fields_set else None, job_file)
     wanted = wanted.model_copy(update={"storage": storage})

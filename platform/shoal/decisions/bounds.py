@@ -22,6 +22,7 @@ __all__ = [
     "count_fatal",
     "erred",
     "exhausted",
+    "out_of_memory",
     "strike",
     "unborn",
 ]
@@ -73,6 +74,22 @@ def committed(state: State, steps: int) -> None:
     tally.fruitless = tally.spent = 0
     if steps > tally.furthest:
         tally.furthest, tally.still = steps, 0
+
+
+def out_of_memory(state: State, node: str, message: str) -> str:
+    """Count a device whose memory was full at the pending step. Returns why the run is to be given up for it, or "":
+    on one node it may be another process's doing, on two it is what the step takes."""
+    tally = state.tally
+    at, full = tally.full
+    full = {**(full if at == state.committed else {}), node: message}
+    tally.full = (state.committed, full)
+    if len(full) < 2:
+        return ""
+    told = "; ".join(f"{node}: {message}" for node, message in sorted(full.items()))
+    return (
+        f"step {state.committed} does not fit into the devices' memory, on {len(full)} nodes: it is the job, "
+        f"not a node ({told}): take smaller micro-batches, recompute more, or give each cell more workers"
+    )
 
 
 def count_fatal(state: State) -> None:

@@ -222,6 +222,8 @@ def failed(state: State, event: Failed, actions: list[Action]) -> bool:
     if event.trace:
         where = {"step": state.committed, "samples": state.shape.samples(state.committed), "trace": event.trace}
         remember(state, event, "error", event.worker, where, actions)
+    if event.where in ("device", "memory"):
+        return device_failed(state, event, actions)
     seat = state.seats.get(event.worker)
     current = event.generation == state.generation
     why = f"{event.worker}: {event.message}"
@@ -250,6 +252,20 @@ def failed(state: State, event: Failed, actions: list[Action]) -> bool:
         stop(state, why, actions, broken=seat.cell if event.where == "cell" else None)
         return False
     return True
+
+
+def device_failed(state: State, event: Failed, actions: list[Action]) -> bool:
+    """A worker's process ends by itself: its death is healed, and counts against its node. Unless it is the job that
+    does not fit."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        return False
+    what = {"node": worker.node, "step": state.committed, "what": event.where, "message": event.message}
+    remember(state, event, "device_failed", event.worker, what, actions)
+    if event.where == "memory" and (reason := bounds.out_of_memory(state, worker.node, event.message)):
+        give_up(state, reason, actions)
+        return True
+    return False
 
 
 def left_successor(state: State, event: Failed) -> bool:

@@ -21,6 +21,8 @@ class Tally:
     """Standstills since then."""
     fatal: tuple[int, int] = (-1, 0)
     """The pending step at which workers last died, and how many generations it ended so."""
+    full: tuple[int, dict[str, str]] = (-1, {})
+    """The step at which devices' memory was last full, and on which nodes, with what was said of it."""
     strikes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Committed steps at which each node lost a worker."""
     unborn: dict[str, int] = field(default_factory=dict)

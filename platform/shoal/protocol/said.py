@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Number = int | float
-Where = Literal["cell", "between", "form", "code"]
+Where = Literal["cell", "between", "form", "code", "device", "memory"]
 
 
 class Phase(StrEnum):
@@ -180,7 +180,8 @@ class Damage:
 @dataclass(frozen=True)
 class Failed(Word):
     """A worker cannot go on. `where`: `cell` (its cell's world is unusable), `between` (a collective between cells
-    failed), `form` (its new world did not come up), `code` (an exception of the training code itself)."""
+    failed), `form` (its new world did not come up), `code` (an exception of the training code itself), `device` (its
+    device cannot be used any more) and `memory` (its device's is full), after which its process ends by itself."""
 
     worker: str
     generation: int

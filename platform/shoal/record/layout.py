@@ -72,6 +72,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "controller_back": ("seconds", "workers"),
     "node_draining": ("node", "deadline"),
     "node_aside": ("node", "reason"),
+    "device_failed": ("actor", "node", "step", "what", "message"),
     "fenced": ("actor", "node", "how", "stacks"),
     "rolled_back": ("step", "to", "samples"),
     "disagreement": ("step", "cell", "checksums"),

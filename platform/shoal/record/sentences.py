@@ -192,6 +192,14 @@ def _node_aside(event: Event) -> str:
     return f"Node {event.get('node')} is set aside{_because(event)}."
 
 
+def _device_failed(event: Event) -> str:
+    what = "has no memory left" if event.get("what") == "memory" else "cannot be used any more"
+    return (
+        f"The device of {short_actor(event.get('actor'))} on {event.get('node')} {what} at step {event.get('step')} "
+        f"({event.get('message')}): its process ends."
+    )
+
+
 def _fenced(event: Event) -> str:
     said = f"; {event.get('stacks')} says where its threads were" if event.get("stacks") else ""
     return (
@@ -276,6 +284,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "controller_back": _controller_back,
     "node_draining": _node_draining,
     "node_aside": _node_aside,
+    "device_failed": _device_failed,
     "fenced": _fenced,
     "rolled_back": _rolled_back,
     "disagreement": _disagreement,

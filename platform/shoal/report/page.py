@@ -212,6 +212,7 @@ OTHERS = (
     "node_draining",
     "controller_back",
     "fenced",
+    "device_failed",
     "node_aside",
     "rolled_back",
     "disagreement",

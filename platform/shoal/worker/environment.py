@@ -6,11 +6,12 @@ hand out what an aborted collective left behind.
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from shoal.timeouts import Timeouts
 
-__all__ = ["Variable", "variables"]
+__all__ = ["Variable", "set_up", "variables"]
 
 
 class Variable(NamedTuple):
@@ -20,6 +21,15 @@ class Variable(NamedTuple):
     value: str
     why: str
     fixed: bool = True
+
+
+def set_up(timeouts: Timeouts, interface: str | None) -> None:
+    """Set them for this process, before torch makes a group in it."""
+    for variable in variables(timeouts, interface):
+        if variable.fixed:
+            os.environ[variable.name] = variable.value
+        else:
+            os.environ.setdefault(variable.name, variable.value)
 
 
 def variables(timeouts: Timeouts, interface: str | None) -> list[Variable]:
@@ -34,6 +44,8 @@ def variables(timeouts: Timeouts, interface: str | None) -> list[Variable]:
         Variable("TORCH_NCCL_USE_COMM_NONBLOCKING", "1", "A communicator whose member dies can be given up."),
         Variable("TORCH_NCCL_NONBLOCKING_TIMEOUT", f"{max(1, round(timeouts.build))}", "Of `build`, in seconds."),
     ]
+    why = "A device has 8 queues by default: a kernel that waits for a peer must not stand before another's."
+    found.append(Variable("CUDA_DEVICE_MAX_CONNECTIONS", "32", why, fixed=False))
     if interface is not None:
         why = "The interface that holds the node's address; one that you set is kept."
         found.append(Variable("NCCL_SOCKET_IFNAME", f"={interface}", why, fixed=False))

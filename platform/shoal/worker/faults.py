@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Fault", "figures", "meaning"]
+__all__ = ["ENDS", "Fault", "figures", "meaning"]
 
 
 class Fault(StrEnum):
@@ -24,6 +24,10 @@ class Fault(StrEnum):
     """The device's memory is full: as for DEVICE, but twice at one step on different nodes it is the job's."""
     CODE = "code"
     """The training code itself: the run ends."""
+
+
+ENDS = (Fault.DEVICE, Fault.MEMORY)
+"""What a process does not go on after: a device answers everything with the same error, or keeps what it allocated."""
 
 
 class Row(NamedTuple):
@@ -45,15 +49,15 @@ TABLE = [
     Row(Fault.CODE, r"CUBLAS_STATUS_(INVALID_VALUE|NOT_SUPPORTED)|CUDNN_STATUS_(BAD_PARAM|NOT_SUPPORTED)"),
     # NCCL met an error of the device
     Row(Fault.DEVICE, r"ncclUnhandledCudaError|unhandled cuda error|NCCL Error 1\b|Cuda failure"),
+    # the device itself; after an error of these its context answers everything with the same error
+    Row(Fault.DEVICE, kind="AcceleratorError"),
+    Row(Fault.DEVICE, r"CUDA error|CUDA driver error|CUDA failure|Triton Error \[CUDA\]|ECC error|cudaError"),
+    Row(Fault.DEVICE, r"CUBLAS_STATUS_|CUDNN_STATUS_|CUSOLVER_STATUS_|CUDA-capable device|No CUDA GPUs are available"),
     # communication: torch's own errors, gloo's, and NCCL's where it names none of the above
     Row(Fault.PEER, kind="DistError"),
     Row(Fault.PEER, r"gloo/|onnection"),
     Row(Fault.PEER, r"ncclRemoteError|ncclSystemError|ncclInternalError|NCCL Error [236]\b|NCCL error in"),
     Row(Fault.PEER, r"NCCL communicator was aborted|remote process exited or there was a network error"),
-    # the device itself; after an error of these its context answers everything with the same error
-    Row(Fault.DEVICE, kind="AcceleratorError"),
-    Row(Fault.DEVICE, r"CUDA error|CUDA driver error|CUDA failure|Triton Error \[CUDA\]|ECC error|cudaError"),
-    Row(Fault.DEVICE, r"CUBLAS_STATUS_|CUDNN_STATUS_|CUSOLVER_STATUS_|CUDA-capable device|No CUDA GPUs are available"),
 ]
 
 FIGURE = re.compile(

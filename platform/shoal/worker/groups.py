@@ -146,7 +146,7 @@ class Groups:
             timeout=timedelta(seconds=self._build_timeout),
             device_id=self.transport.device_id,
         )
-        self.transport.opened()
+        self.transport.check()
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
 
     def _keys(self, use: str) -> Keys:
@@ -224,8 +224,7 @@ class Groups:
 
     def leave_world(self) -> None:
         """Leave the cell's world so that its sockets close and peers blocked on them are freed."""
-        if dist.is_initialized():
-            self.transport.close()
+        self.transport.close()
         leave_world()
 
 

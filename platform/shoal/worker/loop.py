@@ -17,6 +17,7 @@ from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Beat, Phase
 from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
+from shoal.worker.carriers import choose
 from shoal.worker.copies import CopyServer
 from shoal.worker.courier import Courier
 from shoal.worker.device import VISIBLE
@@ -30,7 +31,6 @@ from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
-from shoal.worker.transport import choose
 from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had
 from shoal_core.workload import Workload
 
@@ -53,19 +53,17 @@ class Loop:
         self.voice = Voice(setup.name, self.link, job.audit.samples, self.calls)
         self.copies: CopyServer | None = None
         if job.snapshots.recalls:
-            self.copies = CopyServer(address, self.voice.held, timeouts.collective, self.secret)
+            self.copies = CopyServer(address, self.voice.held, timeouts.collective, lambda: self.meeting.secret)
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
-        thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, self.secret)
+        thread = TrainingThread(self.run, timeouts.release)
+        courier = Courier(timeouts, lambda: self.meeting.secret)
         injector, profiler = Injector(job.inject, setup.rundir), Profiler(setup.name, setup.rundir, self.voice.noted)
         told = (self.voice.saved, self.voice.not_saved)
         self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, *told)
         self.world: World | None = None  # until it stands
         self.attempt = -1
         self.retained: RetainedState | None = None
-
-    def secret(self) -> str:
-        return self.meeting.secret
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
@@ -98,6 +96,8 @@ class Loop:
                 return False
             case orders.Form():
                 self.calls.formations += 1
+                if self.voice.phase is Phase.FORMING:
+                    self.kit.groups.transport.cut()  # it may wait for one that died meanwhile
                 return False
             case orders.Pause(generation):
                 self.calls.pausing = generation
@@ -125,7 +125,7 @@ class Loop:
             except Stopped:
                 continue
             except Exception as error:
-                self.voice.failed("code", error)
+                self.voice.broke(error)
 
     def form(self, order: orders.Form) -> None:
         """Build the world of a cell and this worker's share of the model in it."""

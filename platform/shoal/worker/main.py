@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from shoal import log
 from shoal.protocol.greeting import Greeting
-from shoal.protocol.said import CannotStart, Phase
+from shoal.protocol.said import CannotStart, Phase, Where
 from shoal.timeouts import Timeouts
+from shoal.worker import environment
+from shoal.worker.faults import Fault, meaning
 from shoal.worker.fencing import lend
 from shoal.worker.link import Link
 from shoal.worker.setup import Meeting, Setup
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
+WHERE: dict[Fault, Where] = {Fault.DEVICE: "device", Fault.MEMORY: "memory"}
 PATIENCE = 20.0
 """Seconds, of a worker that could not even read its job, for reaching the controller."""
 LAST_WORD = 5.0
@@ -70,6 +73,7 @@ class Worker:
         interface = interface_of(self._address)
         if interface is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
+        environment.set_up(Timeouts(float(setup.job.get("patience") or PATIENCE)), interface)
         import torch
 
         from shoal.config import Job
@@ -91,10 +95,10 @@ class Worker:
         loop.kit.thread.begin()
 
     def _tell(self, error: BaseException) -> None:
-        """Say what ends this process: as the training code's failure, or, if it never got so far, as its only word."""
+        """Say what ends this process: its device, or the training code; if it never got so far, as its only word."""
         try:
             if self._loop is not None:
-                self._loop.voice.failed("code", error)
+                self._loop.voice.failed(WHERE.get(meaning(error), "code"), error)
                 self._loop.link.flush(LAST_WORD)
                 return
             setup, meeting = self._setup, self._meeting

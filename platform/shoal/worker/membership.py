@@ -34,6 +34,7 @@ from shoal.protocol.said import (
 )
 from shoal.record import lease
 from shoal.worker.calls import Calls
+from shoal.worker.faults import ENDS, figures, meaning
 from shoal.worker.link import Link
 from shoal.worker.step import CellBroken, Commit, Step
 from shoal.worker.transfer import copy_state
@@ -263,12 +264,20 @@ class Voice:
         self.settle(known)
         self.link.send(Acked(self.name, generation, ack))
 
+    def broke(self, error: Exception) -> None:
+        """Tell what the training code met, unless this process does not go on after it: then that is told as it ends
+        (`main`), and the error is raised again."""
+        if meaning(error) in ENDS:
+            raise error
+        self.failed("code", error)
+
     def failed(self, where: Where, error: BaseException, attempt: int = -1, damaged: Damage | None = None) -> None:
         """Tell what happened; the controller decides what follows."""
         self.phase = Phase.FAILED
         self.settle(-1)
         trace = "".join(traceback.format_exception(error)) if where == "code" else ""
-        message = f"{type(error).__name__}: {'; '.join(line.strip() for line in str(error).splitlines())}"
+        text = figures(str(error)) if where == "memory" else str(error)
+        message = f"{type(error).__name__}: {'; '.join(line.strip() for line in text.splitlines())}"
         self.link.send(Failed(self.name, self.generation, where, message, attempt, trace, damaged))
 
     def settle(self, known: int) -> None:

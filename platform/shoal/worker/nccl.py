@@ -162,7 +162,7 @@ class NcclPending(Pending):
 class NcclTransport(Transport):
     """`begin`: makes a group between cells; `kind`: torch's class of the groups that are NCCL's, or imitate it."""
 
-    keyed = False
+    keyed = leaves_threads = False
 
     def __init__(
         self, backend: str, kind: Any, begin: Begin, device: torch.device, last: LastResort, *, bound: bool
@@ -175,9 +175,6 @@ class NcclTransport(Transport):
 
     def make(self, store: dist.Store, rank: int, size: int) -> Communicator:
         return NcclCommunicator(lambda: self._start(store, rank, size), self._device, self._side, self._last)
-
-    def opened(self) -> None:
-        self._cut = False
 
     def cut(self) -> None:
         if self._cut:
@@ -196,8 +193,9 @@ class NcclTransport(Transport):
         self._freed()
 
     def close(self) -> None:
-        self.freed()
         self._abort(self._groups())
+        self.freed()
+        self._cut = False
 
     def _abort(self, groups: list[Any]) -> None:
         with self._last.within("the abort of a cell's groups"):

@@ -29,10 +29,11 @@ from shoal.worker.ballot import Ballot, Count
 from shoal.worker.device import figures, stopwatch
 from shoal.worker.exact import Fixed
 from shoal.worker.faults import Fault, meaning
-from shoal.worker.groups import Groups
+from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.sums import Sums, largest
+from shoal.worker.transport import Transport
 from shoal_core.workload import ReplicaShard, Workload
 
 __all__ = ["CellBroken", "Member", "Standing", "Step", "world_broke"]
@@ -101,6 +102,19 @@ class Commit:
 def world_broke(error: RuntimeError) -> bool:
     """Whether an error comes from communication (a peer is gone), not from the training code."""
     return meaning(error) is Fault.PEER
+
+
+def what_broke(error: Exception, transport: Transport) -> Exception | None:
+    """What broke communication, if an error met in the cell comes from that: what computes with what an aborted
+    collective left may raise anything."""
+    fault = meaning(error)
+    if fault is Fault.PEER and isinstance(error, RuntimeError):
+        return error
+    try:
+        transport.check()
+    except RuntimeError as cut:
+        return None if fault is Fault.DEVICE else cut
+    return None
 
 
 class Step:
@@ -185,7 +199,6 @@ class Step:
             with self.in_cell():
                 self.inject("accumulate")
                 total = self.sums.add_up(self.steps, self.todo)
-                self.groups.transport.check()
             self.inject("accumulated", total)
             self.watch.stop()
             fresh = max(1, len(self.sums.done) - before)
@@ -212,9 +225,12 @@ class Step:
         try:
             with self.inside():
                 yield
-        except RuntimeError as error:
-            if world_broke(error):
-                raise CellBroken from error
+            self.groups.transport.check()
+        except Stopped:
+            raise
+        except Exception as error:
+            if (cause := what_broke(error, self.groups.transport)) is not None:
+                raise CellBroken from cause
             raise
 
     def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
@@ -247,7 +263,7 @@ class Step:
             CellBroken: it was, inside the cell. RuntimeError: between cells.
         """
         with self.in_cell():
-            self.groups.transport.check()
+            pass
         if self.cross is not None:
             self.cross.check()
 
@@ -299,6 +315,5 @@ class Step:
         """
         with self.in_cell():
             stats = torch.tensor(self.shard.evaluate(self.standing.index, self.standing.count), dtype=torch.float64)
-            self.groups.transport.check()
         self.groups.sum(self.all, stats)
         return self.shard.eval_metrics(stats.tolist())

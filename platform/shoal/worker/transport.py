@@ -1,23 +1,20 @@
 """What the platform asks of communicators: to be made, to add up, to copy, to be polled, left and freed.
 
 What runs between cells can be walked away from, on whatever carries it. Votes, checkpoints and control are gloo's
-(`GlooTransport`); the sums over cells and copied states go where the tensors are: `choose` by the kind of device.
+(`GlooTransport`); the sums over cells and copied states go where the tensors are (`carriers`).
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from shoal.timeouts import Timeouts
-
-__all__ = ["TRANSPORTS", "Communicator", "GlooTransport", "Pending", "Transport", "choose"]
+__all__ = ["Communicator", "GlooTransport", "Pending", "Transport", "from_first"]
 
 
 class Pending(ABC):
@@ -68,14 +65,12 @@ class Transport(ABC):
     backend = "gloo"
     device_id: torch.device | None = None
     keyed = True
+    leaves_threads = True
+    """A training thread that does not come out of a cut cell may be left behind: nothing but it is stuck."""
 
     @abstractmethod
     def make(self, store: dist.Store, rank: int, size: int) -> Communicator:
         """One that may not stand yet."""
-
-    @abstractmethod
-    def opened(self) -> None:
-        """A cell's world stands."""
 
     @abstractmethod
     def cut(self) -> None:
@@ -92,7 +87,7 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """The cell's world is about to be destroyed."""
+        """The cell's world, if there is one, is about to be destroyed; the next one is not cut."""
 
 
 class GlooPending(Pending):
@@ -137,9 +132,6 @@ class GlooTransport(Transport):
     def make(self, store: dist.Store, rank: int, size: int) -> Communicator:
         return GlooCommunicator(dist.ProcessGroupGloo(store, rank, size, self.options()))
 
-    def opened(self) -> None:
-        pass
-
     def cut(self) -> None:
         """Its connections are cut instead (`sockets`)."""
 
@@ -174,22 +166,3 @@ def from_first() -> Any:
     options.rootRank = 0
     options.rootTensor = 0
     return options
-
-
-def _on_gloo(timeouts: Timeouts) -> Transport:
-    return GlooTransport(timeouts.collective)
-
-
-def _on_nccl(timeouts: Timeouts) -> Transport:
-    from shoal.worker.nccl import on_cuda
-
-    return on_cuda(timeouts)
-
-
-TRANSPORTS: dict[str, Callable[[Timeouts], Transport]] = {"cpu": _on_gloo, "cuda": _on_nccl}
-"""By kind of device. A test puts another in its place."""
-
-
-def choose(device: str, timeouts: Timeouts) -> Transport:
-    """What carries tensors of this kind of device."""
-    return TRANSPORTS[device](timeouts)

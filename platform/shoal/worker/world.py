@@ -121,7 +121,8 @@ class World:
         """Free the training thread, which may be blocked in a collective of the cell. Any thread."""
         self.kit.groups.transport.cut()
         self._sockets.cut()
-        self.kit.thread.release(self)
+        if self.kit.groups.transport.leaves_threads:
+            self.kit.thread.release(self)
 
     def freed(self) -> None:
         """The training thread is blocked in none of the cell's collectives."""

@@ -16,14 +16,15 @@ from torch._C import _distributed_c10d as c10d
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from shoal.testing.fakenccl.communicator import ABORTED, Communicator, Operation
-from shoal.testing.fakenccl.wires import GlooWire, Pair, Wire
+from shoal.testing.fakenccl.wires import GlooWire, Lines, Pair, Wire
 
-__all__ = ["NAME", "FakeNccl", "on_device", "refuse_cpu", "register"]
+__all__ = ["NAME", "FakeNccl", "on_device", "one_queue", "refuse_cpu", "register"]
 
 NAME = "fakenccl"
 
 _marked: set[StorageWeakRef] = set()
-_refusing = False
+_refusing = _one_queue = False
+ANY = -1
 
 
 def register() -> None:
@@ -38,6 +39,13 @@ def refuse_cpu(refusing: bool) -> None:
     _refusing = refusing
     if not refusing:
         _marked.clear()
+
+
+def one_queue(chosen: bool) -> None:
+    """Whether all sends and receives of a group stand in one queue from now on, whoever the peer: so it is where torch
+    binds a world to its device (`device_id`). Else each pair of ranks has one."""
+    global _one_queue
+    _one_queue = chosen
 
 
 def on_device(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,7 +72,7 @@ class FakeNccl(ProcessGroup):
         super().__init__(rank, size)
         self._store, self._rank, self._size, self._timeout = store, rank, size, timeout
         self._communicator: Communicator | None = None
-        self._pairs: dict[int, Communicator] = {}
+        self._queues: dict[int, Communicator] = {}
         self._aborted = False
         self._error = ""
         self._lock = threading.Lock()
@@ -91,8 +99,8 @@ class FakeNccl(ProcessGroup):
     def abort(self) -> None:
         with self._lock:
             self._aborted = True
-            found = [*([] if self._communicator is None else [self._communicator]), *self._pairs.values()]
-            self._pairs.clear()
+            found = [*([] if self._communicator is None else [self._communicator]), *self._queues.values()]
+            self._queues.clear()
         for communicator in found:
             communicator.abort()
 
@@ -109,18 +117,19 @@ class FakeNccl(ProcessGroup):
                 self._communicator = self._begin(partial(GlooWire, store, self._rank, self._size, self._timeout))
             return self._communicator
 
-    def _pair(self, peer: int) -> Communicator:
+    def _queue(self, peer: int) -> Communicator:
         with self._lock:
-            if peer not in self._pairs:
-                self._pairs[peer] = self._begin(partial(self._wire_to, peer))
-            return self._pairs[peer]
+            queue = ANY if _one_queue else peer
+            if queue not in self._queues:
+                self._queues[queue] = self._begin(partial(Lines, self._line_to))
+            return self._queues[queue]
 
     def _begin(self, connect: Callable[[], Wire]) -> Communicator:
         if self._aborted:
             raise dist.DistBackendError(ABORTED)
         return Communicator(connect, self._failed)
 
-    def _wire_to(self, peer: int) -> Wire:
+    def _line_to(self, peer: int) -> Pair:
         low, high = sorted((self._rank, peer))
         name = self._store.get("name").decode()
         return Pair(f"{NAME}/{name}/{low}:{high}", low=self._rank == low)
@@ -160,16 +169,16 @@ class FakeNccl(ProcessGroup):
                 raise RuntimeError("No backend type associated with device type cpu")
         own = [tensor.detach().clone() for tensor in outputs]
         operation = Operation(lambda end: start(end, own), outputs, own)
-        communicator = self._all() if peer is None else self._pair(peer)
+        communicator = self._all() if peer is None else self._queue(peer)
         communicator.issue(operation)
         return operation.work
 
     def send(self, tensors: list[torch.Tensor], peer: int, tag: int) -> dist.Work:
         (tensor,) = tensors
-        return self._run(lambda pair, _: pair.send(tensor), tensors, [], peer)
+        return self._run(lambda lines, _: lines.to(peer).send(tensor), tensors, [], peer)
 
     def recv(self, tensors: list[torch.Tensor], peer: int, tag: int) -> dist.Work:
-        return self._run(lambda pair, own: pair.receive(*own), [], tensors, peer)
+        return self._run(lambda lines, own: lines.to(peer).receive(*own), [], tensors, peer)
 
     def allreduce(self, tensors: list[torch.Tensor], opts: Any = None) -> dist.Work:
         chosen = opts or c10d.AllreduceOptions()

@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from shoal.testing.fakenccl.group import NAME, FakeNccl, register
 from shoal.timeouts import Timeouts
+from shoal.worker.carriers import TRANSPORTS
 from shoal.worker.lastresort import LastResort
 from shoal.worker.nccl import NcclTransport
-from shoal.worker.transport import TRANSPORTS
 
 __all__ = ["install", "transport"]
 

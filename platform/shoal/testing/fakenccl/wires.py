@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-__all__ = ["GlooWire", "Pair", "Wire", "gloo_options"]
+__all__ = ["GlooWire", "Lines", "Pair", "Wire", "gloo_options"]
 
 HERE = "127.0.0.1"
 LOOK = 0.002
@@ -87,10 +87,10 @@ class Pair:
         self._ends: list[socket.socket] = []
         self._line: socket.socket | None = None
 
-    def run(self, start: Callable[[Any], Any]) -> None:
+    def open(self) -> None:
+        """Raises RuntimeError: it was cut before the peer was there."""
         if self._line is None:
             self._line = self._accept() if self._low else self._connect()
-        start(self)
 
     def send(self, tensor: torch.Tensor) -> None:
         kind, size = SIZE.unpack(self._read(SIZE.size))
@@ -159,6 +159,34 @@ class Pair:
                 raise ConnectionResetError("the peer is gone")
             found += part
         return bytes(found)
+
+
+class Lines:
+    """Pairs by peer, whose messages stand in one queue. `pair`: makes the one to a peer."""
+
+    def __init__(self, pair: Callable[[int], Pair]) -> None:
+        self._pair, self._pairs, self._cut = pair, dict[int, Pair](), False
+
+    def run(self, start: Callable[[Any], Any]) -> None:
+        start(self)
+
+    def to(self, peer: int) -> Pair:
+        """Raises RuntimeError: it was cut before the peer was there."""
+        if peer not in self._pairs:
+            self._pairs[peer] = self._pair(peer)
+        if self._cut:
+            raise RuntimeError("cut")
+        self._pairs[peer].open()
+        return self._pairs[peer]
+
+    def cut(self) -> None:
+        self._cut = True
+        for pair in list(self._pairs.values()):
+            pair.cut()
+
+    def close(self) -> None:
+        for pair in self._pairs.values():
+            pair.close()
 
 
 def octets(tensor: torch.Tensor) -> memoryview:
