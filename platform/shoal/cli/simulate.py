@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shoal.simulate.settings import REGROUP
+
 __all__ = ["simulate"]
 
 
@@ -24,7 +26,7 @@ def simulate(
     across: Annotated[float, typer.Option(min=0.0, help="Its part that crosses cells.")] = 0.5,
     closed: Annotated[float, typer.Option(min=0.0, help="Seconds until a death is heard of.")] = 0.2,
     silent: Annotated[float, typer.Option(min=0.0, help="The same where nothing closes: the watchdog's.")] = 31.0,
-    regroup: Annotated[float, typer.Option(min=0.0, help="Seconds to build a generation's groups.")] = 4.0,
+    regroup: Annotated[float, typer.Option(min=0.0, help="Seconds to build a generation's groups.")] = REGROUP,
     form: Annotated[float, typer.Option(min=0.0, help="Seconds to build a cell's world and model.")] = 15.0,
     copy: Annotated[float, typer.Option(min=0.0, help="Seconds to copy the state to a healed cell.")] = 20.0,
     restore: Annotated[float, typer.Option(min=0.0, help="Seconds to load a checkpoint.")] = 120.0,

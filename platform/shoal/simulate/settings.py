@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from shoal_core.errors import UserError
 
-__all__ = ["Settings", "Times", "parse_cluster"]
+__all__ = ["REGROUP", "Settings", "Times", "parse_cluster"]
 
-
-REGROUP = 4.0
+REGROUP = 2.0
 """Seconds of the controller's processor time for 16,384 workers, as `benchmarks/control_scale.py` measured them."""
 
 
