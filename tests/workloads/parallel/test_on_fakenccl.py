@@ -17,7 +17,7 @@ from shoal.testing import World, fakenccl
 from shoal.testing.fakenccl import FakeNccl
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.pipeline.wires import Wires
-from shoal_workloads.parallel.schedule import Schedule, Transfer, build, turns
+from shoal_workloads.parallel.schedule import Schedule, Transfer, build, needed_micro_batches, turns
 from shoal_workloads.parallel.schedule.transport import Rule, by_line, program
 from tests.support import layouts_world, synthetic
 from tests.support.layouts_world import Run
@@ -140,3 +140,14 @@ def test_wrong_tensors_are_found_where_both_kinds_share_a_direction(
     order = build(schedule, 4, micro_batches)
     assert wrong_tensors(order, a_direction) == wrong
     assert wrong_tensors(order, by_line(order)) == 0
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_groups_that_run_all_pairs_in_one_queue_change_nothing(schedule: str) -> None:
+    """As torch's do that are made with the device."""
+    order = build(schedule, 4, needed_micro_batches(schedule, 4, 13))
+    fakenccl.one_queue(True)
+    try:
+        assert wrong_tensors(order, by_line(order)) == 0
+    finally:
+        fakenccl.one_queue(False)
