@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from shoal.timeouts import Timeouts
 from shoal.worker.environment import set_up, variables
 from shoal.worker.faults import Fault, figures, meaning
 from tests.support.decisions import Run
+from tests.support.lab import lab
 
 OUT = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB of which 12.50 MiB is "
@@ -129,3 +131,26 @@ def test_a_memory_that_is_full_at_another_step_is_counted_anew() -> None:
 def test_who_is_no_worker_any_more_is_not_listened_to() -> None:
     run = running()
     assert device(run, "nobody", "memory") == []
+
+
+# ---- in a run
+
+
+def test_a_worker_whose_device_fails_ends_itself_and_is_healed(tmp_path: Path) -> None:
+    workload = {"path": "tests.support.broken:Overheating", "hurry": str(tmp_path / "hurry"), "global_batch": 12}
+    with lab(tmp_path, {f"n{i}": 1 for i in range(4)}, steps=40, cells=2, workload=workload) as one:
+        run = one.finished()
+        assert (run["status"], run["steps_lost"], run["deaths"]) == ("done", 0, 1), one.story()
+        (failed,) = one.events("device_failed")
+        assert (failed["step"], failed["what"]) == (20, "device")
+        assert "ECC" in failed["message"]
+        assert one.events("death")[0]["actor"] == failed["actor"]
+
+
+def test_a_step_that_fits_into_no_memory_ends_the_run_with_the_numbers(tmp_path: Path) -> None:
+    workload = {"path": "tests.support.broken:TooLarge", "hurry": str(tmp_path / "hurry"), "global_batch": 12}
+    with lab(tmp_path, {f"n{i}": 1 for i in range(4)}, steps=40, cells=2, workload=workload) as one:
+        run = one.finished()
+        assert run["status"] == "failed", one.story()
+        assert "step 20 does not fit into the devices' memory, on 2 nodes" in run["reason"]
+        assert "20.00 GiB wanted" in run["reason"]

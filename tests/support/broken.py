@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -88,3 +89,50 @@ class Stuck(SyntheticShard):
 class Hanging(Synthetic):
     def build(self, seed: int) -> SyntheticShard:
         return Stuck(self.config, seed)
+
+
+class Overheated(SyntheticShard):
+    """In the 20th step a device fails the first worker that comes there."""
+
+    ERROR: Exception = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    def __init__(self, config: SyntheticConfig, seed: int) -> None:
+        self.step = 0
+        super().__init__(config, seed)
+
+    def begin(self, step: int) -> None:
+        self.step = step
+        super().begin(step)
+
+    def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
+        if self.step == 20 and self.chosen():
+            raise self.ERROR
+        super().accumulate(micro_batches)
+
+    def chosen(self) -> bool:
+        try:
+            os.close(os.open(f"{self.config.hurry}-failed", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+
+class Overheating(Synthetic):
+    def build(self, seed: int) -> SyntheticShard:
+        return Overheated(self.config, seed)
+
+
+class Full(Overheated):
+    """The 20th step fits nowhere."""
+
+    ERROR = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB"
+    )
+
+    def chosen(self) -> bool:
+        return True
+
+
+class TooLarge(Synthetic):
+    def build(self, seed: int) -> SyntheticShard:
+        return Full(self.config, seed)
