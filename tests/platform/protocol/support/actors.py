@@ -44,7 +44,7 @@ DERIVED = ("shape", "homes", "on_node", "idle", "arriving")
 """What never changes, and what follows from the rest."""
 COUNTED = (
     *("fruitless", "spent", "furthest", "unborn", "strikes", "fatal", "cause", "not_finite", "roll_backs", "erred"),
-    *("assigned", "since", "stragglers", "spares_from", "told", "timeouts", "seconds", "gap"),
+    *("assigned", "since", "stragglers", "spares_from", "told", "timeouts", "seconds", "gap", "full"),
 )
 """What only counts: towards the end of a run that does not get on, far off with the few faults of a search, or by the
 clock, which is fed so that nothing depends on it."""
