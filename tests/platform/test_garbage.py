@@ -160,3 +160,23 @@ def test_micro_batches_of_a_cell_that_was_cut_would_be_found(tmp_path: Path, mon
     one, _ = aborted_inside(tmp_path)
     assert isinstance(one, list)
     assert one != HONEST
+
+
+def test_nobody_votes_on_sums_of_a_cell_that_was_cut_once_all_was_issued(tmp_path: Path) -> None:
+    """On a device they may still be under way when the last micro-batch has been issued: only the look before the vote,
+    after the last wait for the device, tells."""
+    over = threading.Event()
+
+    def run(worker: Worker) -> Any:
+        worker.watch(over)
+        try:
+            return commit(tmp_path, {(0, "across"): lambda step: worker.transport.cut()}, worker)
+        except (RuntimeError, CellBroken, Stopped):
+            over.set()
+            raise
+        finally:
+            worker.transport.freed()
+
+    one, other = together(run)
+    assert isinstance(one, CellBroken)
+    assert isinstance(other, Stopped)

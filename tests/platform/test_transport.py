@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ from shoal.timeouts import Timeouts
 from shoal.worker import nccl
 from shoal.worker.carriers import choose
 from shoal.worker.faults import Fault, meaning
-from shoal.worker.groups import Stopped
+from shoal.worker.groups import Groups, Stopped
 from shoal.worker.lastresort import LastResort
 from shoal.worker.nccl import NcclTransport
-from shoal.worker.transport import GlooTransport
+from shoal.worker.transport import GlooCommunicator, GlooTransport, Transport
 from tests.support.nccl_workers import LONG, PATIENCE, Worker, settle, threads_since, together
 
 pytestmark = pytest.mark.fakenccl
@@ -175,3 +176,60 @@ def test_gloo_carries_what_lies_on_the_cpu() -> None:
     transport = choose("cpu", Timeouts(PATIENCE))
     assert isinstance(transport, GlooTransport)
     assert (transport.backend, transport.device_id, transport.keyed) == ("gloo", None, True)
+
+
+def test_what_lies_on_the_cpu_travels_over_the_device() -> None:
+    """On the meta device, which holds no value: what comes back is not looked at."""
+    given: list[str] = []
+
+    class Group:
+        def eager_connect_single_device(self, device: torch.device) -> None: ...
+
+        def allreduce(self, tensors: list[torch.Tensor]) -> Group:
+            given.extend(tensor.device.type for tensor in tensors)
+            return self
+
+        def broadcast(self, tensors: list[torch.Tensor], options: Any) -> Group:
+            return self.allreduce(tensors)
+
+        def is_completed(self) -> bool:
+            return True
+
+        def get_error(self) -> str:
+            return "ErrorType.SUCCESS"
+
+    last = LastResort(LONG, lambda what: None)
+    transport = NcclTransport("fakenccl", Group, lambda *_: Group(), torch.device("meta"), last, bound=False)
+    group = transport.make(dist.HashStore(), 0, 2)
+    groups_of(transport).until(group.ready)
+    group.sum(torch.ones(3))
+    group.copy(torch.ones(3))
+    assert given == ["meta"] * 3, "the first collective is of the members' meeting"
+
+
+def test_a_cells_world_is_of_what_carries_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **how: made.update(how, backend=backend))
+    monkeypatch.setattr(dist.distributed_c10d, "_set_pg_timeout", lambda *_: None)
+    device, last = torch.device("meta"), LastResort(LONG, lambda what: None)
+    groups_of(NcclTransport("cpu:gloo,cuda:nccl", Any, Any, device, last, bound=True)).world("world", 0, 2)
+    assert (made["backend"], made["device_id"]) == ("cpu:gloo,cuda:nccl", device)
+
+
+def test_what_was_left_is_freed_once_the_next_generation_stands() -> None:
+    freed = threading.Event()
+
+    class Left(GlooCommunicator):
+        def free(self) -> None:
+            freed.set()
+
+    groups = groups_of(GlooTransport(PATIENCE))
+    groups.leave(Left(None))
+    groups.retire()
+    assert freed.wait(LONG)
+
+
+def groups_of(transport: Transport) -> Groups:
+    """Those of a worker that nobody meets."""
+    rendezvous: Any = SimpleNamespace(scope="")
+    return Groups(PATIENCE, PATIENCE, lambda: False, rendezvous, transport)
