@@ -143,8 +143,7 @@ class Step:
         self.standing = Standing(member)
         self.cross: Any = None
         self.all: Any = None
-        self.since = time.monotonic()
-        self.watch = stopwatch(workload.runs_on)
+        self.since, self.watch = time.monotonic(), stopwatch(workload.runs_on)
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
         self.inside: Callable[[], AbstractContextManager[None]] = nullcontext
