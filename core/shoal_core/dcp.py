@@ -15,7 +15,12 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 
 from shoal_core.marker import Damaged
 
@@ -47,12 +52,25 @@ Described = dict[str, tuple[tuple[int, ...], str]]
 
 
 class Unpickler(pickle.Unpickler):
-    """Finds what `KNOWN` names, and dtypes."""
+    """Finds what `KNOWN` names, dtypes, and members of one enumeration, which older Pythons take by `getattr`."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return member
         if (module, name) in KNOWN or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
+
+
+def member(of: Any, name: str) -> Any:
+    """Stands for `getattr`: a way of lying in memory, by its name.
+
+    Raises:
+        UnpicklingError: anything else is asked for.
+    """
+    if of is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"{name} of {of} has no place in it")
+    return _MEM_FORMAT_ENCODING[name]
 
 
 def read_index(path: Path) -> Metadata:

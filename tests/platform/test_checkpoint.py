@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -15,10 +16,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import staging
+from torch.distributed.checkpoint import metadata, staging
 
 from shoal import checkpoint
-from shoal_core.dcp import described, read_index
+from shoal_core.dcp import Unpickler, described, read_index
 from shoal_core.errors import UserError
 from shoal_core.marker import digest, seal, set_aside, sweep
 
@@ -295,6 +296,25 @@ def test_an_index_that_was_made_up_runs_nothing_and_leads_nowhere(
     with pytest.raises(checkpoint.Damaged, match="no index of tensors"):
         checkpoint.load(saved, {"vector": torch.zeros(6)}, None)
     assert not (saved.parent / "evil").exists()
+
+
+def by_getattr(kind: type, name: str) -> Any:
+    """What is pickled as `getattr(kind, name)`."""
+
+    class Member:
+        def __reduce__(self) -> Any:
+            return getattr, (kind, name)
+
+    return Member()
+
+
+def test_an_index_written_by_an_older_python_is_read() -> None:
+    """Debian 12 has Python 3.11.2, which pickles the members of torch's nested enumerations by `getattr`."""
+    way = metadata._MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    found = Unpickler(io.BytesIO(pickle.dumps(by_getattr(type(way), way.name)))).load()
+    assert found is way
+    with pytest.raises(pickle.UnpicklingError, match="has no place in it"):
+        Unpickler(io.BytesIO(pickle.dumps(by_getattr(metadata.Metadata, "__init__")))).load()
 
 
 def test_a_save_that_fails_is_told_and_leaves_nothing_behind(
