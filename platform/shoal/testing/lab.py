@@ -178,7 +178,7 @@ class Lab:
             lines = self.steps()
             status = read_json(self.path / layout.STATUS) or {"workers": [], "generation": None}
             warm = sum(worker["cell"] is None for worker in status["workers"])
-            current = bool(lines) and status["generation"] == lines[-1]["generation"]
+            current = bool(lines) and status.get("generation") == lines[-1]["generation"]
             return current and len(lines) >= base + steps and lines[-1]["cells"] == self.job["cells"] and warm >= spares
 
         self.until(whole)
