@@ -52,8 +52,8 @@ def test_a_cells_death_among_16384_workers_writes_what_changed(tmp_path: Path, m
 
     def tell(number: int, crews: dict[str, tuple[str, ...]], attempt: int) -> None:
         one.generation(number, number, crews, {cell: attempt if cell == "5" else 0 for cell in crews})
-        while not one.settle(1.0) or one._loose:
-            pass
+        with one._changed:  # a loop would hardly ever let the record's thread have its lock
+            one._changed.wait_for(lambda: not one._waiting and not one._loose)
 
     tell(0, cells, 0)
     first = (path / layout.EVENTS).stat().st_size
