@@ -207,6 +207,12 @@ class Workload(ABC):
         """Whether a shard may ask to be rolled back, so that the job must keep snapshots. Left out: it never does."""
         return False
 
+    @property
+    def reduces_once(self) -> bool:
+        """Whether the workers of a cell reduce the gradients of all micro-batches that they are given at once together,
+        which sums in fixed point cannot. Left out: no."""
+        return False
+
     def warm_up(self) -> None:  # noqa: B027 (may be left out)
         """Pay for imports, kernels and thread pools in a spare, before it is needed. No collectives. Left out: a spare
         pays for them when it is given a seat."""

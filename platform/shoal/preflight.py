@@ -93,6 +93,12 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
             "snapshots.every: the workload's guard rolls back, but no state is kept to go back to",
             "set snapshots.every (50, say), or let the guard skip or report",
         )
+    if workload.reduces_once and job.reduce == "exact":
+        raise UserError(
+            "reduce: exact rounds the gradients of each micro-batch by themselves, and the workload would reduce those "
+            "of all at once",
+            "set reduce=fast, or workload.parallel.reduce_once=false",
+        )
     about = workload.preflight(job.workers_per_cell)
     cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
     check_writable(job.storage)

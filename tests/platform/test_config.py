@@ -66,6 +66,21 @@ def test_the_workloads_own_keys_are_checked_too(tmp_path: Path) -> None:
         preflight(job, resume=False)
 
 
+def test_gradients_that_are_reduced_once_are_refused_in_exact_runs(tmp_path: Path) -> None:
+    """Which take micro-batches one by one: the setting would do nothing."""
+    workload = {
+        "path": "shoal_workloads.pretrain:Pretrain",
+        "model": {"preset": "demo"},
+        "data": {"corpus": str(tmp_path / "none")},
+        "batch": {"global_batch": 8},
+        "parallel": {"reduce_once": True},
+    }
+    settings = {"steps": 1, "storage": tmp_path, "workload": workload, "mlflow": {"enabled": False}}
+    with pytest.raises(UserError, match="reduce: exact rounds the gradients of each micro-batch") as refused:
+        preflight(parse(Job, {**settings, "reduce": "exact"}, source="job.yaml"), resume=False)
+    assert "workload.parallel.reduce_once=false" in refused.value.remedy
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -116,6 +116,11 @@ def gradients(config: PretrainConfig) -> dict[str, np.ndarray]:
     replica = build(config)
     workers = dist.get_world_size() if dist.is_initialized() else 1
     replica.accumulate(micro_batches(config, 0, workers))
+    return whole_sums(replica)
+
+
+def whole_sums(replica: PretrainShard) -> dict[str, np.ndarray]:
+    """`PretrainShard.sums` as `gradients` returns them. Collective."""
     total, first, out = replica.sums(), 0, {}
     for shard in replica.shards:
         local = shard.local

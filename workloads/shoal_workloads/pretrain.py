@@ -123,6 +123,11 @@ class Pretrain(Workload):
         return {"pp": parallel.pp, "ep": parallel.ep, "ep_node": parallel.ep_node or 1}
 
     @property
+    def reduces_once(self) -> bool:
+        """See `Workload`."""
+        return self.config.parallel.reduce_once
+
+    @property
     def rolls_back(self) -> bool:
         """Whether the guard may ask to go back to the last good state."""
         return self.config.guard.action == "roll_back"

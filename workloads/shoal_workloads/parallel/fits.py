@@ -61,19 +61,21 @@ def _changes(config: PretrainConfig, workers: int) -> Iterator[Change]:
     levels = LEVELS[LEVELS.index(parallel.recompute) :]
     moments = ["bf16"] if config.optim.moments == "bf16" else ["fp32", "bf16"]
     waiting: list[int | None] = [parallel.waiting]
-    reshard = [parallel.reshard_after_forward]
+    reshard, once = [parallel.reshard_after_forward], [parallel.reduce_once]
     if parallel.pp > 1 and parallel.schedule in ZERO_BUBBLE:
         waiting += [n for n in (4, 2, 1, 0) if parallel.waiting is None or n < parallel.waiting]
     if parallel.pp == 1 and not parallel.reshard_after_forward:
         reshard.append(True)
+    if parallel.reduce_once:
+        once.append(False)
     micro = [n for n in range(each, 0, -1) if each % n == 0]
-    names = ("recompute", "waiting", "reshard_after_forward")
+    names = ("recompute", "waiting", "reshard_after_forward", "reduce_once")
     here = (*(f"workload.parallel.{name}" for name in names), "workload.optim.moments", "workload.batch.micro_batch")
-    now = (parallel.recompute, parallel.waiting, parallel.reshard_after_forward, config.optim.moments, each, workers)
+    now = (*(getattr(parallel, name) for name in names), config.optim.moments, each, workers)
     sizes = (workers, 2 * workers, 4 * workers)
     every = [
         {name: new for name, new, old in zip((*here, "workers_per_cell"), values, now, strict=True) if new != old}
-        for values in product(levels, waiting, reshard, moments, micro, sizes)
+        for values in product(levels, waiting, reshard, once, moments, micro, sizes)
     ]
     # sorting is stable: of as many changes, those come first that change what stands later in the product
     yield from sorted(every, key=lambda change: len(change) + 2 * ("workers_per_cell" in change))

@@ -1,15 +1,17 @@
 """The engine without pipeline stages: every worker takes its own samples through the whole model.
 
-Parameters are gathered layer by layer (FSDP2) and gradients scattered as backward makes them; experts may be spread
-over `ep` workers besides (see `layout`). Shapes: B samples of a micro-batch that are this worker's, T positions, L_r
-routers, E experts.
+Parameters are gathered layer by layer (FSDP2) and gradients scattered as backward makes them, or once for several
+micro-batches (`parallel.reduce_once`); experts may be spread over `ep` workers besides (see `layout`). Shapes: B
+samples of a micro-batch that are this worker's, T positions, L_r routers, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
@@ -35,6 +37,8 @@ class Fsdp(Engine):
             products=products,
             reshard_after_forward=config.parallel.reshard_after_forward,
         )
+        once = config.parallel.reduce_once and isinstance(self.model, FSDPModule)
+        self._once = cast(FSDPModule, self.model) if once else None
 
     def begin(self, step: int) -> None:
         """See `Engine`."""
@@ -44,8 +48,11 @@ class Fsdp(Engine):
     def accumulate(
         self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors, figures: Figures
     ) -> None:
-        """See `Engine`: one after the other, of each the part that is this worker's by its rank."""
-        for ids in micro_batches:
+        """See `Engine`: one after the other, of each the part that is this worker's by its rank. What is reduced once
+        is so before this returns, since the sums may be asked for next, and more micro-batches after that."""
+        for left, ids in zip(reversed(range(len(micro_batches))), micro_batches, strict=True):
+            if self._once is not None:
+                self._once.set_requires_gradient_sync(left == 0)
             size = len(ids) // self._workers
             losses = self.model(read(ids[self._rank * size : (self._rank + 1) * size]))
             factors.loss(losses).backward()
