@@ -3,21 +3,31 @@ where it must and nowhere else, and whatever lies in a CPU's memory gets where i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorDeviceMismatchError
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from shoal.protocol.orders import Form
+from shoal.worker.calls import Calls
 from shoal.worker.exact import Fixed
+from shoal.worker.lastresort import LastResort
+from shoal.worker.loop import Loop
 from shoal.worker.snapshot import Snapshot, checksum
+from shoal.worker.step import Member
 from shoal.worker.transfer import copy_state
+from shoal.worker.world import RetainedState, World, park, resume
 from shoal_workloads.config import DispatchKind, PretrainConfig
 from shoal_workloads.model.deepseek import Block, DeepSeekV3
 from shoal_workloads.model.moe import MoE
@@ -140,6 +150,95 @@ def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
         assert {copy.device.type for copy in snapshot.lend()} == {"cpu"}
         assert snapshot.restore(state) == 3
         checksum(state)
+
+
+def where(tensor: torch.Tensor) -> tuple[int, int]:
+    """Which memory a tensor is of, while that is held."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset()
+
+
+def forming(monkeypatch: pytest.MonkeyPatch, runs_on: str, build: Callable[[RetainedState | None], Any]) -> Any:
+    """A worker's loop that can form a cell and nothing else: its world opens with what `build` returns for a step."""
+    monkeypatch.setattr(World, "open", lambda world, retained: setattr(world, "step", build(retained)))
+    loop: Any = Loop.__new__(Loop)
+    loop.kit = SimpleNamespace(workload=SimpleNamespace(runs_on=runs_on), groups=mock.Mock())
+    loop.voice, loop.link, loop.rendezvous, loop.calls = mock.Mock(), mock.Mock(), mock.Mock(), Calls()
+    loop.world, loop.retained, loop.last = None, None, LastResort(60.0)
+    return loop
+
+
+def step_of(tensors: Callable[[], list[torch.Tensor]]) -> Any:
+    """What leaving and going on ask of a step, around a state."""
+    known = {"steps": 3, "evaluated": 2, "torn": False, "member": Member(0, 0, 2)}
+    return SimpleNamespace(**known, tensors=tensors, abandon=mock.Mock(), healed=mock.Mock())
+
+
+def test_the_kept_state_is_off_the_device_before_the_next_shard_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[list[tuple[int, int]]] = []
+    on_device: list[StorageWeakRef] = []
+    copied: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    away: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def build(retained: RetainedState | None) -> Any:
+        assert all(one.expired() for one in on_device)
+        away.update((source, target) for target, source in copied)
+        replica = PretrainShard(CONFIG, seed=0)
+        vars(replica)["itself"] = replica  # a shard hangs in cycles
+        state = replica.tensors()
+        built.append([where(tensor) for tensor in state])
+        on_device.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in state if tensor.is_cuda)
+        copied.clear()
+        step = step_of(replica.tensors)
+        if retained is not None:
+            assert {tensor.device.type for tensor in retained.tensors} == {"cpu"}
+            resume(step, retained)
+        return step
+
+    def noted(target: torch.Tensor, source: torch.Tensor, *how: Any) -> torch.Tensor:
+        copied.append((where(target), where(source)))
+        return torch.Tensor.copy_(target, source, *how)
+
+    with fake_cuda(), mock.patch.object(FakeTensor, "copy_", noted):
+        loop = forming(monkeypatch, "cuda", build)
+        loop.form(Form(0, 1, 0, 2))
+        assert on_device
+        assert not any(one.expired() for one in on_device)
+        loop.form(Form(0, 2, 0, 2, keep=True))
+        old, new = built
+        assert 0 < len(away) < len(old)  # averages and the guard's state stay where they are
+        assert copied == list(zip(new, [away.get(place, place) for place in old], strict=True))
+
+
+def test_the_kept_state_of_a_cpu_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, held = [torch.arange(3.0), torch.ones(2, 2)], list[RetainedState | None]()
+
+    def build(retained: RetainedState | None) -> Any:
+        held.append(retained)
+        return step_of(lambda: state)
+
+    loop = forming(monkeypatch, "cpu", build)
+    loop.form(Form(0, 1, 0, 2))
+    loop.form(Form(0, 2, 0, 2, keep=True))
+    first, kept = held
+    assert first is None
+    assert kept is not None
+    assert [where(tensor) for tensor in kept.tensors] == [where(tensor) for tensor in state]
+
+
+def test_a_device_that_does_not_give_the_kept_state_ends_the_process() -> None:
+    ended, said = threading.Event(), list[str]()
+
+    def end(what: str) -> None:
+        said.append(what)
+        ended.set()
+
+    def stuck(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        assert ended.wait(60.0)
+        return target
+
+    with fake_cuda(), mock.patch.object(FakeTensor, "copy_", stuck):
+        park(RetainedState(3, 2, 0, [torch.zeros(2, device="cuda")]), LastResort(0.0, end))
+    assert said == ["the copy of a kept tensor from the device"]
 
 
 def test_sums_in_fixed_point_stay_where_they_were_made() -> None:

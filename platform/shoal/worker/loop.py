@@ -7,6 +7,7 @@ carries one out it looks only at `Calls`, and only where it waits for others: wh
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from shoal.worker.device import VISIBLE
 from shoal.worker.fencing import fence_soon
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
+from shoal.worker.lastresort import LastResort
 from shoal.worker.link import Link
 from shoal.worker.membership import Membership, Voice, ack_of, ack_without
 from shoal.worker.profiler import Profiler
@@ -31,7 +33,7 @@ from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
-from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had
+from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had, park
 from shoal_core.workload import Workload
 
 __all__ = ["Loop"]
@@ -64,6 +66,7 @@ class Loop:
         self.world: World | None = None  # until it stands
         self.attempt = -1
         self.retained: RetainedState | None = None
+        self.last = LastResort(timeouts.abort)
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
@@ -130,6 +133,7 @@ class Loop:
     def form(self, order: orders.Form) -> None:
         """Build the world of a cell and this worker's share of the model in it."""
         self.leave()
+        self.make_room()
         self.calls.formed += 1
         self.rendezvous.scope = f"cell/{order.cell}/{order.attempt}"
         self.voice.phase = Phase.FORMING
@@ -156,6 +160,16 @@ class Loop:
             world, self.world = self.world, None
             self.retained = world.close() or self.retained
         self.voice.phase = Phase.SPARE
+
+    def make_room(self) -> None:
+        """Have nothing of the last shard on the device when the next is built. Not done on leaving: all cells wait for
+        the answer to a stop, and only this one for its world."""
+        if self.kit.workload.runs_on == "cpu":
+            return
+        if self.retained is not None:
+            self.voice.phase = Phase.LEAVING  # of the world to come there is nothing yet that could be cut
+            self.retained = park(self.retained, self.last)
+        gc.collect()  # who left may have held the shard, which hangs in cycles, while its world was closed
 
     def live(self, order: orders.Generation) -> None:
         """Take part in a generation until it ends."""

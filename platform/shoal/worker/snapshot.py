@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["Snapshot", "checksum"]
+__all__ = ["Snapshot", "checksum", "room_for"]
 
 
 class Snapshot:
@@ -26,7 +26,7 @@ class Snapshot:
     def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
         """Copy the state after `steps` committed steps; a copy that is lent stays with who reads it."""
         if self._lent or len(self._copies) != len(tensors):
-            self._copies, self._lent = [_room_for(tensor) for tensor in tensors], False
+            self._copies, self._lent = [room_for(tensor) for tensor in tensors], False
         for mine, tensor in zip(self._copies, tensors, strict=True):
             mine.copy_(tensor.detach(), non_blocking=True)
         if any(tensor.is_cuda for tensor in tensors):
@@ -56,7 +56,8 @@ class Snapshot:
         return self.steps
 
 
-def _room_for(tensor: torch.Tensor) -> torch.Tensor:
+def room_for(tensor: torch.Tensor) -> torch.Tensor:
+    """CPU memory for a copy: pinned, of a tensor on a GPU."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 

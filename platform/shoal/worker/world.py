@@ -5,7 +5,7 @@ closes as one; what is left afterwards is the state, if it is anybody's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
 from shoal.worker.groups import WORLD, Groups
 from shoal.worker.inject import Injector
+from shoal.worker.lastresort import LastResort
 from shoal.worker.profiler import Profiler
+from shoal.worker.snapshot import room_for
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
-__all__ = ["Kit", "RetainedState", "World", "damage_of", "not_to_be_had"]
+__all__ = ["Kit", "RetainedState", "World", "damage_of", "not_to_be_had", "park"]
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,23 @@ def damage_of(order: orders.Form, error: Exception) -> Damage | None:
     if isinstance(error, checkpoint.Damaged) and order.restore is not None:
         return Damage(order.restore, error.problem)
     return None
+
+
+def park(retained: RetainedState, last: LastResort) -> RetainedState:
+    """The same state with nothing of it on a GPU, so that the next shard finds room there: it is built with storage of
+    its own, and its parts are views of that, so it could not be given this one. What is in the CPU's memory stays
+    where it is; the rest is copied into pinned memory.
+
+    A device on which something was aborted may never answer: `last` ends the process if a tensor does not come in time.
+    """
+
+    def here(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_cuda:
+            return tensor
+        with last.within("the copy of a kept tensor from the device"):
+            return room_for(tensor).copy_(tensor)  # waits: the caller may let go of what was copied
+
+    return replace(retained, tensors=[here(tensor) for tensor in retained.tensors])
 
 
 def resume(step: Step, retained: RetainedState | None) -> None:
