@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from shoal.cli.cluster import app
 from shoal.cluster import local
-from shoal.cluster.state import ClusterState, NodeState, save, state_dir, token_file
+from shoal.cluster.assemble import SOCKET_BYTES, check_room_for_sockets, claim
+from shoal.cluster.state import ClusterState, NodeState, known_clusters, save, state_dir, token_file
+from shoal_core.errors import UserError
 
 
 @pytest.fixture
@@ -42,3 +44,31 @@ def test_up_says_how_to_go_on(state: ClusterState, monkeypatch: pytest.MonkeyPat
     assert str(token_file("mine")).replace("'", "'\"'\"'") in said
     assert 'eval "$(shoal cluster env --name mine)"' in said
     assert "`shoal cluster down --name mine` ends it" in said
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_rays_sockets_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would only say that the head did not start, again and again. The folder is removed."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with pytest.raises(UserError) as error:
+        claim("mine", "process", 8265, 200)
+    assert f"the temporary folder {folder} has too long a path" in error.value.problem
+    assert str(SOCKET_BYTES) in error.value.problem
+    assert "TMPDIR" in error.value.remedy
+    assert (list(folder.iterdir()), known_clusters()) == ([], [])
+
+
+def test_as_long_a_path_as_the_kernel_takes_is_none_too_long() -> None:
+    """Of a byte more, in any letter, or in the number of the process, it says by how much."""
+    rest = "/head/session_2026-01-31_23-59-59_999999_12345/sockets/dash_MetricsHead"
+    fits = "/" + "é" * ((SOCKET_BYTES - len(rest) - 1) // 2) + "x" * ((SOCKET_BYTES - len(rest) - 1) % 2)
+    assert len((fits + rest).encode()) == SOCKET_BYTES
+    check_room_for_sockets(fits, 12345)
+    for folder, pid in ((fits + "x", 12345), (fits, 123456)):
+        with pytest.raises(UserError, match="paths of 108 bytes, and the kernel takes 107") as error:
+            check_room_for_sockets(folder, pid)
+        assert "1 bytes shorter" in error.value.remedy

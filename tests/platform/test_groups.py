@@ -18,6 +18,8 @@ import torch.distributed as dist
 from shoal.control.rendezvous import Answers
 from shoal.control.rendezvous import Rendezvous as Controller
 from shoal.protocol.rendezvous import Meet, Met, Question
+from shoal.testing import fakenccl
+from shoal.timeouts import Timeouts
 from shoal.worker.groups import GROUPS, Groups, Stopped, leave_world
 from shoal.worker.rendezvous import Pending, Rendezvous
 from shoal.worker.sockets import Sockets
@@ -225,6 +227,18 @@ def test_the_default_world_and_another_group_in_it(hub: Hub) -> None:
         return float(tensor.sum())
 
     assert world(Groups(20.0, 10.0, lambda: False, hub.workers["w0"]), 0) == 2.0
+
+
+@pytest.mark.fakenccl
+@pytest.mark.filterwarnings("error:Set timeout")
+def test_torch_is_not_asked_for_a_timeout_that_it_would_only_warn_of(hub: Hub) -> None:
+    fakenccl.register()
+    transport = fakenccl.transport(Timeouts(20.0))
+    try:
+        Groups(20.0, 10.0, lambda: False, hub.workers["w0"], transport).world("world", 0, 1)
+        assert dist.get_backend() == fakenccl.NAME
+    finally:
+        leave_world()
 
 
 def test_of_what_is_opened_while_a_group_is_built_only_its_own_connections_are_cut(hub: Hub) -> None:

@@ -18,6 +18,9 @@ from tests.support.target import LabTarget
 NODES = {f"n{i}": 2 for i in range(4)}
 BOTH = pytest.mark.parametrize("backend", ["gloo", pytest.param(fakenccl.NAME, marks=pytest.mark.fakenccl)])
 """What carries the tensors: the second fails as NCCL does, where nothing raises and only an abort ends a wait."""
+BOTH_LONG = pytest.mark.parametrize(
+    "backend", ["gloo", pytest.param(fakenccl.NAME, marks=[pytest.mark.fakenccl, pytest.mark.long])]
+)
 
 
 def check(one: Lab, steps: int, rungs: list[str]) -> None:
@@ -40,8 +43,9 @@ def test_a_killed_worker_is_healed(tmp_path: Path, backend: str) -> None:
         assert recovery["full_strength"] is not None
 
 
-def test_a_lost_node_two_at_once_and_the_healer_are_survived(tmp_path: Path) -> None:
-    with lab(tmp_path, {f"n{i}": 2 for i in range(5)}, steps=200, audit={"samples": True}) as one:
+@BOTH_LONG
+def test_a_lost_node_two_at_once_and_the_healer_are_survived(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, {f"n{i}": 2 for i in range(5)}, steps=200, audit={"samples": True}, backend=backend) as one:
         one.full(10, spares=4)
         healthy = one.members(0)[0].rpartition("@")[2]
         one.kill_node(one.members(1)[0].rpartition("@")[2])
@@ -59,9 +63,7 @@ def test_a_lost_node_two_at_once_and_the_healer_are_survived(tmp_path: Path) -> 
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(200).losses, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "backend", ["gloo", pytest.param(fakenccl.NAME, marks=[pytest.mark.fakenccl, pytest.mark.long])]
-)
+@BOTH_LONG
 def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path, backend: str) -> None:
     nodes = {f"n{i}": 1 for i in range(4)}
     with lab(tmp_path, nodes, cells=2, steps=100, audit={"samples": True}, backend=backend) as one:
@@ -85,8 +87,9 @@ def test_a_frozen_worker_is_fenced_and_healed(tmp_path: Path, backend: str) -> N
         assert "It is stopped" in (one.path / fenced["stacks"]).read_text()
 
 
-def test_the_controller_dies_and_training_never_notices(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=200, audit={"samples": True}) as one:
+@BOTH_LONG
+def test_the_controller_dies_and_training_never_notices(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=200, audit={"samples": True}, backend=backend) as one:
         one.full(10, spares=2)
         generations = len(one.events("generation"))
         pids = {name: process.pid for name, process in one.processes.items()}
@@ -99,8 +102,9 @@ def test_the_controller_dies_and_training_never_notices(tmp_path: Path) -> None:
         check(one, 200, ["heal"])
 
 
-def test_a_frozen_controller_costs_no_step(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=120) as one:
+@BOTH_LONG
+def test_a_frozen_controller_costs_no_step(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=120, backend=backend) as one:
         one.full(5)
         os.kill(one.controller.pid, signal.SIGSTOP)
         before = one.committed()
@@ -112,8 +116,9 @@ def test_a_frozen_controller_costs_no_step(tmp_path: Path) -> None:
         assert len(one.events("generation")) == 1, "nobody was taken for dead"
 
 
-def test_a_worker_dies_while_there_is_no_controller(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
+@BOTH_LONG
+def test_a_worker_dies_while_there_is_no_controller(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=120, audit={"samples": True}, backend=backend) as one:
         one.full(10, spares=2)
         victim = one.members(2)[0]
         one.controller.kill()
@@ -124,8 +129,9 @@ def test_a_worker_dies_while_there_is_no_controller(tmp_path: Path) -> None:
         assert one.events("death")[0]["actor"] == victim
 
 
-def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=120, audit={"samples": True}) as one:
+@BOTH_LONG
+def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=120, audit={"samples": True}, backend=backend) as one:
         one.full(10, spares=2)
         node = one.members(1)[0].rpartition("@")[2]
         one.drain(node)
@@ -136,7 +142,8 @@ def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path) -> N
         assert [(event["rung"], event["nodes"]) for event in one.events("recovery")] == [("drain", [node])]
 
 
-def test_in_exact_mode_recoveries_leave_no_trace(tmp_path: Path) -> None:
+@BOTH_LONG
+def test_in_exact_mode_recoveries_leave_no_trace(tmp_path: Path, backend: str) -> None:
     """Other cells, other sharing, other order of sums: the same bits."""
 
     def kill_two(one: Lab) -> None:
@@ -145,7 +152,7 @@ def test_in_exact_mode_recoveries_leave_no_trace(tmp_path: Path) -> None:
         one.full(10)
         one.kill(one.members(0)[1])
 
-    settings = with_defaults({"workload": {"seconds": 0.01}, "steps": 100})
+    settings = with_defaults({"workload": {"seconds": 0.01}, "steps": 100, "backend": backend})
     one = assert_no_trace(tmp_path, NODES, kill_two, **settings)
     assert len(one.events("death")) == 2
 
@@ -171,15 +178,16 @@ def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path, bac
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(160).losses, rel=1e-4)
 
 
+@BOTH_LONG
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 @pytest.mark.parametrize("at", [*POINTS, "join", "heal", "checkpoint"])
-def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, at: str, how: str) -> None:
+def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, backend: str, at: str, how: str) -> None:
     """Where groups are built and during a heal: of the cell that is copied from, after a first death."""
     inject = [fault(at, 50, cell=0, how=how)]
     if at in ("join", "heal"):
         inject = [fault("accumulate", 50), *(fault(at, step, cell=0, how=how) for step in range(51, 56))]
-    settings: dict[str, Any] = {"checkpoint": {"every": 50}} if at == "checkpoint" else {}
+    settings: dict[str, Any] = {"backend": backend, **({"checkpoint": {"every": 50}} if at == "checkpoint" else {})}
     with lab(tmp_path, NODES, steps=200, inject=inject, audit={"samples": True}, **settings) as one:
         run = one.finished()
         assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
@@ -197,10 +205,11 @@ def test_a_thread_that_nothing_wakes_is_left_behind_and_its_worker_goes_on(tmp_p
         assert first[0] in last
 
 
-def test_a_sum_that_is_no_number_is_rolled_back_and_a_flipped_bit_is_healed(tmp_path: Path) -> None:
+@BOTH_LONG
+def test_a_sum_that_is_no_number_is_rolled_back_and_a_flipped_bit_is_healed(tmp_path: Path, backend: str) -> None:
     inject = [fault("accumulated", 33, how="nan"), fault("committed", 60, how="flip")]
-    snapshots = {"every": 10, "compare": 5}
-    with lab(tmp_path, NODES, steps=120, inject=inject, snapshots=snapshots, audit={"samples": True}) as one:
+    settings: dict[str, Any] = {"snapshots": {"every": 10, "compare": 5}, "backend": backend}
+    with lab(tmp_path, NODES, steps=120, inject=inject, audit={"samples": True}, **settings) as one:
         one.until(lambda: one.events("decision"))
         one.full(5)
         hurry(one)
@@ -214,8 +223,9 @@ def test_a_sum_that_is_no_number_is_rolled_back_and_a_flipped_bit_is_healed(tmp_
         assert one.steps()[-1]["cells"] == 3
 
 
-def test_an_error_of_the_training_code_ends_the_run_and_is_told(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=100, inject=[fault("accumulate", 20, how="raise")]) as one:
+@BOTH_LONG
+def test_an_error_of_the_training_code_ends_the_run_and_is_told(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=100, inject=[fault("accumulate", 20, how="raise")], backend=backend) as one:
         run = one.finished()
         assert run["status"] == "failed"
         assert "injected at accumulate of step 20" in run["reason"]
@@ -245,8 +255,9 @@ def chaos(folder: Path, steps: int, every: float, seed: int, **settings: Any) ->
         return done, one.finished(), one
 
 
-def test_random_faults_leave_no_trace(tmp_path: Path) -> None:
-    done, run, one = chaos(tmp_path, 120, 20.0, seed=7)
+@BOTH_LONG
+def test_random_faults_leave_no_trace(tmp_path: Path, backend: str) -> None:
+    done, run, one = chaos(tmp_path, 120, 20.0, seed=7, backend=backend)
     assert done >= 2
     assert (run["status"], run["steps"]) == ("done", 120), one.story()
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
@@ -262,11 +273,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(20))
-def test_two_hundred_random_faults_in_exact_mode(tmp_path: Path, seed: int, undisturbed: Outcome) -> None:
-    """More than ten faults a run, one about every 20 steps: the undisturbed run's bits. Steps are lost only where a
-    shard lived nowhere any more."""
-    done, run, one = chaos(tmp_path, 300, 20.0, seed, reduce="exact")
+@pytest.mark.parametrize(
+    ("seed", "backend"),
+    [
+        *((seed, "gloo") for seed in range(20)),
+        *(pytest.param(seed, fakenccl.NAME, marks=pytest.mark.fakenccl) for seed in range(3)),
+    ],
+)
+def test_two_hundred_random_faults_in_exact_mode(tmp_path: Path, seed: int, backend: str, undisturbed: Outcome) -> None:
+    """More than ten faults a run, one about every 20 steps: the undisturbed run's bits, which gloo carried. Steps are
+    lost only where a shard lived nowhere any more."""
+    done, run, one = chaos(tmp_path, 300, 20.0, seed, reduce="exact", backend=backend)
     rungs = [event["rung"] for event in one.events("decision")]
     print(f"seed {seed}: {done} faults, {run['steps_lost']} steps lost, {rungs.count('restore')} restores")
     assert (run["status"], run["steps"]) == ("done", 300), one.story()

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_NODES",
     "Labels",
     "Say",
+    "check_room_for_sockets",
     "choose_mode",
     "claim",
     "destroy",
@@ -35,6 +36,10 @@ __all__ = [
 START_TIMEOUT_S = 420.0
 RAY_GIVES_UP_S = 25.0  # a start that failed after less was not for want of processors
 MAX_NODES = 200
+SOCKET_BYTES = 107
+"""Of the path of a Unix socket: the kernel takes no more."""
+LONGEST_SOCKET = "session_2026-01-31_23-59-59_999999_{pid}/sockets/dash_MetricsHead"
+"""Of those in the nodes' folders, in the head's, as Ray names it; `pid`: of the process that starts the head."""
 
 Say = Callable[[str], None]
 Labels = Mapping[str, Mapping[str, str]]
@@ -59,7 +64,8 @@ def choose_mode(mode: str, say: Say) -> str:
 def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int, *, on_redis: bool = False) -> ClusterState:
     """Claim the cluster's network or ports, and write its state, with the head alone, and its token.
 
-    Raises UserError: the dashboard's port is in use, no network is free, or there is no Redis to be `on_redis`.
+    Raises UserError: the temporary folder's path is too long, the dashboard's port is in use, no network is free, or
+    there is no Redis to be `on_redis`.
     """
     if on_redis:
         redis.check()
@@ -75,6 +81,7 @@ def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int, *, on
         temp_dir=tempfile.mkdtemp(prefix=f"shoal-{name}-"),
     )
     try:
+        check_room_for_sockets(state.temp_dir, os.getpid())
         if mode == "netns":
             bridge, subnet = namespaces.claim_bridge()
             head = NodeState(HEAD, f"{subnet}.2", 0, 0, namespace=f"{bridge}-{HEAD}")
@@ -94,6 +101,19 @@ def claim(name: str, mode: str, dashboard_port: int, object_store_mb: int, *, on
         destroy(state)
         raise
     return state
+
+
+def check_room_for_sockets(temp_dir: str, pid: int) -> None:
+    """See that Ray can make its Unix sockets in a cluster's temporary folder: the head would never start otherwise.
+    `pid`: one as long as that of the process that starts the head. Raises UserError: the path is too long."""
+    path = os.path.join(temp_dir, HEAD, LONGEST_SOCKET.format(pid=pid))
+    length = len(os.fsencode(path))
+    if length > SOCKET_BYTES:
+        raise UserError(
+            f"the temporary folder {os.path.dirname(temp_dir)} has too long a path: Ray's Unix sockets in it would have"
+            f" paths of {length} bytes, and the kernel takes {SOCKET_BYTES}",
+            f"in TMPDIR a folder whose path is {length - SOCKET_BYTES} bytes shorter, like /tmp, or a shorter --name",
+        )
 
 
 def make_node(state: ClusterState, number: int, slots: int, cpus: int, labels: Mapping[str, str]) -> NodeState:

@@ -147,7 +147,8 @@ class Groups:
             device_id=self.transport.device_id,
         )
         self.transport.check()
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
+        if "gloo" in self.transport.backend:  # of a backend that is not its own torch would only warn
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
 
     def _keys(self, use: str) -> Keys:
         """A store for what is built now; held here until the next of its `use`, since torch holds only its C++ half."""

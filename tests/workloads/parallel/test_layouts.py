@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from shoal.testing import World, world
+from shoal.testing import World, fakenccl, world
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.executor import Executor
@@ -25,6 +25,10 @@ from tests.support.layouts_world import Run, whole
 
 STEPS, BATCH = 5, 16
 TOLERANCE = 1e-5  # of the largest element of a tensor, or of a figure
+BOTH = pytest.mark.parametrize(
+    "backend", ["gloo", pytest.param(fakenccl.NAME, marks=[pytest.mark.fakenccl, pytest.mark.long])]
+)
+"""What carries a cell's tensors; the second takes no tags, as NCCL (`test_on_fakenccl.py` has what of it is quick)."""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,7 @@ def pp(ranks: int, schedule: str, **more: Any) -> dict[str, Any]:
     return {"pp": ranks, "schedule": schedule, **more}
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("workers", "cells", "parallel", "sections"),
     [
@@ -118,38 +123,43 @@ def pp(ranks: int, schedule: str, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_a_layout_equals_one_process(
-    eight: World, tmp_path: Path, workers: int, cells: int, parallel: dict[str, Any], sections: str
+    eight: World, tmp_path: Path, backend: str, workers: int, cells: int, parallel: dict[str, Any], sections: str
 ) -> None:
     batch = {"micro_batch": 2 if workers * cells <= 4 else 1}
     job = config(parallel, batch=batch, **SECTIONS[sections])
-    answers = eight.run(layouts_world.train, job, STEPS, workers, cells, str(tmp_path))
+    answers = eight.run(layouts_world.train, job, STEPS, workers, cells, str(tmp_path), backend=backend)
     compare([run for run in answers if run is not None], workers, alone(sections))
 
 
+@BOTH
 @pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe"), pp(2, "zbv")])
 def test_exact_sums_do_not_know_the_order_of_micro_batches(
-    pair: World, tmp_path: Path, parallel: dict[str, Any]
+    pair: World, tmp_path: Path, backend: str, parallel: dict[str, Any]
 ) -> None:
     """Each is computed as if it were alone and rounded before it is added to another, in pipelines too."""
     runs = []
     for order in ([0, 1, 2], [2, 0, 1]):
         folder = tmp_path / str(order[0])
         folder.mkdir()
-        runs.append(pair.run(layouts_world.exact, config(parallel), 2, str(folder), order))
+        runs.append(pair.run(layouts_world.exact, config(parallel), 2, str(folder), order, backend=backend))
     for (total, figures), (again, others) in zip(*runs, strict=True):
         assert torch.equal(total, again)
         assert figures == others
         assert total.any()
 
 
+@BOTH
 @pytest.mark.parametrize("given", [pytest.param([4, 0], marks=pytest.mark.long), [1, 3]])
-def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int]) -> None:
+def test_cells_with_unequal_shares(eight: World, tmp_path: Path, backend: str, given: list[int]) -> None:
     """Cells take any number of micro-batches: DualPipe wants an even number and four at least, gets two for one share,
     and is not told of any where another cell has done them all."""
-    answers = eight.run(layouts_world.train, config(pp(2, "dualpipe", ep=2)), STEPS, 4, 2, str(tmp_path), given)
+    answers = eight.run(
+        layouts_world.train, config(pp(2, "dualpipe", ep=2)), STEPS, 4, 2, str(tmp_path), given, backend=backend
+    )
     compare([run for run in answers if run is not None], 4, alone(""))
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("workers", "cells", "parallel", "given"),
     [
@@ -161,12 +171,18 @@ def test_cells_with_unequal_shares(eight: World, tmp_path: Path, given: list[int
     ],
 )
 def test_experts_that_move_change_no_number(
-    eight: World, tmp_path: Path, workers: int, cells: int, parallel: dict[str, Any], given: list[int] | None
+    eight: World,
+    tmp_path: Path,
+    backend: str,
+    workers: int,
+    cells: int,
+    parallel: dict[str, Any],
+    given: list[int] | None,
 ) -> None:
     """Placed anew by the load of two steps after a generation began, twice in five steps, the second time in the last:
     weights, moments, averages and that step's gradients on their way at once."""
     job = config(parallel | {"rebalance": 2}, **AVERAGED)
-    answers = eight.run(layouts_world.train, job, STEPS, workers, cells, str(tmp_path), given, (0, 3))
+    answers = eight.run(layouts_world.train, job, STEPS, workers, cells, str(tmp_path), given, (0, 3), backend=backend)
     runs = [run for run in answers if run is not None]
     compare(runs, workers, alone("ema"))
     for first in range(0, workers * cells, workers):
@@ -177,26 +193,30 @@ def test_experts_that_move_change_no_number(
             assert sum(note["after"]) < 0.7 * sum(note["before"])
 
 
+@BOTH
 @pytest.mark.parametrize("healed", [2, 3])
 @pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe", ep=2)])
 def test_a_cell_that_heals_has_the_placement_of_the_others(
-    eight: World, tmp_path: Path, parallel: dict[str, Any], healed: int
+    eight: World, tmp_path: Path, backend: str, parallel: dict[str, Any], healed: int
 ) -> None:
     """Before the step with which experts move, whose sums a survivor makes twice; and after it."""
     job = config(parallel | {"rebalance": 2}, **AVERAGED)
     workers = parallel["ep"] * parallel.get("pp", 1)
-    answers = eight.run(layouts_world.train, job, STEPS, workers, 2, str(tmp_path), None, (0, healed), healed)
+    answers = eight.run(
+        layouts_world.train, job, STEPS, workers, 2, str(tmp_path), None, (0, healed), healed, backend=backend
+    )
     compare([run for run in answers if run is not None], workers, alone("ema"))
 
 
-def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
+@BOTH
+def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path, backend: str) -> None:
     """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: the
     first forward to rounding of its sums, and the same routing, but for the rare choice that lies within that rounding
     (none on some processors). Then gradients on their way to experts elsewhere travel in FP8, as the report has it,
     which a single process does not do."""
     sections = {**SECTIONS["fp8"], **AVERAGED}
     parallel = pp(2, "dualpipe", ep=2, recompute="dispatch")
-    answers = eight.run(layouts_world.train, config(parallel, **sections), 3, 4, 1, str(tmp_path))
+    answers = eight.run(layouts_world.train, config(parallel, **sections), 3, 4, 1, str(tmp_path), backend=backend)
     runs = [run for run in answers if run is not None]
     expected = layouts_world.train(config(**sections), 3, 1, 1, "")
     assert expected is not None
@@ -210,7 +230,8 @@ def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path) -> None:
             assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
-def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -> None:
+@BOTH
+def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path, backend: str) -> None:
     """Saved by pipeline and expert parallelism after experts moved, loaded by others: the state to the bit, and the
     same next step."""
     layouts: list[tuple[int, dict[str, Any]]] = [
@@ -224,7 +245,7 @@ def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -
         folder = tmp_path / str(number)
         folder.mkdir()
         root = folder / "checkpoints"
-        answers = eight.run(layouts_world.save, config(parallel), 2, workers, str(folder), str(root))
+        answers = eight.run(layouts_world.save, config(parallel), 2, workers, str(folder), str(root), backend=backend)
         saved = whole([found for found in answers if found is not None])
         metrics = []
         for other, (others, layout) in enumerate(layouts):
@@ -236,7 +257,9 @@ def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -
             if others == 1:
                 loaded = [layouts_world.load(config(layout), 2, 1, str(place), str(path))]
             else:
-                loaded = eight.run(layouts_world.load, config(layout), 2, others, str(place), str(path))
+                loaded = eight.run(
+                    layouts_world.load, config(layout), 2, others, str(place), str(path), backend=backend
+                )
             found = [answer for answer in loaded if answer is not None]
             state = whole([pieces for pieces, _ in found])
             assert all(np.array_equal(state[name], value) for name, value in saved.items())
@@ -245,10 +268,13 @@ def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path) -
             assert learnt(figures) == pytest.approx(learnt(metrics[0]), rel=TOLERANCE)
 
 
+@BOTH
 @pytest.mark.parametrize("victim", [0, 3])
-def test_a_rank_that_is_lost_in_a_step_fails_the_others(eight: World, tmp_path: Path, victim: int) -> None:
+def test_a_rank_that_is_lost_in_a_step_fails_the_others(
+    eight: World, tmp_path: Path, backend: str, victim: int
+) -> None:
     """Nobody hangs: those that wait for it, or for somebody who waited for it, get an error of communication."""
-    answers = eight.run(layouts_world.die, config(pp(4, "dualpipe")), 4, str(tmp_path), victim)
+    answers = eight.run(layouts_world.die, config(pp(4, "dualpipe")), 4, str(tmp_path), victim, backend=backend)
     found = [answer for answer in answers if answer is not None]
     assert found[victim][0] == "left"
     others = [word for rank, (word, _) in enumerate(found) if rank != victim]
