@@ -268,13 +268,11 @@ def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path, b
             assert learnt(figures) == pytest.approx(learnt(metrics[0]), rel=TOLERANCE)
 
 
-@BOTH
 @pytest.mark.parametrize("victim", [0, 3])
-def test_a_rank_that_is_lost_in_a_step_fails_the_others(
-    eight: World, tmp_path: Path, backend: str, victim: int
-) -> None:
-    """Nobody hangs: those that wait for it, or for somebody who waited for it, get an error of communication."""
-    answers = eight.run(layouts_world.die, config(pp(4, "dualpipe")), 4, str(tmp_path), victim, backend=backend)
+def test_a_rank_that_is_lost_in_a_step_fails_the_others(eight: World, tmp_path: Path, victim: int) -> None:
+    """Nobody hangs: those that wait for it, or for somebody who waited for it, get an error of communication. Under
+    NCCL's manners nothing raises there: what ends their wait is the platform's cut (`test_pipeline_run.py`)."""
+    answers = eight.run(layouts_world.die, config(pp(4, "dualpipe")), 4, str(tmp_path), victim)
     found = [answer for answer in answers if answer is not None]
     assert found[victim][0] == "left"
     others = [word for rank, (word, _) in enumerate(found) if rank != victim]
