@@ -178,16 +178,15 @@ def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path, bac
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(160).losses, rel=1e-4)
 
 
-@BOTH_LONG
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 @pytest.mark.parametrize("at", [*POINTS, "join", "heal", "checkpoint"])
-def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, backend: str, at: str, how: str) -> None:
+def test_a_worker_fails_at_any_point_of_a_step(tmp_path: Path, at: str, how: str) -> None:
     """Where groups are built and during a heal: of the cell that is copied from, after a first death."""
     inject = [fault(at, 50, cell=0, how=how)]
     if at in ("join", "heal"):
         inject = [fault("accumulate", 50), *(fault(at, step, cell=0, how=how) for step in range(51, 56))]
-    settings: dict[str, Any] = {"backend": backend, **({"checkpoint": {"every": 50}} if at == "checkpoint" else {})}
+    settings: dict[str, Any] = {"checkpoint": {"every": 50}} if at == "checkpoint" else {}
     with lab(tmp_path, NODES, steps=200, inject=inject, audit={"samples": True}, **settings) as one:
         run = one.finished()
         assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
@@ -273,17 +272,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("seed", "backend"),
-    [
-        *((seed, "gloo") for seed in range(20)),
-        *(pytest.param(seed, fakenccl.NAME, marks=pytest.mark.fakenccl) for seed in range(3)),
-    ],
-)
-def test_two_hundred_random_faults_in_exact_mode(tmp_path: Path, seed: int, backend: str, undisturbed: Outcome) -> None:
-    """More than ten faults a run, one about every 20 steps: the undisturbed run's bits, which gloo carried. Steps are
-    lost only where a shard lived nowhere any more."""
-    done, run, one = chaos(tmp_path, 300, 20.0, seed, reduce="exact", backend=backend)
+@pytest.mark.parametrize("seed", range(20))
+def test_two_hundred_random_faults_in_exact_mode(tmp_path: Path, seed: int, undisturbed: Outcome) -> None:
+    """More than ten faults a run, one about every 20 steps: the undisturbed run's bits. Steps are lost only where a
+    shard lived nowhere any more."""
+    done, run, one = chaos(tmp_path, 300, 20.0, seed, reduce="exact")
     rungs = [event["rung"] for event in one.events("decision")]
     print(f"seed {seed}: {done} faults, {run['steps_lost']} steps lost, {rungs.count('restore')} restores")
     assert (run["status"], run["steps"]) == ("done", 300), one.story()
