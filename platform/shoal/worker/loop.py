@@ -7,7 +7,6 @@ carries one out it looks only at `Calls`, and only where it waits for others: wh
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,7 +32,7 @@ from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
-from shoal.worker.world import Kit, RetainedState, World, damage_of, not_to_be_had, park
+from shoal.worker.world import Kit, RetainedState, World, damage_of, make_room, not_to_be_had
 from shoal_core.workload import Workload
 
 __all__ = ["Loop"]
@@ -58,15 +57,13 @@ class Loop:
             self.copies = CopyServer(address, self.voice.held, timeouts.collective, lambda: self.meeting.secret)
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
-        thread = TrainingThread(self.run, timeouts.release)
-        courier = Courier(timeouts, lambda: self.meeting.secret)
+        thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, lambda: self.meeting.secret)
         injector, profiler = Injector(job.inject, setup.rundir), Profiler(setup.name, setup.rundir, self.voice.noted)
         told = (self.voice.saved, self.voice.not_saved)
         self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, *told)
         self.world: World | None = None  # until it stands
-        self.attempt = -1
+        self.attempt, self.last = -1, LastResort(timeouts.abort)
         self.retained: RetainedState | None = None
-        self.last = LastResort(timeouts.abort)
 
     def meet(self, meeting: Meeting) -> None:
         """Take orders from this controller from now on."""
@@ -133,7 +130,9 @@ class Loop:
     def form(self, order: orders.Form) -> None:
         """Build the world of a cell and this worker's share of the model in it."""
         self.leave()
-        self.make_room()
+        if self.kit.workload.runs_on != "cpu":
+            self.voice.phase = Phase.LEAVING  # of the world to come there is nothing yet that could be cut
+            self.retained = make_room(self.retained, self.last)
         self.calls.formed += 1
         self.rendezvous.scope = f"cell/{order.cell}/{order.attempt}"
         self.voice.phase = Phase.FORMING
@@ -160,16 +159,6 @@ class Loop:
             world, self.world = self.world, None
             self.retained = world.close() or self.retained
         self.voice.phase = Phase.SPARE
-
-    def make_room(self) -> None:
-        """Have nothing of the last shard on the device when the next is built. Not done on leaving: all cells wait for
-        the answer to a stop, and only this one for its world."""
-        if self.kit.workload.runs_on == "cpu":
-            return
-        if self.retained is not None:
-            self.voice.phase = Phase.LEAVING  # of the world to come there is nothing yet that could be cut
-            self.retained = park(self.retained, self.last)
-        gc.collect()  # who left may have held the shard, which hangs in cycles, while its world was closed
 
     def live(self, order: orders.Generation) -> None:
         """Take part in a generation until it ends."""
@@ -216,11 +205,7 @@ class Loop:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Around what needs peers: tell the controller if they fail.
-
-        Raises:
-            Stopped: the generation ended.
-        """
+        """Around what needs peers: tell the controller if they fail. Raises Stopped: the generation ended."""
         try:
             yield
         except CellBroken as error:

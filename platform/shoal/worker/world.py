@@ -4,6 +4,7 @@ closes as one; what is left afterwards is the state, if it is anybody's.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
-__all__ = ["Kit", "RetainedState", "World", "damage_of", "not_to_be_had", "park"]
+__all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,14 @@ def damage_of(order: orders.Form, error: Exception) -> Damage | None:
     if isinstance(error, checkpoint.Damaged) and order.restore is not None:
         return Damage(order.restore, error.problem)
     return None
+
+
+def make_room(retained: RetainedState | None, last: LastResort) -> RetainedState | None:
+    """Have nothing of the last shard on the device when the next is built. Not done on leaving: all cells wait for the
+    answer to a stop, and only this one for its world. `last`: see `park`."""
+    parked = None if retained is None else park(retained, last)
+    gc.collect()  # who left may have held the shard, which hangs in cycles, while its world was closed
+    return parked
 
 
 def park(retained: RetainedState, last: LastResort) -> RetainedState:
