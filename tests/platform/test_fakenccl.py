@@ -22,7 +22,8 @@ pytestmark = pytest.mark.fakenccl
 
 LOOK = 0.2
 """Seconds for which something that is stuck is watched: if it is not, it has gone on by then on most machines."""
-LONG = 60.0
+LONG, GROUP = 60.0, 10.0
+"""Seconds; a group that never connected keeps whoever drops it for five times its timeout."""
 names = map(str, itertools.count())
 
 
@@ -44,7 +45,7 @@ def together(store: dist.Store, do: Callable[[FakeNccl, int], Any], size: int = 
     met = threading.Barrier(size)
 
     def rank(index: int) -> None:
-        group = FakeNccl(store, index, size, timedelta(seconds=LONG))
+        group = FakeNccl(store, index, size, timedelta(seconds=GROUP))
         try:
             found[index] = do(group, index)
         except Exception as error:
@@ -86,7 +87,7 @@ def test_torch_takes_it_for_a_backend_by_name(tmp_path: Any) -> None:
     fakenccl.register()
     fakenccl.register()  # once is enough
     file = dist.FileStore(str(tmp_path / "store"), 1)
-    dist.init_process_group(fakenccl.NAME, store=file, rank=0, world_size=1, timeout=timedelta(seconds=LONG))
+    dist.init_process_group(fakenccl.NAME, store=file, rank=0, world_size=1, timeout=timedelta(seconds=GROUP))
     try:
         total = torch.ones(2)
         dist.all_reduce(total, group=dist.new_group([0]))
@@ -181,13 +182,13 @@ def test_a_peer_that_is_gone_shows_in_the_error_flag_alone(store: dist.Store) ->
 
 
 def test_creating_a_communicator_takes_all_its_members(store: dist.Store) -> None:
-    one = FakeNccl(store, 0, 2, timedelta(seconds=LONG))
+    one = FakeNccl(store, 0, 2, timedelta(seconds=GROUP))
     one.eager_connect_single_device(None)  # does not wait
     total = torch.ones(1)
     work = one.allreduce([total])
     assert not ended(work)
     assert not one._is_initialized()
-    other = FakeNccl(store, 1, 2, timedelta(seconds=LONG))
+    other = FakeNccl(store, 1, 2, timedelta(seconds=GROUP))
     other.allreduce([torch.ones(1)]).wait()
     work.wait()
     assert total.item() == 2.0
