@@ -241,10 +241,12 @@ def test_a_writer_killed_at_any_moment_leaves_whole_lines(tmp_path: Path) -> Non
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", code, str(run.path)])
         deadline = time.monotonic() + 300
-        while len(read.steps(run.path)) < last + 50:
-            assert time.monotonic() < deadline
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        try:
+            while len(read.steps(run.path)) < last + 50:
+                assert time.monotonic() < deadline
+        finally:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
         numbers = [line["step"] for line in read.steps(run.path)]
         assert numbers == list(range(len(numbers)))
         last = numbers[-1]
