@@ -98,8 +98,9 @@ def read_lines(path: Path, check: Check | None = None) -> Iterator[dict[str, Any
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n"):
-                    yield _parse(line, f"{path}:{number}", check)
+                if not line.endswith(b"\n"):
+                    return  # its writer may go on, and what then comes is no line but the rest of this one
+                yield _parse(line, f"{path}:{number}", check)
     except FileNotFoundError:
         return
     except OSError as error:
