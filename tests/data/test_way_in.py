@@ -1,5 +1,5 @@
-"""Programs outside of the project read a corpus by `shoal_data.reader`, look into it by `shoal_data.inspection`, and catch
-what `shoal_data.errors` names."""
+"""Programs outside of the project read a corpus by `shoal_data.reader` and look into it by `shoal_data.inspection`; they
+catch what `shoal_data.errors` names."""
 
 from __future__ import annotations
 
