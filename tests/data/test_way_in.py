@@ -1,4 +1,4 @@
-"""Programs outside of the project read a corpus by `shoal_data.reader` and look into it by `shoal_data.inspection`; they
+"""Programs outside of the project read a corpus by `shoal_data.reader`, look into it by `shoal_data.inspection`, and
 catch what `shoal_data.errors` names."""
 
 from __future__ import annotations
