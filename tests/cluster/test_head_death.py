@@ -17,7 +17,7 @@ from shoal.cluster.state import load
 from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal_core.errors import UserError
-from tests.support.jobs import WORKLOAD, alone, assert_reaped, job_status, submit, train, wait_for, write_job
+from tests.support.jobs import WORKLOAD, alone, assert_reaped, hurry, job_status, submit, train, wait_for, write_job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 CLUSTER = "test-head"
@@ -138,6 +138,7 @@ def test_the_driver_dies_and_the_same_job_submitted_again_follows_the_run(cluste
     assert (refused.returncode, "with other settings of steps" in refused.stderr) == (2, True), refused
     second = submit(CLUSTER, file)
     assert processes_of(path) >= workers
+    hurry(tmp_path)
     output, _ = second.communicate(timeout=1200)
     assert second.returncode == 0, output
     assert "run adopted is running: following it" in output

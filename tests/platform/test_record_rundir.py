@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shoal.record import layout, read
+from shoal.record import jsonl, layout, read
 from shoal.record.jsonl import Tail, read_lines, repair
 from shoal.record.rundir import RunDir, check_run_id
 from shoal_core.errors import UserError
@@ -223,6 +224,27 @@ def test_find_run_by_id_by_path_or_the_last(tmp_path: Path) -> None:
     assert read.find_run(None, tmp_path) == tmp_path / "second"
     with pytest.raises(UserError, match=r"no run 'third'(.|\n)*second, first"):
         read.find_run("third", tmp_path)
+
+
+class Growing(io.RawIOBase):
+    """A file whose reader comes to its end more than once: each part was appended after the one before was read."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._reads = [read for part in parts for read in (part, b"")]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._reads.pop(0) if self._reads else b""
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def test_the_rest_of_a_line_that_came_meanwhile_is_no_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    growing = Growing(b'{"step": 0}\n{"st', b'ep": 1}\n{"step": 2}\n')
+    monkeypatch.setattr(jsonl, "open", lambda path, mode: io.BufferedReader(growing), raising=False)
+    assert list(read_lines(tmp_path / "steps.jsonl")) == [{"step": 0}]
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_lines(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from shoal.testing import Outcome
 
 BIN = Path(sys.executable).parent
 HURRY = "hurry"
-WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.1, "global_batch": 8, "parameters": 1024}
+WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.4, "global_batch": 8, "parameters": 1024}
+"""A step of two cells of two takes 0.8 s: a few hundred last for minutes, so that a run is still there for what a test
+does to it, however slow the machine."""
 
 
 def write_job(folder: Path, **settings: Any) -> Path:
@@ -63,9 +65,13 @@ def train(cluster: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadline: float = 900.0) -> None:
-    """Until `steps` are committed, `recoveries` done, both cells there, and `spares` warm workers beside them."""
+    """Until `steps` are committed, `recoveries` done, both cells there, and `spares` warm workers beside them.
+
+    Raises:
+        AssertionError: that did not come, or cannot come any more.
+    """
     end = time.monotonic() + deadline
-    while time.monotonic() < end:
+    while True:
         lines = read.steps(path) if (path / "steps.jsonl").exists() else []
         status = read_json(path / "status.json") or {"workers": []}
         fresh = bool(lines) and status.get("generation") == lines[-1]["generation"]  # it is written once a second only
@@ -73,8 +79,16 @@ def wait_for(path: Path, steps: int, spares: int = 0, recoveries: int = 0, deadl
         done = sum(event["kind"] == "recovery" for event in read.events(path)) if lines else 0
         if len(lines) >= steps and lines[-1]["cells"] == 2 and len(warm) >= spares and done == recoveries:
             return
+        wanted = f"{steps} steps, {recoveries} recoveries and {spares} spares"
+        there = f"{path}: {len(lines)} steps, {done} recoveries, {len(warm)} spares; {kinds_of_events(path)}"
+        assert not (path / "run.json").exists(), f"wanted {wanted}, but the run ended. {there}"
+        assert done <= recoveries, f"wanted {wanted}. {there}"
+        assert time.monotonic() < end, f"wanted {wanted} within {deadline:g} s. {there}"
         time.sleep(0.05)
-    raise AssertionError(f"{path} did not reach step {steps} with {spares} spares")
+
+
+def kinds_of_events(path: Path) -> list[str]:
+    return [event["kind"] for event in read.events(path)] if path.exists() else []
 
 
 def actors(cluster: str) -> list[str]:
