@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.testing import outcome
+from tests.support.backends import BOTH_LONG
 from tests.support.corpora import write_corpus
 from tests.support.lab import lab
 
@@ -28,6 +29,7 @@ def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@BOTH_LONG
 @pytest.mark.parametrize(
     ("parallel", "disturbed"),
     [
@@ -37,9 +39,10 @@ def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
-    tmp_path: Path, parallel: dict[str, Any], disturbed: dict[str, Any]
+    tmp_path: Path, parallel: dict[str, Any], disturbed: dict[str, Any], backend: str
 ) -> None:
-    """Although its experts are placed anew each time, and those of the undisturbed run never; and in a pipeline."""
+    """Although its experts are placed anew each time, and those of the undisturbed run never; and in a pipeline.
+    The undisturbed run is gloo's."""
     corpus = write_corpus(tmp_path / "corpus")
     found = []
     for deaths in (0, 2):
@@ -47,7 +50,9 @@ def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
         folder.mkdir()
         nodes = {f"n{i}": 2 for i in range(3)}
         section = workload(corpus, {**parallel, **(disturbed if deaths else {})})
-        with lab(folder, nodes, cells=2, workers_per_cell=2, steps=STEPS, reduce="exact", workload=section) as one:
+        settings: dict[str, Any] = {"steps": STEPS, "reduce": "exact", "workload": section}
+        settings["backend"] = backend if deaths else "gloo"  # whose bits they are
+        with lab(folder, nodes, cells=2, workers_per_cell=2, **settings) as one:
             if deaths:
                 one.full(3, spares=2)
                 one.kill(one.members(1)[0])

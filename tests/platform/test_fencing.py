@@ -12,29 +12,30 @@ from pathlib import Path
 import pytest
 
 from shoal.names import stacks_file
-from shoal.worker import fencing
+from shoal.worker import stacks
 from shoal.worker.fencing import fence
 
 WORKER = "run/cell1/stage0/shard0@n2"
 WAITS = """
-import threading
-from shoal.worker.fencing import lend
+import ctypes, threading
+from shoal.worker.stacks import lend
 lend({worker!r})
 def asleep_in_a_collective(): threading.Event().wait()
 threading.Thread(target=asleep_in_a_collective, daemon=True).start()
 print("there", flush=True)
-threading.Event().wait()
 """
-
-
-PATIENT = "from shoal.worker import fencing; fencing.LIMIT, fencing.STILL = 60.0, 20\n"
+AT_EASE = WAITS + "threading.Event().wait()"
+HANGS_IN_C = WAITS + "ctypes.PyDLL(None).pause(); ctypes.PyDLL(None).pause()"
+"""With Python's lock, also after a first signal."""
+PATIENT = "from shoal.worker import fencing, stacks; stacks.LIMIT, stacks.STILL = 60.0, 20\n"
+BY_SPY, BY_ITSELF = "Read from its memory by py-spy", "It said itself"
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine may be slow."""
-    monkeypatch.setattr(fencing, "LIMIT", 60.0)
-    monkeypatch.setattr(fencing, "STILL", 20)
+    monkeypatch.setattr(stacks, "LIMIT", 60.0)
+    monkeypatch.setattr(stacks, "STILL", 20)
 
 
 @contextmanager
@@ -48,43 +49,107 @@ def process(code: str) -> Iterator[subprocess.Popen[bytes]]:
             one.kill()
 
 
+def told(folder: Path, pid: int) -> str:
+    text = (folder / stacks_file(WORKER, pid)).read_text()
+    assert text.startswith(f"{WORKER}, process {pid}\n")
+    return text
+
+
+@pytest.mark.parametrize("code", [AT_EASE, HANGS_IN_C])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_worker_is_ended_and_its_stacks_are_kept(tmp_path: Path, frozen: bool) -> None:
-    with process(WAITS.format(worker=WORKER)) as one:
+def test_a_worker_is_ended_and_its_stacks_are_kept(tmp_path: Path, code: str, frozen: bool) -> None:
+    """Whatever it does, or does not: py-spy reads its memory."""
+    with process(code.format(worker=WORKER)) as one:
         if frozen:
             one.send_signal(signal.SIGSTOP)
         fence(one.pid, WORKER, tmp_path)
         assert one.wait() == -signal.SIGKILL
-    text = (tmp_path / stacks_file(WORKER, one.pid)).read_text()
-    assert text.startswith(f"{WORKER}, process {one.pid}\n")
-    assert ("asleep_in_a_collective" in text) == (not frozen)
-    assert ("It is stopped" in text) == frozen
+    text = told(tmp_path, one.pid)
+    assert BY_SPY in text
+    assert "asleep_in_a_collective (<string>:5)" in text
+    assert "Python" not in text, "its command line is nobody's business"
+
+
+REFUSED = """#!/bin/sh
+echo "Error: Failed to open process" >&2
+echo "Caused by: Permission Denied: Try running again with elevated permissions" >&2
+echo "Stack backtrace: 0: main" >&2
+exit 1
+"""
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
+    """Another program in the place of py-spy."""
+    program = folder / "spy"
+    program.write_text(text)
+    program.chmod(0o755)
+    monkeypatch.setattr(stacks, "SPY", str(program))
+
+
+@pytest.mark.parametrize("code", [AT_EASE, HANGS_IN_C])
+def test_where_py_spy_may_not_a_worker_says_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    stand_in(monkeypatch, tmp_path, REFUSED)
+    with process(code.format(worker=WORKER)) as one:
+        fence(one.pid, WORKER, tmp_path)
+        assert one.wait() == -signal.SIGKILL
+    text = told(tmp_path, one.pid)
+    assert "Failed to open process; Caused by: Permission Denied" in text
+    assert "backtrace" not in text
+    assert BY_ITSELF in text
+    assert "in asleep_in_a_collective" in text
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [(REFUSED, "Permission Denied"), ("", "Exec format"), ("#!/bin/sh\nexec sleep 1000", "took more than 0.5 s")],
+)
+def test_one_that_is_stopped_where_py_spy_may_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, why: str
+) -> None:
+    """It is not asked, since it hears nothing, and ended as well."""
+    stand_in(monkeypatch, tmp_path, program)
+    monkeypatch.setattr(stacks, "LIMIT", 0.5 if "sleep" in program else 60.0)
+    with process(AT_EASE.format(worker=WORKER)) as one:
+        one.send_signal(signal.SIGSTOP)
+        fence(one.pid, WORKER, tmp_path)
+        assert one.wait() == -signal.SIGKILL
+    assert why in told(tmp_path, one.pid)
+    assert "stopped says nothing" in told(tmp_path, one.pid)
+
+
+def test_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacks, "SPY", "no-such-program")
+    with process(AT_EASE.format(worker=WORKER)) as one:
+        fence(one.pid, WORKER, tmp_path)
+        assert one.wait() == -signal.SIGKILL
+    assert "it is not installed" in told(tmp_path, one.pid)
+    assert BY_ITSELF in told(tmp_path, one.pid)
 
 
 def test_two_neighbours_end_one_worker_and_one_of_them_keeps_its_stacks(tmp_path: Path) -> None:
     end = PATIENT + f"import pathlib; fencing.fence(PID, {WORKER!r}, pathlib.Path({str(tmp_path)!r}))"
-    with process(WAITS.format(worker=WORKER)) as one:
+    with process(AT_EASE.format(worker=WORKER)) as one:
         ends = [sys.executable, "-c", end.replace("PID", str(one.pid))]
         others = [subprocess.Popen(ends) for _ in range(2)]
         assert [other.wait() for other in others] == [0, 0]
         assert one.wait() == -signal.SIGKILL
-    assert (tmp_path / stacks_file(WORKER, one.pid)).read_text().count("asleep_in_a_collective") == 1
+    assert (tmp_path / stacks_file(WORKER, one.pid)).read_text().count("asleep_in_a_collective (<") == 1
 
 
 def test_a_process_that_ends_itself_says_so_first(tmp_path: Path) -> None:
     ends = f"""
 import os, pathlib
-fencing.lend({WORKER!r})
+stacks.lend({WORKER!r})
 print('there', flush=True)
 fencing.fence(os.getpid(), {WORKER!r}, pathlib.Path({str(tmp_path)!r}))
 """
     with process(PATIENT + ends) as one:
         assert one.wait() == -signal.SIGKILL
-    assert "in fence" in (tmp_path / stacks_file(WORKER, one.pid)).read_text()
+    assert "fence (" in told(tmp_path, one.pid)
 
 
 def test_another_process_that_was_given_the_number_is_left_alone(tmp_path: Path) -> None:
-    with process(WAITS.format(worker="run/cell0/stage0/shard0@n2")) as one:
+    with process(AT_EASE.format(worker="run/cell0/stage0/shard0@n2")) as one:
         fence(one.pid, WORKER, tmp_path)
         assert one.poll() is None
     assert list(tmp_path.iterdir()) == []

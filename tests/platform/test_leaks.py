@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.backends import BOTH
 from tests.support.lab import Lab, lab
 
 KILLS, SETTLED, LAST = 100, 20, 10
@@ -48,13 +49,14 @@ def living(one: Lab) -> dict[str, int]:
     return {worker: one.processes[worker].pid for worker in crew} | {"controller": one.controller.pid}
 
 
+@BOTH
 @pytest.mark.long
-def test_a_hundred_recoveries_leave_nothing_behind(tmp_path: Path) -> None:
+def test_a_hundred_recoveries_leave_nothing_behind(tmp_path: Path, backend: str) -> None:
     """The first rank of cell 1 is killed again and again: the others of all cells live through every recovery, one as
     the dead's peer, which forms its world anew each time, one as the source of the copy."""
     seen: list[dict[str, Holdings]] = []
-    # two spares: one takes the seat while the other's successor is on its way
-    with lab(tmp_path, {f"n{i}": 2 for i in range(4)}, steps=10**6, workload={"seconds": 0.015}) as one:
+    nodes = {f"n{i}": 2 for i in range(4)}  # two spares: one takes the seat while the other's successor is on its way
+    with lab(tmp_path, nodes, steps=10**6, workload={"seconds": 0.015}, backend=backend) as one:
         one.full(10, spares=2)
         through = living(one)
         del through[one.members(1)[0]]

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from shoal import testing
+from tests.support.backends import BOTH_LONG
 from tests.support.corpora import write_corpus
 from tests.support.lab import lab
 
 BATCH = 8
+LONG = [pytest.mark.fakenccl, pytest.mark.long]
 
 
 def workload(corpus: Path, parallel: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -36,12 +38,14 @@ def alone(section: dict[str, Any], steps: int, seed: int) -> list[float]:
     return testing.alone(whole, steps, seed).losses
 
 
-def test_experts_move_when_the_crew_changes(tmp_path: Path) -> None:
+@BOTH_LONG
+def test_experts_move_when_the_crew_changes(tmp_path: Path, backend: str) -> None:
     """Two cells whose experts are placed anew after the start, after a death, and after its successor has joined: the
     losses of a single process, and cells that agree to the bit after every step."""
     section = workload(write_corpus(tmp_path / "corpus"), {"ep": 2, "rebalance": 3}, 25)
     nodes, snapshots = {f"n{i}": 2 for i in range(3)}, {"every": 5, "compare": 1}
-    with lab(tmp_path, nodes, cells=2, workers_per_cell=2, steps=25, workload=section, snapshots=snapshots) as one:
+    settings: dict[str, Any] = {"workload": section, "snapshots": snapshots, "backend": backend}
+    with lab(tmp_path, nodes, cells=2, workers_per_cell=2, steps=25, **settings) as one:
         one.full(5, spares=2)
         one.kill(one.members(1)[0])
         run = one.finished()
@@ -55,16 +59,17 @@ def test_experts_move_when_the_crew_changes(tmp_path: Path) -> None:
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+@BOTH_LONG
 @pytest.mark.parametrize(
     "at",
     ["across", *(pytest.param(at, marks=pytest.mark.long) for at in ("accumulated", "vote", "commit", "committed"))],
 )
-def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str) -> None:
+def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str, backend: str) -> None:
     """Everybody has moved with that step or nobody, and the spare holds what its peers hold."""
     section = workload(write_corpus(tmp_path / "corpus"), {"ep": 2, "rebalance": 3}, 25)
     nodes, snapshots = {f"n{i}": 2 for i in range(3)}, {"every": 5, "compare": 1}
     inject = [{"at": at, "step": 3, "cell": 1, "rank": 0, "how": "kill"}]
-    settings: dict[str, Any] = {"workload": section, "snapshots": snapshots, "inject": inject}
+    settings: dict[str, Any] = {"workload": section, "snapshots": snapshots, "inject": inject, "backend": backend}
     with lab(tmp_path, nodes, cells=2, workers_per_cell=2, steps=25, **settings) as one:
         run = one.finished()
         assert (run["status"], run["steps_lost"], run["deaths"]) == ("done", 0, 1), one.story()
@@ -80,9 +85,9 @@ def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str) -> None
     [
         ({"pp": 2, "schedule": "dualpipe"}, 40, "gloo"),
         pytest.param({"pp": 2, "schedule": "zbv"}, 20, "fakenccl", marks=pytest.mark.fakenccl),
-        pytest.param(
-            {"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "fakenccl", marks=[pytest.mark.fakenccl, pytest.mark.long]
-        ),
+        pytest.param({"pp": 2, "schedule": "dualpipe"}, 40, "fakenccl", marks=LONG),
+        pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "fakenccl", marks=LONG),
+        pytest.param({"pp": 2, "schedule": "1f1b", "ep": 2}, 120, "fakenccl", marks=LONG),
         pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "gloo", marks=pytest.mark.long),
         pytest.param({"pp": 2, "schedule": "1f1b", "ep": 2}, 120, "gloo", marks=pytest.mark.long),
     ],

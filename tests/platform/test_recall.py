@@ -24,6 +24,7 @@ from shoal.protocol.orders import Keeper
 from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.worker import copies as copies_module
 from shoal.worker.copies import CopyServer, LostCopy, fetch, push
+from tests.support.backends import BOTH_LONG
 from tests.support.decisions import Stepped
 from tests.support.lab import Lab, alone, hurry, lab
 
@@ -218,16 +219,18 @@ def ran_on(one: Lab, steps: int, rungs: list[str]) -> int:
     return int(run["steps_lost"])
 
 
-def test_the_only_cell_dies_with_its_node_and_goes_on_from_another_nodes_memory(tmp_path: Path) -> None:
-    with lab(tmp_path, {"n0": 2, "n1": 3}, cells=1, steps=80, snapshots={"every": EVERY}) as one:
+@BOTH_LONG
+def test_the_only_cell_dies_with_its_node_and_goes_on_from_another_nodes_memory(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, {"n0": 2, "n1": 3}, cells=1, steps=80, snapshots={"every": EVERY}, backend=backend) as one:
         one.full(3 * EVERY, spares=3)
         one.kill_node(one.members(0)[0].rpartition("@")[2])
         assert 0 <= ran_on(one, 80, ["recall"]) < 2 * EVERY
 
 
-def test_every_cell_dies_at_once_and_then_the_keepers_node(tmp_path: Path) -> None:
+@BOTH_LONG
+def test_every_cell_dies_at_once_and_then_the_keepers_node(tmp_path: Path, backend: str) -> None:
     nodes = {"n0": 2, "n1": 2, "n2": 2, "n3": 2}
-    with lab(tmp_path, nodes, cells=2, steps=120, snapshots={"every": EVERY}) as one:
+    with lab(tmp_path, nodes, cells=2, steps=120, snapshots={"every": EVERY}, backend=backend) as one:
         one.full(3 * EVERY, spares=4)
         for cell in (0, 1):
             one.kill_node(one.members(cell)[0].rpartition("@")[2])

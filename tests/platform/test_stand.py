@@ -1,4 +1,5 @@
-"""What must not kill a healthy run, on real processes: full disks, clumsy workloads, a controller that dies."""
+"""What must not kill a healthy run, on real processes: full disks, clumsy workloads, a controller that dies.
+Where a cell forms again or goes back, the imitation of NCCL carries the tensors too; the others do neither."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from shoal.record import layout, read
 from shoal.record.jsonl import line_of, read_json
 from shoal.timeouts import Timeouts
 from shoal_core import marker
+from tests.support.backends import BOTH, BOTH_LONG
 from tests.support.lab import Lab, alone, hurry, lab
 
 NODES = {f"n{i}": 2 for i in range(3)}
@@ -28,8 +30,9 @@ def whole(one: Lab, steps: int) -> dict[str, Any]:
     return run
 
 
-def test_a_full_disk_stops_nothing_and_nothing_is_missing_afterwards(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=250, **SMALL) as one:
+@BOTH_LONG
+def test_a_full_disk_stops_nothing_and_nothing_is_missing_afterwards(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=250, **SMALL, backend=backend) as one:
         one.full(10, spares=2)
         living = one.living()
         one.disk_full(True)
@@ -81,8 +84,9 @@ def test_a_stop_that_saves_first(tmp_path: Path) -> None:
         )
 
 
-def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path) -> None:
-    with lab(tmp_path, NODES, steps=200, **SMALL) as one:
+@BOTH_LONG
+def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path, backend: str) -> None:
+    with lab(tmp_path, NODES, steps=200, **SMALL, backend=backend) as one:
         one.full(10, spares=2)
         one.disk_full(True)
         one.kill(one.members(1)[0])
@@ -96,9 +100,10 @@ def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path) -
         assert len(one.events("controller_back")) == 1
 
 
-def test_a_worker_is_killed_while_the_controller_has_no_descriptor_left(tmp_path: Path) -> None:
+@BOTH_LONG
+def test_a_worker_is_killed_while_the_controller_has_no_descriptor_left(tmp_path: Path, backend: str) -> None:
     """Its death is told although the order to kill it fails, and whoever is to take the spare's place comes later."""
-    with lab(tmp_path, NODES, steps=100_000, **SMALL) as one:
+    with lab(tmp_path, NODES, steps=100_000, **SMALL, backend=backend) as one:
         one.full(10, spares=2)
         living = one.living()
         with one.no_descriptors():
@@ -139,10 +144,11 @@ def test_workers_that_never_start_are_told_and_the_run_ends(tmp_path: Path) -> N
         assert {event["how"] for event in one.events("not_started")} == {why}
 
 
+@BOTH
 @pytest.mark.long
-def test_workers_that_all_hang_in_the_same_step_end_the_run(tmp_path: Path) -> None:
+def test_workers_that_all_hang_in_the_same_step_end_the_run(tmp_path: Path, backend: str) -> None:
     settings: dict[str, Any] = {"patience": 10.0, "workload": {"path": "tests.support.broken:Hanging"}, **SMALL}
-    with lab(tmp_path, NODES, steps=100, **settings) as one:
+    with lab(tmp_path, NODES, steps=100, **settings, backend=backend) as one:
         run = one.finished()
         assert (run["status"], run["steps"]) == ("failed", 20), one.story()
         assert "step 20 was not committed: all workers were across for" in run["reason"]
@@ -178,10 +184,11 @@ def test_who_takes_over_journals_nothing_twice(tmp_path: Path) -> None:
         assert [event["step"] for event in one.events("remark")] == list(range(150))
 
 
-def test_rolling_back_too_often_saves_the_state(tmp_path: Path) -> None:
+@BOTH_LONG
+def test_rolling_back_too_often_saves_the_state(tmp_path: Path, backend: str) -> None:
     inject = [{"at": "accumulated", "step": 33, "cell": 1, "rank": 0, "how": "nan"}]
     snapshots = {"every": 10, "roll_backs": 0}
-    with lab(tmp_path, NODES, steps=100, inject=inject, snapshots=snapshots, **SMALL) as one:
+    with lab(tmp_path, NODES, steps=100, inject=inject, snapshots=snapshots, **SMALL, backend=backend) as one:
         run = one.finished()
         assert run["status"] == "failed"
         assert "rolled back more than 0 times, last at step 33" in run["reason"]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from shoal.testing import World
 from shoal_workloads.parallel.pipeline.executor import Executor
-from shoal_workloads.parallel.pipeline.wires import Wires
+from shoal_workloads.parallel.pipeline.wires import Wires, make_channels
 from shoal_workloads.parallel.schedule import Schedule, Span, Timeline, build, simulate, timeline
 
 __all__ = ["Measured", "compare", "measure"]
@@ -47,7 +47,7 @@ def _rank(name: str, pp: int, micro_batches: int, unit: float) -> list[Span]:
     """One rank's run, after one that warms up."""
     schedule = build(name, pp, micro_batches)
     like, place = torch.empty(8, 64), dist.get_rank()
-    wires = Wires(schedule, range(pp))
+    wires = Wires(schedule, range(pp), make_channels(schedule, "cpu"))
     Executor(schedule, place, _Sleepers(schedule.stages, 0.0), like, wires).run(range(micro_batches))
     executor = Executor(schedule, place, _Sleepers(schedule.stages, unit), like, wires, measure=True)
     dist.barrier()

@@ -1,4 +1,4 @@
-"""One thread for torch, and worlds of two and of four processes that all tests share."""
+"""One thread for torch, and worlds of two and of four processes that all tests share, on the `backend` of a test."""
 
 from __future__ import annotations
 
@@ -19,14 +19,32 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[World]:
-    """Two processes that run a function as a gloo world of two."""
+def _pair() -> Iterator[World]:
     with world(2) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def four() -> Iterator[World]:
-    """Four processes that run a function as a gloo world of four."""
+def _four() -> Iterator[World]:
     with world(4) as found:
         yield found
+
+
+@pytest.fixture
+def backend() -> str:
+    """What carries the tensors of a test that is not run on several (`support.backends`)."""
+    return "gloo"
+
+
+@pytest.fixture
+def pair(_pair: World, backend: str) -> World:
+    """Two processes that run a function as a world of two."""
+    _pair.backend = backend
+    return _pair
+
+
+@pytest.fixture
+def four(_four: World, backend: str) -> World:
+    """Four processes that run a function as a world of four."""
+    _four.backend = backend
+    return _four

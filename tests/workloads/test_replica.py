@@ -14,6 +14,7 @@ from shoal_workloads import replica
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.pretrain import Pretrain
 from tests.support import synthetic
+from tests.support.backends import BOTH_LONG
 
 
 def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:
@@ -23,6 +24,7 @@ def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], toleran
         assert np.abs(found[name] - value).max() / scale < tolerance, name
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("ep", [1, 2])
 def test_gradients_and_steps_of_two_workers_equal_one(pair: World, ep: int) -> None:
     alone = synthetic.gradients(synthetic.tiny())
@@ -39,6 +41,7 @@ def test_gradients_and_steps_of_two_workers_equal_one(pair: World, ep: int) -> N
         assert found_figures == pytest.approx(figures, rel=1e-4)
 
 
+@BOTH_LONG
 def test_two_by_two(four: World) -> None:
     """efsdp and ep together: every expert split over two workers, the experts over two groups."""
     alone = synthetic.gradients(synthetic.tiny())
@@ -54,12 +57,14 @@ def test_it_learns() -> None:
     assert metrics[-1]["mtp_loss"] < 0.7 * metrics[0]["mtp_loss"]
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_twin_continues_bit_for_bit(pair: World, workers: int) -> None:
     config = synthetic.tiny(parallel={"ep": workers})
     assert all(pair.run(synthetic.twin, config)) if workers == 2 else synthetic.twin(config)
 
 
+@BOTH_LONG
 def test_checkpoint_loads_on_another_cell(pair: World, tmp_path: Path) -> None:
     def check(saved: dict[str, Any], loaded: tuple[dict[str, Any], dict[str, float]]) -> dict[str, float]:
         assert saved.keys() == loaded[0].keys()
@@ -115,6 +120,7 @@ def test_recomputing_changes_no_gradient(recompute: Level) -> None:
     assert all(np.array_equal(plain[name], again[name]) for name in plain)
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("dispatch", ["flat", "hierarchical"])
 def test_rows_that_travel_again_change_no_gradient(pair: World, dispatch: str) -> None:
     parallel = {"ep": 2, "dispatch": dispatch, "ep_node": 1}
@@ -124,6 +130,7 @@ def test_rows_that_travel_again_change_no_gradient(pair: World, dispatch: str) -
         assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+@BOTH_LONG
 def test_rows_travel_in_fp8(pair: World) -> None:
     """What is dispatched arrives rounded to E4M3 with power-of-2 scales, its gradient as it was sent; what is combined
     arrives as it was, its gradient rounded."""
@@ -133,6 +140,7 @@ def test_rows_travel_in_fp8(pair: World) -> None:
         assert combined == (False, True)
 
 
+@BOTH_LONG
 def test_nothing_outlives_a_replica(pair: World) -> None:
     """A worker is rebuilt in new worlds many times: a dropped replica must not keep the old one's groups alive."""
     for answer in pair.run(synthetic.forgotten, synthetic.tiny(parallel={"ep": 2})):

@@ -35,12 +35,13 @@ from shoal.decisions.events import Ending, PassedOver, Recorded
 from shoal.names import stacks_file
 from shoal.protocol import orders
 from shoal.protocol.codec import encode_each
+from shoal.worker.fencing import fence_soon
 from shoal_core import marker
 from shoal_core.workload import ORIGIN
 
 __all__ = ["GRACE", "carry_out"]
 
-GRACE = 1.0
+GRACE = 2.0
 """Seconds in which neighbours end a worker that is taken for dead, before the cluster is asked to."""
 
 
@@ -129,12 +130,15 @@ def begin(one: Run, action: Generation) -> None:
 
 def fence(one: Run, worker: str, how: str) -> None:
     """Make sure that a worker is dead: a frozen process obeys only a signal, which another worker of its node can send
-    at once. One that is alone there may still hear of it itself. They first have it say where its threads are."""
+    at once, and the controller itself if it is there too. One that is alone on another node may still hear of it. They
+    first put on record where its threads are."""
     line = one.lifelines.lines.get(worker)
     if line is None:
         return
     beside = [other.worker for other in one.lifelines.lines.values() if other.node == line.node and other is not line]
     one.lifelines.broadcast(beside or [worker], orders.Fence(line.pid, worker))
+    if not beside:  # what has this number here, if the worker is on another node, is seen not to be it
+        fence_soon(line.pid, worker, one.rundir)
     del one.lifelines.lines[worker]
     line.hang_up()
     one.ear.gone(line, how, grace=GRACE)

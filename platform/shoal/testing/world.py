@@ -46,10 +46,10 @@ def _serve(rank: int, size: int, pipe: Any) -> None:
 
 class World:
     """`run` calls a module-level function on all ranks, each time in a new process group, and returns their answers.
-    `backend`: torch's name of it."""
+    `backend`: torch's name of it, where a call names no other."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self._pipes, self._processes = size, [], []
+    def __init__(self, size: int, backend: str = "gloo") -> None:
+        self.size, self.backend, self._pipes, self._processes = size, backend, [], []
         for rank in range(size):
             here, there = FORK.Pipe()
             process = FORK.Process(target=_serve, args=(rank, size, there), daemon=True)
@@ -57,10 +57,10 @@ class World:
             self._pipes.append(here)
             self._processes.append(process)
 
-    def run(self, function: Callable[..., Any], *args: Any, backend: str = "gloo") -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, backend: str | None = None) -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             for pipe in self._pipes:
-                pipe.send((backend, os.path.join(folder, "store"), function, args))
+                pipe.send((backend or self.backend, os.path.join(folder, "store"), function, args))
             answers = [pipe.recv() for pipe in self._pipes]
         for rank, (fine, answer) in enumerate(answers):
             assert fine, f"rank {rank}:\n{answer}"

@@ -16,10 +16,10 @@ from shoal.protocol.said import CannotStart, Phase, Where
 from shoal.timeouts import Timeouts
 from shoal.worker import environment
 from shoal.worker.faults import Fault, meaning
-from shoal.worker.fencing import lend
 from shoal.worker.link import Link
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.sockets import interface_of
+from shoal.worker.stacks import lend
 
 if TYPE_CHECKING:
     from shoal.worker.loop import Loop

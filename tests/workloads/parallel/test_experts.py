@@ -19,6 +19,7 @@ from shoal_workloads.parallel.placement import identity, imbalance, place_expert
 from shoal_workloads.parallel.traffic import row_bytes
 from shoal_workloads.recipe.balance import max_violation, update_bias
 from tests.support import experts_world, synthetic
+from tests.support.backends import BOTH_LONG
 from tests.support.experts_world import Answer, Case
 
 SPREAD = [
@@ -52,6 +53,7 @@ def alone() -> Answer:
     return experts_world.step(experts_world.config(), Case())
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("case", SPREAD, ids=name)
 def test_loss_gradients_and_balancing_equal_one_process(four: World, alone: Answer, case: Case) -> None:
     found = run(four, case)
@@ -64,6 +66,7 @@ def test_loss_gradients_and_balancing_equal_one_process(four: World, alone: Answ
         assert max_violation(torch.from_numpy(mine).float()) == max_violation(torch.from_numpy(theirs).float()) > 0
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
 def test_no_token_is_dropped_where_all_want_the_same_experts(four: World, kind: str) -> None:
     """Every token wants the four experts of the first two workers: the others get no row at all."""
@@ -73,6 +76,7 @@ def test_no_token_is_dropped_where_all_want_the_same_experts(four: World, kind: 
     same(run(four, case._replace(ep=4, kind=kind, per_node=2)), alone, 1e-5)
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
 def test_bf16(four: World, kind: str) -> None:
     case = Case(dtype=torch.bfloat16)
@@ -99,6 +103,7 @@ def test_the_facts_bytes_of_a_row() -> None:
     assert (dispatch, combine, 2 * (dispatch + combine)) == (29_568, 57_344, 173_824)
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("fp8", [False, True], ids=["bf16", "fp8"])
 def test_bytes_across_nodes_equal_the_formula(four: World, fp8: bool) -> None:
     """Experts in 4 groups, 2 nodes of 2 workers and 4 nodes of 1. Both ways of sending, both passes."""
@@ -123,6 +128,7 @@ def test_bytes_across_nodes_equal_the_formula(four: World, fp8: bool) -> None:
             assert sent["hierarchical"] <= 3 / 4 * sent["flat"]
 
 
+@BOTH_LONG
 def test_fp8_arrives_the_same_by_either_way(four: World) -> None:
     """Power-of-2 scales: rows sent on are not rounded again, so the two ways differ in the order of sums alone."""
     case = Case(fp8=True)
@@ -136,6 +142,7 @@ def test_fp8_arrives_the_same_by_either_way(four: World) -> None:
     assert flat.loss != alone.loss
 
 
+@BOTH_LONG
 def test_rows_travel_while_shared_experts_compute(four: World) -> None:
     c = experts_world.config()
     for forward, backward in four.run(experts_world.order_of_calls, c, Case(ep=4, kind="flat", per_node=2)):
@@ -182,6 +189,7 @@ def test_placement_keeps_groups_of_node_limited_routing_on_one_node() -> None:
         assert len(set((group // 16).tolist())) == 1
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
 def test_another_placement_changes_no_number(four: World, alone: Answer, kind: str) -> None:
     loads = alone.loads.sum(axis=0).tolist()
@@ -192,6 +200,7 @@ def test_another_placement_changes_no_number(four: World, alone: Answer, kind: s
     same(run(four, Case(ep=4, kind=kind, per_node=2, placement=shuffled)), alone, 1e-5)
 
 
+@BOTH_LONG
 def test_a_step_tells_what_its_experts_sent(four: World) -> None:
     config = synthetic.tiny(parallel={"ep": 4, "ep_node": 2, "dispatch": "hierarchical"})
     answers = four.run(experts_world.told, config)

@@ -1,5 +1,6 @@
 """Every layout does exactly what one process does: loss, every gradient, every updated parameter and moment, the router
-biases, the balance loss and MaxVio, on the same global batch."""
+biases, the balance loss and MaxVio, on the same global batch. On the imitation of NCCL too (`test_on_fakenccl.py` has
+what of that is quick)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from shoal.testing import World, fakenccl, world
+from shoal.testing import World, world
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.executor import Executor
@@ -21,14 +22,11 @@ from shoal_workloads.parallel.pipeline.wires import Wires
 from shoal_workloads.parallel.schedule import Action, Pair, Schedule
 from shoal_workloads.pretrain import Pretrain
 from tests.support import layouts_world, synthetic
+from tests.support.backends import BOTH_LONG
 from tests.support.layouts_world import Run, whole
 
 STEPS, BATCH = 5, 16
 TOLERANCE = 1e-5  # of the largest element of a tensor, or of a figure
-BOTH = pytest.mark.parametrize(
-    "backend", ["gloo", pytest.param(fakenccl.NAME, marks=[pytest.mark.fakenccl, pytest.mark.long])]
-)
-"""What carries a cell's tensors; the second takes no tags, as NCCL (`test_on_fakenccl.py` has what of it is quick)."""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +94,7 @@ def pp(ranks: int, schedule: str, **more: Any) -> dict[str, Any]:
     return {"pp": ranks, "schedule": schedule, **more}
 
 
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize(
     ("workers", "cells", "parallel", "sections"),
     [
@@ -131,7 +129,7 @@ def test_a_layout_equals_one_process(
     compare([run for run in answers if run is not None], workers, alone(sections))
 
 
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe"), pp(2, "zbv")])
 def test_exact_sums_do_not_know_the_order_of_micro_batches(
     pair: World, tmp_path: Path, backend: str, parallel: dict[str, Any]
@@ -148,7 +146,7 @@ def test_exact_sums_do_not_know_the_order_of_micro_batches(
         assert total.any()
 
 
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize("given", [pytest.param([4, 0], marks=pytest.mark.long), [1, 3]])
 def test_cells_with_unequal_shares(eight: World, tmp_path: Path, backend: str, given: list[int]) -> None:
     """Cells take any number of micro-batches: DualPipe wants an even number and four at least, gets two for one share,
@@ -159,7 +157,7 @@ def test_cells_with_unequal_shares(eight: World, tmp_path: Path, backend: str, g
     compare([run for run in answers if run is not None], 4, alone(""))
 
 
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize(
     ("workers", "cells", "parallel", "given"),
     [
@@ -193,7 +191,7 @@ def test_experts_that_move_change_no_number(
             assert sum(note["after"]) < 0.7 * sum(note["before"])
 
 
-@BOTH
+@BOTH_LONG
 @pytest.mark.parametrize("healed", [2, 3])
 @pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe", ep=2)])
 def test_a_cell_that_heals_has_the_placement_of_the_others(
@@ -208,7 +206,7 @@ def test_a_cell_that_heals_has_the_placement_of_the_others(
     compare([run for run in answers if run is not None], workers, alone("ema"))
 
 
-@BOTH
+@BOTH_LONG
 def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path, backend: str) -> None:
     """Pipeline and expert parallelism on products of FP8 and activations in bf16, beside the same in one process: the
     first forward to rounding of its sums, and the same routing, but for the rare choice that lies within that rounding
@@ -230,7 +228,7 @@ def test_fp8_with_ema_and_recompute(eight: World, tmp_path: Path, backend: str) 
             assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
-@BOTH
+@BOTH_LONG
 def test_a_checkpoint_goes_from_layout_to_layout(eight: World, tmp_path: Path, backend: str) -> None:
     """Saved by pipeline and expert parallelism after experts moved, loaded by others: the state to the bit, and the
     same next step."""

@@ -16,6 +16,7 @@ from shoal_workloads.footprint import GB, footprint
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.fits import check_fits, nearest
 from tests.support import synthetic
+from tests.support.backends import BOTH_LONG
 from tests.support.reducing import Reduced, reduced
 
 TOLERANCE = 1e-5  # of the largest element of a tensor, as in the tests of layouts
@@ -45,6 +46,7 @@ def check(runs: list[Reduced], one_by_one: list[Reduced], given: list[int], held
         close(mine.gradient, other.gradient)
 
 
+@BOTH_LONG
 @pytest.mark.parametrize("given", [[4], [3, 1]])
 @pytest.mark.parametrize("ep", [1, 2])
 def test_two_workers_reduce_once_a_call(pair: World, ep: int, given: list[int]) -> None:
@@ -55,12 +57,14 @@ def test_two_workers_reduce_once_a_call(pair: World, ep: int, given: list[int]) 
     check(pair.run(reduced, job, given), pair.run(reduced, config(2, ep=ep), given), given, held)
 
 
+@BOTH_LONG
 def test_experts_that_are_split_twice(four: World) -> None:
     job = config(4, ep=2, reduce_once=True)
     held = footprint(job, 4).parts[WHOLE]
     check(four.run(reduced, job, [4]), four.run(reduced, config(4, ep=2), [4]), [4], held)
 
 
+@BOTH_LONG
 def test_gradients_in_bf16_are_added_up_in_float32(pair: World) -> None:
     """As many bytes of them are held, and their sum is as near to float32's as that of what is reduced one by one."""
     job = config(2, "bf16", reduce_once=True)
