@@ -212,7 +212,7 @@ def test_a_thread_that_nothing_wakes_is_left_behind_and_its_worker_goes_on(tmp_p
 @pytest.mark.fakenccl
 @pytest.mark.long
 def test_a_thread_that_nothing_wakes_costs_its_process_where_none_may_be_left_behind(tmp_path: Path) -> None:
-    """As on a device, which a thread that is stuck there keeps. What it was stuck in is kept, and the cell is healed."""
+    """As on a device, which a thread that is stuck there keeps. The record has where that was; the cell is healed."""
     inject = [fault("accumulate", 30, how="hang"), fault("accumulate", 30) | {"rank": 1}]
     settings: dict[str, Any] = {"patience": 20.0, "backend": fakenccl.NAME, "audit": {"samples": True}}
     with lab(tmp_path, NODES, steps=60, inject=inject, **settings) as one:
