@@ -15,7 +15,7 @@ import pytest
 CODE = """
 import os, sys
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_metrics_report_interval_ms="500",
-                  RAY_raylet_start_wait_time_s="120")
+                  RAY_raylet_start_wait_time_s="600")
 import ray
 ray.init(num_cpus=1, include_dashboard=False, _metrics_export_port=int(sys.argv[1]), object_store_memory=10**8,
          _temp_dir=sys.argv[2], logging_level="error")
