@@ -48,12 +48,20 @@ class Stop:
         self.terminated: float | None = None
         """When a signal asked for the end (monotonic)."""
         self._attended = attended
+        self._came, comes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(comes, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._tell)
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self.told = True
         self.terminated = self.terminated or time.monotonic()
+
+    def listen(self, seconds: float) -> None:
+        """Wait so long for a signal, in any thread. Python runs its handlers in the main one only, and not before a
+        database that is locked, or does not answer, has let go of it."""
+        if select.select([self._came], [], [], seconds)[0]:
+            self._tell(os.read(self._came, 1)[0], None)
 
     def wait(self, seconds: float) -> bool:
         """Wait for a reason to end, at most `seconds`; whether there is one."""
@@ -81,7 +89,7 @@ def guard(path: Path, stop: Stop, stuck: Callable[[float], bool]) -> None:
     """End the process when a call to the store does not come back (MLflow's own clients retry for minutes, deaf), or
     when it is still importing MLflow. `stuck(now)`: whether a call takes too long."""
     while True:
-        time.sleep(0.2)
+        stop.listen(0.2)
         now = time.monotonic()
         if stuck(now) or (stop.terminated is not None and now > stop.terminated + TERMINATED):
             give_up(path)
