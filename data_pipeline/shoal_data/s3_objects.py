@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from shoal_core.errors import StoreError, UserError
-from shoal_data.s3_client import CREDENTIALS, connect, unsigned
+from shoal_core.s3_client import connect
+from shoal_core.s3_errors import final_error, is_answer, told
 
-__all__ = ["Objects", "Stalls", "final_error"]
+__all__ = ["Objects", "Stalls"]
 
 Result = TypeVar("Result")
 
@@ -22,23 +23,6 @@ _CHUNK_BYTES = 1 << 20
 _CONNECTIONS = 16
 
 _ENDPOINT = "check AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION and this machine's network"
-_REFUSED = (
-    "allow these credentials s3:GetObject and s3:ListBucket in the bucket's policy, or use others (AWS_PROFILE, "
-    "AWS_ACCESS_KEY_ID)"
-)
-#: codes that say who asks is not known, by any status
-_UNKNOWN_CALLER = (
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidAccessKeyId",
-    "InvalidSecurity",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-)
-_OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
-#: codes of passing trouble that come with a status of the caller's own mistakes
-_BUSY = ("RequestTimeout", "SlowDown", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
 
 @dataclass
@@ -151,7 +135,7 @@ class Objects:
             try:
                 result = ask()
             except (BotoCoreError, ClientError, OSError) as error:
-                self._answered = self._answered or _is_answer(error)
+                self._answered = self._answered or is_answer(error)
                 if (final := final_error(error, where, again=self._answered)) is not None:
                     raise final from error
                 problem = error
@@ -160,89 +144,11 @@ class Objects:
                 return result
         if not self._answered:
             endpoint = self._client.meta.endpoint_url
-            raise StoreError(f"{where}: nobody answers at {endpoint} ({_told(problem)})", _ENDPOINT) from problem
+            raise StoreError(f"{where}: nobody answers at {endpoint} ({told(problem)})", _ENDPOINT) from problem
         raise StoreError(
-            f"{where}: not read after {self._attempts} attempts ({_told(problem)})",
+            f"{where}: not read after {self._attempts} attempts ({told(problem)})",
             "check the network and the object store, and start again when it answers",
         ) from problem
-
-
-def final_error(error: Exception, where: str, *, again: bool) -> Exception | None:
-    """What to raise for an error of botocore's when `where` was asked for; None if the next answer may be another one.
-
-    Args:
-        again: whether the store has answered before, so that what was found then (credentials) can be found again.
-    """
-    from botocore import exceptions as found
-
-    if isinstance(error, found.ClientError):
-        return _refusal(error, where)
-    if isinstance(error, found.SSLError):
-        return StoreError(f"{where}: {error}", "check the endpoint's certificate, AWS_CA_BUNDLE and AWS_ENDPOINT_URL")
-    if isinstance(error, found.CredentialRetrievalError | found.MetadataRetrievalError) and again:
-        return None  # a role's credentials are asked for anew from time to time, by another service
-    if not isinstance(error, found.BotoCoreError) or isinstance(error, _passing()):
-        return None
-    if isinstance(error, found.ParamValidationError | found.InvalidRegionError | found.EndpointProviderError):
-        return StoreError(f"{where}: {error}", "check the address s3://bucket/prefix, and AWS_DEFAULT_REGION")
-    return StoreError(f"{where}: {error}", CREDENTIALS)
-
-
-def _refusal(error: Any, where: str) -> Exception | None:
-    """What an answer with an error code means."""
-    told, why = error.response.get("Error", {}), _told(error)
-    code = str(told.get("Code"))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
-    if code in ("NoSuchKey", "404", "NotFound"):
-        return FileNotFoundError(where)
-    if code in ("InvalidRange", "416"):
-        return EOFError(where)
-    if code == "NoSuchBucket":
-        return StoreError(f"{where}: there is no such bucket", "check the address s3://bucket/prefix, and the endpoint")
-    if code in _OTHER_REGION:
-        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        region = headers.get("x-amz-bucket-region") or told.get("Region") or "the bucket's region"
-        return StoreError(f"{where}: the bucket lies in another region ({why})", f"set AWS_DEFAULT_REGION to {region}")
-    if unsigned() and status in (401, 403):
-        remedy = f"unset AWS_NO_SIGN_REQUEST, and {CREDENTIALS}"
-        return StoreError(f"{where}: reading is not allowed without credentials ({why})", remedy)
-    if code == "RequestTimeTooSkewed":
-        return StoreError(f"{where}: {why}", "set this machine's clock")
-    if code in _UNKNOWN_CALLER or status == 401:
-        return StoreError(f"{where}: these AWS credentials are not accepted ({why})", CREDENTIALS)
-    if status == 403 or code in ("AccessDenied", "AllAccessDisabled"):
-        return StoreError(f"{where}: reading is not allowed ({why})", _REFUSED)
-    if code in _BUSY or not 400 <= status < 500 or status in (408, 429):
-        return None
-    return StoreError(f"{where}: {why}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")
-
-
-def _told(error: Any) -> str:
-    """An error in the store's own words, where it has any."""
-    told = getattr(error, "response", {}).get("Error", {})
-    return f"{told.get('Code')}: {told.get('Message', 'no more is said')}" if told else str(error)
-
-
-def _passing() -> tuple[type[Exception], ...]:
-    """botocore's errors of connections and of cut or spoilt answers."""
-    from botocore import exceptions as found
-
-    return (
-        found.ConnectionError,
-        found.HTTPClientError,
-        found.ChecksumError,
-        found.FlexibleChecksumError,
-        found.IncompleteReadError,
-        found.PaginationError,
-    )
-
-
-def _is_answer(error: Exception) -> bool:
-    """Whether somebody answered, if only with an error or half."""
-    from botocore import exceptions as found
-
-    nobody = found.EndpointConnectionError, found.ConnectTimeoutError, found.ProxyConnectionError
-    return not isinstance(error, nobody) and isinstance(error, (found.ClientError, OSError, *_passing()))
 
 
 def _whole(size: int, answer: dict[str, Any]) -> None:

@@ -20,13 +20,14 @@ from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal_core.errors import StoreError, UserError
+from shoal_core.s3_errors import final_error
 from shoal_data.reading import reader
 from shoal_data.reading.entropy import unigram_entropy
 from shoal_data.reading.inspection import documents, write_documents
 from shoal_data.reading.reader import Corpus
 from shoal_data.reading.store import store_at
 from shoal_data.reading.verify import verify
-from shoal_data.s3_objects import Objects, final_error
+from shoal_data.s3_objects import Objects
 from shoal_data.writing.options import TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
 

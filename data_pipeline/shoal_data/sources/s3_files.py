@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from shoal_core.errors import StoreError, UserError
+from shoal_core.s3_client import connect
+from shoal_core.s3_errors import final_error
 from shoal_data.retry import MayPass, retried
-from shoal_data.s3_client import connect
-from shoal_data.s3_objects import final_error
 from shoal_data.sources.found import Found, Listing, Ranges
 from shoal_data.sources.globs import fixed_part, has_magic, match_path
 
