@@ -10,16 +10,21 @@ from collections.abc import Mapping, Sequence
 
 from shoal_core.errors import UserError
 
-__all__ = ["cell_ids", "count", "ids", "rest", "share"]
+__all__ = ["MOST", "cell_ids", "count", "ids", "rest", "share"]
+
+MOST = 1_000_000
+"""Samples of a step: each is listed by who takes it, in memory and on record."""
 
 
 def count(first: int, last: int, workers: int, size: int) -> int:
     """Micro-batches in a step.
 
     Raises:
-        UserError: the global batch is not a multiple of a cell's micro-batch.
+        UserError: the global batch is not a multiple of a cell's micro-batch, or absurd.
     """
     batch, one = last - first, workers * size
+    if batch > MOST:
+        raise UserError(f"a global batch of {batch:,} samples: a step has {MOST:,} at most", "choose a smaller one")
     if batch % one:
         raise UserError(
             f"a global batch of {batch} samples cannot be cut into micro-batches of {workers} workers x {size} samples",

@@ -45,3 +45,9 @@ def test_what_a_dead_cell_had_done_is_done_again() -> None:
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match="2 workers x 3 samples"):
         batching.count(0, 16, 2, 3)
+
+
+def test_a_batch_that_nobody_can_list_is_refused() -> None:
+    assert batching.count(0, batching.MOST, 1, 1) == batching.MOST
+    with pytest.raises(UserError, match="1,000,001 samples: a step has 1,000,000 at most"):
+        batching.count(0, batching.MOST + 1, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
@@ -39,3 +40,9 @@ def test_published_figures() -> None:
 def test_laptop_presets_are_as_large_as_they_say(preset: str, millions: int) -> None:
     count = count_parameters(ModelConfig.from_preset(preset))
     assert count.total == pytest.approx(millions * 1e6, rel=0.2)
+
+
+@pytest.mark.parametrize("setting", ["n_layers", "n_experts", "mtp_depth"])
+def test_a_model_that_would_be_counted_for_ever_is_refused(setting: str) -> None:
+    with pytest.raises(ValidationError, match=f"{setting}\n.*less than or equal to"):
+        ModelConfig.model_validate({"preset": "laptop-1m", setting: 10**9})

@@ -60,6 +60,11 @@ def test_the_reports_batch_ramp() -> None:
         BatchConfig.model_validate({"global_batch": 16, "micro_batch": 3})
 
 
+def test_a_ramp_of_endless_stages_is_refused() -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 1000"):
+        BatchConfig.model_validate({"global_batch": 8, "ramp": {"start": 2, "tokens": 1e6, "stages": 10**9}})
+
+
 def test_guard() -> None:
     guard = Guard(GuardConfig(action="skip", settle=5))
     assert [guard.judge(3.0, 1.0) for _ in range(10)] == ["fine"] * 10

@@ -31,7 +31,7 @@ class ModelConfig(BaseModel):
     preset: str | None = None
     vocab_size: int = Field(gt=0, description="rows of the embedding and of the head")
     d_model: int = Field(gt=0)
-    n_layers: int = Field(gt=0, description="L, dense layers included, MTP modules not")
+    n_layers: int = Field(gt=0, le=1_000, description="L, dense layers included, MTP modules not")
     n_dense: int = Field(ge=0, description="first layers with a dense FFN")
     n_heads: int = Field(gt=0)
     d_head: int = Field(gt=0, description="d_h: a head's width of q and k without RoPE")
@@ -39,7 +39,7 @@ class ModelConfig(BaseModel):
     d_v: int = Field(gt=0, description="a head's width of v")
     d_kv: int = Field(gt=0, description="d_c: rank of the joint key-value latent")
     d_q: int | None = Field(default=None, description="d_c': rank of the query latent; none: a full-rank query")
-    n_experts: int = Field(gt=0)
+    n_experts: int = Field(gt=0, le=65_536)
     n_shared: int = Field(ge=0, description="shared experts, computed as one FFN of n_shared times the width")
     top_k: int = Field(gt=0)
     d_expert: int = Field(gt=0, description="an expert's hidden width")
@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
     n_groups: int = Field(default=1, gt=0, description="expert groups of node-limited routing")
     topk_groups: int = Field(default=1, gt=0, description="groups a token may use (M)")
     route_scale: float = 1.0
-    mtp_depth: int = Field(default=1, ge=0, description="multi-token prediction modules (D)")
+    mtp_depth: int = Field(default=1, ge=0, le=64, description="multi-token prediction modules (D)")
     init_std: float = Field(default=0.006, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
     rope_theta: float = Field(default=1e4, gt=0)

@@ -17,7 +17,7 @@ class RampConfig(BaseModel):
 
     start: int = Field(gt=0)
     tokens: float = Field(gt=0)
-    stages: int = Field(default=4, gt=0)
+    stages: int = Field(default=4, gt=0, le=1_000)
 
 
 class BatchConfig(BaseModel):
