@@ -15,7 +15,7 @@ from shoal.decisions.events import Lost
 from shoal.protocol.said import Failed
 from shoal.timeouts import Timeouts
 from shoal.worker.environment import set_up, variables
-from shoal.worker.faults import Fault, figures, meaning
+from shoal.worker.faults import Fault, meaning, memory_figures
 from tests.support.decisions import Run
 from tests.support.lab import lab
 
@@ -64,8 +64,8 @@ def test_what_an_error_means(error: Exception, fault: Fault) -> None:
 
 def test_the_numbers_of_a_full_memory_are_told_in_one_clause() -> None:
     wanted = "20.00 MiB wanted, of 79.10 GiB, 12.50 MiB free, 70.02 GiB held by tensors, 5.10 GiB reserved beside"
-    assert figures(OUT) == wanted
-    assert figures("CUDA error: out of memory") == "CUDA error: out of memory"
+    assert memory_figures(OUT) == wanted
+    assert memory_figures("CUDA error: out of memory") == "CUDA error: out of memory"
 
 
 def test_nccl_is_told_to_leave_failures_to_shoal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from shoal.protocol.rendezvous import Meet, Met, Question
 from shoal.testing import fakenccl
 from shoal.timeouts import Timeouts
 from shoal.worker.groups import GROUPS, Groups, Stopped, leave_world
-from shoal.worker.rendezvous import Pending, Rendezvous
+from shoal.worker.rendezvous import OpenQuestion, Rendezvous
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import world_broke
 from shoal.worker.transport import Communicator
@@ -207,7 +207,7 @@ def test_an_answer_that_is_said_to_be_there_can_be_taken() -> None:
             super().set()
 
     seen: list[bool] = []
-    answer = Pending()
+    answer = OpenQuestion()
     answer._answered = Watched()
     answer.settle(Met(0, True))
     assert seen == [False]

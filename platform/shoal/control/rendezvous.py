@@ -23,8 +23,8 @@ workers of a run may have come to it."""
 
 
 @dataclass
-class Wish:
-    """A worker asks for the values of some keys, and gets them when all are there."""
+class Waiter:
+    """A worker that asked for the values of some keys; it gets them when all are there."""
 
     worker: str
     id: int
@@ -49,7 +49,7 @@ class Room:
     members: frozenset[str]
     values: dict[str, str] = field(default_factory=dict)
     size: int = 0
-    wishes: dict[str, list[Wish]] = field(default_factory=dict)
+    waiters: dict[str, list[Waiter]] = field(default_factory=dict)
     """Who waits for each key that is missing."""
     tables: dict[str, Table] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Rendezvous:
         self._rooms[subject] = Room(f"{subject}/{number}", frozenset(members))
         if left is None:
             return []
-        waiting = list(dict.fromkeys((wish.worker, wish.id) for wishes in left.wishes.values() for wish in wishes))
+        waiting = list(dict.fromkeys((one.worker, one.id) for waiters in left.waiters.values() for one in waiters))
         tables = [table for table in left.tables.values() if table.go is None]
         waiting += [(worker, asked.id) for table in tables for worker, asked in table.came.items()]
         return [(worker, Closed(id)) for worker, id in waiting]
@@ -109,21 +109,21 @@ def put(room: Room, key: str, value: str) -> Answers:
         raise ValueError(f"{room.scope}: too many or too large values at the rendezvous, the last for {key[:100]}")
     room.size += grown
     room.values[key] = value
-    found = room.wishes.pop(key, [])
-    for wish in found:
-        wish.missing.discard(key)
-    return [values(room, wish) for wish in found if not wish.missing]
+    found = room.waiters.pop(key, [])
+    for waiter in found:
+        waiter.missing.discard(key)
+    return [values(room, waiter) for waiter in found if not waiter.missing]
 
 
 def want(room: Room, worker: str, id: int, keys: tuple[str, ...]) -> Answers:
-    wish = Wish(worker, id, keys, {key for key in keys if key not in room.values})
-    for key in wish.missing:
-        room.wishes.setdefault(key, []).append(wish)
-    return [] if wish.missing else [values(room, wish)]
+    waiter = Waiter(worker, id, keys, {key for key in keys if key not in room.values})
+    for key in waiter.missing:
+        room.waiters.setdefault(key, []).append(waiter)
+    return [] if waiter.missing else [values(room, waiter)]
 
 
-def values(room: Room, wish: Wish) -> tuple[str, Answer]:
-    return wish.worker, Values(wish.id, tuple(room.values[key] for key in wish.keys))
+def values(room: Room, waiter: Waiter) -> tuple[str, Answer]:
+    return waiter.worker, Values(waiter.id, tuple(room.values[key] for key in waiter.keys))
 
 
 def meet(room: Room, worker: str, asked: Meet | Turn) -> Answers:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from shoal.protocol.greeting import VERSION, proof, same
+from shoal.protocol.greeting import VERSION, matches, proof
 
 __all__ = ["Give", "Keep", "Missing", "Whole", "proves", "signed"]
 
@@ -53,15 +53,16 @@ class Missing:
     """No such copy is held here."""
 
 
-def words(secret: str, asked: Keep | Give, challenge: str) -> str:
+def proof_of(secret: str, asked: Keep | Give, challenge: str) -> str:
+    """The proof that belongs to a caller's word: over all its other fields, and the keeper's nonce."""
     return proof(secret, type(asked).__name__, challenge, asdict(replace(asked, proof="")))
 
 
 def signed(secret: str, asked: Keep | Give, challenge: str) -> Keep | Give:
-    """A caller's word with its proof, after `challenge` (the keeper's nonce)."""
-    return replace(asked, proof=words(secret, asked, challenge))
+    """A caller's word with its proof. `challenge`: the keeper's nonce."""
+    return replace(asked, proof=proof_of(secret, asked, challenge))
 
 
 def proves(secret: str, asked: Keep | Give, challenge: str) -> bool:
-    """Whether a caller's word proves that it knows the secret."""
-    return same(asked.proof, words(secret, asked, challenge))
+    """Whether the proof in a caller's word shows that it knows the secret."""
+    return matches(asked.proof, proof_of(secret, asked, challenge))

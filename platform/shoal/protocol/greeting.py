@@ -28,14 +28,14 @@ __all__ = [
     "Welcome",
     "hello",
     "knows",
+    "matches",
     "nonce",
     "other_version",
     "proof",
-    "same",
 ]
 
 VERSION = 2
-"""Of what is said on lifelines and about copies; whoever speaks another is refused."""
+"""Of the protocol, on lifelines and about copies; whoever speaks another is refused."""
 GREETING_LIMIT, GREETING_TIME = 4096, 5.0
 """Of a greeting: longest line in bytes, and the seconds it may take."""
 
@@ -96,9 +96,9 @@ def proof(secret: str, *said: Any) -> str:
     return hmac.new(secret.encode(), text.encode(), "sha256").hexdigest()
 
 
-def same(given: Any, wanted: str) -> bool:
-    """Whether a stranger's word is the wanted one; takes as long whichever it is."""
-    return isinstance(given, str) and hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+def matches(given: str, wanted: str) -> bool:
+    """Whether a stranger's proof is the wanted one; takes as long whichever it is."""
+    return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
 
 
 def hello(secret: str, greeting: Greeting, challenge: str) -> Hello:
@@ -110,10 +110,10 @@ def hello(secret: str, greeting: Greeting, challenge: str) -> Hello:
 def knows(secret: str, said: Hello, challenge: str) -> bool:
     """Whether a hello proves that the worker knows the secret, after `challenge`."""
     wanted = proof(secret, "worker", challenge, said.nonce, said.version, asdict(said.greeting))
-    return same(said.proof, wanted)
+    return matches(said.proof, wanted)
 
 
-def other_version(theirs: Any) -> str:
+def other_version(theirs: int) -> str:
     """Why one who speaks another version is refused."""
     return (
         f"two processes of the run speak versions {VERSION} and {theirs} of the protocol: "

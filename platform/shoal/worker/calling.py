@@ -16,9 +16,9 @@ from shoal.protocol.greeting import (
     Refused,
     Welcome,
     hello,
+    matches,
     other_version,
     proof,
-    same,
 )
 
 __all__ = ["NoRoom", "call", "greet", "read_line"]
@@ -92,5 +92,5 @@ def greet(connection: socket.socket, secret: str, greeting: Greeting, seconds: f
     if isinstance(answer, Refused):
         raise ValueError(answer.reason)
     wanted = proof(secret, "controller", said.nonce, challenge.nonce)
-    if not isinstance(answer, Welcome) or not same(answer.proof, wanted):
+    if not isinstance(answer, Welcome) or not matches(answer.proof, wanted):
         raise ValueError("who listens there does not know this run's secret")

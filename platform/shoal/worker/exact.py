@@ -19,7 +19,7 @@ import torch
 __all__ = ["HEADROOM", "Fixed"]
 
 HEADROOM = 10
-"""Bits by which a step's entries may outgrow those of the step before; more, and the step is done again (`grow`)."""
+"""Bits by which a step's entries may outgrow those of the step before; more, and the step is done again (`agree`)."""
 BITS = 62
 UNKNOWN = 1 << 20
 """An exponent that is not known yet: the first step is done twice, once to learn it."""

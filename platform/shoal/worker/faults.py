@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["ENDS", "Fault", "figures", "meaning"]
+__all__ = ["ENDS", "Fault", "meaning", "memory_figures"]
 
 
 class Fault(StrEnum):
@@ -75,7 +75,7 @@ def meaning(error: BaseException) -> Fault:
     return Fault.CODE
 
 
-def figures(text: str) -> str:
+def memory_figures(text: str) -> str:
     """The numbers of torch's message that memory is out, in one clause; the whole message if it has none."""
     said = {
         "Tried to allocate": "{} wanted",

@@ -34,7 +34,7 @@ from shoal.protocol.said import (
 )
 from shoal.record import lease
 from shoal.worker.calls import Calls
-from shoal.worker.faults import ENDS, figures, meaning
+from shoal.worker.faults import ENDS, meaning, memory_figures
 from shoal.worker.link import Link
 from shoal.worker.step import CellBroken, Commit, Step
 from shoal.worker.transfer import copy_state
@@ -89,8 +89,8 @@ class Membership:
             raise AssertionError(f"{self.voice.name} stands at step {step.steps}, its generation at {order.steps}")
         step.todo = list(order.todo)
         if order.heals or not groups.transport.keyed:
-            # all of a cell go in, or none: inside a step nobody can be told that a peer turned round. For those who did
-            # nothing since that can fail the meeting of all has decided it
+            # All of a cell go in, or none: inside a step nobody can be told that a peer turned round. Where nothing
+            # that can fail was done since the meeting of all, that meeting has decided it.
             groups.meet(f"begin/{step.member.cell}", step.member.size)
         if self.kit.job.snapshots.every:
             self.kit.courier.keep(step)
@@ -276,7 +276,7 @@ class Voice:
         self.phase = Phase.FAILED
         self.settle(-1)
         trace = "".join(traceback.format_exception(error)) if where == "code" else ""
-        text = figures(str(error)) if where == "memory" else str(error)
+        text = memory_figures(str(error)) if where == "memory" else str(error)
         message = f"{type(error).__name__}: {'; '.join(line.strip() for line in text.splitlines())}"
         self.link.send(Failed(self.name, self.generation, where, message, attempt, trace, damaged))
 

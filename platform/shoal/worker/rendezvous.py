@@ -18,10 +18,10 @@ import torch.distributed as dist
 from shoal.protocol.orders import Order
 from shoal.protocol.rendezvous import Answer, Closed, Meet, Met, Put, Question, Turn, Values, Want
 
-__all__ = ["Keys", "Pending", "Rendezvous", "RingKeys"]
+__all__ = ["Keys", "OpenQuestion", "Rendezvous", "RingKeys"]
 
 
-class Pending:
+class OpenQuestion:
     """A question that the controller will answer; `answer` is None until then, and the text of a failure if it never
     will."""
 
@@ -69,7 +69,7 @@ class Rendezvous:
         self.scope = ""
         self._say = say
         self._ids = itertools.count()
-        self._open: dict[int, Pending] = {}
+        self._open: dict[int, OpenQuestion] = {}
         self._lock = threading.Lock()
 
     def put(self, scope: str, key: str, value: bytes) -> None:
@@ -77,29 +77,31 @@ class Rendezvous:
         if not self._say(Put(scope, key, base64.b64encode(value).decode())):
             raise dist.DistStoreError("the controller is gone")
 
-    def want(self, scope: str, keys: Sequence[str]) -> Pending:
+    def want(self, scope: str, keys: Sequence[str]) -> OpenQuestion:
         """Ask for the values of all these keys. Any thread."""
         return self._ask(Want(scope, next(self._ids), tuple(keys)))
 
-    def meet(self, key: str, size: int, keys: Sequence[str] = (), puts: Mapping[str, bytes] | None = None) -> Pending:
+    def meet(
+        self, key: str, size: int, keys: Sequence[str] = (), puts: Mapping[str, bytes] | None = None
+    ) -> OpenQuestion:
         """Come to a meeting of `size` members; the answer says whether all go on, or none. Values are kept before
         (`puts`), and those of `keys` come with the answer if all go on."""
         kept = tuple((key, base64.b64encode(value).decode()) for key, value in (puts or {}).items())
         return self._ask(Meet(self.scope, next(self._ids), key, size, tuple(keys), kept))
 
-    def turn(self, key: str, size: int) -> Pending:
+    def turn(self, key: str, size: int) -> OpenQuestion:
         """Turn round at a meeting, unless all have come; the same answer."""
         return self._ask(Turn(self.scope, next(self._ids), key, size))
 
-    def _ask(self, question: Want | Meet | Turn) -> Pending:
-        asked = Pending()
+    def _ask(self, question: Want | Meet | Turn) -> OpenQuestion:
+        asked = OpenQuestion()
         with self._lock:
             self._open[question.id] = asked
         if not self._say(question):
             self._settle(question.id, "the controller is gone")
         return asked
 
-    def forget(self, asked: Pending) -> None:
+    def forget(self, asked: OpenQuestion) -> None:
         """Nobody waits for its answer any more."""
         with self._lock:
             self._open = {id: other for id, other in self._open.items() if other is not asked}
