@@ -28,11 +28,12 @@ from shoal_data.writing.options import Recipe, TokenizeOptions
 
 JOB = """
 import sys
-from shoal_data.jobs.session import ray_session
+from shoal_data.jobs.session import RaySession
 from shoal_data.writing.options import Recipe, TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
 recipe = Recipe(seed=1, shuffle=True, fim_rate=0.1)
-with ray_session():
+with RaySession() as session:
+    session.wait()
     tokenize([sys.argv[1] + "/*.parquet"], sys.argv[2], sys.argv[3], TokenizeOptions(part_bytes=1 << 20, recipe=recipe))
 """
 

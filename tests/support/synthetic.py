@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.dispatch import all_to_all
+from shoal_workloads.parallel.dispatch import Route, Transfer
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainShard
@@ -192,7 +192,7 @@ def exchange() -> tuple[bool, tuple[bool, bool], tuple[bool, bool]]:
     out = []
     for fp8 in ((False, False), (True, False), (False, True)):
         x = values[rank].clone().requires_grad_()
-        y = all_to_all(x, receive, sent[rank], group, fp8=fp8)
+        y = Transfer(x, Route(group, list(sent[rank]), list(receive)), fp8=fp8).land()
         y.backward(grads[rank])
         assert x.grad is not None
         pairs = ((y.detach(), route(values)), (x.grad, back(grads)))

@@ -92,13 +92,6 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> None:
         F, "scaled_dot_product_attention", lambda q, k, v, is_causal, scale: FusedAttention.apply(q, k, v)
     )
     monkeypatch.setattr(F, "rms_norm", lambda x, shape, weight, eps: FusedNorm.apply(x, weight))
-    # counting needs values, which the meta device has none of
-    bincount = torch.bincount
-    monkeypatch.setattr(
-        torch,
-        "bincount",
-        lambda x, minlength: x.new_empty(minlength) if x.is_meta else bincount(x, minlength=minlength),
-    )
 
 
 def kept(block: Block, x: torch.Tensor, rope: torch.Tensor) -> int:

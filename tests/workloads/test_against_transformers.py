@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from shoal_workloads.hf.config import from_hf_config, to_hf_config
-from shoal_workloads.hf.weights import to_hf_state
+from shoal_workloads.hf.names import parts_of
+from shoal_workloads.hf.weights import cut
 from shoal_workloads.model.config import ModelConfig, YarnConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 
@@ -67,10 +68,15 @@ def both(seed: int) -> tuple[DeepSeekV3, Any, torch.Tensor]:
     written = to_hf_config(config, max_positions=128, dtype="float32", mtp=False, eos=None)
     assert from_hf_config(written, "x").model_dump(exclude={"mtp_depth"}) == config.model_dump(exclude={"mtp_depth"})
     theirs = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**written)).float().eval()
-    missing, extra = theirs.load_state_dict(fuse(config, to_hf_state(config, state, mtp=False)), strict=False)
+    missing, extra = theirs.load_state_dict(fuse(config, in_their_names(config, state)), strict=False)
     assert not missing
     assert not extra
     return ours, theirs, torch.randint(config.vocab_size, (2, 24))
+
+
+def in_their_names(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model without its MTP modules; `state`: by our names."""
+    return {part.theirs: cut(part, state[part.ours]) for part in parts_of(config, mtp=False)}
 
 
 def fuse(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -103,7 +109,7 @@ def test_logits_and_gradients(seed: int) -> None:
     torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum").backward()
     grads = {name: p.grad for name, p in ours.named_parameters() if not name.startswith("mtp")}
     grads |= {f"router_bias.{i}": torch.zeros(ours.config.n_experts) for i in range(ours.config.n_moe)}
-    translated = fuse(ours.config, to_hf_state(ours.config, grads, mtp=False))
+    translated = fuse(ours.config, in_their_names(ours.config, grads))
     compared = 0
     for name, p in theirs.named_parameters():
         if p.grad is None:

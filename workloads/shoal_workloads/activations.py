@@ -106,12 +106,10 @@ def _ffn(c: ModelConfig, hidden: int, manner: Manner) -> int:
 
 def _experts(c: ModelConfig, manner: Manner) -> int:
     """Bytes a token of shared and routed experts, and of the router's input."""
-    inner = manner.linear(2 * c.d_expert) if manner.keeps_inner else 0
-    shared = 0
-    if c.n_shared:
-        shared = manner.linear(2 * c.n_shared * c.d_expert) if manner.keeps_inner else 0
     router = 0 if manner.recompute else manner.width * c.d_model
-    return router + shared + c.top_k * inner
+    if not manner.keeps_inner:
+        return router
+    return router + manner.linear(2 * c.n_shared * c.d_expert) + c.top_k * manner.linear(2 * c.d_expert)
 
 
 def _rows(c: ModelConfig, manner: Manner) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from shoal_core.mesh import Mesh
-from shoal_workloads.activations import FP32, Manner, layer_parts, waiting_bytes
+from shoal_workloads.activations import FP32, Manner, layer_bytes, layer_parts, waiting_bytes
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.loss import ROWS, ROWS_ON_GPU
@@ -141,9 +141,8 @@ class _Sizes:
         if not last:
             kept["activations: handed on"] += hidden
             return kept
-        kept["activations: handed on"] += hidden * (
-            1 + 5 * model.mtp_depth
-        )  # norms' inputs, what is merged, and merged
+        # of the final norm its input; of an MTP module the inputs of its norms, what is merged, and merged
+        kept["activations: handed on"] += hidden * (1 + 5 * model.mtp_depth)
         heads = 1 + model.mtp_depth
         kept["loss"] += heads * (hidden + model.vocab_size * model.d_model * self.width)  # gradients made in forward
         return kept
@@ -160,9 +159,7 @@ class _Sizes:
         model = self.model
         whole = Manner(False, self.width, False, self.manner.fused, self.manner.elsewhere)
         kinds = [dense for dense in (True, False) if (model.n_dense if dense else model.n_moe + model.mtp_depth)]
-        layer = max(
-            sum(layer_parts(model, self.sequences, self.length, dense=dense, manner=whole).values()) for dense in kinds
-        )
+        layer = max(layer_bytes(model, self.sequences, self.length, dense=dense, manner=whole) for dense in kinds)
         rows = int(4 * SKEW * self.tokens * model.top_k * model.d_model * self.width) if self.mesh.ep > 1 else 0
         block = ROWS_ON_GPU if self.config.device == "cuda" else ROWS
         logits = min(block, self.tokens) * model.vocab_size * (FP32 + 2 * self.width)

@@ -8,13 +8,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 from shoal_core.errors import UserError
 from shoal_data.jobs.imports import import_early
 
-__all__ = ["RaySession", "on_ray", "ray_session"]
+__all__ = ["RaySession", "on_ray"]
 
 _PATIENCE = 60.0  # seconds for a cluster to take this process in, and as many for a first, empty task
 
@@ -82,14 +81,6 @@ class RaySession:
         self._over.wait()
         if on_ray():
             sys.modules["ray"].shutdown()
-
-
-@contextmanager
-def ray_session(cpus: int | None = None) -> Iterator[None]:
-    """Ray for the duration, from the beginning (see `RaySession`)."""
-    with RaySession(cpus) as session:
-        session.wait()
-        yield
 
 
 def _start(cpus: int | None) -> None:

@@ -18,8 +18,8 @@ from shoal.testing.fakenccl import FakeNccl
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.pipeline.wires import Wires
 from shoal_workloads.parallel.schedule import Schedule, Transfer, build, needed_micro_batches, turns
-from shoal_workloads.parallel.schedule.transport import Rule, by_line, program
 from tests.support import layouts_world, synthetic
+from tests.support.deliveries import Rule, by_line, program
 from tests.support.layouts_world import Run
 
 pytestmark = pytest.mark.fakenccl

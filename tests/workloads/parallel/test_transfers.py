@@ -20,7 +20,7 @@ from shoal_workloads.parallel.schedule import (
     restrict,
     turns,
 )
-from shoal_workloads.parallel.schedule.transport import by_line, by_tag, check_order, deliver, program
+from tests.support.deliveries import by_line, by_tag, check_order, deliver, program
 
 
 def sizes(name: str, pp: int) -> list[int]:

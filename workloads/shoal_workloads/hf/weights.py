@@ -10,7 +10,7 @@ from shoal_core.errors import UserError
 from shoal_workloads.hf.names import Part, parts_of
 from shoal_workloads.model.config import ModelConfig
 
-__all__ = ["check", "cut", "fill", "to_hf_state"]
+__all__ = ["check", "cut", "fill"]
 
 FLOATS = ("F32", "BF16", "F16", "F64")
 """Types of weights, by safetensors' names."""
@@ -22,11 +22,6 @@ def cut(part: Part, ours: torch.Tensor) -> torch.Tensor:
     """The tensor they call `part.theirs`, contiguous, of our tensor `part.ours`."""
     found = ours[part.index] if part.index else ours
     return (_swap(found) if part.swap else found).contiguous()
-
-
-def to_hf_state(c: ModelConfig, state: dict[str, torch.Tensor], *, mtp: bool) -> dict[str, torch.Tensor]:
-    """A whole model under their names. state: by our names, as `parts_of` has them."""
-    return {part.theirs: cut(part, state[part.ours]) for part in parts_of(c, mtp=mtp)}
 
 
 def check(c: ModelConfig, held: Mapping[str, tuple[tuple[int, ...], str]], *, mtp: bool, where: str) -> None:

@@ -33,7 +33,6 @@ __all__ = [
     "Flat",
     "Route",
     "Transfer",
-    "all_to_all",
     "by_expert",
     "exchange_counts",
     "on_host",
@@ -70,10 +69,8 @@ class _Flight:
         self._dtype = x.dtype
         if fp8:
             codes, scale = quantize_tiles(x.contiguous(), power_of_2=True)
-            self._sent: tuple[torch.Tensor, ...] = (
-                codes.view(torch.uint8),
-                scale,
-            )  # gloo knows no FP8: its bytes travel
+            octets = codes.view(torch.uint8)  # gloo knows no FP8
+            self._sent: tuple[torch.Tensor, ...] = (octets, scale)
         else:
             self._sent = (x.contiguous(),)
         self.bytes_a_row = sum(math.prod(part.shape[1:]) * part.element_size() for part in self._sent)
@@ -174,22 +171,6 @@ class Transfer:
             RuntimeError: a peer is gone.
         """
         return _Land.apply(self._tie, self._journey)
-
-
-def all_to_all(
-    x: torch.Tensor,
-    receive: Sequence[int],
-    send: Sequence[int],
-    group: dist.ProcessGroup,
-    *,
-    fp8: tuple[bool, bool] = (False, False),
-) -> torch.Tensor:
-    """A transfer that is waited for at once. x: (sum(send), ...) -> (sum(receive), ...).
-
-    Raises:
-        RuntimeError: a peer is gone.
-    """
-    return Transfer(x, Route(group, list(send), list(receive)), fp8=fp8).land()
 
 
 def sent_again(x: torch.Tensor, route: Route, fp8: bool, traffic: Traffic) -> torch.Tensor:

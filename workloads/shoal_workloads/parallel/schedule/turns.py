@@ -11,7 +11,7 @@ one order here, and what is waited for never stands behind what comes later, bot
 - sends are never waited for within a step.
 
 A transport without tags gives each line a communicator that this rank and its peer use for nothing else (`channels`).
-`transport.check_order` walks what all ranks do here under such rules.
+The tests walk what all ranks do here under such rules (`tests/support/deliveries.py`).
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from shoal_workloads.parallel.schedule.actions import Schedule
-from shoal_workloads.parallel.schedule.turns import Transfer, Turn, channels, turns
+from shoal_workloads.parallel.schedule import Schedule, Transfer, Turn, channels, turns
 
 __all__ = ["Delivery", "Op", "Rule", "by_line", "by_tag", "check_order", "deliver", "program"]
 
