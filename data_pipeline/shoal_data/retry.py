@@ -33,30 +33,23 @@ def waits(attempts: int = ATTEMPTS, first: float = 0.1, longest: float = 10.0) -
         yield min(longest, first * 2**number)
 
 
-def retried(
-    name: str,
-    ask: Callable[[], Result],
-    attempts: int = ATTEMPTS,
-    sleep: Callable[[float], None] | None = None,
-) -> Result:
-    """What `ask` returns, asked again as long as it raises `MayPass`.
+def retried(name: str, ask: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
+    """What `ask` returns, asked again as long as it raises `MayPass`. Between two attempts a random half to all of each
+    of `waits` passes, so that tasks that were turned away together do not come back together.
 
     Args:
         name: the file or listing asked for, as the user knows it.
         ask: raises `MayPass`, or any other error, which goes on at once.
         attempts: how often to ask.
-        sleep: called with the seconds between two attempts, of each wait a random half to all of it, so that tasks
-            that were turned away together do not come back together; `time.sleep` if None.
 
     Raises:
         StoreError: it was not to be had.
     """
-    pause = sleep or _sleep
     for wait in waits(attempts):
         try:
             return ask()
         except MayPass:
-            pause(wait * random.uniform(0.5, 1.0))
+            _sleep(wait * random.uniform(0.5, 1.0))
     try:
         return ask()
     except MayPass as error:

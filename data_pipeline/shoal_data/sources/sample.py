@@ -15,16 +15,14 @@ __all__ = ["write_sample"]
 
 _TRAIN_FILES = 4
 _HELD_OUT_SHARE = 20  # one document in this many
+_LIMIT = 12_000_000  # bytes of text
 
 
-def write_sample(out: str | Path, limit_bytes: int = 12_000_000) -> dict[str, int]:
+def write_sample(out: str | Path) -> dict[str, int]:
     """Write `train-0000N.parquet` and `heldout.parquet` (source, lang, path, text) into `out`, the same each time.
 
     Tests and the vendored packages are left out; documents are held out by a hash of their path, so training and
     held-out text never share a document.
-
-    Args:
-        limit_bytes: stop after this much text.
 
     Returns:
         bytes of text by split: `train`, `heldout`.
@@ -35,7 +33,7 @@ def write_sample(out: str | Path, limit_bytes: int = 12_000_000) -> dict[str, in
     size = {"train": 0, "heldout": 0}
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).as_posix()
-        if skip & set(Path(name).parts) or sum(size.values()) >= limit_bytes:
+        if skip & set(Path(name).parts) or sum(size.values()) >= _LIMIT:
             continue
         text = path.read_bytes().decode("utf-8", errors="ignore")
         if not text.strip():

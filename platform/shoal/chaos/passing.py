@@ -17,6 +17,9 @@ from shoal_core.errors import UserError
 
 __all__ = ["Passing", "frozen", "full_disk", "half_speed", "send", "slow_disk"]
 
+SLICE = 0.02
+"""Seconds that a process at half speed stands still, and that it runs, in turn."""
+
 
 def send(pid: int, number: int) -> None:
     """Signal a process; one that is gone is no error."""
@@ -35,15 +38,15 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def half_speed(pid: int, slice_s: float = 0.02) -> Iterator[None]:
-    """SIGSTOP and SIGCONT in turn, for `slice_s` each."""
+def half_speed(pid: int) -> Iterator[None]:
+    """SIGSTOP and SIGCONT in turn, for `SLICE` each."""
     over = threading.Event()
 
     def take_turns() -> None:
         while not over.is_set():
             with frozen(pid):
-                time.sleep(slice_s)
-            over.wait(slice_s)
+                time.sleep(SLICE)
+            over.wait(SLICE)
 
     turns = threading.Thread(target=take_turns, daemon=True, name="half-speed")
     turns.start()

@@ -56,17 +56,10 @@ def train(
     from shoal.record.masking import has_secret
     from shoal.record.sentences import count
     from shoal.storage import settle
-    from shoal.timeouts import Timeouts
-    from shoal.worker.environment import variables
 
     wanted = load_job(job_file, overrides or [])
     if explain_timeouts:
-        timeouts = Timeouts(wanted.patience, wanted.cells * wanted.workers_per_cell)
-        for name, seconds, meaning in timeouts.explained():
-            print(f"{seconds:8.2f} s  {name:12} {meaning}")
-        print("\nIn the environment of every worker, for NCCL:")
-        for name, value, why, fixed in variables(timeouts, None):
-            print(f"{name}={value}  {why}{'' if fixed else ' One that you set is kept.'}")
+        show_timeouts(wanted)
         return
     storage = settle(wanted.storage if "storage" in wanted.model_fields_set else None, job_file)
     wanted = wanted.model_copy(update={"storage": storage})
@@ -106,6 +99,19 @@ def train(
     asked = f"{count(job.cells, 'cell')} of {count(job.workers_per_cell, 'worker')}"
     print(f"cluster: {submit.nodes_in_words(job.slot_resource)}; asking for {asked}")
     watch(job, submit.submit(ready, resume=resume))
+
+
+def show_timeouts(job: Job) -> None:
+    """Print what follows from the job's patience: every timeout, and what its workers' environment tells NCCL."""
+    from shoal.timeouts import Timeouts
+    from shoal.worker.environment import variables
+
+    timeouts = Timeouts(job.patience, job.cells * job.workers_per_cell)
+    for name, seconds, meaning in timeouts.explained():
+        print(f"{seconds:8.2f} s  {name:12} {meaning}")
+    print("\nIn the environment of every worker, for NCCL:")
+    for name, value, why, fixed in variables(timeouts, None):
+        print(f"{name}={value}  {why}{'' if fixed else ' One that you set is kept.'}")
 
 
 def on_record(job: Job) -> bool:

@@ -12,8 +12,11 @@ from shoal.cluster.state import ClusterState, token_file
 
 __all__ = ["get", "no_proxy", "ray_nodes"]
 
+ANSWER = 5.0
+"""Seconds that an answer may take, as a rule."""
 
-def get(state: ClusterState, path: str, timeout_s: float = 5.0) -> Any:
+
+def get(state: ClusterState, path: str, timeout_s: float = ANSWER) -> Any:
     """The JSON at `path` of the dashboard.
 
     Raises OSError: no answer, or one that is not 200.
@@ -27,12 +30,12 @@ def get(state: ClusterState, path: str, timeout_s: float = 5.0) -> Any:
         return json.loads(answer.read())
 
 
-def ray_nodes(state: ClusterState, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+def ray_nodes(state: ClusterState) -> list[dict[str, Any]]:
     """Every node Ray knows of, dead ones too: `node_id, node_ip, state (ALIVE|DEAD), resources_total, labels, ...`.
 
     Raises OSError: the dashboard does not answer.
     """
-    answer = get(state, "/api/v0/nodes?limit=1000", timeout_s)
+    answer = get(state, "/api/v0/nodes?limit=1000")
     if not answer["result"]:
         raise OSError(answer["msg"])
     found: list[dict[str, Any]] = answer["data"]["result"]["result"]

@@ -111,17 +111,7 @@ def up(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with locked(name, wait=False):
         if (folder / "cluster.json").exists():
-            old = load(name)
-            if old.phase == "up" and processes.pids_of(old, old.head):
-                raise UserError(
-                    f"a cluster named {name!r} is up", f"shoal cluster down --name {name}, or give another --name"
-                )
-            if old.phase == "up" and old.redis_port and any(processes.pids_of(old, node) for node in old.nodes):
-                raise UserError(
-                    f"a cluster named {name!r} is up but for its head", f"shoal cluster restart-head --name {name}"
-                )
-            say(f"clearing away what is left of a broken cluster {name!r}")
-            assemble.destroy(old)
+            _clear_broken(load(name), say)
         try:
             mode = assemble.choose_mode(mode, say)
             state = assemble.claim(name, mode, dashboard_port, object_store_mb, on_redis=on_redis)
@@ -142,6 +132,17 @@ def up(
             raise
     say(f"up: dashboard {state.dashboard_url}, Ray at {state.gcs_address}")
     return state
+
+
+def _clear_broken(old: ClusterState, say: Say) -> None:
+    """Clear away what is left of a cluster. Raises UserError: it is up."""
+    name = old.name
+    if old.phase == "up" and processes.pids_of(old, old.head):
+        raise UserError(f"a cluster named {name!r} is up", f"shoal cluster down --name {name}, or give another --name")
+    if old.phase == "up" and old.redis_port and any(processes.pids_of(old, node) for node in old.nodes):
+        raise UserError(f"a cluster named {name!r} is up but for its head", f"shoal cluster restart-head --name {name}")
+    say(f"clearing away what is left of a broken cluster {name!r}")
+    assemble.destroy(old)
 
 
 def add_node(

@@ -19,6 +19,8 @@ __all__ = ["MARK", "kill_redis", "mark", "pids_of", "raylet_lives", "redis_pids"
 
 MARK = "SHOAL_NODE_OF"
 KEEPER = b"shoal.cluster.start_node"
+OUTLIVED = 10.0
+"""Seconds after which a process that was killed and is still there is given up."""
 
 
 def mark(state: ClusterState, node: NodeState) -> str:
@@ -63,21 +65,21 @@ def send(state: ClusterState, node: NodeState, signum: int) -> tuple[float, list
     return at, reached
 
 
-def wait_gone(state: ClusterState, node: NodeState, timeout_s: float = 10.0) -> list[int]:
+def wait_gone(state: ClusterState, node: NodeState) -> list[int]:
     """SIGKILL whatever still appears in `node` until nothing is left: the pids that were killed here.
 
     Raises TimeoutError: a process outlived the kill (in uninterruptible sleep).
     """
-    return _kill_all(lambda: pids_of(state, node), f"node {node.name}", timeout_s)
+    return _kill_all(lambda: pids_of(state, node), f"node {node.name}")
 
 
-def kill_redis(state: ClusterState, timeout_s: float = 10.0) -> list[int]:
+def kill_redis(state: ClusterState) -> list[int]:
     """SIGKILL the cluster's Redis: the pids that were killed. Raises TimeoutError as `wait_gone` does."""
-    return _kill_all(lambda: redis_pids(state), "Redis", timeout_s)
+    return _kill_all(lambda: redis_pids(state), "Redis")
 
 
-def _kill_all(living: Callable[[], list[int]], whose: str, timeout_s: float) -> list[int]:
-    deadline = time.monotonic() + timeout_s
+def _kill_all(living: Callable[[], list[int]], whose: str) -> list[int]:
+    deadline = time.monotonic() + OUTLIVED
     killed: list[int] = []
     while pids := living():
         if time.monotonic() > deadline:

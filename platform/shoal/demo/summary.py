@@ -13,20 +13,23 @@ from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal_core.errors import UserError
 
-__all__ = ["chart", "show", "since_kill"]
+__all__ = ["show", "since_kill"]
+
+WIDTH, HEIGHT = 72, 9
+"""Of the chart, in characters and lines."""
 
 
-def chart(values: Sequence[float], width: int = 72, height: int = 9) -> list[str]:
+def chart(values: Sequence[float]) -> list[str]:
     """A line chart in block characters: one text line a row, the highest value on top."""
     marks = " ▁▂▃▄▅▆▇█"
-    step = max(1.0, len(values) / width)
-    columns = [values[int(i * step)] for i in range(min(width, len(values)))]
+    step = max(1.0, len(values) / WIDTH)
+    columns = [values[int(i * step)] for i in range(min(WIDTH, len(values)))]
     low, high = min(columns), max(columns)
-    scale = (height * 8 - 1) / ((high - low) or 1.0)
+    scale = (HEIGHT * 8 - 1) / ((high - low) or 1.0)
     levels = [1 + round((value - low) * scale) for value in columns]
     rows = []
-    for row in reversed(range(height)):
-        label = f"{low + (row + 1) * 8 / scale:7.2f} " if row in (0, height - 1) else " " * 8
+    for row in reversed(range(HEIGHT)):
+        label = f"{low + (row + 1) * 8 / scale:7.2f} " if row in (0, HEIGHT - 1) else " " * 8
         rows.append(label + "".join(marks[max(0, min(8, level - row * 8))] for level in levels))
     return rows
 
