@@ -121,20 +121,26 @@ def goes(one: Controlled, *, announced: bool) -> tuple[list[str], list[str]]:
     return first, traced(*answers)
 
 
-def of_the_controller(*, beside: str = "") -> list[str]:
+def of_the_controller(*, but: str = "") -> list[str]:
     """The tour's files in the controller, but one."""
-    return [file for file in files_of_the_tour() if not file.startswith("worker/") and file != beside]
+    return [file for file in files_of_the_tour() if not file.startswith("worker/") and file != but]
 
 
-def test_a_preemption_passes_the_files_that_the_tour_names_once_in_each_direction() -> None:
-    async def scene() -> tuple[list[str], list[str], list[tuple[str, Order]]]:
-        one = Controlled()
-        passed = goes(one, announced=False)
+def scene(*spares: str, announced: bool) -> tuple[list[str], list[str], list[tuple[str, Order]]]:
+    """What `goes` finds where there are such spares, and what workers were told."""
+
+    async def played() -> tuple[list[str], list[str], list[tuple[str, Order]]]:
+        one = Controlled(*spares)
+        passed = goes(one, announced=announced)
         await asyncio.sleep(0)  # what is still to be written
         return *passed, one.told
 
-    first, second, told = asyncio.run(scene())
-    assert first == of_the_controller(beside="decisions/rungs.py")
+    return asyncio.run(played())
+
+
+def test_a_preemption_passes_the_files_that_the_tour_names_once_in_each_direction() -> None:
+    first, second, told = scene(announced=False)
+    assert first == of_the_controller(but="decisions/rungs.py")
     assert second == of_the_controller()
     stopped = [worker for worker, order in told if isinstance(order, orders.Stop)]
     begun = [worker for worker, order in told if isinstance(order, orders.Generation)]
@@ -143,23 +149,14 @@ def test_a_preemption_passes_the_files_that_the_tour_names_once_in_each_directio
 
 
 def test_one_that_is_announced_begins_at_the_decisions() -> None:
-    async def scene() -> tuple[list[str], list[str], list[tuple[str, Order]]]:
-        one = Controlled()
-        passed = goes(one, announced=True)
-        await asyncio.sleep(0)  # what is still to be written
-        return *passed, one.told
-
-    first, second, told = asyncio.run(scene())
-    fresh = [file for file in of_the_controller(beside="decisions/rungs.py") if file != "control/lifelines.py"]
+    first, second, told = scene(announced=True)
+    fresh = [file for file in of_the_controller(but="decisions/rungs.py") if file != "control/lifelines.py"]
     assert first == [*fresh, "control/lifelines.py"]  # on the way out
     assert set(second) == {*of_the_controller(), "decisions/seating.py"}  # lets workers of the node go
     assert [order.cells for worker, order in told if isinstance(order, orders.Generation)] == [(0,), (0,)]
 
 
 def test_where_spares_take_the_seats_one_file_more_says_which() -> None:
-    async def scene() -> tuple[list[str], list[str]]:
-        return goes(Controlled("s0", "s1"), announced=False)
-
-    first, second = asyncio.run(scene())
-    assert first == of_the_controller(beside="decisions/rungs.py")
+    first, second, _ = scene("s0", "s1", announced=False)
+    assert first == of_the_controller(but="decisions/rungs.py")
     assert set(second) == {*of_the_controller(), "decisions/seating.py"}

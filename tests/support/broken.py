@@ -69,8 +69,8 @@ class Remarks(Synthetic):
         return Remarking(self.config, seed)
 
 
-class Stuck(SyntheticShard):
-    """In its 20th step nobody comes back, however often it is tried."""
+class Counting(SyntheticShard):
+    """Knows which `step` it is in."""
 
     def __init__(self, config: SyntheticConfig, seed: int) -> None:
         self.step = 0
@@ -79,6 +79,10 @@ class Stuck(SyntheticShard):
     def begin(self, step: int) -> None:
         self.step = step
         super().begin(step)
+
+
+class Stuck(Counting):
+    """In its 20th step nobody comes back, however often it is tried."""
 
     def norm_sq(self, total: torch.Tensor) -> float:
         while self.step == 20:
@@ -91,18 +95,10 @@ class Hanging(Synthetic):
         return Stuck(self.config, seed)
 
 
-class Overheated(SyntheticShard):
+class Overheated(Counting):
     """In the 20th step a device fails the first worker that comes there."""
 
     ERROR: Exception = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
-
-    def __init__(self, config: SyntheticConfig, seed: int) -> None:
-        self.step = 0
-        super().__init__(config, seed)
-
-    def begin(self, step: int) -> None:
-        self.step = step
-        super().begin(step)
 
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
         if self.step == 20 and self.chosen():
