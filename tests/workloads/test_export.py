@@ -138,7 +138,7 @@ def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path
         export(tmp_path, tmp_path / "new")
 
 
-def test_damage_is_read_by_nobody(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> None:
+def test_damage_is_read_by_nobody(checkpoint: Path, tmp_path: Path) -> None:
     """A bit of a weight, a marker's model of another size, and a state that had diverged."""
     damaged = tmp_path / checkpoint.name
     shutil.copytree(checkpoint, damaged)

@@ -64,7 +64,7 @@ def test_every_part_has_its_time(session: Any) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", ["runs", "profile"])
-def test_the_heavier_parts_run_in_tiny_mode(session: Any, tmp_path: Path, part: str) -> None:
+def test_the_heavier_parts_run_in_tiny_mode(session: Any, part: str) -> None:
     found = session.in_a_process(part, 600.0, tiny=True)
     assert found["status"] == "ok", found
 

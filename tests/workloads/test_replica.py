@@ -42,7 +42,7 @@ def test_gradients_and_steps_of_two_workers_equal_one(pair: World, ep: int) -> N
 
 
 @BOTH_LONG
-def test_two_by_two(four: World) -> None:
+def test_gradients_of_experts_split_twice_equal_one(four: World) -> None:
     """efsdp and ep together: every expert split over two workers, the experts over two groups."""
     alone = synthetic.gradients(synthetic.tiny())
     for answer in four.run(synthetic.gradients, synthetic.tiny(parallel={"ep": 2})):
