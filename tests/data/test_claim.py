@@ -19,6 +19,7 @@ from shoal_data.files import write_whole
 from shoal_data.jobs import lock
 from shoal_data.jobs.claim import FORMAT, check_out, claim, difference
 from shoal_data.jobs.lock import held
+from shoal_data.sources import sample
 from shoal_data.sources.sample import write_sample
 
 HOLDER = """
@@ -31,12 +32,15 @@ with held(Path(sys.argv[1])):
 """
 
 
-def test_a_sample_written_again_leaves_the_inputs_of_a_job_as_they_were(tmp_path: Path) -> None:
+def test_a_sample_written_again_leaves_the_inputs_of_a_job_as_they_were(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A second `shoal demo` into the same storage goes on with the corpus of the first."""
-    write_sample(tmp_path, limit_bytes=100_000)
+    monkeypatch.setattr(sample, "_LIMIT", 100_000)
+    write_sample(tmp_path)
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     (tmp_path / "heldout.parquet").write_bytes(b"cut short")
-    write_sample(tmp_path, limit_bytes=100_000)
+    write_sample(tmp_path)
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     assert [name for name in sorted(before) if before[name] != after[name]] == ["heldout.parquet"]
     assert after.keys() == before.keys()
