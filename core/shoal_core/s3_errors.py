@@ -80,7 +80,7 @@ def _refusal(error: Any, where: str) -> Exception | None:
 
 def told(error: Any) -> str:
     """An error in the store's own words, where it has any."""
-    said = getattr(error, "response", {}).get("Error", {})
+    said = (getattr(error, "response", None) or {}).get("Error", {})  # of a broken connection it is None
     return f"{said.get('Code')}: {said.get('Message', 'no more is said')}" if said else str(error)
 
 

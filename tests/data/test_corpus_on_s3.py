@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal_core.errors import StoreError, UserError
-from shoal_core.s3_errors import final_error
+from shoal_core.s3_errors import final_error, told
 from shoal_data.reading import reader
 from shoal_data.reading.entropy import unigram_entropy
 from shoal_data.reading.inspection import documents, write_documents
@@ -289,6 +289,10 @@ def test_what_may_pass_is_asked_for_again() -> None:
     role = CredentialRetrievalError(provider="iam-role", error_msg="busy")
     assert final_error(role, "s3://b/c", again=True) is None
     assert isinstance(final_error(role, "s3://b/c", again=False), StoreError)
+
+
+def test_a_silent_store_is_told_in_words() -> None:
+    assert "Read timeout" in told(ReadTimeoutError(endpoint_url="http://x"))
 
 
 def test_shards_are_listed_a_thousand_a_request() -> None:
