@@ -1,4 +1,5 @@
-"""What ends a command is one message and an exit code; only faults of this software show a traceback."""
+"""What ends a command is one message and an exit code; only faults of this software show a traceback. And what its help
+says is shown."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from shoal.cli import main
 from shoal.cluster import connect, inside
@@ -99,3 +102,14 @@ def test_a_shell_outside_goes_into_the_cluster_it_names(monkeypatch: pytest.Monk
             inside.go_inside()
     assert len(ran) == 1
     assert os.environ["SHOAL_CLUSTER"] == "mine"
+
+
+def test_no_help_text_has_square_brackets_which_are_taken_for_markup_and_not_shown() -> None:
+    def texts(command: Any) -> Iterator[str]:
+        yield from filter(None, [command.help, command.epilog, *(getattr(one, "help", "") for one in command.params)])
+        for inner in getattr(command, "commands", {}).values():
+            yield from texts(inner)
+
+    found = list(texts(get_command(main.app)))
+    assert len(found) > 100
+    assert [text for text in found if "[" in text] == []

@@ -24,7 +24,7 @@ def chaos(
     every: Annotated[str, typer.Option(help="Average time between two faults.")] = "20s",
     seed: Annotated[int, typer.Option(help="Of what happens when, and to whom.")] = 0,
     duration: Annotated[
-        str | None, typer.Option("--for", help="Stop after this time [default: the run's end].")
+        str | None, typer.Option("--for", help="Stop after this time; by default at the run's end.")
     ] = None,
     lasting: Annotated[str, typer.Option(help="How long a fault lasts that passes by itself.")] = "10s",
     storage: Storage = None,

@@ -37,7 +37,9 @@ def say(line: str) -> None:
 def up(
     nodes: Annotated[int, typer.Option(help="nodes beside the head")] = 4,
     slots: Annotated[int, typer.Option(help="training workers a node can hold (custom resource `slot`)")] = 2,
-    cpus: Annotated[int | None, typer.Option(help="CPUs a node offers to Ray tasks [default: its slots]")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="CPUs a node offers to Ray tasks; by default as many as slots.")
+    ] = None,
     name: Name = local.DEFAULT_NAME,
     mode: Annotated[str, typer.Option(help="netns: a network namespace a node (root); process; auto")] = "auto",
     dashboard_port: Annotated[int, typer.Option(help="port of the dashboard and the job server")] = 8265,
@@ -111,7 +113,7 @@ def restart_head(name: Name = local.DEFAULT_NAME) -> None:
 @app.command("add-node")
 def add_node(
     slots: Annotated[int, typer.Option(help="training workers it can hold")] = 2,
-    cpus: Annotated[int | None, typer.Option(help="CPUs it offers to Ray tasks [default: its slots]")] = None,
+    cpus: Annotated[int | None, typer.Option(help="CPUs it offers to Ray tasks; by default as many as slots.")] = None,
     labels: LabelList = None,
     name: Name = local.DEFAULT_NAME,
 ) -> None:

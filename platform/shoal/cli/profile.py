@@ -24,7 +24,7 @@ def profile(
     steps: Annotated[str, typer.Option(help="FIRST..LAST, or one; counted from 0, as in the record.")],
     run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
     worker: Annotated[
-        list[str] | None, typer.Option(help="Part of a worker's name (may be repeated) [default: the first].")
+        list[str] | None, typer.Option(help="Part of a worker's name (may be repeated); by default the first worker.")
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="What a GPU's memory holds, instead of a trace.")] = False,
     storage: Storage = None,

@@ -23,7 +23,7 @@ def schedule(
     name: Annotated[str, typer.Argument(help="1f1b, interleaved, zb1p, zbv, dualpipev or dualpipe.")],
     pp: Annotated[int, typer.Option(help="Pipeline ranks.")],
     microbatches: Annotated[int, typer.Option(help="Of a step, both directions of dualpipe together.")],
-    virtual: Annotated[int | None, typer.Option(help="Stages a rank, interleaved only [default: 2].")] = None,
+    virtual: Annotated[int | None, typer.Option(help="Stages a rank, of interleaved only; by default 2.")] = None,
     f: Annotated[float, typer.Option("--f", help="Time of a forward.")] = 1.0,
     b: Annotated[float, typer.Option("--b", help="Of a full backward.")] = 2.0,
     w: Annotated[float, typer.Option("--w", help="Of the part of it that makes the weights' gradients.")] = 1.0,

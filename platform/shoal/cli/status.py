@@ -22,7 +22,7 @@ Storage = Annotated[
     Path | None,
     typer.Option(
         envvar="SHOAL_STORAGE",
-        help="Folder that holds the runs [default: `runs`, and wherever those started from this machine lie].",
+        help="Folder that holds the runs; by default `runs`, and wherever those started from this machine lie.",
     ),
 ]
 COLOURS = {"done": "green", "running": "green", "recovering": "yellow", "failed": "red", "stopped": "yellow"}
