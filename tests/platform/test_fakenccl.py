@@ -83,6 +83,34 @@ def test_collectives_come_to_what_they_should(store: dist.Store) -> None:
     assert both[1] == [[3.0, 3.0], [6.0, 9.0], [0.0, 3.0, 6.0, 9.0], [2.0, 3.0, 12.0, 13.0]]
 
 
+def test_so_do_those_that_torch_asks_for_seldom(store: dist.Store) -> None:
+    def run(group: FakeNccl, rank: int) -> list[list[float]]:
+        mine = torch.full((1,), rank + 1.0)
+        summed, sent, part, row = mine.clone(), mine.clone(), torch.zeros(1), torch.arange(2.0) + 10 * rank
+        gathered, known, swapped = ([torch.zeros(1), torch.zeros(1)] for _ in range(3))
+        root, cells = rank == 0, list(row.split(1))
+        group.reduce([summed], c10d.ReduceOptions()).wait()
+        group.broadcast([sent]).wait()
+        group.allgather([known], [mine]).wait()
+        group.gather([gathered] if root else [], [mine], c10d.GatherOptions()).wait()
+        group.scatter([part], [cells] if root else [], c10d.ScatterOptions()).wait()
+        group.alltoall(swapped, cells).wait()
+        found = [*([summed, *gathered] if root else []), sent, *known, part, *swapped]
+        listed, shares = torch.zeros(1), [torch.zeros(1), torch.zeros(1)]
+        wholes, sums = [torch.zeros(2), torch.zeros(2)], [mine.clone(), mine * 2]
+        group.reduce_scatter([listed], [cells], c10d.ReduceScatterOptions()).wait()
+        group.reduce_scatter_single_coalesced(shares, [row, 2 * row]).wait()
+        group.all_gather_single_coalesced(wholes, [mine, 2 * mine]).wait()
+        group.allreduce_coalesced(sums).wait()
+        group.barrier().wait()
+        return [tensor.tolist() for tensor in (*found, listed, *shares, *wholes, *sums)]
+
+    first, second = together(store, run)
+    after = [[1.0, 2.0], [2.0, 4.0], [3.0], [6.0]]
+    assert first == [[3.0], [1.0], [2.0], [1.0], [1.0], [2.0], [0.0], [0.0], [10.0], [10.0], [10.0], [20.0], *after]
+    assert second == [[1.0], [1.0], [2.0], [1.0], [1.0], [11.0], [12.0], [12.0], [24.0], *after]
+
+
 def test_torch_takes_it_for_a_backend_by_name(tmp_path: Any) -> None:
     fakenccl.register()
     fakenccl.register()  # once is enough
