@@ -26,8 +26,17 @@ def unsigned() -> bool:
     return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
 
 
-def connect(url: str, connections: int) -> Any:
-    """A boto3 S3 client of at most so many connections, from the environment. It does not ask again by itself.
+def connect(
+    url: str, connections: int, *, patience: float = 60, endpoint: str | None = None, region: str | None = None
+) -> Any:
+    """A boto3 S3 client, from the environment. It does not ask again by itself.
+
+    Args:
+        url: what it is for, for messages.
+        connections: at most so many at once.
+        patience: seconds for which a connection may be silent.
+        endpoint: the address of the store, if not that of the environment.
+        region: the same of the region.
 
     Raises:
         StoreError: there are no credentials, or settings of AWS that cannot be used; names `url`.
@@ -41,15 +50,17 @@ def connect(url: str, connections: int) -> Any:
         signature_version=UNSIGNED if unsigned() else None,
         retries={"total_max_attempts": 1},  # they are counted by who asks, so that they show
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=patience,
         max_pool_connections=connections,
     )
     try:
-        session = boto3.Session(region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))
+        session = boto3.Session(
+            region_name=region or os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
+        )
         if not unsigned() and session.get_credentials() is None:  # each request would look for them anew, in seconds
             raise StoreError(
                 f"{url}: no AWS credentials are found", f"{CREDENTIALS}. A public bucket: set AWS_NO_SIGN_REQUEST=1"
             )
-        return session.client("s3", config=config)
+        return session.client("s3", endpoint_url=endpoint, config=config)
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"{url}: {error}", "mend AWS_PROFILE, AWS_ENDPOINT_URL or what else of AWS is set") from error

@@ -9,10 +9,11 @@ from shoal_core.s3_client import CREDENTIALS, unsigned
 
 __all__ = ["final_error", "is_answer", "told"]
 
-_REFUSED = (
-    "allow these credentials s3:GetObject and s3:ListBucket in the bucket's policy, or use others (AWS_PROFILE, "
-    "AWS_ACCESS_KEY_ID)"
-)
+_RIGHTS = {
+    "reading": "s3:GetObject and s3:ListBucket",
+    "writing": "s3:PutObject and s3:AbortMultipartUpload",
+    "deleting": "s3:DeleteObject",
+}
 #: codes that say who asks is not known, by any status
 _UNKNOWN_CALLER = (
     "ExpiredToken",
@@ -28,16 +29,17 @@ _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLo
 _BUSY = ("RequestTimeout", "SlowDown", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 
 
-def final_error(error: Exception, where: str, *, again: bool) -> Exception | None:
+def final_error(error: Exception, where: str, *, again: bool, doing: str = "reading") -> Exception | None:
     """What to raise for an error of botocore's when `where` was asked for; None if the next answer may be another one.
 
     Args:
+        doing: what was asked for: `reading`, `writing` or `deleting`.
         again: whether the store has answered before, so that what was found then (credentials) can be found again.
     """
     from botocore import exceptions as found
 
     if isinstance(error, found.ClientError):
-        return _refusal(error, where)
+        return _refusal(error, where, doing)
     if isinstance(error, found.SSLError):
         return StoreError(f"{where}: {error}", "check the endpoint's certificate, AWS_CA_BUNDLE and AWS_ENDPOINT_URL")
     if isinstance(error, found.CredentialRetrievalError | found.MetadataRetrievalError) and again:
@@ -49,7 +51,7 @@ def final_error(error: Exception, where: str, *, again: bool) -> Exception | Non
     return StoreError(f"{where}: {error}", CREDENTIALS)
 
 
-def _refusal(error: Any, where: str) -> Exception | None:
+def _refusal(error: Any, where: str, doing: str) -> Exception | None:
     """What an answer with an error code means."""
     said, why = error.response.get("Error", {}), told(error)
     code = str(said.get("Code"))
@@ -66,13 +68,17 @@ def _refusal(error: Any, where: str) -> Exception | None:
         return StoreError(f"{where}: the bucket lies in another region ({why})", f"set AWS_DEFAULT_REGION to {region}")
     if unsigned() and status in (401, 403):
         remedy = f"unset AWS_NO_SIGN_REQUEST, and {CREDENTIALS}"
-        return StoreError(f"{where}: reading is not allowed without credentials ({why})", remedy)
+        return StoreError(f"{where}: {doing} is not allowed without credentials ({why})", remedy)
     if code == "RequestTimeTooSkewed":
         return StoreError(f"{where}: {why}", "set this machine's clock")
     if code in _UNKNOWN_CALLER or status == 401:
         return StoreError(f"{where}: these AWS credentials are not accepted ({why})", CREDENTIALS)
     if status == 403 or code in ("AccessDenied", "AllAccessDisabled"):
-        return StoreError(f"{where}: reading is not allowed ({why})", _REFUSED)
+        return StoreError(
+            f"{where}: {doing} is not allowed ({why})",
+            f"allow these credentials {_RIGHTS[doing]} in the bucket's policy, or use others (AWS_PROFILE, "
+            "AWS_ACCESS_KEY_ID)",
+        )
     if code in _BUSY or not 400 <= status < 500 or status in (408, 429):
         return None
     return StoreError(f"{where}: {why}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")

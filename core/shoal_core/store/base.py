@@ -21,7 +21,8 @@ class Stat:
 
     Attributes:
         bytes: its size.
-        version: changes with each write; for `Store.swap`, and to see that an object was replaced.
+        version: another one for other content, whoever writes it; for `Store.swap`, and to see that an object was
+            replaced.
         modified: when it was written, in seconds since 1970 by the store's clock.
     """
 

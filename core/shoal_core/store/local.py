@@ -129,10 +129,12 @@ class LocalStore:
         return self._root / checked_name(name)
 
     def _entry(self, path: Path) -> Entry | None:
-        """Of a file that was found in a folder; None if it is gone by now."""
+        """Of a file that was found in a folder; None if it is gone by now, or no regular one."""
         try:
             found = path.stat()
         except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
             return None
         return Entry(path.relative_to(self._root).as_posix(), found.st_size, found.st_mtime)
 
@@ -271,12 +273,12 @@ class LocalWriter:
 
 
 def _opened(path: Path) -> int:
-    """A file opened for reading. A folder is no object, and nothing lies under a file."""
+    """A file opened for reading. What is no regular file is no object, and nothing lies under a file."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
     except NotADirectoryError as error:
         raise FileNotFoundError(path) from error
-    if stat.S_ISDIR(os.fstat(file).st_mode):
+    if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise FileNotFoundError(path)
     return file

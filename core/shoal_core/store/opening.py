@@ -6,24 +6,25 @@ import os
 from pathlib import Path
 
 from shoal_core.errors import UserError
+from shoal_core.store.address import KNOWN, parsed
 from shoal_core.store.base import Store
 from shoal_core.store.local import LocalStore
+from shoal_core.store.s3 import S3Store
+from shoal_core.store.s3_calls import Calls
 
 __all__ = ["open_store"]
 
-_KNOWN = "a path, file://, s3://, gs://, abfss:// or hdfs://"
-
 
 def open_store(address: str | os.PathLike[str]) -> Store:
-    """The store at `address`: a path (`~` is the home folder) or a URL. Nothing after `://` is decoded. Nothing is
-    asked of it yet, so that a store which does not answer shows at its first use.
+    """The store at `address`: a path (`~` is the home folder) or a URL. Nothing of a path is decoded. Nothing is asked
+    of the store yet, so that one which does not answer shows at its first use.
 
     Raises:
         UserError: the address makes no sense, or its kind of store is not known.
     """
     text = os.fspath(address)
     if not text:
-        raise UserError("the address of a store is empty", f"write {_KNOWN}")
+        raise UserError("the address of a store is empty", f"write {KNOWN}")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalStore(text, Path(text).expanduser().absolute())
@@ -31,4 +32,8 @@ def open_store(address: str | os.PathLike[str]) -> Store:
         if not rest.startswith("/"):
             raise UserError(f"{text}: names no path from the root", "write file:///folder, or the path alone")
         return LocalStore(text, Path(rest))
-    raise UserError(f"{text}: this kind of store is not known", f"write {_KNOWN}")
+    if scheme == "s3":
+        found = parsed(text)
+        calls = Calls(f"s3://{found.root}/{found.path}", found.endpoint, found.options.get("region"))
+        return S3Store(text, found.root, found.path, calls)
+    raise UserError(f"{scheme}://: this kind of store is not known", f"write {KNOWN}")

@@ -1,0 +1,70 @@
+"""What an address of a store says: its kind, its place, and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from shoal_core.errors import UserError
+
+__all__ = ["KNOWN", "Address", "parsed"]
+
+KNOWN = "a path, file://, s3://, gs://, abfss:// or hdfs://"
+
+_OPTIONS: dict[str, tuple[str, ...]] = {"s3": ("endpoint_override", "region", "scheme")}
+_SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "password")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL's scheme, what it names first (bucket, container, host), the path under that, and its options.
+
+    Attributes:
+        text: as the user wrote it.
+    """
+
+    text: str
+    scheme: str
+    root: str
+    path: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str | None:
+        """The URL of the store, if the options name one: `endpoint_override`, with `scheme` before it (https)."""
+        host = self.options.get("endpoint_override")
+        if host is None or "://" in host:
+            return host
+        return f"{self.options.get('scheme', 'https')}://{host}"
+
+
+def parsed(text: str) -> Address:
+    """What the URL `text` says. Options stand after `?`, in pyarrow's words; they are decoded, and nothing else is.
+
+    Raises:
+        UserError: it names no bucket, holds a secret, or an option that is not known.
+
+    >>> parsed("s3://bucket/a b%20/c?endpoint_override=localhost:9000&scheme=http").endpoint
+    'http://localhost:9000'
+    """
+    scheme, _, rest = text.partition("://")
+    place, question, query = rest.partition("?")
+    root, _, path = place.partition("/")
+    shown = f"{scheme}://{root.rpartition('@')[2]}/{path}"
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    secret = (scheme in ("s3", "gs") and "@" in root) or "@" in options.get("endpoint_override", "")
+    if secret or any(option in _SECRETS for option in options):
+        raise UserError(
+            f"{shown}: credentials do not belong into an address, which is shown and written down",
+            "give them by the usual chain: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role",
+        )
+    if not root:
+        raise UserError(f"{shown}: names no bucket", f"write {scheme}://bucket/prefix")
+    known = _OPTIONS.get(scheme, ())
+    wrong = sorted(set(options) - set(known)) or ([query] if question and not options else [])
+    if wrong:
+        allowed = f"the options of {scheme}:// are {', '.join(known)}" if known else f"{scheme}:// takes no options"
+        raise UserError(f"{shown}: unknown option {wrong[0]!r} after the question mark", allowed)
+    if options.get("scheme", "https") not in ("http", "https"):
+        raise UserError(f"{shown}: scheme={options['scheme']} is none", "write scheme=http or scheme=https")
+    return Address(text, scheme, root, path, options)

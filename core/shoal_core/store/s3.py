@@ -1,0 +1,249 @@
+"""A store on S3, or on what speaks its language: AWS, MinIO, Ceph, R2.
+
+`create` and `swap` are conditional writes (`If-None-Match`, `If-Match`), which the store must know. Large objects go
+in parts and come in ranges, several at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any
+
+from shoal_core.errors import StoreError, UserError
+from shoal_core.store.base import Entry, Stat, checked_name
+from shoal_core.store.s3_calls import CONNECTIONS, Calls
+from shoal_core.store.s3_writer import S3Writer
+
+__all__ = ["S3Store"]
+
+#: bytes of the ranges into which reads are split
+_RANGE_BYTES = 8 << 20
+#: objects that one request deletes
+_BATCH = 1000
+
+
+class S3Store:
+    """The objects under `s3://bucket/prefix`. The prefix and names are taken as they are, nothing in them is decoded.
+
+    Args:
+        address: as the user wrote it, without secrets.
+        bucket, prefix: what it names.
+        calls: how the store is asked.
+    """
+
+    def __init__(self, address: str, bucket: str, prefix: str, calls: Calls) -> None:
+        self.address, self._bucket, self._calls = address, bucket, calls
+        self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._lock = threading.Lock()
+        self._threads: Executor | None = None
+
+    def where(self, name: str) -> str:
+        return f"s3://{self._bucket}/{self._root}{name}"
+
+    def put(self, name: str, content: bytes | memoryview) -> None:
+        with self.writer(name) as writer:
+            writer.write(content)
+
+    def create(self, name: str, content: bytes | memoryview) -> bool:
+        return self._put_if(name, content, IfNoneMatch="*") is not None
+
+    def swap(self, name: str, content: bytes | memoryview, version: str | None) -> str | None:
+        if version is None:
+            return self._put_if(name, content, IfNoneMatch="*")
+        return self._put_if(name, content, IfMatch=version)
+
+    def get(self, name: str, span: range | None = None) -> bytes:
+        if span is not None:
+            content = bytearray(len(span))
+            self.read_into(name, span.start, memoryview(content))
+            return bytes(content)
+        request = {**self._place(name), "Range": f"bytes=0-{_RANGE_BYTES - 1}"}
+
+        def ask(client: Any, attempt: int) -> tuple[bytes, int, str]:
+            answer = client.get_object(**request)
+            first: bytes = answer["Body"].read()
+            return first, int(answer.get("ContentRange", "").rpartition("/")[2] or len(first)), answer["ETag"]
+
+        try:
+            first, size, etag = self._calls.ask(self.where(name), "reading", ask)
+        except EOFError:  # no range of an empty object can be had
+            return b""
+        if size == len(first):
+            return first
+        content = bytearray(size)
+        content[: len(first)] = first
+        self._fill(name, len(first), memoryview(content)[len(first) :], etag)
+        return bytes(content)
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        if len(view := buffer.cast("B")):
+            self._fill(name, offset, view)
+        else:
+            self.stat(name)
+
+    def stat(self, name: str) -> Stat:
+        place = self._place(name)
+        try:
+            answer = self._calls.ask(self.where(name), "reading", lambda client, attempt: client.head_object(**place))
+        except FileNotFoundError:  # which says no more, for want of a body: it may be the bucket that is missing
+            request = {"Bucket": self._bucket, "Prefix": place["Key"], "MaxKeys": 1}
+            self._calls.ask(self.where(name), "reading", lambda client, attempt: client.list_objects_v2(**request))
+            raise
+        return Stat(int(answer["ContentLength"]), answer["ETag"], answer["LastModified"].timestamp())
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        for page in self._pages(prefix):
+            for found in page.get("Contents", ()):
+                name = found["Key"][len(self._root) :]
+                if name and not name.endswith("/"):  # such as consoles make for folders
+                    yield Entry(name, int(found["Size"]), found["LastModified"].timestamp())
+
+    def folders(self, within: str = "") -> Sequence[str]:
+        start = f"{within}/" if within else ""
+        return sorted(
+            found["Prefix"][len(self._root) + len(start) : -1]
+            for page in self._pages(start, Delimiter="/")
+            for found in page.get("CommonPrefixes", ())
+        )
+
+    def delete(self, names: Iterable[str]) -> None:
+        left = iter(names)
+        while batch := [self._place(name)["Key"] for name in islice(left, _BATCH)]:
+            self._delete(batch)
+
+    def writer(self, name: str) -> S3Writer:
+        return S3Writer(self._calls, self._pool(), self._place(name), self.where(name))
+
+    def _place(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._root + checked_name(name)}
+
+    def _pool(self) -> Executor:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(CONNECTIONS // 2, thread_name_prefix="s3")
+            return self._threads
+
+    def _put_if(self, name: str, content: bytes | memoryview, **condition: str) -> str | None:
+        """The version that an object has now that was put on a condition; None if that does not hold."""
+        place, token = self._place(name), {"shoal-write": secrets.token_hex(12)}
+        body = content if isinstance(content, bytes) else bytes(content)
+
+        def ask(client: Any, attempt: int) -> str | None:
+            from botocore.exceptions import ClientError
+
+            try:
+                version: str = client.put_object(**place, Body=body, Metadata=token, **condition)["ETag"]
+                return version
+            except ClientError as error:
+                code = error.response["Error"].get("Code")
+                if code == "NotImplemented":
+                    raise _unconditional(self.where(name)) from error
+                if code == "ConditionalRequestConflict":  # another's write is under way: who wins shows in a moment
+                    raise OSError("another writes it at this moment") from error
+                lost = code in ("PreconditionFailed", "412") or (code == "NoSuchKey" and "IfMatch" in condition)
+                if not lost:
+                    raise
+                if attempt > 1:  # an earlier attempt may have been done and not answered
+                    found = _head(client, place)
+                    if found is not None and found["Metadata"] == token:
+                        return str(found["ETag"])
+                return None
+
+        return self._calls.ask(self.where(name), "writing", ask)
+
+    def _fill(self, name: str, offset: int, view: memoryview, etag: str = "") -> None:
+        """Read ranges into `view` at once, all of one version of the object: of `etag`, if that is given."""
+        starts = range(0, len(view), _RANGE_BYTES)
+        parts = [(offset + start, view[start : start + _RANGE_BYTES]) for start in starts]
+        if len(parts) == 1:
+            found = {self._range(name, *parts[0])}
+        else:
+            reads: list[Future[str]] = [self._pool().submit(self._range, name, *part) for part in parts]
+            try:
+                found = {read.result() for read in reads}
+            finally:
+                for read in reads:
+                    read.cancel()
+                wait(reads)  # nobody writes into the buffer once this is over
+        if etag:
+            found.add(etag)
+        if len(found) > 1:
+            raise StoreError(f"{self.where(name)}: it was replaced while it was read", "read it again")
+
+    def _range(self, name: str, offset: int, view: memoryview) -> str:
+        """Read one range; the version that it is of."""
+        end = offset + len(view)
+        request = {**self._place(name), "Range": f"bytes={offset}-{end - 1}"}
+
+        def ask(client: Any, attempt: int) -> str:
+            answer = client.get_object(**request)
+            size = int(answer.get("ContentRange", "").rpartition("/")[2] or answer["ContentLength"])
+            if size < end:
+                raise EOFError(f"{self.where(name)}: it ends at byte {size}, before {end}")
+            if answer["ContentLength"] != len(view):
+                raise OSError(f"{answer['ContentLength']} bytes came for a range of {len(view)}")
+            done = 0
+            while done < len(view):
+                if not (count := answer["Body"].readinto(view[done:])):
+                    raise OSError(f"{done} of {len(view)} bytes came")
+                done += count
+            etag: str = answer["ETag"]
+            return etag
+
+        return self._calls.ask(self.where(name), "reading", ask)
+
+    def _pages(self, start: str, **options: str) -> Iterator[dict[str, Any]]:
+        request = {"Bucket": self._bucket, "Prefix": self._root + start, **options}
+        while True:
+            page = self._calls.ask(self.where(start), "reading", _listing(request))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        objects = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+
+        def ask(client: Any, attempt: int) -> None:
+            from botocore.exceptions import ClientError
+
+            answer = client.delete_objects(Bucket=self._bucket, Delete=objects)
+            if errors := answer.get("Errors"):
+                objects["Objects"] = [{"Key": one["Key"]} for one in errors]
+                status = {"HTTPStatusCode": 403 if errors[0].get("Code") == "AccessDenied" else 500}
+                raise ClientError({"Error": errors[0], "ResponseMetadata": status}, "DeleteObjects")
+
+        first = self.where(keys[0][len(self._root) :])
+        self._calls.ask(first if len(keys) == 1 else f"{first} and {len(keys) - 1} more", "deleting", ask)
+
+
+def _listing(request: dict[str, str]) -> Callable[[Any, int], dict[str, Any]]:
+    def ask(client: Any, attempt: int) -> dict[str, Any]:
+        page: dict[str, Any] = client.list_objects_v2(**request)
+        return page
+
+    return ask
+
+
+def _head(client: Any, place: dict[str, str]) -> dict[str, Any] | None:
+    """What is known of an object; None if there is none."""
+    from botocore.exceptions import ClientError
+
+    try:
+        found: dict[str, Any] = client.head_object(**place)
+    except ClientError as error:
+        if error.response["Error"].get("Code") in ("404", "NoSuchKey", "NotFound"):
+            return None
+        raise
+    return found
+
+
+def _unconditional(where: str) -> UserError:
+    return UserError(
+        f"{where}: this store knows no conditional writes, so that two could both write it",
+        "name a storage on a store that does: AWS, MinIO, R2, Ceph from Squid on",
+    )

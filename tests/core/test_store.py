@@ -1,0 +1,211 @@
+"""What every store promises, in a folder and on S3 alike."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+
+from shoal_core.errors import UserError
+from shoal_core.store import Entry, Store, open_store
+from shoal_core.store.address import parsed
+from shoal_core.store.s3_writer import PART_BYTES
+from tests.support.s3_server import account, s3_server
+
+HARD = "with space/100% of #1 + 東é/?&=.bin"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty one."""
+    if request.param == "folder":
+        return open_store(tmp_path / "a folder")
+    account(monkeypatch, request.getfixturevalue("endpoint"), tmp_path)
+    boto3.client("s3").create_bucket(Bucket="runs")
+    return open_store(f"s3://runs/{secrets.token_hex(4)}/100% of #1 + é")
+
+
+def test_what_is_put_is_there_whole_and_in_ranges(store: Store) -> None:
+    for name, content in ((HARD, b"0123456789"), ("empty", b"")):
+        store.put(name, b"old")
+        store.put(name, memoryview(content))
+        assert store.get(name) == content
+        assert store.stat(name).bytes == len(content)
+        assert store.where(name).endswith(f"/{name}")
+    assert store.get(HARD, range(3, 7)) == b"3456"
+    room = bytearray(4)
+    store.read_into(HARD, 6, memoryview(room))
+    assert room == b"6789"
+    assert store.get("empty", range(0)) == b""
+    for span in (range(8, 11), range(10, 11), range(90, 99)):
+        with pytest.raises(EOFError, match="100% of"):
+            store.get(HARD, span)
+
+
+def test_what_is_not_there_is_said_so(store: Store) -> None:
+    store.put("a/b", b"1")
+    for name in ("nothing", "a", "a/b/c", "a/nothing"):
+        for look in (store.get, store.stat, lambda one: store.get(one, range(0, 1))):
+            with pytest.raises(FileNotFoundError, match=name):
+                look(name)
+    with pytest.raises(FileNotFoundError):
+        store.read_into("nothing", 0, memoryview(bytearray()))
+    store.delete(["nothing"])
+    for name in ("", "/a", "a/", "a//b", "../a", "a/./b", "a\0"):
+        with pytest.raises(ValueError, match="no name"):
+            store.put(name, b"")
+
+
+def test_listings(store: Store) -> None:
+    assert list(store.list()) == []
+    assert list(store.folders()) == list(store.folders("no")) == []
+    names = ["a", "ab/c", HARD, "step-1/x", "step-1/y/z", "step-10/x"]
+    for number, name in enumerate(names):
+        store.put(name, bytes(number))
+    with store.writer("being-written") as writer:
+        writer.write(b"x")
+        found = sorted(store.list())
+        writer.abort()
+    assert [(entry.name, entry.bytes) for entry in found] == sorted((name, at) for at, name in enumerate(names))
+    assert all(isinstance(entry, Entry) and entry.modified > 1.7e9 for entry in found)
+    assert sorted(entry.name for entry in store.list("step-1")) == ["step-1/x", "step-1/y/z", "step-10/x"]
+    assert [entry.name for entry in store.list("step-1/x")] == ["step-1/x"]
+    assert list(store.folders()) == ["ab", "step-1", "step-10", "with space"]
+    assert list(store.folders("step-1")) == ["y"]
+    store.delete(names[3:])
+    assert list(store.folders()) == ["ab", "with space"]
+    assert sorted(entry.name for entry in store.list()) == sorted(names[:3])
+
+
+def test_one_of_several_creates(store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(lambda one: store.create("marker", b"%d" % one), range(4)))
+    if store.address.startswith("s3://"):  # moto looks, then puts: it lets several through where they come at once
+        won = [store.create("marker 2", b"%d" % one) for one in range(4)]
+        assert store.get("marker 2") == b"0"
+    else:
+        assert store.get("marker") == b"%d" % won.index(True)
+    assert won.count(True) == 1
+    assert not store.create("marker", b"again")
+
+
+def test_whoever_knows_the_version_swaps(store: Store) -> None:
+    first = store.swap("lease", b"a", None)
+    assert first is not None
+    assert first == store.stat("lease").version
+    assert store.swap("lease", b"b", None) is None
+    second = store.swap("lease", b"b", first)
+    assert second not in (None, first)
+    assert second == store.stat("lease").version
+    assert store.swap("lease", b"c", first) is None
+    assert store.get("lease") == b"b"
+    assert store.swap("nothing", b"c", first) is None
+    store.delete(["lease"])
+    assert store.swap("lease", b"c", second) is None
+    assert list(store.list()) == []
+
+
+def test_a_stream_is_whole_or_not_there(store: Store) -> None:
+    block = secrets.token_bytes(PART_BYTES // 3 + 7)
+    with store.writer("big") as writer:
+        for _ in range(7):
+            buffer = bytearray(block)
+            writer.write(memoryview(buffer))
+            buffer[:] = bytes(len(buffer))  # may be used again
+        with pytest.raises(FileNotFoundError):
+            store.get("big")
+    whole = block * 7
+    assert store.stat("big").bytes == len(whole)
+    assert store.get("big") == whole
+    assert store.get("big", range(5, len(whole) - 5)) == whole[5:-5]
+    with pytest.raises(EOFError):
+        store.get("big", range(len(whole) + 1))
+    broken = store.writer("big")
+
+    def interrupted() -> None:
+        with broken:
+            broken.write(block * 4)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    broken.abort()
+    assert store.get("big") == whole
+    assert [entry.name for entry in store.list()] == ["big"]
+
+
+def test_swaps_of_many_processes_and_threads_are_counted_once_each_in_a_folder(tmp_path: Path) -> None:
+    """Each adds one to a number, over and over: none is lost."""
+    import multiprocessing
+
+    open_store(tmp_path).put("count", b"0")
+    work = [multiprocessing.get_context("fork").Process(target=_count, args=(tmp_path,)) for _ in range(3)]
+    for one in work:
+        one.start()
+    for one in work:
+        one.join()
+    assert [one.exitcode for one in work] == [0, 0, 0]
+    assert open_store(tmp_path).get("count") == b"60"
+
+
+def _count(folder: Path) -> None:
+    store = open_store(folder)
+
+    def add(_: int) -> None:
+        while True:
+            version = store.stat("count").version
+            if store.swap("count", b"%d" % (int(store.get("count")) + 1), version):
+                return
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(add, range(20)))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("", "empty"),
+        ("s3://", "names no bucket"),
+        ("s3:///a", "names no bucket"),
+        ("ftp://host/a", "not known"),
+        ("file://host/a", "from the root"),
+        ("s3://b/a?regoin=x", "unknown option 'regoin'"),
+        ("s3://b/a?nonsense", "unknown option 'nonsense'"),
+        ("s3://b/a?scheme=ftp", "scheme=ftp"),
+        ("s3://AKIA:hush@b/a", "credentials do not belong"),
+        ("s3://b/a?secret_key=hush", "credentials do not belong"),
+        ("s3://b/a?endpoint_override=http://u:hush@host", "credentials do not belong"),
+    ],
+)
+def test_addresses_that_make_no_sense_are_refused_without_their_secrets(address: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        open_store(address)
+    assert error.value.remedy
+    assert "hush" not in str(error.value)
+
+
+def test_options_of_an_address() -> None:
+    assert parsed("s3://b/a?endpoint_override=host:9000&scheme=http&region=x").endpoint == "http://host:9000"
+    assert parsed("s3://b/a?endpoint_override=host").endpoint == "https://host"
+    assert parsed("s3://b/a?endpoint_override=http%3A%2F%2Fhost:1").endpoint == "http://host:1"
+    assert parsed("s3://b/a%20b#c+d").path == "a%20b#c+d"
+
+
+def test_the_endpoint_of_an_address_counts(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account(monkeypatch, "http://127.0.0.1:9", tmp_path)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="other")
+    host = endpoint.removeprefix("http://")
+    store = open_store(f"s3://other/p?endpoint_override={host}&scheme=http&region=us-east-1")
+    store.put("a", b"1")
+    assert store.get("a") == b"1"
+    assert store.where("a") == "s3://other/p/a"
