@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from shoal_core.errors import UserError
-from shoal_core.store import Entry, Store, open_store
+from shoal_core.store import Entry, Store, join, open_store
 from shoal_core.store.address import parsed
 from shoal_core.store.s3_writer import PART_BYTES
 from tests.support.s3_server import account, s3_server
@@ -199,6 +199,34 @@ def test_options_of_an_address() -> None:
     assert parsed("s3://b/a?endpoint_override=host").endpoint == "https://host"
     assert parsed("s3://b/a?endpoint_override=http%3A%2F%2Fhost:1").endpoint == "http://host:1"
     assert parsed("s3://b/a%20b#c+d").path == "a%20b#c+d"
+
+
+@pytest.mark.parametrize(
+    ("address", "names", "joined"),
+    [
+        ("runs", ("a", "b/c"), "runs/a/b/c"),
+        ("./runs/", ("a",), "./runs/a"),
+        ("/", ("a",), "/a"),
+        ("~/what? is # this", ("100% é?",), "~/what? is # this/100% é?"),
+        (Path("/runs"), ("a",), "/runs/a"),
+        ("file:///runs?", ("a",), "file:///runs?/a"),
+        ("s3://b", ("a",), "s3://b/a"),
+        ("s3://b/", ("a b#+%20é", "c"), "s3://b/a b#+%20é/c"),
+        ("s3://b/p/?scheme=http&region=x", ("a", "b"), "s3://b/p/a/b?scheme=http&region=x"),
+        ("s3://b?region=x", ("a",), "s3://b/a?region=x"),
+        ("s3://b/p/?region=x", (), "s3://b/p/?region=x"),
+    ],
+)
+def test_addresses_are_joined_before_their_options(address: str | Path, names: tuple[str, ...], joined: str) -> None:
+    assert join(address, *names) == joined
+
+
+@pytest.mark.parametrize(
+    ("address", "name"), [("runs", "/a"), ("runs", ".."), ("runs", ""), ("s3://b", "a/"), ("s3://b/p", "a?region=x")]
+)
+def test_what_is_no_name_is_not_joined(address: str, name: str) -> None:
+    with pytest.raises(ValueError, match=r"no name|question mark"):
+        join(address, name)
 
 
 def test_the_endpoint_of_an_address_counts(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """One place for every byte: an address becomes a `Store`, a folder-like space of named objects, wherever it lies."""
 
+from shoal_core.store.address import join
 from shoal_core.store.base import Entry, Stat, Store, Writer
 from shoal_core.store.opening import open_store
 
-__all__ = ["Entry", "Stat", "Store", "Writer", "open_store"]
+__all__ = ["Entry", "Stat", "Store", "Writer", "join", "open_store"]

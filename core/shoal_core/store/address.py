@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from shoal_core.errors import UserError
+from shoal_core.store.base import checked_name
 
-__all__ = ["KNOWN", "Address", "parsed"]
+__all__ = ["KNOWN", "Address", "join", "parsed"]
 
 KNOWN = "a path, file://, s3://, gs://, abfss:// or hdfs://"
 
@@ -68,3 +70,24 @@ def parsed(text: str) -> Address:
     if options.get("scheme", "https") not in ("http", "https"):
         raise UserError(f"{shown}: scheme={options['scheme']} is none", "write scheme=http or scheme=https")
     return Address(text, scheme, root, path, options)
+
+
+def join(address: str | os.PathLike[str], *names: str) -> str:
+    """The address of what stands under `address` by `names`. Options stay at the end; the rest is kept as written.
+
+    Raises:
+        ValueError: a name is none of an object, or holds a `?`, which would begin the options of a URL.
+
+    >>> join("s3://bucket/runs?region=eu-north-1", "run-1", "checkpoints")
+    's3://bucket/runs/run-1/checkpoints?region=eu-north-1'
+    >>> join("~/runs", "run-1")
+    '~/runs/run-1'
+    """
+    text = os.fspath(address)
+    under = [checked_name(name) for name in names]
+    if "://" not in text or text.startswith("file://"):
+        return os.path.join(text, *under)
+    if wrong := [name for name in under if "?" in name]:
+        raise ValueError(f"{wrong[0]!r} cannot stand in the address of a store: its question mark begins options")
+    place, question, query = text.partition("?")
+    return "/".join([place.rstrip("/"), *under] if under else [place]) + question + query
