@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.record import slow
 from shoal_core.errors import UserError
 from shoal_core.marker import MARKER, Damaged, Whole, commit, last_whole, prune, verify, whole
+
+if TYPE_CHECKING:
+    from shoal_core.lane import Copy, Lane
 
 __all__ = ["MARKER", "Damaged", "Saver", "Unfit", "Whole", "commit", "last_whole", "load", "prune", "verify", "whole"]
 
@@ -65,11 +68,26 @@ def load(path: Path, state: dict[str, Any], process_group: Any) -> int:
     return int(steps)
 
 
+def stage(state: dict[str, Any], lane: Lane) -> tuple[dict[str, Any], Copy]:
+    """A state of the same names in the CPU's memory, and the copy that fills it."""
+    from torch.distributed.tensor import DTensor
+
+    from shoal_core.lane import room_for
+
+    def local(tensor: Any) -> Any:
+        return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+    staged = {name: room_for(tensor) for name, tensor in state.items()}
+    lane.follow()
+    return staged, lane.copy([local(room) for room in staged.values()], [local(tensor) for tensor in state.values()])
+
+
 class Saver:
     """Writes the checkpoints of one cell; one at a time, in the background.
 
-    `process_group`: the cell's own group for checkpoints, so that training's collectives are never in its way.
-    `about`: what every marker says of the run. `done`: called on rank 0 with (steps, path, seconds, bytes) once a
+    `process_group`: the cell's own group for checkpoints, so that training's collectives are never in its way. `lane`:
+    what the state leaves its device over; whoever changes the state lets it precede. `about`: what every marker says of
+    the run. `done`: called on rank 0 with (steps, path, seconds, bytes) once a
     checkpoint is whole; `failed`, with (steps, reason), when it never will be: on rank 0, or on all that lost a peer.
     """
 
@@ -78,15 +96,15 @@ class Saver:
         root: Path,
         rank: int,
         process_group: Any,
+        lane: Lane,
         keep: int,
         about: dict[str, Any],
         done: Callable[[int, Path, float, int], None],
         failed: Callable[[int, str], None],
     ) -> None:
-        self._root, self._rank, self._group, self._keep = root, rank, process_group, keep
+        self._root, self._rank, self._group, self._lane, self._keep = root, rank, process_group, lane, keep
         self._about, self._done, self._failed = about, done, failed
         self._thread: threading.Thread | None = None
-        self._pinned: Any = None
         self.problem: str | None = None
         """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
 
@@ -99,25 +117,19 @@ class Saver:
             self._thread.join()
 
     def save(self, steps: int, generation: int, state: dict[str, Any], **about: Any) -> None:
-        """Copy `state` now and write it in the background. Collective over the cell. `about`: what the marker says of
-        this state.
-
-        Raises:
-            RuntimeError: a peer of the cell is gone.
-        """
+        """Begin to copy `state` now, and write it in the background. `about`: what the marker says of this state."""
         import torch.distributed.checkpoint as dcp
 
         start = time.monotonic()
         folder, final = self._root / f".step-{steps:08d}-{generation}", self._root / f"step-{steps:08d}"
         self.problem = None
-        future: Any = dcp.async_save(
-            state, checkpoint_id=folder, process_group=self._group, async_stager=self._staging(state)
-        )
+        staged, copy = stage(state, self._lane)
 
         def finish() -> None:
             # DCP's own exception is no Exception. Whatever it is, training goes on and this checkpoint is not whole.
             try:
-                future.result()
+                copy.wait()
+                dcp.save(staged, checkpoint_id=folder, process_group=self._group)
                 slow.wait(self._root.parent)
                 size = self._settle(folder, final, {"steps": steps, **self._about, **about})
             except BaseException as error:
@@ -128,17 +140,6 @@ class Saver:
 
         self._thread = threading.Thread(target=finish, daemon=True, name="checkpoint")
         self._thread.start()
-
-    def _staging(self, state: dict[str, Any]) -> Any:
-        """How `state` is copied before it is written. From a GPU into pinned memory, queued and waited for once, which
-        is kept for the next checkpoint, since pinning takes longer than copying; none: as torch does it."""
-        from torch.distributed.checkpoint import staging
-
-        devices = {tensor.device.type for tensor in state.values() if hasattr(tensor, "device")}
-        if self._pinned is None and "cuda" in devices:
-            how = staging.StagingOptions(True, False, False, True)  # pinned, not shared, on this thread, queued
-            self._pinned = staging.DefaultStager(how)
-        return self._pinned
 
     def _settle(self, folder: Path, final: Path, marker: dict[str, Any]) -> int:
         """Rank 0 commits what all have written, and all learn whether it could. Returns the bytes."""

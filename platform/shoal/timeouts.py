@@ -54,7 +54,7 @@ class Timeouts:
 
     @property
     def abort(self) -> float:
-        """For what was aborted on a device to end, or a kept tensor to leave it: past it the worker's process ends."""
+        """For what was aborted on a device to end, or a kept state to leave it: past it the worker's process ends."""
         return self.patience / 2
 
     @property

@@ -9,19 +9,20 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import metadata, staging
+from torch.distributed.checkpoint import metadata
 
 from shoal import checkpoint
 from shoal_core.dcp import Unpickler, described, read_index
 from shoal_core.errors import UserError
+from shoal_core.lane import DeviceLane, Lane
 from shoal_core.marker import digest, seal, set_aside, sweep
+from tests.support.late import Late
 
 STATE = {"vector": torch.arange(6.0), "bias": torch.zeros(2, dtype=torch.bfloat16)}
 
@@ -57,11 +58,11 @@ def saved(tmp_path: Path, alone: None) -> Path:
     return tmp_path / "checkpoints" / "step-00000007"
 
 
-def saver_at(root: Path) -> tuple[checkpoint.Saver, list[tuple[Any, ...]]]:
+def saver_at(root: Path, lane: Lane | None = None) -> tuple[checkpoint.Saver, list[tuple[Any, ...]]]:
     """A saver, and what it will have said."""
     said: list[tuple[Any, ...]] = []
     done, failed = lambda *told: said.append(("done", *told)), lambda *told: said.append(("failed", *told))
-    return checkpoint.Saver(root, 0, None, 2, {"run_id": "r"}, done, failed), said
+    return checkpoint.Saver(root, 0, None, lane or Lane(), 2, {"run_id": "r"}, done, failed), said
 
 
 def test_only_what_is_committed_counts(tmp_path: Path) -> None:
@@ -220,19 +221,23 @@ def test_there_and_back(saved: Path) -> None:
     assert int(ours) == 5, "what an older checkpoint lacks of the platform's own stays as it was"
 
 
-def test_a_state_on_a_gpu_goes_through_pinned_memory_that_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_state_is_saved_as_it_was_though_training_goes_on_before_it_has_left_the_device(
+    tmp_path: Path, alone: None
 ) -> None:
-    """What is asked of torch: without a GPU there is no pinned memory."""
-    asked: list[staging.StagingOptions] = []
-    monkeypatch.setattr(staging, "DefaultStager", lambda how: asked.append(how) or object())
-    saver, _ = saver_at(tmp_path / "checkpoints")
-    assert saver._staging(STATE) is None
-    there: Any = {**STATE, "there": SimpleNamespace(device=torch.device("cuda"))}
-    assert saver._staging(there) is saver._staging(there) is not None
-    (how,) = asked
-    assert (how.use_pinned_memory, how.use_non_blocking_copy) == (True, True)
-    assert (how.use_shared_memory, how.use_async_staging) == (False, False)
+    device = Late()
+    lane = DeviceLane(device)
+    saver, said = saver_at(tmp_path / "checkpoints", lane)
+    state = {name: tensor.clone() for name, tensor in STATE.items()}
+    saver.save(7, 0, state)
+    assert device.log[0] == "side waits for main"
+    lane.precede()
+    for tensor in state.values():
+        tensor.add_(1)
+    saver.join()
+    assert said[0][:2] == ("done", 7)
+    found = {name: torch.empty_like(tensor) for name, tensor in STATE.items()}
+    checkpoint.load(tmp_path / "checkpoints" / "step-00000007", found, None)
+    assert all(torch.equal(found[name], STATE[name]) for name in STATE)
 
 
 @pytest.mark.parametrize(

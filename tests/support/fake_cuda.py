@@ -70,8 +70,20 @@ class Stream:
     def wait_stream(self, other: Stream) -> None:
         self.log.append(f"{self.name} waits for {other.name}")
 
+
+class Event:
+    """An event that has always come."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def record(self, stream: Stream | None = None) -> None:
+        self._on = "main" if stream is None else stream.name
+
     def synchronize(self) -> None:
-        self.log.append(f"the host waits for {self.name}")
+        self._watch.streams.append(f"the host waits for {self._on}")
+        if self._on == "main":
+            self._watch.waits["event"] += 1
 
 
 class AtOnce:
@@ -88,8 +100,9 @@ class AtOnce:
 
 
 class Watch(TorchDispatchMode):
-    """Counts operators, and what makes the host wait for the device (`waits`): a value that is read, and a copy either
-    way that is not said to be `non_blocking`, since torch waits for all that is queued before it. Operators whose
+    """Counts operators, and what makes the host wait for the device (`waits`): a value that is read, an event on the
+    main stream, and a copy either way that is not said to be `non_blocking`, since torch waits for all that is queued
+    before it. Operators whose
     result has a size that only the device knows are refused by fake tensors themselves. `streams`: what was asked of
     streams, in order."""
 
@@ -150,6 +163,7 @@ def fake_cuda() -> Iterator[Watch]:
     watch = Watch()
     streams = {
         "Stream": partial(Stream, watch.streams),
+        "Event": partial(Event, watch),
         "current_stream": partial(Stream, watch.streams, "main"),
         "stream": nullcontext,
     }

@@ -25,6 +25,7 @@ from shoal.checkpoint import Saver
 from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
+from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
 from shoal_workloads.replica import PretrainShard
@@ -212,7 +213,9 @@ def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: st
         step(replica, place, number)
     failures: list[str] = []
     group = dist.new_group(backend="gloo") if workers > 1 else None
-    saver = Saver(Path(root), place.rank, group, 2, {}, lambda *_: None, lambda _, reason: failures.append(reason))
+    saver = Saver(
+        Path(root), place.rank, group, Lane(), 2, {}, lambda *_: None, lambda _, reason: failures.append(reason)
+    )
     saver.save(steps, 0, replica.state_dict())
     saver.join()
     assert not failures, failures

@@ -6,12 +6,10 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-import torch
-
 from shoal.protocol.orders import Keeper, Recall
 from shoal.timeouts import Timeouts
 from shoal.worker.copies import LostCopy, fetch, push
-from shoal.worker.snapshot import Snapshot
+from shoal.worker.snapshot import Kept, Snapshot
 from shoal.worker.step import Step
 
 __all__ = ["Courier"]
@@ -38,11 +36,11 @@ class Courier:
             self._sending = threading.Thread(target=self._send, args=sent, daemon=True, name="copy")
             self._sending.start()
 
-    def _send(self, snapshot: Snapshot, copies: list[torch.Tensor], rank: int, steps: int, keeper: Keeper) -> None:
+    def _send(self, snapshot: Snapshot, kept: Kept, rank: int, steps: int, keeper: Keeper) -> None:
         # without the keeper's word to the controller it is no copy
         with contextlib.suppress(OSError, ValueError):
-            push(copies, rank, steps, keeper, self._secret(), self._timeouts.build)
-        snapshot.give_back(copies)
+            push(kept.read(), rank, steps, keeper, self._secret(), self._timeouts.build)
+        snapshot.give_back(kept)
 
     def fetch(self, step: Step, order: Recall) -> None:
         """Go on from the copy of a snapshot that another worker holds.

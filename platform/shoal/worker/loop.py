@@ -60,9 +60,10 @@ class Loop:
         thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, lambda: self.meeting.secret)
         injector, profiler = Injector(job.inject, setup.rundir), Profiler(setup.name, setup.rundir, self.voice.noted)
         told = (self.voice.saved, self.voice.not_saved)
-        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, *told)
+        last = LastResort(timeouts.abort)
+        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, last, *told)
         self.world: World | None = None  # until it stands
-        self.attempt, self.last = -1, LastResort(timeouts.abort)
+        self.attempt = -1
         self.retained: RetainedState | None = None
 
     def meet(self, meeting: Meeting) -> None:
@@ -132,7 +133,7 @@ class Loop:
         self.leave()
         if self.kit.workload.runs_on != "cpu":
             self.voice.phase = Phase.LEAVING  # of the world to come there is nothing yet that could be cut
-            self.retained = make_room(self.retained, self.last)
+            self.retained = make_room(self.retained, self.kit.last)
         self.calls.formed += 1
         self.rendezvous.scope = f"cell/{order.cell}/{order.attempt}"
         self.voice.phase = Phase.FORMING

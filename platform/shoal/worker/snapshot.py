@@ -8,39 +8,55 @@ count as done, their samples as skipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Snapshot", "checksum", "room_for"]
+from shoal_core.lane import Copy, Lane, room_for
+
+__all__ = ["Kept", "Snapshot", "checksum"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A copy of a worker's tensors, which may still be on its way."""
+
+    tensors: list[torch.Tensor]
+    copy: Copy
+
+    def read(self) -> list[torch.Tensor]:
+        """Its tensors, once they are there. Any thread."""
+        self.copy.wait()
+        return self.tensors
 
 
 class Snapshot:
-    """One copy of a worker's tensors; its memory is used again for the next. From a GPU they are copied into pinned
-    memory, queued one behind the other and waited for once."""
+    """One copy of a worker's tensors; its memory is used again for the next. They leave a GPU over `lane`, while the
+    next step runs: whoever changes them lets the lane precede."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
         self.steps = -1
-        self._copies: list[torch.Tensor] = []
+        self._kept = Kept([], Copy())
         self._lent = False
 
     def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
-        """Copy the state after `steps` committed steps; a copy that is lent stays with who reads it."""
-        if self._lent or len(self._copies) != len(tensors):
-            self._copies, self._lent = [room_for(tensor) for tensor in tensors], False
-        for mine, tensor in zip(self._copies, tensors, strict=True):
-            mine.copy_(tensor.detach(), non_blocking=True)
-        if any(tensor.is_cuda for tensor in tensors):
-            torch.cuda.current_stream().synchronize()
+        """Begin to copy the state after `steps` committed steps; a copy that is lent stays with who reads it."""
+        mine = self._kept.tensors
+        if self._lent or len(mine) != len(tensors):
+            mine, self._lent = [room_for(tensor) for tensor in tensors], False
+        self.lane.follow()
+        self._kept = Kept(mine, self.lane.copy(mine, tensors))
         self.steps = steps
 
-    def lend(self) -> list[torch.Tensor]:
+    def lend(self) -> Kept:
         """The copy, for another thread to read."""
         self._lent = True
-        return self._copies
+        return self._kept
 
-    def give_back(self, copies: list[torch.Tensor]) -> None:
-        """Nobody reads `copies` any more."""
-        if copies is self._copies:
+    def give_back(self, kept: Kept) -> None:
+        """Nobody reads `kept` any more."""
+        if kept is self._kept:
             self._lent = False
 
     def restore(self, tensors: Sequence[torch.Tensor]) -> int:
@@ -51,14 +67,10 @@ class Snapshot:
         """
         if self.steps < 0:
             raise RuntimeError("the workload asks to roll back, but there is no snapshot: set snapshots.every")
-        for mine, tensor in zip(self._copies, tensors, strict=True):
+        self.lane.precede()
+        for mine, tensor in zip(self._kept.read(), tensors, strict=True):
             tensor.detach().copy_(mine)
         return self.steps
-
-
-def room_for(tensor: torch.Tensor) -> torch.Tensor:
-    """CPU memory for a copy: pinned, of a tensor on a GPU."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
 
 def checksum(tensors: Sequence[torch.Tensor]) -> float:

@@ -34,6 +34,7 @@ from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.sums import Sums, largest
 from shoal.worker.transport import Transport
+from shoal_core.lane import lane_of
 from shoal_core.workload import ReplicaShard, Workload
 
 __all__ = ["CellBroken", "Member", "Standing", "Step", "world_broke"]
@@ -132,7 +133,7 @@ class Step:
         self.snapshots, self.injector = job.snapshots, injector
         fixed = Fixed(largest(workload, job.steps, member.size)) if job.reduce == "exact" else None
         self.sums = Sums(workload, shard, member.rank, member.size, fixed)
-        self.snapshot = Snapshot()
+        self.snapshot = Snapshot(lane_of(workload.runs_on))
         self.steps, self.evaluated, self.saved = -1, -1, -1
         self.todo: list[int] = []
         self.finite = True
@@ -280,10 +281,10 @@ class Step:
     def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> Commit:
         """Apply the optimizer step to the complete total."""
         assert self.total is not None, f"step {self.steps} cannot commit: its total is not complete"
-        fixed = self.sums.fixed
-        if fixed is not None:
+        if (fixed := self.sums.fixed) is not None:
             fixed.nan = math.isnan(norm_sq)
         total = self.sums.value(self.total)
+        self.snapshot.lane.precede()  # the state may still be on its way into a copy
         self.torn = True
         if fixed is not None:
             fixed.follow(total)

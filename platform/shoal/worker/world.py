@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,10 @@ from shoal.worker.groups import WORLD, Groups
 from shoal.worker.inject import Injector
 from shoal.worker.lastresort import LastResort
 from shoal.worker.profiler import Profiler
-from shoal.worker.snapshot import room_for
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
+from shoal_core.lane import room_for
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
@@ -35,7 +36,8 @@ __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be
 
 @dataclass(frozen=True)
 class Kit:
-    """What a worker brings into every cell. `saved`, `not_saved`: see `checkpoint.Saver`."""
+    """What a worker brings into every cell. `last`: ends the process if its device gives no answer; `saved`,
+    `not_saved`: see `checkpoint.Saver`."""
 
     job: Job
     workload: Workload
@@ -45,6 +47,7 @@ class Kit:
     thread: TrainingThread
     injector: Injector
     profiler: Profiler
+    last: LastResort
     saved: Callable[[int, Path, float, int], None]
     not_saved: Callable[[int, str], None]
 
@@ -103,9 +106,8 @@ class World:
         if order.recall is not None:
             kit.courier.fetch(step, order.recall)
         about = {"run_id": kit.job.run_id, "workers": order.size, "workload": kit.job.workload}
-        self.saver = checkpoint.Saver(
-            kit.checkpoints, order.rank, group, kit.job.checkpoint.keep, about, kit.saved, kit.not_saved
-        )
+        lane, keep = step.snapshot.lane, kit.job.checkpoint.keep
+        self.saver = checkpoint.Saver(kit.checkpoints, order.rank, group, lane, keep, about, kit.saved, kit.not_saved)
 
     def _restore(self, step: Step, steps: int, group: Any) -> None:
         """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
@@ -132,11 +134,14 @@ class World:
         self.kit.groups.transport.freed()
 
     def close(self) -> RetainedState | None:
-        """Leave it: drop all that lives in it but the state, which is returned if there is a whole one."""
+        """Leave it: drop all that lives in it but the state, which is returned if there is a whole one. Averages are
+        waited for, which come from the device: if it gives nothing more, the process ends."""
         step = self.step
         retained = None
         if step is not None and step.steps >= 0 and not step.torn:
-            tensors = [tensor.detach() for tensor in step.tensors()]
+            on_device = self.kit.workload.runs_on != "cpu"
+            with self.kit.last.within("the wait for a kept state") if on_device else nullcontext():
+                tensors = [tensor.detach() for tensor in step.tensors()]
             retained = RetainedState(step.steps, step.evaluated, step.member.rank, tensors)
         if step is not None:
             step.abandon()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from shoal_core.lane import on_cpu
 from shoal_workloads.model.exchange import Trip
 from shoal_workloads.model.permute import Routes, counts_of, gather_rows, routes_of, spread, unspread
 from shoal_workloads.parallel.traffic import Kind, Pass, Traffic
@@ -254,7 +255,7 @@ def exchange_counts(counts: torch.Tensor, among: Exchange) -> torch.Tensor:
 def on_host(*counts: torch.Tensor) -> list[list[int]]:
     """Numbers of rows, each (P,), for the host, which must know them to make room. It waits for the device, once for
     all of them: whatever else a dispatch computes stays there."""
-    found: list[list[int]] = torch.stack(counts).tolist()
+    found: list[list[int]] = on_cpu(torch.stack(counts)).tolist()
     return found
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from shoal_core.lane import lane_of
+
 __all__ = ["Ema"]
 
 PIECE = 1 << 24
@@ -25,7 +27,9 @@ class Ema:
         self._parameters = list(parameters)
         self.averages = [p.detach().to("cpu", copy=True) for p in self._parameters]
         self._running: threading.Thread | None = None
-        self._lane = Lane() if any(p.is_cuda for p in self._parameters) else None
+        away = any(p.is_cuda for p in self._parameters)
+        self._lane = lane_of("cuda") if away else None
+        self._pinned = torch.empty(PIECE if away else 0, pin_memory=away)
 
     def reset(self) -> None:
         """Start from the parameters as they are."""
@@ -55,24 +59,6 @@ class Ema:
                 continue
             pieces = parameter.detach().view(-1).split(PIECE), average.view(-1).split(PIECE)
             for piece, its_average in zip(*pieces, strict=True):
-                its_average.lerp_(self._lane.fetch(piece), 1.0 - self.decay)
-
-
-class Lane:
-    """The way of float32 from a GPU into the CPU's memory, beside what the GPU computes."""
-
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
-        self._pinned = torch.empty(PIECE, pin_memory=True)
-
-    def follow(self) -> None:
-        """What is fetched from now on is as the calling thread's stream leaves it."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-
-    def fetch(self, piece: torch.Tensor) -> torch.Tensor:
-        """piece: up to `PIECE` elements, flat -> the same here, until the next is fetched."""
-        near = self._pinned[: piece.numel()]
-        with torch.cuda.stream(self._stream):
-            near.copy_(piece, non_blocking=True)
-        self._stream.synchronize()
-        return near
+                near = self._pinned[: piece.numel()]
+                self._lane.copy([near], [piece]).wait()
+                its_average.lerp_(near, 1.0 - self.decay)

@@ -1,0 +1,97 @@
+"""The way of tensors from a GPU into the CPU's memory, beside what it computes: pinned memory, a stream of its own.
+
+What is copied is of three kinds, each with one who waits. The copy waits for whatever makes its sources (`follow`).
+Whoever changes them next lets its own stream wait for the copy (`precede`), and goes on itself. Whoever reads what was
+copied waits for that (`Copy.wait`). So nothing waits but what must, and a step's kernels run while its state leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["Copy", "DeviceLane", "Lane", "lane_of", "on_cpu", "room_for"]
+
+
+class Copy:
+    """What `Lane.copy` began. It holds the sources: memory that is let go of is another tensor's at once, while it may
+    still be read here. `done`: the event of its end; none: it has ended."""
+
+    def __init__(self, sources: Sequence[torch.Tensor] = (), done: Any = None) -> None:
+        self._sources, self._done = sources, done
+
+    def wait(self) -> None:
+        """Until the targets may be read. Any thread."""
+        done = self._done
+        if done is not None:
+            done.synchronize()
+            self._sources, self._done = (), None
+
+
+class Lane:
+    """Of a device that computes what it is told at once: what is copied is there."""
+
+    def follow(self) -> None:
+        """What is copied from now on is as the calling thread's stream leaves it."""
+
+    def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> Copy:
+        """Begin to copy each source into its target, of its shape and dtype; what lies in the CPU's memory is there
+        when this returns. Any thread."""
+        put(targets, sources)
+        return Copy()
+
+    def precede(self) -> None:
+        """What the calling thread's stream is told from now on comes after what was copied so far."""
+
+
+class DeviceLane(Lane):
+    """A stream of its own on the calling thread's device. `device`: what makes it, as `torch.cuda` does."""
+
+    def __init__(self, device: Any = torch.cuda) -> None:
+        self._device, self._stream = device, device.Stream()
+
+    def follow(self) -> None:
+        """See `Lane`."""
+        self._stream.wait_stream(self._device.current_stream())
+
+    def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> Copy:
+        """See `Lane`."""
+        with self._device.stream(self._stream):
+            put(targets, sources)
+            done = self._device.Event()
+            done.record(self._stream)
+        return Copy(sources, done)
+
+    def precede(self) -> None:
+        """See `Lane`."""
+        self._device.current_stream().wait_stream(self._stream)
+
+
+def lane_of(kind: str) -> Lane:
+    """From a device of a kind (`Workload.runs_on`)."""
+    return DeviceLane() if kind == "cuda" else Lane()
+
+
+@torch.no_grad()
+def put(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source, non_blocking=True)
+
+
+def room_for(tensor: torch.Tensor) -> torch.Tensor:
+    """CPU memory for a copy: pinned, of a tensor on a GPU. A DTensor of a DTensor, sharded the same."""
+    form = torch.contiguous_format
+    return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, memory_format=form, requires_grad=False)
+
+
+def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """The same in the CPU's memory; from a GPU by way of pinned memory, in one wait for what was queued before it."""
+    if not tensor.is_cuda:
+        return tensor
+    found, done = room_for(tensor), torch.cuda.Event()
+    found.copy_(tensor, non_blocking=True)
+    done.record()
+    done.synchronize()
+    return found

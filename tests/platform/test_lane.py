@@ -1,0 +1,140 @@
+"""Who waits for whom when a state leaves a device beside training: on streams that are as late as they may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from shoal.config import Job
+from shoal.protocol.orders import Keeper
+from shoal.timeouts import Timeouts
+from shoal.worker import courier as courier_module
+from shoal.worker.courier import Courier
+from shoal.worker.snapshot import Snapshot
+from shoal.worker.step import Member, Standing, Step
+from shoal_core.lane import DeviceLane, Lane, lane_of
+from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
+from tests.support.late import Late
+
+CONFIG = SyntheticConfig(parameters=16, global_batch=4)
+LEAVING = ["side waits for main", "copy on side", "event on side"]
+
+
+def step_on(lane: Lane, tmp_path: Path) -> Step:
+    """A step of a run of one worker whose sums are complete."""
+    settings = {"run_id": "r", "storage": str(tmp_path), "cells": 1, "steps": 3, "workload": {"path": "a:B"}}
+    workload, member = Synthetic(CONFIG), Member(0, 0, 1)
+    job = Job.model_validate(settings)
+    step = Step(member, workload, SyntheticShard(CONFIG, 0), mock.Mock(), job, mock.Mock())
+    step.snapshot = Snapshot(lane)
+    step.standing, step.steps = Standing(member, (0,)), 0
+    step.todo = step.share()
+    step.total = step.sums.add_up(0, step.todo)
+    return step
+
+
+def commit(step: Step) -> None:
+    assert step.total is not None
+    step.commit(step.shard.stats(), step.shard.norm_sq(step.total), [])
+
+
+def copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in tensors]
+
+
+def equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def test_whoever_waits_for_nothing_finds_the_change_in_the_copy() -> None:
+    """The imitation finds what it is for."""
+    lane = DeviceLane(Late())
+    state, room = torch.zeros(3), torch.full((3,), 7.0)
+    lane.follow()
+    copy = lane.copy([room], [state])
+    assert room.tolist() == [7.0] * 3
+    state.add_(1)
+    copy.wait()
+    assert room.tolist() == [1.0] * 3
+
+
+def test_a_copy_waits_for_what_makes_its_sources_and_who_changes_them_for_the_copy() -> None:
+    device = Late()
+    lane = DeviceLane(device)
+    state, room = torch.zeros(3), torch.empty(3)
+    lane.follow()
+    copy = lane.copy([room], [state])
+    lane.precede()
+    state.add_(1)
+    copy.wait()
+    copy.wait()
+    assert room.tolist() == [0.0] * 3
+    assert device.log == [*LEAVING, "main waits for side", "the host waits"]
+
+
+def test_a_copy_holds_its_sources_until_it_has_ended() -> None:
+    """Else their memory is another tensor's before it is read."""
+    source, room = torch.ones(3), torch.empty(3)
+    copy = DeviceLane(Late()).copy([room], [source])
+    assert copy._sources == [source]
+    copy.wait()
+    assert copy._sources == ()
+
+
+def test_a_cpu_has_no_lane_beside_it() -> None:
+    lane = lane_of("cpu")
+    assert type(lane) is Lane
+    room = torch.zeros(3)
+    lane.copy([room], [torch.ones(3)])
+    assert room.tolist() == [1.0] * 3
+
+
+def test_the_step_after_a_snapshot_waits_for_it_on_the_device_alone(tmp_path: Path) -> None:
+    device = Late()
+    step = step_on(DeviceLane(device), tmp_path)
+    before = copies(step.tensors())
+    step.snapshot.take(step.tensors(), 0)
+    assert (device.log[0], device.log[-1]) == (LEAVING[0], LEAVING[-1])  # and nobody has waited
+    commit(step)
+    assert device.log[-1] == "main waits for side"
+    assert not equal(step.tensors(), before)
+    assert equal(step.snapshot.lend().read(), before)
+
+
+def test_a_state_that_is_gone_back_to_is_there_first(tmp_path: Path) -> None:
+    device = Late()
+    step = step_on(DeviceLane(device), tmp_path)
+    before = copies(step.tensors())
+    step.snapshot.take(step.tensors(), 0)
+    assert step.snapshot.restore(step.tensors()) == 0
+    assert equal(step.tensors(), before)
+    assert device.log[-2:] == ["main waits for side", "the host waits"]
+
+
+def test_a_copy_that_is_lent_stays_while_the_next_is_taken() -> None:
+    snapshot = Snapshot(DeviceLane(Late()))
+    state = [torch.zeros(3)]
+    snapshot.take(state, 1)
+    lent = snapshot.lend()
+    snapshot.lane.precede()
+    state[0].add_(1)
+    snapshot.take(state, 2)
+    assert [tensor.tolist() for tensor in lent.read()] == [[0.0] * 3]
+    snapshot.give_back(lent)  # too late to be used again
+    assert [tensor.tolist() for tensor in snapshot.lend().read()] == [[1.0] * 3]
+
+
+def test_what_is_sent_to_a_keeper_has_left_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(courier_module, "push", lambda tensors, *_: sent.append(copies(tensors)))
+    step, courier = step_on(DeviceLane(Late()), tmp_path), Courier(Timeouts(60.0), str)
+    courier.keeper = mock.Mock(spec=Keeper)
+    before = copies(step.tensors())
+    courier.keep(step)
+    sending: Any = courier._sending
+    sending.join(60.0)
+    assert equal(sent[0], before)
