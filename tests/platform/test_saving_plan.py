@@ -1,0 +1,89 @@
+"""When to save and copy, what stays of it, and what those that go can still save."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from shoal.saving import interval
+from shoal.saving.deadline import MARGIN, Shard, salvage
+from shoal.saving.interval import Cost, between, mean_time, steps_between
+from shoal.saving.retention import Keep, Saved, staying
+from shoal.saving.rhythm import MOST, copies_every
+
+
+@pytest.mark.parametrize(("cost", "mean"), [(1.0, 10_000.0), (20.0, 10_800.0), (0.05, 500.0)])
+def test_no_other_interval_loses_less(cost: float, mean: float) -> None:
+    best = between(Cost(cost, 0.0), mean)
+    assert best == pytest.approx(math.sqrt(2 * cost * mean), rel=0.1)
+    least = interval.lost(best, cost, mean)
+    for factor in (0.3, 0.7, 1.5, 3.0):
+        assert interval.lost(best * factor, cost, mean) > least
+
+
+def test_what_has_failed_counts_beside_what_is_known_beforehand() -> None:
+    alone = mean_time(16_384, 0, 0.0)
+    assert alone == pytest.approx(54 * 24 * 3600 / 466)
+    assert mean_time(1, 0, 0.0) == pytest.approx(16_384 * alone)
+    assert mean_time(16_384, 10, 3600.0) < alone / 5, "a run that fails often saves often"
+    assert mean_time(16_384, 0, 10 * alone) > 10 * alone, "and one that does not, seldom"
+    assert mean_time(4, 1000, 1e6) == pytest.approx(1e6 / 1000, rel=0.1), "in the end only what was seen counts"
+
+
+def test_saves_neither_take_over_nor_stay_away() -> None:
+    assert between(Cost(0.001, 0.001), 1e9) == pytest.approx(math.sqrt(2 * 0.001 * 1e9), rel=0.1)
+    assert between(Cost(5.0, 5.0), 1e12) == interval.LONGEST
+    assert between(Cost(1.0, 0.0), 0.1) == 20.0, "training keeps 95 of 100 seconds whatever fails"
+    assert between(Cost(0.0, 30.0), 100.0) == 60.0, "the next begins when the one before has long been whole"
+    assert steps_between(Cost(1.0, 0.0), 2.0, 10_000.0) == round(between(Cost(1.0, 0.0), 10_000.0) / 2)
+    assert steps_between(Cost(0.0, 0.0), 100.0, 1.0) == 1
+
+
+def test_copies_take_the_part_of_the_steps_that_they_may() -> None:
+    for part in (0.001, 0.02, 0.021, 0.5, 3.0):
+        every = copies_every(part)
+        assert part / every <= 0.02
+        assert every == 1 or part / (every - 1) > 0.02
+    assert [copies_every(part) for part in (0.0, 1e6, math.inf, math.nan)] == [1, MOST, MOST, MOST]
+
+
+def test_the_last_every_nth_and_the_best_stay() -> None:
+    bpb = {300: 1.0, 500: 1.2, 700: math.nan, 900: 1.1}
+    found = [Saved(steps, bpb=bpb.get(steps)) for steps in range(100, 1100, 100)]
+    assert staying(found, Keep(2)) == {900, 1000}
+    assert staying(found, Keep(1, every=400)) == {400, 800, 1000}
+    assert staying(found, Keep(1, best=2)) == {300, 900, 1000}
+    assert staying(found, Keep(1), used={200, 250}) == {200, 1000}
+
+
+def test_what_stays_for_good_stays_the_same_when_others_are_gone() -> None:
+    """Saves come at any step, and each removes what the one before left."""
+    there: set[int] = set()
+    for steps in range(37, 2000, 37):
+        there |= {steps}
+        there = staying(map(Saved, there), Keep(2, every=500))
+    assert there == {518, 1000 + 36, 1517, 1961, 1998}
+
+
+def test_a_sick_one_takes_no_healthy_ones_place() -> None:
+    found = [Saved(10, bpb=2.0), Saved(20), Saved(30, finite=False, bpb=0.1), Saved(40, finite=False)]
+    assert staying(found, Keep(1, every=10, best=1)) == {10, 20, 40}
+    assert staying(found[2:], Keep(1)) == {40}
+    assert staying([], Keep(1, 1, 1), used={5}) == set()
+
+
+def test_what_others_hold_too_they_write() -> None:
+    shards = [Shard("a", 100, frozenset({0})), Shard("b", 100, frozenset({0, 1})), Shard("c", 60, frozenset({1, 2}))]
+    found = salvage(shards, {0}, seconds=1.0, speed=100 / MARGIN)
+    assert (found.writes, found.whole) == ({0: ("a",), 1: ("b",), 2: ("c",)}, True)
+
+
+def test_what_does_not_fit_before_the_deadline_is_named() -> None:
+    shards = [Shard(f"s{size}", size, frozenset({0, 1})) for size in (70, 60, 40, 30)]
+    found = salvage([*shards, Shard("shared", 1000, frozenset({1, 2}))], {0, 1}, seconds=2.0, speed=50 / MARGIN)
+    assert found.writes == {0: ("s70", "s30"), 1: ("s60", "s40"), 2: ("shared",)}
+    assert found.whole
+    less = salvage(shards, {0, 1}, seconds=1.0, speed=69 / MARGIN)
+    assert (less.left, less.whole) == (("s70", "s30"), False)
+    assert salvage(shards, {0, 1}, seconds=-1.0, speed=1e9).left == ("s70", "s60", "s40", "s30")
