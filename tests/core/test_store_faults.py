@@ -76,7 +76,7 @@ def stand(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sta
     account(monkeypatch, endpoint, tmp_path)
     boto3.client("s3").create_bucket(Bucket="runs")
     stand = Stand()
-    stand.store.put("old", b"content")
+    assert stand.store.create("old", b"content")  # the store is seen to keep conditions before any fault comes
     return stand
 
 
@@ -197,6 +197,40 @@ def test_a_lost_answer_is_no_lost_race(stand: Stand) -> None:
     stand.lose("complete_multipart_upload")
     _stream(stand.store, PART_BYTES + 1)
     assert stand.store.stat("new").bytes == PART_BYTES + 1
+
+
+@pytest.mark.parametrize("ignored", [{"If-Match"}, {"If-None-Match"}, {"If-Match", "If-None-Match"}])
+def test_a_store_that_writes_whatever_the_condition_is_refused_and_nothing_is_left(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, ignored: set[str]
+) -> None:
+    monkeypatch.setattr("shoal_core.store.s3_conditions._kept", set())
+
+    def drop(request: Any, **_: Any) -> None:
+        for header in ignored:
+            del request.headers[header]
+
+    stand.client.meta.events.register_first("before-sign.s3.PutObject", drop)
+    for work in [stand.store.create, lambda name, content: stand.store.swap(name, content, None)]:
+        with pytest.raises(UserError, match=rf"s3://runs/{stand.prefix}/new: .*no notice") as error:
+            work("new", b"x")
+        assert "MinIO" in error.value.remedy
+    if "If-Match" in ignored:
+        with pytest.raises(UserError, match="no notice"):
+            stand.store.swap("old", b"x", "other")
+    assert [entry.name for entry in stand.store.list()] == ["old"]
+    assert stand.store.get("old") == b"content"
+
+
+def test_that_a_store_keeps_conditions_is_seen_once(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal_core.store.s3_conditions._kept", set())
+    asked: list[str] = []
+    stand.client.meta.events.register_first("before-send.s3", lambda request, **_: asked.append(request.method))
+    assert not stand.store.create("old", b"x")
+    assert len(asked) == 2  # the probe, which writes nothing, and the write that was refused
+    assert stand.store.create("new", b"x")
+    assert Stand().store.create("new", b"x")
+    assert len(asked) == 3
+    assert sorted(entry.name for entry in stand.store.list()) == ["new", "old"]
 
 
 def test_a_part_that_is_refused_leaves_nothing(stand: Stand) -> None:

@@ -1,21 +1,21 @@
 """A store on S3, or on what speaks its language: AWS, MinIO, Ceph, R2.
 
-`create` and `swap` are conditional writes (`If-None-Match`, `If-Match`), which the store must know. Large objects go
+`create` and `swap` are conditional writes (`If-None-Match`, `If-Match`), which the store must keep. Large objects go
 in parts and come in ranges, several at once.
 """
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any
 
-from shoal_core.errors import StoreError, UserError
+from shoal_core.errors import StoreError
 from shoal_core.store.base import Entry, Stat, checked_name
 from shoal_core.store.s3_calls import CONNECTIONS, Calls
+from shoal_core.store.s3_conditions import ConditionalWrites
 from shoal_core.store.s3_writer import S3Writer
 
 __all__ = ["S3Store"]
@@ -37,6 +37,7 @@ class S3Store:
 
     def __init__(self, address: str, bucket: str, prefix: str, calls: Calls) -> None:
         self.address, self._bucket, self._calls = address, bucket, calls
+        self._conditional = ConditionalWrites(calls)
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._lock = threading.Lock()
         self._threads: Executor | None = None
@@ -49,12 +50,12 @@ class S3Store:
             writer.write(content)
 
     def create(self, name: str, content: bytes | memoryview) -> bool:
-        return self._put_if(name, content, IfNoneMatch="*") is not None
+        return self._conditional.create(self._place(name), self.where(name), content) is not None
 
     def swap(self, name: str, content: bytes | memoryview, version: str | None) -> str | None:
         if version is None:
-            return self._put_if(name, content, IfNoneMatch="*")
-        return self._put_if(name, content, IfMatch=version)
+            return self._conditional.create(self._place(name), self.where(name), content)
+        return self._conditional.swap(self._place(name), self.where(name), content, version)
 
     def get(self, name: str, span: range | None = None) -> bytes:
         if span is not None:
@@ -126,34 +127,6 @@ class S3Store:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(CONNECTIONS // 2, thread_name_prefix="s3")
             return self._threads
-
-    def _put_if(self, name: str, content: bytes | memoryview, **condition: str) -> str | None:
-        """The version that an object has now that was put on a condition; None if that does not hold."""
-        place, token = self._place(name), {"shoal-write": secrets.token_hex(12)}
-        body = content if isinstance(content, bytes) else bytes(content)
-
-        def ask(client: Any, attempt: int) -> str | None:
-            from botocore.exceptions import ClientError
-
-            try:
-                version: str = client.put_object(**place, Body=body, Metadata=token, **condition)["ETag"]
-                return version
-            except ClientError as error:
-                code = error.response["Error"].get("Code")
-                if code == "NotImplemented":
-                    raise _unconditional(self.where(name)) from error
-                if code == "ConditionalRequestConflict":  # another's write is under way: who wins shows in a moment
-                    raise OSError("another writes it at this moment") from error
-                lost = code in ("PreconditionFailed", "412") or (code == "NoSuchKey" and "IfMatch" in condition)
-                if not lost:
-                    raise
-                if attempt > 1:  # an earlier attempt may have been done and not answered
-                    found = _head(client, place)
-                    if found is not None and found["Metadata"] == token:
-                        return str(found["ETag"])
-                return None
-
-        return self._calls.ask(self.where(name), "writing", ask)
 
     def _fill(self, name: str, offset: int, view: memoryview, etag: str = "") -> None:
         """Read ranges into `view` at once, all of one version of the object: of `etag`, if that is given."""
@@ -227,23 +200,3 @@ def _listing(request: dict[str, str]) -> Callable[[Any, int], dict[str, Any]]:
         return page
 
     return ask
-
-
-def _head(client: Any, place: dict[str, str]) -> dict[str, Any] | None:
-    """What is known of an object; None if there is none."""
-    from botocore.exceptions import ClientError
-
-    try:
-        found: dict[str, Any] = client.head_object(**place)
-    except ClientError as error:
-        if error.response["Error"].get("Code") in ("404", "NoSuchKey", "NotFound"):
-            return None
-        raise
-    return found
-
-
-def _unconditional(where: str) -> UserError:
-    return UserError(
-        f"{where}: this store knows no conditional writes, so that two could both write it",
-        "name a storage on a store that does: AWS, MinIO, R2, Ceph from Squid on",
-    )
