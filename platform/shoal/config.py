@@ -58,7 +58,9 @@ class Audit(Section):
 class Snapshots(Section):
     """Copies of the state in each worker's own memory, for steps that went wrong, and checks that replicas agree."""
 
-    every: int = Field(0, ge=0, le=STEPS, description="steps between two copies; 0: none, and no rolling back")
+    every: Annotated[int, Field(ge=0, le=STEPS)] | Literal["auto"] = Field(
+        0, description="steps between two copies; 0: none, and no rolling back; auto: so that they take 2% of the time"
+    )
     elsewhere: bool = Field(True, description="copy them to other nodes too, to go on from if no cell is left")
     roll_backs: int = Field(3, ge=0, le=STEPS, description="times a run may roll back; once more ends it")
     compare: int = Field(
@@ -68,7 +70,7 @@ class Snapshots(Section):
     @property
     def recalls(self) -> bool:
         """Whether copies are kept on other nodes."""
-        return self.every > 0 and self.elsewhere
+        return self.every != 0 and self.elsewhere
 
 
 class Injection(Section):

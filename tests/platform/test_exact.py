@@ -87,14 +87,14 @@ def test_a_sum_that_is_no_number_is_told_and_kept_out() -> None:
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_ballot_counts_every_sample_and_figure(exact: bool) -> None:
-    ballot = Ballot(samples=8, micro_batches=4, ranks=2, cells=2, figures=2, exact=exact, compare=exact)
+    ballot = Ballot(samples=8, micro_batches=4, ranks=2, cells=2, figures=2, exact=exact, compare=exact, copies=exact)
     words = []
     for worker in range(4):
         cell, rank = divmod(worker, 2)
         figures = {m: [0.1 * (m + 1), 1.0] for m in (cell, cell + 2)}
         taken = [m * 2 + rank for m in figures]
         vote = Vote(worker, rank, taken, figures, norm_sq=0.5 + rank, pause=worker == 3, again=False)
-        vote = replace(vote, exponent=worker, checksum=7.0 + worker, seconds=worker / 2)
+        vote = replace(vote, exponent=worker, checksum=7.0 + worker, seconds=worker / 2, copied=worker / 8)
         words.append(ballot.fill(vote, first_cell=cell == 0))
     count = ballot.read(torch.stack(words).sum(0), 0, 0)
     assert count.takers == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -102,6 +102,7 @@ def test_the_ballot_counts_every_sample_and_figure(exact: bool) -> None:
     assert count.norm_sq == pytest.approx(2.0)
     assert (count.pause, count.again, count.exponents) == (True, False, [0, 1, 2, 3] if exact else [])
     assert count.seconds == [0.0, 0.5, 1.0, 1.5]
+    assert count.copied == ([0.0, 0.125, 0.25, 0.375] if exact else [])
     assert count.checksums == ([7.0, 8.0, 9.0, 10.0] if exact else [])
     with pytest.raises(AssertionError, match="sample 100 was taken 2 times"):
         ballot.read(torch.stack([*words, words[0]]).sum(0), 0, 100)

@@ -227,6 +227,16 @@ def test_the_only_cell_dies_with_its_node_and_goes_on_from_another_nodes_memory(
         assert 0 <= ran_on(one, 80, ["recall"]) < 2 * EVERY
 
 
+def test_workers_agree_on_how_often_they_copy(tmp_path: Path) -> None:
+    """By what copies cost: had they not copied at the same steps, there would be nothing to go back to but the start.
+    No checkpoint was ever made before: nothing was read from the storage."""
+    with lab(tmp_path, {"n0": 2, "n1": 3}, cells=1, steps=60, snapshots={"every": "auto"}) as one:
+        one.full(15, spares=3)
+        one.kill_node(one.members(0)[0].rpartition("@")[2])
+        ran_on(one, 60, ["recall"])
+        assert [event["step"] for event in one.events("checkpoint")] == [60]
+
+
 @BOTH_LONG
 def test_every_cell_dies_at_once_and_then_the_keepers_node(tmp_path: Path, backend: str) -> None:
     nodes = {"n0": 2, "n1": 2, "n2": 2, "n3": 2}

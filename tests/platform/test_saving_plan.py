@@ -10,7 +10,7 @@ from shoal.saving import interval
 from shoal.saving.deadline import MARGIN, Shard, salvage
 from shoal.saving.interval import Cost, between, mean_time, steps_between
 from shoal.saving.retention import Keep, Saved, staying
-from shoal.saving.rhythm import MOST, copies_every
+from shoal.saving.rhythm import MOST, Rhythm, copies_every
 
 
 @pytest.mark.parametrize(("cost", "mean"), [(1.0, 10_000.0), (20.0, 10_800.0), (0.05, 500.0)])
@@ -46,6 +46,38 @@ def test_copies_take_the_part_of_the_steps_that_they_may() -> None:
         assert part / every <= 0.02
         assert every == 1 or part / (every - 1) > 0.02
     assert [copies_every(part) for part in (0.0, 1e6, math.inf, math.nan)] == [1, MOST, MOST, MOST]
+
+
+def test_copies_follow_the_steps_of_a_job_or_what_they_cost() -> None:
+    assert [steps for steps in range(13) if Rhythm(4).due(steps)] == [0, 4, 8, 12]
+    assert not any(Rhythm(0).due(steps) for steps in range(9))
+    assert not Rhythm(4).asks(3)
+    workers = [Rhythm("auto") for _ in range(2)]
+    copied: list[list[int]] = [[], []]
+    for generation in (100, 117):  # the second begins before the first has copied again
+        for one in workers:
+            one.began(generation)
+        for steps in range(generation, generation + 17):
+            asked = [one.asks(steps) for one in workers]
+            assert asked == [steps == generation + 3] * 2
+            if all(asked):
+                told = [one.part for one in workers]
+                assert told == pytest.approx([0.1, 0.2])
+                for one in workers:
+                    one.heard(told)
+            for one, seconds, found in zip(workers, (0.1, 0.2), copied, strict=True):
+                one.stepped(steps + 1, 1.0 if steps == generation + 2 else 9.0)
+                if one.due(steps + 1):
+                    one.copied(steps + 1, seconds)
+                    found.append(steps + 1)
+    assert copied[0] == copied[1] == [101, 110, 118, 127], "and at the beginning of each, whatever it costs"
+
+
+def test_who_could_not_time_a_copy_makes_none_often() -> None:
+    one = Rhythm("auto")
+    one.began(0)
+    one.heard([0.1, math.nan])
+    assert [steps for steps in range(1, 2001) if one.due(steps)] == [MOST, 2 * MOST]
 
 
 def test_the_last_every_nth_and_the_best_stay() -> None:

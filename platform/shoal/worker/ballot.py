@@ -34,13 +34,15 @@ class Vote:
     exponent: int = 0
     checksum: float = 0.0
     seconds: float = 0.0
+    copied: float = 0.0
 
 
 @dataclass(frozen=True)
 class Count:
     """What all votes together say. `takers`: worker of each sample; `pause`: all leave after this step; `again`:
     somebody asks to do the step again; `exponents`: of every worker, exact mode only; `checksums`: of every worker, if
-    compared; `seconds` a micro-batch, of every worker. The norm is NaN if somebody's sums are."""
+    compared; `seconds` a micro-batch, of every worker; `copied`: what a copy of the state took of a step, of every
+    worker, if that is told. The norm is NaN if somebody's sums are."""
 
     takers: list[int]
     stats: list[float]
@@ -50,12 +52,13 @@ class Count:
     exponents: list[int]
     checksums: list[float]
     seconds: list[float]
+    copied: list[float]
 
 
 @dataclass(frozen=True)
 class Ballot:
     """The layout: samples and micro-batches of the step, ranks of a cell, cells, figures of the workload; whether sums
-    are exact and whether the replicas' states are compared."""
+    are exact, whether the replicas' states are compared and whether it is told what copies of them cost."""
 
     samples: int
     micro_batches: int
@@ -64,6 +67,7 @@ class Ballot:
     figures: int
     exact: bool
     compare: bool
+    copies: bool = False
 
     def fill(self, vote: Vote, *, first_cell: bool) -> torch.Tensor:
         """The tensor of one worker (float64)."""
@@ -89,7 +93,10 @@ class Ballot:
             checksums[vote.worker] = vote.checksum
         seconds = torch.zeros(self.cells * self.ranks, dtype=torch.float64)
         seconds[vote.worker] = vote.seconds
-        return torch.cat([claims, figures.flatten(), norms, flags, exponents, checksums, seconds])
+        copied = torch.zeros(self.cells * self.ranks if self.copies else 0, dtype=torch.float64)
+        if self.copies:
+            copied[vote.worker] = vote.copied
+        return torch.cat([claims, figures.flatten(), norms, flags, exponents, checksums, seconds, copied])
 
     def read(self, total: torch.Tensor, step: int, first: int) -> Count:
         """What the sum over all workers says.
@@ -100,8 +107,9 @@ class Ballot:
         norms = self.ranks if self.exact else 1
         many = self.micro_batches * self.ranks * self.figures if self.exact else self.figures
         workers = self.cells * self.ranks
-        parts = [self.samples, many, norms, 3, workers * self.exact, workers * self.compare, workers]
-        claims, figures, norm, flags, exponents, checksums, seconds = total.split(parts)
+        told = [workers * self.exact, workers * self.compare, workers, workers * self.copies]
+        parts = [self.samples, many, norms, 3, *told]
+        claims, figures, norm, flags, exponents, checksums, seconds, copied = total.split(parts)
         takers = []
         for place, claim in enumerate(claims.tolist()):
             times, who = divmod(int(claim), TAKEN)
@@ -113,6 +121,5 @@ class Ballot:
             stats = [total + value for total, value in zip(stats, row, strict=True)]
         norm_sq = float("nan") if flags[2] else sum(norm.tolist())
         wanted = [int(exponent) for exponent in exponents.tolist()]
-        return Count(
-            takers, stats, norm_sq, bool(flags[0]), bool(flags[1]), wanted, checksums.tolist(), seconds.tolist()
-        )
+        asked = bool(flags[0]), bool(flags[1])
+        return Count(takers, stats, norm_sq, *asked, wanted, checksums.tolist(), seconds.tolist(), copied.tolist())

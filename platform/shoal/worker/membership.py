@@ -93,7 +93,7 @@ class Membership:
             # that can fail was done since the meeting of all, that meeting has decided it.
             groups.meet(f"begin/{step.member.cell}", step.member.size)
         if self.kit.job.snapshots.every:
-            self.kit.courier.keep(step)
+            self._copy()
         if order.save:
             self._save()
         if copied:
@@ -127,9 +127,14 @@ class Membership:
     def _committed(self, commit: Commit) -> None:
         """A step is committed here: nobody else may rely on it before the controller is told."""
         self.voice.committed(commit, self.step)
-        every = self.kit.job.snapshots.every
-        if every and self.step.steps % every == 0 and commit.rolled_back is None:
-            self.kit.courier.keep(self.step)
+        if self.step.rhythm.due(self.step.steps) and commit.rolled_back is None:
+            self._copy()
+
+    def _copy(self) -> None:
+        """Copy the state into memory, and find out what that costs."""
+        start = time.monotonic()
+        self.kit.courier.keep(self.step)
+        self.step.rhythm.copied(self.step.steps, time.monotonic() - start)
 
     def _boundary(self) -> None:
         """What happens between two steps: evaluation and checkpoints, at the same steps whatever died meanwhile."""

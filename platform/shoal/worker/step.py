@@ -25,6 +25,7 @@ from shoal import batching
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Phase
+from shoal.saving.rhythm import Rhythm
 from shoal.worker.ballot import Ballot, Count
 from shoal.worker.device import figures, stopwatch
 from shoal.worker.exact import Fixed
@@ -145,6 +146,7 @@ class Step:
         self.cross: Any = None
         self.all: Any = None
         self.since, self.watch = time.monotonic(), stopwatch(workload.runs_on)
+        self.rhythm = Rhythm(job.snapshots.every)
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
         self.inside: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -157,6 +159,7 @@ class Step:
         self.groups.leave(self.cross, self.all)
         self.cross = self.all = None
         self.evaluated = max(self.evaluated, order.evaluated)
+        self.rhythm.began(order.steps)
         self.standing = now = Standing(self.member, order.cells, order.crew)
         rank = self.member.rank
         everybody = ("all", now.index, now.count)
@@ -243,17 +246,21 @@ class Step:
         micro_batches = batching.count(first, last, size, self.workload.micro_batch)
         width, exact = len(self.shard.stats()), self.sums.fixed is not None
         compare = bool(self.snapshots.compare) and self.steps % self.snapshots.compare == 0
-        ballot = Ballot(last - first, micro_batches, size, len(standing.cells), width, exact, compare)
+        copies = self.rhythm.asks(self.steps)
+        ballot = Ballot(last - first, micro_batches, size, len(standing.cells), width, exact, compare, copies)
         vote = replace(
             self.sums.vote(standing.index, total),
             pause=self.pausing(),
             checksum=checksum(self.tensors()) if compare else 0.0,
             seconds=pace,
+            copied=self.rhythm.part,
         )
         self.trust()
         words = ballot.fill(vote, first_cell=standing.in_first_cell)
         self.groups.sum(self.all, words, lambda: self.inject("vote"))
-        return ballot.read(words, self.steps, first)
+        count = ballot.read(words, self.steps, first)
+        self.rhythm.heard(count.copied)
+        return count
 
     def trust(self) -> None:
         """After the last wait for a device and before the word that others rely on: nothing that went into the sums may
@@ -295,6 +302,7 @@ class Step:
         flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)
         metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.standing.count)
         self.steps += 1
+        self.rhythm.stepped(self.steps, seconds)
         back = self.mend(bool(metrics.get("roll_back")))
         self.sums.forget()
         self.total, self.todo = None, self.share()
