@@ -134,7 +134,8 @@ def test_a_finished_record_can_be_sent_later_by_hand(storage: Path) -> None:
     run = a_run(storage, 5, {"run_id": "job"})
     run.append_event("run_ended", status="failed", reason="no slots")
     for _ in range(2):
-        subprocess.run([sys.executable, "-m", "shoal.tracking", str(run.path)], check=True, timeout=900)
+        tracking.send(run.path)
+        assert tracking.behind(run.path) is None
         found = only_run(storage)
         assert found.info.status == "FAILED"
         assert [step for step, _ in history(storage, found, "loss")] == [1, 2, 3, 4, 5]

@@ -21,7 +21,7 @@ from shoal.worker.groups import Groups, Stopped
 from shoal.worker.lastresort import LastResort
 from shoal.worker.nccl import NcclTransport
 from shoal.worker.transport import GlooCommunicator, GlooTransport, Transport
-from tests.support.nccl_workers import GLOO, LONG, PATIENCE, Worker, settle, threads_since, together
+from tests.support.nccl_workers import LONG, PATIENCE, Worker, settle, threads_since, together
 
 pytestmark = pytest.mark.fakenccl
 
@@ -223,7 +223,7 @@ def test_what_was_left_is_freed_once_the_next_generation_stands() -> None:
         def free(self) -> None:
             freed.set()
 
-    groups = groups_of(GlooTransport(GLOO))
+    groups = groups_of(GlooTransport(PATIENCE))
     groups.leave(Left(None))
     groups.retire()
     assert freed.wait(LONG)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from shoal.testing import fakenccl
@@ -16,11 +17,9 @@ from shoal.worker.groups import Groups
 from shoal.worker.lastresort import LastResort
 from shoal.worker.transport import Communicator, GlooTransport
 
-__all__ = ["GLOO", "LONG", "PATIENCE", "Worker", "settle", "threads_since", "together"]
+__all__ = ["LONG", "PATIENCE", "Worker", "settle", "threads_since", "together"]
 
 PATIENCE, LONG = 60.0, 60.0
-GLOO = 10.0
-"""Of a group of gloo's own: who drops one that never connected is kept for five times as long, in any later test."""
 names = map(str, itertools.count())
 
 
@@ -31,6 +30,7 @@ class Worker:
         self.rank, self.size, self.store, self.off = rank, size, store, threading.Event()
         self.ended: list[str] = []
         self._made: list[Communicator] = []
+        self._voting: list[Communicator] = []
         timeouts = Timeouts(PATIENCE)
         self.transport = fakenccl.transport(timeouts, LastResort(timeouts.abort, self.ended.append))
         self.watch(self.off)
@@ -45,11 +45,20 @@ class Worker:
         return self._made[-1]
 
     def close(self) -> None:
+        """As when its process ends. A gloo group is dropped in a thread of its own: it keeps whoever drops it until its
+        last sum has ended, and that of a peer that waits for this rank ends with this rank's own group."""
         for group in self._made:
             group.abandon()
+        for group in self._voting:
+            threading.Thread(target=vars(group).clear, daemon=True).start()
 
     def gloo(self) -> Communicator:
-        return GlooTransport(GLOO).make(dist.PrefixStore("all", self.store), self.rank, self.size)
+        """For votes. Connected: one that speaks to a peer for the first time when that is gone tries for five times its
+        timeout."""
+        group = GlooTransport(PATIENCE).make(dist.PrefixStore("all", self.store), self.rank, self.size)
+        self.groups.sum(group, torch.ones(1))
+        self._voting.append(group)
+        return group
 
 
 def together(do: Callable[[Worker], Any], size: int = 2) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from shoal import tracking
 from shoal.cluster import local
 from shoal.cluster.connect import environment
 from shoal.config import Job, merge_overrides, parse
@@ -231,4 +232,7 @@ def demo(storage: Path, overrides: list[str], *, kill: bool, keep: bool, say: Sa
         if not keep:
             local.down(CLUSTER, say=lambda line: say("  " + line))
         file.unlink(missing_ok=True)
+    if job.mlflow.enabled and tracking.behind(outcome.path):  # a mirror that still sent went down with its node
+        say("MLflow does not have the whole record yet: sending the rest")
+        tracking.send(outcome.path)
     return outcome

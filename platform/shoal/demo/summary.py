@@ -76,16 +76,17 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
         phases = ", ".join(f"{name} {took:.2f}" for name, took in event["phases"].items() if took is not None)
         console.print(f"  {event['sentence']}\n    phases (s): {phases}", highlight=False)
     console.print("\nWhere to look next", style="bold")
-    store = path.parent / "mlflow.db"
+    store, mirror = path.parent / "mlflow.db", read_json(path / layout.MLFLOW)
     console.print(f"  report    {path / layout.REPORT}", highlight=False, soft_wrap=True)
     console.print(
         f"  record    {path} (steps.jsonl, events.jsonl, samples.jsonl, run.json)", highlight=False, soft_wrap=True
     )
-    console.print(
-        f"  MLflow    run {run['mlflow_run_id']}: .venv/bin/mlflow ui --backend-store-uri sqlite:///{store}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    if mirror:
+        console.print(
+            f"  MLflow    run {mirror['mlflow_run_id']}: .venv/bin/mlflow ui --backend-store-uri sqlite:///{store}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if keep:
         console.print(
             f"  cluster   still up: shoal cluster status --name {CLUSTER}; end it: shoal cluster down --name {CLUSTER}"

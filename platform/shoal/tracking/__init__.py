@@ -20,7 +20,7 @@ from shoal.record.jsonl import read_json
 from shoal.record.masking import MASK, mask_text
 from shoal_core.errors import UserError
 
-__all__ = ["behind", "check_uri", "chosen_uri", "credentials", "default_uri", "finish", "recorded_uri", "start"]
+__all__ = ["behind", "check_uri", "chosen_uri", "credentials", "default_uri", "finish", "recorded_uri", "send", "start"]
 
 LOG = "tracking.log"
 LOCK = ".tracking.lock"  # held by the one mirror of a record, with its process id
@@ -150,6 +150,11 @@ def finish(
         process.wait()
         _start(path, uri or default_uri(path), experiment, "--background").wait()
     return None if process.returncode == 0 else behind(path)
+
+
+def send(path: Path) -> None:
+    """Send the record of an ended run in `path`, as far as MLflow lacks it; what keeps it from that is logged."""
+    subprocess.run([sys.executable, "-m", "shoal.tracking", str(path)], check=False)
 
 
 def behind(path: Path) -> str | None:
