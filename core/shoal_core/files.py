@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
-__all__ = ["TEMPORARY", "replace_file"]
+__all__ = ["TEMPORARY", "parse_json", "replace_file"]
 
 TEMPORARY = ".tmp"
 """Ending of the names of files that are being written."""
@@ -37,3 +39,14 @@ def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool
         with contextlib.suppress(OSError):  # a disk that takes no writes may not take this one either
             temporary.unlink(missing_ok=True)
         raise
+
+
+def parse_json(content: bytes) -> Any:
+    """The JSON in `content`, which is UTF-8: `json` itself takes bytes with NULs for UTF-16 or UTF-32.
+
+    Raises:
+        ValueError: it is none. RecursionError: it is nested too deeply.
+    """
+    if b"\0" in content:
+        raise ValueError("it holds NUL bytes, which a disk leaves where it lost what was written")
+    return json.loads(content.decode())

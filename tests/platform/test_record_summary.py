@@ -141,7 +141,9 @@ def test_figures_do_not_hang_on_a_clock_that_is_set(tmp_path: Path, by: float, r
 @pytest.mark.parametrize(
     ("file", "line", "told"),
     [
-        (layout.STEPS, b"\0" * 512, "steps.jsonl:3 is not JSON"),
+        (layout.STEPS, b"\0" * 512, "steps.jsonl:3 is not JSON (it holds NUL bytes"),
+        (layout.STEPS, b'{"step": 2, \0', "steps.jsonl:3 is not JSON (it holds NUL bytes"),
+        (layout.STEPS, "{}".encode("utf-16"), "steps.jsonl:3 is not JSON"),
         (layout.STEPS, b"[" * 100_000, "steps.jsonl:3 is not JSON"),
         (layout.STEPS, b'{"step": 2}', "does not say which samples"),
         (layout.STEPS, b'{"step": "2"}', "has no step number"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal_core.errors import UserError
+from shoal_core.files import parse_json
 from shoal_core.passing import own_cluster, passing
 from shoal_data.files import write_json
 from shoal_data.jobs.lock import LOCK
@@ -79,7 +79,7 @@ def claim(folder: Path, job: dict[str, Any], results: Sequence[str]) -> None:
         write_json(path, job)
         return
     try:
-        before = json.loads(path.read_bytes())
+        before = parse_json(path.read_bytes())
         found = difference(before, job)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal_core.errors import UserError
+from shoal_core.files import parse_json
 from shoal_data.reading.manifest import FORMAT, Manifest, Shards
 from shoal_data.reading.order import ROUND, turns_of
 
@@ -52,7 +52,7 @@ def parse_manifest(content: bytes, where: str, remedy: str) -> tuple[Manifest, s
         UserError: not a manifest of this format, or one that contradicts itself.
     """
     try:
-        value = json.loads(content)
+        value = parse_json(content)
         if value.get("format") != FORMAT:
             raise UserError(f"{where}: field format is {value.get('format')!r}, not {FORMAT!r}", remedy)
         manifest = Manifest(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal_core.errors import UserError
-from shoal_core.files import replace_file
+from shoal_core.files import parse_json, replace_file
 
 __all__ = ["Appender", "Tail", "dumps", "line_of", "read_json", "read_lines", "repair"]
 
@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})", "restore the file") from error
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error})", "restore the file, or remove it if the run is over") from error
     if not isinstance(value, dict):
@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _parse(line: bytes, where: str, check: Check | None = None) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error})", DAMAGED) from error
     if not isinstance(value, dict):
