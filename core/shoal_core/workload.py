@@ -68,6 +68,11 @@ class ReplicaShard(ABC):
             RuntimeError: a peer of the cell is gone.
         """
 
+    def expect(self, steps: Iterable[Sequence[Sequence[int]]]) -> None:  # noqa: B027 (may be left out)
+        """What will be handed to `accumulate`, step after step from the one that begins, unless the crew changes first:
+        it can be read ahead. `steps` is worked out as it is walked, and may be walked until the next call. Left out:
+        nothing is read ahead."""
+
     @abstractmethod
     def sums(self) -> Any:
         """A flat float32 tensor, the same length on matching workers of all cells: local gradient shards summed over

@@ -13,14 +13,16 @@ from shoal_core.errors import StoreError, UserError
 from shoal_core.s3_client import connect
 from shoal_core.s3_errors import final_error, is_answer, told
 
-__all__ = ["Objects", "Stalls"]
+__all__ = ["CONNECTIONS", "Objects", "Stalls"]
 
 Result = TypeVar("Result")
 
 #: how often a store that never answered is asked: its address is likelier wrong than the store down
 _FIRST_ATTEMPTS = 2
 _CHUNK_BYTES = 1 << 20
-_CONNECTIONS = 16
+
+CONNECTIONS = 16
+"""At most so many requests of one corpus at once."""
 
 _ENDPOINT = "check AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION and this machine's network"
 
@@ -53,7 +55,7 @@ class Objects:
             raise UserError(f"{url}: names no bucket", "write s3://bucket/prefix")
         self.url, self._bucket = url.rstrip("/"), bucket
         self._root = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
-        self._client = client or connect(self.url, _CONNECTIONS)
+        self._client = client or connect(self.url, CONNECTIONS)
         self._attempts, self._wait = attempts, wait
         self._answered, self._lock = False, threading.Lock()
         self.stalls = Stalls()

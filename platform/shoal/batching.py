@@ -6,11 +6,11 @@ micro-batch, its worker of rank r the r-th part of it. Whatever the live cells a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shoal_core.errors import UserError
 
-__all__ = ["MOST", "cell_ids", "count", "ids", "rest", "share"]
+__all__ = ["MOST", "cell_ids", "coming", "count", "ids", "rest", "share"]
 
 MOST = 1_000_000
 """Samples of a step: each is listed by who takes it, in memory and on record."""
@@ -65,3 +65,25 @@ def rest(micro_batches: int, cells: Sequence[int], done: Mapping[int, Sequence[i
         left = left[len(low) :]
         level += 1
     return todo
+
+
+def coming(
+    samples: Callable[[int], tuple[int, int]],
+    steps: range,
+    todo: Sequence[int],
+    cells: Sequence[int],
+    cell: int,
+    workers: int,
+    size: int,
+) -> Iterator[list[range]]:
+    """What `cell` will be given as long as the live cells are `cells`: its micro-batches of each of `steps`, as
+    `cell_ids`.
+
+    Args:
+        samples: step -> the positions in the global order that it consumes.
+        todo: micro-batches that are left of the first of the steps.
+    """
+    for step in steps:
+        first, last = samples(step)
+        mine = todo if step == steps.start else share(count(first, last, workers, size), cells)[cell]
+        yield [cell_ids(first, m, workers, size) for m in mine]

@@ -51,3 +51,20 @@ def test_a_batch_that_nobody_can_list_is_refused() -> None:
     assert batching.count(0, batching.MOST, 1, 1) == batching.MOST
     with pytest.raises(UserError, match="1,000,001 samples: a step has 1,000,000 at most"):
         batching.count(0, batching.MOST + 1, 1, 1)
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(0, 3), st.data())
+def test_what_comes_is_what_is_handed_out(workers: int, size: int, cells: int, begin: int, data: st.DataObject) -> None:
+    parts = data.draw(st.lists(st.integers(1, 9), min_size=4, max_size=4))  # of steps whose batches differ
+
+    def samples(step: int) -> tuple[int, int]:
+        first = sum(parts[:step]) * workers * size
+        return first, first + parts[step] * workers * size
+
+    crew = list(range(7, 7 + cells))
+    left = batching.share(parts[begin], crew)[7][1:]
+    found = list(batching.coming(samples, range(begin, 4), left, crew, 7, workers, size))
+    assert len(found) == 4 - begin
+    for step, micro_batches in enumerate(found, begin):
+        todo = left if step == begin else batching.share(parts[step], crew)[7]
+        assert micro_batches == [batching.cell_ids(samples(step)[0], m, workers, size) for m in todo]

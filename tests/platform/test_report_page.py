@@ -13,6 +13,7 @@ import pytest
 from shoal.record.rundir import RunDir
 from shoal.report import build
 from shoal.report.history import Clock, History, Stay, stays, unigram_entropy
+from shoal.report.page import waits
 from shoal.report.timeline import lanes
 from shoal_core.errors import UserError
 
@@ -229,3 +230,13 @@ def test_a_field_of_the_wrong_kind_is_one_sentence(tmp_path: Path) -> None:
     run.append_event("recovery", rung="heal", phases=7, next_commit="soon", time=START + 90.0)
     with pytest.raises(UserError, match=r"a field of the record is not what docs/record\.md says"):
         build(run.path)
+
+
+def test_waiting_for_a_store_is_told(tmp_path: Path) -> None:
+    run = demo_record(tmp_path)
+    assert "waited for the corpus" not in build(run.path).read_text()
+    history = History.read(run.path)
+    for step in history.steps:
+        step.update(data_waits=2.0 if step["step"] in (0, 30) else 0.0, data_wait_seconds=0.25)
+    assert "2 steps of 90 waited for the corpus, which lies on a store: 4 batches, 0.50 s" in waits(history)
+    assert "in step 1, 31." in waits(history)

@@ -17,8 +17,8 @@ from shoal_data.writing.shards import write_shard
 EOS = "<|eos_token|>"
 
 
-def write_corpus(folder: Path, vocab_size: int = 400) -> Path:
-    """Tokenize three modules into `folder`; returns it."""
+def write_corpus(folder: Path, vocab_size: int = 400, shards: int = 1) -> Path:
+    """Tokenize three modules into `folder`, as often as there are `shards`; returns it."""
     library = Path(sysconfig.get_paths()["stdlib"])
     texts = [(library / name).read_text() for name in ("heapq.py", "bisect.py", "textwrap.py")]
     tokenizer = Tokenizer(models.BPE())
@@ -39,14 +39,17 @@ def write_corpus(folder: Path, vocab_size: int = 400) -> Path:
     offsets = np.cumsum([0, *map(len, ids)]).astype(np.int64)
     columns = {"bytes": pa.array([len(text.encode()) for text in texts])}
     (folder / "shards").mkdir()
-    entry = write_shard(folder, "00000", "all", columns, offsets, np.concatenate(ids).astype(np.uint16))
-    (folder / "blocks.crc32").write_bytes(np.array(entry.blocks, "<u4").tobytes())
+    values = np.concatenate(ids).astype(np.uint16)
+    entries = [write_shard(folder, f"{number:05d}", "all", columns, offsets, values) for number in range(shards)]
+    blocks = np.concatenate([entry.blocks for entry in entries])
+    (folder / "blocks.crc32").write_bytes(blocks.astype("<u4").tobytes())
     names = {"tokenizer": "tokenizer.json", "token_bytes": "token_bytes.npy", "blocks": "blocks.crc32"}
     files = {
         role: {"file": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
         for role, name in names.items()
     }
-    columns_of = {name: [value] for name, value in vars(entry).items()} | {"source": [0]}
+    columns_of = {name: [getattr(entry, name) for entry in entries] for name in vars(entries[0])}
+    columns_of["source"] = [0] * shards
     manifest = Manifest("uint16", vocab_size, ["all"], Shards.from_columns(columns_of), files, special={"eos": 0})
     (folder / "manifest.json").write_text(json.dumps(manifest.to_json()))
     return folder

@@ -121,7 +121,10 @@ def step(replica: PretrainShard, place: Place, number: int, given: list[int] | N
         mine = list(range(start, start + given[place.cell]))
     replica.begin(number)
     if mine:
-        replica.accumulate([range(first + m * one, first + (m + 1) * one) for m in mine])
+        coming = [range(first + m * one, first + (m + 1) * one) for m in mine]
+        replica.expect([coming])
+        replica.accumulate(coming)
+        replica.expect([])
     total = place.add(replica.sums().clone())
     stats = place.add(torch.tensor(replica.stats(), dtype=torch.float64))
     norm = torch.tensor([replica.norm_sq(total)], dtype=torch.float64)

@@ -14,8 +14,13 @@ import pytest
 __all__ = ["account", "s3_server"]
 
 _SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
+import sys, time
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer
+answer, delay = DomainDispatcherApplication.__call__, float(sys.argv[1])
+def answer_late(*request):
+    time.sleep(delay)
+    return answer(*request)
+DomainDispatcherApplication.__call__ = answer_late
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print("http://%s:%d" % server.get_host_and_port(), flush=True)
@@ -24,10 +29,11 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """The URL of a server that ends with this, or with this process, however that dies."""
+def s3_server(delay: float = 0.0) -> Iterator[str]:
+    """The URL of a server that ends with this, or with this process, however that dies. Each answer takes `delay`
+    seconds more than it must."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    command = [sys.executable, "-c", _SERVER]
+    command = [sys.executable, "-c", _SERVER, str(delay)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     ) as process:

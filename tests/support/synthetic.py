@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,20 @@ VOCAB, SEQ = 64, 16
 
 
 class SyntheticSamples:
-    """Sample p depends on p alone: an affine walk over the vocabulary with some noise."""
+    """Sample p depends on p alone: an affine walk over the vocabulary with some noise. What is read is among what is
+    expected, where anything is."""
+
+    far, waits, waited = False, 0, 0.0
+    expected: tuple[Sequence[int], ...] = ()
 
     def __init__(self, corpus: str, seq_len: int, seed: int, device: str) -> None:
         self.seq_len, self.device = seq_len, device
 
+    def expect(self, coming: Iterable[Sequence[int]]) -> None:
+        self.expected = tuple(coming)
+
     def tokens(self, ids: Sequence[int]) -> torch.Tensor:
+        assert not self.expected or ids in self.expected
         rows = []
         for i in ids:
             random = np.random.default_rng(i)
@@ -80,8 +88,10 @@ def build(config: PretrainConfig) -> PretrainShard:
 def with_samples(replica: PretrainShard) -> PretrainShard:
     """A replica that reads synthetic samples."""
     config = replica.config
-    samples: Any = SyntheticSamples("synthetic", config.data.seq_len, config.data.seed, config.device)
-    replica._train = replica._heldout = samples
+    data: Any = ("synthetic", config.data.seq_len, config.data.seed, config.device)
+    training: Any = SyntheticSamples(*data)
+    heldout: Any = SyntheticSamples(*data)
+    replica._train, replica._heldout = training, heldout
     return replica
 
 
@@ -97,7 +107,10 @@ def run_step(replica: PretrainShard, step: int) -> dict[str, float]:
     workers = dist.get_world_size() if dist.is_initialized() else 1
     config = replica.config
     replica.begin(step)
-    replica.accumulate(micro_batches(config, step, workers))
+    coming = micro_batches(config, step, workers)
+    replica.expect([coming])
+    replica.accumulate(coming)
+    replica.expect([])
     total = replica.sums()
     figures = torch.tensor([*replica.stats(), replica.norm_sq(total)], dtype=torch.float64)
     if workers > 1:

@@ -8,7 +8,7 @@ modules' (also over T), plus alpha times the balance loss. How the workers of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,7 @@ class PretrainShard(ReplicaShard):
         self._progress = Progress.at(self.config, step, self._origin)
         loads = torch.zeros(len(self._biases), self.config.model.n_experts, device=self.config.device)
         self._figures = Figures(loads)
+        self._read = self._train.waits, self._train.waited
         self.engine.begin(step)
         if self._exchange is not None:
             self._exchange.traffic.take()
@@ -78,6 +79,10 @@ class PretrainShard(ReplicaShard):
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
         """See `ReplicaShard`."""
         self.engine.accumulate(micro_batches, self._train.tokens, self._progress.factors(), self._figures)
+
+    def expect(self, steps: Iterable[Sequence[Sequence[int]]]) -> None:
+        """See `ReplicaShard`."""
+        self._train.expect(ids for micro_batches in steps for ids in self.engine.reads(micro_batches))
 
     def notes(self) -> list[dict[str, Any]]:
         """What the engine tells, and `experts_placed`: see `Rebalance.measure`."""
@@ -104,10 +109,12 @@ class PretrainShard(ReplicaShard):
 
     def stats(self) -> list[float]:
         """Nats of the main head, of the MTP heads, the balance loss, the number of samples; where experts are shared,
-        bytes sent for them across nodes and inside."""
-        seen = self._figures
+        bytes sent for them across nodes and inside; where the corpus lies on a store, batches that were waited for, and
+        seconds."""
+        seen, (waits, waited) = self._figures, self._read
         sent = [] if self._exchange is None else [float(self._exchange.traffic.total(scope)) for scope in SCOPES]
-        return [*seen.nats.tolist(), float(seen.samples), *sent]
+        read = [float(self._train.waits - waits), self._train.waited - waited] if self._train.far else []
+        return [*seen.nats.tolist(), float(seen.samples), *sent, *read]
 
     def norm_sq(self, total: torch.Tensor) -> float:
         """This worker's part of the squared norm of the gradient averaged over the global batch."""
@@ -121,11 +128,14 @@ class PretrainShard(ReplicaShard):
         Returns `loss, lm_loss, mtp_loss, balance_loss` (nats a token), `grad_norm` (before clipping), `lr`, `tokens`
         (of this step), `max_violation` (mean over routers) and `max_violation.I` (of router I); where workers share
         experts `exchange_across` and `exchange_inside`, bytes that rows and what goes with them took between nodes and
-        inside them; `fault` and `roll_back` as `GuardConfig` says."""
+        inside them; where the corpus lies on a store `data_waits`, batches that were not there in time on any
+        worker, and `data_wait_seconds`, of all workers; `fault` and `roll_back` as `GuardConfig` says."""
         if self._rebalance is not None and self._rebalance.commit():
             self.engine.updated()
         loads = total[self._numel :].view(len(self._biases), self.config.model.n_experts)
-        metrics = self._progress.metrics(loads, stats, norm_sq)
+        read = stats[-2:] if self._train.far else []
+        metrics = self._progress.metrics(loads, stats[: len(stats) - len(read)], norm_sq)
+        metrics.update(zip(("data_waits", "data_wait_seconds"), read, strict=False))
         found = self._guard.judge(metrics["loss"], metrics["grad_norm"])
         if found != "fine":
             metrics["fault"] = 1.0 if found == "spike" else 2.0

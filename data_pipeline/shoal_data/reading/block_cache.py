@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 from shoal_core.errors import UserError
-from shoal_data.s3_objects import Stalls
+from shoal_data.s3_objects import CONNECTIONS, Stalls
 
 __all__ = ["BlockCache"]
 
@@ -28,7 +28,7 @@ class BlockCache:
         self._read, self._stalls = read, stalls
         self._blocks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="shoal-s3")
+        self._pool = ThreadPoolExecutor(max_workers=CONNECTIONS, thread_name_prefix="shoal-s3")
 
     def ask(self, shard: int, block: int) -> Future[bytes]:
         """Begin to read a block, unless it is here or under way; one that failed is read anew."""

@@ -18,6 +18,7 @@ from shoal_core.errors import StoreError, UserError
 from shoal_data.files import sha256_file
 from shoal_data.reading.blocks import FirstTouch, first_blocks
 from shoal_data.reading.manifest import BLOCK_BYTES, Manifest
+from shoal_data.s3_objects import Stalls
 
 __all__ = ["LocalStore"]
 
@@ -67,9 +68,11 @@ class LocalStore:
     and is not trained on."""
 
     at_once = 1  # a disk reads one file after the other fastest
+    ahead = 0
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, str(folder)
+        self.stalls = Stalls()  # of the system's page cache nobody knows
         self._manifest: Manifest | None = None
         self._mapped = _Mapped({}, 0)
         self._touch: FirstTouch | None = None
@@ -232,8 +235,9 @@ class LocalStore:
         assert self._manifest is not None
         return np.dtype(self._manifest.dtype).newbyteorder("<")
 
-    def prefetch(self, shard: int, first: int, last: int) -> None:
+    def prefetch(self, shard: int, first: int, last: int) -> int:
         """Nothing: the page cache does it."""
+        return 0
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import math
 import operator
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -220,11 +220,18 @@ class Reader:
     def _across(self, row: npt.NDArray[np.integer], stream: int, turn: int, begin: int) -> None:
         """Fill `row` with a sample that goes on in the next shard of its stream."""
         done = 0
-        while done < len(row):
+        for shard, first, last in self._stretches(stream, turn, begin):
+            row[done : done + last - first] = self.corpus.store.tokens(shard, first, last)
+            done += last - first
+
+    def _stretches(self, stream: int, turn: int, begin: int) -> Iterator[tuple[int, int, int]]:
+        """Shards, and which of their tokens (half open), that a sample is made of."""
+        left = self.seq_len + 1
+        while left:
             shard = int(self._streams[stream].shards[turn])
-            end = min(begin + len(row) - done, int(self.corpus.manifest.shards.tokens[shard]))
-            row[done : done + end - begin] = self.corpus.store.tokens(shard, begin, end)
-            done, begin, turn = done + end - begin, 0, turn + 1
+            end = min(begin + left, int(self.corpus.manifest.shards.tokens[shard]))
+            yield shard, begin, end
+            left, begin, turn = left - (end - begin), 0, turn + 1
 
     def lengths(self, ids: Ids) -> npt.NDArray[np.int64]:
         """UTF-8 bytes of text that the predicted tokens of the samples at positions `ids` stand for: (n,)."""
@@ -244,9 +251,12 @@ class Reader:
         sizes = self.corpus.token_bytes.take(tokens)
         return sizes.sum(axis=1, dtype=np.int64) - sizes[:, 0]
 
-    def prefetch(self, ids: Ids) -> None:
-        """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3)."""
+    def prefetch(self, ids: Ids) -> int:
+        """Begin to read the samples at positions `ids`, which will be asked for later (a corpus on S3). Returns how
+        many blocks hold them, a block of several samples counted for each."""
         location = self._locator.locate(_positions(ids))
-        last = location.first + np.minimum(location.room, self.seq_len + 1)
-        for shard, begin, end in zip(location.shard.tolist(), location.first.tolist(), last.tolist(), strict=True):
-            self.corpus.store.prefetch(shard, begin, end)
+        blocks = 0
+        for stream, turn, begin in zip(*(one.tolist() for one in location[:2]), location.first.tolist(), strict=True):
+            for shard, first, last in self._stretches(stream, turn, begin):
+                blocks += self.corpus.store.prefetch(shard, first, last)
+        return blocks

@@ -45,6 +45,10 @@ class S3Store:
         attempts: how often a block is asked for before the reader gives up.
         wait: called with seconds between attempts (tests pass their own).
 
+    Attributes:
+        ahead: blocks that may be asked for before they are read. A third of the cache, since as many that were read
+            meanwhile and as many that are asked for after them are younger than the oldest of them.
+
     Raises:
         UserError: `url` names no bucket, or there are no credentials.
     """
@@ -62,6 +66,7 @@ class S3Store:
         self._objects = Objects(url, client, attempts, wait)
         self.address, self.stalls = self._objects.url, self._objects.stalls
         self._blocks = BlockCache(self._read_block, max(4, cache_bytes // BLOCK_BYTES), self.stalls)
+        self.ahead = self._blocks.room // 3
         self._attempts = attempts
         self._checksums: dict[int, bytes] = {}
         self._lock = threading.Lock()
@@ -129,7 +134,7 @@ class S3Store:
         """
         begin, end, dtype = self._range(shard, first, last)
         parts = []
-        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+        for block in self._touched(shard, first, last):
             content = self._blocks.wait_for(shard, block)
             base = block * BLOCK_BYTES
             parts.append(content[max(0, begin - base) : end - base])
@@ -142,19 +147,27 @@ class S3Store:
             UserError: as `tokens`.
         """
         places = list(zip(shard.tolist(), first.tolist(), strict=True))
-        for one, begin in places:
-            self.prefetch(one, begin, begin + width)
         assert self._manifest is not None
         found = np.empty((len(places), width), self._manifest.dtype)
+        coming, ahead = iter(places), 0
         for row, (one, begin) in zip(found, places, strict=True):
+            while ahead < self.ahead and (place := next(coming, None)) is not None:
+                ahead += self.prefetch(*place, place[1] + width)
             row[:] = self.tokens(one, begin, begin + width)
+            ahead -= len(self._touched(one, begin, begin + width))
         return found
 
-    def prefetch(self, shard: int, first: int, last: int) -> None:
-        """Ask for the blocks in the background."""
-        begin, end, _ = self._range(shard, first, last)
-        for block in range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+    def prefetch(self, shard: int, first: int, last: int) -> int:
+        """Ask for the blocks in the background, and say how many they are."""
+        blocks = self._touched(shard, first, last)
+        for block in blocks:
             self._blocks.ask(shard, block)
+        return len(blocks)
+
+    def _touched(self, shard: int, first: int, last: int) -> range:
+        """The blocks of a shard that hold these token values."""
+        begin, end, _ = self._range(shard, first, last)
+        return range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
 
     def _range(self, shard: int, first: int, last: int) -> tuple[int, int, np.dtype[Any]]:
         assert self._manifest is not None

@@ -14,6 +14,7 @@ from shoal_data.reading.local_store import LocalStore
 from shoal_data.reading.manifest import MANIFEST, Manifest
 from shoal_data.reading.manifest_check import parse_manifest
 from shoal_data.reading.s3_store import S3Store
+from shoal_data.s3_objects import Stalls
 
 __all__ = ["LocalStore", "S3Store", "Store", "open_store", "read_manifest", "store_at"]
 
@@ -29,10 +30,14 @@ class Store(Protocol):
     Attributes:
         address: folder or URL of the corpus, as errors name it.
         at_once: how many files are best read at the same time.
+        ahead: how many blocks `prefetch` may have asked for that are not read yet, for all of them to be kept.
+        stalls: how often and how long readers waited.
     """
 
     address: str
     at_once: int
+    ahead: int
+    stalls: Stalls
 
     def attach(self, manifest: Manifest) -> None:
         """Serve the shards of `manifest`."""
@@ -64,8 +69,8 @@ class Store(Protocol):
     def gather(self, shard: Ints, first: Ints, width: int) -> Tokens:
         """`width` token values from `first` on of each `shard` (both (n,)), all inside it: (n, width)."""
 
-    def prefetch(self, shard: int, first: int, last: int) -> None:
-        """Begin to read what `tokens` will be asked for."""
+    def prefetch(self, shard: int, first: int, last: int) -> int:
+        """Begin to read what `tokens` will be asked for. Returns how many blocks hold it; 0: none need be asked for."""
 
 
 def store_at(address: str | Path) -> LocalStore | S3Store:

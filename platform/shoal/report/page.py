@@ -22,6 +22,8 @@ from shoal.report.timeline import timeline_figure
 
 __all__ = ["page"]
 
+NAMED = 8
+"""Steps that are named before the rest are only counted."""
 QUIET = {"worker_ready"}  # of interest in the journal, not to a reader of the story
 
 
@@ -34,7 +36,9 @@ def page(history: History) -> str:
             section("Is it learning?", learning(history)),
             section("What happened, when and where", timeline(history)),
             section("Recoveries", recoveries(history)),
-            section("Steps", svg(optimizer_figure(history), "seconds, gradient norm and learning rate")),
+            section(
+                "Steps", svg(optimizer_figure(history), "seconds, gradient norm and learning rate") + waits(history)
+            ),
             balance(history),
             pipeline(history),
             section("Checkpoints", checkpoints(history)),
@@ -164,6 +168,21 @@ def learning(history: History) -> str:
             f"frequencies: what a model that knows nothing but those would reach.</p>"
         )
     return text
+
+
+def waits(history: History) -> str:
+    """Nothing for a corpus in a folder. A crew's first step has to wait; that another did is worth a look."""
+    told = [step for step in history.steps if step.get("data_waits") is not None]
+    if not told:
+        return ""
+    late = [step for step in told if step["data_waits"]]
+    seconds = sum(step["data_wait_seconds"] for step in late)
+    batches = sum(int(step["data_waits"]) for step in late)
+    where = ", ".join(str(step["step"] + 1) for step in late[:NAMED]) + (", ..." if len(late) > NAMED else "")
+    found = ""
+    if late:
+        found = f": {plural(batches, 'batch', 'batches')}, {seconds:.2f} s of all workers, in step {where}"
+    return f"<p>{plural(len(late), 'step')} of {len(told):,} waited for the corpus, which lies on a store{found}.</p>"
 
 
 def balance(history: History) -> str:

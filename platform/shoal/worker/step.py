@@ -131,7 +131,7 @@ class Step:
         self, member: Member, workload: Workload, shard: ReplicaShard, groups: Groups, job: Job, injector: Injector
     ) -> None:
         self.member, self.workload, self.shard, self.groups = member, workload, shard, groups
-        self.snapshots, self.injector = job.snapshots, injector
+        self.snapshots, self.injector, self.last = job.snapshots, injector, job.steps
         fixed = Fixed(largest(workload, job.steps, member.size)) if job.reduce == "exact" else None
         self.sums = Sums(workload, shard, member.rank, member.size, fixed)
         self.snapshot = Snapshot(lane_of(workload.runs_on))
@@ -201,6 +201,7 @@ class Step:
             self.watch.start()
             with self.in_cell():
                 self.inject("accumulate")
+                self.shard.expect(self.coming())
                 total = self.sums.add_up(self.steps, self.todo)
             self.inject("accumulated", total)
             self.watch.stop()
@@ -217,6 +218,12 @@ class Step:
         commit = self.commit(count.stats, count.norm_sq, count.takers)
         self.inject("committed", self.shard.tensors()[0], step=self.steps - 1)
         return replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
+
+    def coming(self) -> Iterator[list[range]]:
+        """What the shard will be given in this generation, from what is left of the pending step on."""
+        steps, left = range(self.steps, self.last), [m for m in self.todo if m not in self.sums.done]
+        size, each = self.member.size, self.workload.micro_batch
+        return batching.coming(self.workload.samples, steps, left, self.standing.cells, self.member.cell, size, each)
 
     @contextmanager
     def in_cell(self) -> Iterator[None]:

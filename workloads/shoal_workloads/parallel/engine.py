@@ -3,6 +3,7 @@
 There are two, `fsdp.Fsdp` and `pipeline.pipeline.Pipeline`, of one shape:
 
     begin(step)                      forget all gradients
+    reads(micro_batches)             whose tokens this worker reads for them
     accumulate(micro_batches, ...)   forward and backward; gradients stay where they are made
     reduce(parts)                    every shard's gradient, summed over the cell
     updated()                        the shards were written to: by the optimizer, a checkpoint, a peer
@@ -73,6 +74,10 @@ class Engine(ABC):
     @abstractmethod
     def begin(self, step: int) -> None:
         """Forget all gradients, for step `step`."""
+
+    @abstractmethod
+    def reads(self, micro_batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """What `accumulate` will `read` of the cell's micro-batches, in that order."""
 
     @abstractmethod
     def accumulate(

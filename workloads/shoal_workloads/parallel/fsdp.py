@@ -45,20 +45,26 @@ class Fsdp(Engine):
         for shard in self.shards:
             shard.parameter.grad = None
 
+    def reads(self, micro_batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """See `Engine`: of each micro-batch the part that is this worker's by its rank."""
+        sizes = [len(ids) // self._workers for ids in micro_batches]
+        return [
+            ids[self._rank * size : (self._rank + 1) * size] for ids, size in zip(micro_batches, sizes, strict=True)
+        ]
+
     def accumulate(
         self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors, figures: Figures
     ) -> None:
-        """See `Engine`: one after the other, of each the part that is this worker's by its rank. What is reduced once
-        is so before this returns, since the sums may be asked for next, and more micro-batches after that."""
-        for left, ids in zip(reversed(range(len(micro_batches))), micro_batches, strict=True):
+        """See `Engine`: one after the other. What is reduced once is so before this returns, since the sums may be
+        asked for next, and more micro-batches after that."""
+        for left, ids in zip(reversed(range(len(micro_batches))), self.reads(micro_batches), strict=True):
             if self._once is not None:
                 self._once.set_requires_gradient_sync(left == 0)
-            size = len(ids) // self._workers
-            losses = self.model(read(ids[self._rank * size : (self._rank + 1) * size]))
+            losses = self.model(read(ids))
             factors.loss(losses).backward()
             figures.loads += losses.loads
             figures.count(losses)
-            figures.samples += size
+            figures.samples += len(ids)
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> None:
         """See `Engine`: FSDP has added them up."""

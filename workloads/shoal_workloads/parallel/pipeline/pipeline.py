@@ -140,15 +140,24 @@ class Pipeline(Engine):
         self.timed = every > 0 and step % every == 1 % every
         self.zero.begin()
 
+    def reads(self, micro_batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """See `Engine`: the first stage embeds tokens, and the last predicts them."""
+        reading = {0, self._schedule.stages - 1} & set(self._schedule.stages_of(self._place))
+        return self._chain(micro_batches) if reading else []
+
+    def _chain(self, micro_batches: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """What this worker's chain takes: the samples of as many workers as it has, each a micro-batch of its own."""
+        size, pp = self._config.batch.micro_batch, self._mesh.pp
+        starts = [(self._shard * pp + part) * size for part in range(pp)]
+        return [ids[start : start + size] for ids in micro_batches for start in starts]
+
     def accumulate(
         self, micro_batches: Sequence[Sequence[int]], read: Read, factors: Factors, figures: Figures
     ) -> None:
-        """See `Engine`: a chain takes the samples of as many workers as it has, each a micro-batch of its own. A
-        schedule that wants more gets micro-batches of no weight, which nobody computes."""
+        """See `Engine`: a schedule that wants more micro-batches than a chain has gets some of no weight, which nobody
+        computes."""
         self._gather()
-        size, pp = self._config.batch.micro_batch, self._mesh.pp
-        starts = [(self._shard * pp + part) * size for part in range(pp)]
-        mine = [ids[start : start + size] for ids in micro_batches for start in starts]
+        mine = self._chain(micro_batches)
         schedule = schedule_of(self._parallel, len(mine))
         if self.timed:
             dist.barrier()  # clocks of different machines have nothing else in common
