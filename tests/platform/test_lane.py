@@ -18,7 +18,7 @@ from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import Member, Standing, Step
 from shoal_core.lane import DeviceLane, Lane, lane_of
 from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
-from tests.support.late import Late
+from tests.support.late import GARBAGE, Late
 
 CONFIG = SyntheticConfig(parameters=16, global_batch=4)
 LEAVING = ["side waits for main", "copy on side", "event on side"]
@@ -50,14 +50,15 @@ def equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
-def test_whoever_waits_for_nothing_finds_the_change_in_the_copy() -> None:
+def test_whoever_waits_for_nothing_finds_the_change_in_the_copy_or_garbage() -> None:
     """The imitation finds what it is for."""
     lane = DeviceLane(Late())
-    state, room = torch.zeros(3), torch.full((3,), 7.0)
+    state, room = torch.zeros(3), torch.empty(3)
     lane.follow()
     copy = lane.copy([room], [state])
-    assert room.tolist() == [7.0] * 3
     state.add_(1)
+    lane.precede()
+    assert room.tolist() == [GARBAGE] * 3
     copy.wait()
     assert room.tolist() == [1.0] * 3
 
@@ -123,9 +124,24 @@ def test_a_copy_that_is_lent_stays_while_the_next_is_taken() -> None:
     snapshot.lane.precede()
     state[0].add_(1)
     snapshot.take(state, 2)
+    second = snapshot.lend()
+    assert [tensor.tolist() for tensor in second.read()] == [[1.0] * 3]
     assert [tensor.tolist() for tensor in lent.read()] == [[0.0] * 3]
-    snapshot.give_back(lent)  # too late to be used again
-    assert [tensor.tolist() for tensor in snapshot.lend().read()] == [[1.0] * 3]
+    snapshot.give_back(lent)  # too late to be used again, and no word on the second
+    snapshot.lane.precede()
+    state[0].add_(1)
+    snapshot.take(state, 3)
+    assert [tensor.tolist() for tensor in snapshot.lend().read()] == [[2.0] * 3]
+    assert [tensor.tolist() for tensor in second.read()] == [[1.0] * 3]
+
+
+def test_memory_that_is_given_back_is_used_for_the_next_copy() -> None:
+    snapshot = Snapshot(DeviceLane(Late()))
+    snapshot.take([torch.zeros(3)], 1)
+    first = snapshot.lend()
+    snapshot.give_back(first)
+    snapshot.take([torch.ones(3)], 2)
+    assert snapshot.lend().tensors is first.tensors
 
 
 def test_what_is_sent_to_a_keeper_has_left_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """A device whose other streams are as late as they may be: what is queued on one is done when somebody waits for it.
 
 It has of `torch.cuda` what `shoal_core.lane.DeviceLane` asks for. The main stream computes at once, on tensors of the
-CPU, so whoever changes what is still to be copied without a wait finds the change in the copy.
+CPU, so whoever changes what is still to be copied without a wait finds the change in the copy, and whoever reads what
+was copied without a wait of the host's finds garbage.
 """
 
 from __future__ import annotations
@@ -13,29 +14,43 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Late"]
+__all__ = ["GARBAGE", "Late"]
+
+GARBAGE = 77.0
+"""What the host finds where a copy is on its way."""
 
 
 class Stream:
-    """`log`: what is asked of all streams, in order."""
+    """`log`: what is asked of all streams, in order. What is queued is in two halves: what the device reads when it
+    comes to it, which returns what the host finds once it has waited."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log
-        self._queued: list[Callable[[], object]] = []
-        self._done, self._lock = 0, threading.Lock()
+        self._queued: list[Callable[[], Callable[[], object]]] = []
+        self._unseen: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self._done = self._seen = 0
 
-    def queue(self, work: Callable[[], object]) -> int:
+    def queue(self, work: Callable[[], Callable[[], object]]) -> int:
         """Returns how much was ever queued here."""
         with self._lock:
             self._queued.append(work)
             return self._done + len(self._queued)
 
     def run(self, much: int | None = None) -> None:
-        """Do what was queued first, `much` of it in all; none: everything."""
+        """Have the device do what was queued first, `much` of it in all; none: everything."""
         with self._lock:
             while self._queued and (much is None or self._done < much):
-                self._queued.pop(0)()
+                self._unseen.append(self._queued.pop(0)())
                 self._done += 1
+
+    def see(self, much: int) -> None:
+        """Have the host find what was queued first, `much` of it in all."""
+        self.run(much)
+        with self._lock:
+            while self._unseen and self._seen < much:
+                self._unseen.pop(0)()
+                self._seen += 1
 
     def wait_stream(self, other: Stream) -> None:
         self.log.append(f"{self.name} waits for {other.name}")
@@ -44,12 +59,12 @@ class Stream:
 
 class Event:
     def record(self, stream: Stream) -> None:
-        self._stream, self._much = stream, stream.queue(int)
+        self._stream, self._much = stream, stream.queue(lambda: int)
         stream.log.append(f"event on {stream.name}")
 
     def synchronize(self) -> None:
         self._stream.log.append("the host waits")
-        self._stream.run(self._much)
+        self._stream.see(self._much)
 
 
 class Queued(TorchDispatchMode):
@@ -64,7 +79,13 @@ class Queued(TorchDispatchMode):
         target, source, non_blocking = args
         assert non_blocking, "a copy that is waited for"
         self._stream.log.append(f"copy on {self._stream.name}")
-        self._stream.queue(lambda: target.copy_(source))
+        target.fill_(GARBAGE)
+
+        def read() -> Callable[[], object]:
+            found = source.clone()
+            return lambda: target.copy_(found)
+
+        self._stream.queue(read)
         return target
 
 
