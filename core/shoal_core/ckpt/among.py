@@ -1,0 +1,140 @@
+"""The checkpoints of a run, beside each other in one store: which are whole, which are kept, what is left over."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shoal_core.ckpt.errors import Damaged, Earlier
+from shoal_core.ckpt.folder import STEP, Folder
+from shoal_core.ckpt.marker import MARKER
+from shoal_core.ckpt.whole import read_marker
+from shoal_core.store import Store
+
+__all__ = ["Whole", "delete", "last_whole", "prune", "set_aside", "sweep", "whole"]
+
+ASIDE = "ASIDE-"
+"""Begins the name of what a marker becomes when nobody is to use its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A finished checkpoint. `steps`: committed steps its state stands for."""
+
+    steps: int
+    folder: Folder
+
+
+def whole(root: Store) -> list[Whole]:
+    """The finished checkpoints in `root`, oldest first, by their names alone. Half-written ones are not seen."""
+    return [Whole(steps, folder) for steps, folder in folders(root) if exists(folder)]
+
+
+def last_whole(root: Store) -> Whole | None:
+    found = whole(root)
+    return found[-1] if found else None
+
+
+def folders(root: Store) -> list[tuple[int, Folder]]:
+    """All that have the name of a checkpoint, oldest first."""
+    named = [(name, STEP.fullmatch(name)) for name in root.folders()]
+    return sorted(((int(found[1]), Folder(root, name)) for name, found in named if found), key=lambda one: one[0])
+
+
+def exists(folder: Folder) -> bool:
+    try:
+        folder.store.stat(f"{folder.prefix}/{MARKER}")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def prune(root: Store, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what older attempts left half-written.
+
+    One that was saved after a step that was not finite does not count, and only the newest of them stays: it never
+    takes the place of a healthy one. What was set aside stays.
+    """
+    found = whole(root)
+    healthy = [one for one in found if is_finite(one.folder)]
+    kept = {one.steps for one in [*healthy[-keep:], *found[-1:]]}
+    for steps, folder in folders(root):
+        if found and steps <= found[-1].steps:
+            if steps not in kept:
+                remove(folder, marker=True)
+            elif steps < found[-1].steps:
+                remove(folder, marker=False)
+
+
+def is_finite(folder: Folder) -> bool:
+    """Whether a checkpoint was saved after a step that was a number."""
+    try:
+        return bool(read_marker(folder).get("finite", True))
+    except (Damaged, Earlier):
+        return False
+
+
+def sweep(root: Store) -> None:
+    """Remove what saves left half-written, when nobody saves."""
+    for _, folder in folders(root):
+        remove(folder, marker=False)
+
+
+def delete(folder: Folder) -> None:
+    """Remove a checkpoint, whole or not, with all that lies in its folder. Its marker goes first: who reads meanwhile
+    sees none.
+
+    Raises:
+        StoreError: the store keeps some of it.
+    """
+    folder.delete([MARKER])
+    folder.delete(folder.sizes())
+
+
+def remove(folder: Folder, *, marker: bool) -> None:
+    """Remove what is in a folder but for what was set aside there and, unless `marker`, the finished checkpoint; of a
+    marker that cannot be read nothing is removed."""
+    there = folder.sizes()
+    kept: set[str] = set()
+    for name in there:
+        if name.startswith(ASIDE):
+            kept |= {name, *aside_files(folder, name, there)}
+    if MARKER in there and not marker:
+        try:
+            said = read_marker(folder)
+        except (Damaged, Earlier):
+            return
+        kept |= {MARKER, said["index"]["file"], *said["files"]}
+    gone = there.keys() - kept
+    if MARKER in gone:
+        folder.delete([MARKER])
+    folder.delete(sorted(gone - {MARKER}))
+
+
+def set_aside(folder: Folder) -> str:
+    """Have nobody look for a checkpoint that is not to be used: its marker becomes another object, which lists the
+    files that stay for its owner. The same step can be saved again beside them. Returns the address of that object.
+
+    Raises:
+        StoreError: the store does not take it.
+    """
+    content = b""
+    with contextlib.suppress(FileNotFoundError):
+        content = folder.get(MARKER)
+    name = f"{ASIDE}{hashlib.sha256(content).hexdigest()[:12]}.json"
+    files = sorted(name for name in folder.sizes() if name != MARKER and not name.startswith(ASIDE))
+    said = {"marker": content.decode(errors="replace"), "files": files}
+    folder.put(name, json.dumps(said, indent=1).encode())
+    folder.delete([MARKER])
+    return folder.where(name)
+
+
+def aside_files(folder: Folder, name: str, there: Iterable[str]) -> set[str]:
+    """The files that were set aside by `name`; all that are there, if it cannot be read."""
+    try:
+        return set(json.loads(folder.get(name))["files"])
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return set(there)

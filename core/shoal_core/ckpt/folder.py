@@ -1,0 +1,77 @@
+"""A checkpoint's place: a prefix in a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shoal_core.store import Store, Writer, open_store
+
+__all__ = ["STEP", "Folder", "name_of"]
+
+STEP = re.compile(r"step-(\d{8,})")
+"""The name of a checkpoint among others: the committed steps that its state stands for."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in `store` under `prefix`, and in all of it if that is empty."""
+
+    store: Store
+    prefix: str = ""
+
+    @classmethod
+    def at(cls, address: str | os.PathLike[str]) -> Folder:
+        """That of the checkpoint at an address of its own.
+
+        Raises:
+            UserError: there can be no store there.
+        """
+        return cls(open_store(address))
+
+    @property
+    def address(self) -> str:
+        return self.store.where(self.prefix) if self.prefix else self.store.address
+
+    @property
+    def steps(self) -> int | None:
+        """What its name says it stands for, if it is the name of a checkpoint."""
+        last = self.prefix or self.store.address.partition("?")[0]
+        found = STEP.fullmatch(last.rstrip("/").rpartition("/")[2])
+        return int(found[1]) if found else None
+
+    def where(self, name: str) -> str:
+        return self.store.where(self._full(name))
+
+    def get(self, name: str) -> bytes:
+        return self.store.get(self._full(name))
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        self.store.read_into(self._full(name), offset, buffer)
+
+    def create(self, name: str, content: bytes) -> bool:
+        return self.store.create(self._full(name), content)
+
+    def put(self, name: str, content: bytes) -> None:
+        self.store.put(self._full(name), content)
+
+    def writer(self, name: str) -> Writer:
+        return self.store.writer(self._full(name))
+
+    def delete(self, names: Iterable[str]) -> None:
+        self.store.delete([self._full(name) for name in names])
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all that lies in it, by name."""
+        prefix = f"{self.prefix}/" if self.prefix else ""
+        return {entry.name.removeprefix(prefix): entry.bytes for entry in self.store.list(prefix)}
+
+    def _full(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+def name_of(steps: int) -> str:
+    """What the checkpoint of so many committed steps is called."""
+    return f"step-{steps:08d}"

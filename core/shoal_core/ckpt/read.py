@@ -1,0 +1,152 @@
+"""Reads what was planned, and believes no byte of it before its SHA-256 is that of the index."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from shoal_core.ckpt.boxes import whole
+from shoal_core.ckpt.errors import Damaged
+from shoal_core.ckpt.index import Block, Index
+from shoal_core.ckpt.plan import Part, Read, Want, plan
+from shoal_core.ckpt.state import bytes_of, room
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Source", "check", "fetch"]
+
+READERS = 4
+"""Reads that are under way at once."""
+
+
+class Source(Protocol):
+    """Where the files of a checkpoint lie: a folder of a store, or whatever else has ranges of bytes by name."""
+
+    def where(self, name: str) -> str:
+        """A file's address, for messages."""
+
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `offset` on.
+
+        Raises:
+            FileNotFoundError: there is no such file. EOFError: it ends before that. StoreError: it does not answer.
+        """
+
+
+def fetch(source: Source, reads: Sequence[Read], targets: Mapping[str, Sequence[torch.Tensor]]) -> int:
+    """Fill `targets`, the destinations of each tensor that was planned for. Returns the bytes that were read.
+
+    Raises:
+        Damaged: a block is not what was committed; targets hold anything then. StoreError: the source fails.
+    """
+
+    def one(read: Read) -> None:
+        direct = straight(read, targets)
+        buffer = room(read.bytes) if direct is None else direct
+        fill(source, read.file, read.at, buffer)
+        for part in read.parts:
+            content = buffer[part.block.at - read.at :][: part.block.bytes]
+            believe(source, part.name, part.block, content)
+            if direct is None:
+                place(part, content, targets)
+
+    in_parallel(one, reads)
+    return sum(read.bytes for read in reads)
+
+
+def check(source: Source, index: Index) -> None:
+    """Read every byte of the files of an index.
+
+    Raises: as `fetch`.
+    """
+    for name, file in index.files.items():
+        buffer = room(file.header)
+        fill(source, name, 0, buffer)
+        if hashlib.sha256(buffer).hexdigest() != file.sha256:
+            raise Damaged(f"{source.where(name)}: its header differs from what was committed", remedy_of(source, name))
+    wanted = {name: Want(tensor.dtype, tensor.shape, (whole(tensor.shape),)) for name, tensor in index.tensors.items()}
+
+    def one(read: Read) -> None:
+        buffer = room(read.bytes)
+        fill(source, read.file, read.at, buffer)
+        for part in read.parts:
+            believe(source, part.name, part.block, buffer[part.block.at - read.at :][: part.block.bytes])
+
+    in_parallel(one, plan(index, wanted, ""))
+
+
+def in_parallel(work: Callable[[Read], None], reads: Iterable[Read]) -> None:
+    """Do `work` for each; the first that fails ends it."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="checkpoint-read") as pool:
+        waiting = [pool.submit(work, read) for read in reads]
+        try:
+            for one in waiting:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def fill(source: Source, file: str, at: int, buffer: memoryview) -> None:
+    """Read a range of a file.
+
+    Raises:
+        Damaged: the file does not have it.
+    """
+    try:
+        source.read_into(file, at, buffer)
+    except FileNotFoundError as error:
+        raise Damaged(f"{source.where(file)}: is missing", remedy_of(source, file)) from error
+    except EOFError as error:
+        problem = f"{source.where(file)}: ends before byte {at + len(buffer)}"
+        raise Damaged(problem, remedy_of(source, file)) from error
+
+
+def believe(source: Source, name: str, block: Block, content: memoryview) -> None:
+    """Hold a block against its hash.
+
+    Raises:
+        Damaged: it differs.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != block.sha256:
+        first = f"{name} from {list(block.box.offsets)}, bytes {block.at} to {block.at + block.bytes}"
+        problem = f"{source.where(block.file)}: differs from what was committed ({first}: SHA-256 {found[:12]}"
+        raise Damaged(f"{problem}, {block.sha256[:12]} was committed)", remedy_of(source, block.file))
+
+
+def remedy_of(source: Source, file: str) -> str:
+    folder = source.where(file).rpartition("/")[0]
+    return f"remove or restore {folder} to go on from an older checkpoint"
+
+
+def place(part: Part, content: memoryview, targets: Mapping[str, Sequence[torch.Tensor]]) -> None:
+    """Copy what is wanted of a block to where it belongs."""
+    import torch
+
+    box = part.block.box
+    for copy in part.copies:
+        target = targets[part.name][copy.target]
+        values = torch.frombuffer(content, dtype=target.dtype).view(box.lengths)
+        target[copy.box.inside(copy.into)].copy_(values[copy.box.inside(box)])
+
+
+def straight(read: Read, targets: Mapping[str, Sequence[torch.Tensor]]) -> memoryview | None:
+    """The memory that a read belongs in, if it is one piece of one destination: then nothing need be copied."""
+    first = read.parts[0]
+    target = targets[first.name][first.copies[0].target]
+    if target.device.type != "cpu" or not target.is_contiguous():
+        return None
+    end = start = -1
+    for part in read.parts:
+        copy = part.copies[0]
+        if (part.name, copy.target) != (first.name, first.copies[0].target) or len(part.copies) > 1:
+            return None
+        view = target[copy.box.inside(copy.into)]
+        at = (view.data_ptr() - target.data_ptr()) if view.numel() else 0
+        if copy.box != part.block.box or not view.is_contiguous() or end not in (-1, at):
+            return None
+        start, end = at if end < 0 else start, at + part.block.bytes
+    return bytes_of(target)[start:end]

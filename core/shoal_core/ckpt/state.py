@@ -1,0 +1,82 @@
+"""A state of torch's tensors as pieces with their bytes. What is sharded is a `DTensor`; what is not, each rank has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from shoal_core.ckpt.boxes import Box, whole
+from shoal_core.ckpt.dtypes import SAFETENSORS
+from shoal_core.ckpt.errors import Unfit
+from shoal_core.ckpt.pieces import Piece
+from shoal_core.ckpt.plan import Want
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["bytes_of", "destinations", "held", "room"]
+
+
+def held(state: Mapping[str, Any]) -> dict[Piece, torch.Tensor]:
+    """What this rank has of `state`, by name: local tensors that share storage with it. An empty shard of what is not
+    empty is nothing.
+
+    Raises:
+        Unfit: a value is no tensor, one is of a type that cannot be saved, or is a sum that is still to be made.
+    """
+    found = {}
+    for name, value in state.items():
+        shape, local, box = placed(name, value)
+        if local.numel() or not numel(shape):
+            dtype = str(local.dtype).removeprefix("torch.")
+            if dtype not in SAFETENSORS:
+                raise Unfit(f"{name} is of type {dtype}, which no checkpoint can hold", "keep it as another type")
+            found[Piece(name, dtype, shape, box if local.numel() else whole(shape))] = local
+    return found
+
+
+def destinations(state: Mapping[str, Any]) -> tuple[dict[str, Want], dict[str, list[torch.Tensor]]]:
+    """What to read for `state`, and the local tensors that it goes to.
+
+    Raises: as `held`.
+    """
+    wanted, targets = {}, {}
+    for piece, local in held(state).items():
+        wanted[piece.name] = Want(piece.dtype, piece.shape, (piece.box,))
+        targets[piece.name] = [local]
+    return wanted, targets
+
+
+def placed(name: str, value: Any) -> tuple[tuple[int, ...], torch.Tensor, Box]:
+    """Shape of the whole, the local tensor, and where that lies."""
+    import torch
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not isinstance(value, torch.Tensor):
+        raise Unfit(f"{name} is no tensor but of {type(value).__name__}", "keep it as one")
+    shape = tuple(value.shape)
+    if not isinstance(value, DTensor):
+        return shape, value.detach(), whole(shape)
+    if any(placement.is_partial() for placement in value.placements):
+        raise Unfit(f"{name} is a sum over ranks that is still to be made", "reduce it first")
+    lengths, offsets = compute_local_shape_and_global_offset(shape, value.device_mesh, value.placements)
+    return shape, value.to_local().detach(), Box(tuple(offsets), tuple(lengths))
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in the CPU's memory, which they share."""
+    import torch
+
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def room(count: int) -> memoryview:
+    """So many bytes of memory, which hold anything."""
+    import torch
+
+    return bytes_of(torch.empty(count, dtype=torch.uint8))
+
+
+def numel(shape: tuple[int, ...]) -> int:
+    return whole(shape).numel

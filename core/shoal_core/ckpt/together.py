@@ -1,0 +1,188 @@
+"""Saving and loading by all ranks of a cell: each writes and reads its own part, and all learn what came of it.
+
+What ranks say to each other is JSON. Whatever fails on one is told to all, so that none waits for it; a rank that is
+gone ends the wait of the others by their group's own means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from shoal_core.ckpt.errors import Damaged, Earlier, Unfit
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.pieces import Piece, block_bytes, deal
+from shoal_core.ckpt.plan import plan
+from shoal_core.ckpt.read import fetch
+from shoal_core.ckpt.state import destinations
+from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.ckpt.write import Attempt, Written, commit, write
+from shoal_core.errors import StoreError, UserError
+
+__all__ = ["ALONE", "Loaded", "Peers", "Uncommitted", "load", "save"]
+
+
+class Peers(Protocol):
+    """The ranks that share a state."""
+
+    rank: int
+
+    def exchange(self, word: Any) -> list[Any]:
+        """What every rank says, in the order of ranks. Collective.
+
+        Raises:
+            RuntimeError: one is gone.
+        """
+
+
+class Alone:
+    """The only rank."""
+
+    rank = 0
+
+    def exchange(self, word: Any) -> list[Any]:
+        return [word]
+
+
+ALONE = Alone()
+
+
+class Uncommitted(Exception):
+    """A checkpoint did not become whole: what each rank lacked. All ranks raise it."""
+
+
+class Loaded(NamedTuple):
+    """`steps`: committed ones that the state stands for; `bytes`: those that this rank read."""
+
+    steps: int
+    bytes: int
+
+
+def save(
+    folder: Folder,
+    generation: int,
+    content: Mapping[Piece, memoryview],
+    peers: Peers,
+    about: Mapping[str, Any],
+) -> int:
+    """Write a checkpoint whose marker says `about`, `steps` among it. content: what this rank has of the state. Returns
+    its bytes; one that is whole there already stays. Collective.
+
+    Raises:
+        Uncommitted: it did not become whole; what was written of it is gone. RuntimeError: a peer is gone, and so may
+            the checkpoint be; what is left of it nobody reads.
+    """
+    heard = peers.exchange({"token": secrets.token_hex(4), "pieces": [piece.told() for piece in content]})
+    attempt = Attempt(generation, heard[0]["token"])
+    try:
+        word, pieces = part(folder, attempt, heard, content, peers.rank)
+        said = peers.exchange(word)
+        ends: dict[str, Any] = {"bytes": -1, "problems": problems(said)}
+        if peers.rank == 0 and not ends["problems"]:
+            ends = outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in said], about)
+    except BaseException:
+        if peers.rank == 0:  # who alone could have committed it
+            clean(folder, attempt)
+        raise
+    if peers.rank == 0 and ends["problems"]:
+        clean(folder, attempt)
+    with contextlib.suppress(RuntimeError) if ends["bytes"] >= 0 else contextlib.nullcontext():
+        ends = peers.exchange(ends)[0]
+    if ends["problems"]:
+        raise Uncommitted("; ".join(ends["problems"]))
+    return int(ends["bytes"])
+
+
+def part(
+    folder: Folder, attempt: Attempt, heard: list[Any], content: Mapping[Piece, memoryview], rank: int
+) -> tuple[dict[str, Any], list[Piece]]:
+    """Write this rank's part: what it says of that, and all pieces of the state. Whatever goes wrong is its word."""
+    try:
+        dealt = deal([[Piece.heard(piece) for piece in one["pieces"]] for one in heard])
+        pieces = [piece for pieces in dealt for piece in pieces]
+        written = write(folder, attempt, rank, dealt[rank], content.__getitem__, block_bytes(pieces))
+    except Exception as error:
+        return {"problem": in_words(error)}, []
+    return {"written": written.told()}, pieces
+
+
+def outcome(
+    folder: Folder, attempt: Attempt, pieces: list[Piece], written: list[Written], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Commit what all have written: bytes of the checkpoint, or why it is not whole."""
+    try:
+        size = commit(folder, attempt, pieces, written, about)
+    except Exception as error:
+        # An answer that was lost may have been a yes.
+        with contextlib.suppress(UserError):
+            checkpoint = Checkpoint.open(folder)
+            if checkpoint.marker["index"]["file"] == attempt.index:
+                return {"bytes": checkpoint.bytes, "problems": []}
+        return {"bytes": -1, "problems": [f"rank 0: {in_words(error)}"]}
+    if size is None:  # another cell saved the same step: what is whole is never taken away
+        clean(folder, attempt)
+        size = sum(file.bytes for one in written for file in one.files.values())
+    return {"bytes": size, "problems": []}
+
+
+def problems(said: list[Any]) -> list[str]:
+    """What each rank lacked."""
+    return [f"rank {rank}: {word['problem']}" for rank, word in enumerate(said) if "problem" in word]
+
+
+def clean(folder: Folder, attempt: Attempt) -> None:
+    """Remove what an attempt has written, as far as the store lets us: nobody reads what is left."""
+    with contextlib.suppress(UserError):
+        folder.delete([name for name in folder.sizes() if name.startswith(attempt.prefix)])
+
+
+def load(folder: Folder, state: Mapping[str, Any], peers: Peers, optional: Callable[[str], bool]) -> Loaded:
+    """Fill the tensors of `state`, sharded over any mesh, from the checkpoint in `folder`: every rank reads its part
+    and verifies it. optional: whether a tensor may be missing there, and stays as it is then. Collective.
+
+    Raises:
+        Damaged: what some rank read is not what was committed; `state` holds anything then.
+        Earlier: it is of the format before this one. Unfit: it holds another state. StoreError: the store fails.
+        RuntimeError: a peer is gone.
+    """
+    word: dict[str, Any]
+    own: Exception | None = None
+    steps = 0
+    try:
+        checkpoint = Checkpoint.open(folder)
+        steps = checkpoint.steps
+        held = checkpoint.index.tensors
+        wanted, targets = destinations({n: t for n, t in state.items() if n in held or not optional(n)})
+        size = fetch(folder, plan(checkpoint.index, wanted, folder.address), targets)
+        word = {"seal": checkpoint.marker["seal"], "bytes": size}
+    except UserError as error:
+        kind = next(number for number, one in enumerate(KINDS) if isinstance(error, one))
+        word = {"kind": kind, "problem": error.problem, "remedy": error.remedy}
+    except Exception as error:
+        own, word = error, {"kind": len(KINDS), "problem": in_words(error), "remedy": ""}
+    said = peers.exchange(word)
+    if own is not None:
+        raise own
+    failed = [(one["kind"], rank) for rank, one in enumerate(said) if "kind" in one]
+    if failed:
+        kind, rank = min(failed)
+        raise [*KINDS, RankFailed][kind](said[rank]["problem"], said[rank]["remedy"])
+    if len({one["seal"] for one in said}) > 1:
+        raise Damaged(f"{folder.address}: was replaced while it was read", "see who writes there")
+    return Loaded(steps, said[peers.rank]["bytes"])
+
+
+KINDS: tuple[type[UserError], ...] = (Damaged, Earlier, Unfit, StoreError, UserError)
+"""Of what may be wrong on a rank; of several the first is raised on all."""
+
+
+class RankFailed(UserError):
+    """Another rank could not load for a reason of its own, which it raises."""
+
+
+def in_words(error: BaseException) -> str:
+    """What failed, in a line."""
+    text = error.problem if isinstance(error, UserError) else str(error)
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,149 @@
+"""Writes what a rank has been dealt, hashing each block while it goes out, and commits what all ranks have written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal_core.ckpt.boxes import Box, rows
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.index import Block, File, Index, Tensor
+from shoal_core.ckpt.marker import MARKER, made
+from shoal_core.ckpt.pieces import Piece
+from shoal_core.ckpt.safetensors import header, parts
+
+__all__ = ["Attempt", "Written", "commit", "write"]
+
+PART = 5_000_000_000
+"""Bytes of tensors in a file, which object stores and their tools still like."""
+HASHERS = 2
+"""Blocks of a file that are hashed at once, while others are written."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """To write a checkpoint: no two have files of one name. `token`: hexadecimal, another each time."""
+
+    generation: int
+    token: str
+
+    @property
+    def prefix(self) -> str:
+        """Begins the names of its files, and of no others."""
+        return f"g{self.generation}-{self.token}"
+
+    @property
+    def index(self) -> str:
+        return f"{self.prefix}.index.json"
+
+    def file(self, rank: int, part: int) -> str:
+        """The name of a rank's file; most have one."""
+        return f"{self.prefix}-{rank:05d}{f'-{part}' if part else ''}.safetensors"
+
+
+@dataclass
+class Written:
+    """What a rank wrote: its files, and where the blocks of which tensors lie in them."""
+
+    files: dict[str, File] = field(default_factory=dict)
+    blocks: list[tuple[str, Block]] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        """For other ranks, in JSON."""
+        files = {name: [file.bytes, file.header, file.sha256] for name, file in self.files.items()}
+        blocks = [[name, *block.box, block.file, block.at, block.bytes, block.sha256] for name, block in self.blocks]
+        return {"files": files, "blocks": blocks}
+
+    @classmethod
+    def heard(cls, said: Mapping[str, Any]) -> Written:
+        blocks = [
+            (name, Block(Box(tuple(offsets), tuple(lengths)), file, at, size, sha))
+            for name, offsets, lengths, file, at, size, sha in said["blocks"]
+        ]
+        return cls({name: File(*file) for name, file in said["files"].items()}, blocks)
+
+
+def write(
+    folder: Folder,
+    attempt: Attempt,
+    rank: int,
+    pieces: Sequence[Piece],
+    content: Callable[[Piece], memoryview],
+    block: int,
+) -> Written:
+    """Write a rank's `pieces`. content: the bytes of one. block: bytes that are hashed together.
+
+    Raises:
+        StoreError: the store does not take them; files that were finished before are left.
+    """
+    written = Written()
+    for number, part in enumerate(parts(pieces, PART)):
+        write_file(folder, attempt.file(rank, number), part, content, block, written)
+    return written
+
+
+def write_file(
+    folder: Folder,
+    name: str,
+    pieces: Sequence[Piece],
+    content: Callable[[Piece], memoryview],
+    limit: int,
+    written: Written,
+) -> None:
+    head = header(pieces, {"format": "pt"})
+    waiting, at = [], len(head)
+    with ThreadPoolExecutor(HASHERS, thread_name_prefix="checkpoint-hash") as pool, folder.writer(name) as writer:
+        writer.write(head)
+        for piece in pieces:
+            data = content(piece)
+            for box, start in rows(piece.box, piece.itemsize, limit):
+                view = data[start : start + box.numel * piece.itemsize]
+                waiting.append((piece.name, box, at, len(view), pool.submit(digest, view)))
+                if view:
+                    writer.write(view)
+                at += len(view)
+        written.blocks += [
+            (tensor, Block(box, name, place, size, sha.result())) for tensor, box, place, size, sha in waiting
+        ]
+    written.files[name] = File(at, len(head), digest(head))
+
+
+def commit(
+    folder: Folder,
+    attempt: Attempt,
+    pieces: Sequence[Piece],
+    written: Sequence[Written],
+    about: Mapping[str, Any],
+) -> int | None:
+    """Make a checkpoint of what all ranks have written. pieces: all that they wrote; about: what its marker says,
+    `steps` among it. Returns its bytes; none if there is a whole one by now, which stays.
+
+    Raises:
+        StoreError: the store does not take it.
+    """
+    kinds = {piece.name: piece for piece in pieces}
+    files = {name: file for one in written for name, file in one.files.items()}
+    blocks: dict[str, list[Block]] = {}
+    for one in written:
+        for name, block in one.blocks:
+            blocks.setdefault(name, []).append(block)
+    tensors = {
+        name: Tensor(kinds[name].dtype, kinds[name].shape, tuple(sorted(found, key=lambda block: block.box)))
+        for name, found in blocks.items()
+    }
+    content = Index(files, tensors).written()
+    folder.put(attempt.index, content)
+    index = {"file": attempt.index, "bytes": len(content), "sha256": digest(content)}
+    sizes = {name: file.bytes for name, file in sorted(files.items())}
+    marker = made({**about, "generation": attempt.generation}, index, sizes)
+    if not folder.create(MARKER, marker):
+        folder.delete([attempt.index])
+        return None
+    return sum(sizes.values())
+
+
+def digest(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
