@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from shoal import batching, tracking
@@ -15,6 +14,7 @@ from shoal.config import Job, parse
 from shoal.plan import cell_mesh
 from shoal.record.rundir import check_run_id
 from shoal.storage import check_writable
+from shoal_core.ckpt.folder import Folder
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, Workload, load_workload, own_settings
 
@@ -48,7 +48,7 @@ class Preflight:
     about: dict[str, Any]
     start: int
     notes: list[str] = field(default_factory=list)
-    passed: list[tuple[Path, str]] = field(default_factory=list)
+    passed: list[tuple[Folder, str]] = field(default_factory=list)
 
 
 def make_id() -> str:

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from shoal.record import layout, read
+from shoal_core.ckpt import among
+from shoal_core.ckpt.errors import Damaged
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
-from shoal_core.marker import FOLDER, Damaged, verify
+from shoal_core.store import open_store
 from shoal_core.workload import ORIGIN, Identity, Workload
 
 __all__ = ["Found", "Origin", "check", "find", "origin_of"]
@@ -24,15 +28,15 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Found:
-    """A run's checkpoint to go on from. `path`: none if there is no checkpoint at all; `marker`: what it says of
+    """A run's checkpoint to go on from. `folder`: none if there is no checkpoint at all; `marker`: what it says of
     itself; `tensors`: what it holds; `recorded`: samples consumed by then, by the record (None: it does not say);
     `passed`: newer checkpoints that are not used, and why."""
 
-    path: Path | None = None
+    folder: Folder | None = None
     marker: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
     recorded: int | None = None
-    passed: list[tuple[Path, str]] = field(default_factory=list)
+    passed: list[tuple[Folder, str]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -68,38 +72,37 @@ def find(rundir: Path) -> Found:
     Raises:
         UserError: there are checkpoints, and none is whole and this run's.
     """
-    from shoal_core.dcp import described, read_index
-
-    root = rundir / layout.CHECKPOINTS
-    folders = [child for child in root.iterdir() if FOLDER.fullmatch(child.name)] if root.is_dir() else []
+    root = open_store(rundir / layout.CHECKPOINTS)
     runs = {event.get("run_id") for event in read.events(rundir) if event["kind"] == "run_started"}
     ends = {int(step["step"]) + 1: int(step["samples"][1]) for step in read.steps(rundir)}
     reached = max(ends, default=0)
-    passed: list[tuple[Path, str]] = []
+    passed: list[tuple[Folder, str]] = []
     second: Found | None = None
-    for path in sorted(folders, reverse=True):
+    for whole in reversed(among.whole(root)):
+        folder = whole.folder
         try:
-            marker = verify(path)
-            tensors = described(read_index(path))
+            checkpoint = Checkpoint.open(folder)
+            checkpoint.verify()
         except Damaged as error:
-            passed.append((path, error.problem))
+            passed.append((folder, error.problem))
             continue
-        steps, of = marker["steps"], marker.get("run_id")
+        steps, marker, tensors = checkpoint.steps, checkpoint.marker, checkpoint.index.described
+        of = marker.get("run_id")
         if runs and of is not None and of not in runs:
-            passed.append((path, f"{path}: is of run {of}"))
+            passed.append((folder, f"{folder.address}: is of run {of}"))
         elif runs and steps > reached:
-            passed.append((path, f"{path}: the run's record ends at step {reached}"))
+            passed.append((folder, f"{folder.address}: the run's record ends at step {reached}"))
         elif marker.get("finite", True):
-            return Found(path, marker, tensors, ends.get(steps), passed)
+            return Found(folder, marker, tensors, ends.get(steps), passed)
         else:
-            second = second or Found(path, marker, tensors, ends.get(steps), list(passed))
-            passed.append((path, f"{path}: was saved after a step that was not finite"))
+            second = second or Found(folder, marker, tensors, ends.get(steps), list(passed))
+            passed.append((folder, f"{folder.address}: was saved after a step that was not finite"))
     if second is not None:
         return second
     if passed:
         raise UserError(
             "no checkpoint of the run can be gone on from: " + "; ".join(why for _, why in passed[:SHOWN]),
-            f"restore one of them from a copy, or remove {root} to train from the beginning again",
+            f"restore one of them from a copy, or remove {root.address} to train from the beginning again",
         )
     return Found()
 
@@ -114,16 +117,16 @@ def check(found: Found, wanted: Identity | None, allow: Collection[str]) -> list
     """
     if others := sorted(set(allow) - {"data"}):
         raise UserError(f"--allow-change {others[0]}: cannot be allowed", "`data` is all that may change")
-    if found.path is None or wanted is None:
+    if found.folder is None or wanted is None:
         return []
     if differs := state_differs(found.tensors, wanted["state"]):
         raise UserError(
-            f"{found.path}: holds another state than the job's workload: {differs}",
+            f"{found.folder.address}: holds another state than the job's workload: {differs}",
             "resume with the settings it was trained with, or begin another run",
         )
     before = found.origin.get("data")
     if not isinstance(before, dict):
-        unknown = f"{found.path.name} does not say what data it was trained on: they are taken for the job's"
+        unknown = f"{found.folder.name} does not say what data it was trained on: they are taken for the job's"
         return [unknown] if found.steps else []
     changed = [
         f"{name} was {before[name]}, is {now}"
@@ -135,7 +138,7 @@ def check(found: Found, wanted: Identity | None, allow: Collection[str]) -> list
     meaning = "positions go on where they are, in the new order: text read before may come again, and text left may not"
     if "data" not in allow:
         raise UserError(
-            f"{found.path}: was trained on other data than the job's: {'; '.join(changed)}",
+            f"{found.folder.address}: was trained on other data than the job's: {'; '.join(changed)}",
             f"name the data it was trained on, or mean it: --allow-change data ({meaning})",
         )
     return [f"data change at step {found.steps}: {'; '.join(changed)}; {meaning}"]
@@ -168,7 +171,7 @@ def origin_of(found: Found, workload: Workload, data: Mapping[str, Any]) -> tupl
     Raises:
         UserError: batches have changed, and the workload cannot go on from a number of samples.
     """
-    if found.path is None:
+    if found.folder is None:
         return Origin(None, 0, 0, data), []
     steps, samples = (found.origin.get(name, 0) for name in ("steps", "samples"))
     if samples:
@@ -176,7 +179,9 @@ def origin_of(found: Found, workload: Workload, data: Mapping[str, Any]) -> tupl
     here = workload.samples(found.steps)[0]
     consumed = found.marker.get("samples", found.recorded if found.steps else 0)
     if not isinstance(consumed, int):
-        unknown = f"{found.path.name} does not say how many samples it consumed: taken for {here}, by the job's batches"
+        unknown = (
+            f"{found.folder.name} does not say how many samples it consumed: taken for {here}, by the job's batches"
+        )
         return Origin(found.steps, steps, samples, data), [unknown]
     if here == consumed:
         return Origin(found.steps, steps, samples, data), []

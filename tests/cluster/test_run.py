@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from shoal import checkpoint
 from shoal.chaos.strike import LocalTarget
 from shoal.cluster import connect, local
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.testing import outcome
+from shoal_core.ckpt import among
+from shoal_core.store import open_store
 from tests.support.jobs import BIN, actors, alone, assert_reaped, hurry, submit, train, wait_for, write_job
 
 pytestmark = pytest.mark.cluster
@@ -69,7 +70,7 @@ def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None
     undisturbed, found = alone(STEPS), outcome(path)
     assert found.losses == pytest.approx(undisturbed.losses, rel=1e-4)
     assert {line["cells"] for line in steps[-1:]} == {2}
-    last = checkpoint.last_whole(path / "checkpoints")
+    last = among.last_whole(open_store(path / "checkpoints"))
     assert last is not None
     assert last.steps == STEPS
     torch.testing.assert_close(found.state["vector"], undisturbed.state["vector"], rtol=1e-4, atol=1e-5)

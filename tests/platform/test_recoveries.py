@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from shoal import checkpoint
 from shoal.chaos.plan import choose_victim, schedule
 from shoal.testing import Lab, Outcome, assert_no_trace, fakenccl, outcome
+from shoal_core.ckpt import among
+from shoal_core.store import open_store
 from tests.support.backends import BOTH, BOTH_LONG
 from tests.support.lab import alone, hurry, lab, with_defaults
 from tests.support.target import LabTarget
@@ -247,7 +248,7 @@ def test_an_error_of_the_training_code_ends_the_run_and_is_told(tmp_path: Path, 
         assert run["status"] == "failed"
         assert "injected at accumulate of step 20" in run["reason"]
         assert "saved up to step 20 of 20" in run["reason"]
-        last = checkpoint.last_whole(one.path / "checkpoints")
+        last = among.last_whole(open_store(one.path / "checkpoints"))
         assert last is not None
         assert last.steps == 20
         (error,) = one.events("error")[:1]

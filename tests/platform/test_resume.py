@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 
-from shoal import checkpoint
 from shoal.config import Job
 from shoal.preflight import Preflight, preflight
 from shoal.record import read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.rundir import RunDir
+from shoal_core.ckpt import alone
+from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.marker import MARKER
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, Workload, make_workload, own_settings
 
@@ -45,10 +46,9 @@ def trained(ready: Preflight, until: int, saves: int = 10, **about: Any) -> Path
 
 def save(rundir: Path, kind: Workload, job: Job, steps: int, **about: Any) -> Path:
     """A checkpoint as a worker writes it."""
-    half, final = rundir / "checkpoints" / f".step-{steps:08d}-0", rundir / "checkpoints" / f"step-{steps:08d}"
-    dcp.save(kind.build(0).state_dict(), checkpoint_id=half, no_dist=True)
+    final = rundir / "checkpoints" / name_of(steps)
     marker = {"steps": steps, "run_id": job.run_id, "workload": job.workload, "samples": kind.samples(steps)[0]}
-    checkpoint.commit(half, final, {**marker, **about})
+    alone.write(Folder.at(final), kind.build(0).state_dict(), {**marker, **about})
     return final
 
 
@@ -58,7 +58,7 @@ def start(storage: Path, until: int, **about: Any) -> Path:
 
 
 def flip(path: Path) -> None:
-    part = next(path.glob("*.distcp"))
+    part = next(path.glob("*.safetensors"))
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
@@ -69,10 +69,10 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_others_are_named(tmp_path:
     assert preflight(job(tmp_path), resume=True).start == 30
     assert preflight(job(tmp_path), resume=True).notes == []
     flip(run / "checkpoints" / "step-00000030")
-    (run / "checkpoints" / "step-00000020" / checkpoint.MARKER).unlink()
+    (run / "checkpoints" / "step-00000020" / MARKER).unlink()
     ready = preflight(job(tmp_path), resume=True)
     assert ready.start == 10
-    assert [path.name for path, _ in ready.passed] == ["step-00000030", "step-00000020"]
+    assert [folder.name for folder, _ in ready.passed] == ["step-00000030"], "without a marker one is half-written"
     assert "differs from what was committed" in ready.notes[0]
     flip(run / "checkpoints" / "step-00000010")
     with pytest.raises(UserError, match=r"no checkpoint of the run can be gone on from(.|\n)*train from the beginning"):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal import checkpoint
+from shoal_core.ckpt import among
+from shoal_core.ckpt.whole import Checkpoint, read_marker
+from shoal_core.store import open_store
 from tests.support.backends import BOTH_LONG
 from tests.support.diverging import DIVERGES
 from tests.support.lab import alone, hurry, lab
@@ -22,8 +24,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     settings = {"every": 20, "keep": 10}
     with lab(tmp_path, NODES, cells=1, steps=100, checkpoint=settings, audit={"samples": True}, backend=backend) as one:
         one.until(lambda: len(one.events("checkpoint")) >= 2)
-        newest = checkpoint.whole(one.path / "checkpoints")[-1]
-        part = next(newest.path.glob("*.distcp"))
+        newest = among.whole(open_store(one.path / "checkpoints"))[-1]
+        part = next(Path(newest.folder.address).glob("*.safetensors"))
         content = bytearray(part.read_bytes())
         content[len(content) // 2] ^= 1
         part.write_bytes(content)
@@ -38,8 +40,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
         (passed,) = one.events("checkpoint_passed_over")
         assert passed["step"] == newest.steps
         assert "differs from what was committed" in passed["reason"]
-        assert Path(passed["path"]).is_dir()
-        assert checkpoint.verify(newest.path)["steps"] == newest.steps, "saved again, whole"
+        assert Path(passed["path"]).parent == Path(newest.folder.address), "it stays where it was"
+        Checkpoint.open(newest.folder).verify()  # saved again, whole
 
 
 def test_a_run_is_not_done_without_its_last_state(tmp_path: Path) -> None:
@@ -61,8 +63,8 @@ def test_a_run_that_has_diverged_ends_and_keeps_its_healthy_checkpoint(tmp_path:
         assert run["status"] == "failed", one.story()
         assert "the last 11 steps were not finite" in run["reason"]
         assert run["steps"] >= DIVERGES + 11
-        kept = checkpoint.whole(one.path / "checkpoints")
-        assert [checkpoint.verify(whole.path)["finite"] for whole in kept] == [True, False]
+        kept = among.whole(open_store(one.path / "checkpoints"))
+        assert [read_marker(whole.folder)["finite"] for whole in kept] == [True, False]
         assert kept[0].steps == DIVERGES
 
 

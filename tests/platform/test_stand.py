@@ -12,7 +12,8 @@ import pytest
 from shoal.record import layout, read
 from shoal.record.jsonl import line_of, read_json
 from shoal.timeouts import Timeouts
-from shoal_core import marker
+from shoal_core.ckpt import among
+from shoal_core.store import open_store
 from tests.support.backends import BOTH, BOTH_LONG
 from tests.support.lab import Lab, alone, hurry, lab
 
@@ -76,7 +77,7 @@ def test_a_stop_that_saves_first(tmp_path: Path) -> None:
         one.stop(save=True)
         run = one.finished()
         assert run["status"] == "stopped"
-        last = marker.last_whole(one.path / "checkpoints")
+        last = among.last_whole(open_store(one.path / "checkpoints"))
         assert last is not None
         assert last.steps == run["steps"]
         assert run["reason"] == (
@@ -192,7 +193,7 @@ def test_rolling_back_too_often_saves_the_state(tmp_path: Path, backend: str) ->
         run = one.finished()
         assert run["status"] == "failed"
         assert "rolled back more than 0 times, last at step 33" in run["reason"]
-        last = marker.last_whole(one.path / "checkpoints")
+        last = among.last_whole(open_store(one.path / "checkpoints"))
         assert last is not None
         assert last.steps == run["steps"]
         assert last.steps >= 34

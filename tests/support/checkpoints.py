@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
-
-from shoal_core.marker import commit
+from shoal_core.ckpt import alone
+from shoal_core.ckpt.folder import Folder
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 
@@ -22,9 +21,8 @@ def write_checkpoint(section: dict[str, Any], folder: Path, steps: int) -> Path:
         total = replica.sums()
         replica.commit(total, replica.stats(), replica.norm_sq(total))
     checkpoint = folder / f"step-{steps:08d}"
-    half = folder / f".step-{steps:08d}-0"
-    dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
     samples, _ = workload.samples(steps)
     section = {"path": "shoal_workloads.pretrain:Pretrain", **section}
-    commit(half, checkpoint, {"steps": steps, "samples": samples, "workload": section})
+    about = {"steps": steps, "samples": samples, "workload": section}
+    alone.write(Folder.at(checkpoint), replica.state_dict(), about)
     return checkpoint

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.tensor import DTensor
 
 from shoal import checkpoint
@@ -25,6 +24,7 @@ from shoal.checkpoint import Saver
 from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
+from shoal_core.ckpt.folder import Folder
 from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
@@ -216,9 +216,7 @@ def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: st
         step(replica, place, number)
     failures: list[str] = []
     group = dist.new_group(backend="gloo") if workers > 1 else None
-    saver = Saver(
-        Path(root), place.rank, group, Lane(), 2, {}, lambda *_: None, lambda _, reason: failures.append(reason)
-    )
+    saver = Saver(Path(root), group, Lane(), 2, {}, lambda *_: None, lambda _, reason: failures.append(reason))
     saver.save(steps, 0, replica.state_dict())
     saver.join()
     assert not failures, failures
@@ -231,11 +229,8 @@ def load(config: PretrainConfig, steps: int, workers: int, folder: str, path: st
     if place is None:
         return None
     replica = synthetic.build(config)
-    if workers > 1:
-        replica.loaded(checkpoint.load(Path(path), replica.state_dict(), dist.new_group(backend="gloo")))
-    else:
-        dcp.load(replica.state_dict(), checkpoint_id=path, no_dist=True)
-        replica.loaded(steps)
+    group = dist.new_group(backend="gloo") if workers > 1 else None
+    replica.loaded(checkpoint.load(Folder.at(path), replica.state_dict(), group).steps)
     return state(replica), step(replica, place, steps)[1]
 
 

@@ -13,8 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
+from shoal.checkpoint import Group
+from shoal_core.ckpt import together
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.stage import Stage
+from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.dispatch import Route, Transfer
 from shoal_workloads.precision.fp8 import dequantize_tiles, quantize_tiles
@@ -155,20 +159,24 @@ def train(config: PretrainConfig, steps: int) -> tuple[list[dict[str, float]], d
 
 
 def save(config: PretrainConfig, steps: int, path: str) -> dict[str, np.ndarray]:
-    """Train, write a distributed checkpoint, and return the whole state."""
+    """Train, write a checkpoint as ranks do together, and return the whole state."""
     replica = build(config)
     for step in range(steps):
         run_step(replica, step)
-    dcp.save(replica.state_dict(), checkpoint_id=path, no_dist=not dist.is_initialized())
+    together.save(Folder.at(path), 0, Stage(Lane()).take(replica.state_dict()).read(), peers(), {"steps": steps})
     return {name: whole(t) for name, t in replica.state_dict().items()}
 
 
 def load(config: PretrainConfig, steps: int, path: str) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Load a distributed checkpoint of `steps` steps; the state, and the metrics of the next step."""
+    """Load a checkpoint of `steps` steps; the state, and the metrics of the next step."""
     replica = build(config)
-    dcp.load(replica.state_dict(), checkpoint_id=path, no_dist=not dist.is_initialized())
-    replica.loaded(steps)
+    replica.loaded(together.load(Folder.at(path), replica.state_dict(), peers(), lambda _: False).steps)
     return {name: whole(t) for name, t in replica.state_dict().items()}, run_step(replica, steps)
+
+
+def peers() -> Group:
+    """All ranks of this world."""
+    return Group(dist.group.WORLD if dist.is_initialized() else None)
 
 
 def twin(config: PretrainConfig) -> bool:

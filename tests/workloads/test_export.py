@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from shoal.cli import model as commands
+from shoal_core.ckpt.marker import MARKER, seal
 from shoal_core.errors import UserError
-from shoal_core.marker import MARKER, seal
 from shoal_core.workload import ORIGIN
 from shoal_data.reading.reader import Corpus
 from shoal_workloads.checkpoint import Checkpoint
@@ -143,12 +144,16 @@ def test_damage_is_read_by_nobody(checkpoint: Path, tmp_path: Path) -> None:
     """A bit of a weight, a marker's model of another size, and a state that had diverged."""
     damaged = tmp_path / checkpoint.name
     shutil.copytree(checkpoint, damaged)
-    part = damaged / "__0_0.distcp"
+    (part,) = damaged.glob("*.safetensors")
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 0x40
     part.write_bytes(content)
-    for read in (Checkpoint, lambda path: export(path, tmp_path / "hf")):
-        with pytest.raises(UserError, match=r"__0_0.distcp: differs from what was committed"):
+    readers: list[Callable[[Path], object]] = [
+        lambda path: Checkpoint(path).load(Checkpoint(path).shapes),
+        lambda path: export(path, tmp_path / "hf"),
+    ]
+    for read in readers:
+        with pytest.raises(UserError, match=r"-00000.safetensors: differs from what was committed"):
             read(damaged)
     shutil.rmtree(damaged)
     shutil.copytree(checkpoint, damaged)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_core.dcp import described, read_index
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.pretrain import Pretrain
@@ -36,7 +37,8 @@ def test_the_state_is_named_as_a_checkpoint_has_it(
     section: dict[str, Any], changes: dict[str, Any], tmp_path: Path
 ) -> None:
     written = write_checkpoint({**section, **changes}, tmp_path, 1)
-    assert state_of(PretrainConfig.model_validate({**section, **changes})) == described(read_index(written))
+    index = Checkpoint.open(Folder.at(written)).index
+    assert state_of(PretrainConfig.model_validate({**section, **changes})) == index.described
 
 
 def test_data_are_known_by_their_content(section: dict[str, Any]) -> None:

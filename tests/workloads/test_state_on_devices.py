@@ -15,7 +15,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shoal.checkpoint import stage
 from shoal.protocol.orders import Form
 from shoal.worker.calls import Calls
 from shoal.worker.lastresort import LastResort
@@ -24,6 +23,7 @@ from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.step import Member
 from shoal.worker.transfer import copy_state
 from shoal.worker.world import RetainedState, World, park, resume
+from shoal_core.ckpt.stage import Stage
 from shoal_core.lane import lane_of
 from shoal_workloads.parallel.shards import ParamShard
 from shoal_workloads.replica import PretrainShard
@@ -203,15 +203,14 @@ def test_a_checkpoint_of_shards_leaves_a_gpu_beside_training() -> None:
             shard = ParamShard("embedding.weight", parameter, (6, 4), (3, 0), 2.0, mesh, (Shard(0),))
             state = {"model": shard.whole(shard.local), "bias": torch.zeros(4, device="cuda"), "ema": torch.zeros(3)}
             watch.waits.clear()
-            staged, copy = stage(state, lane_of("cuda"))
+            staged = Stage(lane_of("cuda")).take(state)
             assert not watch.waits
             assert watch.streams == ["side waits for main"]
-            copy.wait()
+            staged.copy.wait()
             assert watch.streams[1:] == ["the host waits for side"]
+            found = {piece.name: (piece.box.offsets, room) for piece, room in staged.rooms.items()}
+            assert {name: offsets for name, (offsets, _) in found.items()} == {"model": (3, 0), "bias": (0,), "ema": (0,)}
             for name, tensor in state.items():
-                there = staged[name]
-                assert (there.device.type, there.shape, there.dtype) == ("cpu", tensor.shape, tensor.dtype)
-                if isinstance(tensor, DTensor):
-                    assert there.placements == tensor.placements
-                    assert there.to_local().shape == (3, 4)
-                    assert there.device_mesh.get_coordinate() == mesh.get_coordinate()
+                local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+                room = found[name][1]
+                assert (room.device.type, room.shape, room.dtype) == ("cpu", local.shape, local.dtype)

@@ -41,10 +41,10 @@ def fill_model(checkpoint: Checkpoint, model: DeepSeekV3, shards: list[ParamShar
     targets |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(model.moe_layers())}
     for name, target in targets.items():
         if name not in weights:
-            raise UserError(f"{checkpoint.path}: tensor {name} is missing", "use a checkpoint of this model")
+            raise UserError(f"{checkpoint.address}: tensor {name} is missing", "use a checkpoint of this model")
         if weights[name].shape != target.shape:
             raise UserError(
-                f"{checkpoint.path}: {name} has shape {list(weights[name].shape)}, expected {list(target.shape)}"
+                f"{checkpoint.address}: {name} has shape {list(weights[name].shape)}, expected {list(target.shape)}"
             )
         target.copy_(weights[name])
 

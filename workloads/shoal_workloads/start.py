@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
-from torch.distributed.checkpoint.api import CheckpointException
 
-from shoal_core.dcp import in_words
+from shoal_core.ckpt import alone
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.together import Uncommitted
 from shoal_core.errors import UserError
-from shoal_core.marker import FOLDER, commit
 from shoal_core.workload import own_settings
-from shoal_workloads.checkpoint import Checkpoint, alone
+from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.evaluate import fill_model
 from shoal_workloads.extension import STEPS, Phase, extended
@@ -33,8 +31,7 @@ def check_target(target: Path) -> None:
     """
     if target.exists():
         raise UserError(f"{target}: exists", "name a new folder")
-    named = FOLDER.fullmatch(target.name)
-    if named and int(named[1]):
+    if Folder.at(target).steps:
         raise UserError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
 
 
@@ -47,18 +44,11 @@ def write_start(replica: PretrainShard, section: dict[str, Any], target: Path) -
     """
     replica.loaded(0)
     replica.restart_averages()
-    half = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(half, ignore_errors=True)
+    about = {"steps": 0, "samples": 0, "workers": 1, "workload": section}
     try:
-        with alone():
-            dcp.save(replica.state_dict(), checkpoint_id=half, no_dist=True)
-        commit(half, target, {"steps": 0, "samples": 0, "workers": 1, "workload": section})
-    except (OSError, CheckpointException) as error:
-        raise UserError(
-            f"{target}: cannot be written ({in_words(error)})", "make room, or name another place"
-        ) from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+        alone.write(Folder.at(target), replica.state_dict(), about)
+    except Uncommitted as error:
+        raise UserError(f"{target}: cannot be written ({error})", "make room, or name another place") from error
 
 
 def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:

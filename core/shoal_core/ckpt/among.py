@@ -116,11 +116,14 @@ def remove(folder: Folder, *, marker: bool) -> None:
 
 def set_aside(folder: Folder) -> str:
     """Have nobody look for a checkpoint that is not to be used: its marker becomes another object, which lists the
-    files that stay for its owner. The same step can be saved again beside them. Returns the address of that object.
+    files that stay for its owner. The same step can be saved again beside them. Returns the address of that object,
+    or of the folder if it is empty.
 
     Raises:
         StoreError: the store does not take it.
     """
+    if not folder.sizes():
+        return folder.address
     content = b""
     with contextlib.suppress(FileNotFoundError):
         content = folder.get(MARKER)

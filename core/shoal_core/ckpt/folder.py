@@ -38,9 +38,14 @@ class Folder:
     @property
     def steps(self) -> int | None:
         """What its name says it stands for, if it is the name of a checkpoint."""
-        last = self.prefix or self.store.address.partition("?")[0]
-        found = STEP.fullmatch(last.rstrip("/").rpartition("/")[2])
+        found = STEP.fullmatch(self.name)
         return int(found[1]) if found else None
+
+    @property
+    def name(self) -> str:
+        """The last part of its address."""
+        last = self.prefix or self.store.address.partition("?")[0]
+        return last.rstrip("/").rpartition("/")[2]
 
     def where(self, name: str) -> str:
         return self.store.where(self._full(name))

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from shoal.control.run import Run
 from shoal.decisions.actions import (
@@ -36,7 +35,10 @@ from shoal.names import stacks_file
 from shoal.protocol import orders
 from shoal.protocol.codec import encode_each
 from shoal.worker.fencing import fence_soon
-from shoal_core import marker
+from shoal_core.ckpt import among
+from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.errors import StoreError
+from shoal_core.store import Store, open_store
 from shoal_core.workload import ORIGIN
 
 __all__ = ["GRACE", "carry_out"]
@@ -185,21 +187,22 @@ def die(one: Run, action: Death) -> None:
 
 async def set_aside(one: Run, action: SetAside) -> None:
     """Put a damaged checkpoint out of the way, and say which the run may go back to instead."""
-    root, steps = one.rundir / "checkpoints", action.steps
+    root, steps = open_store(one.rundir / "checkpoints"), action.steps
     first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
     try:
-        folder, older = await asyncio.to_thread(move_aside, root, steps, first)
-    except OSError as error:
-        one.desk.take(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error})"))
+        aside, older = await asyncio.to_thread(move_aside, root, steps, first)
+    except StoreError as error:
+        one.desk.take(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error.problem})"))
         return
-    one.scribe.event("checkpoint_passed_over", step=steps, path=str(folder), reason=action.reason)
+    one.scribe.event("checkpoint_passed_over", step=steps, path=aside, reason=action.reason)
     one.desk.take(PassedOver(steps, older, action.reason))
 
 
-def move_aside(root: Path, steps: int, first: int) -> tuple[Path, int | None]:
-    """Returns where the checkpoint is now, and the newest whole one before it, from step `first` on."""
-    folder = root / f"step-{steps:08d}"
-    with contextlib.suppress(OSError):  # it may be gone
-        folder = marker.set_aside(folder)
-    older = [whole.steps for whole in marker.whole(root) if first <= whole.steps < steps]
-    return folder, max(older, default=None)
+def move_aside(root: Store, steps: int, first: int) -> tuple[str, int | None]:
+    """Returns where it stands what the checkpoint was, and the newest whole one before it, from step `first` on."""
+    folder = Folder(root, name_of(steps))
+    aside = folder.address
+    with contextlib.suppress(StoreError):  # others may be had all the same
+        aside = among.set_aside(folder)
+    older = [whole.steps for whole in among.whole(root) if first <= whole.steps < steps]
+    return aside, max(older, default=None)

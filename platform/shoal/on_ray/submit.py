@@ -20,8 +20,9 @@ from shoal.record import index, layout
 from shoal.record.lease import claim
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import count
-from shoal_core import marker
+from shoal_core.ckpt import among
 from shoal_core.errors import UserError
+from shoal_core.store import open_store
 
 __all__ = ["nodes_in_words", "submit"]
 
@@ -46,9 +47,9 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
     index.note(str(job.run_id), run.path)
     for damaged, reason in ready.passed:
-        aside = marker.set_aside(damaged)
-        run.append_event("checkpoint_passed_over", step=int(damaged.name[5:]), path=str(aside), reason=reason)
-    marker.sweep(run.path / layout.CHECKPOINTS)
+        aside = among.set_aside(damaged)
+        run.append_event("checkpoint_passed_over", step=damaged.steps, path=aside, reason=reason)
+    among.sweep(open_store(run.path / layout.CHECKPOINTS))
     run.close()
     places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
     controller = ControllerActor.options(  # type: ignore[attr-defined]

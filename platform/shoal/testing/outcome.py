@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 
 from shoal.config import Injection
 from shoal.record import layout, read
 from shoal.record.audit import committed_ids_audit
 from shoal.testing.lab import Lab, lab
-from shoal_core.dcp import Reader, described, read_index
-from shoal_core.marker import last_whole
+from shoal_core.ckpt import among
+from shoal_core.ckpt.alone import read as read_whole
+from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.store import open_store
 from shoal_core.workload import make_workload
 
 __all__ = ["Outcome", "alone", "assert_exactly_once", "assert_no_trace", "outcome"]
@@ -44,13 +44,9 @@ def outcome(path: Path) -> Outcome:
     Raises:
         AssertionError: it has no whole checkpoint.
     """
-    last = last_whole(path / layout.CHECKPOINTS)
+    last = among.last_whole(open_store(path / layout.CHECKPOINTS))
     assert last is not None, f"{path}: no checkpoint is whole"
-    shapes = described(read_index(last.path))
-    state = {name: torch.empty(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in shapes.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(state, storage_reader=Reader(last.path), no_dist=True)
+    state = read_whole(Checkpoint.open(last.folder))
     return Outcome([line["loss"] for line in read.steps(path)], state)
 
 

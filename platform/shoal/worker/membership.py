@@ -9,7 +9,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from shoal.protocol import orders
@@ -297,9 +296,9 @@ class Voice:
         """A copy has arrived whole. Any thread."""
         self.link.send(CopyHeld(self.name, rank, steps, era))
 
-    def saved(self, steps: int, path: Path, seconds: float, size: int) -> None:
+    def saved(self, steps: int, address: str, seconds: float, size: int) -> None:
         """A checkpoint is whole. Any thread."""
-        self.link.send(Checkpointed(steps, self.name, str(path), seconds, size))
+        self.link.send(Checkpointed(steps, self.name, address, seconds, size))
 
     def not_saved(self, steps: int, reason: str) -> None:
         """A checkpoint never will be. Any thread."""

@@ -28,7 +28,9 @@ from shoal.worker.profiler import Profiler
 from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
+from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.lane import room_for
+from shoal_core.store import open_store
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
@@ -48,7 +50,7 @@ class Kit:
     injector: Injector
     profiler: Profiler
     last: LastResort
-    saved: Callable[[int, Path, float, int], None]
+    saved: Callable[[int, str, float, int], None]
     not_saved: Callable[[int, str], None]
 
     @property
@@ -107,7 +109,7 @@ class World:
             kit.courier.fetch(step, order.recall)
         about = {"run_id": kit.job.run_id, "workers": order.size, "workload": kit.job.workload}
         lane, keep = step.snapshot.lane, kit.job.checkpoint.keep
-        self.saver = checkpoint.Saver(kit.checkpoints, order.rank, group, lane, keep, about, kit.saved, kit.not_saved)
+        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, about, kit.saved, kit.not_saved)
 
     def _restore(self, step: Step, steps: int, group: Any) -> None:
         """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
@@ -118,8 +120,8 @@ class World:
             RuntimeError: a peer is gone.
         """
         if state_follows(self.order, self.kit.origin):
-            folder = self.kit.checkpoints / f"step-{steps:08d}"
-            step.shard.loaded(checkpoint.load(folder, step.state_dict(), group))
+            folder = Folder(open_store(self.kit.checkpoints), name_of(steps))
+            step.shard.loaded(checkpoint.load(folder, step.state_dict(), group).steps)
         step.steps = step.saved = steps
 
     def cut(self) -> None:

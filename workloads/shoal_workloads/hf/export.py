@@ -44,7 +44,7 @@ def export(
     source = Checkpoint(checkpoint)
     model = source.config.model
     if mtp and not model.mtp_depth:
-        raise UserError(f"{source.path}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
+        raise UserError(f"{source.address}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     try:
@@ -77,7 +77,7 @@ def _write_weights(source: Checkpoint, folder: Path, *, ema: bool, mtp: bool, dt
         tensor = cut(part, weights[part.ours])
         if not bool(tensor.isfinite().all()):
             raise UserError(
-                f"{source.path}: {part.ours} holds values that are not finite", "export an older checkpoint"
+                f"{source.address}: {part.ours} holds values that are not finite", "export an older checkpoint"
             )
         tensor = tensor.clone() if part.ours.startswith("router_bias.") else tensor.to(dtype, copy=True)
         if size and size + tensor.nbytes > SHARD_BYTES:
