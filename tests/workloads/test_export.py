@@ -19,7 +19,9 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from shoal.cli import model as commands
+from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.marker import MARKER, seal
+from shoal_core.ckpt.whole import Checkpoint as Stored
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN
 from shoal_data.reading.reader import Corpus
@@ -146,7 +148,8 @@ def test_damage_is_read_by_nobody(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, damaged)
     (part,) = damaged.glob("*.safetensors")
     content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 0x40
+    block = Stored.open(Folder.at(damaged)).index.tensors["model.embedding.weight"].blocks[0]
+    content[block.at + block.bytes // 2] ^= 0x40
     part.write_bytes(content)
     readers: list[Callable[[Path], object]] = [
         lambda path: Checkpoint(path).load(Checkpoint(path).shapes),

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["read", "write"]
 
 
-def write(folder: Folder, state: Mapping[str, Any], about: Mapping[str, Any]) -> int:
+def write(folder: Folder, state: Mapping[str, Any], about: Mapping[str, Any], *, replace: bool = False) -> int:
     """Write whole tensors as the checkpoint in `folder`, whose marker says `about`, `steps` among it. Returns its
-    bytes.
+    bytes. replace: the marker takes the place of one that is there.
 
     Raises:
         Uncommitted: it could not be written. Unfit: a tensor cannot be saved.
     """
     content = {piece: bytes_of(local.cpu().contiguous()) for piece, local in held(state).items()}
-    return save(folder, 0, content, ALONE, about)
+    return save(folder, 0, content, ALONE, about, replace=replace)
 
 
 def read(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

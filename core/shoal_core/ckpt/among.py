@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,12 @@ from shoal_core.ckpt.whole import read_marker
 from shoal_core.store import Store
 
 __all__ = ["Whole", "delete", "last_whole", "prune", "set_aside", "sweep", "whole"]
+
+OWN = re.compile(
+    r"COMMITTED\.json|ASIDE-[0-9a-f]+\.json|g\d+-[0-9a-f]+(\.index\.json|-\d+(-\d+)?\.safetensors)"
+    r"|\.metadata|__\d+_\d+\.distcp"
+)
+"""What checkpoints are made of, the last two in the format before this one."""
 
 ASIDE = "ASIDE-"
 """Begins the name of what a marker becomes when nobody is to use its checkpoint."""
@@ -83,15 +90,17 @@ def sweep(root: Store) -> None:
         remove(folder, marker=False)
 
 
-def delete(folder: Folder) -> None:
-    """Remove a checkpoint, whole or not, with all that lies in its folder. Its marker goes first: who reads meanwhile
-    sees none.
+def delete(folder: Folder) -> int:
+    """Remove a checkpoint, whole or not, of this format or the one before, and what was set aside there; other files
+    stay. Its marker goes first: who reads meanwhile sees none. Returns the bytes that were removed.
 
     Raises:
         StoreError: the store keeps some of it.
     """
-    folder.delete([MARKER])
-    folder.delete(folder.sizes())
+    own = {name: size for name, size in folder.sizes().items() if OWN.fullmatch(name)}
+    folder.delete([name for name in own if name == MARKER])
+    folder.delete(own)
+    return sum(own.values())
 
 
 def remove(folder: Folder, *, marker: bool) -> None:

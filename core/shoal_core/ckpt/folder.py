@@ -24,12 +24,17 @@ class Folder:
 
     @classmethod
     def at(cls, address: str | os.PathLike[str]) -> Folder:
-        """That of the checkpoint at an address of its own.
+        """That of the checkpoint at an address of its own: beside others in the store above it, if there is one.
 
         Raises:
             UserError: there can be no store there.
         """
-        return cls(open_store(address))
+        text = os.fspath(address)
+        path, question, options = text.partition("?") if "://" in text else (text, "", "")
+        above, _, name = path.rstrip("/").rpartition("/")
+        if not above or above.endswith(("/", ":")) or name in (".", ".."):
+            return cls(open_store(text))
+        return cls(open_store(f"{above}{question}{options}"), name)
 
     @property
     def address(self) -> str:

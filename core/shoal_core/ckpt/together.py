@@ -66,9 +66,11 @@ def save(
     content: Mapping[Piece, memoryview],
     peers: Peers,
     about: Mapping[str, Any],
+    *,
+    replace: bool = False,
 ) -> int:
     """Write a checkpoint whose marker says `about`, `steps` among it. content: what this rank has of the state. Returns
-    its bytes; one that is whole there already stays. Collective.
+    its bytes; one that is whole there already stays, unless its marker is to be replaced. Collective.
 
     Raises:
         Uncommitted: it did not become whole; what was written of it is gone. RuntimeError: a peer is gone, and so may
@@ -81,7 +83,7 @@ def save(
         said = peers.exchange(word)
         ends: dict[str, Any] = {"bytes": -1, "problems": problems(said)}
         if peers.rank == 0 and not ends["problems"]:
-            ends = outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in said], about)
+            ends = outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in said], about, replace)
     except BaseException:
         if peers.rank == 0:  # who alone could have committed it
             clean(folder, attempt)
@@ -109,11 +111,16 @@ def part(
 
 
 def outcome(
-    folder: Folder, attempt: Attempt, pieces: list[Piece], written: list[Written], about: Mapping[str, Any]
+    folder: Folder,
+    attempt: Attempt,
+    pieces: list[Piece],
+    written: list[Written],
+    about: Mapping[str, Any],
+    replace: bool,
 ) -> dict[str, Any]:
     """Commit what all have written: bytes of the checkpoint, or why it is not whole."""
     try:
-        size = commit(folder, attempt, pieces, written, about)
+        size = commit(folder, attempt, pieces, written, about, replace=replace)
     except Exception as error:
         # An answer that was lost may have been a yes.
         with contextlib.suppress(UserError):

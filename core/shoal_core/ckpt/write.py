@@ -117,9 +117,11 @@ def commit(
     pieces: Sequence[Piece],
     written: Sequence[Written],
     about: Mapping[str, Any],
+    *,
+    replace: bool,
 ) -> int | None:
     """Make a checkpoint of what all ranks have written. pieces: all that they wrote; about: what its marker says,
-    `steps` among it. Returns its bytes; none if there is a whole one by now, which stays.
+    `steps` among it. Returns its bytes; none if there is a whole one by now, which stays unless `replace`.
 
     Raises:
         StoreError: the store does not take it.
@@ -139,7 +141,9 @@ def commit(
     index = {"file": attempt.index, "bytes": len(content), "sha256": digest(content)}
     sizes = {name: file.bytes for name, file in sorted(files.items())}
     marker = made({**about, "generation": attempt.generation}, index, sizes)
-    if not folder.create(MARKER, marker):
+    if replace:
+        folder.put(MARKER, marker)
+    elif not folder.create(MARKER, marker):
         folder.delete([attempt.index])
         return None
     return sum(sizes.values())

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from shoal import log
-from shoal.cli import cluster, data, model
+from shoal.cli import ckpt, cluster, data, model
 from shoal.cli.chaos import EPILOG, chaos
 from shoal.cli.demo import demo
 from shoal.cli.plan import plan
@@ -47,6 +47,7 @@ app.command()(model.export)
 app.command("import")(model.import_)
 app.command()(model.generate)
 app.add_typer(model.eval_app, name="eval")
+app.add_typer(ckpt.app, name="ckpt")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(data.app, name="data")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.lane import room_for
+from shoal_core.mesh import cell_mesh
 from shoal_core.store import open_store
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
@@ -107,7 +108,8 @@ class World:
             resume(step, retained)
         if order.recall is not None:
             kit.courier.fetch(step, order.recall)
-        about = {"run_id": kit.job.run_id, "workers": order.size, "workload": kit.job.workload}
+        mesh = asdict(cell_mesh(kit.workload, order.size))
+        about = {"run_id": kit.job.run_id, "workers": order.size, "mesh": mesh, "workload": kit.job.workload}
         lane, keep = step.snapshot.lane, kit.job.checkpoint.keep
         self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, about, kit.saved, kit.not_saved)
 

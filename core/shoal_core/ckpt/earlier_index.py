@@ -1,4 +1,4 @@
-"""torch's distributed checkpoint, read without trusting it.
+"""torch's distributed checkpoint, which the format before this one was, read without trusting it.
 
 Its index, `.metadata`, is a pickle: here it may name torch's own descriptions of tensors and nothing else, and what it
 says must fit the files beside it. A state is made of plain tensors: an entry that would be unpickled is refused.
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     _MEM_FORMAT_ENCODING,
@@ -22,9 +21,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from shoal_core.marker import Damaged
+from shoal_core.ckpt.errors import Damaged
 
-__all__ = ["Described", "Reader", "described", "in_words", "read_index"]
+__all__ = ["INDEX", "Reader", "read_index"]
 
 INDEX = ".metadata"
 KNOWN = {
@@ -46,9 +45,6 @@ KNOWN = {
     ("pathlib", "PosixPath"),
 }
 """What the index of a checkpoint of tensors is made of, beside torch's dtypes."""
-
-Described = dict[str, tuple[tuple[int, ...], str]]
-"""Shape and dtype of every tensor of a state, by name."""
 
 
 class Unpickler(pickle.Unpickler):
@@ -109,15 +105,6 @@ def check(index: Any, path: Path) -> None:
             raise ValueError(f"{name} has shape {list(entry.size)}, more than its files hold")
 
 
-def described(index: Metadata) -> Described:
-    """What tensors an index is of."""
-    return {
-        name: (tuple(entry.size), str(entry.properties.dtype).removeprefix("torch."))
-        for name, entry in index.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-
-
 class Reader(FileSystemReader):
     """Reads a checkpoint whose files were verified, by `read_index`."""
 
@@ -125,10 +112,3 @@ class Reader(FileSystemReader):
         index = read_index(Path(self.path))
         index.storage_meta = StorageMeta(load_id=self.load_id)
         return index
-
-
-def in_words(error: BaseException) -> str:
-    """What failed, in a line: of a collective failure, each rank's own."""
-    if isinstance(error, CheckpointException):
-        return "; ".join(f"rank {rank}: {in_words(cause)}" for rank, (cause, _) in sorted(error.failures.items()))
-    return f"{type(error).__name__}: {error}"

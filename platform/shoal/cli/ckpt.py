@@ -1,0 +1,195 @@
+"""`shoal ckpt`: checkpoints by hand, wherever they lie."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from shoal_core.ckpt.folder import Folder
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="List, show, verify, copy, convert and delete checkpoints.")
+
+One = Annotated[str, typer.Argument(help="A checkpoint: RUN/checkpoints/step-00000100, or an address like that.")]
+Any_ = Annotated[str, typer.Argument(help="A run, its folder of checkpoints, or one checkpoint: a path or an address.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
+
+
+@app.command("list")
+def list_(address: Any_, as_json: AsJson = False) -> None:
+    """Those that lie there, oldest first; of one that is damaged why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shoal.printable import printable
+
+    found = [summary(folder) for folder in checkpoints(address)]
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("steps", "bytes", "workers", "samples", "saved", "state", "address")
+    for one in found:
+        saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["time"])) if one["time"] else ""
+        figures = (f"{one[name]:,}" if one[name] is not None else "" for name in ("steps", "bytes"))
+        rest = (str(one[name]) if one[name] is not None else "" for name in ("workers", "samples"))
+        table.add_row(*figures, *rest, saved, printable(one["state"]), printable(one["address"]))
+    Console().print(table)
+
+
+@app.command()
+def show(checkpoint: One, as_json: AsJson = False) -> None:
+    """What one is of: its marker, its files, and how many tensors of which type."""
+    from shoal_core.ckpt.folder import Folder
+    from shoal_core.ckpt.whole import Checkpoint
+
+    found = Checkpoint.open(Folder.at(checkpoint))
+    types: dict[str, dict[str, int]] = {}
+    for tensor in found.index.tensors.values():
+        kind = types.setdefault(tensor.dtype, {"tensors": 0, "bytes": 0})
+        kind["tensors"] += 1
+        kind["bytes"] += sum(block.bytes for block in tensor.blocks)
+    about = {name: value for name, value in found.marker.items() if name not in ("seal", "index")}
+    told = {"address": found.folder.address, **about, "bytes": found.bytes, "types": types}
+    print(json.dumps(told, indent=None if as_json else 2))
+
+
+@app.command()
+def verify(address: Any_, as_json: AsJson = False) -> None:
+    """Read every byte and hold it against what was committed; exit code 2 if one differs."""
+    from shoal_core.ckpt.errors import Damaged
+    from shoal_core.ckpt.whole import Checkpoint
+    from shoal_core.errors import UserError
+
+    found, damaged = [], []
+    for folder in checkpoints(address):
+        try:
+            one = Checkpoint.open(folder)
+            one.verify()
+            found.append({"address": folder.address, "steps": one.steps, "bytes": one.bytes, "problem": None})
+        except Damaged as error:
+            damaged.append(error)
+            found.append({"address": folder.address, "steps": folder.steps, "bytes": None, "problem": error.problem})
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for told in found:
+            print(told["problem"] or f"{told['address']}: {told['bytes']:,} bytes: all as committed")
+    if damaged:
+        problem = f"{len(damaged)} of {len(found)} checkpoints are damaged: {damaged[0].problem}"
+        raise UserError(problem, damaged[0].remedy)
+
+
+@app.command()
+def copy(
+    checkpoint: One,
+    target: Annotated[str, typer.Argument(help="Path or address of a new checkpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy one to anywhere, verifying it on its way."""
+    from shoal_core.ckpt.folder import Folder
+    from shoal_core.ckpt.moving import copy as move
+    from shoal_core.ckpt.whole import Checkpoint
+
+    source = Checkpoint.open(Folder.at(checkpoint))
+    told({"out": target, "steps": source.steps, "bytes": move(source, Folder.at(target))}, as_json)
+
+
+@app.command()
+def convert(address: Any_, as_json: AsJson = False) -> None:
+    """Write those of the format before this one anew, each in its place."""
+    from shoal_core.ckpt.moving import convert as anew
+
+    folders = [folder for folder in checkpoints(address) if summary(folder)["state"] == EARLIER]
+    converted = [{"out": folder.address, "bytes": anew(folder)} for folder in folders]
+    told({"converted": converted}, as_json)
+
+
+@app.command("to-dcp")
+def to_dcp(
+    checkpoint: One,
+    out: Annotated[Path, typer.Argument(help="New folder to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write one in the format of torch's distributed checkpoint."""
+    from shoal_core.ckpt.folder import Folder
+    from shoal_core.ckpt.moving import to_dcp as write
+    from shoal_core.ckpt.whole import Checkpoint
+
+    source = Checkpoint.open(Folder.at(checkpoint))
+    write(source, out)
+    told({"out": str(out), "steps": source.steps, "tensors": len(source.index.tensors)}, as_json)
+
+
+@app.command()
+def delete(checkpoint: One, as_json: AsJson = False) -> None:
+    """Remove one, whole or damaged. What else lies in its folder stays."""
+    from shoal_core.ckpt import among
+    from shoal_core.ckpt.folder import Folder
+    from shoal_core.errors import UserError
+
+    folder = Folder.at(checkpoint)
+    size = among.delete(folder)
+    if not size:
+        raise UserError(f"{folder.address}: is no checkpoint", "name one, as `shoal ckpt list` does")
+    told({"deleted": folder.address, "bytes": size}, as_json)
+
+
+EARLIER = "earlier format"
+
+
+def checkpoints(address: str) -> list[Folder]:
+    """The one at an address, or those that lie there or under `checkpoints` there, oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    from shoal_core.ckpt import among
+    from shoal_core.ckpt.folder import Folder
+    from shoal_core.errors import UserError
+    from shoal_core.store import open_store
+
+    folder = Folder.at(address)
+    if folder.steps is not None or among.exists(folder):
+        return [folder]
+    for root in (address, under(address, "checkpoints")):
+        if found := [whole.folder for whole in among.whole(open_store(root))]:
+            return found
+    raise UserError(f"{address}: there is no checkpoint", "name a run, its folder of checkpoints, or one of them")
+
+
+def under(address: str, name: str) -> str:
+    """The address of what lies right under another."""
+    path, question, options = address.partition("?") if "://" in address else (address, "", "")
+    return f"{path.rstrip('/')}/{name}{question}{options}"
+
+
+def summary(folder: Folder) -> dict[str, Any]:
+    """What `list` tells of one."""
+    from shoal_core.ckpt.errors import Damaged, Earlier
+    from shoal_core.ckpt.whole import Checkpoint
+
+    said: dict[str, Any] = {}
+    size: int | None = None
+    try:
+        found = Checkpoint.open(folder)
+        said, size, state = dict(found.marker), found.bytes, "whole"
+        if not said.get("finite", True):
+            state = "whole, after a step that was not finite"
+    except Earlier:
+        state = EARLIER
+    except Damaged as error:
+        state = error.problem
+    about = {name: said.get(name) for name in ("run_id", "time", "generation", "workers", "mesh", "samples")}
+    steps = said.get("steps", folder.steps)
+    return {"address": folder.address, "steps": steps, **about, "bytes": size, "state": state}
+
+
+def told(figures: dict[str, Any], as_json: bool) -> None:
+    """JSON for a program on one line, for people on several."""
+    print(json.dumps(figures, indent=None if as_json else 2))

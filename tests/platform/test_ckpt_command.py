@@ -1,0 +1,107 @@
+"""`shoal ckpt`: every command on what a run leaves, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from shoal.cli.main import app
+from shoal_core.ckpt import alone, earlier
+from shoal_core.ckpt.errors import Earlier
+from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.marker import MARKER, seal
+from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with checkpoints of 10 and 20 steps."""
+    for steps in (20, 10):
+        about = {"steps": steps, "run_id": "r", "samples": 8 * steps, "workers": 2, "mesh": {"pp": 1, "ep": 2}}
+        alone.write(Folder.at(tmp_path / "r" / "checkpoints" / name_of(steps)), {"w": torch.ones(500)}, about)
+    return tmp_path / "r"
+
+
+def shoal(*words: object, fails: bool = False) -> str:
+    result = CliRunner().invoke(app, ["ckpt", *map(str, words)])
+    if fails:
+        assert isinstance(result.exception, UserError), result.output
+        return f"{result.exception}\n{result.output}"
+    assert result.exception is None, result.exception
+    return result.output
+
+
+def told(*words: object) -> Any:
+    return json.loads(shoal(*words, "--json"))
+
+
+def flip(folder: Path) -> None:
+    (part,) = folder.glob("*.safetensors")
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+
+
+def test_they_are_listed_wherever_one_looks(run: Path) -> None:
+    found = told("list", run)
+    assert [one["steps"] for one in found] == [10, 20]
+    assert found == told("list", run / "checkpoints") == [*told("list", run / "checkpoints" / name_of(10)), found[1]]
+    assert (found[0]["samples"], found[0]["mesh"], found[0]["state"]) == (80, {"pp": 1, "ep": 2}, "whole")
+    assert found[0]["bytes"] > 2000
+    assert "whole" in shoal("list", run)
+    assert "there is no checkpoint" in shoal("list", run.parent, fails=True)
+
+
+def test_one_is_shown(run: Path) -> None:
+    found = told("show", run / "checkpoints" / name_of(10))
+    assert (found["run_id"], found["types"]) == ("r", {"float32": {"tensors": 1, "bytes": 2000}})
+    assert "float32" in shoal("show", run / "checkpoints" / name_of(10))
+
+
+def test_damage_is_told_and_ends_with_an_error(run: Path) -> None:
+    assert [one["problem"] for one in told("verify", run)] == [None, None]
+    flip(run / "checkpoints" / name_of(20))
+    said = shoal("verify", run, fails=True)
+    assert "1 of 2 checkpoints are damaged" in said
+    assert f"{name_of(10)}: " in said
+    assert "all as committed" in said
+    (run / "checkpoints" / name_of(10) / MARKER).write_text("{")
+    assert [one["state"] == "whole" for one in told("list", run)] == [False, True], (
+        "sizes and index alone are looked at"
+    )
+
+
+def test_one_is_copied_and_deleted(run: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / name_of(10)
+    source = run / "checkpoints" / name_of(10)
+    assert told("copy", source, kept)["steps"] == 10
+    (source / "notes.txt").write_text("mine")
+    assert told("delete", source)["bytes"] > 2000
+    assert [path.name for path in source.iterdir()] == ["notes.txt"]
+    assert [one["steps"] for one in told("list", run)] == [20]
+    Checkpoint.open(Folder.at(kept)).verify()
+    assert "is no checkpoint" in shoal("delete", source, fails=True)
+    assert "is no checkpoint" in shoal("delete", tmp_path, fails=True)
+
+
+def test_torchs_format_is_given_and_taken(run: Path, tmp_path: Path) -> None:
+    """As a run of an earlier version has it."""
+    whole = run / "checkpoints" / name_of(10)
+    assert told("to-dcp", whole, tmp_path / "torch")["tensors"] == 1
+    old = run / "checkpoints" / name_of(30)
+    (tmp_path / "torch").rename(old)
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": earlier.digest(file)} for file in old.iterdir()}
+    said = {"steps": 30, "version": 2, "files": files}
+    (old / MARKER).write_text(json.dumps({**said, "seal": seal(said)}))
+    assert told("list", run)[-1]["state"] == "earlier format"
+    with pytest.raises(Earlier):
+        Checkpoint.open(Folder.at(old))
+    assert [one["out"] for one in told("convert", run)["converted"]] == [str(old)]
+    assert told("list", run)[-1]["state"] == "whole"
+    assert told("convert", run) == {"converted": []}
