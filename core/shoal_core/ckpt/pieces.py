@@ -12,7 +12,7 @@ from shoal_core.ckpt.dtypes import itemsize
 
 __all__ = ["Piece", "block_bytes", "deal"]
 
-SMALLEST, LARGEST = 1 << 18, 1 << 26
+SMALLEST, LARGEST = 1 << 16, 1 << 26
 """Bytes of a block: who reads a part of one reads all of it, so small ones waste little, and large ones keep the index
 of a large state short."""
 BLOCKS = 1 << 16

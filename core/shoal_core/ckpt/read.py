@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from shoal_core.ckpt.boxes import whole
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.index import Block, Index
-from shoal_core.ckpt.plan import Part, Read, Want, plan
+from shoal_core.ckpt.plan import Copy, Part, Read, Want, plan
 from shoal_core.ckpt.state import bytes_of, room
 
 if TYPE_CHECKING:
@@ -134,19 +134,25 @@ def place(part: Part, content: memoryview, targets: Mapping[str, Sequence[torch.
 
 
 def straight(read: Read, targets: Mapping[str, Sequence[torch.Tensor]]) -> memoryview | None:
-    """The memory that a read belongs in, if it is one piece of one destination: then nothing need be copied."""
-    first = read.parts[0]
-    target = targets[first.name][first.copies[0].target]
+    """The memory that a read belongs in, if that is one piece of one destination: then nothing need be copied."""
+    name, copy = read.parts[0].name, read.parts[0].copies[0]
+    target = targets[name][copy.target]
     if target.device.type != "cpu" or not target.is_contiguous():
         return None
-    end = start = -1
+    start = place_of(read.parts[0], copy)
+    end = start
     for part in read.parts:
-        copy = part.copies[0]
-        if (part.name, copy.target) != (first.name, first.copies[0].target) or len(part.copies) > 1:
+        if part.name != name or [one.target for one in part.copies] != [copy.target]:
             return None
-        view = target[copy.box.inside(copy.into)]
-        at = (view.data_ptr() - target.data_ptr()) if view.numel() else 0
-        if copy.box != part.block.box or not view.is_contiguous() or end not in (-1, at):
+        if end is None or place_of(part, part.copies[0]) != end:
             return None
-        start, end = at if end < 0 else start, at + part.block.bytes
+        end += part.block.bytes
     return bytes_of(target)[start:end]
+
+
+def place_of(part: Part, copy: Copy) -> int | None:
+    """Where the bytes of a block begin in a contiguous destination, if all of it lies there in one piece."""
+    block, into = part.block, copy.into
+    if copy.box != block.box or block.box.lengths[1:] != into.lengths[1:]:
+        return None
+    return (block.box.offsets[0] - into.offsets[0]) * (block.bytes // block.box.lengths[0]) if into.lengths else 0

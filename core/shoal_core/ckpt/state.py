@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bytes_of", "destinations", "held", "room"]
 
+_boxes: dict[object, Box] = {}
+"""Where local tensors lie, by all that it hangs on: torch takes long to say it, and training waits for it."""
+
 
 def held(state: Mapping[str, Any]) -> dict[Piece, torch.Tensor]:
     """What this rank has of `state`, by name: local tensors that share storage with it. An empty shard of what is not
@@ -60,8 +63,12 @@ def placed(name: str, value: Any) -> tuple[tuple[int, ...], torch.Tensor, Box]:
         return shape, value.detach(), whole(shape)
     if any(placement.is_partial() for placement in value.placements):
         raise Unfit(f"{name} is a sum over ranks that is still to be made", "reduce it first")
-    lengths, offsets = compute_local_shape_and_global_offset(shape, value.device_mesh, value.placements)
-    return shape, value.to_local().detach(), Box(tuple(offsets), tuple(lengths))
+    mesh, placements = value.device_mesh, tuple(value.placements)
+    key = (shape, tuple(mesh.shape), tuple(mesh.get_coordinate() or ()), placements)
+    if key not in _boxes:
+        lengths, offsets = compute_local_shape_and_global_offset(shape, mesh, placements)
+        _boxes[key] = Box(tuple(offsets), tuple(lengths))
+    return shape, value.to_local().detach(), _boxes[key]
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

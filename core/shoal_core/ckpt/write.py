@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,10 @@ __all__ = ["Attempt", "Written", "commit", "write"]
 
 PART = 5_000_000_000
 """Bytes of tensors in a file, which object stores and their tools still like."""
+AT_ONCE = 1 << 24
+"""Bytes of blocks that are hashed one after the other by one thread, and written in one go meanwhile."""
 HASHERS = 2
-"""Blocks of a file that are hashed at once, while others are written."""
+"""Threads that hash a file's blocks."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +96,36 @@ def write_file(
     written: Written,
 ) -> None:
     head = header(pieces, {"format": "pt"})
-    waiting, at = [], len(head)
+    at = len(head)
+    waiting: list[tuple[Future[list[str]], str, list[tuple[Box, int, int]]]] = []
     with ThreadPoolExecutor(HASHERS, thread_name_prefix="checkpoint-hash") as pool, folder.writer(name) as writer:
         writer.write(head)
         for piece in pieces:
-            data = content(piece)
-            for box, start in rows(piece.box, piece.itemsize, limit):
-                view = data[start : start + box.numel * piece.itemsize]
-                waiting.append((piece.name, box, at, len(view), pool.submit(digest, view)))
+            for run in runs(piece, limit):
+                first, last = run[0], run[-1]
+                view = content(piece)[first[1] : last[1] + last[2]]
+                views = [view[start - first[1] :][:size] for _, start, size in run]
+                places = [(box, at + start - first[1], size) for box, start, size in run]
+                waiting.append((pool.submit(digests, views), piece.name, places))
                 if view:
                     writer.write(view)
                 at += len(view)
-        written.blocks += [
-            (tensor, Block(box, name, place, size, sha.result())) for tensor, box, place, size, sha in waiting
-        ]
+        for sums, tensor, places in waiting:
+            for sha, (box, place, size) in zip(sums.result(), places, strict=True):
+                written.blocks.append((tensor, Block(box, name, place, size, sha)))
     written.files[name] = File(at, len(head), digest(head))
+
+
+def runs(piece: Piece, limit: int) -> Iterator[list[tuple[Box, int, int]]]:
+    """The blocks of a piece, each with where its bytes begin in the piece and how many they are; so many at a time as
+    are hashed and written in one go."""
+    run: list[tuple[Box, int, int]] = []
+    for box, start in rows(piece.box, piece.itemsize, limit):
+        if run and start - run[0][1] >= AT_ONCE:
+            yield run
+            run = []
+        run.append((box, start, box.numel * piece.itemsize))
+    yield run
 
 
 def commit(
@@ -147,6 +164,10 @@ def commit(
         folder.delete([attempt.index])
         return None
     return sum(sizes.values())
+
+
+def digests(contents: Sequence[memoryview]) -> list[str]:
+    return [digest(content) for content in contents]
 
 
 def digest(content: bytes | memoryview) -> str:
