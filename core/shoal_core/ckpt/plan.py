@@ -11,7 +11,7 @@ from shoal_core.ckpt.index import Block, Index
 
 __all__ = ["Copy", "Part", "Read", "Want", "plan"]
 
-AT_ONCE = 1 << 26
+AT_ONCE = 1 << 24
 """Bytes of blocks that lie side by side and are read in one go."""
 
 
