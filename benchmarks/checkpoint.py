@@ -35,6 +35,7 @@ from shoal_core.ckpt.boxes import Box
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.plan import Want, plan
 from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.lane import Lane
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 
@@ -79,7 +80,9 @@ def measure(preset: str, repeats: int, folder: str) -> tuple[dict[str, list[floa
     state = build(preset)
     mine = b"".join(tensor.to_local().numpy().tobytes() for tensor in state.values())
     failures: list[str] = []
-    saver = Saver(root / "ours", group, repeats + 1, {}, lambda *_: None, lambda _, reason: failures.append(reason))
+    saver = Saver(
+        root / "ours", group, Lane(), repeats + 1, {}, lambda *_: None, lambda _, reason: failures.append(reason)
+    )
     times: dict[str, list[float]] = {}
     waiting: list[Any] = []
     for steps in range(repeats + 1):
