@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shoal import testing
-from tests.support.backends import BOTH_LONG
+from tests.support.backends import BOTH, BOTH_LONG
 from tests.support.corpora import write_corpus
 from tests.support.lab import lab
 
@@ -38,7 +38,8 @@ def alone(section: dict[str, Any], steps: int, seed: int) -> list[float]:
     return testing.alone(whole, steps, seed).losses
 
 
-@BOTH_LONG
+@pytest.mark.long  # so they do, to the bit, in `test_exact_pretrain.py`
+@BOTH
 def test_experts_move_when_the_crew_changes(tmp_path: Path, backend: str) -> None:
     """Two cells whose experts are placed anew after the start, after a death, and after its successor has joined: the
     losses of a single process, and cells that agree to the bit after every step."""
@@ -83,8 +84,8 @@ def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str, backend
 @pytest.mark.parametrize(
     ("parallel", "steps", "backend"),
     [
-        ({"pp": 2, "schedule": "dualpipe"}, 40, "gloo"),
         pytest.param({"pp": 2, "schedule": "zbv"}, 20, "fakenccl", marks=pytest.mark.fakenccl),
+        pytest.param({"pp": 2, "schedule": "dualpipe"}, 40, "gloo", marks=pytest.mark.long),
         pytest.param({"pp": 2, "schedule": "dualpipe"}, 40, "fakenccl", marks=LONG),
         pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "fakenccl", marks=LONG),
         pytest.param({"pp": 2, "schedule": "1f1b", "ep": 2}, 120, "fakenccl", marks=LONG),

@@ -141,7 +141,7 @@ def test_what_cannot_be_profiled_is_refused(
 
 
 def test_a_run_is_profiled_while_it_trains(tmp_path: Path) -> None:
-    with lab(tmp_path, {"n0": 2}, cells=2, workers_per_cell=1, steps=100_000) as one:
+    with lab(tmp_path, {"n0": 2}, cells=2, workers_per_cell=1, steps=100_000, workload={"seconds": 0.005}) as one:
         one.full(1)
         last = 0
         while not one.events("profile"):  # the controller looks once a second, and may be late: once more

@@ -75,7 +75,7 @@ def test_what_is_left_of_all_cells_is_put_together(tmp_path: Path, backend: str)
 
 
 @pytest.mark.parametrize(
-    ("backend", "slots"), [("gloo", 2), pytest.param(fakenccl.NAME, 1, marks=pytest.mark.fakenccl)]
+    ("backend", "slots"), [("gloo", 2), pytest.param(fakenccl.NAME, 1, marks=[pytest.mark.fakenccl, pytest.mark.long])]
 )
 def test_a_frozen_worker_is_fenced_and_healed(tmp_path: Path, backend: str, slots: int) -> None:
     """By its neighbour; where it has none, by the controller, which is on this machine too."""
@@ -144,7 +144,8 @@ def test_a_node_that_drains_is_left_with_nothing_done_twice(tmp_path: Path, back
         assert [(event["rung"], event["nodes"]) for event in one.events("recovery")] == [("drain", [node])]
 
 
-@BOTH_LONG
+@pytest.mark.long  # `test_exact_pretrain.py` holds it with a real model
+@BOTH
 def test_in_exact_mode_recoveries_leave_no_trace(tmp_path: Path, backend: str) -> None:
     """Other cells, other sharing, other order of sums: the same bits."""
 
@@ -166,7 +167,7 @@ def fault(at: str, step: int, cell: int = 1, how: str = "kill") -> dict[str, Any
     return {"at": at, "step": step, "cell": cell, "rank": 0, "how": how}
 
 
-@BOTH
+@BOTH_LONG
 def test_a_death_between_two_commits_of_one_step_is_survived(tmp_path: Path, backend: str) -> None:
     """In the vote, after it, and after applying what nobody has heard of: everyone alive ends at the same step."""
     inject = [fault(at, 30 + 40 * number, number) for number, at in enumerate(("vote", "commit", "committed"))]

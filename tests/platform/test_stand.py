@@ -136,10 +136,10 @@ def test_a_worker_that_cannot_start_is_told_and_the_run_ends(tmp_path: Path, wor
 
 def test_workers_that_never_start_are_told_and_the_run_ends(tmp_path: Path) -> None:
     with lab(
-        tmp_path, NODES, steps=10, cells=1, patience=1.0, workload={"path": "tests.support.broken:Dreaming"}
+        tmp_path, NODES, steps=10, cells=1, patience=0.5, workload={"path": "tests.support.broken:Dreaming"}
     ) as one:
         run = one.finished()
-        why = f"it did not start within {Timeouts(1.0).start:.0f} s"
+        why = f"it did not start within {Timeouts(0.5).start:.0f} s"
         assert (run["status"], run["deaths"]) == ("failed", 0)
         assert run["reason"].startswith(f"workers cannot start: {why}")
         assert {event["how"] for event in one.events("not_started")} == {why}

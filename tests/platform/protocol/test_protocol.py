@@ -32,7 +32,13 @@ def test_without_faults_every_order_of_moves_ends_in_the_same_state() -> None:
 
 @pytest.mark.parametrize(
     ("faults", "spares", "steps"),
-    [(("crash",), 0, 2), (("cut",), 0, 1), (("still",), 0, 2), (("restart",), 0, 2)],
+    [
+        pytest.param(("crash",), 0, 2, marks=pytest.mark.long),
+        (("crash",), 0, 1),
+        (("cut",), 0, 1),
+        (("still",), 0, 2),
+        (("restart",), 0, 2),
+    ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_one_fault_at_any_moment(faults: tuple[str, ...], spares: int, steps: int) -> None:
@@ -95,7 +101,13 @@ BROKEN: dict[str, tuple[type[Model], Rule, tuple[str, ...], int, str]] = {
 """A model, its rule, faults and steps, and the invariant that does not hold."""
 
 
-@pytest.mark.parametrize("name", BROKEN)
+LARGE = "a commit is forgotten"
+"""What takes longest to find."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name == LARGE else []) for name in BROKEN]
+)
 def test_a_broken_rule_is_found_out(name: str) -> None:
     kind, rule, faults, steps, invariant = BROKEN[name]
     model = kind(faults, spares=0, steps=steps, orders="few", rule=rule)
