@@ -13,7 +13,12 @@ __all__ = ["KNOWN", "Address", "join", "parsed"]
 
 KNOWN = "a path, file://, s3://, gs://, abfss:// or hdfs://"
 
-_OPTIONS: dict[str, tuple[str, ...]] = {"s3": ("endpoint_override", "region", "scheme")}
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "s3": ("endpoint_override", "region", "scheme"),
+    "gs": ("endpoint_override", "scheme"),
+    "abfss": ("endpoint_override", "scheme"),
+    "hdfs": ("user",),
+}
 _SECRETS = ("access_key", "secret_key", "session_token", "account_key", "sas_token", "password")
 
 
@@ -50,18 +55,22 @@ def parsed(text: str) -> Address:
     'http://localhost:9000'
     """
     scheme, _, rest = text.partition("://")
-    place, question, query = rest.partition("?")
-    root, _, path = place.partition("/")
-    shown = f"{scheme}://{root.rpartition('@')[2]}/{path}"
+    named, question, query = rest.partition("?")
+    root, _, path = named.partition("/")
+    who, at, bare = root.rpartition("@")
+    secret = bool(at) and (":" in who or (scheme != "abfss" and (scheme, who) != ("gs", "anonymous")))
+    shown = f"{scheme}://{bare if secret else root}/{path}"
     options = dict(parse_qsl(query, keep_blank_values=True))
-    secret = (scheme in ("s3", "gs") and "@" in root) or "@" in options.get("endpoint_override", "")
-    if secret or any(option in _SECRETS for option in options):
+    if secret or "@" in options.get("endpoint_override", "") or any(option in _SECRETS for option in options):
         raise UserError(
             f"{shown}: credentials do not belong into an address, which is shown and written down",
-            "give them by the usual chain: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role",
+            "give them as the store's own tools find them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
+            "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_KEY, a role; for hdfs:// ?user=NAME",
         )
     if not root:
-        raise UserError(f"{shown}: names no bucket", f"write {scheme}://bucket/prefix")
+        raise UserError(
+            f"{shown}: names no bucket", f"write {scheme}://{'host:8020' if scheme == 'hdfs' else 'bucket'}/prefix"
+        )
     known = _OPTIONS.get(scheme, ())
     wrong = sorted(set(options) - set(known)) or ([query] if question and not options else [])
     if wrong:

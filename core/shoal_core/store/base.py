@@ -75,9 +75,11 @@ class Store(Protocol):
 
     Attributes:
         address: as the user wrote it; it holds no secret, and opens the same store elsewhere.
+        conditional: whether this kind of store has `create` and `swap`.
     """
 
     address: str
+    conditional: bool
 
     def where(self, name: str) -> str:
         """An object's own address, for messages."""

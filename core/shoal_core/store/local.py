@@ -41,6 +41,8 @@ class LocalStore:
         root: the folder, from the root of the file system.
     """
 
+    conditional = True
+
     def __init__(self, address: str, root: Path) -> None:
         self.address, self._root = address, root
 

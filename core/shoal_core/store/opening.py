@@ -7,12 +7,14 @@ from pathlib import Path
 
 from shoal_core.errors import UserError
 from shoal_core.store.address import KNOWN, parsed
+from shoal_core.store.arrow import ArrowStore
+from shoal_core.store.arrow_places import PLACES
 from shoal_core.store.base import Store
 from shoal_core.store.local import LocalStore
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
 
-__all__ = ["open_store"]
+__all__ = ["create_alone", "open_store"]
 
 
 def open_store(address: str | os.PathLike[str]) -> Store:
@@ -36,4 +38,20 @@ def open_store(address: str | os.PathLike[str]) -> Store:
         found = parsed(text)
         calls = Calls(f"s3://{found.root}/{found.path}", found.endpoint, found.options.get("region"))
         return S3Store(text, found.root, found.path, calls)
+    if scheme in PLACES:
+        return ArrowStore(text, PLACES[scheme](parsed(text)))
     raise UserError(f"{scheme}://: this kind of store is not known", f"write {KNOWN}")
+
+
+def create_alone(store: Store, name: str, content: bytes | memoryview) -> bool:
+    """`Store.create`, also on stores that have no conditional writes, for a writer that has none beside it: of two at
+    once there, both might get True.
+    """
+    if store.conditional:
+        return store.create(name, content)
+    try:
+        store.stat(name)
+    except FileNotFoundError:
+        store.put(name, content)
+        return True
+    return False

@@ -35,6 +35,8 @@ class S3Store:
         calls: how the store is asked.
     """
 
+    conditional = True
+
     def __init__(self, address: str, bucket: str, prefix: str, calls: Calls) -> None:
         self.address, self._bucket, self._calls = address, bucket, calls
         self._conditional = ConditionalWrites(calls)
