@@ -268,7 +268,8 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _explained(error: Exception, where: str, place: Place) -> StoreError:
-    said = next(iter(str(error).splitlines()), type(error).__name__)
+    words = str(getattr(error, "strerror", None) or error)
+    said = next(iter(words.splitlines()), type(error).__name__)
     return StoreError(f"{where}: {said.partition(' error_info=')[0]}", place.remedy)
 
 
