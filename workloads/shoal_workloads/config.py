@@ -41,9 +41,15 @@ class DataConfig(_Section):
     )
     seq_len: int = Field(default=4096, gt=1, description="tokens a sample trains on")
     seed: int = Field(default=0, ge=0, description="of the order of samples")
-    verify: Literal["size", "full"] = Field(
-        default="full", description="before the run: every checksum, which reads the whole corpus, or sizes alone"
+    verify: Literal["size", "full"] | None = Field(
+        default=None,
+        description="before the run: every checksum, which reads the whole corpus (full), or sizes alone (size); none: "
+        "full of a folder, size of a store. Each block is checked when it is first read in any case",
     )
+
+    def reads_all_of(self, corpus: str) -> bool:
+        """Whether all of `corpus` is read before the run."""
+        return self.verify == "full" or (self.verify is None and "://" not in corpus)
 
 
 class ParallelConfig(_Section):

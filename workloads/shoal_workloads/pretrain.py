@@ -50,7 +50,7 @@ class Pretrain(Workload):
             path = getattr(config.data, field)
             if path is None:
                 continue
-            verify(path, full=config.data.verify == "full")
+            verify(path, full=config.data.reads_all_of(path))
             opened = Corpus.open(path)
             if not opened.samples(config.data.seq_len):
                 raise UserError(
