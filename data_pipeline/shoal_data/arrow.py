@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import pyarrow.ipc
 
 from shoal_core.errors import UserError
 from shoal_data.files import write_whole
+from shoal_data.place import Place, Remote
 
 __all__ = ["read_batch", "text_buffers", "write_batches"]
 
@@ -27,7 +27,7 @@ def text_buffers(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     return starts, content
 
 
-def write_batches(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
+def write_batches(path: Place, batches: Sequence[pa.RecordBatch]) -> None:
     """Write record batches of one schema as an Arrow IPC file, whole or not at all."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batches[0].schema) as writer:
@@ -36,13 +36,14 @@ def write_batches(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
     write_whole(path, memoryview(sink.getvalue()))
 
 
-def read_batch(path: Path, index: int) -> pa.RecordBatch:
-    """Record batch `index` of a file of `write_batches`, memory-mapped.
+def read_batch(path: Place, index: int) -> pa.RecordBatch:
+    """Record batch `index` of a file of `write_batches`: memory-mapped, or from a store that batch alone.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(index)
+        mapped = pa.PythonFile(path.open(), "r") if isinstance(path, Remote) else pa.memory_map(str(path))
+        return pa.ipc.open_file(mapped).get_batch(index)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: damaged ({error})", "delete this file and run the same command again") from error

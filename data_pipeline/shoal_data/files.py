@@ -11,6 +11,7 @@ from typing import Any
 
 from shoal_core.errors import UserError
 from shoal_core.files import TEMPORARY, replace_file
+from shoal_data.place import Place, Remote
 
 __all__ = ["explain", "read_lines", "sha256_file", "sweep_temporary", "write_json", "write_lines", "write_whole"]
 
@@ -36,12 +37,16 @@ def explain(error: OSError, where: str | Path = "") -> UserError:
     return UserError(f"{place}: {cause}", remedy or "look at this disk or mount, and run the same command again")
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
+def write_whole(path: Place, content: bytes | memoryview) -> None:
     """Write `content` so that `path` holds all of it or does not exist, whoever is killed meanwhile.
 
     Raises:
         UserError: it cannot be written (no room, read-only, ...); nothing is left of the attempt.
+        StoreError: the store that it is on does not take it.
     """
+    if isinstance(path, Remote):
+        path.write_bytes(content)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
@@ -49,17 +54,17 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         raise explain(error, path) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """`write_whole` of indented JSON with its keys in the order given."""
     write_whole(path, _encoded(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
-def write_lines(path: Path, rows: Iterable[Any]) -> None:
+def write_lines(path: Place, rows: Iterable[Any]) -> None:
     """`write_whole` of JSONL, a row a line."""
     write_whole(path, _encoded("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
 
 
-def read_lines(path: Path) -> list[Any]:
+def read_lines(path: Place) -> list[Any]:
     """The rows of `write_lines`."""
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
@@ -69,8 +74,10 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def sweep_temporary(folder: Path) -> int:
+def sweep_temporary(folder: Place) -> int:
     """Remove what killed writers left in `folder`; returns how many files. Call it when no writer is alive."""
+    if isinstance(folder, Remote):
+        return 0  # an upload that does not end is not seen
     left = list(folder.glob(f"*{TEMPORARY}"))
     for path in left:
         path.unlink(missing_ok=True)

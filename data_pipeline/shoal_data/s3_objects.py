@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from shoal_core.errors import StoreError, UserError
+from shoal_core.errors import StoreError
 from shoal_core.s3_client import connect
 from shoal_core.s3_errors import final_error, is_answer, told
+from shoal_core.store.address import parsed
 
 __all__ = ["CONNECTIONS", "Objects", "Stalls"]
 
@@ -40,7 +41,7 @@ class Objects:
     """Reads the objects of one corpus.
 
     Args:
-        url: `s3://bucket/prefix`; the prefix is taken as it is, nothing in it is decoded.
+        url: `s3://bucket/prefix`, with options as any store's; the prefix is taken as it is, nothing in it is decoded.
         client: a boto3 S3 client; made from the environment if None.
         attempts: how often an object is asked for before it is given up.
         wait: called with seconds between attempts.
@@ -50,12 +51,13 @@ class Objects:
     """
 
     def __init__(self, url: str, client: Any, attempts: int, wait: Callable[[float], None]) -> None:
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise UserError(f"{url}: names no bucket", "write s3://bucket/prefix")
-        self.url, self._bucket = url.rstrip("/"), bucket
-        self._root = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
-        self._client = client or connect(self.url, CONNECTIONS)
+        found = parsed(url)
+        prefix = found.path.strip("/")
+        self.url, self._bucket = f"s3://{found.root}/{prefix}".rstrip("/"), found.root
+        self._root = f"{prefix}/" if prefix else ""
+        self._client = client or connect(
+            self.url, CONNECTIONS, endpoint=found.endpoint, region=found.options.get("region")
+        )
         self._attempts, self._wait = attempts, wait
         self._answered, self._lock = False, threading.Lock()
         self.stalls = Stalls()

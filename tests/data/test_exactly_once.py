@@ -22,7 +22,6 @@ import pytest
 from shoal_core.files import replace_file
 from shoal_data import files
 from shoal_data.tokenizer.encoder import load_encoder
-from shoal_data.writing import shards
 from shoal_data.writing import tokenize as tokenizing
 from shoal_data.writing.options import Recipe, TokenizeOptions
 
@@ -89,8 +88,7 @@ def test_killed_after_any_write_and_run_again_it_ends_the_same(
 ) -> None:
     encoder, disk = load_encoder(tokenizer), Disk()
     monkeypatch.setattr(tokenizing, "load_encoder", lambda path: encoder)  # to load it takes longer than the job
-    for module in (files, shards):
-        monkeypatch.setattr(module, "replace_file", disk.write)
+    monkeypatch.setattr(files, "replace_file", disk.write)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # of two threads, one would go on
     options = TokenizeOptions(part_bytes=30_000, recipe=Recipe(seed=1, shuffle=True, fim_rate=0.1, deduplicate=True))
 

@@ -126,7 +126,9 @@ def test_what_is_not_to_be_had_is_told_when_it_is_read(there: str) -> None:
     assert len(samples.tokens([9])) == 1
 
 
-@pytest.mark.parametrize(("verify", "far", "all_of_it"), [(None, True, False), (None, False, True), ("full", True, True)])
+@pytest.mark.parametrize(
+    ("verify", "far", "all_of_it"), [(None, True, False), (None, False, True), ("full", True, True)]
+)
 def test_a_corpus_on_a_store_is_not_read_whole_before_training(verify: str | None, far: bool, all_of_it: bool) -> None:
     data = DataConfig.model_validate({"corpus": "s3://corpora/c" if far else "c", "verify": verify})
     assert data.reads_all_of(data.corpus) == all_of_it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from shoal_data.bpe.merges import Merges
 from shoal_data.files import write_json, write_whole
+from shoal_data.place import Place
 from shoal_data.sources.documents import Documents, Quarantined, read_piece
 from shoal_data.sources.parts import Part
 from shoal_data.tokenizer.encoder import Encoder
@@ -22,7 +22,7 @@ __all__ = ["read_sample", "write_card"]
 _SAMPLE_BYTES = 8 << 20
 
 
-def write_card(folder: Path, tokenizer: bytes, sample: Sequence[Documents], merges: Merges, text_bytes: int) -> None:
+def write_card(folder: Place, tokenizer: bytes, sample: Sequence[Documents], merges: Merges, text_bytes: int) -> None:
     """Write `card.md`, `card.json` and `compression.png` into `folder`.
 
     Args:
@@ -90,7 +90,7 @@ def _by_language(encoder: Encoder, sample: Sequence[Documents]) -> dict[str, flo
     return {lang: round(size[lang] / max(1, tokens[lang]), 4) for lang in sorted(size)}
 
 
-def _plot(path: Path, curve: Sequence[Sequence[float]]) -> None:
+def _plot(path: Place, curve: Sequence[Sequence[float]]) -> None:
     figure = Figure(figsize=(6.4, 3.6))
     axes = figure.add_axes((0.1, 0.14, 0.87, 0.76))
     axes.semilogx([point[0] for point in curve], [point[1] for point in curve], marker=".")

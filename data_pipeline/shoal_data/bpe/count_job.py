@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from shoal_data.bpe.wordcount import WordCounter
 from shoal_data.files import write_json
 from shoal_data.jobs.session import RaySession
 from shoal_data.jobs.tasks import run_parts, use_ray
+from shoal_data.place import Place, address_of, place_at
 from shoal_data.sources.documents import Quarantined, read_piece
 from shoal_data.sources.parts import Part, Piece
 
@@ -31,7 +31,7 @@ _PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in me
 
 
 def count_words(
-    parts: Sequence[Part], column: str, pattern: str, folder: Path, min_count: int, session: RaySession
+    parts: Sequence[Part], column: str, pattern: str, folder: Place, min_count: int, session: RaySession
 ) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
     """Distinct pre-tokens of all parts and how often each occurs (64-bit).
 
@@ -47,7 +47,7 @@ def count_words(
     settings = {
         "column": column,
         "pattern": pattern,
-        "folder": str(folder.absolute()),
+        "folder": address_of(folder),
         "partitions": partitions,
         "parts": len(parts),
         "min_count": min_count,
@@ -67,32 +67,32 @@ def count_words(
     return table["word"].chunk(0), table["count"].to_numpy()
 
 
-def quarantined(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
+def quarantined(parts: Sequence[Part], folder: Place) -> list[dict[str, Any]]:
     """What `count_words` could not read: file, row and cause of each."""
     return [entry for part in parts for entry in json.loads(_left_out(folder, part.id).read_bytes())]
 
 
-def forget(folder: Path) -> None:
+def forget(folder: Place) -> None:
     """Remove what `count_words` keeps."""
     for pattern in ("counts-*.arrow", "reduced-*.arrow", "left-out-*.json"):
         for partial in folder.glob(pattern):
             partial.unlink()
 
 
-def has_words(parts: Sequence[Part], folder: Path) -> bool:
+def has_words(parts: Sequence[Part], folder: Place) -> bool:
     """Whether `count_words` found any, however rare."""
     return any(len(read_batch(_partial(folder, part.id), 0)) for part in parts)
 
 
-def _left_out(folder: Path, part: int) -> Path:
+def _left_out(folder: Place, part: int) -> Place:
     return folder / f"left-out-{part:06d}.json"
 
 
-def _partial(folder: Path, part: int) -> Path:
+def _partial(folder: Place, part: int) -> Place:
     return folder / f"counts-{part:06d}.arrow"
 
 
-def _reduced(folder: Path, partition: int) -> Path:
+def _reduced(folder: Place, partition: int) -> Place:
     return folder / f"reduced-{partition:06d}.arrow"
 
 
@@ -112,21 +112,21 @@ def _count_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     for index in range(settings["partitions"]):
         chosen = pa.array(np.flatnonzero(partition == index))
         batches.append(_batch(words.take(chosen), counts[chosen.to_numpy()]))
-    folder = Path(settings["folder"])
+    folder = place_at(settings["folder"])
     write_json(_left_out(folder, part.id), [asdict(entry) for entry in quarantine])
     write_batches(_partial(folder, part.id), batches)  # last: where it stands, the part is done
     return {"bytes": size, "documents": documents, "words": len(counter)}
 
 
 def _reduce_partition(part: Part, settings: dict[str, Any]) -> dict[str, int]:
-    folder = Path(settings["folder"])
+    folder = place_at(settings["folder"])
     words, counts = _sum_partition(folder, part.id, settings)
     write_batches(_reduced(folder, part.id), [_batch(words, counts)])
     return {"bytes": 1, "words": len(words)}
 
 
 def _sum_partition(
-    folder: Path, partition: int, settings: dict[str, Any]
+    folder: Place, partition: int, settings: dict[str, Any]
 ) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
     counter = WordCounter(settings["pattern"])
     for part in range(settings["parts"]):

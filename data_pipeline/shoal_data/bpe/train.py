@@ -25,6 +25,7 @@ from shoal_data.jobs.imports import import_early
 from shoal_data.jobs.lock import held
 from shoal_data.jobs.session import RaySession
 from shoal_data.jobs.tasks import use_ray
+from shoal_data.place import Place
 from shoal_data.sources.causes import common_causes
 from shoal_data.sources.parts import Part, plan_parts
 from shoal_data.tokenizer.byte_level import byte_of_character, character_of_byte, spell
@@ -60,7 +61,7 @@ class TrainOptions:
     part_bytes: int = 0
 
 
-def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path:
+def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Place:
     """Train on the files that the globs `inputs` name; write `tokenizer.json`, its config and its card into `out`.
 
     What cannot be read is named in `quarantine.jsonl` and left out.
@@ -69,7 +70,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
     options is left as it is; an unfinished one goes on from the parts that were counted.
 
     Returns:
-        the path of `tokenizer.json`.
+        where `tokenizer.json` is.
 
     Raises:
         UserError: nothing matches, a setting is out of range, `out` holds other things, another job's work or a job
@@ -91,7 +92,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Path
             return path
 
 
-def _train(folder: Path, parts: Sequence[Part], options: TrainOptions, session: RaySession) -> None:
+def _train(folder: Place, parts: Sequence[Part], options: TrainOptions, session: RaySession) -> None:
     """Count, merge and write; `tokenizer.json` comes last."""
     job = folder / "job"
     sweep_temporary(folder)

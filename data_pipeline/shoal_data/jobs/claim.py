@@ -13,6 +13,7 @@ from shoal_core.files import parse_json
 from shoal_core.passing import own_cluster, passing
 from shoal_data.files import write_json
 from shoal_data.jobs.lock import LOCK
+from shoal_data.place import Place, is_address, place_at
 
 __all__ = ["FORMAT", "belongs", "check_out", "claim", "difference"]
 
@@ -22,19 +23,21 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NAMED = 3  # files that a message names before it counts the rest
 
 
-def check_out(out: str | Path) -> Path:
-    """`out` as a path, after a look at it that changes nothing.
+def check_out(out: str | Path) -> Place:
+    """`out` as a path or a place on a store, after a look at it that changes nothing.
 
     Raises:
-        UserError: an address of a store, a file, below a file, read-only, or within a folder of Ray's that is deleted.
+        UserError: an address that names none, a file, below a file, read-only, or within a folder of Ray's that is
+            deleted.
+        StoreError: the store does not say what is there.
     """
     address = str(out)
     if _ADDRESS.match(address):
-        raise UserError(
-            f"--out {address}: only a folder can be written to",
-            "build into a folder that all nodes share, then copy it there (`aws s3 sync FOLDER s3://...`); "
-            "a corpus is read from there as it is",
-        )
+        if not is_address(address) or address.startswith("file:"):
+            raise UserError(f"--out {address}: this names no store", "write s3://bucket/prefix, or a path alone")
+        place = place_at(address)
+        belongs(place)  # asks the store, so that a wrong address is told before any work
+        return place
     if not address or "\0" in address:
         raise UserError(f"--out {address!r}: no folder's name", "name a folder")
     path = Path(out)
@@ -54,12 +57,12 @@ def check_out(out: str | Path) -> Path:
     return path
 
 
-def belongs(folder: Path) -> bool:
+def belongs(folder: Place) -> bool:
     """Whether a job has begun in `folder`."""
     return (folder / "job" / "job.json").exists()
 
 
-def claim(folder: Path, job: dict[str, Any], results: Sequence[str]) -> None:
+def claim(folder: Place, job: dict[str, Any], results: Sequence[str]) -> None:
     """Make `folder` this job's, or see that it already is. Call it with the folder's lock held.
 
     Args:
@@ -93,7 +96,7 @@ def claim(folder: Path, job: dict[str, Any], results: Sequence[str]) -> None:
         )
     for left in path.parent.iterdir():
         if left.name != LOCK:
-            left.unlink()
+            left.unlink(missing_ok=True)
     write_json(path, job)
 
 

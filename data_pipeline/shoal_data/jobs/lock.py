@@ -10,34 +10,37 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from shoal_core.errors import UserError
 from shoal_data.files import explain
+from shoal_data.jobs.lease import BEAT, WATCH, leased, refusal, said, sign_of_life
+from shoal_data.place import Place, Remote
 
 __all__ = ["LOCK", "held"]
 
 LOCK = "lock"
-_BEAT = 4.0  # seconds between two signs of life
-_WATCH = 15.0  # a holder elsewhere that gives none for so long is dead
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Place) -> AbstractContextManager[None]:
     """Keep other jobs out of `folder`, which is made if need be.
 
     Raises:
         UserError: another job is at work there, or the folder cannot be written to.
+        StoreError: another took the place on a store meanwhile, since it heard nothing of this job for long.
     """
+    return leased(folder / "job" / LOCK, folder) if isinstance(folder, Remote) else _held(folder)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     path = folder / "job" / LOCK
     try:
         handle = _take(path, folder)
@@ -65,17 +68,17 @@ def _take(path: Path, folder: Path) -> int:
         try:
             alone = _flock(handle)
             if alone is False:
-                raise _refusal(folder, _holder(path))
+                raise refusal(folder, _holder(path))
             before = _holder(path)
             elsewhere = bool(before) and (alone is None or before.get("host") != socket.gethostname())
             if elsewhere and _lives(path, before):
-                raise _refusal(folder, before)
+                raise refusal(folder, before)
             if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
                 os.close(handle)  # its last holder removed it meanwhile
                 continue
             _write(handle, 0)
             if alone is None and _overwritten(path):
-                raise _refusal(folder, _holder(path))
+                raise refusal(folder, _holder(path))
             return handle
         except BaseException:
             with contextlib.suppress(OSError):
@@ -99,10 +102,10 @@ def _flock(handle: int) -> bool | None:
 def _lives(path: Path, before: dict[str, str]) -> bool:
     """Whether the holder that is named in the file gives a sign of life."""
     who = f"process {before.get('pid')} on {before.get('host')}"
-    print(f"{path.parent.parent}: {who} was at work here; watching for {_WATCH:.0f} s if it lives", file=sys.stderr)
-    end = time.monotonic() + _WATCH
+    print(f"{path.parent.parent}: {who} was at work here; watching for {WATCH:.0f} s if it lives", file=sys.stderr)
+    end = time.monotonic() + WATCH
     while time.monotonic() < end:
-        time.sleep(_BEAT / 4)
+        time.sleep(BEAT / 4)
         now = _holder(path)  # opened anew each time: NFS shows what others wrote when a file is opened
         if now and now != before:
             return True
@@ -113,25 +116,21 @@ def _lives(path: Path, before: dict[str, str]) -> bool:
 
 def _overwritten(path: Path) -> bool:
     """Whether another wrote its name over ours, having begun at the same moment where there are no locks."""
-    time.sleep(_BEAT / 4)
+    time.sleep(BEAT / 4)
     now = _holder(path)
     return (now.get("host"), now.get("pid")) != (socket.gethostname(), str(os.getpid()))
 
 
 def _beat(handle: int, over: threading.Event) -> None:
     beats = 0
-    while not over.wait(_BEAT):
+    while not over.wait(BEAT):
         beats += 1
         with contextlib.suppress(OSError):  # the work itself will tell of a broken disk
             _write(handle, beats)
 
 
-_SINCE = time.strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _write(handle: int, beats: int) -> None:
-    word = {"host": socket.gethostname(), "pid": str(os.getpid()), "since": _SINCE, "beats": f"{beats:012d}"}
-    content = json.dumps(word).encode()
+    content = sign_of_life(beats)
     os.ftruncate(handle, len(content))
     os.pwrite(handle, content, 0)
     os.fsync(handle)
@@ -140,15 +139,6 @@ def _write(handle: int, beats: int) -> None:
 def _holder(path: Path) -> dict[str, str]:
     """What the holder wrote of itself; empty if there is nothing to read."""
     try:
-        word = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return said(path.read_bytes())
+    except OSError:
         return {}
-    return word if isinstance(word, dict) else {}
-
-
-def _refusal(folder: Path, holder: dict[str, str]) -> UserError:
-    who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}" if holder.get("pid") else "just begun"
-    return UserError(
-        f"{folder}: another job is at work there ({who})",
-        "wait for its end, or end it first, and run this command again; nothing was touched",
-    )

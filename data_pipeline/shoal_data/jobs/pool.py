@@ -9,13 +9,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shoal_core.errors import UserError
 from shoal_data.jobs.attempt import SKIPPED, Work, attempt, files_of
+from shoal_data.place import Place, address_of, place_at
 from shoal_data.sources.causes import plural
 from shoal_data.sources.parts import Part
 
@@ -26,7 +26,7 @@ _EXECUTION = "ray.data._internal.execution"
 _RETRIES = 2  # of a part whose worker died, before it is left to the next round
 
 
-def in_actors(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped: Path) -> Iterator[dict[str, Any]]:
+def in_actors(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped: Place) -> Iterator[dict[str, Any]]:
     """What `attempt` makes of each part.
 
     Parts that are lost with their workers are done again, in rounds, as long as a round gets any of them done.
@@ -59,7 +59,7 @@ def in_actors(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopp
             print(f"{plural(len(waiting), 'part')} lost with a worker: done again", file=sys.stderr, flush=True)
 
 
-def _round(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped: Path) -> Iterator[dict[str, Any]]:
+def _round(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped: Place) -> Iterator[dict[str, Any]]:
     """In as many actors as there are cores to begin with. Tasks of their own would leave a core idle for a fifth of
     the time between two parts."""
     import ray.data
@@ -78,7 +78,12 @@ def _round(work: Work, parts: Sequence[Part], settings: dict[str, Any], stopped:
         warnings.simplefilter("ignore", RayDeprecationWarning)  # of `max_task_retries`, which has no successor yet
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
-            fn_constructor_kwargs={"work": work, "settings": settings, "stopped": str(stopped), "at": os.getcwd()},
+            fn_constructor_kwargs={
+                "work": work,
+                "settings": settings,
+                "stopped": address_of(stopped),
+                "at": os.getcwd(),
+            },
             batch_size=1,
             batch_format="numpy",
             compute=pool,
@@ -100,7 +105,7 @@ class _Worker:
     def __init__(self, work: Work, settings: dict[str, Any], stopped: str, at: str) -> None:
         with contextlib.suppress(OSError):  # elsewhere in a job with a working directory: Ray has put its copy here
             os.chdir(at)
-        self._work, self._settings, self._stopped = work, settings, Path(stopped)
+        self._work, self._settings, self._stopped = work, settings, place_at(stopped)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (text,) = batch["part"]

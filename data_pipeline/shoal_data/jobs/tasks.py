@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any
 
+from shoal_core.errors import StoreError
 from shoal_data.jobs.attempt import SKIPPED, Failures, Work, attempt
 from shoal_data.jobs.imports import import_early
 from shoal_data.jobs.session import RaySession, on_ray
+from shoal_data.place import Place
 from shoal_data.progress import Progress
 from shoal_data.sources.parts import Part
 
@@ -36,7 +37,7 @@ def use_ray(session: RaySession, parts: Sequence[Part], *, wait: bool) -> None:
 
 
 def run_parts(
-    label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str], folder: Path
+    label: str, work: Work, parts: Sequence[Part], settings: dict[str, Any], totals: Sequence[str], folder: Place
 ) -> None:
     """Run `work` on every part: with Ray Data within a Ray session (see `use_ray`), else in threads.
 
@@ -79,7 +80,7 @@ def run_parts(
 class _Stop:
     """Says that no other part begins: to threads at once, to processes on any node by a file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.path = folder / "stopped"
         self.event = threading.Event()
 
@@ -91,7 +92,7 @@ class _Stop:
 
     def set(self) -> None:
         self.event.set()
-        with contextlib.suppress(OSError):  # on a full disk the others find out for themselves
+        with contextlib.suppress(OSError, StoreError):  # on a full disk the others find out for themselves
             self.path.touch()
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from shoal_core.errors import UserError
 from shoal_data.files import write_whole
+from shoal_data.place import Place
 from shoal_data.reading.reader import Corpus
 from shoal_data.reading.store import LocalStore
 from shoal_data.tokenizer.rules import token_texts
@@ -93,7 +94,7 @@ def write_documents(address: str | Path, out: BinaryIO) -> None:
         out.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", line).encode() + b"\n")
 
 
-def show(address: str | Path, count: int, picture: Path | None = None, fit: Callable[[str], str] = str) -> None:
+def show(address: str | Path, count: int, picture: Place | None = None, fit: Callable[[str], str] = str) -> None:
     """Print the first `count` documents with a bar between tokens, and the composition, and draw it into `picture`: if
     None, into `inspect.png` in the corpus's folder, or in the current one where the corpus lies on S3.
 
@@ -124,7 +125,7 @@ def document_lengths(corpus: Corpus) -> npt.NDArray[np.int64]:
     return np.concatenate([np.diff(_batch(corpus, index)["tokens"].offsets.to_numpy()) for index in chosen.tolist()])
 
 
-def draw(corpus: Corpus, picture: Path, fit: Callable[[str], str] = str) -> None:
+def draw(corpus: Corpus, picture: Place, fit: Callable[[str], str] = str) -> None:
     """A picture of document lengths and of tokens by source and language; `fit` as in `show`."""
     from matplotlib import rc_context
 

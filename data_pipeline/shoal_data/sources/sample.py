@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shoal_core.files import replace_file
+from shoal_data.files import write_whole
+from shoal_data.place import Place
 
 __all__ = ["write_sample"]
 
@@ -18,8 +19,8 @@ _HELD_OUT_SHARE = 20  # one document in this many
 _LIMIT = 12_000_000  # bytes of text
 
 
-def write_sample(out: str | Path) -> dict[str, int]:
-    """Write `train-0000N.parquet` and `heldout.parquet` (source, lang, path, text) into `out`, the same each time.
+def write_sample(folder: Place) -> dict[str, int]:
+    """Write `train-0000N.parquet` and `heldout.parquet` (source, lang, path, text) into `folder`, the same each time.
 
     Tests and the vendored packages are left out; documents are held out by a hash of their path, so training and
     held-out text never share a document.
@@ -42,15 +43,13 @@ def write_sample(out: str | Path) -> dict[str, int]:
         split = "heldout" if held else "train"
         rows[split].append((name, text))
         size[split] += len(text.encode())
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     for number in range(_TRAIN_FILES):
         _write(folder / f"train-{number:05d}.parquet", rows["train"][number::_TRAIN_FILES])
     _write(folder / "heldout.parquet", rows["heldout"])
     return size
 
 
-def _write(path: Path, rows: list[tuple[str, str]]) -> None:
+def _write(path: Place, rows: list[tuple[str, str]]) -> None:
     """Write one file; one that holds the same is left as it is, so that what was built from it still counts."""
     table = pa.table(
         {
@@ -64,4 +63,4 @@ def _write(path: Path, rows: list[tuple[str, str]]) -> None:
     pq.write_table(table, content, compression="zstd", row_group_size=256)
     made = content.getvalue().to_pybytes()
     if not path.is_file() or path.read_bytes() != made:
-        replace_file(path, made)
+        write_whole(path, made)

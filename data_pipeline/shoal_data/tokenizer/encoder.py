@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from shoal_core.errors import UserError
 from shoal_data.arrow import text_buffers
 from shoal_data.jobs.session import on_ray
+from shoal_data.place import place_at
 from shoal_data.tokenizer.fast_rules import why_slow
 from shoal_data.tokenizer.normalize import normalized
 from shoal_data.tokenizer.probe import PROBE
@@ -157,10 +158,10 @@ def load_encoder(path: str | Path, digest: str = "", engine: str = "") -> Encode
     """
     if digest and _kept and _kept[0].digest == digest:
         return _kept[0]
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json")
     try:
-        content = Path(path).read_bytes()
+        content = place_at(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(f"{path}: no such file", "give --tokenizer DIR/tokenizer.json") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})", "give --tokenizer a file that may be read") from error
     encoder = Encoder(content, str(path), engine)

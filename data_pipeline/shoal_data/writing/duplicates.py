@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow.ipc
 
 from shoal_data.arrow import read_batch, text_buffers, write_batches
 from shoal_data.jobs.tasks import run_parts
+from shoal_data.place import Place, address_of, place_at
 from shoal_data.sources.documents import Quarantined, read_piece
 from shoal_data.sources.parts import Part, Piece
 
@@ -29,7 +29,7 @@ _PARTITION_BYTES = 2 << 30  # of text: some 10 MB of hashes where documents have
 _MOST_PARTITIONS = 256
 
 
-def find_duplicates(parts: Sequence[Part], column: str, folder: Path) -> None:
+def find_duplicates(parts: Sequence[Part], column: str, folder: Place) -> None:
     """Write, for every part, which of its documents came before in the order of parts and rows.
 
     Content is compared by 128 bits of BLAKE2b.
@@ -38,7 +38,7 @@ def find_duplicates(parts: Sequence[Part], column: str, folder: Path) -> None:
     partitions = min(_MOST_PARTITIONS, 1 + text // _PARTITION_BYTES)
     settings = {
         "column": column,
-        "folder": str(folder.absolute()),
+        "folder": address_of(folder),
         "parts": len(parts),
         "partitions": partitions,
     }
@@ -51,10 +51,10 @@ def find_duplicates(parts: Sequence[Part], column: str, folder: Path) -> None:
         run_parts("deduplicate", _find_in_partition, missing, settings, ["duplicates"], folder)
 
 
-def is_duplicate(folder: Path, part: int, documents: int) -> npt.NDArray[np.bool_]:
+def is_duplicate(folder: Place, part: int, documents: int) -> npt.NDArray[np.bool_]:
     """Whether each of a part's `documents` came before: (documents,)."""
     found = np.zeros(documents, bool)
-    for path in sorted(folder.glob("duplicates-*.arrow")):
+    for path in sorted(folder.glob("duplicates-*.arrow"), key=str):
         batch = read_batch(path, 0)
         whose = batch["part"].to_numpy()
         first, last = np.searchsorted(whose, [part, part + 1])
@@ -62,11 +62,11 @@ def is_duplicate(folder: Path, part: int, documents: int) -> npt.NDArray[np.bool
     return found
 
 
-def _hashes(folder: Path, part: int) -> Path:
+def _hashes(folder: Place, part: int) -> Place:
     return folder / f"hashes-{part:06d}.arrow"
 
 
-def _found(folder: Path, partition: int) -> Path:
+def _found(folder: Place, partition: int) -> Place:
     return folder / f"duplicates-{partition:06d}.arrow"
 
 
@@ -86,7 +86,7 @@ def _hash_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
         chosen = np.flatnonzero(partition == index)
         columns = {"high": high[chosen], "low": low[chosen], "document": chosen}
         batches.append(pa.record_batch({name: pa.array(values) for name, values in columns.items()}))
-    write_batches(_hashes(Path(settings["folder"]), part.id), batches)
+    write_batches(_hashes(place_at(settings["folder"]), part.id), batches)
     return {"documents": len(high), "bytes": size}
 
 
@@ -100,7 +100,7 @@ def _hashes_of(text: pa.LargeStringArray) -> npt.NDArray[np.uint64]:
 
 def _find_in_partition(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     """Write the documents of a partition (by part and place in it) whose hashes came before."""
-    folder = Path(settings["folder"])
+    folder = place_at(settings["folder"])
     batches = [read_batch(_hashes(folder, one), part.id) for one in range(settings["parts"])]
     whose = np.repeat(np.arange(settings["parts"]), [len(batch) for batch in batches])
     table = pa.Table.from_batches(batches)

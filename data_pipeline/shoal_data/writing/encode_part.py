@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 
 from shoal_core.errors import UserError
 from shoal_data.files import write_json
+from shoal_data.place import Place, Remote, place_at
 from shoal_data.reading.permutation import Permutation
 from shoal_data.sources.documents import Quarantined, read_piece
 from shoal_data.sources.parts import Part
@@ -24,26 +27,38 @@ from shoal_data.writing.options import Recipe
 from shoal_data.writing.recipe import cut_for_fim, draws, fim_order, split_tokens, splits_of
 from shoal_data.writing.shards import write_shard
 
-__all__ = ["encode_part", "part_record"]
+__all__ = ["encode_part", "part_record", "part_records"]
 
 
-def part_record(corpus: Path, part: int) -> dict[str, Any] | None:
+def part_records(corpus: Place, parts: Sequence[Part]) -> list[dict[str, Any] | None]:
+    """What each part made, as `part_record`: from a store many at once."""
+    if isinstance(corpus, Path):
+        return [part_record(corpus, part.id) for part in parts]
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda part: part_record(corpus, part.id), parts))
+
+
+def part_record(corpus: Place, part: int) -> dict[str, Any] | None:
     """What part `part` made, if it is done, its record is whole and its shard stands."""
     try:
         record: dict[str, Any] = json.loads((corpus / "job" / f"{part:06d}.json").read_bytes())
         if record["part"] != part or not record.keys() >= {"by_lang", "quarantine"}:
             return None
         for shard in record["shards"]:
-            if (corpus / shard["file"]).stat().st_size != shard["size"]:
+            if _size(corpus / shard["file"]) != shard["size"]:
                 return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record
 
 
+def _size(file: Place) -> int:
+    return file.size if isinstance(file, Remote) else file.stat().st_size
+
+
 def encode_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     """The task: read and encode one part, write its shard and then its record."""
-    corpus, recipe = Path(settings["corpus"]), Recipe(**settings["recipe"])
+    corpus, recipe = place_at(settings["corpus"]), Recipe(**settings["recipe"])
     encoder = load_encoder(settings["tokenizer"], settings["digest"], settings["engine"])
     quarantine: list[Quarantined] = []
     documents = _read(part, settings["column"], quarantine)
@@ -90,7 +105,7 @@ def _read(part: Part, column: str, quarantine: list[Quarantined]) -> pa.Table:
 
 
 def _encode(
-    corpus: Path, part: Part, documents: pa.Table, encoder: Encoder, recipe: Recipe, shards: list[dict[str, Any]]
+    corpus: Place, part: Part, documents: pa.Table, encoder: Encoder, recipe: Recipe, shards: list[dict[str, Any]]
 ) -> dict[str, list[int]]:
     """Write the shard of `documents`, append its entry to `shards`; returns [tokens, documents, bytes] by language."""
     text = encoder.prepare(documents["text"].chunk(0))  # its bytes are what the tokens stand for

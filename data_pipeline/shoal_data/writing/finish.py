@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import io
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 
 from shoal_core.errors import UserError
 from shoal_data.files import sha256_file, write_json, write_lines, write_whole
+from shoal_data.place import Place
 from shoal_data.reading.manifest import MANIFEST, Manifest, Shards
 from shoal_data.reading.manifest_check import check_manifest
 from shoal_data.reading.permutation import Permutation
@@ -21,20 +23,21 @@ from shoal_data.sources.causes import common_causes
 from shoal_data.sources.parts import Part
 from shoal_data.tokenizer.encoder import Encoder
 from shoal_data.tokenizer.special import beginning_of_text, end_of_text, fim_sentinels
-from shoal_data.writing.encode_part import part_record
+from shoal_data.writing.encode_part import part_records
 from shoal_data.writing.options import Recipe, TokenizeOptions
 
 __all__ = ["deal_weights", "finish", "specials_of"]
 
 
-def finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: TokenizeOptions) -> Manifest:
+def finish(corpus: Place, parts: Sequence[Part], encoder: Encoder, options: TokenizeOptions) -> Manifest:
     """Write quarantine, token lengths, blocks' checksums and, last, the manifest.
 
     Raises:
         UserError: no document is left.
     """
     recipe = options.recipe
-    records = [part_record(corpus, part.id) or {"shards": [], "quarantine": [], "by_lang": {}} for part in parts]
+    nothing: dict[str, Any] = {"shards": [], "quarantine": [], "by_lang": {}}
+    records = [record or nothing for record in part_records(corpus, parts)]
     order = np.arange(len(parts))
     if recipe.shuffle:
         order = Permutation(len(parts), recipe.seed, "parts")(order)
@@ -68,7 +71,7 @@ def finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Token
         vocab_size=encoder.vocab_size,
         sources=sources,
         shards=Shards.from_columns(columns),
-        files={role: {"file": name, "sha256": sha256_file(corpus / name)} for role, name in roles.items()},
+        files={role: {"file": name, "sha256": _sha256(corpus / name)} for role, name in roles.items()},
         weights=weights,
         special=specials_of(encoder, recipe),
         totals=_totals(records, rows),
@@ -78,6 +81,10 @@ def finish(corpus: Path, parts: Sequence[Part], encoder: Encoder, options: Token
     check_manifest(manifest, str(corpus / MANIFEST), "choose another --out, or delete this folder")
     write_json(corpus / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _sha256(file: Place) -> str:
+    return sha256_file(file) if isinstance(file, Path) else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def specials_of(encoder: Encoder, recipe: Recipe) -> dict[str, int]:

@@ -6,14 +6,14 @@ import hashlib
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from shoal_core.files import replace_file
+from shoal_data.files import write_whole
+from shoal_data.place import Place
 from shoal_data.reading.manifest import BLOCK_BYTES
 
 __all__ = ["ShardEntry", "write_shard"]
@@ -35,7 +35,7 @@ class ShardEntry:
 
 
 def write_shard(
-    folder: Path,
+    folder: Place,
     name: str,
     source: str,
     columns: dict[str, pa.Array],
@@ -50,7 +50,7 @@ def write_shard(
         ids: token ids of all documents on end, uint16 or uint32.
 
     Raises:
-        OSError: the disk does not take it.
+        UserError: the disk, or the store, does not take it.
     """
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(ids))
     batch = pa.record_batch({**columns, "tokens": lists})
@@ -61,9 +61,8 @@ def write_shard(
     written = pa.ipc.open_file(content).get_batch(0)["tokens"]
     path = f"shards/{name}.arrow"
     view = memoryview(content)
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as pool:  # the disk works while checksums are computed
-        on_disk = pool.submit(replace_file, folder / path, view)
+        on_disk = pool.submit(write_whole, folder / path, view)
         digest = hashlib.sha256(content).hexdigest()
         blocks = [zlib.crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)]
         on_disk.result()

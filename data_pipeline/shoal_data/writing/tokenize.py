@@ -21,12 +21,13 @@ from shoal_data.jobs.imports import import_early
 from shoal_data.jobs.lock import held
 from shoal_data.jobs.session import RaySession
 from shoal_data.jobs.tasks import run_parts, use_ray
+from shoal_data.place import Place, address_of, place_at
 from shoal_data.reading.manifest import MANIFEST, Manifest
 from shoal_data.reading.verify import verify
 from shoal_data.sources.parts import Part, plan_parts
 from shoal_data.tokenizer.encoder import Encoder, load_encoder
 from shoal_data.writing.duplicates import find_duplicates
-from shoal_data.writing.encode_part import encode_part, part_record
+from shoal_data.writing.encode_part import encode_part, part_records
 from shoal_data.writing.finish import finish, specials_of
 from shoal_data.writing.options import Recipe, TokenizeOptions
 
@@ -69,7 +70,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
             claim(corpus, job, ["shards/*.arrow", MANIFEST])
             for folder in (corpus, corpus / "job", corpus / "shards"):
                 sweep_temporary(folder)
-            write_whole(corpus / "tokenizer.json", Path(tokenizer).read_bytes())
+            write_whole(corpus / "tokenizer.json", place_at(tokenizer).read_bytes())
             if missing := _missing(corpus, parts):
                 use_ray(session, missing, wait=True)
                 _encode(corpus, parts, missing, encoder, options)
@@ -77,11 +78,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
 
 
 def _check_file(tokenizer: str | Path) -> None:
-    if "://" in str(tokenizer):
-        raise UserError(
-            f"--tokenizer {tokenizer}: only a file is read", "copy the tokenizer.json to this machine first"
-        )
-    if not Path(tokenizer).is_file():
+    if not place_at(tokenizer).is_file():
         raise UserError(f"--tokenizer {tokenizer}: no such file", "give --tokenizer DIR/tokenizer.json")
 
 
@@ -96,19 +93,19 @@ def _check_sources(recipe: Recipe, parts: Sequence[Part]) -> None:
         )
 
 
-def _missing(corpus: Path, parts: Sequence[Part]) -> list[Part]:
+def _missing(corpus: Place, parts: Sequence[Part]) -> list[Part]:
     """The parts that have no record, or whose shard is gone."""
-    return [part for part in parts if part_record(corpus, part.id) is None]
+    return [part for part, record in zip(parts, part_records(corpus, parts), strict=True) if record is None]
 
 
-def _finished(corpus: Path, parts: Sequence[Part], job: dict[str, Any]) -> Manifest | None:
+def _finished(corpus: Place, parts: Sequence[Part], job: dict[str, Any]) -> Manifest | None:
     """The manifest, if `job` has been done and all of its files stand."""
     if not (belongs(corpus) and (corpus / MANIFEST).exists()) or _missing(corpus, parts):
         return None
     try:
         if difference(json.loads((corpus / "job" / "job.json").read_bytes()), job):
             return None
-        return verify(corpus, full=False)
+        return verify(address_of(corpus), full=False)
     except StoreError:
         raise
     except UserError as error:
@@ -119,12 +116,12 @@ def _finished(corpus: Path, parts: Sequence[Part], job: dict[str, Any]) -> Manif
 
 
 def _encode(
-    corpus: Path, parts: Sequence[Part], missing: Sequence[Part], encoder: Encoder, options: TokenizeOptions
+    corpus: Place, parts: Sequence[Part], missing: Sequence[Part], encoder: Encoder, options: TokenizeOptions
 ) -> None:
     """Do the parts that are missing."""
     settings = {
-        "corpus": str(corpus.absolute()),
-        "tokenizer": str((corpus / "tokenizer.json").absolute()),
+        "corpus": address_of(corpus),
+        "tokenizer": address_of(corpus / "tokenizer.json"),
         "digest": encoder.digest,
         "engine": encoder.engine,
         "column": options.column,

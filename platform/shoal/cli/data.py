@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -29,7 +28,9 @@ CorpusAddress = Annotated[
 @app.command("tokenizer-train")
 def tokenizer_train(
     inputs: Inputs,
-    out: Annotated[str, typer.Option(help="Folder for tokenizer.json and its card: new or empty.")],
+    out: Annotated[
+        str, typer.Option(help="Folder or s3://bucket/prefix for tokenizer.json and its card: new or empty.")
+    ],
     vocab_size: Annotated[int, typer.Option(help="Entries, special tokens and the 256 bytes included.")],
     column: Column = "text",
     pattern: Annotated[str, typer.Option(help="Pre-tokenizer: deepseek-v3, gpt2 or cl100k.")] = "deepseek-v3",
@@ -51,8 +52,10 @@ def tokenizer_train(
 @app.command()
 def tokenize(
     inputs: Inputs,
-    tokenizer: Annotated[str, typer.Option(help="A byte-level BPE tokenizer.json.")],
-    out: Annotated[str, typer.Option(help="Folder for the corpus: new or empty, seen by all nodes.")],
+    tokenizer: Annotated[str, typer.Option(help="A byte-level BPE tokenizer.json: a path, or s3://...")],
+    out: Annotated[
+        str, typer.Option(help="Folder that all nodes see, or s3://bucket/prefix, for the corpus: new or empty.")
+    ],
     column: Column = "text",
     seed: Annotated[int, typer.Option(help="Names everything random.")] = 0,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Order documents by the seed.")] = False,
@@ -67,6 +70,7 @@ def tokenize(
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
     from shoal.cluster.inside import go_inside
     from shoal_data.files import read_lines
+    from shoal_data.place import place_at
     from shoal_data.sources.causes import extent
     from shoal_data.writing.options import Recipe, TokenizeOptions
     from shoal_data.writing.tokenize import tokenize as build
@@ -78,7 +82,7 @@ def tokenize(
     totals = manifest.totals
     print(f"{out}: {totals['tokens']:,} tokens, {totals['documents']:,} documents, {totals['bytes']:,} bytes of text")
     if totals["quarantined"]:
-        path = Path(out) / "quarantine.jsonl"
+        path = place_at(out) / "quarantine.jsonl"
         print(f"left out: {extent(read_lines(path))}; {path} says which and why")
 
 
@@ -101,7 +105,9 @@ def _pairs(option: str, values: list[str], kind: Callable[[str], Number], what: 
 
 
 @app.command()
-def sample(out: Annotated[str, typer.Option(help="Folder for train-*.parquet and heldout.parquet.")]) -> None:
+def sample(
+    out: Annotated[str, typer.Option(help="Folder or s3://bucket/prefix for train-*.parquet and heldout.parquet.")],
+) -> None:
     """Gather text that every machine has: the Python standard library's sources, about 10 MB."""
     from shoal_data.jobs.claim import check_out
     from shoal_data.sources.sample import write_sample
@@ -141,12 +147,10 @@ def inspect(
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
     from shoal.printable import printable
-    from shoal_core.errors import UserError
+    from shoal_data.place import place_at
     from shoal_data.reading.inspection import show
 
-    if picture is not None and "://" in picture:
-        raise UserError(f"--picture {picture}: only a file on this machine can be written", "name a local file")
-    show(corpus, documents, Path(picture) if picture else None, partial(printable, lines=True))
+    show(corpus, documents, place_at(picture) if picture else None, partial(printable, lines=True))
 
 
 @app.command()
