@@ -54,7 +54,8 @@ def find_duplicates(parts: Sequence[Part], column: str, folder: Place) -> None:
 def is_duplicate(folder: Place, part: int, documents: int) -> npt.NDArray[np.bool_]:
     """Whether each of a part's `documents` came before: (documents,)."""
     found = np.zeros(documents, bool)
-    for path in sorted(folder.glob("duplicates-*.arrow"), key=str):
+    paths: list[Place] = sorted(folder.glob("duplicates-*.arrow"), key=str)
+    for path in paths:
         batch = read_batch(path, 0)
         whose = batch["part"].to_numpy()
         first, last = np.searchsorted(whose, [part, part + 1])
