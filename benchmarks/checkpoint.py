@@ -81,7 +81,7 @@ def measure(preset: str, repeats: int, folder: str) -> tuple[dict[str, list[floa
     mine = b"".join(tensor.to_local().numpy().tobytes() for tensor in state.values())
     failures: list[str] = []
     saver = Saver(
-        root / "ours", group, Lane(), repeats + 1, {}, lambda *_: None, lambda _, reason: failures.append(reason)
+        root / "ours", group, Lane(), repeats + 1, {}, lambda *_: None, lambda _, reason, __: failures.append(reason)
     )
     times: dict[str, list[float]] = {}
     waiting: list[Any] = []

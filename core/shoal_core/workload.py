@@ -162,6 +162,10 @@ class Workload(ABC):
         carries them. Left out: the CPU."""
         return "cpu"
 
+    def tokens(self, samples: int) -> int | None:
+        """Tokens in so many samples, if it counts in tokens."""
+        return None
+
     def flops(self, step: int) -> float | None:
         """FLOPs that step `step` takes in all, forward and backward, by a closed form. Left out: not known, and no
         share of a device's peak is told."""

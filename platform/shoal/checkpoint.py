@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.record import slow
+from shoal.saving.chances import Chances
 from shoal_core.ckpt import among, together
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
@@ -77,8 +78,8 @@ class Saver:
     `root`: where the run's checkpoints lie. `process_group`: the cell's own group for checkpoints, so that training's
     collectives are never in its way. `lane`: what the state leaves its device over; whoever changes the state lets it
     precede. `about`: what every marker says of the run. `done`: called on rank 0 with (steps, address, seconds, bytes)
-    once a checkpoint is whole; `failed`, with (steps, reason), when it never will be: on rank 0, or on all that lost a
-    peer.
+    once a checkpoint is whole; `failed`, with (steps, reason, remedy), when it never will be: on rank 0, or on all that
+    lost a peer. `asking`: a group of CPUs for what ranks ask each other between steps; none: this rank is alone.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class Saver:
         keep: int,
         about: dict[str, Any],
         done: Callable[[int, str, float, int], None],
-        failed: Callable[[int, str], None],
+        failed: Callable[[int, str, str], None],
+        asking: Any = None,
     ) -> None:
         self._rundir, self._root, self._peers, self._keep = root.parent, open_store(root), Group(process_group), keep
-        self._about, self._done, self._failed = about, done, failed
+        self._about, self._done, self._failed, self._asking = about, done, failed, asking
         self._thread: threading.Thread | None = None
-        self._stage = Stage(lane)
+        self._stage, self._chances = Stage(lane), Chances()
         self.problem: str | None = None
         """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
 
@@ -106,6 +108,23 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
 
+    def may(self, steps: int, *, due: bool) -> bool:
+        """Whether to save after so many steps: if it is `due` and no save is under way, or if the last one came to
+        nothing. The same on all ranks, which ask each other if need be.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+        import torch
+        import torch.distributed as dist
+
+        if not self._chances.asks(steps, due=due):
+            return due
+        word = torch.tensor([self.busy(), self.problem is not None], dtype=torch.int32)
+        if self._asking is not None:
+            dist.all_reduce(word, dist.ReduceOp.MAX, group=self._asking)
+        return self._chances.heard(steps, due=due, busy=bool(word[0]), failed=bool(word[1]))
+
     def save(self, steps: int, generation: int, state: dict[str, Any], **about: Any) -> None:
         """Begin to copy `state` now, and write it in the background, after the one before it. `about`: what the marker
         says of this state.
@@ -116,6 +135,7 @@ class Saver:
         start = time.monotonic()
         self.join()
         self.problem = None
+        self._chances.began(steps)
         staged = self._stage.take(state)
         said = {"steps": steps, **self._about, **about}
         folder = Folder(self._root, name_of(steps))
@@ -145,6 +165,7 @@ class Saver:
 
     def _gave_up(self, steps: int, error: Exception) -> None:
         """Say why. A failure that all ranks share is told once."""
-        self.problem = str(error) if isinstance(error, Uncommitted) else together.in_words(error)
-        if self._peers.rank == 0 or not isinstance(error, Uncommitted):
-            self._failed(steps, self.problem)
+        shared = isinstance(error, Uncommitted)
+        self.problem = error.problem if isinstance(error, Uncommitted) else together.in_words(error)
+        if self._peers.rank == 0 or not shared:
+            self._failed(steps, self.problem, error.remedy if isinstance(error, UserError) else "")

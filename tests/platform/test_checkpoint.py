@@ -218,6 +218,54 @@ def saved_and_loaded(folder: str) -> tuple[bool, int, int]:
     return all(torch.equal(*pair) for pair in local.values()), loaded.bytes, size
 
 
+def retried(folder: str) -> tuple[list[int], list[tuple[int, str]], list[int]]:
+    """Steps 1 to 13 of two ranks; the store takes nothing from rank 0 until step 5, and the save of step 10 takes two
+    steps: which steps this rank saved, what it was told of failures, and what became whole."""
+    rank, group = dist.get_rank(), dist.new_group(backend="gloo")
+    failed, whole, begun, slow = list[tuple[int, str]](), list[int](), list[int](), threading.Event()
+    saver = checkpoint.Saver(
+        Path(folder),
+        group,
+        Lane(),
+        10,
+        {},
+        lambda steps, *_: whole.append(steps),
+        lambda steps, _, remedy: failed.append((steps, remedy)),
+        dist.new_group(backend="gloo"),
+    )
+    writer = LocalStore.writer
+    step = 0
+
+    def moody(self: LocalStore, name: str) -> Any:
+        if rank == 0 and step < 5:
+            raise StoreError("full", "make room")
+        if rank == 0 and step == 10:
+            assert slow.wait(timeout=60)
+        return writer(self, name)
+
+    LocalStore.writer = moody  # type: ignore[method-assign, assignment]
+    try:
+        for step in range(1, 14):
+            if saver.may(step, due=step in (1, 10, 11)):
+                saver.save(step, 0, {"a": torch.full((3,), float(step))})
+                begun.append(step)
+            if step == 11:
+                slow.set()
+            if step != 10:
+                saver.join()
+    finally:
+        LocalStore.writer = writer  # type: ignore[method-assign]
+    return begun, failed, whole
+
+
+def test_ranks_agree_on_when_to_save_anew_and_wait_for_no_save(pair: World, tmp_path: Path) -> None:
+    (begun, failed, whole), (same, nothing, none) = pair.run(retried, str(tmp_path / "checkpoints"))
+    assert begun == same == [1, 2, 4, 8, 10, 13]
+    assert failed == [(steps, "make room") for steps in (1, 2, 4)]
+    assert whole == [8, 10, 13]
+    assert nothing == none == []
+
+
 def test_ranks_say_to_each_other_what_they_say(pair: World) -> None:
     said = pair.run(exchanged)
     assert said[0] == said[1] == [{"rank": 0, "word": "ü"}, {"rank": 1, "word": "ü" * 5001}]

@@ -297,6 +297,19 @@ def test_a_run_is_not_done_without_its_last_state() -> None:
     assert "last state could not be saved (disk full)" in end.reason
 
 
+def test_trouble_with_saving_is_told_once_until_a_checkpoint_is_whole() -> None:
+    run = Run()
+    run.start()
+
+    def told(*said: NotSaved | Checkpointed) -> list[int]:
+        lines = [action for action in run.feed(*said) if isinstance(action, Journal)]
+        return [line.fields["step"] for line in lines if line.kind == "checkpoint_failed"]
+
+    assert told(*(NotSaved(step, f"no room at step {step}", "w00", "free some space") for step in (5, 6, 8))) == [5]
+    assert told(NotSaved(12, "not allowed", "w00", "use other credentials")) == [12]
+    assert told(Checkpointed(16), NotSaved(20, "not allowed", "w00", "use other credentials")) == [20]
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_once() -> None:
     run = Run(checkpoint=40)
     for seat, worker in HOMES.items():

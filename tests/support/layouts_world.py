@@ -216,7 +216,7 @@ def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: st
         step(replica, place, number)
     failures: list[str] = []
     group = dist.new_group(backend="gloo") if workers > 1 else None
-    saver = Saver(Path(root), group, Lane(), 2, {}, lambda *_: None, lambda _, reason: failures.append(reason))
+    saver = Saver(Path(root), group, Lane(), 2, {}, lambda *_: None, lambda _, reason, __: failures.append(reason))
     saver.save(steps, 0, replica.state_dict())
     saver.join()
     assert not failures, failures

@@ -111,6 +111,10 @@ class Pretrain(Workload):
         """See `Workload`."""
         return self.config.device
 
+    def tokens(self, samples: int) -> int:
+        """See `Workload`."""
+        return samples * self.config.data.seq_len
+
     def flops(self, step: int) -> float:
         """See `Workload`; by `token_flops`."""
         first, last = self.samples(step)

@@ -48,7 +48,9 @@ def write_start(replica: PretrainShard, section: dict[str, Any], target: Path) -
     try:
         alone.write(Folder.at(target), replica.state_dict(), about)
     except Uncommitted as error:
-        raise UserError(f"{target}: cannot be written ({error})", "make room, or name another place") from error
+        raise UserError(
+            f"{target}: cannot be written ({error.problem})", error.remedy or "make room, or name another place"
+        ) from error
 
 
 def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def convert(folder: Folder) -> int:
     try:
         size = alone.write(folder, state, about, replace=True)
     except Uncommitted as error:
-        raise UserError(f"{folder.address}: cannot be converted ({error})", "make room there") from error
+        raise UserError(
+            f"{folder.address}: cannot be converted ({error.problem})", error.remedy or "make room there"
+        ) from error
     folder.delete(marker["files"])
     return size
 

@@ -49,7 +49,7 @@ class Alone:
 ALONE = Alone()
 
 
-class Uncommitted(Exception):
+class Uncommitted(UserError):
     """A checkpoint did not become whole: what each rank lacked. All ranks raise it."""
 
 
@@ -76,12 +76,13 @@ def save(
         Uncommitted: it did not become whole; what was written of it is gone. RuntimeError: a peer is gone, and so may
             the checkpoint be; what is left of it nobody reads.
     """
-    heard = peers.exchange({"token": secrets.token_hex(4), "pieces": [piece.told() for piece in content]})
+    mine = {"token": secrets.token_hex(4), "of": folder.name, "pieces": [piece.told() for piece in content]}
+    heard = peers.exchange(mine)
     attempt = Attempt(generation, heard[0]["token"])
     try:
         word, pieces = part(folder, attempt, heard, content, peers.rank)
         said = peers.exchange(word)
-        ends: dict[str, Any] = {"bytes": -1, "problems": problems(said)}
+        ends: dict[str, Any] = {"bytes": -1, "problems": problems(said), "remedy": remedy(said)}
         if peers.rank == 0 and not ends["problems"]:
             ends = outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in said], about, replace)
     except BaseException:
@@ -93,7 +94,7 @@ def save(
     with contextlib.suppress(RuntimeError) if ends["bytes"] >= 0 else contextlib.nullcontext():
         ends = peers.exchange(ends)[0]
     if ends["problems"]:
-        raise Uncommitted("; ".join(ends["problems"]))
+        raise Uncommitted("; ".join(ends["problems"]), ends["remedy"])
     return int(ends["bytes"])
 
 
@@ -102,11 +103,13 @@ def part(
 ) -> tuple[dict[str, Any], list[Piece]]:
     """Write this rank's part: what it says of that, and all pieces of the state. Whatever goes wrong is its word."""
     try:
+        if len({one["of"] for one in heard}) > 1:
+            raise ValueError(f"ranks save different steps: {', '.join(one['of'] for one in heard)}")
         dealt = deal([[Piece.heard(piece) for piece in one["pieces"]] for one in heard])
         pieces = [piece for pieces in dealt for piece in pieces]
         written = write(folder, attempt, rank, dealt[rank], content.__getitem__, block_bytes(pieces))
     except Exception as error:
-        return {"problem": in_words(error)}, []
+        return failed(error), []
     return {"written": written.told()}, pieces
 
 
@@ -127,7 +130,7 @@ def outcome(
             checkpoint = Checkpoint.open(folder)
             if checkpoint.marker["index"]["file"] == attempt.index:
                 return {"bytes": checkpoint.bytes, "problems": []}
-        return {"bytes": -1, "problems": [f"rank 0: {in_words(error)}"]}
+        return {"bytes": -1, "problems": problems([failed(error)]), "remedy": remedy([failed(error)])}
     if size is None:  # another cell saved the same step: what is whole is never taken away
         clean(folder, attempt)
         size = sum(file.bytes for one in written for file in one.files.values())
@@ -137,6 +140,16 @@ def outcome(
 def problems(said: list[Any]) -> list[str]:
     """What each rank lacked."""
     return [f"rank {rank}: {word['problem']}" for rank, word in enumerate(said) if "problem" in word]
+
+
+def remedy(said: list[Any]) -> str:
+    """What can be done about the first thing that was lacking."""
+    return next((word["remedy"] for word in said if word.get("remedy")), "")
+
+
+def failed(error: Exception) -> dict[str, str]:
+    """What a rank says of what went wrong."""
+    return {"problem": in_words(error), "remedy": error.remedy if isinstance(error, UserError) else ""}
 
 
 def clean(folder: Folder, attempt: Attempt) -> None:
@@ -172,9 +185,8 @@ def load(folder: Folder, state: Mapping[str, Any], peers: Peers, optional: Calla
     said = peers.exchange(word)
     if own is not None:
         raise own
-    failed = [(one["kind"], rank) for rank, one in enumerate(said) if "kind" in one]
-    if failed:
-        kind, rank = min(failed)
+    if wrong := [(one["kind"], rank) for rank, one in enumerate(said) if "kind" in one]:
+        kind, rank = min(wrong)
         raise [*KINDS, RankFailed][kind](said[rank]["problem"], said[rank]["remedy"])
     if len({one["seal"] for one in said}) > 1:
         raise Damaged(f"{folder.address}: was replaced while it was read", "see who writes there")

@@ -14,6 +14,7 @@ from shoal_core.ckpt.index import Block, File, Index, Tensor
 from shoal_core.ckpt.marker import MARKER, made
 from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.safetensors import header, parts
+from shoal_core.errors import StoreError
 
 __all__ = ["Attempt", "Written", "commit", "write"]
 
@@ -141,7 +142,7 @@ def commit(
     `steps` among it. Returns its bytes; none if there is a whole one by now, which stays unless `replace`.
 
     Raises:
-        StoreError: the store does not take it.
+        StoreError: the store does not take it, or has lost a file.
     """
     kinds = {piece.name: piece for piece in pieces}
     files = {name: file for one in written for name, file in one.files.items()}
@@ -157,6 +158,10 @@ def commit(
     folder.put(attempt.index, content)
     index = {"file": attempt.index, "bytes": len(content), "sha256": digest(content)}
     sizes = {name: file.bytes for name, file in sorted(files.items())}
+    there = folder.sizes()
+    for name, size in sizes.items():
+        if there.get(name) != size:
+            raise StoreError(f"{folder.where(name)}: was written, and is not there", "see who deletes there")
     marker = made({**about, "generation": attempt.generation}, index, sizes)
     if replace:
         folder.put(MARKER, marker)

@@ -33,12 +33,13 @@ def list_(address: Any_, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("steps", "bytes", "workers", "samples", "saved", "state", "address")
+    table = Table("steps", "bytes", "workers", "samples", "tokens", "bits/byte", "saved", "state", "address")
     for one in found:
         saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["time"])) if one["time"] else ""
         figures = (f"{one[name]:,}" if one[name] is not None else "" for name in ("steps", "bytes"))
-        rest = (str(one[name]) if one[name] is not None else "" for name in ("workers", "samples"))
-        table.add_row(*figures, *rest, saved, printable(one["state"]), printable(one["address"]))
+        rest = (str(one[name]) if one[name] is not None else "" for name in ("workers", "samples", "tokens"))
+        bpb = f"{one['bpb']:.4f}" if one["bpb"] is not None else ""
+        table.add_row(*figures, *rest, bpb, saved, printable(one["state"]), printable(one["address"]))
     Console().print(table)
 
 
@@ -185,7 +186,8 @@ def summary(folder: Folder) -> dict[str, Any]:
         state = EARLIER
     except Damaged as error:
         state = error.problem
-    about = {name: said.get(name) for name in ("run_id", "time", "generation", "workers", "mesh", "samples")}
+    names = ("run_id", "time", "generation", "workers", "mesh", "samples", "tokens", "bpb")
+    about = {name: said.get(name) for name in names}
     steps = said.get("steps", folder.steps)
     return {"address": folder.address, "steps": steps, **about, "bytes": size, "state": state}
 

@@ -17,6 +17,7 @@ __all__ = ["pass_over", "saved"]
 
 def saved(state: State, event: Checkpointed, actions: list[Action]) -> None:
     """A checkpoint is whole."""
+    state.saving = ""
     if event.steps > state.checkpoint:
         state.checkpoint = event.steps
         fields = {"step": event.steps, "path": event.path, "seconds": event.seconds, "bytes": event.bytes}

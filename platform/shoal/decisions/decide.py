@@ -142,12 +142,15 @@ def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
             copy_held(state, worker, rank, steps, era)
         case Checkpointed():
             saved(state, event, actions)
-        case NotSaved(steps, reason, worker):
+        case NotSaved(steps, reason, worker, remedy):
             seat = state.seats.get(worker)
             if seat is None or seat.cell not in state.live:
                 return False  # of a cell that is no more: those who live save the same state
             state.unsaved = reason
-            remember(state, event, "checkpoint_failed", worker, {"step": steps, "reason": reason}, actions)
+            if (remedy or reason) != state.saving:  # the same trouble is told once, however often it is met
+                what = {"step": steps, "reason": reason, "remedy": remedy}
+                remember(state, event, "checkpoint_failed", worker, what, actions)
+            state.saving = remedy or reason
             if state.halt is not None and steps >= state.committed:
                 end_unsaved(state, reason, actions)
         case Finished(worker, generation):

@@ -47,6 +47,8 @@ class State:
     halt: Halt | None = None
     """Set when the run cannot go on."""
     unsaved: str = "nothing was said of it"
+    saving: str = ""
+    """What keeps checkpoints from becoming whole, as it was told; "" once one is."""
     """Why the last checkpoint that failed did."""
     successors: dict[int, Cell] = field(default_factory=dict)
     """Cells formed on spares beside the live ones that they are to take the place of, whose nodes go."""

@@ -223,11 +223,12 @@ class Checkpointed(Word):
 
 @dataclass(frozen=True)
 class NotSaved(Word):
-    """A checkpoint of `steps` committed steps will never be whole."""
+    """A checkpoint of `steps` committed steps will never be whole; `remedy`: what can be done about it."""
 
     steps: int
     reason: str
     worker: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

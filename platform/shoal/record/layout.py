@@ -94,7 +94,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
         "sentence",
     ),
     "checkpoint": ("step", "path", "seconds", "bytes"),
-    "checkpoint_failed": ("step", "reason"),
+    "checkpoint_failed": ("step", "reason", "remedy"),
     "checkpoint_passed_over": ("step", "path", "reason"),
     "not_started": ("actor", "node", "how", "trace"),
     "formation_failed": ("cell", "attempt", "actor", "reason"),

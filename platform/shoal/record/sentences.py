@@ -131,7 +131,11 @@ def _checkpoint(event: Event) -> str:
 
 
 def _checkpoint_failed(event: Event) -> str:
-    return f"The checkpoint of step {event.get('step')} was not finished and does not count{_because(event)}."
+    remedy = f" Remedy: {event['remedy']}." if event.get("remedy") else ""
+    step = event.get("step")
+    return (
+        f"The checkpoint of step {step} was not finished, does not count and is tried again{_because(event)}.{remedy}"
+    )
 
 
 def _checkpoint_passed_over(event: Event) -> str:

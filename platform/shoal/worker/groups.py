@@ -71,6 +71,11 @@ class Groups:
                 raise Stopped
             time.sleep(min(LONGEST, max(SHORTEST, (time.monotonic() - since) / 50)))
 
+    def pause(self, seconds: float) -> None:
+        """Wait for so long. Raises: as `until`."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() >= end)
+
     def meet(self, key: str, size: int) -> None:
         """Wait until all `size` members of `key` are here. A group is only built once nobody has to be waited for.
 

@@ -41,6 +41,8 @@ from shoal.worker.world import RetainedState, World
 
 __all__ = ["Membership", "Voice", "ack_of", "ack_without"]
 
+LAST_PAUSES = (0.0, 1.0, 4.0)
+"""Seconds after which the save of the last state is tried again."""
 UNSAID = 8
 """Commits that are kept to be said: whoever should have said them may be cut off for a while before it is noticed."""
 
@@ -144,18 +146,31 @@ class Membership:
             began = step.steps == (self.kit.origin.get("start") or 0)  # what was loaded is told with its bits a byte
             if last or began or (due.every and step.steps % due.every == 0):
                 self.voice.phase = Phase.EVALUATING
-                self.voice.evaluated(step.steps, step.evaluate())
+                step.measured = step.steps, step.evaluate()
+                self.voice.evaluated(*step.measured)
             step.evaluated = step.steps
         every = job.checkpoint.every
-        due_now = step.steps > 0 and (last or (every and step.steps % every == 0))
-        if due_now and step.standing.in_first_cell:
-            if step.saved < step.steps:
+        if step.steps == 0 or not step.standing.in_first_cell:
+            return
+        if last:
+            self._save_last()
+        elif step.saved < step.steps:
+            with step.in_cell():
+                now = self.saver.may(step.steps, due=bool(every) and step.steps % every == 0)
+            if now:
                 self._save()
-            if last:
-                self._written()
-                if self.saver.problem is not None:
-                    self._save()  # once more: no other save follows
-                    self._written()
+
+    def _save_last(self) -> None:
+        """Have the state of the last step saved, and wait for it: no other save follows."""
+        if self.step.saved < self.step.steps:
+            self._save()
+        self._written()
+        for pause in LAST_PAUSES:
+            if self.saver.problem is None:
+                break
+            self.kit.groups.pause(pause)
+            self._save()
+            self._written()
 
     def _written(self) -> None:
         """Wait for the checkpoint that is being written."""
@@ -173,9 +188,12 @@ class Membership:
         self.saver.join()
         try:
             samples, _ = self.kit.workload.samples(step.steps)
+            at, figures = step.measured
+            bpb = figures.get("bpb") if at == step.steps else None
+            about = {"samples": samples, "tokens": self.kit.workload.tokens(samples), "bpb": bpb}
             state = step.state_dict()
             with step.in_cell():
-                self.saver.save(step.steps, self.voice.generation, state, samples=samples, finite=step.finite)
+                self.saver.save(step.steps, self.voice.generation, state, finite=step.finite, **about)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps
@@ -300,6 +318,6 @@ class Voice:
         """A checkpoint is whole. Any thread."""
         self.link.send(Checkpointed(steps, self.name, address, seconds, size))
 
-    def not_saved(self, steps: int, reason: str) -> None:
+    def not_saved(self, steps: int, reason: str, remedy: str) -> None:
         """A checkpoint never will be. Any thread."""
-        self.link.send(NotSaved(steps, reason, self.name))
+        self.link.send(NotSaved(steps, reason, self.name, remedy))

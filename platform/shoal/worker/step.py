@@ -123,8 +123,9 @@ class Step:
     """A worker's part in the steps of a cell, across generations.
 
     `steps`: committed steps of the state (-1: nothing healed yet). `todo`: micro-batches of the pending step; `sums`:
-    those that are done. `evaluated`, `saved`: the last boundary evaluated and saved at. `watch`, `phase`: of the step
-    that runs, what is done inside the cell, and whether it is.
+    those that are done. `evaluated`, `saved`: the last boundary evaluated and saved at; `measured`: the last evaluation
+    here, after how many steps and what it found. `watch`, `phase`: of the step that runs, what is done inside the cell,
+    and whether it is.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Step:
         self.sums = Sums(workload, shard, member.rank, member.size, fixed)
         self.snapshot = Snapshot(lane_of(workload.runs_on))
         self.steps, self.evaluated, self.saved = -1, -1, -1
+        self.measured: tuple[int, dict[str, float]] = -1, {}
         self.todo: list[int] = []
         self.finite = True
         """Loss and gradient norm of the last step that was committed here were numbers."""

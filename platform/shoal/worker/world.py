@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,17 @@ from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.errors import StoreError
 from shoal_core.lane import room_for
 from shoal_core.mesh import cell_mesh
 from shoal_core.store import open_store
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
+
+PAUSES = (1.0, 4.0, 16.0)
+"""Seconds after which a store is asked again for a checkpoint that it did not give; each time it is asked as often as
+it is itself patient for (`shoal_core.store`)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Kit:
     profiler: Profiler
     last: LastResort
     saved: Callable[[int, str, float, int], None]
-    not_saved: Callable[[int, str], None]
+    not_saved: Callable[[int, str, str], None]
 
     @property
     def checkpoints(self) -> Path:
@@ -97,7 +102,7 @@ class World:
         self._sockets.mark()
         kit.groups.world("world", order.rank, order.size)
         shard = build_shard(kit.workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
-        group = dist.new_group(backend="gloo")
+        group, asking = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
         step = self.step = Step(member, kit.workload, shard, kit.groups, kit.job, kit.injector)
@@ -111,7 +116,8 @@ class World:
         mesh = asdict(cell_mesh(kit.workload, order.size))
         about = {"run_id": kit.job.run_id, "workers": order.size, "mesh": mesh, "workload": kit.job.workload}
         lane, keep = step.snapshot.lane, kit.job.checkpoint.keep
-        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, about, kit.saved, kit.not_saved)
+        told = (kit.saved, kit.not_saved)
+        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, about, *told, asking)
 
     def _restore(self, step: Step, steps: int, group: Any) -> None:
         """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
@@ -123,8 +129,20 @@ class World:
         """
         if state_follows(self.order, self.kit.origin):
             folder = Folder(open_store(self.kit.checkpoints), name_of(steps))
-            step.shard.loaded(checkpoint.load(folder, step.state_dict(), group).steps)
+            step.shard.loaded(self._loaded(folder, step.state_dict(), group))
         step.steps = step.saved = steps
+
+    def _loaded(self, folder: Folder, state: dict[str, Any], group: Any) -> int:
+        """Fill a state from a checkpoint, all ranks at once; a store that fails is asked again. Returns its steps.
+
+        Raises:
+            Stopped: something else was ordered meanwhile. StoreError: it fails still. Others as `_restore`.
+        """
+        for pause in PAUSES:
+            with suppress(StoreError):
+                return checkpoint.load(folder, state, group).steps
+            self.kit.groups.pause(pause)
+        return checkpoint.load(folder, state, group).steps
 
     def cut(self) -> None:
         """Free the training thread, which may be blocked in a collective of the cell. Any thread."""
@@ -162,9 +180,9 @@ def state_follows(order: orders.Form, origin: Mapping[str, Any]) -> bool:
 
 
 def not_to_be_had(error: Exception) -> bool:
-    """Whether a world did not come up because a peer, a copy or a checkpoint is not to be had any more."""
+    """Whether a world did not come up because a peer, a copy or a checkpoint is not to be had, now or any more."""
     broke = isinstance(error, RuntimeError) and world_broke(error)
-    return broke or isinstance(error, LostCopy | checkpoint.Damaged)
+    return broke or isinstance(error, LostCopy | checkpoint.Damaged | StoreError)
 
 
 def damage_of(order: orders.Form, error: Exception) -> Damage | None:
