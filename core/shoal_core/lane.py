@@ -7,12 +7,16 @@ copied waits for that (`Copy.wait`). So nothing waits but what must, and a step'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Copy", "DeviceLane", "Lane", "lane_of", "on_cpu", "room_for"]
+__all__ = ["Copy", "DeviceLane", "Lane", "beside", "lane_of", "on_cpu", "room_for"]
+
+T = TypeVar("T")
 
 
 class Copy:
@@ -33,6 +37,12 @@ class Copy:
 class Lane:
     """Of a device that computes what it is told at once: what is copied is there."""
 
+    def begin(self, work: Callable[[], T]) -> Future[T]:
+        """Do what ends in `copy` but has to wait for somebody first. Raises: as `work`."""
+        done: Future[T] = Future()
+        done.set_result(work())
+        return done
+
     def follow(self) -> None:
         """What is copied from now on is as the calling thread's stream leaves it."""
 
@@ -51,6 +61,13 @@ class DeviceLane(Lane):
 
     def __init__(self, device: Any = torch.cuda) -> None:
         self._device, self._stream = device, device.Stream()
+        self._begun: Future[Any] = super().begin(lambda: None)
+
+    def begin(self, work: Callable[[], T]) -> Future[T]:
+        """Have a thread do it, once what was begun before is done. Raises: as that."""
+        self._begun.result()
+        begun = self._begun = beside(work, "lane")
+        return begun
 
     def follow(self) -> None:
         """See `Lane`."""
@@ -65,13 +82,28 @@ class DeviceLane(Lane):
         return Copy(sources, done)
 
     def precede(self) -> None:
-        """See `Lane`."""
+        """See `Lane`. The host waits for what was begun: its copies are known then. Raises: as that."""
+        self._begun.result()
         self._device.current_stream().wait_stream(self._stream)
 
 
 def lane_of(kind: str) -> Lane:
     """From a device of a kind (`Workload.runs_on`)."""
     return DeviceLane() if kind == "cuda" else Lane()
+
+
+def beside(work: Callable[[], T], name: str) -> Future[T]:
+    """Have a thread of its own do it; whoever asks for the result is told what it raised."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name).start()
+    return done
 
 
 @torch.no_grad()

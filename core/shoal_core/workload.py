@@ -111,7 +111,8 @@ class ReplicaShard(ABC):
     @abstractmethod
     def tensors(self) -> list[Any]:
         """Every local tensor a twin needs to become this shard, in a fixed order: parameters, moments, router biases,
-        averages. A shard that heals receives them in place."""
+        averages. A shard that heals receives them in place. Of a workload that runs on a GPU it is also called on
+        another thread, before the next `commit`."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

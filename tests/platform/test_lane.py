@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -10,10 +12,13 @@ import pytest
 import torch
 
 from shoal.config import Job
-from shoal.protocol.orders import Keeper
+from shoal.protocol.orders import Generation, Keeper
+from shoal.saving.rhythm import Rhythm
 from shoal.timeouts import Timeouts
 from shoal.worker import courier as courier_module
 from shoal.worker.courier import Courier
+from shoal.worker.exact import UNKNOWN, Fixed
+from shoal.worker.membership import Membership
 from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import Member, Standing, Step
 from shoal_core.lane import DeviceLane, Lane, lane_of
@@ -98,10 +103,10 @@ def test_the_step_after_a_snapshot_waits_for_it_on_the_device_alone(tmp_path: Pa
     device = Late()
     step = step_on(DeviceLane(device), tmp_path)
     before = copies(step.tensors())
-    step.snapshot.take(step.tensors(), 0)
-    assert (device.log[0], device.log[-1]) == (LEAVING[0], LEAVING[-1])  # and nobody has waited
+    step.snapshot.take(step.tensors, 0)
     commit(step)
-    assert device.log[-1] == "main waits for side"
+    first, each, last = LEAVING
+    assert device.log == [first, *[each] * len(before), last, "main waits for side"]  # and the host for nobody
     assert not equal(step.tensors(), before)
     assert equal(step.snapshot.lend().read(), before)
 
@@ -110,38 +115,116 @@ def test_a_state_that_is_gone_back_to_is_there_first(tmp_path: Path) -> None:
     device = Late()
     step = step_on(DeviceLane(device), tmp_path)
     before = copies(step.tensors())
-    step.snapshot.take(step.tensors(), 0)
+    step.snapshot.take(step.tensors, 0)
     assert step.snapshot.restore(step.tensors()) == 0
     assert equal(step.tensors(), before)
     assert device.log[-2:] == ["main waits for side", "the host waits"]
 
 
+class Waited(DeviceLane):
+    """Averages are made as soon as somebody waits for them."""
+
+    def __init__(self, device: Late) -> None:
+        super().__init__(device)
+        self.made = threading.Event()
+
+    def precede(self) -> None:
+        self.made.set()
+        super().precede()
+
+
+def test_averages_that_are_not_made_yet_are_waited_for_by_the_next_commit_alone(tmp_path: Path) -> None:
+    device = Late()
+    lane = Waited(device)
+    step = step_on(lane, tmp_path)
+    before = copies(step.tensors())
+
+    def state() -> list[torch.Tensor]:
+        assert lane.made.wait(60.0)
+        return step.tensors()
+
+    step.snapshot.take(state, 0)
+    kept = step.snapshot.lend()
+    assert not kept.begun.done()
+    assert device.log == ["side waits for main"]
+    commit(step)
+    assert kept.begun.done()
+    assert device.log[-1] == "main waits for side"
+    assert equal(kept.read(), before)
+
+
+def test_what_a_copy_met_is_told_to_whoever_waits_for_it(tmp_path: Path) -> None:
+    def state() -> list[torch.Tensor]:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    step = step_on(DeviceLane(Late()), tmp_path)
+    step.snapshot.take(state, 0)
+    for ask in (step.snapshot.lend().read, lambda: commit(step), lambda: step.snapshot.take(step.tensors, 0)):
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            ask()
+
+
+def test_a_generation_begins_when_what_it_may_write_to_has_been_read(tmp_path: Path) -> None:
+    device = Late()
+    step = step_on(DeviceLane(device), tmp_path)
+    step.snapshot.take(step.tensors, 0)
+    groups: Any = step.groups
+    groups.build.return_value = [None, None]
+    step.enter(Generation(1, (0,), 0, 0, ()))
+    assert device.log[-1] == "main waits for side"
+
+
+def test_a_copy_has_the_exponent_of_when_it_was_begun(tmp_path: Path) -> None:
+    step = step_on(Lane(), tmp_path)
+    fixed = step.sums.fixed = Fixed(2)
+    later = step.tensors_by_commit()
+    fixed.state[0] = 7
+    assert [int(state()[-1]) for state in (later, step.tensors)] == [UNKNOWN, 7]
+
+
 def test_a_copy_that_is_lent_stays_while_the_next_is_taken() -> None:
     snapshot = Snapshot(DeviceLane(Late()))
     state = [torch.zeros(3)]
-    snapshot.take(state, 1)
+    snapshot.take(lambda: state, 1)
     lent = snapshot.lend()
     snapshot.lane.precede()
     state[0].add_(1)
-    snapshot.take(state, 2)
+    snapshot.take(lambda: state, 2)
     second = snapshot.lend()
     assert [tensor.tolist() for tensor in second.read()] == [[1.0] * 3]
     assert [tensor.tolist() for tensor in lent.read()] == [[0.0] * 3]
     snapshot.give_back(lent)  # too late to be used again, and no word on the second
     snapshot.lane.precede()
     state[0].add_(1)
-    snapshot.take(state, 3)
+    snapshot.take(lambda: state, 3)
     assert [tensor.tolist() for tensor in snapshot.lend().read()] == [[2.0] * 3]
     assert [tensor.tolist() for tensor in second.read()] == [[1.0] * 3]
 
 
 def test_memory_that_is_given_back_is_used_for_the_next_copy() -> None:
     snapshot = Snapshot(DeviceLane(Late()))
-    snapshot.take([torch.zeros(3)], 1)
+    snapshot.take(lambda: [torch.zeros(3)], 1)
     first = snapshot.lend()
     snapshot.give_back(first)
-    snapshot.take([torch.ones(3)], 2)
-    assert snapshot.lend().tensors is first.tensors
+    snapshot.take(lambda: [torch.ones(3)], 2)
+    assert snapshot.lend().read() is first.read()
+
+
+@pytest.mark.parametrize(("every", "waits"), [("auto", [1]), (1, [])])
+def test_the_copy_that_is_timed_is_waited_for(every: Any, waits: list[int], tmp_path: Path) -> None:
+    device = Late()
+    step = step_on(DeviceLane(device), tmp_path)
+    step.rhythm = Rhythm(every)
+    step.rhythm.began(0)
+    membership: Any = SimpleNamespace(step=step, kit=SimpleNamespace(courier=Courier(Timeouts(60.0), str)))
+    found = []
+    for step.steps in range(3):
+        Membership._copy(membership)
+        if "the host waits" in device.log:
+            found.append(step.steps)
+        step.snapshot.lane.precede()
+        device.log.clear()
+    assert found == waits
 
 
 def test_what_is_sent_to_a_keeper_has_left_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

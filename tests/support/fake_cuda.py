@@ -3,7 +3,7 @@
 A CPU build of torch knows no CUDA device; with a device guard that does nothing it takes fake tensors there, and
 operands on different devices raise as on a GPU. Two things it cannot do: backward (autograd asks the accelerator for a
 stream) and values; what reads one gets a made-up number, and is counted. Streams only write down what is asked of them,
-and averages are made at once: fake tensors bear one thread at a time.
+and what is done beside training is done at once: fake tensors bear one thread at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shoal_workloads.recipe import ema
+from shoal_core import lane
 
 __all__ = ["Watch", "fake_cuda"]
 
@@ -90,13 +90,7 @@ class AtOnce:
     """A thread that has run when it was started."""
 
     def __init__(self, target: Callable[[], None], name: str) -> None:
-        self.target = target
-
-    def start(self) -> None:
-        self.target()
-
-    def join(self) -> None:
-        pass
+        self.start = target
 
 
 class Watch(TorchDispatchMode):
@@ -170,7 +164,7 @@ def fake_cuda() -> Iterator[Watch]:
     with (
         mock.patch.object(nn.Module, "to_empty", _to_empty),
         mock.patch.multiple(torch.cuda, **streams),
-        mock.patch.object(ema, "threading", SimpleNamespace(Thread=AtOnce)),
+        mock.patch.object(lane, "threading", SimpleNamespace(Thread=AtOnce)),
         FakeTensorMode(),
         watch,
     ):

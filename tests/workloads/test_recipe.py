@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from shoal_workloads.recipe import adamw
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
+from shoal_workloads.recipe.ema import Ema
 from shoal_workloads.recipe.guard import Guard, GuardConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
 from tests.support import synthetic
@@ -102,6 +103,16 @@ def test_averages_follow_the_parameters() -> None:
     for name, value in expected.items():
         assert torch.allclose(state[f"ema.{name}"], value, atol=1e-6), name
         assert not torch.equal(state[f"ema.{name}"], state[f"model.{name}"]), name
+
+
+def test_averages_that_cannot_be_made_are_told_of() -> None:
+    parameter = torch.zeros(2)
+    averages = Ema([parameter], 0.5)
+    averages.averages[0] = torch.zeros(3)
+    averages.update()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            averages.wait()
 
 
 def test_adamw_against_torch_and_bf16_moments() -> None:

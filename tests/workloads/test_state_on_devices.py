@@ -24,7 +24,7 @@ from shoal.worker.step import Member
 from shoal.worker.transfer import copy_state
 from shoal.worker.world import RetainedState, World, park, resume
 from shoal_core.ckpt.stage import Stage
-from shoal_core.lane import lane_of
+from shoal_core.lane import Lane, lane_of
 from shoal_workloads.parallel.shards import ParamShard
 from shoal_workloads.replica import PretrainShard
 from tests.support.fake_cuda import fake_cuda
@@ -55,7 +55,7 @@ def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
         snapshot = Snapshot(lane_of("cuda"))
         watch.waits.clear()
         for _ in range(2):
-            snapshot.take(state, 3)
+            snapshot.take(lambda: state, 3)
         assert not watch.waits
         assert watch.streams == ["side waits for main"] * 2
         assert {copy.device.type for copy in snapshot.lend().read()} == {"cpu"}
@@ -81,7 +81,7 @@ def forming(monkeypatch: pytest.MonkeyPatch, runs_on: str, build: Callable[[Reta
 
 def step_of(tensors: Callable[[], list[torch.Tensor]]) -> Any:
     """What leaving and going on ask of a step, around a state."""
-    known = {"steps": 3, "evaluated": 2, "torn": False, "member": Member(0, 0, 2)}
+    known = {"steps": 3, "evaluated": 2, "torn": False, "member": Member(0, 0, 2), "snapshot": Snapshot(Lane())}
     return SimpleNamespace(**known, tensors=tensors, abandon=mock.Mock(), healed=mock.Mock())
 
 
@@ -171,6 +171,16 @@ def test_averages_that_a_device_never_gives_end_the_process_that_leaves_a_cell(r
     world.step = step_of(averages)
     assert world.close() is not None
     assert said == ends
+
+
+def test_who_leaves_a_cell_waits_for_who_still_copies_the_shard() -> None:
+    step = step_of(list)
+    step.snapshot = mock.Mock()
+    kit: Any = SimpleNamespace(workload=SimpleNamespace(runs_on="cuda"), groups=mock.Mock(), last=LastResort(60.0))
+    world = World(Form(0, 1, 0, 2), kit)
+    world.step = step
+    assert world.close() is not None
+    step.snapshot.lane.precede.assert_called_once()
 
 
 def test_what_a_checkpoint_is_read_into_is_the_state_itself() -> None:

@@ -46,9 +46,13 @@ class Rhythm:
         self._start, self._agreed, self._cost, self.part = steps, None, math.nan, math.nan
 
     def copied(self, steps: int, seconds: float) -> None:
-        """Training stood still for `seconds` for the copy after `steps`."""
-        if steps == self._start + TIMED:
+        """The copy after `steps` took `seconds`: what hides behind the next step counts too."""
+        if self.times(steps):
             self._cost = seconds
+
+    def times(self, steps: int) -> bool:
+        """Whether the copy after `steps` is the one that is timed."""
+        return self.every == "auto" and steps == self._start + TIMED
 
     def stepped(self, steps: int, seconds: float) -> None:
         """A step took `seconds` with what came before it; `steps` are committed now."""

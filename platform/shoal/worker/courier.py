@@ -30,7 +30,7 @@ class Courier:
             self._sending.join(self._timeouts.silence)
             if self._sending.is_alive():
                 self.keeper = None
-        step.snapshot.take(step.tensors(), step.steps)
+        step.snapshot.take(step.tensors_by_commit(), step.steps)
         if self.keeper is not None:
             sent = (step.snapshot, step.snapshot.lend(), step.member.rank, step.steps, self.keeper)
             self._sending = threading.Thread(target=self._send, args=sent, daemon=True, name="copy")

@@ -135,6 +135,8 @@ class Membership:
         """Copy the state into memory, and find out what that costs."""
         start = time.monotonic()
         self.kit.courier.keep(self.step)
+        if self.step.rhythm.times(self.step.steps):
+            self.step.snapshot.arrived()
         self.step.rhythm.copied(self.step.steps, time.monotonic() - start)
 
     def _boundary(self) -> None:

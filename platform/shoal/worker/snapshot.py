@@ -7,8 +7,10 @@ count as done, their samples as skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -21,13 +23,13 @@ __all__ = ["Kept", "Snapshot", "checksum"]
 class Kept:
     """A copy of a worker's tensors, which may still be on its way."""
 
-    tensors: list[torch.Tensor]
-    copy: Copy
+    begun: Future[tuple[list[torch.Tensor], Copy]]
 
     def read(self) -> list[torch.Tensor]:
         """Its tensors, once they are there. Any thread."""
-        self.copy.wait()
-        return self.tensors
+        tensors, copy = self.begun.result()
+        copy.wait()
+        return tensors
 
 
 class Snapshot:
@@ -37,20 +39,33 @@ class Snapshot:
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
         self.steps = -1
-        self._kept = Kept([], Copy())
+        self._kept: Kept | None = None
         self._lent = False
 
-    def take(self, tensors: Sequence[torch.Tensor], steps: int) -> None:
-        """Begin to copy the state after `steps` committed steps; a copy that is lent stays with who reads it."""
-        mine = self._kept.tensors
-        if self._lent or len(mine) != len(tensors):
-            mine, self._lent = [room_for(tensor) for tensor in tensors], False
+    def take(self, tensors: Callable[[], Sequence[torch.Tensor]], steps: int) -> None:
+        """Begin to copy the state after `steps` committed steps; a copy that is lent stays with who reads it. Whoever
+        makes `tensors` may wait for averages, which are made beside training; what is on the device is copied as it is
+        now."""
+        used = None if self._lent else self._kept
         self.lane.follow()
-        self._kept = Kept(mine, self.lane.copy(mine, tensors))
+        self._kept, self._lent = Kept(self.lane.begin(partial(self._copy, tensors, used))), False
         self.steps = steps
+
+    def _copy(
+        self, tensors: Callable[[], Sequence[torch.Tensor]], used: Kept | None
+    ) -> tuple[list[torch.Tensor], Copy]:
+        state = tensors()
+        rooms = [room_for(tensor) for tensor in state] if used is None else used.begun.result()[0]
+        return rooms, self.lane.copy(rooms, state)
+
+    def arrived(self) -> None:
+        """Wait until the copy is there."""
+        if self._kept is not None:
+            self._kept.read()
 
     def lend(self) -> Kept:
         """The copy, for another thread to read."""
+        assert self._kept is not None
         self._lent = True
         return self._kept
 
@@ -65,7 +80,7 @@ class Snapshot:
         Raises:
             RuntimeError: there is none.
         """
-        if self.steps < 0:
+        if self._kept is None:
             raise RuntimeError("the workload asks to roll back, but there is no snapshot: set snapshots.every")
         self.lane.precede()
         for mine, tensor in zip(self._kept.read(), tensors, strict=True):

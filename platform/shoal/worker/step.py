@@ -160,6 +160,7 @@ class Step:
         (source, target) that this worker's cell has a part in: the source's worker is rank 0."""
         self.groups.leave(self.cross, self.all)
         self.cross = self.all = None
+        self.snapshot.lane.precede()  # a state that is healed is written to
         self.evaluated = max(self.evaluated, order.evaluated)
         self.rhythm.began(order.steps)
         self.standing = now = Standing(self.member, order.cells, order.crew)
@@ -183,6 +184,11 @@ class Step:
         """All that a twin needs to become this replica."""
         fixed = self.sums.fixed
         return [*self.shard.tensors(), *([fixed.state] if fixed is not None else [])]
+
+    def tensors_by_commit(self) -> Callable[[], list[torch.Tensor]]:
+        """The same as they are now, for whoever asks before the next commit. Any thread."""
+        own = [] if self.sums.fixed is None else [self.sums.fixed.state.clone()]  # an exponent changes before that
+        return lambda: [*self.shard.tensors(), *own]
 
     def state_dict(self) -> dict[str, Any]:
         """The same for a checkpoint."""

@@ -163,6 +163,7 @@ class World:
         if step is not None and step.steps >= 0 and not step.torn:
             on_device = self.kit.workload.runs_on != "cpu"
             with self.kit.last.within("the wait for a kept state") if on_device else nullcontext():
+                step.snapshot.lane.precede()  # else whoever copies it would hold the shard
                 tensors = [tensor.detach() for tensor in step.tensors()]
             retained = RetainedState(step.steps, step.evaluated, step.member.rank, tensors)
         if step is not None:

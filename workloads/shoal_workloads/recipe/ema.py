@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 import torch
 
-from shoal_core.lane import lane_of
+from shoal_core.lane import beside, lane_of
 
 __all__ = ["Ema"]
 
@@ -26,7 +26,7 @@ class Ema:
         self.decay = decay
         self._parameters = list(parameters)
         self.averages = [p.detach().to("cpu", copy=True) for p in self._parameters]
-        self._running: threading.Thread | None = None
+        self._running: Future[None] | None = None
         away = any(p.is_cuda for p in self._parameters)
         self._lane = lane_of("cuda") if away else None
         self._pinned = torch.empty(PIECE if away else 0, pin_memory=away)
@@ -42,14 +42,12 @@ class Ema:
         self.wait()
         if self._lane is not None:
             self._lane.follow()
-        self._running = threading.Thread(target=self._fold, name="ema")
-        self._running.start()
+        self._running = beside(self._fold, "ema")
 
     def wait(self) -> None:
-        """Until the averages are those of the last `update`."""
+        """Until the averages are those of the last `update`. Any thread. Raises: what it met."""
         if self._running is not None:
-            self._running.join()
-            self._running = None
+            self._running.result()
 
     @torch.no_grad()
     def _fold(self) -> None:
