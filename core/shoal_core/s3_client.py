@@ -9,6 +9,7 @@ whose role is missing is then told so, and not that a bucket is private.
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 from shoal_core.errors import StoreError
@@ -61,6 +62,15 @@ def connect(
             raise StoreError(
                 f"{url}: no AWS credentials are found", f"{CREDENTIALS}. A public bucket: set AWS_NO_SIGN_REQUEST=1"
             )
-        return session.client("s3", endpoint_url=endpoint, config=config)
+        client = session.client("s3", endpoint_url=endpoint, config=config)
+        client.meta.events.register("before-call.s3.HeadBucket", _not_asked)
+        return client
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"{url}: {error}", "mend AWS_PROFILE, AWS_ENDPOINT_URL or what else of AWS is set") from error
+
+
+def _not_asked(**_: Any) -> tuple[Any, dict[str, Any]]:
+    """What botocore is told in place of an answer to HeadBucket. It asks that for the region of a bucket whose store
+    redirects and does not name it; where that is redirected too, it would ask on until its stack is full."""
+    error = {"Code": "301", "Message": "no region is named"}
+    return SimpleNamespace(status_code=301), {"Error": error, "ResponseMetadata": {"HTTPHeaders": {}}}

@@ -64,8 +64,13 @@ def _refusal(error: Any, where: str, doing: str) -> Exception | None:
         return StoreError(f"{where}: there is no such bucket", "check the address s3://bucket/prefix, and the endpoint")
     if code in _OTHER_REGION:
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        region = headers.get("x-amz-bucket-region") or said.get("Region") or "the bucket's region"
-        return StoreError(f"{where}: the bucket lies in another region ({why})", f"set AWS_DEFAULT_REGION to {region}")
+        if not (region := headers.get("x-amz-bucket-region") or said.get("Region")):
+            remedy = (
+                "set AWS_DEFAULT_REGION to the bucket's region, and check the endpoint (http where it wants https?)"
+            )
+            return StoreError(f"{where}: it lies in another region, or at another endpoint ({why})", remedy)
+        remedy = f"set AWS_DEFAULT_REGION (or `region` in the address, if it is given there) to {region}"
+        return StoreError(f"{where}: the bucket lies in another region ({why})", remedy)
     if unsigned() and status in (401, 403):
         remedy = f"unset AWS_NO_SIGN_REQUEST, and {CREDENTIALS}"
         return StoreError(f"{where}: {doing} is not allowed without credentials ({why})", remedy)

@@ -20,6 +20,7 @@ from shoal_data.jobs import lock
 from shoal_data.jobs.claim import FORMAT, check_out, claim, difference
 from shoal_data.jobs.lock import held
 from shoal_data.sources import sample
+from shoal_data.sources.gather import check_apart
 from shoal_data.sources.sample import write_sample
 
 HOLDER = """
@@ -75,6 +76,28 @@ def test_out_is_not_in_a_folder_that_ray_deletes(tmp_path: Path, monkeypatch: py
         with pytest.raises(UserError, match=f"lies in {whose}"):
             check_out("corpus")
         assert check_out(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "out"),
+    [
+        ("in/**", "in/out"),
+        ("in/**/*.jsonl", "in/out"),
+        ("web=in/**", "./in/out"),
+        ("in/out/*", "in/out"),
+        ("s3://b/in/**", "s3://b/in/out?region=x"),
+    ],
+)
+def test_out_is_not_among_the_inputs(pattern: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"what is written there matches --input (?s:.*)lies elsewhere") as error:
+        check_apart(["other/*.txt", pattern], out)
+    assert repr(pattern) in error.value.problem
+    for apart in ("out", "inner/out", "s3://b/out", "in.out"):
+        check_apart([pattern, "in/*"], apart)
+    check_apart(["in/*.jsonl", "in/**/*.parquet"], "in/out")
 
 
 # Whose folder it is

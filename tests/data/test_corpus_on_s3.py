@@ -237,6 +237,7 @@ def test_nobody_answers(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (403, "AccessDenied", "not allowed", "s3:GetObject"),
         (403, "RequestTimeTooSkewed", "RequestTimeTooSkewed", "clock"),
         (400, "AuthorizationHeaderMalformed", "another region", "AWS_DEFAULT_REGION"),
+        (301, "PermanentRedirect", "another endpoint", "AWS_DEFAULT_REGION"),
         (405, "MethodNotAllowed", "MethodNotAllowed", "an S3 store"),
     ],
 )

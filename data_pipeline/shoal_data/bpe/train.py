@@ -27,6 +27,7 @@ from shoal_data.jobs.session import RaySession
 from shoal_data.jobs.tasks import use_ray
 from shoal_data.place import Place
 from shoal_data.sources.causes import common_causes
+from shoal_data.sources.gather import check_apart
 from shoal_data.sources.parts import Part, plan_parts
 from shoal_data.tokenizer.byte_level import byte_of_character, character_of_byte, spell
 from shoal_data.tokenizer.patterns import PATTERNS, pre_tokenizer
@@ -78,6 +79,7 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Plac
     """
     _check(options)
     folder = check_out(out)
+    check_apart(inputs, str(out))
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
         parts = plan_parts(inputs, options.column, options.part_bytes)

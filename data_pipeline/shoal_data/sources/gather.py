@@ -11,13 +11,48 @@ from shoal_core.errors import UserError
 from shoal_data.sources.filesystem import Found, is_local, list_files
 from shoal_data.sources.formats import format_of, refusal
 from shoal_data.sources.found import Listing, Problem, refuse
-from shoal_data.sources.globs import has_magic
+from shoal_data.sources.globs import has_magic, match_path
 from shoal_data.sources.local_files import describe
 from shoal_data.sources.names import source_names
 
-__all__ = ["gather"]
+__all__ = ["check_apart", "gather"]
 
+#: what jobs write into `--out`
+_MADE = (
+    "tokenizer.json",
+    "card.md",
+    "quarantine.jsonl",
+    "compression.png",
+    "token_bytes.npy",
+    "blocks.crc32",
+    "job/job.json",
+    "shards/000000.arrow",
+)
 _NAMED = re.compile(r"([^/=*?\[\]~:]+)=(.+)", re.DOTALL)
+
+
+def check_apart(inputs: Sequence[str], out: str) -> None:
+    """Refuse inputs that what a job writes into `out` would be among, when the same command is run again.
+
+    Raises:
+        UserError: it names the glob.
+    """
+    made = [_names(f"{out}/{name}") for name in _MADE]
+    for pattern in inputs:
+        named = _NAMED.fullmatch(pattern)
+        for meant in (pattern, named[2]) if named else (pattern,):
+            if any(match_path(path, _names(meant)) == "taken" for path in made):
+                raise UserError(
+                    f"--out {out}: what is written there matches --input {pattern!r}, and would be read as text",
+                    "choose an --out that lies elsewhere, or a glob that names less, such as one by extension",
+                )
+
+
+def _names(path: str) -> list[str]:
+    """The parts of a path or URL, from its root on."""
+    if is_local(path):
+        path = os.path.abspath(os.path.expanduser(path))
+    return path.partition("?")[0].split("/")
 
 
 def gather(inputs: Sequence[str], said: Callable[[int], None]) -> list[tuple[str, Found]]:

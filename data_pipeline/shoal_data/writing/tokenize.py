@@ -24,6 +24,7 @@ from shoal_data.jobs.tasks import run_parts, use_ray
 from shoal_data.place import Place, address_of, place_at
 from shoal_data.reading.manifest import MANIFEST, Manifest
 from shoal_data.reading.verify import verify
+from shoal_data.sources.gather import check_apart
 from shoal_data.sources.parts import Part, plan_parts
 from shoal_data.tokenizer.encoder import Encoder, load_encoder
 from shoal_data.writing.duplicates import find_duplicates
@@ -47,6 +48,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
     """
     options.check()
     corpus = check_out(out)
+    check_apart(inputs, str(out))
     _check_file(tokenizer)
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
