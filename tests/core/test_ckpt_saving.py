@@ -100,8 +100,10 @@ def test_the_newest_stay_and_half_written_ones_go(tmp_path: Path) -> None:
     among.prune(root, keep=2)
     assert names(tmp_path) == [name_of(20), name_of(30), name_of(40)]
     assert len(names(tmp_path / name_of(20))) == 3
-    among.sweep(root)
-    assert names(tmp_path) == [name_of(20), name_of(30)]
+    (tmp_path / name_of(50)).mkdir()
+    (tmp_path / name_of(50) / "notes.txt").write_text("a user's own")
+    assert [folder.name for folder in among.sweep(root)] == [name_of(40)]
+    assert names(tmp_path) == [name_of(20), name_of(30), name_of(50)]
 
 
 def test_one_saved_after_a_step_that_is_no_number_takes_no_healthy_ones_place(tmp_path: Path) -> None:

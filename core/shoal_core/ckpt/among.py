@@ -84,10 +84,9 @@ def is_finite(folder: Folder) -> bool:
         return False
 
 
-def sweep(root: Store) -> None:
-    """Remove what saves left half-written, when nobody saves."""
-    for _, folder in folders(root):
-        remove(folder, marker=False)
+def sweep(root: Store) -> list[Folder]:
+    """Remove what saves left half-written, when nobody saves. Returns where there was some."""
+    return [folder for _, folder in folders(root) if remove(folder, marker=False)]
 
 
 def delete(folder: Folder) -> int:
@@ -103,9 +102,9 @@ def delete(folder: Folder) -> int:
     return sum(own.values())
 
 
-def remove(folder: Folder, *, marker: bool) -> None:
-    """Remove what is in a folder but for what was set aside there and, unless `marker`, the finished checkpoint; of a
-    marker that cannot be read nothing is removed."""
+def remove(folder: Folder, *, marker: bool) -> bool:
+    """Remove what saves wrote to a folder but for what was set aside there and, unless `marker`, the finished
+    checkpoint; of a marker that cannot be read nothing is removed. Whether there was anything."""
     there = folder.sizes()
     kept: set[str] = set()
     for name in there:
@@ -115,12 +114,13 @@ def remove(folder: Folder, *, marker: bool) -> None:
         try:
             said = read_marker(folder)
         except (Damaged, Earlier):
-            return
+            return False
         kept |= {MARKER, said["index"]["file"], *said["files"]}
-    gone = there.keys() - kept
+    gone = {name for name in there.keys() - kept if OWN.fullmatch(name)}
     if MARKER in gone:
         folder.delete([MARKER])
     folder.delete(sorted(gone - {MARKER}))
+    return bool(gone)
 
 
 def set_aside(folder: Folder) -> str:

@@ -24,7 +24,7 @@ from shoal.control.finish import finish
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
 from shoal.control.mishaps import Mishaps
-from shoal.control.orders import carry_out
+from shoal.control.orders import carry_out, sweep
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Metrics, Scribe
@@ -177,6 +177,7 @@ class Controller:
             if self.again:
                 await take_over(self)
             else:
+                await sweep(self)
                 self.begin()
             looks = (every(self.watch.look, failed, IN_A_ROW), every(self.survey.look, failed))
             await keep([*looks, every(self.bulletin.look, failed), every(self.wishes.look, failed)], self.ended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from dataclasses import replace
 
@@ -41,7 +42,9 @@ from shoal_core.errors import StoreError
 from shoal_core.store import Store, open_store
 from shoal_core.workload import ORIGIN
 
-__all__ = ["GRACE", "carry_out"]
+__all__ = ["GRACE", "carry_out", "sweep"]
+
+logger = logging.getLogger(__name__)
 
 GRACE = 2.0
 """Seconds in which neighbours end a worker that is taken for dead, before the cluster is asked to."""
@@ -183,6 +186,18 @@ def die(one: Run, action: Death) -> None:
     one.scribe.event("death", **fields, coords=coords, how=action.how, step=action.committed)
     if seat is not None and action.live:
         one.recoveries.died(seat.cell, action.worker, action.node, action.how, action.alive or now, now)
+
+
+async def sweep(one: Run) -> None:
+    """Remove what saves before this session left half-written. Done by who holds the run's lease, before it asks for
+    workers: nobody writes there."""
+    try:
+        swept = await asyncio.to_thread(among.sweep, open_store(one.rundir / "checkpoints"))
+    except StoreError as error:
+        logger.warning("what saves left half-written is not removed: %s", error.problem)
+        return
+    if swept:
+        one.scribe.event("checkpoints_swept", folders=[folder.name for folder in swept])
 
 
 async def set_aside(one: Run, action: SetAside) -> None:

@@ -16,13 +16,12 @@ from shoal.on_ray.nodes import living, near_node, quiet_node
 from shoal.on_ray.room import planned
 from shoal.plan import Wanted, cell_mesh
 from shoal.preflight import Preflight
-from shoal.record import index, layout
+from shoal.record import index
 from shoal.record.lease import claim
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import count
 from shoal_core.ckpt import among
 from shoal_core.errors import UserError
-from shoal_core.store import open_store
 
 __all__ = ["nodes_in_words", "submit"]
 
@@ -49,7 +48,6 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
     for damaged, reason in ready.passed:
         aside = among.set_aside(damaged)
         run.append_event("checkpoint_passed_over", step=damaged.steps, path=aside, reason=reason)
-    among.sweep(open_store(run.path / layout.CHECKPOINTS))
     run.close()
     places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
     controller = ControllerActor.options(  # type: ignore[attr-defined]

@@ -95,6 +95,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "checkpoint": ("step", "path", "seconds", "bytes"),
     "checkpoint_failed": ("step", "reason", "remedy"),
+    "checkpoints_swept": ("folders",),
     "checkpoint_passed_over": ("step", "path", "reason"),
     "not_started": ("actor", "node", "how", "trace"),
     "formation_failed": ("cell", "attempt", "actor", "reason"),

@@ -138,6 +138,10 @@ def _checkpoint_failed(event: Event) -> str:
     )
 
 
+def _checkpoints_swept(event: Event) -> str:
+    return f"Saves before this session left parts of {', '.join(map(str, event.get('folders') or ()))}: removed."
+
+
 def _checkpoint_passed_over(event: Event) -> str:
     where = f" It lies at {event['path']}." if event.get("path") else ""
     return f"The checkpoint of step {event.get('step')} is not gone on from{_because(event)}.{where}"
@@ -278,6 +282,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "checkpoint": _checkpoint,
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_passed_over": _checkpoint_passed_over,
+    "checkpoints_swept": _checkpoints_swept,
     "not_started": _not_started,
     "formation_failed": _formation_failed,
     "record_stalled": _record_stalled,
