@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
+from shoal.record.place import folder_of
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
+from shoal_core.store import join, open_store
 
 __all__ = ["Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 
@@ -95,7 +98,9 @@ class Job(Section):
     """What to train, on how many workers, and what to keep of it."""
 
     run_id: str | None = Field(None, pattern=RUN_ID, description="name of the run; made up when not given")
-    storage: Path = Field(Path("runs"), description="folder (shared by all nodes) that holds the runs")
+    storage: str = Field(
+        "runs", description="where the runs lie: a folder that all nodes share, or a store such as s3://bucket/runs"
+    )
     steps: int = Field(ge=1, le=STEPS, description="optimizer steps to commit")
     cells: int = Field(2, ge=1, le=WIDEST, description="replicas of the model (HSDP groups)")
     workers_per_cell: int = Field(
@@ -132,6 +137,11 @@ class Job(Section):
     mlflow: Mlflow = Mlflow()
     workload: dict[str, Any] = Field(description="`path: package.module:Class`, the rest is the workload's own")
 
+    @property
+    def place(self) -> str:
+        """The address of the run: of its record and its checkpoints."""
+        return join(self.storage, str(self.run_id))
+
     @field_validator("run_id")
     @classmethod
     def _not_mlflows(cls, run_id: str | None) -> str | None:
@@ -141,9 +151,16 @@ class Job(Section):
 
     @field_validator("storage", mode="before")
     @classmethod
-    def _a_folder(cls, storage: Any) -> Any:
+    def _an_address(cls, storage: Any) -> Any:
+        if isinstance(storage, os.PathLike):
+            storage = os.fspath(storage)
         if isinstance(storage, str) and (not storage.strip() or printable(storage) != storage):
             raise ValueError("is empty, or holds characters that cannot be shown")
+        try:
+            if isinstance(storage, str) and folder_of(storage) is None:
+                open_store(storage)
+        except UserError as error:
+            raise ValueError(f"{error.problem}: {error.remedy}") from error
         return storage
 
     @field_validator("slot_resource")

@@ -13,15 +13,17 @@ from shoal.config import Job
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
+from shoal.record.place import address_of, folder_of, followed, local_record
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN
 
-__all__ = ["ControllerDied", "Run", "check_same", "follow", "unfinished"]
+__all__ = ["ControllerDied", "Run", "check_same", "follow", "log_of", "unfinished"]
 
 PATIENCE = 60.0
 """Seconds from a run's last word until a driver stops waiting for its controller's (the report is written between)."""
-UNHEARD = 3.0
-"""Seconds after an order to end in which a controller that lives has written something (it does every second)."""
+UNHEARD, UNPUBLISHED = 3.0, 30.0
+"""Seconds after an order to end in which a controller that lives has written something (it does every second), and in
+which its store has that."""
 Show = Callable[[str, dict[str, Any]], None]
 
 
@@ -50,7 +52,7 @@ def unfinished(job: Job) -> bool:
     """Whether there is a record of the job's run that says nothing of its end: the run goes on, or died."""
     if job.run_id is None:
         return False
-    path = job.storage / job.run_id
+    path = local_record(job.place)
     return (path / layout.EVENTS).exists() and not (path / layout.RUN).exists()
 
 
@@ -60,7 +62,7 @@ def check_same(job: Job) -> None:
     Raises:
         UserError: it runs with other settings. Where it is mirrored to does not count.
     """
-    recorded = flat_masked(read.config(job.storage / str(job.run_id)))
+    recorded = flat_masked(read.config(local_record(job.place)))
     asked = flat_masked(job.model_dump(mode="json"))
     different = sorted(
         key
@@ -74,6 +76,11 @@ def check_same(job: Job) -> None:
         )
 
 
+def log_of(path: Path) -> str:
+    """The file for what Ray says, in a run directory: one that is no part of a record that lies elsewhere."""
+    return "ray.log" if folder_of(address_of(path)) is not None else ".ray.log"
+
+
 class Orders:
     """Passes signals to end (Ctrl-C, `ray job stop`) on to a run: the first asks it to save the state and end, the
     second to end at once, the third ends this driver. `given_up`: the controller is not heard of any more."""
@@ -85,6 +92,7 @@ class Orders:
         self._heard = 0.0
         self._written = 0.0
         self.given_up = False
+        self._patience = UNHEARD if folder_of(address_of(path)) is not None else UNPUBLISHED
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._take)
 
@@ -109,7 +117,7 @@ class Orders:
             written = max(_written(self._path / name) for name in (layout.STATUS, layout.EVENTS, layout.STEPS))
             if written != self._written:
                 self._written, self._heard = written, now
-            self.given_up = self.given_up or now - self._heard > UNHEARD
+            self.given_up = self.given_up or now - self._heard > self._patience
 
 
 def _written(file: Path) -> float:
@@ -134,11 +142,12 @@ def follow(run: Run, path: Path, show: Show) -> tuple[str, str]:
         orders.look()
         return orders.given_up or run.over()
 
-    for kind, line in read.follow(path, since=since, stop=over):
-        show(kind, line)
-    deadline = time.monotonic() + PATIENCE
-    while not (over() or time.monotonic() > deadline):
-        time.sleep(0.1)
+    with followed(path, say):
+        for kind, line in read.follow(path, since=since, stop=over):
+            show(kind, line)
+        deadline = time.monotonic() + PATIENCE
+        while not (over() or time.monotonic() > deadline):
+            time.sleep(0.1)
     if not run.over():
         return _on_record(path) or (
             "left",

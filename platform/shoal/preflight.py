@@ -12,6 +12,7 @@ from shoal import batching, tracking
 from shoal import resume as going_on
 from shoal.config import Job, parse
 from shoal.plan import cell_mesh
+from shoal.record.place import from_root
 from shoal.record.rundir import check_run_id
 from shoal.storage import check_writable
 from shoal_core.ckpt.folder import Folder
@@ -64,7 +65,7 @@ def settled(job: Job) -> Job:
     """
     mlflow = job.mlflow.model_copy(update={"uri": tracking.chosen_uri(job.mlflow.uri)})
     return job.model_copy(
-        update={"run_id": job.run_id or make_id(), "storage": job.storage.absolute(), "mlflow": mlflow}
+        update={"run_id": job.run_id or make_id(), "storage": from_root(job.storage), "mlflow": mlflow}
     )
 
 

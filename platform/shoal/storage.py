@@ -1,4 +1,5 @@
-"""Where runs lie: a folder that outlives the job that made it, named so that the submitter's shell finds it too."""
+"""Where runs lie: a store, or a folder that outlives the job that made it, named so that the submitter's shell finds
+it too."""
 
 from __future__ import annotations
 
@@ -6,32 +7,38 @@ import os
 from pathlib import Path
 
 from shoal.cluster.state import known_clusters, load
+from shoal.record.place import folder_of
 from shoal_core.errors import UserError
 from shoal_core.passing import TEMP_DIR, own_cluster, passing
+from shoal_core.store import open_store
 
 __all__ = ["check_writable", "lasting", "own_folder", "settle"]
 
-DEFAULT = Path("runs")
+DEFAULT = "runs"
 
 
-def settle(storage: Path | None, job_file: Path) -> Path:
-    """The folder of runs that a job names, from the root; None: it names none.
+def settle(storage: str | None, job_file: Path) -> str:
+    """The storage of runs that a job names, a folder from the root; None: it names none.
 
-    A relative one is taken from the folder that the command runs in or, if that one passes, from the job file's. If
+    A relative folder is taken from the folder that the command runs in or, if that one passes, from the job file's. If
     that passes too, runs of a cluster on this machine go to a folder of the user's own.
 
     Raises:
-        UserError: it would lie where it is deleted.
+        UserError: it would lie where it is deleted, or is the address of no store.
     """
-    wanted = storage if storage is not None else Path(os.environ.get("SHOAL_STORAGE") or DEFAULT)
+    address = storage if storage is not None else os.environ.get("SHOAL_STORAGE") or DEFAULT
+    wanted = folder_of(address)
+    if wanted is None:
+        open_store(address)
+        return address
     if wanted.is_absolute():
-        return lasting(wanted, "storage")
+        return str(lasting(wanted, "storage"))
     clusters = temporary_folders()
     for base in (Path.cwd(), job_file.absolute().parent):
         if not passing(base, clusters):
-            return lasting(base / wanted, "storage")
+            return str(lasting(base / wanted, "storage"))
     if os.environ.get(TEMP_DIR):  # all nodes are this machine
-        return lasting(own_folder() / wanted, "storage")
+        return str(lasting(own_folder() / wanted, "storage"))
     raise UserError(
         f"storage: {str(wanted)!r} would lie in {Path.cwd()}, {passing(Path.cwd(), clusters)}",
         "name a folder that all nodes share, from the root: storage=/shared/runs, or SHOAL_STORAGE in the job's "
@@ -67,13 +74,16 @@ def temporary_folders() -> dict[str, Path]:
     return found
 
 
-def check_writable(storage: Path) -> None:
-    """Whether runs can be written into `storage`, as far as that can be known without writing.
+def check_writable(storage: str) -> None:
+    """Whether runs can be written into `storage`, as far as that can be known without writing. A store's first write
+    says it of a store.
 
     Raises:
         UserError: it is, or lies under, something that is no folder or may not be written.
     """
-    there = storage
+    there = folder_of(storage)
+    if there is None:
+        return
     while not os.path.exists(there) and there != there.parent:  # False too where one may not look
         there = there.parent
     remedy = "name another storage"

@@ -43,8 +43,14 @@ def test_a_job_that_no_controller_can_run_ends_with_the_reason(
     monkeypatch.setattr(actor, "RayFleet", fleet)
     monkeypatch.setattr(actor, "GRACE", 0.0)
     RunDir.create(tmp_path, "a", {}, resume=False).close()
-    job = {"run_id": "a", "steps": 5, "workload": {"path": "shoal_workloads.synthetic:Synthetic"}, **changed}
-    one = KIND(job, str(tmp_path / "a"), {}, 0, {})
+    job = {
+        "run_id": "a",
+        "storage": str(tmp_path),
+        "steps": 5,
+        "workload": {"path": "shoal_workloads.synthetic:Synthetic"},
+        **changed,
+    }
+    one = KIND(job, {}, 0, {})
 
     async def ask() -> tuple[tuple[str, str], int]:
         outcome = await one.wait()

@@ -18,7 +18,7 @@ from shoal.decisions.events import Ending, Erred, Event, Joined, Lost, Recorded,
 from shoal.decisions.state import State
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.rendezvous import Want
-from shoal.protocol.said import CannotStart, Committed, Noted, Phase
+from shoal.protocol.said import Beat, CannotStart, Committed, Moved, Noted, Phase
 from tests.support.decisions import Run, one
 from tests.support.fleet import FakeFleet
 
@@ -40,7 +40,9 @@ class Heard:
         self.spawner = Spawner(fleet, lambda *_: None, lambda *_: None, "run", mesh)  # type: ignore[arg-type]
         self.spawner.started.update(started)
         asks = lambda line, question: self.asked.append(question)  # noqa: E731
-        self.ear = Ear(self.spawner, self.events.append, lambda *_: None, asks, self.failures.append)
+        self.moved: list[Line] = []
+        told = (self.failures.append, self.moved.append)
+        self.ear = Ear(self.spawner, self.events.append, lambda *_: None, asks, *told)
 
 
 def cold() -> Started:
@@ -86,6 +88,21 @@ def test_a_worker_whose_only_word_is_why_it_cannot_start() -> None:
     heard.ear.gone(its, "connection closed")
     heard.ear.unborn("s0", "its process ended")
     assert len(heard.events) == 1
+
+
+def test_a_worker_that_obeys_another_controller_is_not_dead() -> None:
+    heard, its = Heard(w0=warm()), line("w0")
+    heard.ear.said(its, Moved())
+    assert heard.moved == [its]
+    assert heard.events == []
+    assert heard.killed == []
+
+
+def test_how_far_a_worker_was_heard_is_known_by_its_numbers() -> None:
+    heard, its = Heard(w0=warm()), line("w0")
+    heard.ear.said(its, Committed("w0", 0, 1, number=4))
+    heard.ear.said(its, Beat(Phase.INSIDE, 1))
+    assert its.told == 4
 
 
 def test_a_process_that_ends_before_it_is_warm_is_told_and_one_that_was_warm_is_not() -> None:

@@ -62,7 +62,7 @@ def _signals() -> Iterator[None]:
 
 
 def end(job: Job, **figures: Any) -> None:
-    run = RunDir(job.storage / "one")
+    run = RunDir(Path(job.storage) / "one")
     run.append_event("run_ended", **figures)
     run.write_run(figures)
     run.close()
@@ -91,13 +91,13 @@ def test_the_record_tells_the_end_if_the_controller_cannot(
     monkeypatch.setattr(driver, "PATIENCE", 0.2)
     end(job, status="stopped", reason="by hand")
     seen: list[str] = []
-    found = driver.follow(run, job.storage / "one", lambda kind, line: seen.append(line["kind"]))
+    found = driver.follow(run, Path(job.storage) / "one", lambda kind, line: seen.append(line["kind"]))
     assert found == ("stopped", "by hand")
     assert seen == ["run_ended"]
 
 
 def test_a_controller_that_died_leaves_a_run_to_go_on_with(job: Job) -> None:
-    status, reason = driver.follow(Dead(), job.storage / "one", lambda kind, line: None)
+    status, reason = driver.follow(Dead(), Path(job.storage) / "one", lambda kind, line: None)
     assert status == "failed"
     assert "the controller died (killed); go on with `shoal train ... --resume run_id=one`" in reason
 
@@ -108,7 +108,7 @@ def test_a_driver_whose_cluster_is_gone_obeys_a_signal(
     monkeypatch.setattr(driver, "UNHEARD", 0.2)
     run = Silent()
     threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
-    status, reason = driver.follow(run, job.storage / "one", lambda kind, line: None)
+    status, reason = driver.follow(run, Path(job.storage) / "one", lambda kind, line: None)
     assert status == "left"
     assert "its controller does not answer" in reason
     assert run.orders == [("stopped by SIGINT", True)]
@@ -120,7 +120,7 @@ def test_a_second_signal_ends_the_run_at_once_and_a_third_the_driver(job: Job, m
     run = Silent()
     for number in (1, 2, 3):
         threading.Timer(0.3 * number, signal.raise_signal, (signal.SIGTERM,)).start()
-    status, _ = driver.follow(run, job.storage / "one", lambda kind, line: None)
+    status, _ = driver.follow(run, Path(job.storage) / "one", lambda kind, line: None)
     assert status == "left"
     assert run.orders == [("stopped by SIGTERM", True), ("stopped by SIGTERM", False)]
 

@@ -19,7 +19,7 @@ from shoal.protocol import codec, orders
 from shoal.protocol.codec import decode, encode
 from shoal.protocol.greeting import GREETING_LIMIT, VERSION, Challenge, Greeting, Hello, Welcome, knows, proof
 from shoal.protocol.rendezvous import Meet, Met
-from shoal.protocol.said import Beat, Finished, NotSaved, Phase, Said
+from shoal.protocol.said import Beat, Finished, Moved, NotSaved, Phase, Said
 from shoal.timeouts import Timeouts
 from shoal.worker import calling
 from shoal.worker import link as link_module
@@ -55,8 +55,8 @@ class Controller:
             if not (self.trusting or knows(self.secret, hello, "n")):
                 connection.close()
                 continue
-            connection.sendall(encode(Welcome(proof(self.secret, "controller", hello.nonce, "n"))))
             self.line = connection
+            connection.sendall(encode(Welcome(proof(self.secret, "controller", hello.nonce, "n"))))
 
     def heard(self, until: Callable[[Said], bool]) -> list[Said]:
         """All that is said from now on, up to a certain word."""
@@ -179,6 +179,49 @@ def test_what_waits_for_one_that_never_reads_is_bounded(monkeypatch: pytest.Monk
     found = [message.number for message in another.heard(last) if isinstance(message, NotSaved | Finished)]
     assert found == list(range(found[0], 2001)), "what one that is gone may not have heard is said to the next"
     assert found[0] < 2001 - link_module.KEPT + 1
+
+
+@pytest.mark.parametrize(("published", "first"), [(-1, 0), (99, 100), (1500, 1025 - 64)])
+def test_what_is_not_published_is_said_to_the_next(monkeypatch: pytest.MonkeyPatch, published: int, first: int) -> None:
+    monkeypatch.setattr(link_module, "KEPT", 64)
+    link = Link(Timeouts(60.0), publishes=True)
+    link.orphaned = lambda: None
+    link.connect(Controller().address, "s", lambda: ME)
+    for step in range(1024):
+        link.send(NotSaved(step, ""))
+    link.published(published)
+    link.send(Finished("w0", 0))
+    another = Controller()
+    link.connect(another.address, "s", lambda: ME)
+    found = [message.number for message in another.heard(last) if isinstance(message, NotSaved | Finished)]
+    assert found == list(range(first, 1025))
+
+
+def test_what_is_kept_for_a_store_that_takes_nothing_is_bounded_and_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link_module, "KEPT", 8)
+    monkeypatch.setattr(link_module, "LARGEST", 1 << 20)
+    link = Link(Timeouts(60.0), publishes=True)
+    link.orphaned = lambda: None
+    for step in range(100):
+        link.send(NotSaved(step, LONG))
+    another = Controller()
+    link.connect(another.address, "s", lambda: ME)
+    link.send(Finished("w0", 0))
+    found = [message.number for message in another.heard(last) if isinstance(message, NotSaved | Finished)]
+    assert found == list(range(found[0], 101))
+    assert 0 < found[0] < 60
+    assert caplog.text.count("dropped before they are published") == 1
+
+
+def test_a_controller_that_lives_hears_that_its_worker_obeys_another() -> None:
+    former, another = Controller(), Controller()
+    link = linked(former)
+    link.send(NotSaved(0, ""))
+    link.connect(another.address, "s", lambda: ME)
+    found = former.heard(lambda message: isinstance(message, Moved))
+    assert [message for message in found if not isinstance(message, Beat)][-2:] == [NotSaved(0, ""), Moved()]
 
 
 def test_a_controller_that_does_not_know_the_secret_is_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from shoal.record.sentences import sentence
 from shoal.record.wish import Wish, leave, take
 from shoal.worker.profiler import Profiler
 from shoal_core.errors import UserError
+from shoal_core.store import open_store
 from tests.support.lab import lab
 
 CREW = ["r/cell0/stage0/shard0@n0", "r/cell0/stage0/shard1@n0", "r/cell1/stage0/shard0@n1"]
@@ -88,19 +89,19 @@ def test_a_wish_is_taken_once_and_handed_to_whom_it_names(tmp_path: Path) -> Non
     def event(kind: str, **fields: Any) -> None:
         journal.append({"kind": kind, **fields})
 
-    wishes = Wishes(tmp_path, lambda: CREW, send, event)
-    leave(tmp_path, Wish(3, 5, ("cell1", "shard1")))
+    wishes = Wishes(open_store(tmp_path), 1.0, lambda: CREW, send, event)
+    leave(open_store(tmp_path), Wish(3, 5, ("cell1", "shard1")))
     for _ in range(2):
         asyncio.run(wishes.look())
     assert sent == [(CREW[1:], orders.Profile(3, 5))]
     assert (sentence(journal[0]) or "").startswith("Steps 3 to 5 of cell0/stage0/shard1")
-    leave(tmp_path, Wish(3, 5, ("nobody",)))
+    leave(open_store(tmp_path), Wish(3, 5, ("nobody",)))
     asyncio.run(wishes.look())
     assert sent[1][0] == []
     assert "not profiled: no worker that trains has nobody in its name" in (sentence(journal[1]) or "")
     assert Wish(0, 0).chosen(CREW) == CREW[:1]
     (tmp_path / ".profile").write_text("{}")
-    assert take(tmp_path) is None
+    assert take(open_store(tmp_path)) is None
 
 
 @pytest.mark.parametrize(("steps", "found"), [("20..22", (20, 22)), ("7", (7, 7))])
@@ -133,10 +134,10 @@ def test_what_cannot_be_profiled_is_refused(
     said = CliRunner().invoke(app, ["profile", str(run.path), "--steps", "20..22", *options])
     assert isinstance(said.exception, UserError), dumps(said.output)
     assert problem in said.exception.problem
-    assert take(run.path) is None
+    assert take(open_store(run.path)) is None
     if not status:
         assert CliRunner().invoke(app, ["profile", str(run.path), "--steps", "20..22"]).exit_code == 0
-        assert take(run.path) == Wish(20, 22)
+        assert take(open_store(run.path)) == Wish(20, 22)
     assert layout.EVENT_FIELDS["profile"]
 
 
@@ -147,7 +148,7 @@ def test_a_run_is_profiled_while_it_trains(tmp_path: Path) -> None:
         while not one.events("profile"):  # the controller looks once a second, and may be late: once more
             first = one.committed() + 80
             last = first + 4
-            leave(one.path, Wish(first, last, ("cell1",)))
+            leave(open_store(one.path), Wish(first, last, ("cell1",)))
             one.until(lambda last=last: one.events("profile") or one.committed() > last + 60)  # type: ignore[misc]
         (told,) = one.events("profile")
         assert (told["actor"], told["steps"][1], told["problem"]) == (one.members(1)[0], last, None)

@@ -197,7 +197,7 @@ def test_of_two_controllers_at_once_one_publishes_and_the_older_never_again(tmp_
     older.round()
     newer = Publisher(folders[1], take(store, "session"))  # another controller of the same session
     for _ in range(2):
-        with pytest.raises(LeaseLost, match="taken by another session"):
+        with pytest.raises(LeaseLost, match="taken by another controller"):
             older.round()
     newer.round()
     Copy(store, tmp_path / "copy").bring()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from shoal.record import jsonl, layout, read
+from shoal.record.finding import find_run
 from shoal.record.jsonl import Tail, read_lines, repair
 from shoal.record.rundir import RunDir, check_run_id
 from shoal_core.errors import UserError
@@ -215,15 +216,15 @@ def test_follow_gives_lines_as_they_come_until_the_run_ends(tmp_path: Path) -> N
 
 def test_find_run_by_id_by_path_or_the_last(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs in"):
-        read.find_run(None, tmp_path)
+        find_run(None, tmp_path)
     for index, name in enumerate(["first", "second"]):
         run = RunDir.create(tmp_path, name, CONFIG, resume=False)
         os.utime(run.path / layout.EVENTS, (index, index))
-    assert read.find_run("first", tmp_path) == tmp_path / "first"
-    assert read.find_run(tmp_path / "first", "elsewhere") == tmp_path / "first"
-    assert read.find_run(None, tmp_path) == tmp_path / "second"
+    assert find_run("first", tmp_path) == tmp_path / "first"
+    assert find_run(tmp_path / "first", "elsewhere") == tmp_path / "first"
+    assert find_run(None, tmp_path) == tmp_path / "second"
     with pytest.raises(UserError, match=r"no run 'third'(.|\n)*second, first"):
-        read.find_run("third", tmp_path)
+        find_run("third", tmp_path)
 
 
 class Growing(io.RawIOBase):

@@ -31,7 +31,7 @@ def trained(ready: Preflight, until: int, saves: int = 10, **about: Any) -> Path
     """The run directory after a session from where `ready` begins to `until` committed steps; a checkpoint at each
     multiple of `saves`."""
     job, workload = ready.job, make_workload(ready.job.workload)
-    (job.storage / str(job.run_id)).mkdir(exist_ok=True)
+    Path(job.place).mkdir(exist_ok=True)
     run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), True)
     run.append_event("run_started", run_id=job.run_id)
     run.truncate_steps(ready.start)

@@ -157,8 +157,8 @@ def test_a_run_started_from_this_machine_is_found_by_its_id(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert "no runs" in call("runs")
     made = RunDir.create(tmp_path / "far", "job", {}, resume=False)
-    index.note("job", made.path)
-    index.note("gone", tmp_path / "nowhere" / "gone")
+    index.note("job", str(made.path))
+    index.note("gone", str(tmp_path / "nowhere" / "gone"))
     assert "job" in call("status", "job")
     assert "job" in call("status")
     text = call("runs")
@@ -170,8 +170,8 @@ def test_a_run_started_from_this_machine_is_found_by_its_id(tmp_path: Path, monk
         call("status", "job", "--storage", tmp_path / "state")
     for name in ("job", "gone"):
         os.utime(index.folder() / name, (1, 1))
-    index.note("next", tmp_path / "next")
-    assert index.known() == [made.path, tmp_path / "next"]  # what is long gone is forgotten
+    index.note("next", str(tmp_path / "next"))
+    assert index.known() == [str(made.path), str(tmp_path / "next")]  # what is long gone is forgotten
 
 
 def test_an_unknown_run_is_one_clear_message(tmp_path: Path) -> None:

@@ -31,12 +31,12 @@ def cache(tmp_path: Path) -> Path:
 
 def test_a_relative_storage_is_the_shells_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert settle(None, Path("elsewhere/job.yaml")) == tmp_path / "runs"
-    assert settle(Path("here/runs"), Path("job.yaml")) == tmp_path / "here" / "runs"
-    assert settle(tmp_path / "a", Path("job.yaml")) == tmp_path / "a"
+    assert settle(None, Path("elsewhere/job.yaml")) == str(tmp_path / "runs")
+    assert settle("here/runs", Path("job.yaml")) == str(tmp_path / "here" / "runs")
+    assert settle(str(tmp_path / "a"), Path("job.yaml")) == str(tmp_path / "a")
     monkeypatch.setenv("SHOAL_STORAGE", str(tmp_path / "shared"))
-    assert settle(None, Path("job.yaml")) == tmp_path / "shared"
-    assert settle(Path("runs"), Path("job.yaml")) == tmp_path / "runs"
+    assert settle(None, Path("job.yaml")) == str(tmp_path / "shared")
+    assert settle("runs", Path("job.yaml")) == str(tmp_path / "runs")
 
 
 def test_a_job_in_a_clusters_temporary_folder_keeps_its_runs_beside_the_job_file(
@@ -45,9 +45,9 @@ def test_a_job_in_a_clusters_temporary_folder_keeps_its_runs_beside_the_job_file
     temporary = tmp_path / "shoal-local-x"
     monkeypatch.chdir(temporary)
     monkeypatch.setenv(TEMP_DIR, str(temporary / "head"))
-    assert settle(None, tmp_path / "job.yaml") == tmp_path / "runs"
+    assert settle(None, tmp_path / "job.yaml") == str(tmp_path / "runs")
     with pytest.raises(UserError, match=r"storage: .* lies in the temporary folder of cluster local"):
-        settle(temporary / "runs", tmp_path / "job.yaml")
+        settle(str(temporary / "runs"), tmp_path / "job.yaml")
 
 
 def test_a_job_in_rays_copy_of_its_folder_gets_the_users_own_folder_or_is_refused(
@@ -57,9 +57,9 @@ def test_a_job_in_rays_copy_of_its_folder_gets_the_users_own_folder_or_is_refuse
     with pytest.raises(UserError, match=r"storage: 'runs' would lie in .*(.|\n)*all nodes share"):
         settle(None, Path("job.yaml"))
     with pytest.raises(UserError, match="lies in Ray's cache of working directories"):
-        settle(cache / "runs", Path("job.yaml"))
+        settle(str(cache / "runs"), Path("job.yaml"))
     monkeypatch.setenv(TEMP_DIR, str(tmp_path / "shoal-local-x" / "head"))
-    assert settle(None, Path("job.yaml")) == tmp_path / "data" / "shoal" / "runs"
+    assert settle(None, Path("job.yaml")) == str(tmp_path / "data" / "shoal" / "runs")
 
 
 def test_what_passes_is_told_by_its_path_links_followed(tmp_path: Path, cache: Path) -> None:
@@ -71,9 +71,9 @@ def test_what_passes_is_told_by_its_path_links_followed(tmp_path: Path, cache: P
 
 
 def test_a_storage_that_cannot_hold_runs_is_named(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "runs")
+    check_writable(str(tmp_path / "new" / "runs"))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is no folder"):
-        check_writable(tmp_path / "file" / "runs")
+        check_writable(str(tmp_path / "file" / "runs"))
     with pytest.raises(UserError, match=r"/proc/1 cannot be written|/proc cannot be written"):
-        check_writable(Path("/proc/1/nothing"))
+        check_writable("/proc/1/nothing")

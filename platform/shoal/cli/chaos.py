@@ -39,7 +39,7 @@ def chaos(
     """
     from shoal.chaos.plan import parse_faults, parse_seconds, schedule
     from shoal.chaos.strike import LocalTarget, unleash
-    from shoal.record.read import find_run
+    from shoal.record.finding import find_run
 
     kinds = parse_faults(faults)
     plan = schedule(kinds, parse_seconds(every), seed)

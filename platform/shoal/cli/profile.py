@@ -31,9 +31,11 @@ def profile(
 ) -> None:
     """Have steps of a run that trains profiled: a trace of each chosen worker for https://ui.perfetto.dev, or, with
     --memory, a snapshot for https://pytorch.org/memory_viz."""
-    from shoal.record.read import find_run
+    from shoal.record.finding import find_run
+    from shoal.record.place import address_of
     from shoal.record.status import OVER, snapshot
     from shoal.record.wish import Wish, leave
+    from shoal_core.store import join, open_store
 
     first, last = parsed(steps)
     path = find_run(run, storage)
@@ -46,8 +48,9 @@ def profile(
         )
     if memory and device_of(path) != "cuda":
         raise UserError("--memory: this run computes on CPUs, whose memory torch does not record", "leave it out")
-    leave(path, Wish(first, last, tuple(worker or ()), memory))
-    print(f"asked for; the journal of {printable(path.name)} tells when it is there: {printable(path / 'profiles')}")
+    leave(open_store(address_of(path)), Wish(first, last, tuple(worker or ()), memory))
+    there = printable(join(address_of(path), "profiles"))
+    print(f"asked for; the journal of {printable(path.name)} tells when it is there: {there}")
 
 
 def parsed(steps: str) -> tuple[int, int]:

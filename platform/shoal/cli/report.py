@@ -22,7 +22,7 @@ def report(
 ) -> None:
     """Write report.html into the run's directory from its record, or one picture of it, and print where it is."""
     from shoal import report as made
-    from shoal.record.read import find_run
+    from shoal.record.finding import find_run
 
     path = find_run(run, storage)
     print(printable(made.build(path) if picture is None else made.picture(path, picture)))

@@ -31,7 +31,7 @@ def schedule(
     run: Annotated[
         str | None, typer.Option(help="Take the times of this run's last measured step, and draw that beside it.")
     ] = None,
-    storage: Annotated[Path, typer.Option(envvar="SHOAL_STORAGE", help="Folder that holds the runs.")] = Path("runs"),
+    storage: Annotated[str, typer.Option(envvar="SHOAL_STORAGE", help="Where the runs lie.")] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print idle time, makespan, orders as JSON.")] = False,
     draw: Annotated[Path | None, typer.Option(help="Write a picture: a .svg or .png file.")] = None,
 ) -> None:
@@ -64,9 +64,10 @@ def schedule(
         _write(timeline, measured, draw)
 
 
-def _measured(run: str, storage: Path, pp: int) -> Lanes:
+def _measured(run: str, storage: str, pp: int) -> Lanes:
     """The last measured step in a run's journal."""
-    from shoal.record.read import events, find_run
+    from shoal.record.finding import find_run
+    from shoal.record.read import events
     from shoal.report.pipeline import Bar
 
     path = find_run(run, storage)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Storage", "runs", "status"]
 
 Storage = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         envvar="SHOAL_STORAGE",
-        help="Folder that holds the runs; by default `runs`, and wherever those started from this machine lie.",
+        help="Where the runs lie, a folder or s3://BUCKET/PREFIX; by default `runs`, and wherever those started from "
+        "this machine lie.",
     ),
 ]
 COLOURS = {"done": "green", "running": "green", "recovering": "yellow", "failed": "red", "stopped": "yellow"}
@@ -35,11 +38,18 @@ def status(
     watch: Annotated[bool, typer.Option(help="Show it again every second until the run ends.")] = False,
 ) -> None:
     """Show a run's progress, its workers by cell and node, and the last events. Needs only the run's directory."""
-    from shoal.record.read import find_run, readable
+    from shoal.record.finding import find_run
+    from shoal.record.place import followed
+    from shoal.record.read import readable
 
     path = find_run(run, storage)
-    with readable(path):
+    with readable(path), followed(path, told) if watch else nullcontext():
         show(path, as_json, watch)
+
+
+def told(line: str) -> None:
+    """A word beside what is shown."""
+    print(f"shoal: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def show(path: Path, as_json: bool, watch: bool) -> None:
@@ -72,13 +82,14 @@ def runs(storage: Storage = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from shoal.record import read
+    from shoal.record import finding
+    from shoal.record.place import storage_of
     from shoal.record.status import snapshot
     from shoal_core.errors import UserError
 
-    found = read.runs(storage)
+    found = finding.runs(storage, lambda error: told(f"not shown: {error}"))
     if not found:
-        print(f"no runs in {printable(storage or read.HOME)}")
+        print(f"no runs in {printable(storage or finding.HOME)}")
         return
     table = Table("run", "status", "steps", "loss", "last active", box=None, header_style="bold")
     if storage is None:
@@ -92,8 +103,8 @@ def runs(storage: Storage = None) -> None:
         except UserError as error:
             row += [Text("damaged", style="red"), "-", "-"]
             damaged.append(error.problem)
-        row += [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(read.active(path)))]
-        table.add_row(*row, *([Text(printable(path.parent))] if storage is None else []))
+        row += [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(finding.active(path)))]
+        table.add_row(*row, *([Text(printable(storage_of(path)))] if storage is None else []))
     console = Console()
     console.print(table)
     for problem in damaged:

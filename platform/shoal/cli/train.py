@@ -81,9 +81,7 @@ def train(
     if resume_or_start:
         resume = on_record(wanted)
         if resume and done(wanted):
-            print(
-                f"run {wanted.run_id}: all of its {wanted.steps} steps are done; record: {storage / str(wanted.run_id)}"
-            )
+            print(f"run {wanted.run_id}: all of its {wanted.steps} steps are done; record: {wanted.place}")
             return
     ready = preflight(wanted, resume=resume, allow=allow_change or ())
     job = ready.job
@@ -120,19 +118,21 @@ def on_record(job: Job) -> bool:
     Raises:
         UserError: the job does not name its run.
     """
+    from shoal.record.place import local_record
     from shoal_core.errors import UserError
 
     if job.run_id is None:
         raise UserError("--resume-or-start needs the run's name, to find it again", "name it: run_id=NAME")
-    return (job.storage / job.run_id).is_dir()
+    return local_record(job.place).is_dir()
 
 
 def done(job: Job) -> bool:
     """Whether the job's run has ended with all the steps that the job asks for."""
     from shoal.record import layout
     from shoal.record.jsonl import read_json
+    from shoal.record.place import local_record
 
-    ended = read_json(job.storage / str(job.run_id) / layout.RUN) or {}
+    ended = read_json(local_record(job.place) / layout.RUN) or {}
     steps = ended.get("steps")
     return ended.get("status") == "done" and isinstance(steps, int) and steps >= job.steps
 
@@ -141,13 +141,14 @@ def watch(job: Job, run: Run) -> None:
     """Show a run to its end. Raises typer.Exit: it was not done."""
     from shoal import driver, tracking
     from shoal.on_ray import join
+    from shoal.record.place import local_record
 
-    path = job.storage.absolute() / str(job.run_id)
+    path = local_record(job.place)
     printer = Printer(job.steps, sys.stdout)
     # Ray prints what it thinks of every dead node, at length: kept, but not between the lines of the run.
-    with (path / "ray.log").open("a") as log, contextlib.redirect_stdout(log), threads_tell(log):
+    with (path / driver.log_of(path)).open("a") as log, contextlib.redirect_stdout(log), threads_tell(log):
         status, reason = driver.follow(run, path, printer.show)
-    print(f"run {job.run_id}: {status} ({printable(mask_text(reason))}); record: {printable(path)}", flush=True)
+    print(f"run {job.run_id}: {status} ({printable(mask_text(reason))}); record: {printable(job.place)}", flush=True)
     if status != "left" and job.mlflow.enabled and (unmirrored := tracking.behind(path)):
         print(f"shoal: {printable(unmirrored)}", flush=True)
     code = 0 if status == "done" else 1

@@ -25,6 +25,7 @@ from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
 from shoal.control.mishaps import Mishaps
 from shoal.control.orders import carry_out, sweep
+from shoal.control.press import Press, patiently
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Metrics, Scribe
@@ -38,15 +39,20 @@ from shoal.decisions.state import State
 from shoal.names import controller_name
 from shoal.plan import Seat, cell_mesh
 from shoal.protocol.rendezvous import Question
-from shoal.record.lease import Lease
+from shoal.record.hold import hold
+from shoal.record.lease import Lease, LeaseLost
 from shoal.record.pen import Stall
+from shoal.record.place import folder_of
 from shoal.timeouts import Timeouts
 from shoal.worker.setup import Meeting, Setup
+from shoal_core.store import open_store
 from shoal_core.workload import make_workload
 
 __all__ = ["Controller"]
 
 logger = logging.getLogger(__name__)
+WISHES = 5.0
+"""Seconds between two looks at a store for what somebody wishes."""
 
 
 class Controller:
@@ -85,6 +91,9 @@ class Controller:
         self.outcome: tuple[str, str] | None = None
         self.ended = asyncio.Event()
         # what is done
+        self.publisher = None
+        if folder_of(job.place) is None:
+            self.publisher = patiently(partial(hold, job.place, session, rundir))
         self.lease = Lease(rundir, session)
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.mishaps = Mishaps(self.failed)
@@ -94,11 +103,17 @@ class Controller:
         shape = shape_of(job, self.workload, self.mesh, lambda node: self.survey.site(node))
         self.desk = Desk(State.new(shape, {}, start), partial(carry_out, self), self.mishaps.tell)
         self.survey: Survey = Survey(fleet, self.spawner.unheard, self.desk.take, self.scribe.event)
-        self.ear = Ear(self.spawner, self.desk.take, self.survey.spoke, self.asks, self.mishaps.tell)
+        self.ear = Ear(self.spawner, self.desk.take, self.survey.spoke, self.asks, self.mishaps.tell, self.moved)
         heard = (self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
         self.lifelines = Lifelines(self.secret, *heard)
         self.watch = Watch(self.timeouts.look, self.lifelines.lines, self.lifelines.gap, self.asked, self.desk.take)
-        self.wishes = Wishes(rundir, lambda: self.state.crew(), self.lifelines.broadcast, self.scribe.event)
+        self.press: Press | None = None
+        """Of a record on a store."""
+        if self.publisher is not None:
+            to = (self.lifelines.send_all, self.scribe.event, self.lost)
+            self.press = Press(self.publisher, self.scribe.pen.settle, self.lifelines.lines, self.waiting, *to)
+        wishes = (open_store(job.place), WISHES) if self.press else (open_store(rundir), 1.0)
+        self.wishes = Wishes(*wishes, lambda: self.state.crew(), self.lifelines.broadcast, self.scribe.event)
         self.bulletin = Bulletin(self.status, self.stall, self.desk.take, self.scribe.event)
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
@@ -153,12 +168,39 @@ class Controller:
         """What keeps the record from being written, and whether as much waits as may."""
         return self.scribe.pen.stall(), self.scribe.pen.full
 
+    def waiting(self) -> dict[str, int]:
+        """The first word of each worker that was heard and is not on record yet, by its number."""
+        first: dict[str, int] = {}
+        for word in self.state.unrecorded.values():
+            first[word.worker] = min(word.number, first.get(word.worker, word.number))
+        return first
+
     def status(self, stall: Stall | None) -> None:
         """Write the status file; a run that another session took ends."""
-        if self.lease.lost:
+        if self.lease.succeeded:
+            self.leave()
+        elif self.lease.lost:
             self.desk.take(Ending(self.lease.lost, at_once=True))
         if not self.ended.is_set():  # what it ended as is told last
-            self.scribe.status(self.state, self.lifelines.lines, stall, self.meeting.lifeline)
+            behind = None if self.press is None else self.press.behind()
+            self.scribe.status(self.state, self.lifelines.lines, stall, self.meeting.lifeline, behind)
+
+    def lost(self, error: LeaseLost) -> None:
+        """The record on the store is another's."""
+        self.lease.lose(error.words, succeeded=error.succeeded)
+
+    def moved(self, line: Line) -> None:
+        """A worker obeys another controller of this session, which took this one for dead."""
+        self.lease.lose(f"{line.worker} obeys another controller of run {self.run_id} now", succeeded=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """End, and leave the run, its workers and its record to the controller that took them over."""
+        if self.outcome is None:
+            self.outcome = ("failed", self.lease.lost)
+            self.spawner.started.clear()
+            self.desk.close()
+            self.ended.set()
 
     # ---- life
 
@@ -179,8 +221,9 @@ class Controller:
             else:
                 await sweep(self)
                 self.begin()
+            press = () if self.press is None else (every(self.press.look, failed),)
             looks = (every(self.watch.look, failed, IN_A_ROW), every(self.survey.look, failed))
-            await keep([*looks, every(self.bulletin.look, failed), every(self.wishes.look, failed)], self.ended)
+            await keep([*looks, every(self.bulletin.look, failed), every(self.wishes.look, failed), *press], self.ended)
         except Exception as error:
             failed(error)
             self.end("failed", f"the controller failed: {type(error).__name__}: {error}")

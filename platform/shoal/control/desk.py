@@ -19,14 +19,15 @@ from shoal.decisions.events import Erred, Event, Joined, Lost, Unborn
 from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol.rendezvous import Question
-from shoal.protocol.said import Beat, CannotStart, Phase, Said
+from shoal.protocol.said import Beat, CannotStart, Moved, Phase, Said
 
 __all__ = ["Desk", "Ear"]
 
 
 class Ear:
     """Of one controller; everything runs in its event loop. `tell`: takes the events; `spoke`: a worker on a node has
-    said its first word; `asks`: a worker's question about a membership; `erred`: the controller's own code failed."""
+    said its first word; `asks`: a worker's question about a membership; `erred`: the controller's own code failed;
+    `moved`: a worker obeys another controller from now on."""
 
     def __init__(
         self,
@@ -35,8 +36,10 @@ class Ear:
         spoke: Callable[[str, str], None],
         asks: Callable[[Line, Question], None],
         erred: Callable[[Exception], None],
+        moved: Callable[[Line], None],
     ) -> None:
         self._spawner, self._tell, self._spoke, self._asks, self._erred = spawner, tell, spoke, asks, erred
+        self._moved = moved
         self.early: list[tuple[Line, Said]] | None = None
         """While a run is being taken over: what workers said before the state stood."""
 
@@ -82,8 +85,11 @@ class Ear:
             self.early.append((line, message))
         elif isinstance(message, CannotStart):
             self.unborn(message.worker, message.message, message.trace)
+        elif isinstance(message, Moved):
+            self._moved(line)
         elif not isinstance(message, Beat):
             self._tell(message)
+            line.told = message.number
 
     def failed(self, error: Exception) -> None:
         """The controller failed over what a worker said: no fault of the worker's."""

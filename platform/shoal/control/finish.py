@@ -11,7 +11,10 @@ import traceback
 from pathlib import Path
 
 from shoal import tracking
+from shoal.control.press import Press
 from shoal.control.run import Run
+from shoal.record.lease import LeaseLost
+from shoal.record.publish import Publisher
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
 
@@ -55,12 +58,25 @@ def finish(one: Run, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] 
             logger.warning(problem)
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("at the end of the run: %s", error)
+    if one.press is not None and (unpublished := publish(one.press)):
+        reason = f"{reason}; {unpublished}"
+        logger.warning(unpublished)
     one.lease.release()
     return status, reason
 
 
-def bury(rundir: Path, actor: str, outcome: tuple[str, str], error: BaseException) -> None:
-    """Close the record of a run whose controller could not live, as far as it can be written."""
+def publish(press: Press) -> str:
+    """Bring all of the record to its store. Returns what could not be done."""
+    try:
+        return press.close()
+    except LeaseLost as error:
+        return error.words
+
+
+def bury(
+    rundir: Path, actor: str, outcome: tuple[str, str], error: BaseException, publisher: Publisher | None = None
+) -> None:
+    """Close the record of a run whose controller could not live, as far as it can be written, and published."""
     status, reason = outcome
     try:
         run = RunDir(rundir)
@@ -68,5 +84,8 @@ def bury(rundir: Path, actor: str, outcome: tuple[str, str], error: BaseExceptio
         run.append_event("run_ended", status=status, reason=reason)
         run.write_run(summarize(rundir) | {"status": status, "reason": reason})
         run.close()
+        if publisher is not None:
+            publisher.round()
+            publisher.release()
     except Exception as another:
         logger.warning("the record of the run could not be closed: %s: %s", type(another).__name__, another)

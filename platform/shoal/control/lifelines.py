@@ -48,7 +48,8 @@ PAUSE = 0.5
 @dataclass
 class Line:
     """A worker that is connected. `greeting`: its first word; `heard`: monotonic time of its last; `deaf`: seconds
-    since then in which the controller did not listen; `since`: time of its last change of phase or step."""
+    since then in which the controller did not listen; `since`: time of its last change of phase or step; `told`,
+    `published`: numbers of its last word that was decided upon, and that it was told is published."""
 
     greeting: Greeting
     transport: asyncio.Transport
@@ -57,6 +58,8 @@ class Line:
     since: float = field(default_factory=time.monotonic)
     phase: Phase = Phase.SPARE
     steps: int = -1
+    told: int = -1
+    published: int = -1
 
     worker: str = field(init=False)
     node: str = field(init=False)

@@ -9,6 +9,7 @@ from shoal.config import Job
 from shoal.control.desk import Desk, Ear
 from shoal.control.lifelines import Lifelines
 from shoal.control.mishaps import Mishaps
+from shoal.control.press import Press
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Scribe
@@ -37,6 +38,7 @@ class Run(Protocol):
     lease: Lease
     lifelines: Lifelines
     mishaps: Mishaps
+    press: Press | None
     recoveries: Recoveries
     rendezvous: Rendezvous
     scribe: Scribe

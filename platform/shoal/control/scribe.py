@@ -132,8 +132,16 @@ class Scribe:
     def rewound(self, steps: int) -> None:
         self.pen.truncate(steps)
 
-    def status(self, state: State, lines: Mapping[str, Line], stall: Stall | None, lifeline: tuple[str, int]) -> None:
-        """The live picture that `shoal status` shows. `lifeline`: where workers find the controller."""
+    def status(
+        self,
+        state: State,
+        lines: Mapping[str, Line],
+        stall: Stall | None,
+        lifeline: tuple[str, int],
+        behind: float | None = None,
+    ) -> None:
+        """The live picture that `shoal status` shows. `lifeline`: where workers find the controller; `behind`: seconds
+        by which the record on its store is old, if it lies on one."""
         now, here, seats, mesh = time.monotonic(), list(lines.values()), state.seats, state.shape.mesh
 
         def workers() -> Iterator[dict[str, Any]]:  # in the pen's thread: there may be thousands
@@ -160,6 +168,7 @@ class Scribe:
                 "generation": state.generation,
                 "controller": {"pid": os.getpid(), "lifeline": lifeline},
                 "record": None if stall is None else {"stalled": stall.reason, "lines": stall.lines},
+                "behind": behind,
                 **self.figures,
             },
             workers,

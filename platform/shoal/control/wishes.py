@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 from shoal.protocol import orders
 from shoal.record.wish import take
+from shoal_core.store import Store
 
 __all__ = ["Wishes"]
 
 
 class Wishes:
-    """`crew`: the workers that train, by cell and rank; `send`: an order to some; `journal`: a line of it."""
+    """Of the run at `store`, which is looked at every `period` seconds.
+
+    `crew`: the workers that train, by cell and rank; `send`: an order to some; `journal`: a line of it.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        store: Store,
+        period: float,
         crew: Callable[[], list[str]],
         send: Callable[[list[str], orders.Order], None],
         journal: Callable[..., None],
     ) -> None:
-        self._folder, self._crew, self._send, self._journal = folder, crew, send, journal
+        self._store, self._period, self._crew, self._send, self._journal = store, period, crew, send, journal
 
     async def look(self) -> float:
         """Fulfil a wish that was left; returns the seconds until the next look."""
-        wish = await asyncio.to_thread(take, self._folder)
+        wish = await asyncio.to_thread(take, self._store)
         if wish is not None:
             chosen = wish.chosen(self._crew())
             self._send(chosen, orders.Profile(wish.first, wish.last, wish.memory))
@@ -35,4 +39,4 @@ class Wishes:
             )
             fields = {"steps": [wish.first, wish.last], "actors": chosen, "problem": problem}
             self._journal("profile_wanted", **fields)
-        return 1.0
+        return self._period

@@ -211,7 +211,7 @@ def demo(storage: Path, overrides: list[str], *, kill: bool, keep: bool, say: Sa
     """
     storage = storage.absolute()
     job, file = prepare(storage, overrides)
-    outcome = Outcome(job.storage / str(job.run_id))
+    outcome = Outcome(Path(job.place))
     corpus = storage / "demo-corpus"
     say(f"1. A Ray cluster on this machine: a head and {NODES} nodes of {SLOTS} slots")
     sampling = subprocess.Popen(shoal("data", "sample", "--out", corpus / "raw"))

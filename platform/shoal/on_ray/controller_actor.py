@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,6 +23,8 @@ from shoal.names import controller_name
 from shoal.on_ray.fleet import RayFleet
 from shoal.on_ray.metrics import RunMetrics
 from shoal.record.lease import Held
+from shoal.record.place import folder_of, own_folder
+from shoal_core.store import join
 
 __all__ = ["ControllerActor"]
 
@@ -40,7 +41,6 @@ class ControllerActor:
     def __init__(
         self,
         job: dict[str, Any],
-        rundir: str,
         seats: dict[tuple[int, int], str],
         start: int,
         about: dict[str, Any],
@@ -48,7 +48,9 @@ class ControllerActor:
         session: str = "",
     ) -> None:
         os.environ.update(credentials or {})
-        self.run_id, self.rundir = str(job.get("run_id")), Path(rundir)
+        self.run_id = str(job.get("run_id"))
+        place = join(str(job.get("storage")), self.run_id)
+        self.rundir = folder_of(place) or own_folder(place)
         self.again = ray.get_runtime_context().was_current_actor_reconstructed
         self.myself = ray.get_runtime_context().current_actor
         self.controller: Controller | None = None
@@ -79,7 +81,8 @@ class ControllerActor:
         except BaseException as error:
             logger.exception("the controller failed")
             outcome = ("failed", f"the controller failed: {type(error).__name__}: {error}")
-            bury(self.rundir, controller_name(self.run_id), outcome, error)
+            publisher = None if self.controller is None else self.controller.publisher
+            bury(self.rundir, controller_name(self.run_id), outcome, error, publisher)
             if fleet is not None:
                 fleet.kill_all(self.run_id)
         logger.info("the run ended: %s (%s)", *outcome)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 import ray
 
 from shoal import tracking
+from shoal.config import Job
 from shoal.names import controller_name
 from shoal.on_ray import NAMESPACE
 from shoal.on_ray.controller_actor import ControllerActor
@@ -17,7 +19,10 @@ from shoal.on_ray.room import planned
 from shoal.plan import Wanted, cell_mesh
 from shoal.preflight import Preflight
 from shoal.record import index
+from shoal.record.hold import hold
 from shoal.record.lease import claim
+from shoal.record.place import folder_of, own_folder
+from shoal.record.publish import Publisher
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import count
 from shoal_core.ckpt import among
@@ -31,6 +36,7 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
 
     Raises:
         UserError: too few slots, or the run id is in use, by a controller on another cluster perhaps.
+        StoreError: the storage does not answer.
     """
     job = ready.job
     name = controller_name(str(job.run_id))
@@ -41,14 +47,15 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
     assigned = planned(job.slot_resource, Wanted(mesh, job.cells, spares), str(job.run_id))
     about = ready.about | {"placement": list(assigned.notes)}
     session = secrets.token_hex(8)
-    if resume:
-        claim(job.storage / str(job.run_id), session)
-    run = RunDir.create(job.storage, str(job.run_id), job.model_dump(mode="json"), resume)
-    index.note(str(job.run_id), run.path)
+    run, publisher = begun(job, session, resume=resume)
+    index.note(str(job.run_id), job.place)
     for damaged, reason in ready.passed:
         aside = among.set_aside(damaged)
         run.append_event("checkpoint_passed_over", step=damaged.steps, path=aside, reason=reason)
     run.close()
+    if publisher is not None:
+        publisher.round()
+        publisher.close()
     places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
     controller = ControllerActor.options(  # type: ignore[attr-defined]
         name=name,
@@ -56,8 +63,24 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), str(run.path), places, ready.start, about, tracking.credentials(), session)
+    ).remote(job.model_dump(mode="json"), places, ready.start, about, tracking.credentials(), session)
     return RayRun(controller)
+
+
+def begun(job: Job, session: str, *, resume: bool) -> tuple[RunDir, Publisher | None]:
+    """The run's record with the job in it, and what publishes it if it lies on a store. The session holds it.
+
+    Raises:
+        UserError: the run id is in use, or there is none to resume; the storage cannot be written.
+    """
+    settings = job.model_dump(mode="json")
+    if folder_of(job.place) is None:
+        folder = own_folder(job.place)
+        publisher = hold(job.place, session, folder, fresh=not resume)
+        return RunDir.create(folder.parent, folder.name, settings, resume=True), publisher
+    if resume:
+        claim(Path(job.place), session)
+    return RunDir.create(job.storage, str(job.run_id), settings, resume), None
 
 
 def nodes_in_words(slot_resource: str) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "Order",
     "Pause",
     "Profile",
+    "Published",
     "Recall",
     "Stop",
 ]
@@ -125,4 +126,11 @@ class Profile:
     memory: bool = False
 
 
-Order = Form | Generation | Stop | Pause | CommitLate | CopyTo | Fence | Profile | Values | Met | Closed
+@dataclass(frozen=True)
+class Published:
+    """What the receiver said up to the word `number` is on record for whatever controller comes after this one."""
+
+    number: int
+
+
+Order = Form | Generation | Stop | Pause | CommitLate | CopyTo | Fence | Profile | Published | Values | Met | Closed

@@ -28,6 +28,7 @@ __all__ = [
     "Evaluated",
     "Failed",
     "Finished",
+    "Moved",
     "NotSaved",
     "Noted",
     "Number",
@@ -77,6 +78,11 @@ class Beat:
 
     phase: Phase
     steps: int
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A worker's last word to a controller: it obeys another one of the run from now on."""
 
 
 @dataclass(frozen=True)
@@ -258,4 +264,4 @@ Told = (
 )
 """What must not be lost: it is numbered, and said again to a controller that comes back."""
 
-Said = Beat | Told | Put | Want | Meet | Turn
+Said = Beat | Moved | Told | Put | Want | Meet | Turn

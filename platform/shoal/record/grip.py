@@ -18,7 +18,7 @@ from shoal.record.manifest import Manifest
 from shoal_core.errors import UserError
 from shoal_core.store import Store
 
-__all__ = ["PARTS", "WATCH", "Grip", "read", "take"]
+__all__ = ["PARTS", "WATCH", "Grip", "check", "read", "take"]
 
 WATCH = 10.0
 """Seconds for which a record is watched before its holder counts as gone: twice what it may be behind."""
@@ -81,15 +81,30 @@ def take(store: Store, owner: str, *, watch: float = WATCH) -> Grip:
     return grip
 
 
+def check(store: Store, owner: str) -> None:
+    """To be called before something of a session is written by others than its controller, who may be gone.
+
+    Raises:
+        LeaseLost: another session has the run.
+    """
+    try:
+        holder = read(store)[0].holder
+    except UserError:
+        return  # it tells nothing
+    if holder is not None and not may_take(holder, owner, alive=True):
+        raise LeaseLost(f"{store.address}: this run was taken by another session, {holder.words()}")
+
+
 class Grip:
     """The hold on a record that this process has. One thread at a time.
 
     Attributes:
         manifest: as it stands on the store, by all that is known here.
+        before: as it stood before it was taken.
     """
 
     def __init__(self, store: Store, manifest: Manifest, version: str | None) -> None:
-        self.store, self.manifest, self._version = store, manifest, version
+        self.store, self.before, self.manifest, self._version = store, manifest, manifest, version
 
     def swap(self, wanted: Manifest) -> bool:
         """Put `wanted` in the manifest's place; False: a write before this one, whose answer was lost, had been done
@@ -102,8 +117,12 @@ class Grip:
         if version is None:
             found, version = read(self.store)
             if version is None or found.token != wanted.token:
-                words = found.holder.words() if found.holder else "which has ended since"
-                raise LeaseLost(f"{self.store.address}: this run was taken by another session, {words}")
+                mine, theirs = wanted.holder, found.holder
+                succeeded = mine is not None and theirs is not None and mine.owner == theirs.owner
+                another = "controller" if succeeded else "session"
+                words = theirs.words() if theirs else "which has ended since"
+                lost = f"{self.store.address}: this run was taken by another {another}, {words}"
+                raise LeaseLost(lost, succeeded=succeeded)
             self.manifest, self._version = found, version
             return found == wanted
         self.manifest, self._version = wanted, version

@@ -8,6 +8,8 @@ import re
 import time
 from pathlib import Path
 
+from shoal.record.place import folder_of, from_root
+
 __all__ = ["find", "folder", "known", "note"]
 
 KEPT_S = 30 * 86400.0
@@ -21,36 +23,37 @@ def folder() -> Path:
     return Path(base) / "shoal" / "runs"
 
 
-def note(run_id: str, path: Path) -> None:
+def note(run_id: str, address: str) -> None:
     """Write down where a run lies; the last one of an id counts. A state folder that cannot be written costs only that
     the run must be named by its path. Notes of runs that are long gone are swept."""
     with contextlib.suppress(OSError):
         for file in folder().glob("*"):
             where = _read(file)
-            if time.time() - file.stat().st_mtime > KEPT_S and (where is None or not where.is_dir()):
+            gone = where is None or ((path := folder_of(where)) is not None and not path.is_dir())
+            if gone and time.time() - file.stat().st_mtime > KEPT_S:
                 file.unlink()
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        (folder() / run_id).write_text(str(path.absolute()), encoding="utf-8", errors="surrogateescape")
+        (folder() / run_id).write_text(from_root(address), encoding="utf-8", errors="surrogateescape")
 
 
-def find(run_id: str) -> Path | None:
+def find(run_id: str) -> str | None:
     """Where the run of that id was last put; None if that is not known."""
     return _read(folder() / run_id) if _NAME.fullmatch(run_id) else None
 
 
-def known() -> list[Path]:
+def known() -> list[str]:
     """Every place that was written down, whether something is there still or not."""
     try:
         names = sorted(os.listdir(folder()))
     except OSError:
         return []
-    return [path for name in names if (path := _read(folder() / name)) is not None]
+    return [address for name in names if (address := _read(folder() / name)) is not None]
 
 
-def _read(file: Path) -> Path | None:
+def _read(file: Path) -> str | None:
     try:
         text = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
-    return Path(text) if text.startswith("/") and "\0" not in text else None
+    return text if (text.startswith("/") or "://" in text) and "\0" not in text else None

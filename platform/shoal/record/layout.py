@@ -101,6 +101,8 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "formation_failed": ("cell", "attempt", "actor", "reason"),
     "record_stalled": ("reason", "since", "seconds", "lines"),
     "record_gap": ("steps",),
+    "record_behind": ("reason", "remedy"),
+    "record_caught_up": ("seconds",),
     "spares_given": ("actors", "to"),
     "error": ("actor", "step", "samples", "trace"),
     "evaluation": ("step", "bpb"),

@@ -33,7 +33,11 @@ class Held(UserError):
 
 
 class LeaseLost(OSError):
-    """Another session has taken the run: nothing more may be written."""
+    """Another session has taken the run, or (`succeeded`) another controller of this one: no more may be written."""
+
+    def __init__(self, words: str, *, succeeded: bool = False) -> None:
+        super().__init__(words)
+        self.words, self.succeeded = words, succeeded
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,8 @@ class Lease:
         self._released = threading.Event()
         self.lost = ""
         """Who has taken it, once somebody has."""
+        self.succeeded = False
+        """That one is another controller of the same session, and has its workers."""
         threading.Thread(target=self._beats, daemon=True, name="lease").start()
 
     def guard(self) -> None:
@@ -178,7 +184,12 @@ class Lease:
         if not self.lost and time.monotonic() - self._looked > LOOK:
             self._look()
         if self.lost:
-            raise LeaseLost(self.lost)
+            raise LeaseLost(self.lost, succeeded=self.succeeded)
+
+    def lose(self, words: str, *, succeeded: bool) -> None:
+        """Somebody has taken it, by what was seen elsewhere."""
+        if not self.lost:
+            self.succeeded, self.lost = succeeded, words
 
     def release(self) -> None:
         """The session is over, and whoever comes next need not watch."""
@@ -195,7 +206,10 @@ class Lease:
             try:
                 held = parsed(os.read(descriptor, 4096))
                 if self._mine is not None and held != self._mine:
-                    self.lost = f"run {self._folder.name} was taken by another session, {held.words()}"
+                    succeeded = held.owner == self.owner
+                    another = "controller" if succeeded else "session"
+                    words = f"run {self._folder.name} was taken by another {another}, {held.words()}"
+                    self.lose(words, succeeded=succeeded)
                 elif touch:
                     os.utime(descriptor)  # of the very file that was read
             finally:

@@ -51,6 +51,7 @@ class Manifest:
         holder: who writes the record now; None: nobody.
         token: the holder's own, by which it knows its own writes again.
         files: each file's parts in order, by its path in the run directory.
+        written: when they were that (unix seconds, by the holder's clock).
     """
 
     generation: int = 0
@@ -59,6 +60,7 @@ class Manifest:
     token: str = ""
     files: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     dropped: tuple[Dropped, ...] = ()
+    written: float = 0.0
 
     def taken(self, holder: Holder, token: str) -> Manifest:
         """The same record in the hands of another."""
@@ -83,7 +85,7 @@ def with_files(
     old = [one.name for one in before.dropped if now - one.since > keep]
     young = tuple(one for one in before.dropped if now - one.since <= keep)
     dropped = young + tuple(Dropped(name, now) for name in lost)
-    return replace(before, writes=before.writes + 1, files=dict(files), dropped=dropped), old
+    return replace(before, writes=before.writes + 1, files=dict(files), dropped=dropped, written=now), old
 
 
 def parts_kept(sizes: Sequence[int], fresh: int, largest: int = LARGEST) -> int:

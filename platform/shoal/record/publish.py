@@ -35,11 +35,12 @@ class Publisher:
     """Of the record in `folder`, which `grip` holds on the store. One thread at a time.
 
     Attributes:
+        folder: as it was given.
         behind: monotonic time at which what is on the store was the record; None: it never was.
     """
 
     def __init__(self, folder: Path, grip: Grip, keep: float = KEEP) -> None:
-        self._folder, self._grip, self._keep = folder, grip, keep
+        self.folder, self._grip, self._keep = folder, grip, keep
         self._known = Known()
         self._whole: dict[str, tuple[Mark, tuple[Part, ...]]] = {}
         """Of each file that counts as a whole: how it was when it was last read, and what it is made of since."""
@@ -58,7 +59,7 @@ class Publisher:
         """
         began = time.monotonic()
         with self._look() as seen:
-            files = {name: parts for name, (file, size) in seen.items() if (parts := self._parts(name, file, size))}
+            files = {name: self._parts(name, file, size) for name, (file, size) in seen.items()}
             wanted, old = with_files(self._grip.manifest, files, time.time(), self._keep)
             done = self._grip.swap(wanted)
             self._astray -= self._grip.manifest.names()
@@ -66,12 +67,17 @@ class Publisher:
                 return
             for name, (file, _) in seen.items():
                 if name.endswith(GROWS):
-                    self._known.note(name, file, files.get(name, ()))
+                    self._known.note(name, file, files[name])
         self.behind = began
         self._grip.store.delete([*old, *self._astray])
         self._astray.clear()
         if not self._swept:
             self._sweep()
+
+    def release(self) -> None:
+        """Leave the record to whoever comes next, who need not watch. Raises: as `round`."""
+        self._grip.release()
+        self.close()
 
     def close(self) -> None:
         """Release the files."""
@@ -91,7 +97,7 @@ class Publisher:
         seen: Seen = {}
         try:
             for _ in range(LOOKS):
-                before, seen = seen, _opened(self._folder)
+                before, seen = seen, _opened(self.folder)
                 same = _marks(before) == _marks(seen)
                 _release(before)
                 if same:

@@ -12,21 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shoal.record import generations, index, layout
+from shoal.record import generations, layout
 from shoal.record.jsonl import DAMAGED, Tail, read_lines
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 
 __all__ = [
-    "HOME",
-    "active",
     "config",
     "events",
-    "find_run",
     "follow",
     "plan",
     "readable",
-    "runs",
     "samples",
     "steps",
     "tail_events",
@@ -36,8 +32,6 @@ __all__ = [
 LARGEST = 1e300
 """No figure is larger; whole numbers of JSON may be of any size."""
 COUNTED = ("tokens", "seconds", "cells", "generation")
-HOME = Path("runs")
-"""Where runs are looked for when no storage is named, beside those that this user started (`shoal.record.index`)."""
 
 
 def steps(path: Path) -> list[dict[str, Any]]:
@@ -109,56 +103,6 @@ def readable(path: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: a field of the record is not what docs/record.md says ({what})", DAMAGED) from error
-
-
-def runs(storage: Path | str | None) -> list[Path]:
-    """The run directories in `storage`, the one last active first; None: in `runs` here, and all that this user's
-    drivers started elsewhere."""
-    home = HOME if storage is None else Path(storage)
-    found = {path.resolve(): path for path in home.glob("*/") if _is_run(path)}
-    if storage is None:
-        for path in index.known():
-            if _is_run(path):
-                found.setdefault(path.resolve(), path)
-    return sorted(found.values(), key=active, reverse=True)
-
-
-def active(path: Path) -> float:
-    """When the run directory `path` was last written to (unix seconds); 0.0 if that is not known."""
-    try:
-        return (path / layout.EVENTS).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _is_run(path: Path) -> bool:
-    try:
-        return (path / layout.EVENTS).is_file()
-    except OSError:  # a folder that is not ours to look into
-        return False
-
-
-def find_run(run: str | Path | None, storage: Path | str | None) -> Path:
-    """The directory of a run given by its id in `storage` or by its path; of the run last active if None. `storage`
-    None: as in `runs`.
-
-    Raises:
-        UserError: there is none; names the runs that exist.
-    """
-    if run is not None:
-        home = HOME if storage is None else Path(storage)
-        for path in (home / run, Path(run)):
-            if _is_run(path):
-                return path
-        if storage is None and (elsewhere := index.find(str(run))) is not None and _is_run(elsewhere):
-            return elsewhere
-    found = runs(storage)
-    if run is None and found:
-        return found[0]
-    listing = ", ".join(path.name for path in found[:10]) + (", ..." if len(found) > 10 else "")
-    where = f"in {storage}" if storage is not None else "here or among those started from this machine"
-    problem = f"no run {str(run)!r} {where}" if run is not None else f"no runs {where}"
-    raise UserError(problem, f"one of {listing}" if found else "name the storage with --storage or SHOAL_STORAGE")
 
 
 def follow(

@@ -13,9 +13,11 @@ import yaml
 from shoal.record import layout
 from shoal.record.jsonl import Appender, dumps, line_of, read_lines
 from shoal.record.masking import flat_masked, masked
+from shoal.record.place import local_record
 from shoal.record.read import config as read_config
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
+from shoal_core.store import join
 
 __all__ = ["RunDir", "check_run_id", "journal_entry", "step_entry"]
 
@@ -23,20 +25,23 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def check_run_id(storage: Path | str, run_id: str, resume: bool) -> Path:
-    """Where the run's directory is or will be. Writes nothing, so a driver may call it before anything starts.
+    """Where the run's directory is or will be (`place.local_record`). Writes nothing to the storage, so a driver may
+    call it before anything starts.
 
     Raises:
         UserError: the id cannot name a directory, is in use and `resume` is false, or is unknown and `resume` is true.
+        StoreError: the storage does not answer.
     """
     if not _RUN_ID.fullmatch(run_id):
         raise UserError(
             f"run_id: {run_id!r} cannot name a run",
             "use letters, digits, '.', '_' and '-', beginning with a letter or digit",
         )
-    path = Path(storage) / run_id
+    place = join(storage, run_id)
+    path = local_record(place)
     if path.exists() and not resume:
         raise UserError(
-            f"run_id: {run_id!r} is in use ({path} exists)", "choose another run_id, or go on with it: --resume"
+            f"run_id: {run_id!r} is in use ({place} exists)", "choose another run_id, or go on with it: --resume"
         )
     if resume and not path.is_dir():
         raise UserError(

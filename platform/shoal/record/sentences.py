@@ -177,6 +177,17 @@ def _record_gap(event: Event) -> str:
     )
 
 
+def _record_behind(event: Event) -> str:
+    return (
+        f"The record on its store is behind ({event.get('reason')}); training goes on, and it is tried again. "
+        f"Remedy: {event.get('remedy')}."
+    )
+
+
+def _record_caught_up(event: Event) -> str:
+    return f"The record on its store is whole again, after {_seconds(event.get('seconds'))}."
+
+
 def _spares_given(event: Event) -> str:
     return f"{count(len(event.get('actors') or []), 'idle spare')} made room for run {event.get('to')}."
 
@@ -287,6 +298,8 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "formation_failed": _formation_failed,
     "record_stalled": _record_stalled,
     "record_gap": _record_gap,
+    "record_behind": _record_behind,
+    "record_caught_up": _record_caught_up,
     "spares_given": _spares_given,
     "error": _error,
     "evaluation": _evaluation,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from shoal_core.files import replace_file
+from shoal_core.errors import StoreError
+from shoal_core.store import Store
 
 __all__ = ["Wish", "leave", "take"]
 
@@ -34,18 +34,17 @@ class Wish:
         return [worker for worker in crew if any(part in worker for part in self.workers)]
 
 
-def leave(folder: Path, wish: Wish) -> None:
-    """Leave a wish; one that was not taken yet is replaced. Raises OSError: it cannot be written."""
-    replace_file(folder / FILE, json.dumps(asdict(wish)))
+def leave(store: Store, wish: Wish) -> None:
+    """Leave a wish at a run's address; one that was not taken yet is replaced. Raises StoreError: it cannot be
+    written."""
+    store.put(FILE, json.dumps(asdict(wish)).encode())
 
 
-def take(folder: Path) -> Wish | None:
+def take(store: Store) -> Wish | None:
     """The wish that lies there, which is gone then. What cannot be read is none."""
-    file = folder / FILE
     try:
-        with file.open("rb") as open_file:
-            text = open_file.read(LARGEST)
-        file.unlink()
+        text = store.get(FILE) if store.stat(FILE).bytes <= LARGEST else b""
+        store.delete([FILE])
         return TypeAdapter(Wish).validate_json(text)
-    except (OSError, ValidationError):
+    except (FileNotFoundError, EOFError, StoreError, ValidationError):
         return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from shoal.printable import printable
 from shoal.record import layout
+from shoal.record.place import storage_of
 from shoal.record.sentences import gpu_words, sentence
 from shoal.report.figures import loss_figure, optimizer_figure
 from shoal.report.heatmap import balance_figure, violations
@@ -310,7 +311,7 @@ def story(history: History) -> str:
 
 def where_next(history: History) -> str:
     """Commands and files, as they are called from the folder that holds the storage."""
-    run_id, storage = escape(str(history.run["run_id"])), escape(printable(history.path.parent))
+    run_id, storage = escape(str(history.run["run_id"])), escape(printable(storage_of(history.path)))
     items = [
         f"<code>shoal status {run_id} --storage {storage}</code>: workers, progress, last events",
         f"<code>{layout.STEPS}</code>, <code>{layout.EVENTS}</code>, <code>{layout.PLAN}</code> beside this file: the "

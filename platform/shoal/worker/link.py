@@ -24,7 +24,7 @@ from shoal.protocol.codec import LINE_LIMIT, encode
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.orders import Order
 from shoal.protocol.rendezvous import Question
-from shoal.protocol.said import Beat, Phase, Told
+from shoal.protocol.said import Beat, Moved, Phase, Told
 from shoal.timeouts import Timeouts
 from shoal.worker.calling import call
 
@@ -33,6 +33,8 @@ __all__ = ["Link"]
 logger = logging.getLogger(__name__)
 KEPT = 1024
 """Messages that may have been on their way when a controller died."""
+LARGEST = 64 << 20
+"""Bytes of what is kept beyond that because it is not published yet."""
 WAITING = 64 << 20
 """Bytes that may wait for a controller that does not read, beside what it was told at first; then it counts as gone."""
 
@@ -41,10 +43,11 @@ class Link:
     """Sends in any thread, receives into `inbox`, beats by itself.
 
     `urgent` is called in the receiving thread with every order: true when that was all, so that the training thread is
-    not interrupted. `dropped`: called there too, when a connection has ended.
+    not interrupted. `dropped`: called there too, when a connection has ended. `publishes`: controllers say what of all
+    that was said is published (`published`); until then it is kept.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, *, publishes: bool = False) -> None:
         self.inbox: queue.Queue[Order] = queue.Queue()
         self.progress: Callable[[], Beat] = lambda: Beat(Phase.UNBORN, -1)
         """The sign of life of this moment."""
@@ -56,8 +59,12 @@ class Link:
         self._changed = threading.Condition()
         self._socket: socket.socket | None = None
         self._lost = time.monotonic()
+        self._publishes, self._published = publishes, -1
         self._recent: deque[bytes] = deque()
-        self._said = 0
+        """The newest of what was said, to the last."""
+        self._said, self._kept = 0, 0
+        """Messages so far, and the bytes of those that are kept."""
+        self._overflown = False
         self._waiting: deque[bytes] = deque()
         """What the kernel has not taken yet, in order; the first may be the rest of a message."""
         self._size = self._most = 0
@@ -76,6 +83,9 @@ class Link:
         fresh = call(address, secret, greeting, self._timeouts.collective)
         with self._changed:
             former, self._socket = self._socket, fresh
+            if former is not None and not self._waiting:
+                with contextlib.suppress(OSError):  # it is gone, as a rule
+                    former.send(encode(Moved()), socket.MSG_DONTWAIT)
             self._waiting = deque(self._recent)
             self._size, self._beat = sum(map(len, self._waiting)), None
             self._most = self._size + WAITING
@@ -91,10 +101,29 @@ class Link:
             data = encode(replace(message, number=self._said))
             self._said += 1
             self._recent.append(data)
-            while len(self._recent) > KEPT and self._socket is not None:
-                self._recent.popleft()
+            self._kept += len(data)
+            self._forget()
             if self._socket is not None:
                 self._add(data)
+
+    def published(self, number: int) -> None:
+        """All that was said up to this number needs not be said again to a controller that comes back elsewhere."""
+        with self._changed:
+            self._published = max(self._published, number)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the oldest that nobody needs to hear again. Called with the lock."""
+        while len(self._recent) > KEPT:
+            over = self._publishes and self._kept > LARGEST
+            oldest = self._said - len(self._recent)
+            done = oldest <= self._published if self._publishes else self._socket is not None
+            if not (done or over):
+                return
+            if over and not done and not self._overflown:
+                self._overflown = True
+                logger.warning("words from %d on are dropped before they are published: too many wait", oldest)
+            self._kept -= len(self._recent.popleft())
 
     def ask(self, question: Question) -> bool:
         """Send a question, which only the controller of this moment can answer. False if there is none."""

@@ -15,6 +15,7 @@ from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Beat, Phase
+from shoal.record.place import folder_of
 from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
 from shoal.worker.carriers import choose
@@ -47,7 +48,7 @@ class Loop:
         self.calls = Calls()
         self.meeting = setup.meeting
         """With the controller that is obeyed; its secret proves to other workers too that this one is of the run."""
-        self.link = Link(timeouts)
+        self.link = Link(timeouts, publishes=folder_of(job.storage) is None)
         self.link.progress, self.link.urgent = self.beat, self.urgent
         self.rendezvous = Rendezvous(self.link.ask)
         self.link.dropped = self.rendezvous.lost
@@ -106,6 +107,8 @@ class Loop:
                 self.kit.courier.keeper = keeper
             case orders.Profile():
                 self.kit.profiler.wanted = order
+            case orders.Published(number):
+                self.link.published(number)
             case orders.Fence(pid, worker):
                 fence_soon(pid, worker, self.setup.rundir)
             case _:
