@@ -24,6 +24,7 @@ from tests.support.jobs import BIN, actors, alone, assert_reaped, hurry, submit,
 pytestmark = pytest.mark.cluster
 CLUSTER = "test-runs"
 STEPS, LONG = 300, 350
+SELDOM: dict[str, Any] = {"checkpoint": {"every": 100}}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def on_record(path: Path, kind: str) -> dict[str, Any]:
 
 def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
     """On GPUs that Ray counts and nobody has: each worker has its own."""
-    file = write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}, slot_resource="GPU")
+    file = write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}, slot_resource="GPU", **SELDOM)
     job = submit(CLUSTER, file)
     path = tmp_path / "runs" / "killed"
     for number in (1, 0):
@@ -88,7 +89,7 @@ def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None
 
 
 def test_a_stopped_job_ends_in_order_and_is_resumed_in_the_same_mlflow_run(cluster: str, tmp_path: Path) -> None:
-    file = write_job(tmp_path, run_id="resumed", steps=LONG)
+    file = write_job(tmp_path, run_id="resumed", steps=LONG, spares=0)
     path = tmp_path / "runs" / "resumed"
     job = submit(CLUSTER, file)
     wait_for(path, 12)
@@ -113,7 +114,7 @@ def test_a_stopped_job_ends_in_order_and_is_resumed_in_the_same_mlflow_run(clust
     assert first["status"] == "stopped"
     assert_reaped(CLUSTER, "resumed")
     hurry(tmp_path)
-    job = submit(CLUSTER, file, "--resume")
+    job = submit(CLUSTER, file, "--resume", "checkpoint.every=100")
     output, _ = job.communicate(timeout=600)
     assert job.returncode == 0, output
     second = read_json(path / "run.json")
@@ -139,7 +140,7 @@ def test_what_cannot_start_is_refused_before_anything_does(cluster: str, tmp_pat
 
 
 def test_the_controller_is_killed_and_a_node_is_taken_away_in_good_time(cluster: str, tmp_path: Path) -> None:
-    job = submit(CLUSTER, write_job(tmp_path, run_id="moved", steps=LONG, audit={"samples": True}))
+    job = submit(CLUSTER, write_job(tmp_path, run_id="moved", steps=LONG, audit={"samples": True}, spares=2, **SELDOM))
     path = tmp_path / "runs" / "moved"
     target = LocalTarget(cluster, path, repair=1.0, notice=600.0)
     wait_for(path, 10, spares=2)
