@@ -38,19 +38,19 @@ def test_a_full_disk_stops_nothing_and_nothing_is_missing_afterwards(tmp_path: P
         living = one.living()
         one.disk_full(True)
         before = len(one.steps())
-        one.until(lambda: one.committed() >= before + 40)
+        one.until(lambda: one.committed() >= before + 15)
         assert len(one.steps()) == before
         assert one.living() == living
         victim = one.members(1)[0]
         one.kill(victim)  # and what is done about a death waits for no disk
         at = one.committed()
-        one.until(lambda: one.committed() >= at + 40)
+        one.until(lambda: one.committed() >= at + 15)
         one.disk_full(False)
         hurry(one, recoveries=1)
         run = whole(one, 250)
         assert run["deaths"] == 1
         (stalled,) = one.events("record_stalled")
-        assert stalled["lines"] > 80
+        assert stalled["lines"] > 60
         assert "File too large" in stalled["reason"]
         assert [event["rung"] for event in one.events("decision")] == ["heal"]
         assert sum(event["actor"] == victim for event in one.events("death")) == 1
@@ -92,7 +92,7 @@ def test_a_controller_dies_with_a_generation_that_no_disk_took(tmp_path: Path, b
         one.disk_full(True)
         one.kill(one.members(1)[0])
         at, before = one.committed(), len(one.events("generation"))
-        one.until(lambda: one.committed() >= at + 40)
+        one.until(lambda: one.committed() >= at + 15)
         assert len(one.events("generation")) == before
         one.kill_controller()
         one.until(lambda: one.events("controller_back"))

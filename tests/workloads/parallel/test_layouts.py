@@ -161,10 +161,10 @@ def test_cells_with_unequal_shares(eight: World, tmp_path: Path, backend: str, g
 @pytest.mark.parametrize(
     ("workers", "cells", "parallel", "given"),
     [
-        (2, 1, {"ep": 2}, None),
+        pytest.param(2, 1, {"ep": 2}, None, marks=pytest.mark.long),
         (4, 2, {"ep": 2}, [1, 3]),
         (4, 1, {"ep": 4, "dispatch": "hierarchical", "ep_node": 2}, None),
-        (4, 1, pp(2, "zbv", ep=2), None),
+        pytest.param(4, 1, pp(2, "zbv", ep=2), None, marks=pytest.mark.long),
         (4, 2, pp(2, "dualpipe", ep=2), [1, 3]),
     ],
 )
@@ -192,8 +192,15 @@ def test_experts_that_move_change_no_number(
 
 
 @BOTH_LONG
-@pytest.mark.parametrize("healed", [2, 3])
-@pytest.mark.parametrize("parallel", [{"ep": 2}, pp(2, "dualpipe", ep=2)])
+@pytest.mark.parametrize(
+    ("parallel", "healed"),
+    [
+        ({"ep": 2}, 2),
+        (pp(2, "dualpipe", ep=2), 3),
+        pytest.param({"ep": 2}, 3, marks=pytest.mark.long),
+        pytest.param(pp(2, "dualpipe", ep=2), 2, marks=pytest.mark.long),
+    ],
+)
 def test_a_cell_that_heals_has_the_placement_of_the_others(
     eight: World, tmp_path: Path, backend: str, parallel: dict[str, Any], healed: int
 ) -> None:

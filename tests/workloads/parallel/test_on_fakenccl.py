@@ -53,7 +53,12 @@ def test_two_stages(pair: World, tmp_path: Path, schedule: str) -> None:
     check(pair, tmp_path, {"pp": 2, "schedule": schedule}, layers=3)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+QUICK = ("zbv", "dualpipe")
+
+
+@pytest.mark.parametrize(
+    "schedule", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in SCHEDULES if name not in QUICK)]
+)
 def test_four_stages(four: World, tmp_path: Path, schedule: str) -> None:
     check(four, tmp_path, {"pp": 4, "schedule": schedule}, layers=7)
 
