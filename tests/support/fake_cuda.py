@@ -2,15 +2,13 @@
 
 A CPU build of torch knows no CUDA device; with a device guard that does nothing it takes fake tensors there, and
 operands on different devices raise as on a GPU. Two things it cannot do: backward (autograd asks the accelerator for a
-stream) and values; what reads one gets a made-up number, and is counted. Streams only write down what is asked of them,
-and what is done beside training is done at once: fake tensors bear one thread at a time.
+stream; see `backward_on_cuda`) and values; what reads one gets a made-up number, and is counted. Streams only write
+down what is asked of them, and what is done beside training is done at once: fake tensors bear one thread at a time.
 """
 
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,36 +26,19 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shoal_core import lane
+from tests.support.cuda_library import GUARD, CannotCompile, compile_library
 
 __all__ = ["Watch", "fake_cuda"]
-
-GUARD = """
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-namespace { C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>) }
-"""
 
 
 @cache
 def _guard() -> str:
     """Have CUDA's device guard do nothing in this process; returns why that cannot be done, nothing if it was."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return "no C++ compiler"
-    if torch.version.cuda is not None:
-        return "this torch has a device guard for CUDA of its own"
-    root = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")
-        source.write_text(GUARD)
-        paths = [f"-I{root / 'include'}", f"-L{root / 'lib'}", "-lc10"]
-        made = subprocess.run(
-            [compiler, "-shared", "-fPIC", "-std=c++20", str(source), "-o", str(library), *paths],
-            capture_output=True,
-            text=True,
-        )
-        if made.returncode:
-            return f"{compiler} cannot compile against torch: {made.stderr[-300:]}"
-        ctypes.CDLL(str(library))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            ctypes.CDLL(str(compile_library(GUARD, Path(folder))))
+    except CannotCompile as error:
+        return str(error)
     return ""
 
 
@@ -96,9 +77,8 @@ class AtOnce:
 class Watch(TorchDispatchMode):
     """Counts operators, and what makes the host wait for the device (`waits`): a value that is read, an event on the
     main stream, and a copy either way that is not said to be `non_blocking`, since torch waits for all that is queued
-    before it. Operators whose
-    result has a size that only the device knows are refused by fake tensors themselves. `streams`: what was asked of
-    streams, in order."""
+    before it. Operators whose result has a size that only the device knows are refused by fake tensors themselves.
+    `streams`: what was asked of streams, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,9 +129,9 @@ def _to_empty(module: nn.Module, *, device: str, recurse: bool = True) -> nn.Mod
 
 
 @contextmanager
-def fake_cuda() -> Iterator[Watch]:
-    """Skips the test, saying why, where that cannot be had."""
-    problem = _guard()
+def fake_cuda(*, preloaded: bool = False) -> Iterator[Watch]:
+    """Skips the test, saying why, where that cannot be had. `preloaded`: this process has `cuda_library.DEVICE`."""
+    problem = "" if preloaded else _guard()
     if problem:
         pytest.skip(f"no CUDA without a GPU here: {problem}")
     watch = Watch()

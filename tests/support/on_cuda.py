@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from shoal_workloads.config import PretrainConfig
 
-__all__ = ["CONFIG", "TOKENS", "WORKERS", "nobody_else"]
+__all__ = ["CONFIG", "TOKENS", "WORKERS", "evenly", "nobody_else"]
 
 MODEL = {
     "vocab_size": 64, "d_model": 32, "n_layers": 2, "n_dense": 1, "n_heads": 2, "d_head": 16, "d_rope": 8, "d_v": 16,
@@ -28,6 +29,11 @@ CONFIG = PretrainConfig.model_validate(
     }
 )
 TOKENS, WORKERS = 32, 4
+
+
+def evenly(counts: torch.Tensor) -> list[list[int]]:
+    """Numbers of rows (V, P) as if every worker sent and got the same."""
+    return [[TOKENS * CONFIG.model.top_k // WORKERS] * WORKERS] * len(counts)
 
 
 @contextmanager

@@ -20,12 +20,7 @@ from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.recipe import adamw
 from shoal_workloads.replica import PretrainShard
 from tests.support.fake_cuda import fake_cuda
-from tests.support.on_cuda import CONFIG, TOKENS, WORKERS, nobody_else
-
-
-def evenly(counts: torch.Tensor) -> list[list[int]]:
-    """Numbers of rows (V, P) as if every worker sent and got the same."""
-    return [[TOKENS * CONFIG.model.top_k // WORKERS] * WORKERS] * len(counts)
+from tests.support.on_cuda import CONFIG, TOKENS, WORKERS, evenly, nobody_else
 
 
 def test_the_imitation_finds_what_it_is_for() -> None:
