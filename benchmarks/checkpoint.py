@@ -34,6 +34,7 @@ from shoal.testing import world
 from shoal_core.ckpt.boxes import Box
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.plan import Want, plan
+from shoal_core.ckpt.retention import Keep
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.lane import Lane
 from shoal_workloads.model.config import ModelConfig
@@ -81,7 +82,13 @@ def measure(preset: str, repeats: int, folder: str) -> tuple[dict[str, list[floa
     mine = b"".join(tensor.to_local().numpy().tobytes() for tensor in state.values())
     failures: list[str] = []
     saver = Saver(
-        root / "ours", group, Lane(), repeats + 1, {}, lambda *_: None, lambda _, reason, __: failures.append(reason)
+        root / "ours",
+        group,
+        Lane(),
+        Keep(repeats + 1),
+        {},
+        lambda *_: None,
+        lambda _, reason, __: failures.append(reason),
     )
     times: dict[str, list[float]] = {}
     waiting: list[Any] = []

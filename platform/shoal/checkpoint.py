@@ -9,24 +9,26 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.record import slow
 from shoal.saving.chances import Chances
-from shoal_core.ckpt import among, together
+from shoal_core.ckpt import among, nearby, together
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.retention import Keep, Saved
 from shoal_core.ckpt.stage import Stage
 from shoal_core.ckpt.together import Loaded, Uncommitted
 from shoal_core.errors import UserError
-from shoal_core.store import open_store
+from shoal_core.store import Store, open_store
 
 if TYPE_CHECKING:
     from shoal_core.lane import Lane
 
-__all__ = ["OURS", "Damaged", "Group", "Saver", "Unfit", "load"]
+__all__ = ["OURS", "Damaged", "Disk", "Group", "Saver", "Unfit", "load"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +63,42 @@ class Group:
         return [json.loads(bytes(said[: int(length)].numpy())) for said, length in zip(words, lengths, strict=True)]
 
 
-def load(folder: Folder, state: dict[str, Any], process_group: Any) -> Loaded:
+def load(folder: Folder, state: dict[str, Any], process_group: Any, disk: Store | None = None) -> Loaded:
     """Fill the tensors of `state` (any mesh) from a checkpoint, collectively over `process_group`: every rank reads its
-    part of it, no byte of which is believed before it is verified.
+    part of it, no byte of which is believed before it is verified; from its node's `disk` what is whole there.
 
     Raises:
         Damaged: the checkpoint is not what was committed. Unfit: it holds another state.
         RuntimeError: a peer is gone. Others as `together.load`.
     """
-    return together.load(folder, state, Group(process_group), lambda name: name.startswith(OURS))
+    nearer = [] if disk is None else [Folder(disk, folder.name)]
+    return together.load(folder, state, Group(process_group), lambda name: name.startswith(OURS), nearer)
+
+
+ENDED = threading.Thread()
+"""Of what is not done in the background, or has long been."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Of a node, for checkpoints of one cell: `root`: where the run's files lie there; `peers`: the cell's own group
+    for bringing them to the storage."""
+
+    root: Store
+    peers: Group
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A checkpoint on its way: where to, what its marker says, when it was begun, and for how many seconds training
+    stood still for it. `told`: see `Saver.save`."""
+
+    steps: int
+    folder: Folder
+    about: Mapping[str, Any]
+    start: float
+    lost: float
+    told: Mapping[str, float] | None
 
 
 class Saver:
@@ -77,9 +106,10 @@ class Saver:
 
     `root`: where the run's checkpoints lie. `process_group`: the cell's own group for checkpoints, so that training's
     collectives are never in its way. `lane`: what the state leaves its device over; whoever changes the state lets it
-    precede. `about`: what every marker says of the run. `done`: called on rank 0 with (steps, address, seconds, bytes)
-    once a checkpoint is whole; `failed`, with (steps, reason, remedy), when it never will be: on rank 0, or on all that
-    lost a peer. `asking`: a group of CPUs for what ranks ask each other between steps; none: this rank is alone.
+    precede. `keep`: which stay. `about`: what every marker says of the run. `done`: called on rank 0 with (steps,
+    address, seconds, bytes) once a checkpoint is whole; `failed`, with (steps, reason, remedy), when it never will be:
+    on rank 0, or on all that lost a peer. `asking`: a group of CPUs for what ranks ask each other between steps; none:
+    this rank is alone. `disk`: what checkpoints are written to first; `used`: steps of those that stay in any case.
     """
 
     def __init__(
@@ -87,26 +117,38 @@ class Saver:
         root: Path,
         process_group: Any,
         lane: Lane,
-        keep: int,
+        keep: Keep,
         about: dict[str, Any],
         done: Callable[[int, str, float, int], None],
         failed: Callable[[int, str, str], None],
         asking: Any = None,
+        disk: Disk | None = None,
+        used: Collection[int] = (),
     ) -> None:
         self._rundir, self._root, self._peers, self._keep = root.parent, open_store(root), Group(process_group), keep
         self._about, self._done, self._failed, self._asking = about, done, failed, asking
-        self._thread: threading.Thread | None = None
+        self._disk, self._used, self._known = disk, used, dict[int, Saved]()
+        self._writing = self._bringing = ENDED
         self._stage, self._chances = Stage(lane), Chances()
+        self._newest = -1
         self.problem: str | None = None
         """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
+        self.heard: list[dict[str, float]] = []
+        """What all ranks say of the last checkpoint, if it is whole and anything was to be told of it."""
 
     def busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        """Whether a checkpoint is not whole yet that may become so."""
+        return self._writing.is_alive() or self._bringing.is_alive()
 
     def join(self) -> None:
-        """Wait for the checkpoint that is being written; if a peer is gone it fails."""
-        if self._thread is not None:
-            self._thread.join()
+        """Wait until another may be begun; if a peer is gone the one before fails."""
+        if self._writing is not ENDED:
+            self._writing.join()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all ranks know of each other how the last save went, if there was one."""
+        return not self._chances.open
 
     def may(self, steps: int, *, due: bool) -> bool:
         """Whether to save after so many steps: if it is `due` and no save is under way, or if the last one came to
@@ -125,47 +167,84 @@ class Saver:
             dist.all_reduce(word, dist.ReduceOp.MAX, group=self._asking)
         return self._chances.heard(steps, due=due, busy=bool(word[0]), failed=bool(word[1]))
 
-    def save(self, steps: int, generation: int, state: dict[str, Any], **about: Any) -> None:
-        """Begin to copy `state` now, and write it in the background, after the one before it. `about`: what the marker
-        says of this state.
+    def save(
+        self, steps: int, generation: int, state: dict[str, Any], told: Mapping[str, float] | None = None, **about: Any
+    ) -> None:
+        """Begin to copy `state` now, and write it in the background, after the one before it. `told`: what this rank
+        tells the others of it once it is whole, beside what it cost; `about`: what the marker says of this state.
 
         Raises:
             Unfit: a value of `state` cannot be saved.
         """
         start = time.monotonic()
         self.join()
-        self.problem = None
+        self.problem, self.heard, self._newest = None, [], steps
         self._chances.began(steps)
         staged = self._stage.take(state)
-        said = {"steps": steps, **self._about, **about}
         folder = Folder(self._root, name_of(steps))
+        one = Saving(steps, folder, {"steps": steps, **self._about, **about}, start, time.monotonic() - start, told)
 
-        def finish() -> None:
-            # Whatever it is, training goes on and this checkpoint is not whole.
-            try:
-                content = staged.read()
-                slow.wait(self._rundir)
-                size = together.save(folder, generation, content, self._peers, said)
-            except Exception as error:
-                self._gave_up(steps, error)
+        def write() -> None:
+            content = staged.read()
+            slow.wait(self._rundir)
+            if self._disk is None:
+                self._whole(one, together.save(folder, generation, content, self._peers, one.about), self._peers)
                 return
-            if self._peers.rank == 0:
-                self._tidy()
-                self._done(steps, folder.address, time.monotonic() - start, size)
+            near = nearby.write(Folder(self._disk.root, folder.name), generation, content, self._peers)
+            if self._bringing is not ENDED:
+                self._bringing.join()  # one is brought, one waits: more would fill the disk
+            self._bringing = self._behind(one, lambda: self._bring(one, near))
 
-        self._thread = threading.Thread(target=finish, daemon=True, name="checkpoint")
-        self._thread.start()
+        self._writing = self._behind(one, write)
+
+    def _behind(self, one: Saving, work: Callable[[], None]) -> threading.Thread:
+        """Do a part of a save in the background. Whatever fails, training goes on and this checkpoint is not whole."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._gave_up(one.steps, error)
+
+        thread = threading.Thread(target=run, daemon=True, name="checkpoint")
+        thread.start()
+        return thread
+
+    def _bring(self, one: Saving, near: nearby.Nearby) -> None:
+        """Bring what was written nearby to the storage."""
+
+        def late(why: str) -> None:
+            logger.warning(
+                "the checkpoint of step %d is not in the storage yet, which is asked again: %s", one.steps, why
+            )
+
+        assert self._disk is not None
+        size = nearby.bring(near, one.folder, self._disk.peers, one.about, late)
+        nearby.tidy(self._disk.root, near.folder, near.attempt)
+        self._whole(one, size, self._disk.peers)
+
+    def _whole(self, one: Saving, size: int, peers: Group) -> None:
+        """A checkpoint is whole: tell."""
+        seconds = time.monotonic() - one.start
+        if peers.rank == 0:
+            self._tidy()
+            self._done(one.steps, one.folder.address, seconds, size)
+        if one.told is not None:
+            heard = peers.exchange({**one.told, "lost": one.lost, "written": seconds})
+            self.heard = heard if one.steps == self._newest else []
 
     def _tidy(self) -> None:
         """Remove what is not kept; what the store does not let go of now it may the next time."""
         try:
-            among.prune(self._root, self._keep)
+            among.prune(self._root, self._keep, self._used, self._known)
         except UserError as error:
             logger.warning("older checkpoints are not removed: %s", error.problem)
 
     def _gave_up(self, steps: int, error: Exception) -> None:
         """Say why. A failure that all ranks share is told once."""
         shared = isinstance(error, Uncommitted)
-        self.problem = error.problem if isinstance(error, Uncommitted) else together.in_words(error)
+        problem = error.problem if isinstance(error, Uncommitted) else together.in_words(error)
+        if steps == self._newest:
+            self.problem = problem
         if self._peers.rank == 0 or not shared:
-            self._failed(steps, self.problem, error.remedy if isinstance(error, UserError) else "")
+            self._failed(steps, problem, error.remedy if isinstance(error, UserError) else "")

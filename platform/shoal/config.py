@@ -41,8 +41,22 @@ class Section(BaseModel):
 class Checkpoint(Section):
     """Distributed checkpoints, written in the background."""
 
-    every: int = Field(100, ge=0, le=STEPS, description="steps between checkpoints; 0: only the last one")
+    every: Annotated[int, Field(ge=0, le=STEPS)] | Literal["auto"] = Field(
+        100, description="steps between checkpoints; 0: only the last one; auto: by what saves and failures cost"
+    )
     keep: int = Field(2, ge=1, le=STEPS, description="how many whole checkpoints stay")
+    keep_every: int = Field(0, ge=0, le=STEPS, description="the first in every span of so many steps stays; 0: none")
+    keep_best: int = Field(0, ge=0, le=STEPS, description="how many stay that have the fewest bits per byte")
+    local: str | None = Field(
+        None, description="a folder of each node's own disk: checkpoints are written there, then brought to the storage"
+    )
+
+    @field_validator("local")
+    @classmethod
+    def _of_each_node(cls, local: str | None) -> str | None:
+        if local is not None and (not local.startswith("/") or printable(local) != local):
+            raise ValueError("is no path from the root, such as /local/shoal, which every node has to itself")
+        return local
 
 
 class Evaluation(Section):

@@ -14,7 +14,8 @@ from shoal_core.ckpt.boxes import Box, whole
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.marker import MARKER
-from shoal_core.ckpt.together import Uncommitted
+from shoal_core.ckpt.retention import Keep
+from shoal_core.ckpt.together import Loaded, Uncommitted
 from shoal_core.ckpt.whole import Checkpoint, read_marker
 from shoal_core.errors import StoreError
 from shoal_core.store import Store, open_store
@@ -97,7 +98,7 @@ def test_the_newest_stay_and_half_written_ones_go(tmp_path: Path) -> None:
     half_written(tmp_path, 40)
     (tmp_path / name_of(20) / "g9-cd-00000.safetensors").write_bytes(b"of another attempt")
     root = open_store(tmp_path)
-    among.prune(root, keep=2)
+    among.prune(root, Keep(2))
     assert names(tmp_path) == [name_of(20), name_of(30), name_of(40)]
     assert len(names(tmp_path / name_of(20))) == 3
     (tmp_path / name_of(50)).mkdir()
@@ -112,11 +113,11 @@ def test_one_saved_after_a_step_that_is_no_number_takes_no_healthy_ones_place(tm
         commit(tmp_path, steps)
     for steps in (30, 40):
         commit(tmp_path, steps, finite=False)
-        among.prune(root, keep=2)
+        among.prune(root, Keep(2))
     assert [one.steps for one in among.whole(root)] == [10, 20, 40]
     for steps in (50, 60):
         commit(tmp_path, steps, finite=True)
-        among.prune(root, keep=2)
+        among.prune(root, Keep(2))
     assert [one.steps for one in among.whole(root)] == [50, 60]
 
 
@@ -130,7 +131,7 @@ def test_one_that_is_set_aside_is_seen_no_more_and_stays(tmp_path: Path) -> None
     commit(tmp_path, 10, 7.0)
     assert alone.read(Checkpoint.open(Folder.at(final)))["w"].tolist() == [7.0] * 3
     commit(tmp_path, 20)
-    among.prune(root, keep=1)
+    among.prune(root, Keep(1))
     among.sweep(root)
     assert [one.steps for one in among.whole(root)] == [20]
     assert set(names(final)) == {*kept, aside.name}
@@ -257,6 +258,6 @@ def test_ranks_load_their_parts_and_what_may_be_missing_stays(tmp_path: Path) ->
         return together.load(folder, asked, peer, lambda name: name.startswith("own.")), asked
 
     for loaded, state in ranks.on_ranks(2, work):
-        assert loaded == (3, STATE["w"].nbytes)
+        assert loaded == Loaded(3, STATE["w"].nbytes)
         assert torch.equal(state["w"], STATE["w"])
         assert state["own.x"].item() == 5.0

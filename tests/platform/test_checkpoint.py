@@ -15,6 +15,7 @@ from shoal import checkpoint
 from shoal.testing import World, world
 from shoal_core.ckpt import among, together
 from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.retention import Keep
 from shoal_core.ckpt.stage import Stage
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import StoreError
@@ -53,7 +54,7 @@ def saver_at(root: Path, lane: Lane | None = None) -> tuple[checkpoint.Saver, li
     """A saver, and what it will have said."""
     said: list[tuple[Any, ...]] = []
     done, failed = lambda *told: said.append(("done", *told)), lambda *told: said.append(("failed", *told))
-    return checkpoint.Saver(root, None, lane or Lane(), 2, {"run_id": "r"}, done, failed), said
+    return checkpoint.Saver(root, None, lane or Lane(), Keep(2), {"run_id": "r"}, done, failed), said
 
 
 def test_there_and_back(saved: Folder) -> None:
@@ -63,7 +64,7 @@ def test_there_and_back(saved: Folder) -> None:
     state = {name: torch.empty_like(tensor) for name, tensor in STATE.items()}
     ours = torch.full((1,), 5)
     loaded = checkpoint.load(saved, {**state, "shoal.exponent.0": ours}, None)
-    assert loaded == (7, sum(tensor.nbytes for tensor in STATE.values()))
+    assert loaded == checkpoint.Loaded(7, sum(tensor.nbytes for tensor in STATE.values()))
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
     assert int(ours) == 5, "what an older checkpoint lacks of the platform's own stays as it was"
 
@@ -227,7 +228,7 @@ def retried(folder: str) -> tuple[list[int], list[tuple[int, str]], list[int]]:
         Path(folder),
         group,
         Lane(),
-        10,
+        Keep(10),
         {},
         lambda steps, *_: whole.append(steps),
         lambda steps, _, remedy: failed.append((steps, remedy)),

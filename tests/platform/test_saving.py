@@ -84,3 +84,33 @@ def test_a_worker_that_is_alone_saves_when_it_is_stopped(tmp_path: Path) -> None
         assert one.events("fenced") == []
         assert one.events("death") == []
         assert f"saved up to step {run['steps']} of {run['steps']} committed" in run["reason"]
+
+
+def test_a_run_goes_on_from_its_nodes_disk_where_the_storage_is_damaged(tmp_path: Path) -> None:
+    settings = {"every": 20, "local": str(tmp_path / "disks")}
+    with lab(tmp_path, {"n0": 2}, cells=1, workers_per_cell=1, steps=80, checkpoint=settings) as one:
+        one.until(lambda: one.events("checkpoint"))
+        newest = among.whole(open_store(one.path / "checkpoints"))[-1]
+        (part,) = Path(newest.folder.address).glob("*.safetensors")
+        (near,) = (tmp_path / "disks").glob(f"*/n0/{newest.folder.name}/*.safetensors")
+        assert part.read_bytes() == near.read_bytes()
+        part.write_bytes(bytes(part.stat().st_size))
+        one.kill(one.members(0)[0])
+        hurry(one)
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 80), one.story()
+        assert one.events("checkpoint_passed_over") == []
+        assert run["steps_lost"] < 40, "back to the newest, of which the storage has no block"
+        assert [line["loss"] for line in one.steps()] == pytest.approx(alone(80).losses, rel=1e-4)
+
+
+def test_a_run_saves_when_it_is_worth_it(tmp_path: Path) -> None:
+    """At the tenth step, to see what it costs; then, since nothing fails, seldom."""
+    with lab(tmp_path, NODES, cells=1, steps=60, checkpoint={"every": "auto"}) as one:
+        hurry(one)
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 60), one.story()
+        steps = [event["step"] for event in one.events("checkpoint")]
+        assert steps[0] == 10
+        assert steps[-1] == 60
+        assert steps == sorted(set(steps))

@@ -1,4 +1,4 @@
-"""When to save and copy, what stays of it, and what those that go can still save."""
+"""When to save and copy, and what those that go can still save."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 
 import pytest
 
+from shoal.control.takeover import failed_before
 from shoal.saving import interval
 from shoal.saving.deadline import MARGIN, Shard, salvage
 from shoal.saving.interval import Cost, between, mean_time, steps_between
-from shoal.saving.retention import Keep, Saved, staying
+from shoal.saving.pace import Pace, agreed
 from shoal.saving.rhythm import MOST, Rhythm, copies_every
 
 
@@ -80,31 +81,6 @@ def test_who_could_not_time_a_copy_makes_none_often() -> None:
     assert [steps for steps in range(1, 2001) if one.due(steps)] == [MOST, 2 * MOST]
 
 
-def test_the_last_every_nth_and_the_best_stay() -> None:
-    bpb = {300: 1.0, 500: 1.2, 700: math.nan, 900: 1.1}
-    found = [Saved(steps, bpb=bpb.get(steps)) for steps in range(100, 1100, 100)]
-    assert staying(found, Keep(2)) == {900, 1000}
-    assert staying(found, Keep(1, every=400)) == {400, 800, 1000}
-    assert staying(found, Keep(1, best=2)) == {300, 900, 1000}
-    assert staying(found, Keep(1), used={200, 250}) == {200, 1000}
-
-
-def test_what_stays_for_good_stays_the_same_when_others_are_gone() -> None:
-    """Saves come at any step, and each removes what the one before left."""
-    there: set[int] = set()
-    for steps in range(37, 2000, 37):
-        there |= {steps}
-        there = staying(map(Saved, there), Keep(2, every=500))
-    assert there == {518, 1000 + 36, 1517, 1961, 1998}
-
-
-def test_a_sick_one_takes_no_healthy_ones_place() -> None:
-    found = [Saved(10, bpb=2.0), Saved(20), Saved(30, finite=False, bpb=0.1), Saved(40, finite=False)]
-    assert staying(found, Keep(1, every=10, best=1)) == {10, 20, 40}
-    assert staying(found[2:], Keep(1)) == {40}
-    assert staying([], Keep(1, 1, 1), used={5}) == set()
-
-
 def test_what_others_hold_too_they_write() -> None:
     shards = [Shard("a", 100, frozenset({0})), Shard("b", 100, frozenset({0, 1})), Shard("c", 60, frozenset({1, 2}))]
     found = salvage(shards, {0}, seconds=1.0, speed=100 / MARGIN)
@@ -119,3 +95,57 @@ def test_what_does_not_fit_before_the_deadline_is_named() -> None:
     less = salvage(shards, {0, 1}, seconds=1.0, speed=69 / MARGIN)
     assert (less.left, less.whole) == (("s70", "s30"), False)
     assert salvage(shards, {0, 1}, seconds=-1.0, speed=1e9).left == ("s70", "s60", "s40", "s30")
+
+
+def test_a_cell_saves_by_the_jobs_steps_or_by_what_it_costs() -> None:
+    assert [steps for steps in range(1, 101) if Pace(25).due(steps)] == [25, 50, 75, 100]
+    assert not any(Pace(0).due(steps) for steps in range(1, 101))
+    pace = Pace("auto")
+    pace.entered(100, 5.0)
+    pace.entered(105, 7.0)
+    word = {"lost": 0.0, "written": 4.0, "step": 1.0, "mean": 1.0}  # written in half of the time between two
+    found = []
+    for steps in range(101, 160):
+        if pace.due(steps):
+            pace.began(steps)
+            found.append(steps)
+        if found and steps == found[-1] + 6 and len(found) < 3:
+            pace.heard([word])
+        if len(found) == 3 and steps == found[-1] + 6:
+            pace.heard([])  # it came to nothing
+    assert found == [110, 118, 126]
+
+
+def test_what_a_rank_tells_of_its_steps() -> None:
+    pace = Pace("auto")
+    pace.entered(0, 100.0)
+    for seconds in [9.0] * 5 + [1.0, 2.0, 3.0] * 3:
+        pace.stepped(seconds)
+    assert pace.told() == {"step": 2.0, "mean": 100.0}
+    assert Pace(5).told() is None
+
+
+def test_ranks_that_hear_the_same_save_at_the_same_step() -> None:
+    words = [{"lost": lost, "written": 1.0, "step": 0.5, "mean": mean} for lost, mean in ((0.1, 900.0), (0.2, 1.0))]
+    assert agreed(words) == steps_between(Cost(0.2, 1.0), 0.5, 900.0) == round(math.sqrt(2 * 0.2 * 900) * 2)
+
+
+def test_a_controller_that_comes_back_knows_what_failed() -> None:
+    kinds = [
+        ("run_started", None),
+        ("generation", 0),
+        ("death", 1),
+        ("run_started", None),
+        ("generation", 0),
+        ("death", None),
+        ("generation", 1),
+        ("death", 0),
+        ("death", 0),
+        ("generation", 2),
+        ("death", 1),
+    ]
+    events = [
+        {"kind": kind, "time": float(at), "generation": what, "cell": what} for at, (kind, what) in enumerate(kinds)
+    ]
+    assert failed_before(events, 99.0) == (3.0, 2)
+    assert failed_before([], 99.0) == (99.0, 0)

@@ -25,6 +25,7 @@ from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
 from shoal.worker.step import world_broke
 from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.retention import Keep
 from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
@@ -216,7 +217,8 @@ def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: st
         step(replica, place, number)
     failures: list[str] = []
     group = dist.new_group(backend="gloo") if workers > 1 else None
-    saver = Saver(Path(root), group, Lane(), 2, {}, lambda *_: None, lambda _, reason, __: failures.append(reason))
+    tell = (lambda *_: None, lambda _, reason, __: failures.append(reason))
+    saver = Saver(Path(root), group, Lane(), Keep(2), {}, *tell)
     saver.save(steps, 0, replica.state_dict())
     saver.join()
     assert not failures, failures

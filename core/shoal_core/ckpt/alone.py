@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from shoal_core.ckpt.among import reading
 from shoal_core.ckpt.boxes import whole
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.plan import Want, plan
@@ -44,5 +45,6 @@ def read(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> dict[str
     found = {name: torch.empty(one.shape, dtype=getattr(torch, one.dtype)) for name, one in kinds.items()}
     wanted = {name: Want(one.dtype, one.shape, (whole(one.shape),)) for name, one in kinds.items()}
     targets = {name: [tensor] for name, tensor in found.items()}
-    fetch(checkpoint.folder, plan(checkpoint.index, wanted, checkpoint.folder.address), targets)
+    with reading(checkpoint.folder):
+        fetch(checkpoint.folder, plan(checkpoint.index, wanted, checkpoint.folder.address), targets)
     return found

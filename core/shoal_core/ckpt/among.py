@@ -6,25 +6,35 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+import secrets
+import time
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 
 from shoal_core.ckpt.errors import Damaged, Earlier
 from shoal_core.ckpt.folder import STEP, Folder
 from shoal_core.ckpt.marker import MARKER
+from shoal_core.ckpt.retention import Keep, Saved, staying
 from shoal_core.ckpt.whole import read_marker
+from shoal_core.errors import UserError
 from shoal_core.store import Store
 
-__all__ = ["Whole", "delete", "last_whole", "prune", "set_aside", "sweep", "whole"]
+__all__ = ["Whole", "delete", "last_whole", "prune", "reading", "set_aside", "sweep", "whole"]
 
 OWN = re.compile(
     r"COMMITTED\.json|ASIDE-[0-9a-f]+\.json|g\d+-[0-9a-f]+(\.index\.json|-\d+(-\d+)?\.safetensors)"
-    r"|\.metadata|__\d+_\d+\.distcp"
+    r"|READING-[0-9a-f]+\.json|\.metadata|__\d+_\d+\.distcp"
 )
 """What checkpoints are made of, the last two in the format before this one."""
 
 ASIDE = "ASIDE-"
 """Begins the name of what a marker becomes when nobody is to use its checkpoint."""
+
+
+READING = "READING-"
+"""Begins the name of what somebody puts beside a checkpoint that is not to be removed meanwhile."""
+READING_FOR = 3600.0
+"""Seconds for which that is heeded: who reads may have died."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +69,54 @@ def exists(folder: Folder) -> bool:
     return True
 
 
-def prune(root: Store, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what older attempts left half-written.
-
-    One that was saved after a step that was not finite does not count, and only the newest of them stays: it never
-    takes the place of a healthy one. What was set aside stays.
+def prune(root: Store, keep: Keep, used: Collection[int] = (), known: MutableMapping[int, Saved] | None = None) -> None:
+    """Remove the checkpoints that do not stay, but for what is being read and what was set aside, and what older
+    attempts left half-written. used: steps of those that stay whatever `keep` says; known: what was read of markers
+    before, and is now.
     """
     found = whole(root)
-    healthy = [one for one in found if is_finite(one.folder)]
-    kept = {one.steps for one in [*healthy[-keep:], *found[-1:]]}
+    known = {} if known is None else known
+    fresh = {one.steps for one in found if one.steps not in known} | {one.steps for one in found[-2:]}
+    for one in found:
+        if one.steps not in known:
+            known[one.steps] = saved(one)
+    kept = staying([known[one.steps] for one in found], keep, used)
     for steps, folder in folders(root):
         if found and steps <= found[-1].steps:
-            if steps not in kept:
+            if steps not in kept and not being_read(folder):
                 remove(folder, marker=True)
-            elif steps < found[-1].steps:
+            elif steps < found[-1].steps and steps in fresh:
                 remove(folder, marker=False)
 
 
-def is_finite(folder: Folder) -> bool:
-    """Whether a checkpoint was saved after a step that was a number."""
+def saved(one: Whole) -> Saved:
+    """What decides over whether a checkpoint stays. One whose marker cannot be read is no healthy one."""
     try:
-        return bool(read_marker(folder).get("finite", True))
+        marker = read_marker(one.folder)
     except (Damaged, Earlier):
-        return False
+        return Saved(one.steps, finite=False)
+    bpb = marker.get("bpb")
+    return Saved(one.steps, bool(marker.get("finite", True)), float(bpb) if isinstance(bpb, int | float) else None)
+
+
+@contextlib.contextmanager
+def reading(folder: Folder) -> Iterator[None]:
+    """While it lasts no run removes the checkpoint in `folder`, for `READING_FOR` seconds at most. Where nothing may be
+    written nobody is told."""
+    name = f"{READING}{secrets.token_hex(6)}.json"
+    with contextlib.suppress(UserError):
+        folder.put(name, b"{}")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(UserError):
+            folder.delete([name])
+
+
+def being_read(folder: Folder) -> bool:
+    """Whether somebody said so, not long ago by the store's clock."""
+    said = list(folder.store.list(f"{folder.prefix}/{READING}"))
+    return any(entry.modified > time.time() - READING_FOR for entry in said)
 
 
 def sweep(root: Store) -> list[Folder]:
@@ -110,6 +145,8 @@ def remove(folder: Folder, *, marker: bool) -> bool:
     for name in there:
         if name.startswith(ASIDE):
             kept |= {name, *aside_files(folder, name, there)}
+        elif name.startswith(READING) and not marker:
+            kept.add(name)
     if MARKER in there and not marker:
         try:
             said = read_marker(folder)

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shoal_core.ckpt import alone, earlier
+from shoal_core.ckpt.among import reading
 from shoal_core.ckpt.boxes import whole
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.index import File
 from shoal_core.ckpt.marker import MARKER
 from shoal_core.ckpt.plan import Read, Want, plan
 from shoal_core.ckpt.read import READERS, believe, fill, remedy_of
@@ -37,8 +39,11 @@ def copy(source: Checkpoint, target: Folder) -> int:
         reads[read.file].append(read)
     about = source.marker["index"]
     try:
-        with ThreadPoolExecutor(READERS) as pool:
-            for one in [pool.submit(copy_file, source, target, name, parts) for name, parts in reads.items()]:
+        with reading(source.folder), ThreadPoolExecutor(READERS) as pool:
+            files = source.index.files
+            for one in [
+                pool.submit(copy_file, source.folder, target, name, files[name], parts) for name, parts in reads.items()
+            ]:
                 one.result()
         target.put(about["file"], source.folder.get(about["file"]))
         if not target.create(MARKER, json.dumps(source.marker, indent=1).encode()):
@@ -50,21 +55,23 @@ def copy(source: Checkpoint, target: Folder) -> int:
     return source.bytes
 
 
-def copy_file(source: Checkpoint, target: Folder, name: str, parts: list[Read]) -> None:
-    """Raises: as `copy`."""
-    file = source.index.files[name]
+def copy_file(source: Folder, target: Folder, name: str, file: File, parts: list[Read]) -> None:
+    """Copy a file, which `parts` fill behind its header, verifying every byte on its way.
+
+    Raises: as `copy`; nothing is left of it then.
+    """
     head = room(file.header)
-    fill(source.folder, name, 0, head)
+    fill(source, name, 0, head)
     if hashlib.sha256(head).hexdigest() != file.sha256:
-        where = source.folder.where(name)
-        raise Damaged(f"{where}: its header differs from what was committed", remedy_of(source.folder, name))
+        where = source.where(name)
+        raise Damaged(f"{where}: its header differs from what was committed", remedy_of(source, name))
     with target.writer(name) as writer:
         writer.write(head)
         for read in parts:
             content = room(read.bytes)
-            fill(source.folder, name, read.at, content)
+            fill(source, name, read.at, content)
             for part in read.parts:
-                believe(source.folder, part.name, part.block, content[part.block.at - read.at :][: part.block.bytes])
+                believe(source, part.name, part.block, content[part.block.at - read.at :][: part.block.bytes])
             writer.write(content)
 
 

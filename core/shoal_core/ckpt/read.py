@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 from shoal_core.ckpt.boxes import whole
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.index import Block, Index
-from shoal_core.ckpt.plan import Copy, Part, Read, Want, plan
+from shoal_core.ckpt.plan import Copy, Part, Read, Want, plan, read_of
 from shoal_core.ckpt.state import bytes_of, room
+from shoal_core.errors import StoreError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Source", "check", "fetch"]
+__all__ = ["Source", "check", "fetch", "fetch_from"]
 
 READERS = 4
 """Reads that are under way at once."""
@@ -42,19 +43,58 @@ def fetch(source: Source, reads: Sequence[Read], targets: Mapping[str, Sequence[
     Raises:
         Damaged: a block is not what was committed; targets hold anything then. StoreError: the source fails.
     """
+    (size,) = fetch_from([source], reads, targets)
+    return size
+
+
+def fetch_from(
+    sources: Sequence[Source], reads: Sequence[Read], targets: Mapping[str, Sequence[torch.Tensor]]
+) -> list[int]:
+    """The same, each block from the first of `sources` that has it as it was committed. Returns the bytes that are of
+    each.
+
+    Raises: as `fetch`, of the last of them.
+    """
+    counts: list[list[int]] = [[] for _ in sources]
 
     def one(read: Read) -> None:
         direct = straight(read, targets)
         buffer = room(read.bytes) if direct is None else direct
-        fill(source, read.file, read.at, buffer)
-        for part in read.parts:
-            content = buffer[part.block.at - read.at :][: part.block.bytes]
-            believe(source, part.name, part.block, content)
-            if direct is None:
-                place(part, content, targets)
+        missing = [read]
+        for source, count in zip(sources, counts, strict=True):
+            asked, missing = missing, lacking(source, missing, buffer, read.at, last=source is sources[-1])
+            count.append(sum(one.bytes for one in asked) - sum(one.bytes for one in missing))
+        if direct is None:
+            for part in read.parts:
+                place(part, buffer[part.block.at - read.at :][: part.block.bytes], targets)
 
     in_parallel(one, reads)
-    return sum(read.bytes for read in reads)
+    return [sum(count) for count in counts]
+
+
+def lacking(source: Source, reads: Sequence[Read], buffer: memoryview, start: int, *, last: bool) -> list[Read]:
+    """Read what is to be read of a source into `buffer`, which begins at the byte `start` of the file. Returns what it
+    does not have as it was committed.
+
+    Raises: as `fetch`, if it is the last that could have it.
+    """
+    missing = []
+    for read in reads:
+        try:
+            fill(source, read.file, read.at, buffer[read.at - start :][: read.bytes])
+        except (Damaged, StoreError):
+            if last:
+                raise
+            missing.append(read)
+            continue
+        for part in read.parts:
+            try:
+                believe(source, part.name, part.block, buffer[part.block.at - start :][: part.block.bytes])
+            except Damaged:
+                if last:
+                    raise
+                missing.append(read_of([part]))
+    return missing
 
 
 def check(source: Source, index: Index) -> None:

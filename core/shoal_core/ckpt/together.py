@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from shoal_core.ckpt.errors import Damaged, Earlier, Unfit
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.pieces import Piece, block_bytes, deal
 from shoal_core.ckpt.plan import plan
-from shoal_core.ckpt.read import fetch
+from shoal_core.ckpt.read import Source, fetch_from
 from shoal_core.ckpt.state import destinations
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, write
@@ -54,10 +54,12 @@ class Uncommitted(UserError):
 
 
 class Loaded(NamedTuple):
-    """`steps`: committed ones that the state stands for; `bytes`: those that this rank read."""
+    """`steps`: committed ones that the state stands for; `bytes`: those that this rank read; `near`: of them, not from
+    the store."""
 
     steps: int
     bytes: int
+    near: int = 0
 
 
 def save(
@@ -76,26 +78,48 @@ def save(
         Uncommitted: it did not become whole; what was written of it is gone. RuntimeError: a peer is gone, and so may
             the checkpoint be; what is left of it nobody reads.
     """
-    mine = {"token": secrets.token_hex(4), "of": folder.name, "pieces": [piece.told() for piece in content]}
-    heard = peers.exchange(mine)
+    heard = peers.exchange(opening(folder, content))
     attempt = Attempt(generation, heard[0]["token"])
     try:
         word, pieces = part(folder, attempt, heard, content, peers.rank)
         said = peers.exchange(word)
-        ends: dict[str, Any] = {"bytes": -1, "problems": problems(said), "remedy": remedy(said)}
-        if peers.rank == 0 and not ends["problems"]:
-            ends = outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in said], about, replace)
+        lacks = {"problems": problems(said), "remedy": remedy(said)}
+        written = [] if lacks["problems"] else [Written.heard(one["written"]) for one in said]
+        return finished(folder, attempt, peers, pieces, written, about, lacks, replace=replace)
     except BaseException:
         if peers.rank == 0:  # who alone could have committed it
             clean(folder, attempt)
         raise
-    if peers.rank == 0 and ends["problems"]:
-        clean(folder, attempt)
+
+
+def finished(
+    folder: Folder,
+    attempt: Attempt,
+    peers: Peers,
+    pieces: list[Piece],
+    written: list[Written],
+    about: Mapping[str, Any],
+    lacks: Mapping[str, Any],
+    *,
+    replace: bool = False,
+) -> int:
+    """Commit what all have written, unless somebody `lacks` something, and tell all. Returns the bytes. Collective.
+
+    Raises: as `save`.
+    """
+    ends: dict[str, Any] = {"bytes": -1, **lacks}
+    if peers.rank == 0 and not ends["problems"]:
+        ends = outcome(folder, attempt, pieces, written, about, replace)
     with contextlib.suppress(RuntimeError) if ends["bytes"] >= 0 else contextlib.nullcontext():
         ends = peers.exchange(ends)[0]
     if ends["problems"]:
         raise Uncommitted("; ".join(ends["problems"]), ends["remedy"])
     return int(ends["bytes"])
+
+
+def opening(folder: Folder, content: Mapping[Piece, memoryview]) -> dict[str, Any]:
+    """A rank's first word: of which checkpoint, and what it has of the state."""
+    return {"token": secrets.token_hex(4), "of": folder.name, "pieces": [piece.told() for piece in content]}
 
 
 def part(
@@ -158,9 +182,16 @@ def clean(folder: Folder, attempt: Attempt) -> None:
         folder.delete([name for name in folder.sizes() if name.startswith(attempt.prefix)])
 
 
-def load(folder: Folder, state: Mapping[str, Any], peers: Peers, optional: Callable[[str], bool]) -> Loaded:
+def load(
+    folder: Folder,
+    state: Mapping[str, Any],
+    peers: Peers,
+    optional: Callable[[str], bool],
+    nearer: Sequence[Source] = (),
+) -> Loaded:
     """Fill the tensors of `state`, sharded over any mesh, from the checkpoint in `folder`: every rank reads its part
-    and verifies it. optional: whether a tensor may be missing there, and stays as it is then. Collective.
+    and verifies it. optional: whether a tensor may be missing there, and stays as it is then. nearer: what may hold
+    some of its files too, the nearest first; what is damaged or missing there is read from the next. Collective.
 
     Raises:
         Damaged: what some rank read is not what was committed; `state` holds anything then.
@@ -171,12 +202,12 @@ def load(folder: Folder, state: Mapping[str, Any], peers: Peers, optional: Calla
     own: Exception | None = None
     steps = 0
     try:
-        checkpoint = Checkpoint.open(folder)
+        checkpoint = Checkpoint.open(folder, files=not nearer)
         steps = checkpoint.steps
         held = checkpoint.index.tensors
         wanted, targets = destinations({n: t for n, t in state.items() if n in held or not optional(n)})
-        size = fetch(folder, plan(checkpoint.index, wanted, folder.address), targets)
-        word = {"seal": checkpoint.marker["seal"], "bytes": size}
+        *near, far = fetch_from([*nearer, folder], plan(checkpoint.index, wanted, folder.address), targets)
+        word = {"seal": checkpoint.marker["seal"], "bytes": sum(near) + far, "near": sum(near)}
     except UserError as error:
         kind = next(number for number, one in enumerate(KINDS) if isinstance(error, one))
         word = {"kind": kind, "problem": error.problem, "remedy": error.remedy}
@@ -190,7 +221,7 @@ def load(folder: Folder, state: Mapping[str, Any], peers: Peers, optional: Calla
         raise [*KINDS, RankFailed][kind](said[rank]["problem"], said[rank]["remedy"])
     if len({one["seal"] for one in said}) > 1:
         raise Damaged(f"{folder.address}: was replaced while it was read", "see who writes there")
-    return Loaded(steps, said[peers.rank]["bytes"])
+    return Loaded(steps, said[peers.rank]["bytes"], said[peers.rank]["near"])
 
 
 KINDS: tuple[type[UserError], ...] = (Damaged, Earlier, Unfit, StoreError, UserError)

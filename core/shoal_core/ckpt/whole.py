@@ -35,8 +35,9 @@ class Checkpoint:
         return sum(self.marker["files"].values())
 
     @classmethod
-    def open(cls, folder: Folder) -> Checkpoint:
-        """The checkpoint in `folder`; its files are looked at for their sizes.
+    def open(cls, folder: Folder, *, files: bool = True) -> Checkpoint:
+        """The checkpoint in `folder`; its files are looked at for their sizes, unless they may be had elsewhere too
+        (`files`).
 
         Raises:
             Damaged: there is none, or it is not as it was committed.
@@ -49,7 +50,7 @@ class Checkpoint:
             raise Damaged(f"{folder.address}: holds a checkpoint of {marker['steps']} steps", remedy)
         about = marker["index"]
         sizes = folder.sizes()
-        for name, size in {about["file"]: about["bytes"], **marker["files"]}.items():
+        for name, size in {about["file"]: about["bytes"], **(marker["files"] if files else {})}.items():
             if name not in sizes:
                 raise Damaged(f"{folder.where(name)}: is missing", remedy)
             if sizes[name] != size:

@@ -88,6 +88,8 @@ class Controller:
         self.mesh = cell_mesh(self.workload, job.workers_per_cell)
         self.seats = {Seat(*seat): node for seat, node in seats.items()}
         self.start, self.about = start, about
+        self.since = time.time()
+        """When the session began."""
         self.outcome: tuple[str, str] | None = None
         self.ended = asyncio.Event()
         # what is done

@@ -35,6 +35,7 @@ from shoal.decisions.events import Ending, PassedOver, Recorded
 from shoal.names import stacks_file
 from shoal.protocol import orders
 from shoal.protocol.codec import encode_each
+from shoal.saving.interval import mean_time
 from shoal.worker.fencing import fence_soon
 from shoal_core.ckpt import among
 from shoal_core.ckpt.folder import Folder, name_of
@@ -126,11 +127,12 @@ def begin(one: Run, action: Generation) -> None:
     crews = [worker for crew in action.cells.values() for worker in crew]
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
     cells = tuple(sorted(action.cells))
+    mean = mean_time(len(crews), one.state.tally.failures, time.time() - one.since)
     audited = tuple(worker for cell in cells for worker in action.cells[cell]) if one.job.audit.samples else ()
     for cell, crew in action.cells.items():
         heals = tuple(pair for pair in action.heals if cell in pair)
         where = (action.generation, cells, action.steps, action.evaluated, tuple(action.todo[cell]), heals)
-        one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited))
+        one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited, mean))
 
 
 def fence(one: Run, worker: str, how: str) -> None:

@@ -30,6 +30,7 @@ class Run(Protocol):
     job: Job
     rundir: Path
     start: int
+    since: float
     mesh: Mesh
     timeouts: Timeouts
     meeting: Meeting

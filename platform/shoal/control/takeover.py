@@ -44,6 +44,7 @@ async def take_over(one: Run) -> None:
     one.state.told = {worker: number for worker, number in heard(events).items() if worker in living}
     one.state.tally.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
     catch_up(one, records, lived.committed, [message for _, message in early if isinstance(message, Committed)])
+    one.since, one.state.tally.failures = failed_before(events, one.since)
     one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
     for line in there.values():
         one.ear.known(line)
@@ -58,6 +59,20 @@ def on_record(rundir: Path) -> tuple[Records, Records, int]:
     """The journal, the committed steps, and the steps of the last whole checkpoint (0: none)."""
     whole = among.last_whole(open_store(rundir / "checkpoints"))
     return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
+
+
+def failed_before(events: Records, now: float) -> tuple[float, int]:
+    """When the session began, and in how many of its generations somebody died who trained."""
+    since, generation = now, -1
+    struck: set[int] = set()
+    for event in events:
+        if event["kind"] == "run_started":
+            since, struck = float(event["time"]), set()
+        elif event["kind"] == "generation":
+            generation = event["generation"]
+        elif event["kind"] == "death" and event["cell"] is not None:
+            struck.add(generation)
+    return since, len(struck)
 
 
 async def find_workers(one: Run, since: float) -> dict[str, Line]:

@@ -139,6 +139,7 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.put(seat.cell, [None if m == worker else m for m in cell.members], cell.phase)
     if cell.phase == "live":
         if isinstance(state.mode, Running):
+            state.tally.failures += 1
             bounds.count_fatal(state)
         damage(state, seat.cell, state.tally.cause, actions)
     else:

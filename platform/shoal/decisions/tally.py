@@ -15,6 +15,8 @@ class Tally:
     """Generations and failed formations since the last committed step."""
     spent: int = 0
     """Workers that died since the last committed step."""
+    failures: int = 0
+    """Deaths that ended a generation; two in one count once."""
     furthest: int = 0
     """The most steps that were ever committed."""
     still: int = 0

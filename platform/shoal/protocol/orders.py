@@ -61,7 +61,8 @@ class Form:
 class Generation:
     """A new membership of `cells`, in ascending order, goes on from `steps`. Of the receiver's cell: `todo`: what is
     left for it of the step; `heals`: copies (from, to) that it has a part in. `save`: write a checkpoint before going
-    on; `halt`: and do not go on. `crew`: everybody by cell and rank, if samples are audited."""
+    on; `halt`: and do not go on. `crew`: everybody by cell and rank, if samples are audited. `mean`: seconds between
+    two failures, by what is known of the run."""
 
     generation: int
     cells: tuple[int, ...]
@@ -72,6 +73,7 @@ class Generation:
     save: bool = False
     halt: bool = False
     crew: tuple[str, ...] = ()
+    mean: float = 0.0
 
 
 @dataclass(frozen=True)

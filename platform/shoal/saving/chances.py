@@ -20,7 +20,8 @@ LONGEST = 64
 class Chances:
     """Of one cell, the same on each of its ranks."""
 
-    _open: bool = False
+    open: bool = False
+    """How the last save went is not known of all ranks."""
     _owed: bool = False
     _failures: int = 0
     _gap: int = 1
@@ -28,13 +29,13 @@ class Chances:
 
     def began(self, steps: int) -> None:
         """A save of so many committed steps begins."""
-        self._open, self._owed = True, False
+        self.open, self._owed = True, False
         self._gap = min(LONGEST, 1 << min(self._failures, 10))
         self._look = steps + self._gap
 
     def asks(self, steps: int, *, due: bool) -> bool:
         """Whether ranks are to ask each other after so many steps how the last save went."""
-        return self._open and (due or steps >= self._look)
+        return self.open and (due or steps >= self._look)
 
     def heard(self, steps: int, *, due: bool, busy: bool, failed: bool) -> bool:
         """Whether to save now. busy: the last save is still under way on some rank; failed: it came to nothing."""
@@ -43,6 +44,6 @@ class Chances:
             self._gap = min(LONGEST, 2 * self._gap)
             self._look = steps + self._gap
             return False
-        self._open = False
+        self.open = False
         self._failures = self._failures + 1 if failed else 0
         return due or failed or self._owed

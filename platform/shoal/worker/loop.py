@@ -34,6 +34,7 @@ from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal.worker.world import Kit, RetainedState, World, damage_of, make_room, not_to_be_had
+from shoal_core.store import join, open_store
 from shoal_core.workload import Workload
 
 __all__ = ["Loop"]
@@ -62,7 +63,9 @@ class Loop:
         injector, profiler = Injector(job.inject, setup.rundir), Profiler(setup.name, setup.rundir, self.voice.noted)
         told = (self.voice.saved, self.voice.not_saved)
         last = LastResort(timeouts.abort)
-        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, last, *told)
+        local = job.checkpoint.local
+        disk = None if local is None else open_store(join(local, str(job.run_id), setup.node))
+        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, last, disk, *told)
         self.world: World | None = None  # until it stands
         self.attempt = -1
         self.retained: RetainedState | None = None

@@ -66,6 +66,7 @@ class Membership:
         assert world.step is not None, "a generation was sent to a worker that stands in no cell"
         assert world.saver is not None
         self.step, self.saver, self.kit, self.voice, self.session = world.step, world.saver, world.kit, voice, session
+        self.pace = world.pace
 
     def join(self, order: orders.Generation) -> bool:
         """Build the groups of a generation, and copy state to or from a cell that is being healed. False if no step
@@ -88,6 +89,7 @@ class Membership:
             groups.leave(*copying)
         if step.steps != order.steps:
             raise AssertionError(f"{self.voice.name} stands at step {step.steps}, its generation at {order.steps}")
+        self.pace.entered(order.steps, order.mean)
         step.todo = list(order.todo)
         if order.heals or not groups.transport.keyed:
             # All of a cell go in, or none: inside a step nobody can be told that a peer turned round. Where nothing
@@ -128,6 +130,7 @@ class Membership:
     def _committed(self, commit: Commit) -> None:
         """A step is committed here: nobody else may rely on it before the controller is told."""
         self.voice.committed(commit, self.step)
+        self.pace.stepped(commit.seconds)
         if self.step.rhythm.due(self.step.steps) and commit.rolled_back is None:
             self._copy()
 
@@ -151,14 +154,15 @@ class Membership:
                 step.measured = step.steps, step.evaluate()
                 self.voice.evaluated(*step.measured)
             step.evaluated = step.steps
-        every = job.checkpoint.every
         if step.steps == 0 or not step.standing.in_first_cell:
             return
         if last:
             self._save_last()
         elif step.saved < step.steps:
             with step.in_cell():
-                now = self.saver.may(step.steps, due=bool(every) and step.steps % every == 0)
+                now = self.saver.may(step.steps, due=self.pace.due(step.steps))
+            if self.saver.settled:
+                self.pace.heard(self.saver.heard)
             if now:
                 self._save()
 
@@ -194,11 +198,13 @@ class Membership:
             bpb = figures.get("bpb") if at == step.steps else None
             about = {"samples": samples, "tokens": self.kit.workload.tokens(samples), "bpb": bpb}
             state = step.state_dict()
+            told = self.pace.told()
             with step.in_cell():
-                self.saver.save(step.steps, self.voice.generation, state, finite=step.finite, **about)
+                self.saver.save(step.steps, self.voice.generation, state, told, finite=step.finite, **about)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps
+        self.pace.began(step.steps)
         step.inject("checkpoint")
 
 

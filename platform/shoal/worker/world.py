@@ -19,6 +19,7 @@ from shoal import checkpoint
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Damage
+from shoal.saving.pace import Pace
 from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
 from shoal.worker.groups import WORLD, Groups
@@ -29,10 +30,11 @@ from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import StoreError
 from shoal_core.lane import room_for
 from shoal_core.mesh import cell_mesh
-from shoal_core.store import open_store
+from shoal_core.store import Store, open_store
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
@@ -44,8 +46,8 @@ it is itself patient for (`shoal_core.store`)."""
 
 @dataclass(frozen=True)
 class Kit:
-    """What a worker brings into every cell. `last`: ends the process if its device gives no answer; `saved`,
-    `not_saved`: see `checkpoint.Saver`."""
+    """What a worker brings into every cell. `last`: ends the process if its device gives no answer; `disk`: its node's
+    own, for checkpoints, if there is one; `saved`, `not_saved`: see `checkpoint.Saver`."""
 
     job: Job
     workload: Workload
@@ -56,6 +58,7 @@ class Kit:
     injector: Injector
     profiler: Profiler
     last: LastResort
+    disk: Store | None
     saved: Callable[[int, str, float, int], None]
     not_saved: Callable[[int, str, str], None]
 
@@ -87,6 +90,7 @@ class World:
         self.broken = False
         self.step: Step | None = None
         self.saver: checkpoint.Saver | None = None
+        self.pace = Pace(kit.job.checkpoint.every)
         self._sockets = Sockets()
 
     def open(self, retained: RetainedState | None) -> None:
@@ -103,6 +107,7 @@ class World:
         kit.groups.world("world", order.rank, order.size)
         shard = build_shard(kit.workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
         group, asking = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
+        bringing = None if kit.disk is None else dist.new_group(backend="gloo")
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
         step = self.step = Step(member, kit.workload, shard, kit.groups, kit.job, kit.injector)
@@ -115,9 +120,11 @@ class World:
             kit.courier.fetch(step, order.recall)
         mesh = asdict(cell_mesh(kit.workload, order.size))
         about = {"run_id": kit.job.run_id, "workers": order.size, "mesh": mesh, "workload": kit.job.workload}
-        lane, keep = step.snapshot.lane, kit.job.checkpoint.keep
-        told = (kit.saved, kit.not_saved)
-        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, about, *told, asking)
+        how, start = kit.job.checkpoint, kit.origin.get("start")
+        told = (about, kit.saved, kit.not_saved, asking)
+        disk = None if kit.disk is None else checkpoint.Disk(kit.disk, checkpoint.Group(bringing))
+        keep, used = Keep(how.keep, how.keep_every, how.keep_best), () if start is None else (start,)
+        self.saver = checkpoint.Saver(kit.checkpoints, group, step.snapshot.lane, keep, *told, disk, used)
 
     def _restore(self, step: Step, steps: int, group: Any) -> None:
         """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
@@ -140,9 +147,9 @@ class World:
         """
         for pause in PAUSES:
             with suppress(StoreError):
-                return checkpoint.load(folder, state, group).steps
+                return checkpoint.load(folder, state, group, self.kit.disk).steps
             self.kit.groups.pause(pause)
-        return checkpoint.load(folder, state, group).steps
+        return checkpoint.load(folder, state, group, self.kit.disk).steps
 
     def cut(self) -> None:
         """Free the training thread, which may be blocked in a collective of the cell. Any thread."""
