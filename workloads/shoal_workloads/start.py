@@ -12,6 +12,7 @@ from shoal_core.ckpt import alone
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.errors import UserError
+from shoal_core.store import Store, local_folder, open_store
 from shoal_core.workload import own_settings
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig, wrong_fields
@@ -20,23 +21,36 @@ from shoal_workloads.extension import STEPS, Phase, extended
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainShard
 
-__all__ = ["check_target", "extend_checkpoint", "write_start"]
+__all__ = ["check_target", "extend_checkpoint", "new_place", "write_start"]
 
 
-def check_target(target: Path) -> None:
-    """Whether a checkpoint of 0 steps may be written to this folder.
+def new_place(address: str | Path) -> Path | Store:
+    """Where nothing is yet: a folder of this machine, or a store.
+
+    Raises:
+        UserError: something is there.
+    """
+    folder = local_folder(address)
+    place = open_store(address) if folder is None else folder
+    taken = place.exists() if isinstance(place, Path) else any(True for _ in place.list())
+    if taken:
+        raise UserError(f"{address}: exists", "name a new folder")
+    return place
+
+
+def check_target(target: str | Path) -> None:
+    """Whether a checkpoint of 0 steps may be written to this address.
 
     Raises:
         UserError: it exists, or has the name of another step's checkpoint.
     """
-    if target.exists():
-        raise UserError(f"{target}: exists", "name a new folder")
+    new_place(target)
     if Folder.at(target).steps:
         raise UserError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
 
 
-def write_start(replica: PretrainShard, section: dict[str, Any], target: Path) -> None:
-    """Write `replica`, whose parameters and biases were set, to the new folder `target`, whole or not at all. section:
+def write_start(replica: PretrainShard, section: dict[str, Any], target: str | Path) -> None:
+    """Write `replica`, whose parameters and biases were set, to the new address `target`, whole or not at all. section:
     the `workload` section it belongs to.
 
     Raises:
@@ -54,7 +68,7 @@ def write_start(replica: PretrainShard, section: dict[str, Any], target: Path) -
 
 
 def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
-    """Write the parameters and router biases of a run's checkpoint to the new folder `out`, as the start of the next
+    """Write the parameters and router biases of a run's checkpoint to the new address `out`, as the start of the next
     phase of context extension; moments and averages start anew.
 
     Args:
@@ -66,8 +80,7 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
     Raises:
         UserError: no whole checkpoint, `out` exists, or a bad section.
     """
-    target = Path(out)
-    check_target(target)
+    check_target(out)
     checkpoint = Checkpoint(source)
     found = extended(checkpoint.config, phase)
     phases = {name: found[name] for name in ("model", "batch", "schedule")}
@@ -81,5 +94,5 @@ def extend_checkpoint(source: str | Path, phase: Phase, workload: dict[str, Any]
     replica = Pretrain(config).build(seed=0)
     with torch.no_grad():
         fill_model(checkpoint, replica.model, replica.shards)
-    write_start(replica, section, target)
+    write_start(replica, section, out)
     return {"steps": STEPS, "workload": section}

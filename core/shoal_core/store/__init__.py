@@ -2,6 +2,7 @@
 
 from shoal_core.store.address import join
 from shoal_core.store.base import Entry, Stat, Store, Writer
-from shoal_core.store.opening import create_alone, open_store
+from shoal_core.store.copying import bring, send
+from shoal_core.store.opening import create_alone, local_folder, open_store
 
-__all__ = ["Entry", "Stat", "Store", "Writer", "create_alone", "join", "open_store"]
+__all__ = ["Entry", "Stat", "Store", "Writer", "bring", "create_alone", "join", "local_folder", "open_store", "send"]

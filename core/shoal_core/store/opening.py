@@ -14,7 +14,7 @@ from shoal_core.store.local import LocalStore
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
 
-__all__ = ["create_alone", "open_store"]
+__all__ = ["create_alone", "local_folder", "open_store"]
 
 
 def open_store(address: str | os.PathLike[str]) -> Store:
@@ -27,13 +27,9 @@ def open_store(address: str | os.PathLike[str]) -> Store:
     text = os.fspath(address)
     if not text:
         raise UserError("the address of a store is empty", f"write {KNOWN}")
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return LocalStore(text, Path(text).expanduser().absolute())
-    if scheme == "file":
-        if not rest.startswith("/"):
-            raise UserError(f"{text}: names no path from the root", "write file:///folder, or the path alone")
-        return LocalStore(text, Path(rest))
+    if (folder := local_folder(text)) is not None:
+        return LocalStore(text, folder.absolute())
+    scheme = text.partition("://")[0]
     if scheme == "s3":
         found = parsed(text)
         calls = Calls(f"s3://{found.root}/{found.path}", found.endpoint, found.options.get("region"))
@@ -41,6 +37,26 @@ def open_store(address: str | os.PathLike[str]) -> Store:
     if scheme in PLACES:
         return ArrowStore(text, PLACES[scheme](parsed(text)))
     raise UserError(f"{scheme}://: this kind of store is not known", f"write {KNOWN}")
+
+
+def local_folder(address: str | os.PathLike[str]) -> Path | None:
+    """The folder of this machine that an address names; None: it names a store elsewhere.
+
+    Raises:
+        UserError: a `file://` that names no path from the root.
+
+    >>> local_folder("file:///runs"), local_folder("runs/a"), local_folder("s3://bucket/runs")
+    (PosixPath('/runs'), PosixPath('runs/a'), None)
+    """
+    text = os.fspath(address)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text).expanduser()
+    if scheme != "file":
+        return None
+    if not rest.startswith("/"):
+        raise UserError(f"{text}: names no path from the root", "write file:///folder, or the path alone")
+    return Path(rest)
 
 
 def create_alone(store: Store, name: str, content: bytes | memoryview) -> bool:

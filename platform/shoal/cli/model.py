@@ -12,14 +12,16 @@ __all__ = ["eval_app", "export", "generate", "import_", "params"]
 
 eval_app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint.")
 
-CheckpointArgument = Annotated[Path, typer.Argument(help="Checkpoint folder: RUN/checkpoints/step-00000100.")]
+CheckpointArgument = Annotated[
+    str, typer.Argument(help="A checkpoint: RUN/checkpoints/step-00000100, here or in a store (s3://...).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
 Ema = Annotated[bool, typer.Option("--ema", help="The averages of the parameters instead of the parameters.")]
 
 
 def export(
     checkpoint: CheckpointArgument,
-    out: Annotated[Path, typer.Argument(help="New folder to write.")],
+    out: Annotated[str, typer.Argument(help="New folder to write, or an address such as s3://bucket/model.")],
     format: Annotated[Literal["hf"], typer.Option(help="hf: safetensors, config.json and tokenizer.")] = "hf",
     ema: Ema = False,
     with_mtp: Annotated[bool, typer.Option("--with-mtp", help="Keep the MTP modules, as a draft head.")] = False,
@@ -30,16 +32,18 @@ def export(
     from shoal_workloads.hf.export import export as write
 
     figures = write(checkpoint, out, ema=ema, mtp=with_mtp, dtype=dtype)
-    _print({"out": str(out), "format": format, **figures}, as_json)
+    _print({"out": out, "format": format, **figures}, as_json)
 
 
 def import_(
     source: Annotated[
-        Path,
-        typer.Argument(help="Folder with config.json and safetensors (DeepSeek-V3 architecture), or a checkpoint."),
+        str,
+        typer.Argument(
+            help="Folder or address with config.json and safetensors (DeepSeek-V3 architecture), or a checkpoint."
+        ),
     ],
     job: Annotated[Path, typer.Argument(help="Job file whose workload section the checkpoint is for.")],
-    out: Annotated[Path, typer.Argument(help="New checkpoint folder, e.g. RUN/checkpoints/step-00000000.")],
+    out: Annotated[str, typer.Argument(help="New checkpoint, e.g. RUN/checkpoints/step-00000000.")],
     extend: Annotated[
         Literal["32k", "128k"] | None,
         typer.Option(
@@ -59,9 +63,9 @@ def import_(
     if extend is not None:
         from shoal_workloads.start import extend_checkpoint
 
-        _print({"out": str(out), **extend_checkpoint(source, extend, settings["workload"], out)}, as_json)
+        _print({"out": out, **extend_checkpoint(source, extend, settings["workload"], out)}, as_json)
         return
-    _print({"out": str(out), **import_checkpoint(source, settings["workload"], out)}, as_json)
+    _print({"out": out, **import_checkpoint(source, settings["workload"], out)}, as_json)
 
 
 @eval_app.command("bpb")

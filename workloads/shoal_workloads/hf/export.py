@@ -1,20 +1,25 @@
-"""Checkpoint -> a folder that `transformers` loads with no code of ours: safetensors, `config.json`, tokenizer."""
+"""Checkpoint -> a folder, here or in a store, that `transformers` loads with no code of ours."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from shoal_core.errors import UserError
+from shoal_core.store import Store, send
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.hf.config import to_hf_config
 from shoal_workloads.hf.names import parts_of
 from shoal_workloads.hf.weights import cut
+from shoal_workloads.start import new_place
 
 __all__ = ["export"]
 
@@ -25,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def export(
     checkpoint: str | Path, out: str | Path, *, ema: bool = False, mtp: bool = False, dtype: str = "bf16"
 ) -> dict[str, Any]:
-    """Write the checkpoint in Hugging Face's format to the new folder `out`, whole or not at all.
+    """Write the checkpoint in Hugging Face's format to the new folder or address `out`, whole or not at all.
 
     Args:
         ema: the averages instead of the parameters.
@@ -38,33 +43,49 @@ def export(
     Raises:
         UserError: no whole checkpoint, no averages in it, `out` exists, or the tokenizer is gone or too large.
     """
-    target = Path(out)
-    if target.exists():
-        raise UserError(f"{target}: exists", "name a new folder")
+    target = new_place(out)
     source = Checkpoint(checkpoint)
     model = source.config.model
     if mtp and not model.mtp_depth:
         raise UserError(f"{source.address}: the model has no MTP module (mtp_depth 0)", "leave --with-mtp out")
+    try:
+        with being_written(target) as half:
+            end = _write_tokenizer(source, half)
+            config = to_hf_config(
+                model,
+                max_positions=source.config.data.seq_len,
+                dtype={"fp32": "float32", "bf16": "bfloat16"}[dtype],
+                mtp=mtp,
+                eos=end,
+            )
+            (half / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            figures = _write_weights(source, half, ema=ema, mtp=mtp, dtype=DTYPES[dtype])
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error})", "make room, or name another place") from error
+    return figures
+
+
+@contextlib.contextmanager
+def being_written(target: Path | Store) -> Iterator[Path]:
+    """A folder to write to, which becomes `target` at the end; if that is a store, its files go there, `config.json`
+    last. Of what fails nothing is left.
+
+    Raises:
+        OSError: a folder cannot be made or renamed. StoreError: the store does not take the files.
+    """
+    if not isinstance(target, Path):
+        with tempfile.TemporaryDirectory(prefix="shoal-export-") as folder:
+            yield Path(folder)
+            send(Path(folder), target, last="config.json")
+        return
     half = target.with_name(f".{target.name}.partial")
     shutil.rmtree(half, ignore_errors=True)
     try:
         half.mkdir(parents=True)
-        end = _write_tokenizer(source, half)
-        config = to_hf_config(
-            model,
-            max_positions=source.config.data.seq_len,
-            dtype={"fp32": "float32", "bf16": "bfloat16"}[dtype],
-            mtp=mtp,
-            eos=end,
-        )
-        (half / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        figures = _write_weights(source, half, ema=ema, mtp=mtp, dtype=DTYPES[dtype])
+        yield half
         os.replace(half, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error})", "make room, or name another place") from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    return figures
 
 
 def _write_weights(source: Checkpoint, folder: Path, *, ema: bool, mtp: bool, dtype: torch.dtype) -> dict[str, Any]:

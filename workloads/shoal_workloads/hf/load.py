@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from shoal_core.errors import UserError
+from shoal_core.store import bring, local_folder, open_store
 from shoal_core.workload import own_settings
 from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.hf.config import from_hf_config
@@ -20,6 +23,8 @@ from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.start import check_target, write_start
 
 __all__ = ["import_checkpoint", "read_config"]
+
+WEIGHTS = "*.safetensors"
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -45,7 +50,9 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
-    """Write the weights in `source` as a checkpoint of 0 steps to the new folder `out`, whole or not at all.
+    """Write the weights in `source` as a checkpoint of 0 steps to the new address `out`, whole or not at all.
+
+    From a store they are copied to this machine first.
 
     Args:
         workload: a job's `workload` section; its `model` is replaced by that of `source`, whose MTP modules, if it has
@@ -54,8 +61,19 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     Raises:
         UserError: another architecture, tensors missing or too many or of another shape or type, or a bad section.
     """
-    folder, target = Path(source), Path(out)
-    check_target(target)
+    check_target(out)
+    if (folder := local_folder(source)) is not None:
+        return _import(folder, workload, out)
+    with tempfile.TemporaryDirectory(prefix="shoal-import-") as copy:
+        bring(open_store(source), Path(copy), lambda name: name == "config.json" or fnmatch(name, WEIGHTS))
+        try:
+            return _import(Path(copy), workload, out)
+        except UserError as error:
+            raise UserError(error.problem.replace(copy, str(source)), error.remedy) from error
+
+
+def _import(folder: Path, workload: dict[str, Any], out: str | Path) -> dict[str, Any]:
+    """`import_checkpoint` from a folder of this machine."""
     model = read_config(folder)
     has_mtp = model.mtp_depth > 0
     given = workload.get("model")
@@ -76,7 +94,7 @@ def import_checkpoint(source: str | Path, workload: dict[str, Any], out: str | P
     ours |= {f"router_bias.{i}": moe.router.bias for i, moe in enumerate(replica.model.moe_layers())}
     with torch.no_grad():
         fill(model, lambda name: opened[name].get_tensor(name), mtp=has_mtp, where=str(folder), ours=ours)
-    write_start(replica, section, target)
+    write_start(replica, section, out)
     return {"tensors": len(held), "parameters": sum(p.numel() for p in replica.model.parameters())}
 
 
@@ -88,7 +106,7 @@ def _open(folder: Path) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob(WEIGHTS))
     if not files:
         raise UserError(f"{folder}: holds no *.safetensors", "name a folder with config.json and safetensors")
     opened: dict[str, Any] = {}
