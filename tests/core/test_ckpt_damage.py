@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,36 +14,12 @@ import pytest
 import torch
 
 from shoal_core.ckpt import alone, pieces
-from shoal_core.ckpt.boxes import Box
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.index import INDEX
 from shoal_core.ckpt.marker import MARKER, seal
 from shoal_core.ckpt.whole import Checkpoint
-from tests.support import ranks
-
-MANY = 300
-
-
-def state(steps: int) -> dict[str, torch.Tensor]:
-    """Another for each number of steps, of the same kinds."""
-    generator = torch.Generator().manual_seed(steps)
-    return {
-        "w": torch.randn(64, 9, generator=generator),
-        "moment": torch.randn(30, generator=generator).bfloat16(),
-        "step": torch.tensor(steps),
-    }
-
-
-def save(root: Path, steps: int) -> Path:
-    halves: dict[str, list[Box | None]] = {
-        "w": [Box((0, 0), (32, 9)), Box((32, 0), (32, 9))],
-        "moment": [Box((0,), (30,))] * 2,
-        "step": [Box((), ())] * 2,
-    }
-    sizes = ranks.save(Folder.at(root / name_of(steps)), state(steps), halves, 2, steps, samples=8 * steps)
-    assert sizes[0] == sizes[1] > 0
-    return root / name_of(steps)
+from tests.support.saving_process import save, state
 
 
 @pytest.fixture
@@ -53,89 +27,12 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two checkpoints, of 10 and 20 steps."""
     monkeypatch.setattr(pieces, "SMALLEST", 256)
     for steps in (10, 20):
-        save(tmp_path / "saved", steps)
+        save(str(tmp_path / "saved"), steps)
     return tmp_path / "saved"
 
 
 def load(folder: Path) -> dict[str, torch.Tensor]:
     return alone.read(Checkpoint.open(Folder.at(folder)))
-
-
-def attempted(folder: Path) -> tuple[Damaged | None, dict[str, torch.Tensor]]:
-    try:
-        return None, load(folder)
-    except Damaged as error:
-        return error, {}
-
-
-def flip(victim: Path, other: Path, dice: random.Random) -> None:
-    content = bytearray(victim.read_bytes())
-    for _ in range(dice.choice([1, 1, 1, 7])):
-        place = dice.randrange(8 * len(content))
-        content[place // 8] ^= 1 << place % 8
-    victim.write_bytes(content)
-
-
-def truncate(victim: Path, other: Path, dice: random.Random) -> None:
-    os.truncate(victim, dice.randrange(victim.stat().st_size))
-
-
-def lengthen(victim: Path, other: Path, dice: random.Random) -> None:
-    with victim.open("ab") as file:
-        file.write(dice.randbytes(dice.randrange(1, 100)))
-
-
-def remove(victim: Path, other: Path, dice: random.Random) -> None:
-    victim.unlink()
-
-
-def swap(victim: Path, other: Path, dice: random.Random) -> None:
-    """An object of another, in its place."""
-    shutil.copyfile(other, victim)
-
-
-def shift(victim: Path, other: Path, dice: random.Random) -> None:
-    """A run of bytes from elsewhere in the object, or from another."""
-    content, source = bytearray(victim.read_bytes()), dice.choice([victim, other]).read_bytes()
-    count = dice.randrange(1, 65)
-    start, end = (dice.randrange(max(1, len(held) - count)) for held in (content, source))
-    content[start : start + count] = source[end : end + count]
-    victim.write_bytes(content)
-
-
-WAYS: list[Callable[[Path, Path, random.Random], None]] = [flip, truncate, lengthen, remove, swap, shift]
-
-
-def test_nothing_but_what_was_saved_is_ever_loaded(saved: Path, tmp_path: Path) -> None:
-    """Damage of any kind to any object: it is seen, or means nothing. The whole checkpoint beside it stays whole."""
-    dice, seen = random.Random(17), Counter[str]()
-    pristine = {path.name: path.read_bytes() for path in (saved / name_of(20)).iterdir()}
-    wanted = state(20)
-    for _ in range(MANY):
-        folder = tmp_path / "hurt" / name_of(20)
-        folder.mkdir(parents=True)
-        for name, content in pristine.items():
-            (folder / name).write_bytes(content)
-        victim = folder / dice.choice(sorted(pristine))
-        others = [*(saved / name_of(10)).iterdir(), *(path for path in folder.iterdir() if path != victim)]
-        dice.choice(WAYS)(victim, dice.choice(sorted(others)), dice)
-        changed = not victim.exists() or victim.read_bytes() != pristine[victim.name]
-        error, found = attempted(folder)
-        if error is not None:
-            assert changed
-            assert name_of(20) in error.problem
-            assert error.remedy
-            seen["refused"] += 1
-        else:
-            assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
-            seen["loaded"] += 1
-            # what was not looked at for this: a header, or white space of the marker
-            if changed and victim.suffix == ".safetensors":
-                with pytest.raises(Damaged, match="its header differs"):
-                    Checkpoint.open(Folder.at(folder)).verify()
-        shutil.rmtree(folder)
-    assert seen["refused"] > 0.8 * MANY
-    assert torch.equal(load(saved / name_of(10))["w"], state(10)["w"])
 
 
 def rewrite(folder: Path, by: Callable[[dict[str, Any]], Any]) -> None:
