@@ -5,6 +5,7 @@ What a checkpoint is made of, and what makes it whole, stands in `shoal_core.ckp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -19,6 +20,7 @@ from shoal.saving.chances import Chances
 from shoal_core.ckpt import among, nearby, together
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.retention import Keep, Saved
 from shoal_core.ckpt.stage import Stage
 from shoal_core.ckpt.together import Loaded, Uncommitted
@@ -72,7 +74,9 @@ def load(folder: Folder, state: dict[str, Any], process_group: Any, disk: Store 
         RuntimeError: a peer is gone. Others as `together.load`.
     """
     nearer = [] if disk is None else [Folder(disk, folder.name)]
-    return together.load(folder, state, Group(process_group), lambda name: name.startswith(OURS), nearer)
+    loaded = together.load(folder, state, Group(process_group), lambda name: name.startswith(OURS), nearer)
+    logger.info("%s: %d bytes read, of them %d from this node's disk", folder.address, loaded.bytes, loaded.near)
+    return loaded
 
 
 ENDED = threading.Thread()
@@ -187,15 +191,26 @@ class Saver:
         def write() -> None:
             content = staged.read()
             slow.wait(self._rundir)
-            if self._disk is None:
+            near = self._near(folder.name, generation, content)
+            if near is None:
                 self._whole(one, together.save(folder, generation, content, self._peers, one.about), self._peers)
                 return
-            near = nearby.write(Folder(self._disk.root, folder.name), generation, content, self._peers)
             if self._bringing is not ENDED:
                 self._bringing.join()  # one is brought, one waits: more would fill the disk
             self._bringing = self._behind(one, lambda: self._bring(one, near))
 
         self._writing = self._behind(one, write)
+
+    def _near(self, name: str, generation: int, content: Mapping[Piece, memoryview]) -> nearby.Nearby | None:
+        """Write to the node's disk, if there is one; none if one of the cell's takes nothing: the storage may."""
+        if self._disk is None:
+            return None
+        try:
+            return nearby.write(Folder(self._disk.root, name), generation, content, self._peers)
+        except Uncommitted as error:  # which all ranks raise
+            if self._peers.rank == 0:
+                logger.warning("%s goes straight to the storage: %s (%s)", name, error.problem, error.remedy)
+            return None
 
     def _behind(self, one: Saving, work: Callable[[], None]) -> threading.Thread:
         """Do a part of a save in the background. Whatever fails, training goes on and this checkpoint is not whole."""
@@ -230,8 +245,9 @@ class Saver:
             self._tidy()
             self._done(one.steps, one.folder.address, seconds, size)
         if one.told is not None:
-            heard = peers.exchange({**one.told, "lost": one.lost, "written": seconds})
-            self.heard = heard if one.steps == self._newest else []
+            with contextlib.suppress(RuntimeError):  # a peer is gone, and the cell with it
+                heard = peers.exchange({**one.told, "lost": one.lost, "written": seconds})
+                self.heard = heard if one.steps == self._newest else []
 
     def _tidy(self) -> None:
         """Remove what is not kept; what the store does not let go of now it may the next time."""

@@ -104,6 +104,18 @@ def test_a_run_goes_on_from_its_nodes_disk_where_the_storage_is_damaged(tmp_path
         assert [line["loss"] for line in one.steps()] == pytest.approx(alone(80).losses, rel=1e-4)
 
 
+def test_a_disk_that_takes_nothing_is_passed_by(tmp_path: Path) -> None:
+    (tmp_path / "disks").write_text("no folder")
+    settings = {"every": 0, "local": str(tmp_path / "disks")}
+    with lab(tmp_path, {"n0": 2}, cells=1, steps=20, checkpoint=settings) as one:
+        hurry(one)
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 20), one.story()
+        assert one.events("checkpoint_failed") == []
+        (newest,) = among.whole(open_store(one.path / "checkpoints"))
+        Checkpoint.open(newest.folder).verify()
+
+
 def test_a_run_saves_when_it_is_worth_it(tmp_path: Path) -> None:
     """At the tenth step, to see what it costs; then, since nothing fails, seldom."""
     with lab(tmp_path, NODES, cells=1, steps=60, checkpoint={"every": "auto"}) as one:
