@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from shoal import tracking
 from shoal.demo.run import CLUSTER, Killed, Outcome
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
@@ -76,17 +77,14 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
         phases = ", ".join(f"{name} {took:.2f}" for name, took in event["phases"].items() if took is not None)
         console.print(f"  {event['sentence']}\n    phases (s): {phases}", highlight=False)
     console.print("\nWhere to look next", style="bold")
-    store, mirror = path.parent / "mlflow.db", read_json(path / layout.MLFLOW)
+    mirror = read_json(path / layout.MLFLOW)
     console.print(f"  report    {path / layout.REPORT}", highlight=False, soft_wrap=True)
     console.print(
         f"  record    {path} (steps.jsonl, events.jsonl, samples.jsonl, run.json)", highlight=False, soft_wrap=True
     )
     if mirror:
-        console.print(
-            f"  MLflow    run {mirror['mlflow_run_id']}: .venv/bin/mlflow ui --backend-store-uri sqlite:///{store}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        look = f".venv/bin/mlflow ui --backend-store-uri {tracking.default_uri(path)}"
+        console.print(f"  MLflow    run {mirror['mlflow_run_id']}: {look}", highlight=False, soft_wrap=True)
     if keep:
         console.print(
             f"  cluster   still up: shoal cluster status --name {CLUSTER}; end it: shoal cluster down --name {CLUSTER}"

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import MASK, mask_text
+from shoal.record.place import own_folder, storage_of
 from shoal_core.errors import UserError
+from shoal_core.store import local_folder
 
 __all__ = ["behind", "check_uri", "chosen_uri", "credentials", "default_uri", "finish", "recorded_uri", "send", "start"]
 
@@ -79,13 +81,19 @@ def credentials() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name.startswith(("MLFLOW_TRACKING_", "DATABRICKS_")) and name != USERS_VARIABLE
+        if name.startswith(("MLFLOW_TRACKING_", "MLFLOW_S3_", "DATABRICKS_")) and name != USERS_VARIABLE
     }
 
 
 def default_uri(path: Path) -> str:
-    """SQLite in the storage folder of the run directory `path`."""
-    return f"sqlite:///{path.resolve().parent / 'mlflow.db'}"
+    """SQLite in the storage folder of the run directory `path`; where that is a store, in a folder of this machine that
+    is the same for all runs of the storage."""
+    storage = storage_of(path.resolve())
+    folder = local_folder(storage)
+    if folder is None:
+        folder = own_folder(storage)
+        folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def recorded_uri(path: Path) -> str:

@@ -16,6 +16,7 @@ from shoal.record import layout, read
 from shoal.record.jsonl import dumps, read_json
 from shoal.record.masking import flat_masked, mask_text
 from shoal.record.sentences import sentence
+from shoal.tracking.place import artifacts_of
 from shoal.tracking.store import RunStore, fit_name
 from shoal_core.files import replace_file
 
@@ -33,7 +34,7 @@ class Mirror:
     def __init__(self, path: Path, uri: str, experiment: str) -> None:
         self.path = path
         self._uri = uri
-        self._artifacts = None if uri.startswith(("http", "databricks")) else path.resolve().parent / "mlartifacts"
+        self._artifacts = None if uri.startswith(("http", "databricks")) else artifacts_of(path)
         self._experiment = experiment
         self.progress = time.monotonic()
         """When the store last took something."""

@@ -55,12 +55,12 @@ class RunStore:
 
     @classmethod
     def open(
-        cls, uri: str, experiment: str, artifacts: Path | None, run_id: str, record: str, known: str | None
+        cls, uri: str, experiment: str, artifacts: str | None, run_id: str, record: str, known: str | None
     ) -> RunStore:
         """Find the run of `record`, or make it.
 
         Args:
-            artifacts: where a database without a server keeps files.
+            artifacts: URI where a database without a server keeps files; an experiment that is there keeps its own.
             record: names one record of one run; the same run id in another storage folder is another record.
             known: the MLflow run that was used before, if one was.
 
@@ -75,8 +75,7 @@ class RunStore:
             if there is not None and there.lifecycle_stage != "active":
                 remedy = "restore it there, or set another mlflow.experiment"
                 raise UserError(f"the MLflow experiment {experiment!r} was deleted", remedy)
-            place = artifacts.as_uri() if artifacts else None
-            experiment_id = there.experiment_id if there else client.create_experiment(experiment, place)
+            experiment_id = there.experiment_id if there else client.create_experiment(experiment, artifacts)
             found = client.search_runs([experiment_id], f"tags.`{RECORD}` = '{record}'", max_results=1)
             run = found[0] if found else None
         if run is not None:
