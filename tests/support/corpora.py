@@ -17,8 +17,8 @@ from shoal_data.writing.shards import write_shard
 EOS = "<|eos_token|>"
 
 
-def write_corpus(folder: Path, vocab_size: int = 400, shards: int = 1) -> Path:
-    """Tokenize three modules into `folder`, as often as there are `shards`; returns it."""
+def write_corpus(folder: Path, vocab_size: int = 400, shards: int = 1, repeat: int = 1) -> Path:
+    """Tokenize three modules into `folder`, `repeat` times into each of the `shards`; returns it."""
     library = Path(sysconfig.get_paths()["stdlib"])
     texts = [(library / name).read_text() for name in ("heapq.py", "bisect.py", "textwrap.py")]
     tokenizer = Tokenizer(models.BPE())
@@ -35,7 +35,8 @@ def write_corpus(folder: Path, vocab_size: int = 400, shards: int = 1) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     lengths = np.array([0 if i == 0 else len(tokenizer.id_to_token(i)) for i in range(vocab_size)], np.uint16)
     np.save(folder / "token_bytes.npy", lengths)
-    ids = [[*tokenizer.encode(text).ids, 0] for text in texts]
+    ids = [[*tokenizer.encode(text).ids, 0] for text in texts] * repeat
+    texts *= repeat
     offsets = np.cumsum([0, *map(len, ids)]).astype(np.int64)
     columns = {"bytes": pa.array([len(text.encode()) for text in texts])}
     (folder / "shards").mkdir()
