@@ -7,6 +7,7 @@ import json
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from shoal.record.jsonl import dumps
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import sentence
 from shoal.record.wish import Wish, leave, take
-from shoal.worker.profiler import Profiler
+from shoal.worker.profiler import ENTRIES, Profiler
 from shoal_core.errors import UserError
 from shoal_core.store import open_store
 from tests.support.lab import lab
@@ -77,6 +78,27 @@ def test_a_step_that_is_left_ends_the_profile_and_an_order_that_came_late_is_non
     profiler.wanted = orders.Profile(0, 1)
     run_steps(profiler, range(2, 4))
     assert len(told.notes) == 1
+
+
+def test_what_a_gpus_memory_holds_is_recorded_for_the_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch's own functions take it, which a CPU build has but cannot run."""
+    memory, asked = torch.cuda.memory, mock.Mock()
+    for name in ("_record_memory_history", "_dump_snapshot"):
+        asked.attach_mock(mock.create_autospec(getattr(memory, name)), name)
+        monkeypatch.setattr(memory, name, getattr(asked, name))
+    told = Told()
+    profiler = Profiler(CREW[0], tmp_path, told)
+    profiler.wanted = orders.Profile(1, 2, memory=True)
+    run_steps(profiler, range(4))
+    note = told.wait()
+    assert (note["steps"], note["problem"]) == ([1, 2], None)
+    assert asked.mock_calls == [
+        mock.call._record_memory_history(max_entries=ENTRIES),
+        mock.call._dump_snapshot(str(tmp_path / note["path"])),
+        mock.call._record_memory_history(enabled=None),
+    ]
 
 
 def test_a_wish_is_taken_once_and_handed_to_whom_it_names(tmp_path: Path) -> None:
