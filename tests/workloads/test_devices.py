@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from shoal.worker.exact import Fixed
 from shoal_workloads.config import DispatchKind
@@ -69,6 +70,34 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_none_of_its_layers(monke
         replica.tensors()  # once the averages are made
         first, *rest = watch.streams
         assert (first, set(rest)) == ("side waits for main", {"the host waits for side"})
+
+
+class Large(TorchDispatchMode):
+    """Memories of at least `size` bytes on the device that operators make or touch."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.made = size, set[int]()
+        self._held: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.is_cuda and out.untyped_storage().nbytes() >= self.size:
+            self.made.add(out.untyped_storage()._cdata)
+            self._held.append(out)  # else another may take its place, and its number
+        return out
+
+
+def test_a_step_makes_one_flat_copy_of_all_gradients() -> None:
+    with fake_cuda() as watch:
+        replica = PretrainShard(CONFIG, seed=0)
+        for shard in replica.shards:
+            shard.parameter.grad = torch.zeros_like(shard.local)
+        size = 4 * sum(shard.local.numel() for shard in replica.shards)
+        with Large(size) as large, watch.reading(lambda tensor: [0.0] * tensor.numel()):
+            total = replica.sums_to_keep()
+            replica.commit(total, [1.0, 1.0, 1.0, 4.0], replica.norm_sq(total))
+        assert large.made == {total.untyped_storage()._cdata}
 
 
 def test_sums_in_fixed_point_stay_where_they_were_made() -> None:
