@@ -69,11 +69,16 @@ def where(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.untyped_storage()._cdata, tensor.storage_offset()
 
 
+def kit_of(runs_on: str, last: LastResort) -> Any:
+    """What forming and leaving a cell ask of a worker's kit."""
+    return SimpleNamespace(workload=SimpleNamespace(runs_on=runs_on), groups=mock.Mock(), last=last, job=mock.Mock())
+
+
 def forming(monkeypatch: pytest.MonkeyPatch, runs_on: str, build: Callable[[RetainedState | None], Any]) -> Any:
     """A worker's loop that can form a cell and nothing else: its world opens with what `build` returns for a step."""
     monkeypatch.setattr(World, "open", lambda world, retained: setattr(world, "step", build(retained)))
     loop: Any = Loop.__new__(Loop)
-    loop.kit = SimpleNamespace(workload=SimpleNamespace(runs_on=runs_on), groups=mock.Mock(), last=LastResort(60.0))
+    loop.kit = kit_of(runs_on, LastResort(60.0))
     loop.voice, loop.link, loop.rendezvous, loop.calls = mock.Mock(), mock.Mock(), mock.Mock(), Calls()
     loop.world, loop.retained = None, None
     return loop
@@ -166,8 +171,7 @@ def test_averages_that_a_device_never_gives_end_the_process_that_leaves_a_cell(r
         assert runs_on == "cpu" or ended.wait(60.0)
         return []
 
-    kit: Any = SimpleNamespace(workload=SimpleNamespace(runs_on=runs_on), groups=mock.Mock(), last=LastResort(0.0, end))
-    world = World(Form(0, 1, 0, 2), kit)
+    world = World(Form(0, 1, 0, 2), kit_of(runs_on, LastResort(0.0, end)))
     world.step = step_of(averages)
     assert world.close() is not None
     assert said == ends
@@ -176,8 +180,7 @@ def test_averages_that_a_device_never_gives_end_the_process_that_leaves_a_cell(r
 def test_who_leaves_a_cell_waits_for_who_still_copies_the_shard() -> None:
     step = step_of(list)
     step.snapshot = mock.Mock()
-    kit: Any = SimpleNamespace(workload=SimpleNamespace(runs_on="cuda"), groups=mock.Mock(), last=LastResort(60.0))
-    world = World(Form(0, 1, 0, 2), kit)
+    world = World(Form(0, 1, 0, 2), kit_of("cuda", LastResort(60.0)))
     world.step = step
     assert world.close() is not None
     step.snapshot.lane.precede.assert_called_once()
