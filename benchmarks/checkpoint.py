@@ -5,13 +5,17 @@
 Two ranks of a cell hold the state of a preset (parameters and both moments in float32), each tensor cut along its
 first dimension. All ways take turns in one run, so that a noisy machine disturbs them alike; figures are medians of the
 slower rank. `stall`: seconds for which training stands still; `save`: until all is on the disk (fsync, but for
-`torch`); `load`: until all is in memory again, from the page cache for every way alike. `plain` writes and reads each
-rank's bytes as they are. Of a restore on other numbers of ranks the bytes that are read are counted.
+`torch`); `load`: until all is in memory again, from the page cache for every way alike; `cold`: the same from the disk,
+after the kernel was told to forget the files. `plain` writes and reads each rank's bytes as they are; `hash` is SHA-256
+of them, on every rank at once: with as many ranks as cores no reader that verifies is faster than `plain` and `hash`
+one after the other from the page cache, or than the slower of the two from the disk (`bound`). Of a restore on other
+numbers of ranks the bytes that are read are counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -70,6 +74,9 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
         "save_seconds_of_dcp_save": times["save ours"] / times["save dcp"],
         "save_speed_of_plain_writes": times["save plain"] / times["save ours"],
         "load_speed_of_plain_reads": times["load plain"] / times["load ours"],
+        "load_speed_bound": times["load plain"] / (times["load plain"] + times["hash"]),
+        "cold_speed_of_plain_reads": times["cold plain"] / times["cold ours"],
+        "cold_speed_bound": times["cold plain"] / max(times["cold plain"], times["hash"]),
     }
 
 
@@ -107,8 +114,13 @@ def measure(preset: str, repeats: int, folder: str) -> tuple[dict[str, list[floa
             "load dcp": lambda: dcp.load(state, checkpoint_id=root / "dcp", process_group=group),
             "load torch": lambda: torch.load(root / f"torch{rank}"),
             "load plain": lambda: read(root / f"plain{rank}", len(mine)),
+            "cold ours": lambda steps=steps: load(Folder.at(root / "ours" / name_of(steps)), state, group),
+            "cold plain": lambda: read(root / f"plain{rank}", len(mine)),
+            "hash": lambda: hashlib.sha256(mine).digest(),
         }
         for way, work in ways.items():
+            if way.startswith("cold"):
+                forget(root)
             dist.barrier()
             start = time.perf_counter()
             work()
@@ -146,6 +158,14 @@ def build(preset: str) -> State:
 
 def local(state: State) -> dict[str, torch.Tensor]:
     return {name: tensor.to_local() for name, tensor in state.items()}
+
+
+def forget(root: Path) -> None:
+    """Have the kernel drop what it holds of files."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -27,14 +27,18 @@ def held(state: Mapping[str, Any]) -> dict[Piece, torch.Tensor]:
     Raises:
         Unfit: a value is no tensor, one is of a type that cannot be saved, or is a sum that is still to be made.
     """
+    import torch
+
     found = {}
-    for name, value in state.items():
-        shape, local, box = placed(name, value)
-        if local.numel() or not numel(shape):
-            dtype = str(local.dtype).removeprefix("torch.")
-            if dtype not in SAFETENSORS:
-                raise Unfit(f"{name} is of type {dtype}, which no checkpoint can hold", "keep it as another type")
-            found[Piece(name, dtype, shape, box if local.numel() else whole(shape))] = local
+    meshes: dict[int, object] = {}
+    with torch.no_grad():  # with it a local tensor takes torch several times as long
+        for name, value in state.items():
+            shape, local, box = placed(name, value, meshes)
+            if local.numel() or not numel(shape):
+                dtype = str(local.dtype).removeprefix("torch.")
+                if dtype not in SAFETENSORS:
+                    raise Unfit(f"{name} is of type {dtype}, which no checkpoint can hold", "keep it as another type")
+                found[Piece(name, dtype, shape, box if local.numel() else whole(shape))] = local
     return found
 
 
@@ -50,8 +54,8 @@ def destinations(state: Mapping[str, Any]) -> tuple[dict[str, Want], dict[str, l
     return wanted, targets
 
 
-def placed(name: str, value: Any) -> tuple[tuple[int, ...], torch.Tensor, Box]:
-    """Shape of the whole, the local tensor, and where that lies."""
+def placed(name: str, value: Any, meshes: dict[int, object]) -> tuple[tuple[int, ...], torch.Tensor, Box]:
+    """Shape of the whole, the local tensor, and where that lies. meshes: this rank's place in those that were met."""
     import torch
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -64,7 +68,9 @@ def placed(name: str, value: Any) -> tuple[tuple[int, ...], torch.Tensor, Box]:
     if any(placement.is_partial() for placement in value.placements):
         raise Unfit(f"{name} is a sum over ranks that is still to be made", "reduce it first")
     mesh, placements = value.device_mesh, tuple(value.placements)
-    key = (shape, tuple(mesh.shape), tuple(mesh.get_coordinate() or ()), placements)
+    if id(mesh) not in meshes:
+        meshes[id(mesh)] = tuple(mesh.shape), tuple(mesh.get_coordinate() or ())
+    key = (shape, meshes[id(mesh)], placements)
     if key not in _boxes:
         lengths, offsets = compute_local_shape_and_global_offset(shape, mesh, placements)
         _boxes[key] = Box(tuple(offsets), tuple(lengths))

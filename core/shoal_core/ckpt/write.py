@@ -99,18 +99,19 @@ def write_file(
     head = header(pieces, {"format": "pt"})
     at = len(head)
     waiting: list[tuple[Future[list[str]], str, list[tuple[Box, int, int]]]] = []
-    with ThreadPoolExecutor(HASHERS, thread_name_prefix="checkpoint-hash") as pool, folder.writer(name) as writer:
-        writer.write(head)
-        for piece in pieces:
-            for run in runs(piece, limit):
-                first, last = run[0], run[-1]
-                view = content(piece)[first[1] : last[1] + last[2]]
-                views = [view[start - first[1] :][:size] for _, start, size in run]
-                places = [(box, at + start - first[1], size) for box, start, size in run]
-                waiting.append((pool.submit(digests, views), piece.name, places))
-                if view:
-                    writer.write(view)
-                at += len(view)
+    with ThreadPoolExecutor(HASHERS, thread_name_prefix="checkpoint-hash") as pool:
+        with folder.writer(name) as writer:
+            writer.write(head)
+            for piece in pieces:
+                for run in runs(piece, limit):
+                    first, last = run[0], run[-1]
+                    view = content(piece)[first[1] : last[1] + last[2]]
+                    views = [view[start - first[1] :][:size] for _, start, size in run]
+                    places = [(box, at + start - first[1], size) for box, start, size in run]
+                    waiting.append((pool.submit(digests, views), piece.name, places))
+                    if view:
+                        writer.write(view)
+                    at += len(view)
         for sums, tensor, places in waiting:
             for sha, (box, place, size) in zip(sums.result(), places, strict=True):
                 written.blocks.append((tensor, Block(box, name, place, size, sha)))
