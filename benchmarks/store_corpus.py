@@ -22,8 +22,9 @@ from pathlib import Path
 import boto3
 import pytest
 
+from shoal_core.store import open_store
 from shoal_data.reading.reader import Corpus
-from shoal_data.reading.store import S3Store, read_manifest
+from shoal_data.reading.store import FarStore, read_manifest
 from shoal_workloads.samples import Samples
 from tests.support.corpora import write_corpus
 from tests.support.s3_server import account, s3_server
@@ -47,7 +48,7 @@ def corpora(folder: Path, megabytes: int, delay: float) -> Iterator[tuple[str, s
 
 def large(address: str, megabytes: int) -> Samples:
     """Reads with a cache of a third of the corpus."""
-    store, samples = S3Store(address, cache_bytes=(megabytes << 20) // 3), Samples(address, SEQ, 1, "cpu")
+    store, samples = FarStore(open_store(address), cache_bytes=(megabytes << 20) // 3), Samples(address, SEQ, 1, "cpu")
     samples.__dict__["_reader"] = Corpus(store, *read_manifest(store)).reader(SEQ, 1)
     return samples
 

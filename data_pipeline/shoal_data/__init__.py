@@ -8,6 +8,6 @@
 `jobs`       work in parts, in threads or on Ray; whose folder `--out` is
 
 Arrows run one way, from each room to those after it: `writing | bpe`, `reading`, `tokenizer`, `jobs`, `sources`, and
-then the modules beside the rooms (`files`, `arrow`, `progress`, `retry`, `s3_objects`). Ray is known to
+then the modules beside the rooms (`files`, `arrow`, `progress`, `retry`, `place`). Ray is known to
 `jobs` alone. Programs outside of the project come in by `reader` and `errors`.
 """

@@ -12,8 +12,9 @@ import pytest
 
 from shoal import batching
 from shoal_core.errors import UserError
+from shoal_core.store import open_store
 from shoal_data.reading.reader import Corpus
-from shoal_data.reading.store import S3Store, read_manifest
+from shoal_data.reading.store import FarStore, read_manifest
 from shoal_workloads.config import DataConfig, PretrainConfig
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.samples import Samples
@@ -47,8 +48,8 @@ def settle(samples: Samples) -> None:
     wait(list(samples._reader.corpus.store._blocks._blocks.values()))
 
 
-def reading(store: S3Store) -> Samples:
-    samples = Samples(store.address, SEQ, 5, "cpu")
+def reading(store: FarStore) -> Samples:
+    samples = Samples("s3://corpora/c", SEQ, 5, "cpu")
     samples.__dict__["_reader"] = Corpus(store, *read_manifest(store)).reader(SEQ, 5)
     return samples
 
@@ -80,7 +81,7 @@ def test_training_waits_for_its_first_batch_alone(there: str) -> None:
 
 
 def test_memory_is_bounded_and_no_block_is_asked_for_twice_before_it_is_read(there: str, folder: Path) -> None:
-    store, asked, kept = S3Store(there, cache_bytes=12 << 20), [], []
+    store, asked, kept = FarStore(open_store(there), cache_bytes=12 << 20), [], []
     samples, local = reading(store), Samples(str(folder), SEQ, 5, "cpu")
     read = store._blocks._read
 
@@ -110,7 +111,7 @@ def places(reader: Any, ids: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 def test_what_is_not_to_be_had_is_told_when_it_is_read(there: str) -> None:
-    s3, store = boto3.client("s3"), S3Store(there, wait=lambda seconds: None)
+    s3, store = boto3.client("s3"), FarStore(open_store(there))
     samples = reading(store)
     shard = int(samples._reader.locate([9]).shard[0])
     name = store._manifest.shards.file[shard].decode() if store._manifest else ""

@@ -7,11 +7,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from shoal_core.errors import UserError
-from shoal_data.s3_objects import CONNECTIONS, Stalls
 
-__all__ = ["BlockCache"]
+__all__ = ["BlockCache", "Stalls"]
+
+_AT_ONCE = 16
+
+
+@dataclass
+class Stalls:
+    """How often and how long readers waited for a store, and how many blocks had to be asked for again."""
+
+    waits: int = 0
+    seconds: float = 0.0
+    retries: int = 0
 
 
 class BlockCache:
@@ -28,7 +39,7 @@ class BlockCache:
         self._read, self._stalls = read, stalls
         self._blocks: OrderedDict[tuple[int, int], Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=CONNECTIONS, thread_name_prefix="shoal-s3")
+        self._pool = ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="shoal-blocks")
 
     def ask(self, shard: int, block: int) -> Future[bytes]:
         """Begin to read a block, unless it is here or under way; one that failed is read anew."""

@@ -16,9 +16,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from shoal_core.errors import StoreError, UserError
 from shoal_data.files import sha256_file
+from shoal_data.reading.block_cache import Stalls
 from shoal_data.reading.blocks import FirstTouch, first_blocks
 from shoal_data.reading.manifest import BLOCK_BYTES, Manifest
-from shoal_data.s3_objects import Stalls
 
 __all__ = ["LocalStore"]
 

@@ -1,4 +1,4 @@
-"""Where a corpus lies: a local folder, or under `s3://bucket/prefix`. Here alone the two addresses are told apart."""
+"""Where a corpus lies: in a folder of this machine, or on a store. Here alone the two are told apart."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from shoal_core import store as core
 from shoal_core.errors import UserError
+from shoal_core.store import local_folder
+from shoal_data.reading.block_cache import Stalls
+from shoal_data.reading.far_store import FarStore
 from shoal_data.reading.local_store import LocalStore
 from shoal_data.reading.manifest import MANIFEST, Manifest
 from shoal_data.reading.manifest_check import parse_manifest
-from shoal_data.reading.s3_store import S3Store
-from shoal_data.s3_objects import Stalls
 
-__all__ = ["LocalStore", "S3Store", "Store", "open_store", "read_manifest", "store_at"]
+__all__ = ["FarStore", "LocalStore", "Store", "open_store", "read_manifest", "store_at"]
 
 Tokens = npt.NDArray[np.unsignedinteger]
 Ints = npt.NDArray[np.int64]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|s3:", re.IGNORECASE)
+#: what `Path` makes of a URL, or who forgets a slash
+_HALF = re.compile(r"(s3|gs|abfss|hdfs|file):(?!//)", re.IGNORECASE)
 
 
 class Store(Protocol):
@@ -73,22 +76,21 @@ class Store(Protocol):
         """Begin to read what `tokens` will be asked for. Returns how many blocks hold it; 0: none need be asked for."""
 
 
-def store_at(address: str | Path) -> LocalStore | S3Store:
-    """The store at a folder or `s3://bucket/prefix`. Nothing is read.
+def store_at(address: str | Path) -> LocalStore | FarStore:
+    """The store of the corpus at a path, or at a URL such as `s3://bucket/prefix`. Nothing is read.
 
     Raises:
-        UserError: an address of another kind, or S3 without credentials.
+        UserError: the URL makes no sense, or its kind of store is not known.
     """
     text = str(address)
-    if text.startswith("s3://"):
-        return S3Store(text)
-    if _SCHEME.match(text):
+    if _HALF.match(text):
         raise UserError(f"{text}: no address of a corpus", "give a local folder or s3://bucket/prefix")
-    return LocalStore(Path(text).expanduser())
+    folder = local_folder(text)
+    return FarStore(core.open_store(text)) if folder is None else LocalStore(folder)
 
 
-def open_store(address: str | Path) -> tuple[LocalStore | S3Store, Manifest, str]:
-    """The store at a folder or `s3://bucket/prefix`, its manifest, and the manifest's digest.
+def open_store(address: str | Path) -> tuple[LocalStore | FarStore, Manifest, str]:
+    """The store of the corpus at `address`, its manifest, and the manifest's digest.
 
     Raises:
         UserError: no finished corpus there, or it cannot be reached.

@@ -1,11 +1,12 @@
-"""A corpus on S3, its shards read by range into a bounded cache of memory.
+"""A corpus on a store, its shards read by range into a bounded cache of memory.
 
-Reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`; a block that fails, is cut short
-or does not match is asked for again with backoff. A slow object slows its reader and no other.
+Reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`. What fails or is cut short the store
+asks for again; a block that does not match is asked for again here. A slow object slows its reader and no other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os.path
 import threading
 import time
@@ -16,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shoal_core.errors import UserError
-from shoal_data.reading.block_cache import BlockCache
+from shoal_core.errors import StoreError, UserError
+from shoal_core.store import Store
+from shoal_data.reading.block_cache import BlockCache, Stalls
 from shoal_data.reading.blocks import first_blocks
 from shoal_data.reading.manifest import BLOCK_BYTES, Manifest
-from shoal_data.s3_objects import Objects, Stalls
 
-__all__ = ["S3Store", "Stalls"]
+__all__ = ["FarStore"]
 
 Tokens = npt.NDArray[np.unsignedinteger]
 Ints = npt.NDArray[np.int64]
@@ -31,43 +32,34 @@ Ints = npt.NDArray[np.int64]
 _MOST_CHECKSUMS = 1 << 16
 #: blocks of a shard that is read whole are asked for so far ahead
 _AHEAD = 16
+#: how often a block is asked for that does not match
+_ATTEMPTS = 8
 #: a block that comes with the same wrong content so often is wrong in the store, not spoilt on its way
 _SAME = 3
+#: bytes that are hashed together
+_CHUNK_BYTES = 8 << 20
 
 
-class S3Store:
-    """A corpus under an `s3://bucket/prefix`, read by range.
+class FarStore:
+    """A corpus on a store, read by range.
 
     Args:
-        url: `s3://bucket/prefix`.
-        client: a boto3 S3 client; made from the environment if None.
+        store: what holds its files.
         cache_bytes: memory for blocks; the least recently used go first.
-        attempts: how often a block is asked for before the reader gives up.
-        wait: called with seconds between attempts (tests pass their own).
+        wait: called with seconds before a block is asked for again (tests pass their own).
 
     Attributes:
         ahead: blocks that may be asked for before they are read. A third of the cache, since as many that were read
             meanwhile and as many that are asked for after them are younger than the oldest of them.
-
-    Raises:
-        UserError: `url` names no bucket, or there are no credentials.
     """
 
     at_once = 8
 
-    def __init__(
-        self,
-        url: str,
-        client: Any = None,
-        cache_bytes: int = 256 << 20,
-        attempts: int = 8,
-        wait: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._objects = Objects(url, client, attempts, wait)
-        self.address, self.stalls = self._objects.url, self._objects.stalls
+    def __init__(self, store: Store, cache_bytes: int = 256 << 20, wait: Callable[[float], None] = time.sleep) -> None:
+        self._store, self._wait = store, wait
+        self.address, self.stalls = store.address.partition("?")[0].rstrip("/"), Stalls()
         self._blocks = BlockCache(self._read_block, max(4, cache_bytes // BLOCK_BYTES), self.stalls)
         self.ahead = self._blocks.room // 3
-        self._attempts = attempts
         self._checksums: dict[int, bytes] = {}
         self._lock = threading.Lock()
         self._manifest: Manifest | None = None
@@ -83,7 +75,7 @@ class S3Store:
 
     def where(self, name: str) -> str:
         """The URL of a file of the corpus."""
-        return self._objects.where(name)
+        return self._store.where(name)
 
     def remedy(self, name: str) -> str:
         """How an object comes back: from the folder that was uploaded."""
@@ -101,19 +93,26 @@ class S3Store:
             FileNotFoundError: there is none.
             StoreError: it is not to be had.
         """
-        return self._objects.get(name)[0]
+        return self._store.get(name)
 
     def digest(self, name: str) -> str:
         """Hex SHA-256 of an object; raises as `small`."""
-        return self._objects.digest(name)
+        digest, size = hashlib.sha256(), self._store.stat(name).bytes
+        for first in range(0, size, _CHUNK_BYTES):
+            try:
+                digest.update(self._store.get(name, range(first, min(first + _CHUNK_BYTES, size))))
+            except EOFError as error:
+                raise StoreError(f"{self.where(name)}: it was replaced while it was read", "read it again") from error
+        return digest.hexdigest()
 
     def sizes(self, manifest: Manifest) -> dict[str, int]:
-        """Bytes of each shard's object that is there, listed 1,000 a request.
+        """Bytes of each shard's object that is there.
 
         Raises:
-            StoreError: the bucket cannot be listed.
+            StoreError: the store cannot be listed.
         """
-        return self._objects.sizes(os.path.commonpath([name.decode() for name in manifest.shards.file.tolist()]))
+        start = os.path.commonpath([name.decode() for name in manifest.shards.file.tolist()])
+        return {entry.name: entry.bytes for entry in self._store.list(start)}
 
     def shard(self, index: int) -> memoryview:
         """The whole object of a shard, checked block by block; raises as `tokens`."""
@@ -180,13 +179,13 @@ class S3Store:
         name, size = self._manifest.shards.file[shard].decode(), int(self._manifest.shards.size[shard])
         span = range(block * BLOCK_BYTES, min((block + 1) * BLOCK_BYTES, size))
         last, same = b"", 0
-        for attempt in range(self._attempts):
+        for attempt in range(_ATTEMPTS):
             if attempt:
-                self._objects.pause(attempt)
+                with self._lock:
+                    self.stalls.retries += 1
+                self._wait(min(8.0, 0.05 * 2**attempt))
             listed = self._checksums_of(shard, anew=attempt > 0)
-            content, found = self._part(name, span)
-            if found != size:
-                raise UserError(f"{self.where(name)}: {found} bytes, the manifest says {size}", self.remedy(name))
+            content = self._part(name, span)
             if zlib.crc32(content) == int.from_bytes(listed[4 * block : 4 * block + 4], "little"):
                 return content
             last, same = content, same + 1 if content == last else 1
@@ -197,10 +196,10 @@ class S3Store:
             self.remedy(name),
         )
 
-    def _part(self, name: str, span: range) -> tuple[bytes, int]:
-        """Bytes of an object that must be there and so long, and the size of the whole."""
+    def _part(self, name: str, span: range) -> bytes:
+        """Bytes of an object that must be there and so long."""
         try:
-            return self._objects.get(name, span)
+            return self._store.get(name, span)
         except FileNotFoundError as error:
             raise UserError(f"{self.where(name)}: missing", self.remedy(name)) from error
         except EOFError as error:
@@ -213,7 +212,7 @@ class S3Store:
             found = None if anew else self._checksums.get(shard)
         if found is None:
             first, last = (4 * int(self._first_block[at]) for at in (shard, shard + 1))
-            found, _ = self._part(self._manifest.files["blocks"]["file"], range(first, last))
+            found = self._part(self._manifest.files["blocks"]["file"], range(first, last))
             with self._lock:
                 if len(self._checksums) >= _MOST_CHECKSUMS:
                     self._checksums.clear()
