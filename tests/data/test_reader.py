@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from shoal_core.errors import UserError
+from shoal_core.store import open_store
 from shoal_data.reading import local_store, locations
 from shoal_data.reading.locations import Locator, Stream
 from shoal_data.reading.order import SampleOrder
 from shoal_data.reading.reader import Corpus
+from shoal_data.reading.store import FarStore, read_manifest
 from shoal_data.writing.options import TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
+from tests.support.corpora import write_corpus
 
 
 @pytest.fixture
@@ -128,3 +131,18 @@ def test_threads_share_a_corpus(corpus: Corpus) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_corpus_on_any_store_is_read_as_in_a_folder(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", shards=3)
+    far = FarStore(open_store(folder))
+    ours, theirs = Corpus(far, *read_manifest(far)).reader(32, 4), Corpus.open(folder).reader(32, 4)
+    assert far.address == str(folder)
+    for found, wanted in zip(ours.read(range(90)), theirs.read(range(90)), strict=True):
+        assert np.array_equal(found, wanted)
+    name = theirs.corpus.manifest.shards.file[1].decode()
+    (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+    again = FarStore(open_store(folder))
+    read_manifest(again)
+    with pytest.raises(UserError, match="it has less than"):
+        again.shard(1)

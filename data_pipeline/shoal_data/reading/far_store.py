@@ -1,7 +1,7 @@
 """A corpus on a store, its shards read by range into a bounded cache of memory.
 
-Reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`. What fails or is cut short the store
-asks for again; a block that does not match is asked for again here. A slow object slows its reader and no other.
+Reads are made in blocks, each with a CRC-32 of its own in the corpus's file `blocks`. What fails or is cut short is
+asked for again by the store; a block that does not match, here. A slow object slows its reader and no other.
 """
 
 from __future__ import annotations
