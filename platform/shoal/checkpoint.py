@@ -25,7 +25,7 @@ from shoal_core.ckpt.retention import Keep, Saved
 from shoal_core.ckpt.stage import Stage
 from shoal_core.ckpt.together import Loaded, Uncommitted
 from shoal_core.errors import UserError
-from shoal_core.store import Store, open_store
+from shoal_core.store import Store, local_folder, open_store
 
 if TYPE_CHECKING:
     from shoal_core.lane import Lane
@@ -118,7 +118,7 @@ class Saver:
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path,
         process_group: Any,
         lane: Lane,
         keep: Keep,
@@ -129,7 +129,9 @@ class Saver:
         disk: Disk | None = None,
         used: Collection[int] = (),
     ) -> None:
-        self._rundir, self._root, self._peers, self._keep = root.parent, open_store(root), Group(process_group), keep
+        folder = local_folder(root)
+        self._rundir = None if folder is None else folder.parent
+        self._root, self._peers, self._keep = open_store(root), Group(process_group), keep
         self._about, self._done, self._failed, self._asking = about, done, failed, asking
         self._disk, self._used, self._known = disk, used, dict[int, Saved]()
         self._writing = self._bringing = ENDED
@@ -190,7 +192,8 @@ class Saver:
 
         def write() -> None:
             content = staged.read()
-            slow.wait(self._rundir)
+            if self._rundir is not None:
+                slow.wait(self._rundir)
             near = self._near(folder.name, generation, content)
             if near is None:
                 self._whole(one, together.save(folder, generation, content, self._peers, one.about), self._peers)

@@ -18,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
-from shoal.record.place import folder_of
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
-from shoal_core.store import join, open_store
+from shoal_core.store import join, local_folder, open_store
 
 __all__ = ["Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 
@@ -171,7 +170,7 @@ class Job(Section):
         if isinstance(storage, str) and (not storage.strip() or printable(storage) != storage):
             raise ValueError("is empty, or holds characters that cannot be shown")
         try:
-            if isinstance(storage, str) and folder_of(storage) is None:
+            if isinstance(storage, str) and local_folder(storage) is None:
                 open_store(storage)
         except UserError as error:
             raise ValueError(f"{error.problem}: {error.remedy}") from error

@@ -13,8 +13,9 @@ from shoal.config import Job
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
-from shoal.record.place import address_of, folder_of, followed, local_record
+from shoal.record.place import address_of, followed, local_record
 from shoal_core.errors import UserError
+from shoal_core.store import local_folder
 from shoal_core.workload import ORIGIN
 
 __all__ = ["ControllerDied", "Run", "check_same", "follow", "log_of", "unfinished"]
@@ -78,7 +79,7 @@ def check_same(job: Job) -> None:
 
 def log_of(path: Path) -> str:
     """The file for what Ray says, in a run directory: one that is no part of a record that lies elsewhere."""
-    return "ray.log" if folder_of(address_of(path)) is not None else ".ray.log"
+    return "ray.log" if local_folder(address_of(path)) is not None else ".ray.log"
 
 
 class Orders:
@@ -92,7 +93,7 @@ class Orders:
         self._heard = 0.0
         self._written = 0.0
         self.given_up = False
-        self._patience = UNHEARD if folder_of(address_of(path)) is not None else UNPUBLISHED
+        self._patience = UNHEARD if local_folder(address_of(path)) is not None else UNPUBLISHED
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._take)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shoal.record import layout, read
+from shoal.record import read
+from shoal.record.place import checkpoints_of
 from shoal_core.ckpt import among
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder
@@ -72,7 +73,7 @@ def find(rundir: Path) -> Found:
     Raises:
         UserError: there are checkpoints, and none is whole and this run's.
     """
-    root = open_store(rundir / layout.CHECKPOINTS)
+    root = open_store(checkpoints_of(rundir))
     runs = {event.get("run_id") for event in read.events(rundir) if event["kind"] == "run_started"}
     ends = {int(step["step"]) + 1: int(step["samples"][1]) for step in read.steps(rundir)}
     reached = max(ends, default=0)

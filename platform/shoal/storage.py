@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 
 from shoal.cluster.state import known_clusters, load
-from shoal.record.place import folder_of
 from shoal_core.errors import UserError
 from shoal_core.passing import TEMP_DIR, own_cluster, passing
-from shoal_core.store import open_store
+from shoal_core.store import local_folder, open_store
 
 __all__ = ["check_writable", "lasting", "own_folder", "settle"]
 
@@ -27,7 +26,7 @@ def settle(storage: str | None, job_file: Path) -> str:
         UserError: it would lie where it is deleted, or is the address of no store.
     """
     address = storage if storage is not None else os.environ.get("SHOAL_STORAGE") or DEFAULT
-    wanted = folder_of(address)
+    wanted = local_folder(address)
     if wanted is None:
         open_store(address)
         return address
@@ -81,7 +80,7 @@ def check_writable(storage: str) -> None:
     Raises:
         UserError: it is, or lies under, something that is no folder or may not be written.
     """
-    there = folder_of(storage)
+    there = local_folder(storage)
     if there is None:
         return
     while not os.path.exists(there) and there != there.parent:  # False too where one may not look

@@ -59,7 +59,7 @@ def step_of(worker: Worker, tmp_path: Path) -> Step:
     workload = Synthetic(CONFIG)
     settings = {"run_id": "r", "storage": str(tmp_path), "cells": 2, "steps": 3, "workload": {"path": "a:B"}}
     shard, job = SyntheticShard(workload.config, 0), Job.model_validate(settings)
-    step = Step(Member(worker.rank, 0, 1), workload, shard, worker.groups, job, Injector([], tmp_path))
+    step = Step(Member(worker.rank, 0, 1), workload, shard, worker.groups, job, Injector([], str(tmp_path)))
     step.steps, step.standing = 0, Standing(step.member, (0, 1))
     step.cross, step.all = worker.group(), worker.gloo()
     step.todo = step.share()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["account", "s3_server"]
+__all__ = ["Url", "account", "s3_server"]
 
 _SERVER = """
 import sys, time
@@ -28,8 +28,14 @@ sys.stdin.read()
 """
 
 
+class Url(str):
+    """Of a server; `pid`: its process."""
+
+    pid: int
+
+
 @contextlib.contextmanager
-def s3_server(delay: float = 0.0) -> Iterator[str]:
+def s3_server(delay: float = 0.0) -> Iterator[Url]:
     """The URL of a server that ends with this, or with this process, however that dies. Each answer takes `delay`
     seconds more than it must."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -39,8 +45,9 @@ def s3_server(delay: float = 0.0) -> Iterator[str]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
+        url = Url(process.stdout.readline().strip())
         assert url, "moto's server did not start"
+        url.pid = process.pid
         try:
             yield url
         finally:

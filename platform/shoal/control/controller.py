@@ -42,10 +42,9 @@ from shoal.protocol.rendezvous import Question
 from shoal.record.hold import hold
 from shoal.record.lease import Lease, LeaseLost
 from shoal.record.pen import Stall
-from shoal.record.place import folder_of
 from shoal.timeouts import Timeouts
 from shoal.worker.setup import Meeting, Setup
-from shoal_core.store import open_store
+from shoal_core.store import local_folder, open_store
 from shoal_core.workload import make_workload
 
 __all__ = ["Controller"]
@@ -94,7 +93,7 @@ class Controller:
         self.ended = asyncio.Event()
         # what is done
         self.publisher = None
-        if folder_of(job.place) is None:
+        if local_folder(job.place) is None:
             self.publisher = patiently(partial(hold, job.place, session, rundir))
         self.lease = Lease(rundir, session)
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)

@@ -35,6 +35,7 @@ from shoal.decisions.events import Ending, PassedOver, Recorded
 from shoal.names import stacks_file
 from shoal.protocol import orders
 from shoal.protocol.codec import encode_each
+from shoal.record.place import checkpoints_of
 from shoal.saving.interval import mean_time
 from shoal.worker.fencing import fence_soon
 from shoal_core.ckpt import among
@@ -194,7 +195,7 @@ async def sweep(one: Run) -> None:
     """Remove what saves before this session left half-written. Done by who holds the run's lease, before it asks for
     workers: nobody writes there."""
     try:
-        swept = await asyncio.to_thread(among.sweep, open_store(one.rundir / "checkpoints"))
+        swept = await asyncio.to_thread(among.sweep, open_store(checkpoints_of(one.rundir)))
     except StoreError as error:
         logger.warning("what saves left half-written is not removed: %s", error.problem)
         return
@@ -204,7 +205,7 @@ async def sweep(one: Run) -> None:
 
 async def set_aside(one: Run, action: SetAside) -> None:
     """Put a damaged checkpoint out of the way, and say which the run may go back to instead."""
-    root, steps = open_store(one.rundir / "checkpoints"), action.steps
+    root, steps = open_store(checkpoints_of(one.rundir)), action.steps
     first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
     try:
         aside, older = await asyncio.to_thread(move_aside, root, steps, first)

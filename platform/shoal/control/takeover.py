@@ -17,6 +17,7 @@ from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unre
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
 from shoal.record import read
+from shoal.record.place import checkpoints_of
 from shoal_core.ckpt import among
 from shoal_core.store import open_store
 
@@ -57,7 +58,7 @@ async def take_over(one: Run) -> None:
 
 def on_record(rundir: Path) -> tuple[Records, Records, int]:
     """The journal, the committed steps, and the steps of the last whole checkpoint (0: none)."""
-    whole = among.last_whole(open_store(rundir / "checkpoints"))
+    whole = among.last_whole(open_store(checkpoints_of(rundir)))
     return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
 
 

@@ -23,8 +23,8 @@ from shoal.names import controller_name
 from shoal.on_ray.fleet import RayFleet
 from shoal.on_ray.metrics import RunMetrics
 from shoal.record.lease import Held
-from shoal.record.place import folder_of, own_folder
-from shoal_core.store import join
+from shoal.record.place import own_folder
+from shoal_core.store import join, local_folder
 
 __all__ = ["ControllerActor"]
 
@@ -50,7 +50,7 @@ class ControllerActor:
         os.environ.update(credentials or {})
         self.run_id = str(job.get("run_id"))
         place = join(str(job.get("storage")), self.run_id)
-        self.rundir = folder_of(place) or own_folder(place)
+        self.rundir = local_folder(place) or own_folder(place)
         self.again = ray.get_runtime_context().was_current_actor_reconstructed
         self.myself = ray.get_runtime_context().current_actor
         self.controller: Controller | None = None

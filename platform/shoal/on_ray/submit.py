@@ -21,12 +21,13 @@ from shoal.preflight import Preflight
 from shoal.record import index
 from shoal.record.hold import hold
 from shoal.record.lease import claim
-from shoal.record.place import folder_of, own_folder
+from shoal.record.place import own_folder
 from shoal.record.publish import Publisher
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import count
 from shoal_core.ckpt import among
 from shoal_core.errors import UserError
+from shoal_core.store import local_folder
 
 __all__ = ["nodes_in_words", "submit"]
 
@@ -74,7 +75,7 @@ def begun(job: Job, session: str, *, resume: bool) -> tuple[RunDir, Publisher | 
         UserError: the run id is in use, or there is none to resume; the storage cannot be written.
     """
     settings = job.model_dump(mode="json")
-    if folder_of(job.place) is None:
+    if local_folder(job.place) is None:
         folder = own_folder(job.place)
         publisher = hold(job.place, session, folder, fresh=not resume)
         return RunDir.create(folder.parent, folder.name, settings, resume=True), publisher

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shoal.record import index, layout
-from shoal.record.place import folder_of, local_record
+from shoal.record.place import local_record
 from shoal_core.errors import StoreError, UserError
-from shoal_core.store import join, open_store
+from shoal_core.store import join, local_folder, open_store
 
 __all__ = ["HOME", "Address", "active", "find_run", "runs"]
 
@@ -69,7 +69,7 @@ def find_run(run: Address | None, storage: Address | None) -> Path:
 
 
 def _within(storage: Address) -> list[Path]:
-    folder = folder_of(storage)
+    folder = local_folder(storage)
     if folder is not None:
         return [path for path in folder.glob("*/") if _is_run(path)]
     names = open_store(storage).folders()
@@ -78,9 +78,9 @@ def _within(storage: Address) -> list[Path]:
 
 def _under(home: Address, run: str) -> str | None:
     """The address of what is called `run` in a storage; None: nothing can be called that there."""
-    folder = folder_of(home)
+    folder = local_folder(home)
     if folder is not None:
-        return str(folder / run) if folder_of(run) is not None else None
+        return str(folder / run) if local_folder(run) is not None else None
     try:
         return join(home, run)
     except ValueError:

@@ -8,7 +8,8 @@ import re
 import time
 from pathlib import Path
 
-from shoal.record.place import folder_of, from_root
+from shoal.record.place import from_root
+from shoal_core.store import local_folder
 
 __all__ = ["find", "folder", "known", "note"]
 
@@ -29,7 +30,7 @@ def note(run_id: str, address: str) -> None:
     with contextlib.suppress(OSError):
         for file in folder().glob("*"):
             where = _read(file)
-            gone = where is None or ((path := folder_of(where)) is not None and not path.is_dir())
+            gone = where is None or ((path := local_folder(where)) is not None and not path.is_dir())
             if gone and time.time() - file.stat().st_mtime > KEPT_S:
                 file.unlink()
     with contextlib.suppress(OSError):

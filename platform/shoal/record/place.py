@@ -18,9 +18,18 @@ from shoal.record import layout
 from shoal.record.fetch import Copy
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
-from shoal_core.store import open_store
+from shoal_core.store import join, local_folder, open_store
 
-__all__ = ["address_of", "folder_of", "followed", "from_root", "local_record", "own_folder", "sign", "storage_of"]
+__all__ = [
+    "address_of",
+    "checkpoints_of",
+    "followed",
+    "from_root",
+    "local_record",
+    "own_folder",
+    "sign",
+    "storage_of",
+]
 
 ADDRESS = ".address"
 """File in a folder here that says of what store it holds a record."""
@@ -28,18 +37,9 @@ PERIOD = 1.0
 """Seconds between two looks at a store for what is new."""
 
 
-def folder_of(address: str | os.PathLike[str]) -> Path | None:
-    """The folder that an address names; None: it is another store's."""
-    text = os.fspath(address)
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme != "file":
-        return None
-    return Path(rest if separator else text).expanduser()
-
-
 def from_root(address: str | os.PathLike[str]) -> str:
     """The same address wherever a process runs: a folder's from the root."""
-    folder = folder_of(address)
+    folder = local_folder(address)
     return os.fspath(address) if folder is None else str(folder.absolute())
 
 
@@ -56,7 +56,7 @@ def local_record(address: str | os.PathLike[str]) -> Path:
     Raises:
         UserError: the record on the store is damaged, or cannot be brought. StoreError: the store does not answer.
     """
-    folder = folder_of(address)
+    folder = local_folder(address)
     if folder is not None:
         return folder
     here = _here("XDG_CACHE_HOME", ".cache", os.fspath(address))
@@ -84,11 +84,16 @@ def address_of(path: Path) -> str:
 def storage_of(path: Path) -> str:
     """The storage of the record in a run directory."""
     address = address_of(path)
-    folder = folder_of(address)
+    folder = local_folder(address)
     if folder is not None:
         return str(folder.parent)
     place, question, options = address.partition("?")
     return place.rstrip("/").rpartition("/")[0] + question + options
+
+
+def checkpoints_of(path: Path) -> str:
+    """The address of the checkpoints of the run in a run directory."""
+    return join(address_of(path), layout.CHECKPOINTS)
 
 
 def sign(path: Path, address: str) -> None:
@@ -101,7 +106,7 @@ def followed(path: Path, told: Callable[[str], None]) -> Iterator[None]:
     """While this lasts, what is new of a record on a store comes into its folder `path` here. `told`: is told once, in
     a thread, that the store does not answer. A record that lies in a folder is followed by reading it."""
     address = address_of(path)
-    if folder_of(address) is not None:
+    if local_folder(address) is not None:
         yield
         return
     over = threading.Event()

@@ -20,8 +20,11 @@ from typing import Any
 from shoal.config import Job
 from shoal.plan import first_plan
 from shoal.record import layout, read
+from shoal.record.hold import hold
 from shoal.record.jsonl import read_json
+from shoal.record.place import local_record
 from shoal.record.rundir import RunDir
+from shoal.resume import find
 from shoal.testing import processes
 from shoal.testing.cable import Cable
 from shoal.testing.cluster import Cluster
@@ -39,10 +42,12 @@ RUN_ID = "lab"
 class Lab:
     """A run in `folder` on `nodes` (slots of each by name); `settings`: a job's fields, of which `steps` and `workload`
     must be there. `cable`: what lies between its workers and its controller. `resume`: it goes on from the run that
-    lies there. `backend`: what carries its tensors, "gloo" or "fakenccl".
+    lies there. `backend`: what carries its tensors, "gloo" or "fakenccl". `storage`: the address of a store, if the run
+    is to lie there; its controller then writes into `folder`.
 
     Attributes:
-        path: the run's directory. alive: living nodes. drains: deadlines (unix, s) of nodes that are announced to go.
+        path: the run's directory, that of its newest controller. alive: living nodes. drains: deadlines (unix, s) of
+        nodes that are announced to go.
         processes: every worker's process by name, dead ones too. controller: its process. job: all settings.
 
     Raises:
@@ -57,14 +62,20 @@ class Lab:
         resume: bool = False,
         cable: Cable | None = None,
         backend: str = "gloo",
+        storage: str | None = None,
         **settings: Any,
     ) -> None:
         self.cable = cable
-        merged = {"run_id": RUN_ID, "storage": str(folder), "patience": PATIENCE, **SWITCHED_OFF, **settings}
+        merged = {"run_id": RUN_ID, "storage": storage or str(folder), "patience": PATIENCE, **SWITCHED_OFF, **settings}
         self.job = Job.model_validate(merged).model_dump(mode="json")
         self.path = folder / RUN_ID
-        RunDir.create(folder, RUN_ID, self.job, resume).close()
-        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")), backend)
+        self._start = 0
+        if storage is None:
+            RunDir.create(folder, RUN_ID, self.job, resume).close()
+        else:
+            self._begin_record(resume)
+        variables = tuple((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")), backend, variables)
         self._cluster = Cluster(self._folders, nodes, cable)
         self.alive, self.drains, self.processes = self._cluster.alive, self._cluster.drains, self._cluster.processes
         self._warden = processes.answer(self._folders.sockets / processes.WARDEN, self._cluster.reply)
@@ -102,6 +113,13 @@ class Lab:
         self.controller.kill()
         self.controller.join()
         self.controller = self._begin_controller(again=True)
+
+    def another_controller(self, folder: Path) -> Any:
+        """One begins elsewhere, writing into `folder`, as if the controller were dead, which it may be or not. Returns
+        the former one's process."""
+        former, self.path = self.controller, folder / RUN_ID
+        self.controller = self._begin_controller(again=True)
+        return former
 
     def disk_full(self, full: bool) -> None:
         """Whether no file of the controller's may grow."""
@@ -196,7 +214,17 @@ class Lab:
         return "\n".join([f"{len(self.steps())} steps", tail, *logs])
 
     def _begin_controller(self, *, again: bool) -> Any:
-        return processes.begin_controller(self._folders, self.job, self._seats, again=again)
+        return processes.begin_controller(self._folders, self.job, self.path, self._seats, self._start, again=again)
+
+    def _begin_record(self, resume: bool) -> None:
+        """Put the job into the record on its store, and find what to go on from, as `shoal train` does."""
+        place = Job.model_validate(self.job).place
+        if resume:
+            self._start = find(local_record(place)).steps
+        publisher = hold(place, "", self.path, fresh=not resume)
+        RunDir.create(self.path.parent, RUN_ID, self.job, resume=True).close()
+        publisher.round()
+        publisher.close()
 
 
 @contextlib.contextmanager

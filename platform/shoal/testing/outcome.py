@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from shoal.config import Injection
-from shoal.record import layout, read
+from shoal.record import read
 from shoal.record.audit import committed_ids_audit
+from shoal.record.place import checkpoints_of
 from shoal.testing.lab import Lab, lab
 from shoal_core.ckpt import among
 from shoal_core.ckpt.alone import read as read_whole
@@ -44,7 +45,7 @@ def outcome(path: Path) -> Outcome:
     Raises:
         AssertionError: it has no whole checkpoint.
     """
-    last = among.last_whole(open_store(path / layout.CHECKPOINTS))
+    last = among.last_whole(open_store(checkpoints_of(path)))
     assert last is not None, f"{path}: no checkpoint is whole"
     state = read_whole(Checkpoint.open(last.folder))
     return Outcome([line["loss"] for line in read.steps(path)], state)

@@ -55,11 +55,13 @@ Reply = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a lab's processes write their logs, and where they answer. `backend`: what carries its tensors."""
+    """Where a lab's processes write their logs, and where they answer. `backend`: what carries its tensors;
+    `variables`: of the environment, since they are forked by one that began earlier."""
 
     logs: Path
     sockets: Path
     backend: str = "gloo"
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 def preload(*modules: str) -> None:
@@ -124,9 +126,18 @@ class LabFleet:
         return ask(self._warden, {"what": what, **more})
 
 
-def begin_controller(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int], str], *, again: bool) -> Any:
-    """The process of a run's controller, begun; `again`: it takes over from one that died."""
-    return _begin(_control, folders, job, seats, again)
+def begin_controller(
+    folders: Folders,
+    job: dict[str, Any],
+    path: Path,
+    seats: dict[tuple[int, int], str],
+    start: int = 0,
+    *,
+    again: bool,
+) -> Any:
+    """The process of a run's controller, begun. `path`: where it writes the record; `start`: steps of the checkpoint to
+    go on from; `again`: it takes over from one that died."""
+    return _begin(_control, folders, job, path, seats, start, again)
 
 
 def end_controller(process: Any) -> None:
@@ -152,11 +163,18 @@ def _begin(target: Callable[..., None], *args: Any) -> Any:
     return process
 
 
-def _control(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int], str], again: bool) -> None:
+def _control(
+    folders: Folders,
+    job: dict[str, Any],
+    path: Path,
+    seats: dict[tuple[int, int], str],
+    start: int,
+    again: bool,
+) -> None:
     os.setpgid(0, 0)
+    os.environ.update(folders.variables)
     _log_to(folders.logs / CONTROLLER_LOG)
-    path = Path(job["storage"]) / job["run_id"]
-    controller = Controller(LabFleet(folders.sockets), Job.model_validate(job), path, seats, 0, {}, again=again)
+    controller = Controller(LabFleet(folders.sockets), Job.model_validate(job), path, seats, start, {}, again=again)
     log.begin(controller_name(job["run_id"]), lambda: controller.state.committed)
     signal.signal(signal.SIGTERM, lambda *_: controller.stop("stopped by a signal"))
     signal.signal(signal.SIGUSR1, lambda *_: controller.stop("stopped by a signal", save=True))
@@ -164,6 +182,7 @@ def _control(folders: Folders, job: dict[str, Any], seats: dict[tuple[int, int],
 
 
 def _work(folders: Folders, raw: dict[str, Any]) -> None:
+    os.environ.update(folders.variables)
     _log_to(folders.logs / WORKERS_LOG)
     if folders.backend == fakenccl.NAME:
         fakenccl.install()

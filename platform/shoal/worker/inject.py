@@ -14,20 +14,20 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from shoal.config import Injection
+from shoal_core.store import open_store
 
 __all__ = ["Injector"]
 
 
 class Injector:
-    """The faults of a job, for one worker. A fault happens once in a run: what stands in `rundir` remembers."""
+    """The faults of a job, for one worker. A fault happens once in a run: its address `place` remembers."""
 
-    def __init__(self, faults: Sequence[Injection], rundir: Path) -> None:
-        self._faults, self._rundir = list(enumerate(faults)), rundir
+    def __init__(self, faults: Sequence[Injection], place: str) -> None:
+        self._faults, self._place = list(enumerate(faults)), place
 
     def hit(self, point: str, step: int, cell: int, rank: int, tensor: torch.Tensor | None = None) -> None:
         """Called at every point; `tensor` is what a fault of this point may spoil.
@@ -52,8 +52,4 @@ class Injector:
                         tensor.view(-1).view(torch.int32)[0] ^= 1 << 20
 
     def _first(self, number: int) -> bool:
-        try:
-            os.close(os.open(self._rundir / f".injected-{number}", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        return True
+        return open_store(self._place).create(f".injected-{number}", b"")

@@ -15,7 +15,6 @@ from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Beat, Phase
-from shoal.record.place import folder_of
 from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
 from shoal.worker.carriers import choose
@@ -34,7 +33,7 @@ from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal.worker.world import Kit, RetainedState, World, damage_of, make_room, not_to_be_had
-from shoal_core.store import join, open_store
+from shoal_core.store import join, local_folder, open_store
 from shoal_core.workload import Workload
 
 __all__ = ["Loop"]
@@ -49,7 +48,7 @@ class Loop:
         self.calls = Calls()
         self.meeting = setup.meeting
         """With the controller that is obeyed; its secret proves to other workers too that this one is of the run."""
-        self.link = Link(timeouts, publishes=folder_of(job.storage) is None)
+        self.link = Link(timeouts, publishes=local_folder(job.storage) is None)
         self.link.progress, self.link.urgent = self.beat, self.urgent
         self.rendezvous = Rendezvous(self.link.ask)
         self.link.dropped = self.rendezvous.lost
@@ -60,7 +59,9 @@ class Loop:
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
         thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, lambda: self.meeting.secret)
-        injector, profiler = Injector(job.inject, setup.rundir), Profiler(setup.name, setup.rundir, self.voice.noted)
+        if local_folder(job.place) is None:  # then it is the controller's own, of which this node may have none
+            setup.rundir.mkdir(parents=True, exist_ok=True)
+        injector, profiler = Injector(job.inject, job.place), Profiler(setup.name, setup.rundir, self.voice.noted)
         told = (self.voice.saved, self.voice.not_saved)
         last = LastResort(timeouts.abort)
         local = job.checkpoint.local

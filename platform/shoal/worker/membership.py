@@ -31,10 +31,10 @@ from shoal.protocol.said import (
     Ready,
     Where,
 )
-from shoal.record import lease
 from shoal.worker.calls import Calls
 from shoal.worker.faults import ENDS, meaning, memory_figures
 from shoal.worker.link import Link
+from shoal.worker.ownership import end_if_lost
 from shoal.worker.step import CellBroken, Commit, Step
 from shoal.worker.transfer import copy_state
 from shoal.worker.world import RetainedState, World
@@ -186,10 +186,7 @@ class Membership:
         """Begin a checkpoint of the committed state, after the one before it. If another session has the run, this
         worker ends instead: its controller, who would have ended it, is gone."""
         step = self.step
-        try:
-            lease.check(self.kit.rundir, self.session())
-        except lease.LeaseLost as error:
-            raise SystemExit(str(error)) from error
+        end_if_lost(self.kit.job.place, self.kit.rundir, self.session())
         self.voice.phase = Phase.SAVING
         self.saver.join()
         try:

@@ -22,7 +22,7 @@ class Meeting:
 @dataclass(frozen=True)
 class Setup:
     """What a worker is told at birth. `name`: its own, as the record shows it; `home`: the seat it is started for;
-    `rundir`: where checkpoints go."""
+    `rundir`: where the controller writes the record, and this worker what is beside it (stacks, profiles)."""
 
     name: str
     node: str

@@ -19,6 +19,7 @@ from shoal import checkpoint
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Damage
+from shoal.record import layout
 from shoal.saving.pace import Pace
 from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
@@ -34,7 +35,7 @@ from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import StoreError
 from shoal_core.lane import room_for
 from shoal_core.mesh import cell_mesh
-from shoal_core.store import Store, open_store
+from shoal_core.store import Store, join, open_store
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
@@ -63,8 +64,9 @@ class Kit:
     not_saved: Callable[[int, str, str], None]
 
     @property
-    def checkpoints(self) -> Path:
-        return self.rundir / "checkpoints"
+    def checkpoints(self) -> str:
+        """Their address."""
+        return join(self.job.place, layout.CHECKPOINTS)
 
     @property
     def origin(self) -> dict[str, Any]:
