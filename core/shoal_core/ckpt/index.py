@@ -20,6 +20,8 @@ VERSION = 3
 NAME = re.compile(r"g\d+-[0-9a-f]+-\d+(-\d+)?\.safetensors")
 """Of a file of tensors: generation, attempt, rank, part."""
 
+SHA256 = re.compile("[0-9a-f]{64}")
+
 Described = dict[str, tuple[tuple[int, ...], str]]
 """Shape and dtype of every tensor of a state, by name."""
 
@@ -171,6 +173,6 @@ def number(said: object) -> int:
 
 
 def digest(said: object) -> str:
-    if not isinstance(said, str) or not re.fullmatch("[0-9a-f]{64}", said):
+    if not isinstance(said, str) or not SHA256.fullmatch(said):
         raise ValueError(f"{str(said)[:80]!r} is no SHA-256")
     return said

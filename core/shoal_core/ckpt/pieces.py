@@ -15,7 +15,7 @@ __all__ = ["Piece", "block_bytes", "deal"]
 SMALLEST, LARGEST = 1 << 16, 1 << 26
 """Bytes of a block: who reads a part of one reads all of it, so small ones waste little, and large ones keep the index
 of a large state short."""
-BLOCKS = 1 << 16
+BLOCKS = 1 << 13
 """A state is cut into about so many blocks, within these bounds."""
 
 
