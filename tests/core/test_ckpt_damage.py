@@ -107,6 +107,9 @@ MADE_UP: dict[str, Callable[[Path], object]] = {
     "a block twice": reindexed(lambda said: said["tensors"]["w"]["blocks"].append(first(said))),
     "a hash in words": reindexed(lambda said: first(said).update(sha256="none")),
     "a huge tensor": reindexed(lambda said: said["tensors"]["w"].update(shape=[1 << 60, 9])),
+    "a tensor larger than any": reindexed(
+        lambda said: said["tensors"].update(e={"dtype": "int8", "shape": [1 << 70, 0], "blocks": []})
+    ),
     "an unknown type": reindexed(lambda said: said["tensors"]["w"].update(dtype="object")),
     "another type": reindexed(lambda said: said["tensors"]["w"].update(dtype="float64")),
     "tensors in a list": reindexed(lambda said: said.update(tensors=[])),

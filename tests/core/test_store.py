@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import fs
 
 from shoal_core.errors import UserError
-from shoal_core.store import Entry, Store, create_alone, join, open_store
+from shoal_core.store import Entry, Store, bring, create_alone, join, open_store
 from shoal_core.store.address import parsed
 from shoal_core.store.arrow import ArrowStore, Place
 from shoal_core.store.s3_writer import PART_BYTES
@@ -111,6 +111,23 @@ def test_listings(store: Store) -> None:
     store.delete(names[3:])
     assert list(store.folders()) == ["ab", "with space"]
     assert sorted(entry.name for entry in store.list()) == sorted(names[:3])
+
+
+def test_what_another_program_called_otherwise_is_not_listed(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of S3 are any text: one like a path to elsewhere would be written there by who copies a store."""
+    account(monkeypatch, endpoint, tmp_path)
+    client, prefix = boto3.client("s3"), secrets.token_hex(4)
+    client.create_bucket(Bucket="runs")
+    for name in ("../../out.safetensors", "a//b.safetensors", "a/./c.safetensors", "/d.safetensors", "e/"):
+        client.put_object(Bucket="runs", Key=f"{prefix}/{name}", Body=b"x")
+    store = open_store(f"s3://runs/{prefix}")
+    store.put("a/whole.safetensors", b"yes")
+    assert [entry.name for entry in store.list()] == ["a/whole.safetensors"]
+    assert (list(store.folders()), list(store.folders("a"))) == (["a", "e"], [])
+    bring(store, tmp_path / "copy", lambda name: True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["whole.safetensors"]
 
 
 CONDITIONAL = pytest.mark.parametrize("store", ["folder", "s3"], indirect=True)

@@ -77,6 +77,27 @@ def test_damage_is_told_and_ends_with_an_error(run: Path) -> None:
     )
 
 
+def test_a_marker_of_somebody_else_acts_on_nothing(run: Path) -> None:
+    """Terminal escapes and markup in its words, figures that are none."""
+    marker = run / "checkpoints" / name_of(10) / MARKER
+    said = json.loads(marker.read_text()) | {"workers": "\x1b[2J", "samples": "[/b]"}
+    marker.write_text(json.dumps(said | {"seal": seal(said)}))
+    assert "\x1b[2J" not in shoal("list", run)
+    for field in ({"time": 1e300}, {"time": "now"}, {"time": None}, {"bpb": "low"}, {"bpb": 10**400}):
+        marker.write_text(json.dumps((said | field) | {"seal": seal(said | field)}))
+        assert "is no finished checkpoint" in told("list", run)[0]["state"]
+        assert "whole" in shoal("list", run)
+
+
+def test_the_folder_that_one_is_in_is_looked_at(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    assert [one["steps"] for one in told("list", ".")] == [10, 20]
+    monkeypatch.chdir("checkpoints")
+    assert told("list", name_of(10))[0]["steps"] == 10
+    monkeypatch.chdir(name_of(10))
+    assert told("list", ".")[0]["steps"] == 10
+
+
 def test_one_is_copied_and_deleted(run: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept" / name_of(10)
     source = run / "checkpoints" / name_of(10)

@@ -29,8 +29,6 @@ OWN = re.compile(
 
 ASIDE = "ASIDE-"
 """Begins the name of what a marker becomes when nobody is to use its checkpoint."""
-
-
 READING = "READING-"
 """Begins the name of what somebody puts beside a checkpoint that is not to be removed meanwhile."""
 READING_FOR = 3600.0
@@ -47,7 +45,7 @@ class Whole:
 
 def whole(root: Store) -> list[Whole]:
     """The finished checkpoints in `root`, oldest first, by their names alone. Half-written ones are not seen."""
-    return [Whole(steps, folder) for steps, folder in folders(root) if exists(folder)]
+    return [Whole(steps, folder) for steps, folder in folders(root) if folder.has(MARKER)]
 
 
 def last_whole(root: Store) -> Whole | None:
@@ -59,14 +57,6 @@ def folders(root: Store) -> list[tuple[int, Folder]]:
     """All that have the name of a checkpoint, oldest first."""
     named = [(name, STEP.fullmatch(name)) for name in root.folders()]
     return sorted(((int(found[1]), Folder(root, name)) for name, found in named if found), key=lambda one: one[0])
-
-
-def exists(folder: Folder) -> bool:
-    try:
-        folder.store.stat(f"{folder.prefix}/{MARKER}")
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def prune(root: Store, keep: Keep, used: Collection[int] = (), known: MutableMapping[int, Saved] | None = None) -> None:
@@ -114,8 +104,8 @@ def reading(folder: Folder) -> Iterator[None]:
 
 
 def being_read(folder: Folder) -> bool:
-    """Whether somebody said so, not long ago by the store's clock."""
-    said = list(folder.store.list(f"{folder.prefix}/{READING}"))
+    """Whether somebody said so, and not long ago, if the store's clock is right by this one."""
+    said = folder.store.list(f"{folder.prefix}/{READING}")
     return any(entry.modified > time.time() - READING_FOR for entry in said)
 
 
@@ -185,5 +175,5 @@ def aside_files(folder: Folder, name: str, there: Iterable[str]) -> set[str]:
     """The files that were set aside by `name`; all that are there, if it cannot be read."""
     try:
         return set(json.loads(folder.get(name))["files"])
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):
         return set(there)

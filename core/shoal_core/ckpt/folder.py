@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shoal_core.store import Store, Writer, open_store
+from shoal_core.store import Store, Writer, open_store, split
 
 __all__ = ["STEP", "Folder", "name_of"]
 
@@ -29,12 +29,8 @@ class Folder:
         Raises:
             UserError: there can be no store there.
         """
-        text = os.fspath(address)
-        path, question, options = text.partition("?") if "://" in text else (text, "", "")
-        above, _, name = path.rstrip("/").rpartition("/")
-        if not above or above.endswith(("/", ":")) or name in (".", ".."):
-            return cls(open_store(text))
-        return cls(open_store(f"{above}{question}{options}"), name)
+        above, name = split(address)
+        return cls(open_store(above), name)
 
     @property
     def address(self) -> str:
@@ -48,12 +44,18 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The last part of its address."""
-        last = self.prefix or self.store.address.partition("?")[0]
-        return last.rstrip("/").rpartition("/")[2]
+        """The last part of its address, "" if that does not say it."""
+        return self.prefix.rpartition("/")[2] or split(self.store.address)[1]
 
     def where(self, name: str) -> str:
         return self.store.where(self._full(name))
+
+    def has(self, name: str) -> bool:
+        try:
+            self.store.stat(self._full(name))
+        except FileNotFoundError:
+            return False
+        return True
 
     def get(self, name: str) -> bytes:
         return self.store.get(self._full(name))

@@ -19,7 +19,8 @@ INDEX = "index.json"
 VERSION = 3
 NAME = re.compile(r"g\d+-[0-9a-f]+-\d+(-\d+)?\.safetensors")
 """Of a file of tensors: generation, attempt, rank, part."""
-
+LARGEST = 1 << 62
+"""No number is larger: torch counts in 64 bits."""
 SHA256 = re.compile("[0-9a-f]{64}")
 
 Described = dict[str, tuple[tuple[int, ...], str]]
@@ -139,6 +140,7 @@ def is_name(name: str) -> bool:
 
 
 def parse_file(name: str, said: Mapping[str, Any]) -> File:
+    """A file as the index tells of it. Raises: as `Index.parse`, and what comes of another form."""
     if not is_name(name):
         raise ValueError(f"{name!r} is no file of a checkpoint")
     size, header = number(said["bytes"]), number(said["header"])
@@ -148,6 +150,7 @@ def parse_file(name: str, said: Mapping[str, Any]) -> File:
 
 
 def parse_tensor(name: str, said: Mapping[str, Any], files: Mapping[str, File]) -> Tensor:
+    """A tensor as the index tells of it. Raises: as `parse_file`."""
     dtype, shape = said["dtype"], tuple(map(number, said["shape"]))
     size = itemsize(dtype)
     blocks = tuple(parse_block(block, size, files) for block in said["blocks"])
@@ -157,6 +160,7 @@ def parse_tensor(name: str, said: Mapping[str, Any], files: Mapping[str, File]) 
 
 
 def parse_block(said: Mapping[str, Any], size: int, files: Mapping[str, File]) -> Block:
+    """A block as the index tells of it. size: bytes of an element. Raises: as `parse_file`."""
     box = Box(tuple(map(number, said["offsets"])), tuple(map(number, said["lengths"])))
     at, length, file = number(said["at"]), number(said["bytes"]), said["file"]
     if length != math.prod(box.lengths) * size:
@@ -167,12 +171,22 @@ def parse_block(said: Mapping[str, Any], size: int, files: Mapping[str, File]) -
 
 
 def number(said: object) -> int:
-    if type(said) is not int or said < 0:
-        raise ValueError(f"{said!r} is no number of bytes or elements")
+    """`said`, if it can be how many bytes, elements or steps there are.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if type(said) is not int or not 0 <= said < LARGEST:
+        raise ValueError(f"{str(said)[:80]} is no number of bytes, elements or steps")
     return said
 
 
 def digest(said: object) -> str:
+    """`said`, if it can be a SHA-256 in hexadecimal.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not isinstance(said, str) or not SHA256.fullmatch(said):
         raise ValueError(f"{str(said)[:80]!r} is no SHA-256")
     return said

@@ -17,6 +17,8 @@ __all__ = ["MARKER", "VERSION", "made", "parse", "seal"]
 MARKER = "COMMITTED.json"
 VERSION = 3
 """Since 3 the files are safetensors with an index in JSON; before they were those of torch's distributed checkpoint."""
+LATEST = 1e11
+"""Seconds since 1970 that nobody will live to see."""
 INDEX_NAME = re.compile(r"g\d+-[0-9a-f]+\.index\.json")
 
 
@@ -52,6 +54,10 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
         if said["seal"] != seal(said):
             raise ValueError("it is not as it was written")
         number(said["steps"])
+        if not 0 <= said["time"] < LATEST:
+            raise ValueError(f"{str(said['time'])[:80]} is no time")
+        if not isinstance(said.get("bpb"), float | None):
+            number(said["bpb"])
         if not isinstance(said["index"]["file"], str) or not INDEX_NAME.fullmatch(said["index"]["file"]):
             raise ValueError(f"{said['index']['file']!r} is no index of a checkpoint")
         number(said["index"]["bytes"])

@@ -20,6 +20,7 @@ from shoal_core.ckpt.state import room
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
+from shoal_core.store import local_folder
 
 __all__ = ["convert", "copy", "to_dcp"]
 
@@ -95,9 +96,10 @@ def convert(folder: Folder) -> int:
         Damaged: it is not what was committed. UserError: it lies elsewhere, or the new one cannot be written; then the
             old one is whole still.
     """
-    if "://" in folder.address:
+    path = local_folder(folder.address)
+    if path is None:
         raise UserError(f"{folder.address}: is not on this machine", "copy its folder here, and convert that")
-    marker, state = earlier.read(Path(folder.address))
+    marker, state = earlier.read(path)
     about = {key: value for key, value in marker.items() if key not in ("version", "seal", "files", "time")}
     try:
         size = alone.write(folder, state, about, replace=True)

@@ -1,8 +1,20 @@
 """One place for every byte: an address becomes a `Store`, a folder-like space of named objects, wherever it lies."""
 
-from shoal_core.store.address import join
+from shoal_core.store.address import join, split
 from shoal_core.store.base import Entry, Stat, Store, Writer
 from shoal_core.store.copying import bring, send
 from shoal_core.store.opening import create_alone, local_folder, open_store
 
-__all__ = ["Entry", "Stat", "Store", "Writer", "bring", "create_alone", "join", "local_folder", "open_store", "send"]
+__all__ = [
+    "Entry",
+    "Stat",
+    "Store",
+    "Writer",
+    "bring",
+    "create_alone",
+    "join",
+    "local_folder",
+    "open_store",
+    "send",
+    "split",
+]

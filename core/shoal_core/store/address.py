@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from shoal_core.errors import UserError
 from shoal_core.store.base import checked_name
 
-__all__ = ["KNOWN", "Address", "join", "parsed"]
+__all__ = ["KNOWN", "Address", "join", "parsed", "split"]
 
 KNOWN = "a path, file://, s3://, gs://, abfss:// or hdfs://"
 
@@ -94,9 +94,36 @@ def join(address: str | os.PathLike[str], *names: str) -> str:
     """
     text = os.fspath(address)
     under = [checked_name(name) for name in names]
-    if "://" not in text or text.startswith("file://"):
+    if _is_folder(text):
         return os.path.join(text, *under)
+    place, options = _without_options(text)
     if wrong := [name for name in under if "?" in name]:
         raise ValueError(f"{wrong[0]!r} cannot stand in the address of a store: its question mark begins options")
-    place, question, query = text.partition("?")
-    return "/".join([place.rstrip("/"), *under] if under else [place]) + question + query
+    return "/".join([place.rstrip("/"), *under] if under else [place]) + options
+
+
+def split(address: str | os.PathLike[str]) -> tuple[str, str]:
+    """The address of what something lies in, and its name there, which `join` puts together again. The name is "" where
+    an address does not say it.
+
+    >>> split("s3://bucket/runs/run-1/?region=eu-north-1"), split("run-1"), split("/run-1")
+    (('s3://bucket/runs?region=eu-north-1', 'run-1'), ('.', 'run-1'), ('/', 'run-1'))
+    >>> split("s3://bucket"), split("runs/.."), split("~")
+    (('s3://bucket', ''), ('runs/..', ''), ('~', ''))
+    """
+    text = os.fspath(address)
+    place, options = _without_options(text)
+    above, slash, name = place.rstrip("/").rpartition("/")
+    if name in ("", ".", "..") or above.endswith(("/", ":")) or (not slash and name.startswith("~")):
+        return text, ""
+    return (above or slash or ".") + options, name
+
+
+def _without_options(text: str) -> tuple[str, str]:
+    """An address up to the question mark of its options, and these with it. A folder's has none."""
+    place, question, options = (text, "", "") if _is_folder(text) else text.partition("?")
+    return place, question + options
+
+
+def _is_folder(text: str) -> bool:
+    return "://" not in text or text.startswith("file://")

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import Any
 
 from shoal_core.errors import StoreError, UserError
 from shoal_core.files import TEMPORARY
-from shoal_core.store.base import Entry, Stat, checked_name
+from shoal_core.store.base import Entry, Stat, Writer, checked_name, is_name
 
 __all__ = ["ArrowStore", "Place"]
 
@@ -109,7 +108,7 @@ class ArrowStore:
                 raise missing
         for one in found:
             name = one.path[len(self._root) + 1 :]
-            if one.is_file and name.startswith(prefix) and not _is_temporary(one.base_name):
+            if one.is_file and name.startswith(prefix) and is_name(name) and not _is_temporary(one.base_name):
                 yield Entry(name, one.size, _modified(one) / 1e9)
 
     def folders(self, within: str = "") -> Sequence[str]:
@@ -188,7 +187,7 @@ class ArrowStore:
         )
 
 
-class ArrowWriter:
+class ArrowWriter(Writer):
     """An object that is being written under a temporary name.
 
     Args:
@@ -235,17 +234,6 @@ class ArrowWriter:
             stream.close()
         with contextlib.suppress(*_errors()):
             self._files.delete_file(self._temporary)
-
-    def __enter__(self) -> ArrowWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
-__all__ = ["Entry", "Stat", "Store", "Writer", "checked_name"]
+__all__ = ["Entry", "Stat", "Store", "Writer", "checked_name", "is_name"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,16 @@ class Writer(Protocol):
     def abort(self) -> None:
         """Leave nothing of it. After `close`: do nothing."""
 
-    def __enter__(self) -> Writer: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
 
 class Store(Protocol):
@@ -132,7 +137,7 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """The objects whose names begin with `prefix`, in no promised order. Objects that are being written are not
-        among them.
+        among them, nor is what another program gave a name that none has here (`is_name`).
 
         Raises:
             StoreError: it cannot be listed.
@@ -170,6 +175,15 @@ def checked_name(name: str) -> str:
     >>> checked_name("step-1/index.json")
     'step-1/index.json'
     """
-    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+    if not is_name(name):
         raise ValueError(f"{name!r} is no name of an object in a store")
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` is one of an object: relative, and of no path that leads elsewhere.
+
+    >>> is_name("a/b"), is_name("../a"), is_name("/a"), is_name("a//b")
+    (True, False, False, False)
+    """
+    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))

@@ -17,11 +17,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from shoal_core.errors import StoreError
 from shoal_core.files import TEMPORARY
-from shoal_core.store.base import Entry, Stat, checked_name
+from shoal_core.store.base import Entry, Stat, Writer, checked_name
 from shoal_core.store.local_errors import explained
 
 __all__ = ["LocalStore"]
@@ -183,7 +182,7 @@ class LocalStore:
             raise explained(error, self.where(name)) from error
 
 
-class LocalWriter:
+class LocalWriter(Writer):
     """A file that is being written beside its place.
 
     Args:
@@ -241,17 +240,6 @@ class LocalWriter:
             self._done()
             with contextlib.suppress(OSError):  # a disk that takes no writes may not take this one either
                 self._temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> LocalWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _made(self) -> int:
         for _ in range(_ATTEMPTS):

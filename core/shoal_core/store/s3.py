@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from shoal_core.errors import StoreError
-from shoal_core.store.base import Entry, Stat, checked_name
+from shoal_core.store.base import Entry, Stat, checked_name, is_name
 from shoal_core.store.s3_calls import CONNECTIONS, Calls
 from shoal_core.store.s3_conditions import ConditionalWrites
 from shoal_core.store.s3_writer import S3Writer
@@ -102,16 +102,17 @@ class S3Store:
         for page in self._pages(prefix):
             for found in page.get("Contents", ()):
                 name = found["Key"][len(self._root) :]
-                if name and not name.endswith("/"):  # such as consoles make for folders
+                if is_name(name):  # a name that ends in `/` is one that consoles make for folders
                     yield Entry(name, int(found["Size"]), found["LastModified"].timestamp())
 
     def folders(self, within: str = "") -> Sequence[str]:
         start = f"{within}/" if within else ""
-        return sorted(
+        names = (
             found["Prefix"][len(self._root) + len(start) : -1]
             for page in self._pages(start, Delimiter="/")
             for found in page.get("CommonPrefixes", ())
         )
+        return sorted(filter(is_name, names))
 
     def delete(self, names: Iterable[str]) -> None:
         left = iter(names)

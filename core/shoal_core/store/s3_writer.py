@@ -6,10 +6,10 @@ import contextlib
 import secrets
 from concurrent.futures import Executor, Future, wait
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from shoal_core.errors import StoreError
+from shoal_core.store.base import Writer
 from shoal_core.store.s3_calls import Calls
 
 __all__ = ["PART_BYTES", "S3Writer"]
@@ -21,7 +21,7 @@ _MOST_PARTS = 10_000
 _AT_ONCE = 6
 
 
-class S3Writer:
+class S3Writer(Writer):
     """Sends parts while it is written to; an object of less than one part is put as a whole at the end. Memory: seven
     parts. An upload that dies with its process takes room in the bucket, unseen, until the bucket's rule for unfinished
     uploads removes it.
@@ -87,17 +87,6 @@ class S3Writer:
                 self._calls.ask(
                     self._where, "writing", lambda client, attempt: client.abort_multipart_upload(**request)
                 )
-
-    def __enter__(self) -> S3Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _send(self) -> None:
         """Put the buffer on its way as the next part; waits while too many are, and raises what went wrong with any."""

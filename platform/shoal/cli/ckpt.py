@@ -26,6 +26,7 @@ def list_(address: Any_, as_json: AsJson = False) -> None:
     """Those that lie there, oldest first; of one that is damaged why."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from shoal.printable import printable
 
@@ -37,9 +38,10 @@ def list_(address: Any_, as_json: AsJson = False) -> None:
     for one in found:
         saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["time"])) if one["time"] else ""
         figures = (f"{one[name]:,}" if one[name] is not None else "" for name in ("steps", "bytes"))
-        rest = (str(one[name]) if one[name] is not None else "" for name in ("workers", "samples", "tokens"))
+        rest = (one[name] if one[name] is not None else "" for name in ("workers", "samples", "tokens"))
         bpb = f"{one['bpb']:.4f}" if one["bpb"] is not None else ""
-        table.add_row(*figures, *rest, bpb, saved, printable(one["state"]), printable(one["address"]))
+        cells = (*figures, *rest, bpb, saved, one["state"], one["address"])
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
 
 
@@ -63,24 +65,27 @@ def show(checkpoint: One, as_json: AsJson = False) -> None:
 @app.command()
 def verify(address: Any_, as_json: AsJson = False) -> None:
     """Read every byte and hold it against what was committed; exit code 2 if one differs."""
+    from shoal.printable import printable
     from shoal_core.ckpt.errors import Damaged
     from shoal_core.ckpt.whole import Checkpoint
     from shoal_core.errors import UserError
 
-    found, damaged = [], []
+    found: list[dict[str, Any]] = []
+    damaged = []
     for folder in checkpoints(address):
         try:
-            one = Checkpoint.open(folder)
-            one.verify()
-            found.append({"address": folder.address, "steps": one.steps, "bytes": one.bytes, "problem": None})
+            checkpoint = Checkpoint.open(folder)
+            checkpoint.verify()
+            whole = {"steps": checkpoint.steps, "bytes": checkpoint.bytes, "problem": None}
+            found.append({"address": folder.address, **whole})
         except Damaged as error:
             damaged.append(error)
             found.append({"address": folder.address, "steps": folder.steps, "bytes": None, "problem": error.problem})
     if as_json:
         print(json.dumps(found))
     else:
-        for told in found:
-            print(told["problem"] or f"{told['address']}: {told['bytes']:,} bytes: all as committed")
+        for one in found:
+            print(printable(one["problem"] or f"{one['address']}: {one['bytes']:,} bytes: all as committed"))
     if damaged:
         problem = f"{len(damaged)} of {len(found)} checkpoints are damaged: {damaged[0].problem}"
         raise UserError(problem, damaged[0].remedy)
@@ -98,7 +103,7 @@ def copy(
     from shoal_core.ckpt.whole import Checkpoint
 
     source = Checkpoint.open(Folder.at(checkpoint))
-    told({"out": target, "steps": source.steps, "bytes": move(source, Folder.at(target))}, as_json)
+    tell({"out": target, "steps": source.steps, "bytes": move(source, Folder.at(target))}, as_json)
 
 
 @app.command()
@@ -108,7 +113,7 @@ def convert(address: Any_, as_json: AsJson = False) -> None:
 
     folders = [folder for folder in checkpoints(address) if summary(folder)["state"] == EARLIER]
     converted = [{"out": folder.address, "bytes": anew(folder)} for folder in folders]
-    told({"converted": converted}, as_json)
+    tell({"converted": converted}, as_json)
 
 
 @app.command("to-dcp")
@@ -124,7 +129,7 @@ def to_dcp(
 
     source = Checkpoint.open(Folder.at(checkpoint))
     write(source, out)
-    told({"out": str(out), "steps": source.steps, "tensors": len(source.index.tensors)}, as_json)
+    tell({"out": str(out), "steps": source.steps, "tensors": len(source.index.tensors)}, as_json)
 
 
 @app.command()
@@ -138,7 +143,7 @@ def delete(checkpoint: One, as_json: AsJson = False) -> None:
     size = among.delete(folder)
     if not size:
         raise UserError(f"{folder.address}: is no checkpoint", "name one, as `shoal ckpt list` does")
-    told({"deleted": folder.address, "bytes": size}, as_json)
+    tell({"deleted": folder.address, "bytes": size}, as_json)
 
 
 EARLIER = "earlier format"
@@ -150,24 +155,20 @@ def checkpoints(address: str) -> list[Folder]:
     Raises:
         UserError: there is none.
     """
+    from shoal.record import layout
     from shoal_core.ckpt import among
     from shoal_core.ckpt.folder import Folder
+    from shoal_core.ckpt.marker import MARKER
     from shoal_core.errors import UserError
-    from shoal_core.store import open_store
+    from shoal_core.store import join, open_store
 
     folder = Folder.at(address)
-    if folder.steps is not None or among.exists(folder):
+    if folder.steps is not None or folder.has(MARKER):
         return [folder]
-    for root in (address, under(address, "checkpoints")):
+    for root in (address, join(address, layout.CHECKPOINTS)):
         if found := [whole.folder for whole in among.whole(open_store(root))]:
             return found
     raise UserError(f"{address}: there is no checkpoint", "name a run, its folder of checkpoints, or one of them")
-
-
-def under(address: str, name: str) -> str:
-    """The address of what lies right under another."""
-    path, question, options = address.partition("?") if "://" in address else (address, "", "")
-    return f"{path.rstrip('/')}/{name}{question}{options}"
 
 
 def summary(folder: Folder) -> dict[str, Any]:
@@ -192,6 +193,6 @@ def summary(folder: Folder) -> dict[str, Any]:
     return {"address": folder.address, "steps": steps, **about, "bytes": size, "state": state}
 
 
-def told(figures: dict[str, Any], as_json: bool) -> None:
+def tell(figures: dict[str, Any], as_json: bool) -> None:
     """JSON for a program on one line, for people on several."""
     print(json.dumps(figures, indent=None if as_json else 2))
