@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from shoal.saving.deadline import Shard, salvage
 from shoal.saving.interval import Cost, between, lost, mean_time
 from shoal.saving.rhythm import copies_every
 from shoal_core.ckpt.boxes import Box, rows, whole
@@ -156,16 +155,11 @@ def read_by(index: Index, shapes: list[tuple[int, str, str, tuple[int, ...]]], r
 
 
 def going(held: list[list[Piece]], args: argparse.Namespace) -> dict[str, Any]:
-    """What a node that goes saves of what nobody else has, and how long the rest takes the others of its stage."""
-    holders: dict[Piece, set[int]] = {}
-    for rank in range(args.gpus // STAGES):
-        for piece in held[rank]:
-            holders.setdefault(piece, set()).add(rank)
-    shards = [Shard(f"{n}", piece.bytes, frozenset(ranks)) for n, (piece, ranks) in enumerate(holders.items())]
-    found = salvage(shards, range(SLOTS), args.notice, args.store * 1e9 / SLOTS)
-    sizes = {shard.name: shard.bytes for shard in shards}
-    saved = sum(sizes[name] for rank in range(SLOTS) for name in found.writes.get(rank, ()))
-    return {"bytes_saved": saved, "bytes_left": sum(sizes[name] for name in found.left), "whole": found.whole}
+    """What a node of the first stage that is about to go writes, and whether it has the time."""
+    dealt = deal(held[: args.gpus // STAGES], range(SLOTS))
+    size = sum(piece.bytes for pieces in dealt[:SLOTS] for piece in pieces)
+    seconds = size / args.store / 1e9
+    return {"bytes": size, "seconds_to_the_store": seconds, "in_time": seconds < args.notice}
 
 
 if __name__ == "__main__":

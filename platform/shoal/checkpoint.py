@@ -48,9 +48,18 @@ class Group:
         self._group = process_group
         alone = process_group is None
         self.rank, self.size = (0, 1) if alone else (dist.get_rank(process_group), dist.get_world_size(process_group))
+        self.broken = False
+        """A peer is gone."""
 
     def exchange(self, word: Any) -> list[Any]:
         """See `together.Peers`."""
+        try:
+            return self._exchange(word)
+        except RuntimeError:
+            self.broken = True
+            raise
+
+    def _exchange(self, word: Any) -> list[Any]:
         import torch
         import torch.distributed as dist
 
@@ -174,10 +183,17 @@ class Saver:
         return self._chances.heard(steps, due=due, busy=bool(word[0]), failed=bool(word[1]))
 
     def save(
-        self, steps: int, generation: int, state: dict[str, Any], told: Mapping[str, float] | None = None, **about: Any
+        self,
+        steps: int,
+        generation: int,
+        state: dict[str, Any],
+        told: Mapping[str, float] | None = None,
+        going: bool | None = None,
+        **about: Any,
     ) -> None:
         """Begin to copy `state` now, and write it in the background, after the one before it. `told`: what this rank
-        tells the others of it once it is whole, beside what it cost; `about`: what the marker says of this state.
+        tells the others of it once it is whole, beside what it cost; `going`: whether this rank's node is about to go,
+        if one of the cell's is; `about`: what the marker says of this state.
 
         Raises:
             Unfit: a value of `state` cannot be saved.
@@ -194,9 +210,11 @@ class Saver:
             content = staged.read()
             if self._rundir is not None:
                 slow.wait(self._rundir)
-            near = self._near(folder.name, generation, content)
+            near = self._near(folder.name, generation, content) if going is None else None
             if near is None:
-                self._whole(one, together.save(folder, generation, content, self._peers, one.about), self._peers)
+                peers = self._peers
+                size = together.save(folder, generation, content, peers, one.about, going=bool(going))
+                self._whole(one, size, peers)
                 return
             if self._bringing is not ENDED:
                 self._bringing.join()  # one is brought, one waits: more would fill the disk
@@ -244,7 +262,7 @@ class Saver:
     def _whole(self, one: Saving, size: int, peers: Group) -> None:
         """A checkpoint is whole: tell."""
         seconds = time.monotonic() - one.start
-        if peers.rank == 0:
+        if peers.rank == 0 or peers.broken:  # whoever is left
             self._tidy()
             self._done(one.steps, one.folder.address, seconds, size)
         if one.told is not None:

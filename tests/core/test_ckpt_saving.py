@@ -217,14 +217,15 @@ def test_a_rank_that_is_gone_fails_the_others_and_takes_no_whole_checkpoint_away
         2,
         lambda peer: together.save(folder, 0, ranks.content(STATE, HALVES, peer.rank), Leaving(peer), {"steps": 3}),
     )
-    if isinstance(answers[0], int):
+    whole = any(isinstance(answer, int) for answer in answers)  # whoever knows that all have written may commit
+    assert all(isinstance(answer, int | RuntimeError) for answer in answers)
+    if whole:
         Checkpoint.open(folder).verify()
     else:
-        assert all(isinstance(answer, RuntimeError) for answer in answers)
         with pytest.raises(Damaged):
             Checkpoint.open(folder)
     among.sweep(open_store(tmp_path))
-    assert len(among.whole(open_store(tmp_path))) == (1 if isinstance(answers[0], int) else 0)
+    assert len(among.whole(open_store(tmp_path))) == whole
 
 
 def test_what_is_wrong_on_one_rank_is_raised_on_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""When to save and copy, and what those that go can still save."""
+"""When to save and to copy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 
 from shoal.control.takeover import failed_before
 from shoal.saving import interval
-from shoal.saving.deadline import MARGIN, Shard, salvage
 from shoal.saving.interval import Cost, between, mean_time, steps_between
 from shoal.saving.pace import Pace, agreed
 from shoal.saving.rhythm import MOST, Rhythm, copies_every
@@ -79,22 +78,6 @@ def test_who_could_not_time_a_copy_makes_none_often() -> None:
     one.began(0)
     one.heard([0.1, math.nan])
     assert [steps for steps in range(1, 2001) if one.due(steps)] == [MOST, 2 * MOST]
-
-
-def test_what_others_hold_too_they_write() -> None:
-    shards = [Shard("a", 100, frozenset({0})), Shard("b", 100, frozenset({0, 1})), Shard("c", 60, frozenset({1, 2}))]
-    found = salvage(shards, {0}, seconds=1.0, speed=100 / MARGIN)
-    assert (found.writes, found.whole) == ({0: ("a",), 1: ("b",), 2: ("c",)}, True)
-
-
-def test_what_does_not_fit_before_the_deadline_is_named() -> None:
-    shards = [Shard(f"s{size}", size, frozenset({0, 1})) for size in (70, 60, 40, 30)]
-    found = salvage([*shards, Shard("shared", 1000, frozenset({1, 2}))], {0, 1}, seconds=2.0, speed=50 / MARGIN)
-    assert found.writes == {0: ("s70", "s30"), 1: ("s60", "s40"), 2: ("shared",)}
-    assert found.whole
-    less = salvage(shards, {0, 1}, seconds=1.0, speed=69 / MARGIN)
-    assert (less.left, less.whole) == (("s70", "s30"), False)
-    assert salvage(shards, {0, 1}, seconds=-1.0, speed=1e9).left == ("s70", "s60", "s40", "s30")
 
 
 def test_a_cell_saves_by_the_jobs_steps_or_by_what_it_costs() -> None:

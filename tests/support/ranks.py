@@ -49,6 +49,10 @@ class Peer:
             raise RuntimeError("a peer is gone") from error
         return said
 
+    def waited_for(self) -> int:
+        """How many others wait for its next word."""
+        return self._meeting.barrier.n_waiting
+
     def leave(self) -> None:
         """As a process that ends."""
         self._meeting.barrier.abort()

@@ -83,7 +83,7 @@ def bring(
             time.sleep(pause)
         ends = {"problems": lacks, "remedy": remedy(said)}
         return finished(folder, nearby.attempt, peers, nearby.pieces, nearby.written, about, ends)
-    except BaseException:
+    except Uncommitted:
         if peers.rank == 0:
             clean(folder, nearby.attempt)
         raise

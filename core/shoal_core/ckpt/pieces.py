@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,9 @@ class Piece:
         return cls(name, dtype, tuple(shape), Box(tuple(offsets), tuple(lengths)))
 
 
-def deal(held: Sequence[Sequence[Piece]]) -> list[list[Piece]]:
+def deal(held: Sequence[Sequence[Piece]], going: Collection[int] = ()) -> list[list[Piece]]:
     """Which of the pieces that each rank holds it writes: what several hold, the largest first, whoever has least.
+    going: ranks that may not have the time: they write what nobody else holds.
 
     Raises:
         ValueError: what the ranks hold is no state: a tensor has two shapes or dtypes, or is not tiled by the pieces.
@@ -61,7 +62,8 @@ def deal(held: Sequence[Sequence[Piece]]) -> list[list[Piece]]:
     sizes = [0] * len(held)
     shared = sorted(holders, key=lambda piece: (len(holders[piece]) > 1, -piece.bytes, piece.name, piece.box))
     for piece in shared:
-        rank = min(holders[piece], key=lambda one: (sizes[one], one))
+        staying = [rank for rank in holders[piece] if rank not in going]
+        rank = min(staying or holders[piece], key=lambda one: (sizes[one], one))
         writes[rank].append(piece)
         sizes[rank] += piece.bytes
     return writes

@@ -18,7 +18,7 @@ from shoal_core.ckpt.plan import plan
 from shoal_core.ckpt.read import Source, fetch_from
 from shoal_core.ckpt.state import destinations
 from shoal_core.ckpt.whole import Checkpoint
-from shoal_core.ckpt.write import Attempt, Written, commit, write
+from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
 from shoal_core.errors import StoreError, UserError
 
 __all__ = ["ALONE", "Loaded", "Peers", "Uncommitted", "load", "save"]
@@ -70,15 +70,17 @@ def save(
     about: Mapping[str, Any],
     *,
     replace: bool = False,
+    going: bool = False,
 ) -> int:
-    """Write a checkpoint whose marker says `about`, `steps` among it. content: what this rank has of the state. Returns
-    its bytes; one that is whole there already stays, unless its marker is to be replaced. Collective.
+    """Write a checkpoint whose marker says `about`, `steps` among it. content: what this rank has of the state. going:
+    it may not have the time for more than what it alone has. Returns the bytes; one that is whole there already stays,
+    unless its marker is to be replaced. Collective. Once all is written, whoever is left of the ranks commits it.
 
     Raises:
         Uncommitted: it did not become whole; what was written of it is gone. RuntimeError: a peer is gone, and so may
             the checkpoint be; what is left of it nobody reads.
     """
-    heard = peers.exchange(opening(folder, content))
+    heard = peers.exchange(opening(folder, content, going=going))
     attempt = Attempt(generation, heard[0]["token"])
     try:
         word, pieces = part(folder, attempt, heard, content, peers.rank)
@@ -86,8 +88,8 @@ def save(
         lacks = {"problems": problems(said), "remedy": remedy(said)}
         written = [] if lacks["problems"] else [Written.heard(one["written"]) for one in said]
         return finished(folder, attempt, peers, pieces, written, about, lacks, replace=replace)
-    except BaseException:
-        if peers.rank == 0:  # who alone could have committed it
+    except Uncommitted:
+        if peers.rank == 0:
             clean(folder, attempt)
         raise
 
@@ -110,16 +112,22 @@ def finished(
     ends: dict[str, Any] = {"bytes": -1, **lacks}
     if peers.rank == 0 and not ends["problems"]:
         ends = outcome(folder, attempt, pieces, written, about, replace)
-    with contextlib.suppress(RuntimeError) if ends["bytes"] >= 0 else contextlib.nullcontext():
+    try:
         ends = peers.exchange(ends)[0]
+    except RuntimeError:
+        if ends["bytes"] < 0 and not ends["problems"]:  # rank 0 may be gone, and all is there
+            ends = outcome(folder, attempt, pieces, written, about, replace)
+        if ends["bytes"] < 0:
+            raise
     if ends["problems"]:
         raise Uncommitted("; ".join(ends["problems"]), ends["remedy"])
     return int(ends["bytes"])
 
 
-def opening(folder: Folder, content: Mapping[Piece, memoryview]) -> dict[str, Any]:
-    """A rank's first word: of which checkpoint, and what it has of the state."""
-    return {"token": secrets.token_hex(4), "of": folder.name, "pieces": [piece.told() for piece in content]}
+def opening(folder: Folder, content: Mapping[Piece, memoryview], *, going: bool = False) -> dict[str, Any]:
+    """A rank's first word: of which checkpoint, what it has of the state, and whether it is about to go."""
+    pieces = [piece.told() for piece in content]
+    return {"token": secrets.token_hex(4), "of": folder.name, "pieces": pieces, "going": going}
 
 
 def part(
@@ -129,7 +137,8 @@ def part(
     try:
         if len({one["of"] for one in heard}) > 1:
             raise ValueError(f"ranks save different steps: {', '.join(one['of'] for one in heard)}")
-        dealt = deal([[Piece.heard(piece) for piece in one["pieces"]] for one in heard])
+        going = {other for other, one in enumerate(heard) if one["going"]}
+        dealt = deal([[Piece.heard(piece) for piece in one["pieces"]] for one in heard], going)
         pieces = [piece for pieces in dealt for piece in pieces]
         written = write(folder, attempt, rank, dealt[rank], content.__getitem__, block_bytes(pieces))
     except Exception as error:
@@ -177,8 +186,11 @@ def failed(error: Exception) -> dict[str, str]:
 
 
 def clean(folder: Folder, attempt: Attempt) -> None:
-    """Remove what an attempt has written, as far as the store lets us: nobody reads what is left."""
+    """Remove what an attempt has written, as far as the store lets us: nobody reads what is left. If another rank has
+    committed it after all it stays."""
     with contextlib.suppress(UserError):
+        if committed(folder, attempt):
+            return
         folder.delete([name for name in folder.sizes() if name.startswith(attempt.prefix)])
 
 

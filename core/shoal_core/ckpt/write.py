@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal_core.ckpt.boxes import Box, rows
+from shoal_core.ckpt.errors import Earlier
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.index import Block, File, Index, Tensor
-from shoal_core.ckpt.marker import MARKER, made
+from shoal_core.ckpt.marker import MARKER, made, parse
 from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.safetensors import header, parts
 from shoal_core.errors import StoreError
 
-__all__ = ["Attempt", "Written", "commit", "write"]
+__all__ = ["Attempt", "Written", "commit", "committed", "write"]
 
 PART = 5_000_000_000
 """Bytes of tensors in a file, which object stores and their tools still like."""
@@ -166,10 +167,22 @@ def commit(
     marker = made({**about, "generation": attempt.generation}, index, sizes)
     if replace:
         folder.put(MARKER, marker)
-    elif not folder.create(MARKER, marker):
+    elif not folder.create(MARKER, marker) and not committed(folder, attempt):
         folder.delete([attempt.index])
         return None
     return sum(sizes.values())
+
+
+def committed(folder: Folder, attempt: Attempt) -> bool:
+    """Whether the marker that is there is of this attempt.
+
+    Raises:
+        StoreError: the store does not say.
+    """
+    try:
+        return bool(parse(folder.get(MARKER), folder.where(MARKER))["index"]["file"] == attempt.index)
+    except (FileNotFoundError, ValueError, Earlier):
+        return False
 
 
 def digests(contents: Sequence[memoryview]) -> list[str]:

@@ -129,11 +129,12 @@ def begin(one: Run, action: Generation) -> None:
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
     cells = tuple(sorted(action.cells))
     mean = mean_time(len(crews), one.state.tally.failures, time.time() - one.since)
+    going = tuple(sorted(one.state.going))
     audited = tuple(worker for cell in cells for worker in action.cells[cell]) if one.job.audit.samples else ()
     for cell, crew in action.cells.items():
         heals = tuple(pair for pair in action.heals if cell in pair)
         where = (action.generation, cells, action.steps, action.evaluated, tuple(action.todo[cell]), heals)
-        one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited, mean))
+        one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited, mean, going))
 
 
 def fence(one: Run, worker: str, how: str) -> None:

@@ -62,7 +62,7 @@ class Generation:
     """A new membership of `cells`, in ascending order, goes on from `steps`. Of the receiver's cell: `todo`: what is
     left for it of the step; `heals`: copies (from, to) that it has a part in. `save`: write a checkpoint before going
     on; `halt`: and do not go on. `crew`: everybody by cell and rank, if samples are audited. `mean`: seconds between
-    two failures, by what is known of the run."""
+    two failures, by what is known of the run; `going`: nodes that will be taken away."""
 
     generation: int
     cells: tuple[int, ...]
@@ -74,6 +74,7 @@ class Generation:
     halt: bool = False
     crew: tuple[str, ...] = ()
     mean: float = 0.0
+    going: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

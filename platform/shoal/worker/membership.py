@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.names import node_of
 from shoal.protocol import orders
 from shoal.protocol.said import (
     Ack,
@@ -98,7 +99,7 @@ class Membership:
         if self.kit.job.snapshots.every:
             self._copy()
         if order.save:
-            self._save()
+            self._save(node_of(self.voice.name) in order.going if order.going else None)
         if copied:
             self.voice.adopted(time.monotonic() - joined)
         if order.halt:
@@ -182,9 +183,9 @@ class Membership:
         """Wait for the checkpoint that is being written."""
         self.kit.groups.until(lambda: not self.saver.busy())
 
-    def _save(self) -> None:
-        """Begin a checkpoint of the committed state, after the one before it. If another session has the run, this
-        worker ends instead: its controller, who would have ended it, is gone."""
+    def _save(self, going: bool | None = None) -> None:
+        """Begin a checkpoint of the committed state, after the one before it; `going`: see `Saver.save`. If another
+        session has the run, this worker ends instead: its controller, who would have ended it, is gone."""
         step = self.step
         end_if_lost(self.kit.job.place, self.kit.rundir, self.session())
         self.voice.phase = Phase.SAVING
@@ -197,7 +198,7 @@ class Membership:
             state = step.state_dict()
             told = self.pace.told()
             with step.in_cell():
-                self.saver.save(step.steps, self.voice.generation, state, told, finite=step.finite, **about)
+                self.saver.save(step.steps, self.voice.generation, state, told, going, finite=step.finite, **about)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps
