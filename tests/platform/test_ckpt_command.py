@@ -24,6 +24,7 @@ def run(tmp_path: Path) -> Path:
     """A run with checkpoints of 10 and 20 steps."""
     for steps in (20, 10):
         about = {"steps": steps, "run_id": "r", "samples": 8 * steps, "workers": 2, "mesh": {"pp": 1, "ep": 2}}
+        about |= {"tokens": 128 * steps, "bpb": 1.25 if steps == 10 else None}
         alone.write(Folder.at(tmp_path / "r" / "checkpoints" / name_of(steps)), {"w": torch.ones(500)}, about)
     return tmp_path / "r"
 
@@ -53,6 +54,7 @@ def test_they_are_listed_wherever_one_looks(run: Path) -> None:
     assert [one["steps"] for one in found] == [10, 20]
     assert found == told("list", run / "checkpoints") == [*told("list", run / "checkpoints" / name_of(10)), found[1]]
     assert (found[0]["samples"], found[0]["mesh"], found[0]["state"]) == (80, {"pp": 1, "ep": 2}, "whole")
+    assert [(one["tokens"], one["bpb"]) for one in found] == [(1280, 1.25), (2560, None)]
     assert found[0]["bytes"] > 2000
     assert "whole" in shoal("list", run)
     assert "there is no checkpoint" in shoal("list", run.parent, fails=True)
