@@ -22,6 +22,7 @@ from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.plan import Want, plan
 from shoal_core.ckpt.read import fetch
+from shoal_core.ckpt.retention import Keep
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.store import Store, join, open_store
@@ -124,7 +125,7 @@ def test_what_lies_beside_each_other(place: str) -> None:
     root.put(f"{name_of(20)}/g9-cd-00000.safetensors", b"of another attempt")
     root.put(f"{name_of(40)}/g9-cd-00000.safetensors", b"half")
     assert [one.steps for one in among.whole(root)] == [10, 20, 30]
-    among.prune(root, keep=2)
+    among.prune(root, Keep(2))
     assert [one.steps for one in among.whole(root)] == [20, 30]
     assert [folder.name for folder in among.sweep(root)] == [name_of(40)]
     assert {entry.name.count("g9") for entry in root.list()} == {0}
