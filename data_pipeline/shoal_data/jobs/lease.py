@@ -101,14 +101,16 @@ def said(content: bytes) -> dict[str, str]:
     """What a holder wrote of itself; empty if it cannot be read."""
     try:
         word = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return word if isinstance(word, dict) else {}
+    return {name: str(value) for name, value in word.items()} if isinstance(word, dict) else {}
 
 
 def refusal(folder: object, holder: dict[str, str]) -> UserError:
     """What is said to who comes second."""
-    who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}" if holder.get("pid") else "just begun"
+    who = "just begun"
+    if holder:
+        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
     return UserError(
         f"{folder}: another job is at work there ({who})",
         "wait for its end, or end it first, and run this command again; nothing was touched",

@@ -18,7 +18,7 @@ from shoal.record import layout
 from shoal.record.fetch import Copy
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
-from shoal_core.store import join, local_folder, open_store
+from shoal_core.store import join, local_folder, open_store, split
 
 __all__ = [
     "address_of",
@@ -87,8 +87,7 @@ def storage_of(path: Path) -> str:
     folder = local_folder(address)
     if folder is not None:
         return str(folder.parent)
-    place, question, options = address.partition("?")
-    return place.rstrip("/").rpartition("/")[0] + question + options
+    return split(address)[0]
 
 
 def checkpoints_of(path: Path) -> str:
@@ -135,4 +134,4 @@ def followed(path: Path, told: Callable[[str], None]) -> Iterator[None]:
 def _here(variable: str, otherwise: str, address: str) -> Path:
     base = Path(os.environ.get(variable) or Path.home() / otherwise)
     digest = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:16]
-    return base / "shoal" / "records" / digest / address.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return base / "shoal" / "records" / digest / (split(address)[1] or "run")
