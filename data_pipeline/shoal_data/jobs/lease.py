@@ -101,16 +101,14 @@ def said(content: bytes) -> dict[str, str]:
     """What a holder wrote of itself; empty if it cannot be read."""
     try:
         word = json.loads(content)
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
-    return {name: str(value) for name, value in word.items()} if isinstance(word, dict) else {}
+    return word if isinstance(word, dict) else {}
 
 
 def refusal(folder: object, holder: dict[str, str]) -> UserError:
     """What is said to who comes second."""
-    who = "just begun"
-    if holder:
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
+    who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}" if holder.get("pid") else "just begun"
     return UserError(
         f"{folder}: another job is at work there ({who})",
         "wait for its end, or end it first, and run this command again; nothing was touched",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.chaos.plan import FAULTS
-from shoal.cli.status import Storage
+from shoal.cli.status import Storage, told
 from shoal.printable import printable
 
 __all__ = ["EPILOG", "chaos"]
@@ -40,6 +40,7 @@ def chaos(
     from shoal.chaos.plan import parse_faults, parse_seconds, schedule
     from shoal.chaos.strike import LocalTarget, unleash
     from shoal.record.finding import find_run
+    from shoal.record.place import followed
 
     kinds = parse_faults(faults)
     plan = schedule(kinds, parse_seconds(every), seed)
@@ -48,5 +49,6 @@ def chaos(
     target = LocalTarget(cluster, path, lasting=parse_seconds(lasting))
     target.check(kinds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which undoes what lasts
-    done = unleash(target, plan, until, lambda line: print(printable(line), flush=True))
+    with followed(path, told):
+        done = unleash(target, plan, until, lambda line: print(printable(line), flush=True))
     print(f"{done} faults; see `shoal status {run}` and the report in {printable(path)}")

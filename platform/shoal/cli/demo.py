@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,9 @@ def demo(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings of its job.", metavar="[KEY.SUB=VALUE]...")
     ] = None,
-    storage: Annotated[Path, typer.Option(help="Folder for the run, its corpus and MLflow.")] = Path("runs"),
+    storage: Annotated[
+        str, typer.Option(help="Where the run, its corpus and MLflow lie: a folder, or s3://BUCKET/PREFIX.")
+    ] = "runs",
     kill: Annotated[bool, typer.Option(help="Kill a node at a third of the run, and another at two thirds.")] = True,
     keep: Annotated[bool, typer.Option(help="Leave the cluster up at the end.")] = False,
 ) -> None:

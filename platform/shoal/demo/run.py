@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +23,14 @@ from shoal.cluster.connect import environment
 from shoal.config import Job, merge_overrides, parse
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
+from shoal.record.place import followed, from_root, local_record
 from shoal.record.rundir import check_run_id
 from shoal_core.errors import UserError
+from shoal_core.store import join, local_folder
 
 __all__ = ["CLUSTER", "Killed", "Outcome", "demo"]
 
-CLUSTER = "demo"
+CLUSTER, CORPUS = "demo", "demo-corpus"
 NODES, SLOTS = 4, 2
 VOCABULARY, SEQUENCE, BATCH = 4096, 256, 16
 STEPS = 72
@@ -56,11 +59,11 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def job_settings(storage: Path, corpus: Path) -> dict[str, Any]:
+def job_settings(storage: str, corpus: str) -> dict[str, Any]:
     """The demo's job, before overrides: 2 cells x 2 workers, a few million parameters."""
     return {
         "run_id": time.strftime("demo-%m%d-%H%M%S"),
-        "storage": str(storage),
+        "storage": storage,
         "steps": STEPS,
         "cells": 2,
         "workers_per_cell": 2,
@@ -69,7 +72,7 @@ def job_settings(storage: Path, corpus: Path) -> dict[str, Any]:
         "workload": {
             "path": "shoal_workloads.pretrain:Pretrain",
             "model": {"preset": "demo"},
-            "data": {"corpus": str(corpus / "train"), "heldout": str(corpus / "heldout"), "seq_len": SEQUENCE},
+            "data": {"corpus": join(corpus, "train"), "heldout": join(corpus, "heldout"), "seq_len": SEQUENCE},
             "batch": {"global_batch": BATCH, "micro_batch": BATCH // 4},
             "schedule": {"lr": 3.0e-3, "warmup_steps": 10, "gamma": 0.01},
             "parallel": {"ep": 2},
@@ -78,13 +81,13 @@ def job_settings(storage: Path, corpus: Path) -> dict[str, Any]:
     }
 
 
-def prepare(storage: Path, overrides: list[str]) -> tuple[Job, Path]:
+def prepare(storage: str, overrides: list[str]) -> tuple[Job, Path]:
     """The demo's job file with its overrides, checked as far as it can be without a corpus; nothing is started.
 
     Raises:
         UserError: a bad override, or the run id is in use.
     """
-    corpus = storage / "demo-corpus"
+    corpus = join(storage, CORPUS)
     settings = merge_overrides(job_settings(storage, corpus), overrides)
     job = parse(Job, settings, source="shoal demo")
     check_run_id(job.storage, str(job.run_id), resume=False)
@@ -93,8 +96,9 @@ def prepare(storage: Path, overrides: list[str]) -> tuple[Job, Path]:
     if isinstance(schedule, dict) and isinstance(batch, dict):
         tokens = job.steps * int(batch.get("global_batch", BATCH)) * SEQUENCE
         settings["workload"]["schedule"] = {"budget": tokens} | schedule
-    storage.mkdir(parents=True, exist_ok=True)
-    file = storage / f"{job.run_id}.yaml"
+    folder = local_folder(storage) or Path(tempfile.mkdtemp(prefix="shoal-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{job.run_id}.yaml"
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
     return job, file
 
@@ -130,17 +134,18 @@ def timed(outcome: dict[str, float], name: str) -> Iterator[None]:
     outcome[name] = time.monotonic() - start
 
 
-def build_corpus(corpus: Path, sampling: subprocess.Popen[bytes], say: Say) -> None:
+def build_corpus(corpus: str, sampling: subprocess.Popen[bytes], say: Say) -> None:
     """Train the tokenizer and write token shards, as one batch job on the cluster."""
     if sampling.wait():
         raise UserError("`shoal data sample` failed", "its output stands above")
-    raw, tokenizer = corpus / "raw", corpus / "tokenizer"
+    text, heldout = join(corpus, "raw", "train-*.parquet"), join(corpus, "raw", "heldout.parquet")
+    tokenizer = join(corpus, "tokenizer")
     commands = [
         shoal(
             "data",
             "tokenizer-train",
             "--input",
-            raw / "train-*.parquet",
+            text,
             "--vocab-size",
             str(VOCABULARY),
             "--out",
@@ -150,21 +155,21 @@ def build_corpus(corpus: Path, sampling: subprocess.Popen[bytes], say: Say) -> N
             "data",
             "tokenize",
             "--input",
-            raw / "train-*.parquet",
+            text,
             "--tokenizer",
-            tokenizer / "tokenizer.json",
+            join(tokenizer, "tokenizer.json"),
             "--out",
-            corpus / "train",
+            join(corpus, "train"),
         ),
         shoal(
             "data",
             "tokenize",
             "--input",
-            raw / "heldout.parquet",
+            heldout,
             "--tokenizer",
-            tokenizer / "tokenizer.json",
+            join(tokenizer, "tokenizer.json"),
             "--out",
-            corpus / "heldout",
+            join(corpus, "heldout"),
         ),
     ]
     submit("tokenize", " && ".join(shlex.join(command) for command in commands), say)
@@ -203,21 +208,23 @@ class Killer(threading.Thread):
         self.say(f"*** killed {node}: SIGKILL to its {len(kill.pids)} processes, after step {last['step'] + 1} ***")
 
 
-def demo(storage: Path, overrides: list[str], *, kill: bool, keep: bool, say: Say) -> Outcome:
-    """Run the demo, with or without killing nodes; the cluster is taken down at the end unless `keep`.
+def demo(storage: str | Path, overrides: list[str], *, kill: bool, keep: bool, say: Say) -> Outcome:
+    """Run the demo, with or without killing nodes; the cluster is taken down at the end unless `keep`. `storage`: the
+    address for its run, its corpus and MLflow.
 
     Raises:
         UserError: something it needs is missing or failed.
     """
-    storage = storage.absolute()
+    storage = from_root(storage)
     job, file = prepare(storage, overrides)
-    outcome = Outcome(Path(job.place))
-    corpus = storage / "demo-corpus"
+    corpus, outcome = join(storage, CORPUS), Outcome(local_record(job.place))
     say(f"1. A Ray cluster on this machine: a head and {NODES} nodes of {SLOTS} slots")
-    sampling = subprocess.Popen(shoal("data", "sample", "--out", corpus / "raw"))
+    sampling = subprocess.Popen(shoal("data", "sample", "--out", join(corpus, "raw")))
     try:
         with timed(outcome.seconds, "cluster"):
-            local.up(CLUSTER, nodes=NODES, slots=SLOTS, say=lambda line: say("  " + line))
+            # nodes in namespaces of their own reach nothing but each other
+            mode = "auto" if local_folder(storage) is not None else "process"
+            local.up(CLUSTER, nodes=NODES, slots=SLOTS, mode=mode, say=lambda line: say("  " + line))
         say("2. A corpus: this Python's standard library, tokenized by a Ray Data batch job (`ray job submit`)")
         with timed(outcome.seconds, "corpus"):
             build_corpus(corpus, sampling, say)
@@ -225,13 +232,14 @@ def demo(storage: Path, overrides: list[str], *, kill: bool, keep: bool, say: Sa
         if kill:
             say("4. killing two nodes on the way")
             Killer(outcome.path, job.steps, outcome.kills, say).start()
-        with timed(outcome.seconds, "training job"):
+        with timed(outcome.seconds, "training job"), followed(outcome.path, say, job.place):
             submit("train", f"{' '.join(shoal('train', file))}", say)
     finally:
         sampling.terminate()
         if not keep:
             local.down(CLUSTER, say=lambda line: say("  " + line))
         file.unlink(missing_ok=True)
+    local_record(job.place)  # to its very end
     if job.mlflow.enabled and tracking.behind(outcome.path):  # a mirror that still sent went down with its node
         say("MLflow does not have the whole record yet: sending the rest")
         tracking.send(outcome.path)

@@ -12,6 +12,7 @@ from shoal import tracking
 from shoal.demo.run import CLUSTER, Killed, Outcome
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
+from shoal.record.place import address_of
 from shoal_core.errors import UserError
 
 __all__ = ["show", "since_kill"]
@@ -80,7 +81,9 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
     mirror = read_json(path / layout.MLFLOW)
     console.print(f"  report    {path / layout.REPORT}", highlight=False, soft_wrap=True)
     console.print(
-        f"  record    {path} (steps.jsonl, events.jsonl, samples.jsonl, run.json)", highlight=False, soft_wrap=True
+        f"  record    {address_of(path)} (steps.jsonl, events.jsonl, samples.jsonl, run.json)",
+        highlight=False,
+        soft_wrap=True,
     )
     if mirror:
         look = f".venv/bin/mlflow ui --backend-store-uri {tracking.default_uri(path)}"

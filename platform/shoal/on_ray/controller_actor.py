@@ -89,6 +89,9 @@ class ControllerActor:
         self.outcome.set_result(outcome)
         if fleet is not None:
             fleet.close()
+        if self.controller is not None and self.controller.lease.succeeded:
+            threading.Timer(GRACE, os._exit, (0,)).start()  # the actor is the other controller by now
+            return
         # the driver may be gone, and nobody else would remove this actor
         threading.Timer(GRACE, ray.kill, (self.myself,)).start()
 

@@ -67,17 +67,16 @@ class Copy:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """While nobody else brings it. Errors of the folder become the user's; of what is missing the store tells."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with open(self._folder / LOCK, "wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-        except FileNotFoundError:
-            raise
+            lock = open(self._folder / LOCK, "wb")  # noqa: SIM115
         except OSError as error:
-            problem = f"{error.filename or self._folder} cannot be written ({error.strerror})"
-            raise UserError(problem, f"free its disk, or see to the rights; {self._folder} may be removed") from error
+            raise UserError(
+                f"{self._folder} cannot be written ({error.strerror})", "free its disk, or its rights"
+            ) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _bring(self, found: Manifest) -> None:
         with contextlib.ExitStack() as stack:
@@ -99,9 +98,7 @@ class Copy:
                 return done, None
         fresh = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         for part in parts[count:]:
-            content = b""
-            with contextlib.suppress(EOFError):  # then its hash is another
-                content = self._store.get(part.name, range(part.bytes))
+            content = self._store.get(part.name)
             if hashlib.sha256(content).hexdigest() != part.sha256:
                 raise UserError(f"{self._store.where(part.name)} is damaged: it is not what {NAME} says", "restore it")
             fresh.write(content)

@@ -72,8 +72,8 @@ def _within(storage: Address) -> list[Path]:
     folder = local_folder(storage)
     if folder is not None:
         return [path for path in folder.glob("*/") if _is_run(path)]
-    addresses = (_under(storage, name) for name in open_store(storage).folders())
-    return [path for address in addresses if address is not None and (path := _run_at(address)) is not None]
+    names = open_store(storage).folders()
+    return [path for name in names if (path := _run_at(join(storage, name))) is not None]
 
 
 def _under(home: Address, run: str) -> str | None:

@@ -82,7 +82,7 @@ def parsed(text: bytes) -> Holder:
     try:
         said = json.loads(text)
         return Holder(str(said["owner"]), int(said["epoch"]), str(said["host"]), int(said["pid"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return Holder("?", 0, "an unknown host", 0)
 
 

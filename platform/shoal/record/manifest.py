@@ -13,9 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from shoal.record import layout
 from shoal.record.lease import Holder
-from shoal_core.store.base import is_name
 
 __all__ = ["LARGEST", "NAME", "Dropped", "Manifest", "Part", "dump", "parse", "parts_kept", "pieces", "with_files"]
 
@@ -130,18 +128,17 @@ def parse(content: bytes) -> Manifest:
     except ValidationError as error:
         raise ValueError(f"is no manifest of a record ({error.errors()[0]['msg']})") from error
     for file, parts in found.files.items():
-        if not _is_file(file) or not all(is_name(part.name) for part in parts):
+        if not _inside(file) or any(not _inside(part.name) for part in parts):
             raise ValueError(f"names a file outside of the record: {file!r}")
-        if any(not 0 <= part.bytes <= LARGEST or not _HASH.fullmatch(part.sha256) for part in parts):
+        if any(part.bytes < 0 or not _HASH.fullmatch(part.sha256) for part in parts):
             raise ValueError(f"has no sizes and hashes of {file!r}")
-    if not all(is_name(one.name) for one in found.dropped):
+    if any(not _inside(one.name) for one in found.dropped):
         raise ValueError("names an object outside of the record")
     return found
 
 
-def _is_file(name: str) -> bool:
-    """Whether a record has files of such names: those that begin with a dot, and the lease, are a folder's own."""
-    return is_name(name) and not name.rpartition("/")[2].startswith(".") and name != layout.LEASE
+def _inside(name: str) -> bool:
+    return "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 _ADAPTER: TypeAdapter[Manifest] = TypeAdapter(Manifest)

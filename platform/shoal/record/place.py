@@ -18,7 +18,7 @@ from shoal.record import layout
 from shoal.record.fetch import Copy
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
-from shoal_core.store import join, local_folder, open_store, split
+from shoal_core.store import join, local_folder, open_store
 
 __all__ = [
     "address_of",
@@ -87,7 +87,8 @@ def storage_of(path: Path) -> str:
     folder = local_folder(address)
     if folder is not None:
         return str(folder.parent)
-    return split(address)[0]
+    place, question, options = address.partition("?")
+    return place.rstrip("/").rpartition("/")[0] + question + options
 
 
 def checkpoints_of(path: Path) -> str:
@@ -101,10 +102,11 @@ def sign(path: Path, address: str) -> None:
 
 
 @contextlib.contextmanager
-def followed(path: Path, told: Callable[[str], None]) -> Iterator[None]:
+def followed(path: Path, told: Callable[[str], None], place: str | None = None) -> Iterator[None]:
     """While this lasts, what is new of a record on a store comes into its folder `path` here. `told`: is told once, in
-    a thread, that the store does not answer. A record that lies in a folder is followed by reading it."""
-    address = address_of(path)
+    a thread, that the store does not answer; `place`: its address, if there may be no record yet. A record that lies in
+    a folder is followed by reading it."""
+    address = place or address_of(path)
     if local_folder(address) is not None:
         yield
         return
@@ -134,4 +136,4 @@ def followed(path: Path, told: Callable[[str], None]) -> Iterator[None]:
 def _here(variable: str, otherwise: str, address: str) -> Path:
     base = Path(os.environ.get(variable) or Path.home() / otherwise)
     digest = hashlib.sha256(address.encode(errors="surrogateescape")).hexdigest()[:16]
-    return base / "shoal" / "records" / digest / (split(address)[1] or "run")
+    return base / "shoal" / "records" / digest / address.partition("?")[0].rstrip("/").rpartition("/")[2]

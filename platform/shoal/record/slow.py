@@ -33,7 +33,7 @@ def wait(folder: Path) -> None:
     try:
         said = json.loads((folder / FILE).read_bytes())
         seconds = min(float(said["pause"]), float(said["until"]) - time.time(), LONGEST)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return
     if seconds > 0:
         _sleep(seconds)

@@ -1,0 +1,157 @@
+"""A record on a store that fails: training goes on, it is told once with its remedy, and workers keep their words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shoal.control import press as press_module
+from shoal.control.lifelines import Line
+from shoal.control.press import LONGEST, PERIOD, Press, patiently
+from shoal.protocol import orders
+from shoal.protocol.greeting import Greeting
+from shoal.record.lease import LeaseLost
+from shoal.record.publish import Publisher
+from shoal_core.errors import StoreError, UserError
+
+FAILS = StoreError("s3://b: too many requests (SlowDown)", "ask for fewer at once")
+
+
+class Store:
+    """A publisher whose rounds come to what `outcomes` says, and then succeed."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes, self.behind, self.folder, self.released = list(outcomes), None, Path("here"), False
+
+    def round(self) -> None:
+        if self.outcomes and (error := self.outcomes.pop(0)) is not None:
+            raise error
+
+    def release(self) -> None:
+        self.released = True
+
+
+class Pressed:
+    """A press, the workers it tells, and what it says."""
+
+    def __init__(self, store: Store, told: dict[str, int] | None = None) -> None:
+        self.sent: list[tuple[str, orders.Order]] = []
+        self.journal: list[dict[str, Any]] = []
+        self.lost: list[LeaseLost] = []
+        self.waiting: dict[str, int] = {}
+        self.settled = True
+        transport = cast(asyncio.Transport, SimpleNamespace())
+        self.lines = {
+            name: Line(Greeting(name, "n", 1), transport, told=number) for name, number in (told or {}).items()
+        }
+        self.press = Press(
+            cast(Publisher, store),
+            lambda seconds: self.settled,
+            self.lines,
+            lambda: self.waiting,
+            self.send,
+            lambda kind, **fields: self.journal.append({"kind": kind, **fields}),
+            self.lost.append,
+        )
+
+    def send(self, each: Iterable[tuple[str, orders.Order]]) -> None:
+        self.sent += each
+
+    def look(self) -> float:
+        return asyncio.run(self.press.look())
+
+
+def test_what_is_published_is_told_to_who_said_it_once() -> None:
+    one = Pressed(Store(), {"w0": 7, "w1": -1})
+    assert one.look() == PERIOD
+    assert one.sent == [("w0", orders.Published(7))]
+    one.look()
+    assert len(one.sent) == 1
+    one.lines["w0"].told = 9
+    one.settled = False  # the disk has not taken it
+    one.look()
+    assert len(one.sent) == 1
+
+
+def test_a_word_that_waits_for_another_is_kept_by_who_said_it() -> None:
+    one = Pressed(Store(), {"w0": 7})
+    one.waiting = {"w0": 5}
+    one.look()
+    assert one.sent == [("w0", orders.Published(4))]
+
+
+def test_a_worker_that_took_the_name_of_one_that_died_meanwhile_is_told_nothing() -> None:
+    store = Store()
+    one = Pressed(store, {"w0": 7})
+
+    def replaced() -> None:
+        one.lines["w0"] = Line(Greeting("w0", "n", 2), cast(asyncio.Transport, SimpleNamespace()))
+
+    store.round = replaced  # type: ignore[method-assign]
+    one.look()
+    assert one.sent == []
+
+
+def test_a_store_that_fails_is_told_once_with_its_remedy_and_asked_at_growing_intervals() -> None:
+    one = Pressed(Store(*[FAILS] * 6), {"w0": 7})
+    pauses = [one.look() for _ in range(6)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST
+    assert one.sent == []
+    assert one.look() == PERIOD
+    kinds = [line["kind"] for line in one.journal]
+    assert kinds == ["record_behind", "record_caught_up"]
+    assert (one.journal[0]["reason"], one.journal[0]["remedy"]) == (FAILS.problem, FAILS.remedy)
+    assert one.sent == [("w0", orders.Published(7))]
+
+
+def test_a_store_that_says_nothing_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Pressed(Store())
+    one.press.behind()
+    assert one.journal == []
+    monkeypatch.setattr(press_module, "LATE", 0.0)
+    one.press.behind()
+    one.press.behind()
+    assert [line["kind"] for line in one.journal] == ["record_behind"]
+
+
+def test_a_record_that_another_has_is_lost_and_no_failure() -> None:
+    error = LeaseLost("taken", succeeded=True)
+    one = Pressed(Store(error))
+    one.look()
+    assert one.lost == [error]
+    assert one.journal == []
+
+
+def test_the_end_waits_for_the_store_and_then_says_where_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(press_module, "PERIOD", 0.0)
+    store = Store(FAILS, FAILS)
+    assert Pressed(store).press.close() == ""
+    assert store.released
+    monkeypatch.setattr(press_module, "LAST", -1.0)
+    store = Store(FAILS)
+    assert Pressed(store).press.close().endswith("but in here")
+    assert not store.released
+
+
+def test_a_store_that_does_not_answer_yet_is_asked_again_and_what_is_refused_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(press_module, "PERIOD", 0.0)
+    answers: list[Any] = [FAILS, FAILS, "publisher"]
+
+    def take() -> Publisher:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(Publisher, answer)
+
+    assert cast(str, patiently(take)) == "publisher"
+    answers[:] = [UserError("damaged")]
+    with pytest.raises(UserError, match="damaged"):
+        patiently(take)
