@@ -126,3 +126,18 @@ def test_a_run_saves_when_it_is_worth_it(tmp_path: Path) -> None:
         assert steps[0] == 10
         assert steps[-1] == 60
         assert steps == sorted(set(steps))
+
+
+def test_the_only_cell_saves_before_its_node_goes(tmp_path: Path) -> None:
+    """Straight to the storage, though there is a disk: that goes too."""
+    settings = {"every": 0, "local": str(tmp_path / "disks")}
+    with lab(tmp_path, {"n0": 2}, cells=1, steps=60, checkpoint=settings) as one:
+        one.until(lambda: len(one.steps()) >= 5)
+        one.drain("n0")
+        one.until(lambda: one.events("checkpoint"))
+        assert list((tmp_path / "disks").rglob("*.safetensors")) == []
+        hurry(one)
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 60), one.story()
+        assert one.events("checkpoint")[0]["step"] < 60
+        Checkpoint.open(among.whole(open_store(one.path / "checkpoints"))[-1].folder).verify()

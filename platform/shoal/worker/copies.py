@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,13 +165,19 @@ def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper
             if held.bytes != sum(part.numel() for part in parts):
                 raise LostCopy(f"the keeper's copy of step {steps} has {held.bytes} bytes")
             crc = 0
-            for part in parts:
-                near = part if part.device.type == "cpu" else torch.empty(part.numel(), dtype=torch.uint8)
-                view = near.numpy().data
-                _receive(line, view)
+
+            def add(view: memoryview) -> None:
+                nonlocal crc
                 crc = zlib.crc32(view, crc)
-                if near is not part:
-                    part.copy_(near)
+
+            with ThreadPoolExecutor(1, thread_name_prefix="copy-sum") as behind:  # one part while the next one comes
+                for part in parts:
+                    near = part if part.device.type == "cpu" else torch.empty(part.numel(), dtype=torch.uint8)
+                    view = near.numpy().data
+                    _receive(line, view)
+                    behind.submit(add, view)
+                    if near is not part:
+                        part.copy_(near)
     except (OSError, ValueError) as error:
         raise LostCopy(f"the keeper did not give the copy of step {steps}: {error}") from error
     if crc != held.crc:
