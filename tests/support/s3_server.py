@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -16,10 +17,13 @@ __all__ = ["Url", "account", "s3_server"]
 _SERVER = """
 import sys, time
 from moto.server import DomainDispatcherApplication, ThreadedMotoServer
-answer, delay = DomainDispatcherApplication.__call__, float(sys.argv[1])
-def answer_late(*request):
-    time.sleep(delay)
-    return answer(*request)
+answer, delay, rate = DomainDispatcherApplication.__call__, float(sys.argv[1]), float(sys.argv[2])
+def answer_late(application, request, begin):
+    def begin_late(status, headers, *error):
+        sent, taken = int(request.get("CONTENT_LENGTH") or 0), int(dict(headers).get("Content-Length") or 0)
+        time.sleep(delay + (sent + taken) / rate)
+        return begin(status, headers, *error)
+    return answer(application, request, begin_late)
 DomainDispatcherApplication.__call__ = answer_late
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
@@ -35,11 +39,12 @@ class Url(str):
 
 
 @contextlib.contextmanager
-def s3_server(delay: float = 0.0) -> Iterator[Url]:
+def s3_server(delay: float = 0.0, rate: float = math.inf) -> Iterator[Url]:
     """The URL of a server that ends with this, or with this process, however that dies. Each answer takes `delay`
-    seconds more than it must."""
+    seconds more than it must, and as many as its bytes take at `rate` bytes a second, which a connection of the real S3
+    has as well."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    command = [sys.executable, "-c", _SERVER, str(delay)]
+    command = [sys.executable, "-c", _SERVER, str(delay), str(rate)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     ) as process:

@@ -21,7 +21,7 @@ from shoal_core.store.s3_writer import S3Writer
 __all__ = ["S3Store"]
 
 #: bytes of the ranges into which reads are split
-_RANGE_BYTES = 8 << 20
+_RANGE_BYTES = 16 << 20
 #: objects that one request deletes
 _BATCH = 1000
 

@@ -18,11 +18,11 @@ PART_BYTES = 16 << 20
 """Bytes of each part but the last; some stores want all of one size."""
 _MOST_PARTS = 10_000
 #: parts on their way at once: with the one being filled, the memory that a writer takes
-_AT_ONCE = 6
+_AT_ONCE = 8
 
 
 class S3Writer(Writer):
-    """Sends parts while it is written to; an object of less than one part is put as a whole at the end. Memory: seven
+    """Sends parts while it is written to; an object of less than one part is put as a whole at the end. Memory: nine
     parts. An upload that dies with its process takes room in the bucket, unseen, until the bucket's rule for unfinished
     uploads removes it.
 
