@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.s3_server import s3_server
+
 settings.register_profile("shoal", deadline=None)
 settings.load_profile("shoal")
 
@@ -18,6 +20,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         room = "cluster" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(room))
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The URL of an S3 for all tests that do it no harm: they keep to buckets or prefixes of their own, and are let in
+    by `tests.support.s3_server.account`."""
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -29,11 +29,11 @@ from shoal_core.store import Store, join, open_store
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
 from tests.support import ranks
-from tests.support.places import endpoint, place
+from tests.support.places import place
 from tests.support.s3_server import account
 from tests.support.saving_process import HALVES, killed_while_saving, save, state
 
-__all__ = ["endpoint", "place"]
+__all__ = ["place"]
 
 BLOCK = 256
 SHAPES = {"layers.0.w": (24, 16), "layers.1.w": (24, 16), "layers.0.experts": (8, 4, 6), "layers.1.experts": (8, 4, 6)}
@@ -295,9 +295,9 @@ FAULTS: dict[str, tuple[Callable[[], AWSResponse | Exception], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_save_that_a_store_does_not_take_is_told_to_all_and_half_believed_by_none(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    account(monkeypatch, endpoint, tmp_path)
+    account(monkeypatch, s3_endpoint, tmp_path)
     boto3.client("s3").create_bucket(Bucket="runs")
     make, remedy = FAULTS[fault]
     moody = Moody(secrets.token_hex(4))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,15 +17,9 @@ from shoal_core.store import Entry, Store, bring, create_alone, join, open_store
 from shoal_core.store.address import parsed
 from shoal_core.store.arrow import ArrowStore, Place
 from shoal_core.store.s3_writer import PART_BYTES
-from tests.support.s3_server import account, s3_server
+from tests.support.s3_server import account
 
 HARD = "with space/100% of #1 + 東é/?&=.bin"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 class _Objects(fs.FSSpecHandler):
@@ -54,7 +47,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         memory = fs.SubTreeFileSystem(base, fs.PyFileSystem(_Objects(MemoryFileSystem())))
         memory.create_dir(bucket)
         return ArrowStore("memory", Place(f"{bucket}/100% of #1 + é", lambda: memory, "gs://", False, "mend it"))
-    account(monkeypatch, request.getfixturevalue("endpoint"), tmp_path)
+    account(monkeypatch, request.getfixturevalue("s3_endpoint"), tmp_path)
     boto3.client("s3").create_bucket(Bucket="runs")
     return open_store(f"s3://runs/{secrets.token_hex(4)}/100% of #1 + é")
 
@@ -317,10 +310,10 @@ def test_stores_of_pyarrow_are_named_as_they_are_written() -> None:
     ]
 
 
-def test_the_endpoint_of_an_address_counts(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_of_an_address_counts(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     account(monkeypatch, "http://127.0.0.1:9", tmp_path)
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="other")
-    host = endpoint.removeprefix("http://")
+    boto3.client("s3", endpoint_url=s3_endpoint).create_bucket(Bucket="other")
+    host = s3_endpoint.removeprefix("http://")
     store = open_store(f"s3://other/p?endpoint_override={host}&scheme=http&region=us-east-1")
     store.put("a", b"1")
     assert store.get("a") == b"1"

@@ -21,15 +21,9 @@ from shoal_core.store import open_store
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
 from shoal_core.store.s3_writer import PART_BYTES
-from tests.support.s3_server import account, s3_server
+from tests.support.s3_server import account
 
 Fault = AWSResponse | Exception
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 class Stand:
@@ -72,8 +66,8 @@ class Stand:
 
 
 @pytest.fixture
-def stand(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-    account(monkeypatch, endpoint, tmp_path)
+def stand(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    account(monkeypatch, s3_endpoint, tmp_path)
     boto3.client("s3").create_bucket(Bucket="runs")
     stand = Stand()
     assert stand.store.create("old", b"content")  # the store is seen to keep conditions before any fault comes

@@ -19,15 +19,15 @@ from shoal_data.jobs.lock import held
 from shoal_data.place import Remote, place_at
 from shoal_data.writing import encode_part, tokenize
 from shoal_data.writing.options import Recipe, TokenizeOptions
-from tests.support.s3_server import account, s3_server
+from tests.support.s3_server import account
 
 ODD = "a b/100% of #1 + ä 日本"
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
-        account(patch, url, tmp_path_factory.mktemp("aws"))
+def s3(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        account(patch, s3_endpoint, tmp_path_factory.mktemp("aws"))
         client = boto3.client("s3")
         client.create_bucket(Bucket="data")
         yield client

@@ -6,7 +6,7 @@ import io
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import boto3
 import numpy as np
 import pytest
 from botocore.exceptions import ClientError, CredentialRetrievalError, ReadTimeoutError
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from shoal.cli.main import app
@@ -29,30 +28,14 @@ from shoal_data.reading.store import store_at
 from shoal_data.reading.verify import verify
 from shoal_data.writing.options import TokenizeOptions
 from shoal_data.writing.tokenize import tokenize
+from tests.support.s3_server import account
 
 BUCKET, PREFIX = "corpora", "with space/100% of #1 + 東é"
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
-def _account(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only settings of AWS there are: keys, and where S3 is."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_NO_SIGN_REQUEST"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+def _account(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account(monkeypatch, s3_endpoint, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +62,9 @@ def upload(local: Path, endpoint: str, prefix: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def there(local: Path, endpoint: str) -> str:
+def there(local: Path, s3_endpoint: str) -> str:
     """The same corpus under a prefix that needs care in URLs."""
-    return upload(local, endpoint, PREFIX)
+    return upload(local, s3_endpoint, PREFIX)
 
 
 def shoal(*arguments: object) -> tuple[bytes, str]:
@@ -136,14 +119,14 @@ def test_the_copy_of_the_tokenizer_is_private_and_goes(there: str, monkeypatch: 
 
 
 @pytest.fixture(scope="module")
-def spoilt(local: Path, endpoint: str) -> str:
+def spoilt(local: Path, s3_endpoint: str) -> str:
     """The same corpus once more, to be damaged and mended."""
-    return upload(local, endpoint, "spoilt")
+    return upload(local, s3_endpoint, "spoilt")
 
 
 @pytest.mark.parametrize("damage", ["lost", "half", "changed"])
-def test_a_damaged_shard_is_named_with_what_helps(damage: str, spoilt: str, local: Path, endpoint: str) -> None:
-    s3, name = client(endpoint), Corpus.open(local).manifest.shards.file[1].decode()
+def test_a_damaged_shard_is_named_with_what_helps(damage: str, spoilt: str, local: Path, s3_endpoint: str) -> None:
+    s3, name = client(s3_endpoint), Corpus.open(local).manifest.shards.file[1].decode()
     key, good = f"spoilt/{name}", (local / name).read_bytes()
     if damage == "lost":
         s3.delete_object(Bucket=BUCKET, Key=key)
@@ -172,8 +155,8 @@ def test_a_damaged_shard_is_named_with_what_helps(damage: str, spoilt: str, loca
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_damaged_small_file_is_named_with_what_helps(lost: bool, spoilt: str, local: Path, endpoint: str) -> None:
-    s3 = client(endpoint)
+def test_a_damaged_small_file_is_named_with_what_helps(lost: bool, spoilt: str, local: Path, s3_endpoint: str) -> None:
+    s3 = client(s3_endpoint)
     for name in ("blocks.crc32", "token_bytes.npy", "tokenizer.json", "quarantine.jsonl", "manifest.json"):
         good = (local / name).read_bytes()
         if lost:

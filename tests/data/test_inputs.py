@@ -11,7 +11,6 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from shoal_core.errors import UserError
 from shoal_data.sources.documents import Quarantined, read_piece
@@ -19,6 +18,7 @@ from shoal_data.sources.filesystem import find_files, stamp_of
 from shoal_data.sources.names import source_name, source_names
 from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import plan_parts
+from tests.support.s3_server import account
 
 LINE = '{"text": "x"}\n'
 
@@ -117,28 +117,20 @@ def test_digits_glued_to_a_word_count_shards_where_there_are_many() -> None:
     assert source_names(["books1.txt", "books2.txt", "c4.txt"]) == ["books1", "books2", "c4"]
 
 
-def test_files_on_s3_are_found_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            monkeypatch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="raw")
-        texts = [f"row {number}" for number in range(20)]
-        pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet", row_group_size=5)
-        client.put_object(Bucket="raw", Key="in/deep/x.parquet", Body=(tmp_path / "x.parquet").read_bytes())
-        client.put_object(Bucket="raw", Key="in/y.jsonl", Body=b'{"text": "from y"}\n')
-        assert [found.path for found in find_files("s3://raw/in/*.jsonl")] == ["s3://raw/in/y.jsonl"]
-        assert len(find_files("s3://raw/in/**/*")) == 2
-        found = rows(["s3://raw/in/**/*"], 1)
-        assert sorted(found) == sorted(
-            [("y.jsonl", 0, "from y"), *(("x.parquet", row, text) for row, text in enumerate(texts))]
-        )
-    finally:
-        server.stop()
+def test_files_on_s3_are_found_and_read(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    account(monkeypatch, s3_endpoint, tmp_path)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="raw")
+    texts = [f"row {number}" for number in range(20)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet", row_group_size=5)
+    client.put_object(Bucket="raw", Key="in/deep/x.parquet", Body=(tmp_path / "x.parquet").read_bytes())
+    client.put_object(Bucket="raw", Key="in/y.jsonl", Body=b'{"text": "from y"}\n')
+    assert [found.path for found in find_files("s3://raw/in/*.jsonl")] == ["s3://raw/in/y.jsonl"]
+    assert len(find_files("s3://raw/in/**/*")) == 2
+    found = rows(["s3://raw/in/**/*"], 1)
+    assert sorted(found) == sorted(
+        [("y.jsonl", 0, "from y"), *(("x.parquet", row, text) for row, text in enumerate(texts))]
+    )
 
 
 def test_one_file_is_read_once_whatever_its_names(

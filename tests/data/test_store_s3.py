@@ -16,7 +16,6 @@ import boto3
 import numpy as np
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
 
 from shoal_core.errors import UserError
 from shoal_core.store.s3 import S3Store
@@ -86,27 +85,18 @@ class Faults:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def faults(upstream: str) -> Iterator[Faults]:
-    proxy = Faults(upstream)
+def faults(s3_endpoint: str) -> Iterator[Faults]:
+    proxy = Faults(s3_endpoint)
     yield proxy
     proxy.server.shutdown()
 
 
 @pytest.fixture
-def local(raw: Path, tokenizer: Path, tmp_path: Path, upstream: str) -> Path:
+def local(raw: Path, tokenizer: Path, tmp_path: Path, s3_endpoint: str) -> Path:
     """A corpus in a folder, and the same in bucket `corpora` under `small/`."""
     tokenize([str(raw / "*.parquet")], tokenizer, tmp_path / "c", TokenizeOptions(part_bytes=30_000))
-    client = boto3.client("s3", endpoint_url=upstream, **KEYS)
+    client = boto3.client("s3", endpoint_url=s3_endpoint, **KEYS)
     client.create_bucket(Bucket="corpora")
     for path in (tmp_path / "c").rglob("*"):
         if path.is_file() and "job" not in path.parts:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
-from tests.support.s3_server import account, s3_server
+from tests.support.s3_server import account
 
-__all__ = ["endpoint", "place"]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
+__all__ = ["place"]
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -26,6 +19,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     name = "a b%20ü#+"
     if request.param == "folder":
         return str(tmp_path / name)
-    account(monkeypatch, request.getfixturevalue("endpoint"), tmp_path)
+    account(monkeypatch, request.getfixturevalue("s3_endpoint"), tmp_path)
     boto3.client("s3").create_bucket(Bucket="runs")
     return f"s3://runs/{secrets.token_hex(4)}/{name}"

@@ -24,7 +24,7 @@ from shoal_workloads.hf.export import export
 from shoal_workloads.hf.load import import_checkpoint
 from tests.support.checkpoints import write_checkpoint
 from tests.support.corpora import write_corpus
-from tests.support.s3_server import account, s3_server
+from tests.support.s3_server import account
 
 HERE = "s3://models/a b/100% é"
 
@@ -41,12 +41,12 @@ def section(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def there(section: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def there(section: dict[str, Any], s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a checkpoint in a bucket."""
     folder = tmp_path_factory.mktemp("run")
     local = write_checkpoint(section, folder, steps=1)
-    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
-        account(patch, url, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        account(patch, s3_endpoint, folder)
         boto3.client("s3").create_bucket(Bucket="models")
         address = f"{HERE}/run/checkpoints/{local.name}"
         copy(Stored.open(Folder.at(local)), Folder.at(address))

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal_workloads.checkpoint import Checkpoint
 from tests.support.checkpoints import write_checkpoint
 from tests.support.corpora import write_corpus
+from tests.support.s3_server import account
 
 
 @pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+def there(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
     """A corpus in a folder, and the same on S3."""
     folder = write_corpus(tmp_path / "corpus")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    s3 = boto3.client("s3", region_name="us-east-1")
+    account(monkeypatch, s3_endpoint, tmp_path)
+    s3 = boto3.client("s3")
     s3.create_bucket(Bucket="corpora")
     for path in folder.rglob("*"):
         if path.is_file():
             s3.put_object(Bucket="corpora", Key=f"a run/{path.relative_to(folder)}", Body=path.read_bytes())
-    yield folder, "s3://corpora/a run"
-    server.stop()
+    return folder, "s3://corpora/a run"
 
 
 def printed(*arguments: object) -> str:
