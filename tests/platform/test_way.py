@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -76,10 +77,10 @@ class Controlled:
         self.spawner = Spawner(FakeFleet(), ignored, ignored, "run", self.state.shape.mesh)
         self.spawner.started.update({worker: Started(NODES[worker], 0.0, heard=True) for worker in self.state.workers})
         self.desk = Desk(self.state, partial(carry_out, self), failed)  # type: ignore[arg-type]
-        self.ear = Ear(self.spawner, self.desk.take, ignored, ignored, failed)
+        self.ear = Ear(self.spawner, self.desk.take, ignored, ignored, failed, ignored)
         self.lifelines = Lifelines("s", self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
         self.mesh, self.job = self.state.shape.mesh, SimpleNamespace(audit=SimpleNamespace(samples=False))
-        self.rendezvous, self.recoveries = Rendezvous(), Recoveries(2)
+        self.rendezvous, self.recoveries, self.since = Rendezvous(), Recoveries(2), time.time()
         self.scribe = SimpleNamespace(event=ignored, generation=ignored, pen=SimpleNamespace(settle=ignored))
         self.heard = {worker: self.connect(worker) for worker in self.state.workers}
 
