@@ -217,7 +217,7 @@ class Step:
             self.phase = Phase.ACROSS
             self.groups.sum(self.cross, total, lambda: self.inject("across"))
             self.total = total
-            count = self.vote(total, self.watch.seconds() / fresh)
+            count = vote(self, total, self.watch.seconds() / fresh)
             if self.sums.agreed(total, count.exponents, count.again):
                 break
             self.total, self.todo = None, self.share()
@@ -253,29 +253,6 @@ class Step:
 
     def inject(self, point: str, tensor: torch.Tensor | None = None, step: int | None = None) -> None:
         self.injector.hit(point, self.steps if step is None else step, self.member.cell, self.member.rank, tensor)
-
-    def vote(self, total: torch.Tensor, pace: float) -> Count:
-        """Give this worker's word, and hear what all words together say. `pace`: seconds a micro-batch."""
-        first, last = self.workload.samples(self.steps)
-        standing, size = self.standing, self.member.size
-        micro_batches = batching.count(first, last, size, self.workload.micro_batch)
-        width, exact = len(self.shard.stats()), self.sums.fixed is not None
-        compare = bool(self.snapshots.compare) and self.steps % self.snapshots.compare == 0
-        copies = self.rhythm.asks(self.steps)
-        ballot = Ballot(last - first, micro_batches, size, len(standing.cells), width, exact, compare, copies)
-        vote = replace(
-            self.sums.vote(standing.index, total),
-            pause=self.pausing(),
-            checksum=checksum(self.tensors()) if compare else 0.0,
-            seconds=pace,
-            copied=self.rhythm.part,
-        )
-        self.trust()
-        words = ballot.fill(vote, first_cell=standing.in_first_cell)
-        self.groups.sum(self.all, words, lambda: self.inject("vote"))
-        count = ballot.read(words, self.steps, first)
-        self.rhythm.heard(count.copied)
-        return count
 
     def trust(self) -> None:
         """After the last wait for a device and before the word that others rely on: nothing that went into the sums may
@@ -340,3 +317,30 @@ class Step:
             stats = torch.tensor(self.shard.evaluate(self.standing.index, self.standing.count), dtype=torch.float64)
         self.groups.sum(self.all, stats)
         return self.shard.eval_metrics(stats.tolist())
+
+
+def vote(step: Step, total: torch.Tensor, pace: float) -> Count:
+    """Give a worker's word, and hear what all words together say. `pace`: seconds a micro-batch.
+
+    Raises: as `Step.run`.
+    """
+    first, last = step.workload.samples(step.steps)
+    standing, size = step.standing, step.member.size
+    micro_batches = batching.count(first, last, size, step.workload.micro_batch)
+    width, exact = len(step.shard.stats()), step.sums.fixed is not None
+    compare = bool(step.snapshots.compare) and step.steps % step.snapshots.compare == 0
+    copies = step.rhythm.asks(step.steps)
+    ballot = Ballot(last - first, micro_batches, size, len(standing.cells), width, exact, compare, copies)
+    word = replace(
+        step.sums.vote(standing.index, total),
+        pause=step.pausing(),
+        checksum=checksum(step.tensors()) if compare else 0.0,
+        seconds=pace,
+        copied=step.rhythm.part,
+    )
+    step.trust()
+    words = ballot.fill(word, first_cell=standing.in_first_cell)
+    step.groups.sum(step.all, words, lambda: step.inject("vote"))
+    count = ballot.read(words, step.steps, first)
+    step.rhythm.heard(count.copied)
+    return count
