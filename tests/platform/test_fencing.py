@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def process(code: str) -> Iterator[subprocess.Popen[bytes]]:
             one.kill()
 
 
+def freeze(one: subprocess.Popen[bytes]) -> None:
+    """Stop it, and wait until it is: on a busy machine it still runs when the signal has been sent."""
+    one.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, one.pid, os.WSTOPPED)
+
+
 def told(folder: Path, pid: int) -> str:
     text = (folder / stacks_file(WORKER, pid)).read_text()
     assert text.startswith(f"{WORKER}, process {pid}\n")
@@ -61,7 +68,7 @@ def test_a_worker_is_ended_and_its_stacks_are_kept(tmp_path: Path, code: str, fr
     """Whatever it does, or does not: py-spy reads its memory."""
     with process(code.format(worker=WORKER)) as one:
         if frozen:
-            one.send_signal(signal.SIGSTOP)
+            freeze(one)
         fence(one.pid, WORKER, tmp_path)
         assert one.wait() == -signal.SIGKILL
     text = told(tmp_path, one.pid)
@@ -110,7 +117,7 @@ def test_one_that_is_stopped_where_py_spy_may_not(
     stand_in(monkeypatch, tmp_path, program)
     monkeypatch.setattr(stacks, "LIMIT", 0.5 if "sleep" in program else 60.0)
     with process(AT_EASE.format(worker=WORKER)) as one:
-        one.send_signal(signal.SIGSTOP)
+        freeze(one)
         fence(one.pid, WORKER, tmp_path)
         assert one.wait() == -signal.SIGKILL
     assert why in told(tmp_path, one.pid)

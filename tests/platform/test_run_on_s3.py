@@ -103,7 +103,7 @@ def test_a_controller_that_is_killed_while_its_store_hangs_goes_on_elsewhere_wit
         assert one.events("death") == []
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_of_two_controllers_at_once_the_older_ends_and_says_so_and_the_run_goes_on(
     bucket: Url, tmp_path: Path, frozen: bool
 ) -> None:
