@@ -128,8 +128,12 @@ def test_what_is_not_to_be_had_is_told_when_it_is_read(there: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verify", "far", "all_of_it"), [(None, True, False), (None, False, True), ("full", True, True)]
+    ("verify", "corpus", "all_of_it"),
+    [(None, "s3://corpora/c", False), (None, "c", True), (None, "file:///c", True), ("full", "s3://corpora/c", True)],
 )
-def test_a_corpus_on_a_store_is_not_read_whole_before_training(verify: str | None, far: bool, all_of_it: bool) -> None:
-    data = DataConfig.model_validate({"corpus": "s3://corpora/c" if far else "c", "verify": verify})
-    assert data.reads_all_of(data.corpus) == all_of_it
+def test_a_corpus_on_a_store_is_not_read_whole_before_training(
+    verify: str | None, corpus: str, all_of_it: bool
+) -> None:
+    data = DataConfig.model_validate({"corpus": corpus, "verify": verify})
+    assert data.reads_all_of(corpus) == all_of_it
+    assert Samples(corpus, 8, 0, "cpu").far == corpus.startswith("s3:")

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shoal_core.store import local_folder
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.precision.fp8 import TILE
@@ -49,7 +50,7 @@ class DataConfig(_Section):
 
     def reads_all_of(self, corpus: str) -> bool:
         """Whether all of `corpus` is read before the run."""
-        return self.verify == "full" or (self.verify is None and "://" not in corpus)
+        return self.verify == "full" or (self.verify is None and local_folder(corpus) is not None)
 
 
 class ParallelConfig(_Section):

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from shoal_core.store import local_folder
+
 __all__ = ["Samples"]
 
 
@@ -24,7 +26,7 @@ class Samples:
 
     def __init__(self, corpus: str, seq_len: int, seed: int, device: str) -> None:
         self._corpus, self._seq_len, self._seed, self._device = corpus, seq_len, seed, device
-        self.far = "://" in corpus
+        self.far = local_folder(corpus) is None
         self.waits, self.waited = 0, 0.0
         self._coming: Iterator[Sequence[int]] = iter(())
         self._asked: dict[int, int] = {}  # blocks of each batch that is asked for and not read, by its first position

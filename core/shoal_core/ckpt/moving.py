@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 from shoal_core.ckpt import alone, earlier
 from shoal_core.ckpt.among import reading
 from shoal_core.ckpt.boxes import whole
-from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.index import File
 from shoal_core.ckpt.marker import MARKER
 from shoal_core.ckpt.plan import Read, Want, plan
-from shoal_core.ckpt.read import READERS, believe, fill, remedy_of
-from shoal_core.ckpt.state import room
+from shoal_core.ckpt.read import READERS, believed, header_of
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
@@ -61,19 +58,11 @@ def copy_file(source: Folder, target: Folder, name: str, file: File, parts: list
 
     Raises: as `copy`; nothing is left of it then.
     """
-    head = room(file.header)
-    fill(source, name, 0, head)
-    if hashlib.sha256(head).hexdigest() != file.sha256:
-        where = source.where(name)
-        raise Damaged(f"{where}: its header differs from what was committed", remedy_of(source, name))
+    head = header_of(source, name, file)
     with target.writer(name) as writer:
         writer.write(head)
         for read in parts:
-            content = room(read.bytes)
-            fill(source, name, read.at, content)
-            for part in read.parts:
-                believe(source, part.name, part.block, content[part.block.at - read.at :][: part.block.bytes])
-            writer.write(content)
+            writer.write(believed(source, read))
 
 
 def check_free(target: Folder, steps: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from shoal_core.ckpt.boxes import whole
 from shoal_core.ckpt.errors import Damaged
-from shoal_core.ckpt.index import Block, Index
+from shoal_core.ckpt.index import Block, File, Index
 from shoal_core.ckpt.plan import Copy, Part, Read, Want, plan, read_of
 from shoal_core.ckpt.state import bytes_of, room
 from shoal_core.errors import StoreError
@@ -103,22 +103,12 @@ def check(source: Source, index: Index) -> None:
     Raises: as `fetch`.
     """
     for name, file in index.files.items():
-        buffer = room(file.header)
-        fill(source, name, 0, buffer)
-        if hashlib.sha256(buffer).hexdigest() != file.sha256:
-            raise Damaged(f"{source.where(name)}: its header differs from what was committed", remedy_of(source, name))
+        header_of(source, name, file)
     wanted = {name: Want(tensor.dtype, tensor.shape, (whole(tensor.shape),)) for name, tensor in index.tensors.items()}
-
-    def one(read: Read) -> None:
-        buffer = room(read.bytes)
-        fill(source, read.file, read.at, buffer)
-        for part in read.parts:
-            believe(source, part.name, part.block, buffer[part.block.at - read.at :][: part.block.bytes])
-
-    in_parallel(one, plan(index, wanted, ""))
+    in_parallel(lambda read: believed(source, read), plan(index, wanted, ""))
 
 
-def in_parallel(work: Callable[[Read], None], reads: Iterable[Read]) -> None:
+def in_parallel(work: Callable[[Read], object], reads: Iterable[Read]) -> None:
     """Do `work` for each; the first that fails ends it."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="checkpoint-read") as pool:
         waiting = [pool.submit(work, read) for read in reads]
@@ -142,6 +132,28 @@ def fill(source: Source, file: str, at: int, buffer: memoryview) -> None:
     except EOFError as error:
         problem = f"{source.where(file)}: ends before byte {at + len(buffer)}"
         raise Damaged(problem, remedy_of(source, file)) from error
+
+
+def header_of(source: Source, name: str, file: File) -> memoryview:
+    """The bytes of a file before its first tensor.
+
+    Raises:
+        Damaged: they are not what was committed. StoreError: the source fails.
+    """
+    found = room(file.header)
+    fill(source, name, 0, found)
+    if hashlib.sha256(found).hexdigest() != file.sha256:
+        raise Damaged(f"{source.where(name)}: its header differs from what was committed", remedy_of(source, name))
+    return found
+
+
+def believed(source: Source, read: Read) -> memoryview:
+    """All bytes of a read. Raises: as `header_of`."""
+    found = room(read.bytes)
+    fill(source, read.file, read.at, found)
+    for part in read.parts:
+        believe(source, part.name, part.block, found[part.block.at - read.at :][: part.block.bytes])
+    return found
 
 
 def believe(source: Source, name: str, block: Block, content: memoryview) -> None:

@@ -5,8 +5,9 @@ closes as one; what is left afterwards is the state, if it is anybody's.
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
 
+logger = logging.getLogger(__name__)
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds after which a store is asked again for a checkpoint that it did not give; each time it is asked as often as
 it is itself patient for (`shoal_core.store`)."""
@@ -148,8 +150,10 @@ class World:
             Stopped: something else was ordered meanwhile. StoreError: it fails still. Others as `_restore`.
         """
         for pause in PAUSES:
-            with suppress(StoreError):
+            try:
                 return checkpoint.load(folder, state, group, self.kit.disk).steps
+            except StoreError as error:
+                logger.warning("the checkpoint is asked for again in %.0f s: %s", pause, error)
             self.kit.groups.pause(pause)
         return checkpoint.load(folder, state, group, self.kit.disk).steps
 

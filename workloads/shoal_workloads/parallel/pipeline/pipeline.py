@@ -162,7 +162,7 @@ class Pipeline(Engine):
         if self.timed:
             dist.barrier()  # clocks of different machines have nothing else in common
             self._origin = time.monotonic()
-        stages = self._run(schedule, dict(zip(self._places(schedule, len(mine)), mine, strict=False)), read, factors)
+        stages = self._run(schedule, dict(zip(_places(schedule, len(mine)), mine, strict=False)), read, factors)
         figures.add(stages.figures)
         if self.timed:
             timed = self._picture(schedule, len(mine))
@@ -193,7 +193,7 @@ class Pipeline(Engine):
         Raises:
             RuntimeError: a peer is gone.
         """
-        present = set(self._places(schedule, count))
+        present = set(_places(schedule, count))
         orders = restrict(schedule, present).orders
         mine = torch.zeros(max(len(order) for order in orders), 2, dtype=torch.float64)
         for row, record in zip(mine, self.records, strict=False):
@@ -214,8 +214,8 @@ class Pipeline(Engine):
             ids = [part - self._rank + rank + parts * i for i in range(each + -each % micro)]
             batches += [ids[first : first + micro] for first in range(0, len(ids), micro)]
         self._gather()
-        schedule = self._forward_only(len(batches))
-        places = list(self._places(schedule, len(batches)))
+        schedule = _forward_only(self._schedule, len(batches))
+        places = list(_places(schedule, len(batches)))
         stages = self._run(schedule, dict(zip(places, batches, strict=True)), read, None)
         for ids, place in zip(batches, places, strict=True):
             yield ids, stages.nats[place].tolist() if place in stages.nats else []
@@ -243,30 +243,31 @@ class Pipeline(Engine):
         self.records = executor.records
         return stages
 
-    def _places(self, schedule: Schedule, count: int) -> Iterable[int]:
-        """Which of a schedule's micro-batches `count` real ones are: both directions get as many."""
-        if LAYOUTS[schedule.name] != "two-way":
-            return range(count)
-        return [place // 2 + place % 2 * (schedule.micro_batches // 2) for place in range(count)]
-
-    def _forward_only(self, count: int) -> Schedule:
-        """Every micro-batch through all stages, as soon as it can be."""
-        base = self._schedule
-        two_way = LAYOUTS[base.name] == "two-way"
-        total = count + count % 2 if two_way else count
-        half = total // 2 if two_way else total
-        empty = Schedule(base.name, base.ranks, base.stages, total, ())
-        actions = [Action("F", stage, place) for place in range(total) for stage in range(base.stages)]
-        actions.sort(key=lambda action: (action.micro_batch % half + action.stage, action.stage))
-        orders = tuple(
-            tuple(action for action in actions if empty.rank_of(action.stage, action.micro_batch) == rank)
-            for rank in range(base.ranks)
-        )
-        return Schedule(base.name, base.ranks, base.stages, total, orders)
-
 
 def _multiplied(model: nn.Module, products: Products) -> Iterator[nn.Parameter]:
     """The weights that this worker holds and multiplies with in the format of `products`."""
     for module in model.modules():
         if isinstance(module, Linear | Experts) and module.products is products:
             yield from (weight for weight in module.parameters(recurse=False) if not weight.is_meta)
+
+
+def _places(schedule: Schedule, count: int) -> Iterable[int]:
+    """Which of a schedule's micro-batches `count` real ones are: both directions get as many."""
+    if LAYOUTS[schedule.name] != "two-way":
+        return range(count)
+    return [place // 2 + place % 2 * (schedule.micro_batches // 2) for place in range(count)]
+
+
+def _forward_only(base: Schedule, count: int) -> Schedule:
+    """Every micro-batch through all stages of `base`, as soon as it can be."""
+    two_way = LAYOUTS[base.name] == "two-way"
+    total = count + count % 2 if two_way else count
+    half = total // 2 if two_way else total
+    empty = Schedule(base.name, base.ranks, base.stages, total, ())
+    actions = [Action("F", stage, place) for place in range(total) for stage in range(base.stages)]
+    actions.sort(key=lambda action: (action.micro_batch % half + action.stage, action.stage))
+    orders = tuple(
+        tuple(action for action in actions if empty.rank_of(action.stage, action.micro_batch) == rank)
+        for rank in range(base.ranks)
+    )
+    return Schedule(base.name, base.ranks, base.stages, total, orders)
