@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from pyarrow import fs
 from torch.distributed.checkpoint import metadata
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
@@ -26,6 +27,7 @@ from shoal_core.ckpt.marker import MARKER, seal
 from shoal_core.ckpt.moving import convert, copy, to_dcp
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
+from shoal_core.store.arrow import ArrowStore, Place
 from tests.support import ranks
 
 STATE = {"vector": torch.arange(600.0).view(6, 100), "bias": torch.zeros(2, dtype=torch.bfloat16), "n": torch.tensor(3)}
@@ -79,6 +81,18 @@ def test_a_copy_is_whole_and_the_same(saved: Checkpoint, tmp_path: Path) -> None
         copy(saved, target)
     with pytest.raises(UserError, match="another step's"):
         copy(saved, Folder.at(tmp_path / "there" / name_of(8)))
+
+
+def test_a_copy_goes_to_a_store_without_conditional_writes(saved: Checkpoint, tmp_path: Path) -> None:
+    """As Google's, Azure's and Hadoop's are through pyarrow."""
+    place = Place(str(tmp_path / "far"), fs.LocalFileSystem, "hdfs://h", True, "mend it")
+    target = Folder(ArrowStore("x", place), name_of(7))
+    assert copy(saved, target) == saved.bytes
+    found = Checkpoint.open(target)
+    found.verify()
+    assert same(found)
+    with pytest.raises(UserError, match="is not empty"):
+        copy(saved, target)
 
 
 @pytest.mark.parametrize("place", [20, -1])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shoal_core.store import Store, Writer, open_store, split
+from shoal_core.store import Store, Writer, create_alone, open_store, split
 
 __all__ = ["STEP", "Folder", "name_of"]
 
@@ -64,7 +64,8 @@ class Folder:
         self.store.read_into(self._full(name), offset, buffer)
 
     def create(self, name: str, content: bytes) -> bool:
-        return self.store.create(self._full(name), content)
+        """See `create_alone`: a run, which is not alone, is refused on stores without conditional writes."""
+        return create_alone(self.store, self._full(name), content)
 
     def put(self, name: str, content: bytes) -> None:
         self.store.put(self._full(name), content)
