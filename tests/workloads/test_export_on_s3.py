@@ -75,7 +75,7 @@ def test_a_bucket_is_all_that_is_needed(there: str, section: dict[str, Any], tmp
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     corpus = section["data"]["corpus"]
     first, second = (said("eval", "bpb", where, "--data", corpus, "--samples", "4") for where in (there, start))
-    assert first["bits_per_byte"] == second["bits_per_byte"]
+    assert first["bpb"] == second["bpb"]
 
 
 def test_what_is_there_is_kept_and_faults_are_told_by_the_address(
