@@ -92,9 +92,7 @@ class Controller:
         self.outcome: tuple[str, str] | None = None
         self.ended = asyncio.Event()
         # what is done
-        self.publisher = None
-        if local_folder(job.place) is None:
-            self.publisher = patiently(partial(hold, job.place, session, rundir))
+        self.publisher = None if local_folder(job.place) else patiently(partial(hold, job.place, session, rundir))
         self.lease = Lease(rundir, session)
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.mishaps = Mishaps(self.failed)
