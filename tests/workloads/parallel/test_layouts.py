@@ -4,7 +4,6 @@ what of that is quick)."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,9 +16,6 @@ import torch
 from shoal.testing import World, world
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.pipeline.executor import Executor
-from shoal_workloads.parallel.pipeline.wires import Wires
-from shoal_workloads.parallel.schedule import Action, Pair, Schedule
 from shoal_workloads.pretrain import Pretrain
 from tests.support import layouts_world, synthetic
 from tests.support.backends import BOTH_LONG
@@ -283,43 +279,6 @@ def test_a_rank_that_is_lost_in_a_step_fails_the_others(eight: World, tmp_path: 
     assert found[victim][0] == "left"
     others = [word for rank, (word, _) in enumerate(found) if rank != victim]
     assert others == ["RuntimeError"] * 3 or set(others) <= {"RuntimeError", "DistBackendError"}
-
-
-class Meeting:
-    """A stage whose second forward and first backward each wait for the other to begin."""
-
-    def __init__(self) -> None:
-        self._both = threading.Barrier(2)
-        self.done: list[str] = []
-
-    def forward(self, stage: int, micro_batch: int, x: torch.Tensor | None) -> torch.Tensor | None:
-        if micro_batch == 1:
-            self._both.wait(timeout=60)
-        self.done.append(f"F{micro_batch}")
-        return None
-
-    def backward(self, stage: int, micro_batch: int, grad: torch.Tensor | None, *, wait: bool) -> torch.Tensor | None:
-        if micro_batch == 0:
-            self._both.wait(timeout=60)
-        self.done.append(f"B{micro_batch}")
-        return None
-
-    def weights(self, stage: int, micro_batch: int) -> None:
-        raise AssertionError("no weights were left")
-
-
-def test_both_actions_of_a_pair_are_under_way_at_once() -> None:
-    """So that one computes while the other waits for its experts' rows."""
-    order = (
-        Action("F", 0, 0),
-        Pair(Action("F", 0, 1), Action("B", 0, 0)),
-        Action("B", 0, 1),
-    )
-    stages, schedule = Meeting(), Schedule("1f1b", 1, 1, 2, (order,))
-    Executor(schedule, 0, stages, torch.empty(0), Wires(schedule, (0,)), overlap=True).run(range(2))
-    assert stages.done[0] == "F0"
-    assert sorted(stages.done[1:3]) == ["B0", "F1"]
-    assert stages.done[3:] == ["B1"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from shoal_workloads.parallel.pipeline.executor import Executor
 from shoal_workloads.parallel.pipeline.streams import DeviceStreams, Streams, streams_of
 from shoal_workloads.parallel.pipeline.wires import Wires
-from shoal_workloads.parallel.schedule import LAYOUTS, Pair, Schedule, actions_of, build, needed_micro_batches
+from shoal_workloads.parallel.schedule import LAYOUTS, Action, Pair, Schedule, actions_of, build, needed_micro_batches
 from tests.support.queues import Noted, Queues, Stream, run
 
 RANKS = 2  # that share experts
@@ -171,3 +171,40 @@ def test_stages_that_are_computed_alone_stay_on_the_main_stream() -> None:
 
 def test_a_cpu_has_no_streams() -> None:
     assert type(streams_of("cpu", (0, 1))) is Streams
+
+
+class Meeting:
+    """A stage whose second forward and first backward each wait for the other to begin."""
+
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2)
+        self.done: list[str] = []
+
+    def forward(self, stage: int, micro_batch: int, x: torch.Tensor | None) -> torch.Tensor | None:
+        if micro_batch == 1:
+            self._both.wait(timeout=60)
+        self.done.append(f"F{micro_batch}")
+        return None
+
+    def backward(self, stage: int, micro_batch: int, grad: torch.Tensor | None, *, wait: bool) -> torch.Tensor | None:
+        if micro_batch == 0:
+            self._both.wait(timeout=60)
+        self.done.append(f"B{micro_batch}")
+        return None
+
+    def weights(self, stage: int, micro_batch: int) -> None:
+        raise AssertionError("no weights were left")
+
+
+def test_both_actions_of_a_pair_are_under_way_at_once() -> None:
+    """So that one computes while the other waits for its experts' rows."""
+    order = (
+        Action("F", 0, 0),
+        Pair(Action("F", 0, 1), Action("B", 0, 0)),
+        Action("B", 0, 1),
+    )
+    stages, schedule = Meeting(), Schedule("1f1b", 1, 1, 2, (order,))
+    Executor(schedule, 0, stages, torch.empty(0), Wires(schedule, (0,)), overlap=True).run(range(2))
+    assert stages.done[0] == "F0"
+    assert sorted(stages.done[1:3]) == ["B0", "F1"]
+    assert stages.done[3:] == ["B1"]
