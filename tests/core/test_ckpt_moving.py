@@ -26,8 +26,10 @@ from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.marker import MARKER, seal
 from shoal_core.ckpt.moving import convert, copy, to_dcp
 from shoal_core.ckpt.whole import Checkpoint
-from shoal_core.errors import UserError
+from shoal_core.errors import StoreError, UserError
+from shoal_core.store import open_store, send
 from shoal_core.store.arrow import ArrowStore, Place
+from shoal_core.store.local import LocalStore
 from tests.support import ranks
 
 STATE = {"vector": torch.arange(600.0).view(6, 100), "bias": torch.zeros(2, dtype=torch.bfloat16), "n": torch.tensor(3)}
@@ -93,6 +95,24 @@ def test_a_copy_goes_to_a_store_without_conditional_writes(saved: Checkpoint, tm
     assert same(found)
     with pytest.raises(UserError, match="is not empty"):
         copy(saved, target)
+
+
+def test_what_fails_first_is_told_where_nothing_can_be_removed_either(
+    saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(store: LocalStore, *given: object) -> None:
+        raise StoreError("full" if given and isinstance(given[0], str) else "gone")
+
+    target = Folder.at(tmp_path / "there" / name_of(7))
+    monkeypatch.setattr(LocalStore, "put", fails)
+    monkeypatch.setattr(LocalStore, "delete", fails)
+    with pytest.raises(StoreError, match="full"):
+        copy(saved, target)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a").write_bytes(b"a")
+    monkeypatch.setattr(LocalStore, "writer", fails)
+    with pytest.raises(StoreError, match="full"):
+        send(tmp_path / "files", open_store(tmp_path / "sent"), last="a")
 
 
 @pytest.mark.parametrize("place", [20, -1])

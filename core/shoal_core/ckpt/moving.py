@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from shoal_core.ckpt.plan import Read, Want, plan
 from shoal_core.ckpt.read import READERS, believed, header_of
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
-from shoal_core.errors import UserError
+from shoal_core.errors import StoreError, UserError
 from shoal_core.store import local_folder
 
 __all__ = ["convert", "copy", "to_dcp"]
@@ -47,8 +48,9 @@ def copy(source: Checkpoint, target: Folder) -> int:
         if not target.create(MARKER, json.dumps(source.marker, indent=1).encode()):
             raise UserError(f"{target.address}: another was put there meanwhile", "name another place")
     except BaseException:
-        if MARKER not in target.sizes():
-            target.delete([*reads, about["file"]])
+        with contextlib.suppress(StoreError):  # what failed first is told
+            if not target.has(MARKER):
+                target.delete([*reads, about["file"]])
         raise
     return source.bytes
 

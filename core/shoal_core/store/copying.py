@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def send(folder: Path, store: Store, last: str) -> int:
     bytes.
 
     Raises:
-        StoreError: the store does not take one. Those that it took are removed again.
+        StoreError: the store does not take one. Those that it took are removed again, as far as it lets them go.
         OSError: a file cannot be read. Likewise.
     """
     names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name == last, name))
@@ -31,7 +32,8 @@ def send(folder: Path, store: Store, last: str) -> int:
                 while block := file.read(_BLOCK):
                     writer.write(block)
     except BaseException:
-        store.delete(sent)
+        with contextlib.suppress(StoreError):  # what failed first is told
+            store.delete(sent)
         raise
     return sum((folder / name).stat().st_size for name in names)
 
