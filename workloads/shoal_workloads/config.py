@@ -84,10 +84,10 @@ class ParallelConfig(_Section):
         "networks too (ffn), rows from other workers too, which travel again (dispatch)",
     )
     reshard_after_forward: bool = Field(default=False, description="gather parameters again in backward: less memory")
-    reduce_once: bool = Field(
-        default=False,
+    reduce_once: bool | Literal["auto"] = Field(
+        default="auto",
         description="without pipeline stages, add gradients up where they are made and reduce them once a step, not "
-        "after each micro-batch: 4 bytes more for every parameter that is gathered",
+        "after each micro-batch: 4 bytes more for every parameter that is gathered; auto: on a GPU that has them",
     )
 
 

@@ -182,7 +182,7 @@ class _Sizes:
         together = sizes[-1] + sum(sorted(sizes[:-1])[-2:]) if parallel.reshard_after_forward else sum(sizes)
         shards = sum(one.masters for one in weights)
         largest = max(sum(one.count for one in block) for block in blocks) if mesh.workers > 1 else 0
-        whole = sum(one.count for one in weights if one.holders > 1) if parallel.reduce_once else 0
+        whole = sum(one.count for one in weights if one.holders > 1) if parallel.reduce_once is True else 0
         always = {**self.masters(weights), "parameters": together, **self.outside()}
         computing = {
             **always,

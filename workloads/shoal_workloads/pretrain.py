@@ -129,7 +129,7 @@ class Pretrain(Workload):
     @property
     def reduces_once(self) -> bool:
         """See `Workload`."""
-        return self.config.parallel.reduce_once
+        return self.config.parallel.reduce_once is True  # left to be chosen, it gives way to sums in fixed point
 
     @property
     def rolls_back(self) -> bool:

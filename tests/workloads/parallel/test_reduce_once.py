@@ -14,7 +14,7 @@ from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.footprint import GB, footprint
 from shoal_workloads.parallel.check import check_layout
-from shoal_workloads.parallel.fits import check_fits, nearest
+from shoal_workloads.parallel.fits import check_fits, nearest, settled
 from tests.support import synthetic
 from tests.support.backends import BOTH_LONG
 from tests.support.reducing import Reduced, reduced
@@ -100,6 +100,33 @@ def test_what_it_takes_is_counted_and_refused() -> None:
     with pytest.raises(UserError, match=WHOLE):
         check_fits(once, 64)
     assert nearest(once, 64) == {"workload.parallel.reduce_once": False}
+
+
+def test_a_gpu_with_room_for_it_does_so_by_itself() -> None:
+    """What is asked for stays; a CPU, a pipeline and a cell of one worker go without."""
+    sections = {
+        "model": {"preset": "v3-small-16b"},
+        "data": {"corpus": "none", "seq_len": 4096},
+        "batch": {"global_batch": 1024},
+        "parallel": {"ep": 8, "recompute": "dispatch"},
+        "precision": "bf16",
+        "device": "cuda",
+    }
+    left = PretrainConfig.model_validate(sections)
+    without = footprint(left, 64)
+    room = without.total + 1.04 * footprint(asked(left, True), 64).parts[WHOLE]
+    for gb, once in ((math.ceil(without.total / GB), False), (math.ceil(room / GB), True)):
+        here = left.model_copy(update={"device_gb": gb})
+        assert settled(here, 64).parallel.reduce_once is once
+        assert (check_fits(here, 64).parts[WHOLE] > 0) is once
+        assert all(settled(asked(here, kept), 64) == asked(here, kept) for kept in (False, True))
+    assert settled(here.model_copy(update={"device": "cpu"}), 64).parallel.reduce_once is False
+    assert settled(config(2, pp=2).model_copy(update={"device": "cuda"}), 2).parallel.reduce_once is False
+    assert settled(config(1).model_copy(update={"device": "cuda"}), 1).parallel.reduce_once is False
+
+
+def asked(config: PretrainConfig, once: bool) -> PretrainConfig:
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"reduce_once": once})})
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def check_layout(config: PretrainConfig, workers: int) -> None:
             "workload.parallel.rebalance: with ep 1 every worker holds all experts, there is nothing to balance",
             "rebalance 0, or ep of 2 or more",
         )
-    if parallel.reduce_once and (mesh.pp > 1 or workers == 1):
+    if parallel.reduce_once is True and (mesh.pp > 1 or workers == 1):
         raise UserError(
             f"workload.parallel.reduce_once: a pipeline (pp {mesh.pp}) reduces gradients once a step by itself"
             if mesh.pp > 1

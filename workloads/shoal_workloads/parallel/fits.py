@@ -12,12 +12,23 @@ from shoal_workloads.footprint import GB, Footprint, footprint
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.parallel.check import check_layout
 
-__all__ = ["check_fits", "nearest"]
+__all__ = ["check_fits", "nearest", "settled"]
 
 LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
 ZERO_BUBBLE = ("zb1p", "zbv", "dualpipe", "dualpipev")
 Change = dict[str, Any]
 """Settings that differ, by their path in the job file."""
+
+
+def settled(config: PretrainConfig, workers: int) -> PretrainConfig:
+    """The config with what a cell of `workers` was left to choose by the memory of a GPU: whether gradients are reduced
+    once a step. A CPU, whose memory nobody counts, goes without. Every cell chooses the same: it asks nothing else."""
+    parallel = config.parallel
+    if parallel.reduce_once != "auto":
+        return config
+    config, once = (_apply(config, {"workload.parallel.reduce_once": choice}) for choice in (False, True))
+    chosen = config.device == "cuda" and parallel.pp == 1 and workers > 1
+    return once if chosen and footprint(once, workers).total <= config.device_gb * GB else config
 
 
 def check_fits(config: PretrainConfig, workers: int) -> Footprint:
@@ -26,6 +37,7 @@ def check_fits(config: PretrainConfig, workers: int) -> Footprint:
     Raises:
         UserError: more than a GPU has; its parts, and the nearest setting that would fit.
     """
+    config = settled(config, workers)
     need = footprint(config, workers)
     if need.total <= config.device_gb * GB:
         return need
@@ -43,6 +55,7 @@ def check_fits(config: PretrainConfig, workers: int) -> Footprint:
 
 def nearest(config: PretrainConfig, workers: int) -> Change | None:
     """The setting with the fewest changes that fits, the cheapest in time first; none if none does."""
+    config = settled(config, workers)
     for change in _changes(config, workers):
         cell, changed = change.get("workers_per_cell", workers), _apply(config, change)
         try:

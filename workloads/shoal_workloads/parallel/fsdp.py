@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
+from shoal_workloads.parallel.fits import settled
 from shoal_workloads.parallel.layout import layout_of, shard_model
 from shoal_workloads.precision.products import Products
 
@@ -37,7 +38,7 @@ class Fsdp(Engine):
             products=products,
             reshard_after_forward=config.parallel.reshard_after_forward,
         )
-        once = config.parallel.reduce_once and isinstance(self.model, FSDPModule)
+        once = settled(config, workers).parallel.reduce_once and isinstance(self.model, FSDPModule)
         self._once = cast(FSDPModule, self.model) if once else None
 
     def begin(self, step: int) -> None:
