@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,9 @@ def versions(bench: Bench) -> dict[str, Any]:
 
 
 class Text:
-    """Samples of synthetic text, in the place of a corpus."""
+    """Samples of synthetic text, in the place of a corpus in a folder."""
+
+    far, waits, waited = False, 0, 0.0
 
     def __init__(self, vocabulary: int, length: int, device: str) -> None:
         self._vocabulary, self._length, self._device = vocabulary, length, device
@@ -56,6 +58,9 @@ class Text:
     def tokens(self, ids: Sequence[int]) -> torch.Tensor:
         rows = [synthetic_text(self._vocabulary, 1, self._length + 1, place) for place in ids]
         return torch.cat(rows).to(self._device)
+
+    def expect(self, coming: Iterable[Sequence[int]]) -> None:
+        """All of it is here."""
 
 
 class OverGloo(Pretrain):

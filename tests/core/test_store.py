@@ -107,10 +107,10 @@ def test_listings(store: Store) -> None:
 
 
 def test_what_another_program_called_otherwise_is_not_listed(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys of S3 are any text: one like a path to elsewhere would be written there by who copies a store."""
-    account(monkeypatch, endpoint, tmp_path)
+    account(monkeypatch, s3_endpoint, tmp_path)
     client, prefix = boto3.client("s3"), secrets.token_hex(4)
     client.create_bucket(Bucket="runs")
     for name in ("../../out.safetensors", "a//b.safetensors", "a/./c.safetensors", "/d.safetensors", "e/"):

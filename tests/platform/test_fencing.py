@@ -143,6 +143,17 @@ def test_two_neighbours_end_one_worker_and_one_of_them_keeps_its_stacks(tmp_path
     assert (tmp_path / stacks_file(WORKER, one.pid)).read_text().count("asleep_in_a_collective (<") == 1
 
 
+def test_what_a_neighbour_has_kept_stays(tmp_path: Path) -> None:
+    """Who comes when it is done ends a process in which there is nothing left to read."""
+    with process(AT_EASE.format(worker=WORKER)) as one:
+        kept = tmp_path / stacks_file(WORKER, one.pid)
+        kept.parent.mkdir()
+        kept.write_text("said before")
+        fence(one.pid, WORKER, tmp_path)
+        assert one.wait() == -signal.SIGKILL
+    assert kept.read_text() == "said before"
+
+
 def test_a_process_that_ends_itself_says_so_first(tmp_path: Path) -> None:
     ends = f"""
 import os, pathlib

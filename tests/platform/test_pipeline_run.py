@@ -84,7 +84,7 @@ def test_a_death_in_the_step_that_moves_experts(tmp_path: Path, at: str, backend
 @pytest.mark.parametrize(
     ("parallel", "steps", "backend"),
     [
-        pytest.param({"pp": 2, "schedule": "zbv"}, 20, "fakenccl", marks=pytest.mark.fakenccl),
+        pytest.param({"pp": 2, "schedule": "zbv"}, 60, "fakenccl", marks=pytest.mark.fakenccl),
         pytest.param({"pp": 2, "schedule": "dualpipe"}, 40, "gloo", marks=pytest.mark.long),
         pytest.param({"pp": 2, "schedule": "dualpipe"}, 40, "fakenccl", marks=LONG),
         pytest.param({"pp": 2, "schedule": "dualpipe", "ep": 2}, 80, "fakenccl", marks=LONG),

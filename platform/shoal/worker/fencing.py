@@ -35,15 +35,16 @@ def fence(pid: int, worker: str, run: Path) -> None:
         with stacks.borrowed(pid, worker) as file:
             if file is None:
                 return
-            if not first(file):
+            path = run / stacks_file(worker, pid)
+            if not first(file) or path.exists():  # who comes late may find it killed, and nothing in it
                 until_done(file)
                 os.kill(pid, signal.SIGKILL)
                 return
             text = f"{worker}, process {pid}\n\n{stacks.stacks_of(pid, file)}"
             if pid == os.getpid():
-                keep(run / stacks_file(worker, pid), text)
+                keep(path, text)
             os.kill(pid, signal.SIGKILL)
-            keep(run / stacks_file(worker, pid), text)
+            keep(path, text)
     except OSError:
         pass  # it is gone
 
