@@ -21,6 +21,20 @@ from tests.support.reducing import Reduced, reduced
 
 TOLERANCE = 1e-5  # of the largest element of a tensor, as in the tests of layouts
 WHOLE = "gradients, not reduced yet"
+ON_GPUS = PretrainConfig.model_validate(
+    {
+        "model": {"preset": "v3-small-16b"},
+        "data": {"corpus": "none", "seq_len": 4096},
+        "batch": {"global_batch": 1024},
+        "parallel": {"ep": 8, "recompute": "dispatch"},
+        "precision": "bf16",
+        "device": "cuda",
+    }
+)
+
+
+def asked(config: PretrainConfig, once: bool) -> PretrainConfig:
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"reduce_once": once})})
 
 
 def config(workers: int, precision: str = "fp32", **parallel: Any) -> PretrainConfig:
@@ -79,23 +93,9 @@ def test_gradients_in_bf16_are_added_up_in_float32(pair: World) -> None:
 
 def test_what_it_takes_is_counted_and_refused() -> None:
     """The nearest setting does without."""
-    sections = {
-        "model": {"preset": "v3-small-16b"},
-        "data": {"corpus": "none", "seq_len": 4096},
-        "batch": {"global_batch": 1024},
-        "parallel": {"ep": 8, "recompute": "dispatch"},
-        "precision": "bf16",
-        "device": "cuda",
-    }
-    plain = PretrainConfig.model_validate(sections)
-    without = footprint(plain, 64)
+    without = footprint(ON_GPUS, 64)
     assert without.parts[WHOLE] == 0
-    once = plain.model_copy(
-        update={
-            "parallel": plain.parallel.model_copy(update={"reduce_once": True}),
-            "device_gb": math.ceil(without.total / GB),
-        }
-    )
+    once = asked(ON_GPUS, True).model_copy(update={"device_gb": math.ceil(without.total / GB)})
     assert footprint(once, 64).total == pytest.approx(without.total + 1.03 * footprint(once, 64).parts[WHOLE])
     with pytest.raises(UserError, match=WHOLE):
         check_fits(once, 64)
@@ -104,29 +104,16 @@ def test_what_it_takes_is_counted_and_refused() -> None:
 
 def test_a_gpu_with_room_for_it_does_so_by_itself() -> None:
     """What is asked for stays; a CPU, a pipeline and a cell of one worker go without."""
-    sections = {
-        "model": {"preset": "v3-small-16b"},
-        "data": {"corpus": "none", "seq_len": 4096},
-        "batch": {"global_batch": 1024},
-        "parallel": {"ep": 8, "recompute": "dispatch"},
-        "precision": "bf16",
-        "device": "cuda",
-    }
-    left = PretrainConfig.model_validate(sections)
-    without = footprint(left, 64)
-    room = without.total + 1.04 * footprint(asked(left, True), 64).parts[WHOLE]
+    without = footprint(ON_GPUS, 64)
+    room = without.total + 1.04 * footprint(asked(ON_GPUS, True), 64).parts[WHOLE]
     for gb, once in ((math.ceil(without.total / GB), False), (math.ceil(room / GB), True)):
-        here = left.model_copy(update={"device_gb": gb})
+        here = ON_GPUS.model_copy(update={"device_gb": gb})
         assert settled(here, 64).parallel.reduce_once is once
         assert (check_fits(here, 64).parts[WHOLE] > 0) is once
         assert all(settled(asked(here, kept), 64) == asked(here, kept) for kept in (False, True))
     assert settled(here.model_copy(update={"device": "cpu"}), 64).parallel.reduce_once is False
     assert settled(config(2, pp=2).model_copy(update={"device": "cuda"}), 2).parallel.reduce_once is False
     assert settled(config(1).model_copy(update={"device": "cuda"}), 1).parallel.reduce_once is False
-
-
-def asked(config: PretrainConfig, once: bool) -> PretrainConfig:
-    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"reduce_once": once})})
 
 
 @pytest.mark.parametrize(
