@@ -14,8 +14,8 @@ from shoal_core.ckpt import among, nearby, together
 from shoal_core.ckpt.boxes import Box
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder, name_of
-from shoal_core.ckpt.plan import Want, plan
-from shoal_core.ckpt.read import fetch_from
+from shoal_core.ckpt.gather import gather
+from shoal_core.ckpt.plan import Holder, Want
 from shoal_core.ckpt.together import Loaded, Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt
@@ -87,11 +87,12 @@ class Place:
                 assert box is not None
                 wanted[name] = Want(str(whole.dtype).removeprefix("torch."), tuple(whole.shape), (box,))
                 targets[name] = [torch.zeros(box.lengths, dtype=whole.dtype)]
-            disk, store = fetch_from([self.disk(rank), self.store], plan(index, wanted, ""), targets)
+            holders = {"disk": Holder(index.tensors, 0), "store": Holder(index.tensors, 1)}
+            given = gather(holders, {"disk": self.disk(rank), "store": self.store}, wanted, targets, "")
             for name, (target,) in targets.items():
                 first, rows = wanted[name].boxes[0].offsets[0], wanted[name].boxes[0].lengths[0]
                 assert torch.equal(target, STATE[name][first : first + rows])
-            near, far = near + disk, far + store
+            near, far = near + given["disk"], far + given["store"]
         return near, far
 
 

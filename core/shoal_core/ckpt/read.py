@@ -1,26 +1,29 @@
-"""Reads what was planned, and believes no byte of it before its SHA-256 is that of the index."""
+"""Reads what was planned, and believes no byte of it before its SHA-256 is that of the index, or before who has it has
+summed it on its way."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from shoal_core.ckpt.boxes import whole
+from shoal_core.ckpt.cutting import offset
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.index import Block, File, Index
-from shoal_core.ckpt.plan import Copy, Part, Read, Want, plan, read_of
+from shoal_core.ckpt.plan import Part, Read, Want, plan, read_of
 from shoal_core.ckpt.state import bytes_of, room
-from shoal_core.errors import StoreError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Source", "check", "fetch", "fetch_from"]
+__all__ = ["Scattered", "Source", "check", "fetch", "in_parallel", "take"]
+
+T = TypeVar("T")
 
 READERS = 4
-"""Reads that are under way at once."""
+"""Reads that are under way at once: so many times `plan.AT_ONCE` is all that is held beside what is read into."""
 
 
 class Source(Protocol):
@@ -37,64 +40,82 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class Scattered(Protocol):
+    """A source that gives many ranges at once, and has them summed on their way: their blocks have no SHA-256."""
+
+    def where(self, name: str) -> str:
+        """As `Source`."""
+
+    def read_each(self, name: str, ranges: Sequence[tuple[int, memoryview]]) -> None:
+        """Fill each buffer from its byte on.
+
+        Raises:
+            FileNotFoundError: there is no such file. Damaged: what arrived is not what was sent. StoreError: who has it
+                does not answer.
+        """
+
+
 def fetch(source: Source, reads: Sequence[Read], targets: Mapping[str, Sequence[torch.Tensor]]) -> int:
     """Fill `targets`, the destinations of each tensor that was planned for. Returns the bytes that were read.
 
     Raises:
         Damaged: a block is not what was committed; targets hold anything then. StoreError: the source fails.
     """
-    (size,) = fetch_from([source], reads, targets)
-    return size
+    in_parallel(lambda read: take(source, read, targets), reads)
+    return sum(read.bytes for read in reads)
 
 
-def fetch_from(
-    sources: Sequence[Source], reads: Sequence[Read], targets: Mapping[str, Sequence[torch.Tensor]]
-) -> list[int]:
-    """The same, each block from the first of `sources` that has it as it was committed. Returns the bytes that are of
-    each.
+def take(
+    source: Source | Scattered,
+    read: Read,
+    targets: Mapping[str, Sequence[torch.Tensor]],
+    *,
+    all_or_nothing: bool = True,
+) -> dict[Part, Damaged]:
+    """Do a read, straight into where it belongs if that can be. Returns the parts that are not what was committed,
+    unless one is enough to give up.
 
-    Raises: as `fetch`, of the last of them.
+    Raises:
+        Damaged: that is so, or the file lacks something. StoreError: the source fails.
     """
-    counts: list[list[int]] = [[] for _ in sources]
-
-    def one(read: Read) -> None:
-        direct = straight(read, targets)
-        buffer = room(read.bytes) if direct is None else direct
-        missing = [read]
-        for source, count in zip(sources, counts, strict=True):
-            asked, missing = missing, lacking(source, missing, buffer, read.at, last=source is sources[-1])
-            count.append(sum(one.bytes for one in asked) - sum(one.bytes for one in missing))
-        if direct is None:
-            for part in read.parts:
-                place(part, buffer[part.block.at - read.at :][: part.block.bytes], targets)
-
-    in_parallel(one, reads)
-    return [sum(count) for count in counts]
-
-
-def lacking(source: Source, reads: Sequence[Read], buffer: memoryview, start: int, *, last: bool) -> list[Read]:
-    """Read what is to be read of a source into `buffer`, which begins at the byte `start` of the file. Returns what it
-    does not have as it was committed.
-
-    Raises: as `fetch`, if it is the last that could have it.
-    """
-    missing = []
-    for read in reads:
+    if isinstance(source, Scattered):
+        take_each(source, read, targets)
+        return {}
+    direct = straight(read, targets)
+    buffer = room(read.bytes) if direct is None else direct
+    fill(source, read.file, read.at, buffer)
+    wrong = {}
+    for part in read.parts:
+        content = buffer[part.block.at - read.at :][: part.block.bytes]
         try:
-            fill(source, read.file, read.at, buffer[read.at - start :][: read.bytes])
-        except (Damaged, StoreError):
-            if last:
+            believe(source, part.name, part.block, content)
+        except Damaged as error:
+            if all_or_nothing:
                 raise
-            missing.append(read)
+            wrong[part] = error
             continue
-        for part in read.parts:
-            try:
-                believe(source, part.name, part.block, buffer[part.block.at - start :][: part.block.bytes])
-            except Damaged:
-                if last:
-                    raise
-                missing.append(read_of([part]))
-    return missing
+        if direct is None:
+            place(part, content, targets)
+    return wrong
+
+
+def take_each(source: Scattered, read: Read, targets: Mapping[str, Sequence[torch.Tensor]]) -> None:
+    """Do a read of ranges. Raises: as `take`."""
+    direct = [straight(read_of([part]), targets) for part in read.parts]
+    rest = room(sum(part.block.bytes for part, view in zip(read.parts, direct, strict=True) if view is None))
+    ranges, indirect = [], []
+    for part, view in zip(read.parts, direct, strict=True):
+        if view is None:
+            view, rest = rest[: part.block.bytes], rest[part.block.bytes :]
+            indirect.append((part, view))
+        ranges.append((part.block.at, view))
+    try:
+        source.read_each(read.file, ranges)
+    except FileNotFoundError as error:
+        raise Damaged(f"{source.where(read.file)}: is not held any more", "go on from a checkpoint") from error
+    for part, view in indirect:
+        place(part, view, targets)
 
 
 def check(source: Source, index: Index) -> None:
@@ -108,13 +129,12 @@ def check(source: Source, index: Index) -> None:
     in_parallel(lambda read: believed(source, read), plan(index, wanted, ""))
 
 
-def in_parallel(work: Callable[[Read], object], reads: Iterable[Read]) -> None:
-    """Do `work` for each; the first that fails ends it."""
+def in_parallel(work: Callable[[Read], T], reads: Iterable[Read]) -> list[T]:
+    """What `work` returns for each; the first that fails ends it."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="checkpoint-read") as pool:
         waiting = [pool.submit(work, read) for read in reads]
         try:
-            for one in waiting:
-                one.result()
+            return [one.result() for one in waiting]
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -187,24 +207,22 @@ def place(part: Part, content: memoryview, targets: Mapping[str, Sequence[torch.
 
 def straight(read: Read, targets: Mapping[str, Sequence[torch.Tensor]]) -> memoryview | None:
     """The memory that a read belongs in, if that is one piece of one destination: then nothing need be copied."""
-    name, copy = read.parts[0].name, read.parts[0].copies[0]
-    target = targets[name][copy.target]
+    name, first = read.parts[0].name, read.parts[0].copies[0]
+    target = targets[name][first.target]
     if target.device.type != "cpu" or not target.is_contiguous():
         return None
-    start = place_of(read.parts[0], copy)
-    end = start
+    start = end = place_of(read.parts[0])
     for part in read.parts:
-        if part.name != name or [one.target for one in part.copies] != [copy.target]:
+        if start is None or part.name != name or part.copies[0].target != first.target or place_of(part) != end:
             return None
-        if end is None or place_of(part, part.copies[0]) != end:
-            return None
-        end += part.block.bytes
+        end = start + part.block.at + part.block.bytes - read.at
     return bytes_of(target)[start:end]
 
 
-def place_of(part: Part, copy: Copy) -> int | None:
-    """Where the bytes of a block begin in a contiguous destination, if all of it lies there in one piece."""
-    block, into = part.block, copy.into
-    if copy.box != block.box or block.box.lengths[1:] != into.lengths[1:]:
+def place_of(part: Part) -> int | None:
+    """Where the bytes of a block begin in its only destination, if all of it lies there in one piece."""
+    block, (copy, *others) = part.block, part.copies
+    if others or copy.box != block.box:
         return None
-    return (block.box.offsets[0] - into.offsets[0]) * (block.bytes // block.box.lengths[0]) if into.lengths else 0
+    before = offset(block.box, copy.into)
+    return None if before is None else before * (block.bytes // block.box.numel)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 from shoal_core.ckpt.errors import Damaged, Earlier, Unfit
 from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.gather import gather
 from shoal_core.ckpt.pieces import Piece, block_bytes, deal
-from shoal_core.ckpt.plan import plan
-from shoal_core.ckpt.read import Source, fetch_from
+from shoal_core.ckpt.plan import Holder
+from shoal_core.ckpt.read import Source
 from shoal_core.ckpt.state import destinations
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
@@ -218,8 +219,11 @@ def load(
         steps = checkpoint.steps
         held = checkpoint.index.tensors
         wanted, targets = destinations({n: t for n, t in state.items() if n in held or not optional(n)})
-        *near, far = fetch_from([*nearer, folder], plan(checkpoint.index, wanted, folder.address), targets)
-        word = {"seal": checkpoint.marker["seal"], "bytes": sum(near) + far, "near": sum(near)}
+        sources = {str(number): source for number, source in enumerate([*nearer, folder])}
+        holders = {name: Holder(held, number) for number, name in enumerate(sources)}
+        given = gather(holders, sources, wanted, targets, folder.address)
+        near = given.total() - given[str(len(nearer))]
+        word = {"seal": checkpoint.marker["seal"], "bytes": given.total(), "near": near}
     except UserError as error:
         kind = next(number for number, one in enumerate(KINDS) if isinstance(error, one))
         word = {"kind": kind, "problem": error.problem, "remedy": error.remedy}
