@@ -14,7 +14,7 @@ from typing import Any
 
 from shoal_core.errors import StoreError
 
-__all__ = ["CREDENTIALS", "connect", "unsigned"]
+__all__ = ["CREDENTIALS", "connect", "found_now", "unsigned"]
 
 CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role; all processes that "
@@ -25,6 +25,19 @@ CREDENTIALS = (
 def unsigned() -> bool:
     """Whether requests are to be made without credentials."""
     return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+
+
+def found_now() -> object:
+    """The credentials that a client which is made now would use, to be held against those of one that was made before:
+    files of `~/.aws` and roles change while a process lives. None: there are none."""
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found = None if unsigned() else boto3.Session().get_credentials()
+        return None if found is None else found.get_frozen_credentials()
+    except BotoCoreError:
+        return None
 
 
 def connect(

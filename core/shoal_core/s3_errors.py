@@ -7,7 +7,7 @@ from typing import Any
 from shoal_core.errors import StoreError
 from shoal_core.s3_client import CREDENTIALS, unsigned
 
-__all__ = ["final_error", "is_answer", "told"]
+__all__ = ["final_error", "is_answer", "refuses_caller", "told"]
 
 _RIGHTS = {
     "reading": "s3:GetObject and s3:ListBucket",
@@ -87,6 +87,16 @@ def _refusal(error: Any, where: str, doing: str) -> Exception | None:
     if code in _BUSY or not 400 <= status < 500 or status in (408, 429):
         return None
     return StoreError(f"{where}: {why}", "check the address s3://bucket/prefix, and that the endpoint is an S3 store")
+
+
+def refuses_caller(error: Exception) -> bool:
+    """Whether somebody else, or the same with other credentials, may be given another answer."""
+    from botocore.exceptions import ClientError
+
+    if not isinstance(error, ClientError):
+        return False
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return error.response.get("Error", {}).get("Code") in _UNKNOWN_CALLER or status in (401, 403)
 
 
 def told(error: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from shoal_core.ckpt import alone, pieces
-from shoal_core.ckpt.boxes import Box, apart, rows, tile, whole
+from shoal_core.ckpt.boxes import MOST_CUT, Box, rows, tile, whole
 from shoal_core.ckpt.dtypes import SAFETENSORS, itemsize
 from shoal_core.ckpt.errors import Unfit
 from shoal_core.ckpt.folder import Folder
@@ -214,5 +215,23 @@ def test_boxes_tile_until_one_is_moved_or_missing(count: int, dice: random.Rando
     dice.shuffle(blocks)
     assert tile(shape, blocks)
     assert not tile(shape, blocks[1:])
-    assert not apart([*blocks, blocks[0]])
+    assert not tile(shape, [*blocks, blocks[0]])
     assert len(blocks) < 2 or not tile(shape, [blocks[-1], *blocks[1:]])
+
+
+def test_boxes_side_by_side_are_held_against_each_other_in_no_time() -> None:
+    """Those that begin in the same row, too: an index made of them holds no reader up. What takes as long as there are
+    pairs of them would not end here."""
+    count = 100_000
+    columns = [Box((0, at), (1, 1)) for at in range(count)]
+    assert tile((1, count), columns)
+    assert not tile((1, count), [*columns[:-1], columns[0]])
+
+
+def test_a_tensor_is_cut_along_few_dimensions() -> None:
+    shape = (2,) * (MOST_CUT + 1)
+    halves = [Box((at, *[0] * MOST_CUT), (1, *shape[1:])) for at in (0, 1)]
+    assert tile(shape, halves)
+    apiece = [Box(place, (1,) * len(shape)) for place in product((0, 1), repeat=len(shape))]
+    assert not tile(shape, apiece)
+    assert tile(shape[1:], [Box(box.offsets[1:], box.lengths[1:]) for box in apiece if not box.offsets[0]])

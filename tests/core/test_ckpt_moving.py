@@ -132,7 +132,7 @@ def test_the_earlier_format_is_read_by_nobody_until_it_is_converted(old: Path) -
     folder = Folder.at(old)
     with pytest.raises(Earlier, match="format before this one") as error:
         Checkpoint.open(folder)
-    assert "shoal ckpt convert" in error.value.remedy
+    assert error.value.remedy.endswith(f"shoal ckpt convert {old}")
     convert(folder)
     found = Checkpoint.open(folder)
     found.verify()

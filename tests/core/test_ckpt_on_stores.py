@@ -288,6 +288,7 @@ FAULTS: dict[str, tuple[Callable[[], AWSResponse | Exception], str]] = {
     "busy": (lambda: refusal(503, "SlowDown"), "check the network and the object store"),
     "silent": (lambda: ReadTimeoutError(endpoint_url="http://s3"), "check the network and the object store"),
     "wrong credentials": (lambda: refusal(403, "InvalidAccessKeyId"), "AWS_ACCESS_KEY_ID"),
+    "a wrong clock": (lambda: refusal(403, "RequestTimeTooSkewed"), "set this machine's clock"),
     "read-only": (lambda: refusal(403, "AccessDenied"), "s3:PutObject"),
     "vanished": (lambda: refusal(404, "NoSuchBucket"), "check the address"),
 }

@@ -93,6 +93,19 @@ def test_what_is_being_read_is_not_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("READING-*"))
 
 
+@pytest.mark.parametrize("hours", [-20, 20])
+def test_whose_clock_is_wrong_removes_nothing_that_is_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """This machine's; the store's own is asked."""
+    root, now = open_store(tmp_path), time.time
+    written(root, 10, 20, 30)
+    with reading(Folder(root, name_of(10))):
+        monkeypatch.setattr(time, "time", lambda: now() + 3600 * hours)
+        prune(root, Keep(1))
+        assert left(root) == [10, 30]
+
+
 def test_a_reader_says_that_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And reads where nothing may be written too."""
     root = open_store(tmp_path)

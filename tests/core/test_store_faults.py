@@ -148,6 +148,35 @@ def test_a_refusal_is_told_at_once_with_its_remedy(
     assert not stand.slept
 
 
+@pytest.mark.parametrize("work", WORK)
+def test_credentials_that_were_replaced_are_found_again(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """Of a long run's `~/.aws/credentials`: what is refused by the old ones is done with the new, once."""
+    file = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    def written(key: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {key}\n")
+
+    written("old")
+    long = Stand()
+    assert long.store.create("old", b"content")
+    written("new")
+    long.faults = [refusal(403, "ExpiredToken") for _ in range(99)]
+    assert WORK[work](long.store) is not False
+    assert not long.slept
+    long.store.put("later", b"x")
+    assert len(long.faults) == 98
+
+    fixed = Stand()
+    fixed.faults = [refusal(403, "ExpiredToken")]
+    with pytest.raises(StoreError, match="not accepted"):
+        WORK[work](fixed.store)
+
+
 def test_a_missing_bucket_is_no_missing_object(stand: Stand) -> None:
     store = open_store("s3://nowhere/a")
     for work in (store.stat, store.get, lambda name: store.put(name, b"")):
@@ -281,6 +310,8 @@ def test_a_deletion_that_is_refused_for_one_object_names_the_store(
         (errno.EDQUOT, "fsync", "quota"),
         (errno.EROFS, "open", "mount it"),
         (errno.EIO, "replace", "dmesg"),
+        (errno.EFBIG, "write", "ulimit -f"),
+        (errno.ENOTCONN, "open", "mount it again"),
     ],
 )
 def test_a_disk_that_fails_is_told_and_leaves_the_old_file(

@@ -16,7 +16,7 @@ import pytest
 from shoal_core.errors import UserError
 from shoal_core.passing import TEMP_DIR
 from shoal_data.files import write_whole
-from shoal_data.jobs import lock
+from shoal_data.jobs import lease, lock
 from shoal_data.jobs.claim import FORMAT, check_out, claim, difference
 from shoal_data.jobs.lock import held
 from shoal_data.sources import sample
@@ -45,6 +45,14 @@ def test_a_sample_written_again_leaves_the_inputs_of_a_job_as_they_were(
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     assert [name for name in sorted(before) if before[name] != after[name]] == ["heldout.parquet"]
     assert after.keys() == before.keys()
+
+
+def test_who_holds_a_lock_acts_on_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lease.watched("corpus", {"pid": "7\x1b[2J", "host": "a" * 500})
+    said = capsys.readouterr().err
+    assert "process 7\\x1b[2J on aaa" in said
+    assert len(said) < 300
+    assert "process 7 on b, since" in str(lease.refusal("corpus", {"pid": "7", "host": "b"}))
 
 
 # Where a job may write

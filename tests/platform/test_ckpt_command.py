@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from shoal.cli.ckpt import mesh, tier
 from shoal.cli.main import app
 from shoal_core.ckpt import alone, earlier
 from shoal_core.ckpt.errors import Earlier
@@ -70,13 +72,43 @@ def test_damage_is_told_and_ends_with_an_error(run: Path) -> None:
     assert [one["problem"] for one in told("verify", run)] == [None, None]
     flip(run / "checkpoints" / name_of(20))
     said = shoal("verify", run, fails=True)
-    assert "1 of 2 checkpoints are damaged" in said
+    assert "1 of 2 checkpoints cannot be used" in said
     assert f"{name_of(10)}: " in said
     assert "all as committed" in said
     (run / "checkpoints" / name_of(10) / MARKER).write_text("{")
     assert [one["state"] == "whole" for one in told("list", run)] == [False, True], (
         "sizes and index alone are looked at"
     )
+
+
+def test_where_the_files_are_is_told(run: Path, tmp_path: Path) -> None:
+    """In the storage, and on this node's disk, by the run's own settings or by what is asked for."""
+    first, second = (run / "checkpoints" / name_of(steps) for steps in (10, 20))
+    near = tmp_path / "a disk" / "r" / "node-1" / name_of(10)
+    near.mkdir(parents=True)
+    (part,) = first.glob("*.safetensors")
+    shutil.copy(part, near)
+    size = part.stat().st_size
+    whole = {"files": 1, "of": 1, "bytes": size}
+    assert [one["tiers"] for one in told("list", run)] == [{"storage": whole}] * 2
+    on_disk = [{"storage": whole, "disk": whole}, {"storage": whole, "disk": {"files": 0, "of": 1, "bytes": 0}}]
+    assert [one["tiers"] for one in told("list", run, "--local", tmp_path / "a disk")] == on_disk
+    (run / "config.yaml").write_text(json.dumps({"checkpoint": {"local": str(tmp_path / "a disk")}}))
+    assert [one["tiers"] for one in told("list", run)] == on_disk
+    part.write_bytes(b"cut")
+    (second / MARKER).write_text("{")
+    found = told("list", run)
+    assert found[0]["tiers"] == {"storage": {"files": 0, "of": 1, "bytes": 0}, "disk": whole}
+    assert (found[0]["tokens"], "has 3 bytes" in found[0]["state"]) == (1280, True)
+    (run / "config.yaml").write_text("{")
+    assert [sorted(one["tiers"]) for one in told("list", run)] == [["storage"], ["storage"]]
+
+
+def test_a_mesh_is_told_in_words() -> None:
+    assert mesh({"pp": 2, "fsdp": 1, "ep": 4, "ep_node": 1}) == "pp 2, ep 4"
+    assert (mesh({"pp": 1}), mesh(None), mesh("x")) == ("1", "", "")
+    assert tier(("disk", {"files": 1, "of": 2, "bytes": 5})) == "disk 1 of 2 files"
+    assert tier(("storage", {"files": 2, "of": 2, "bytes": 5})) == "storage"
 
 
 def test_a_marker_of_somebody_else_acts_on_nothing(run: Path) -> None:
@@ -123,6 +155,9 @@ def test_torchs_format_is_given_and_taken(run: Path, tmp_path: Path) -> None:
     said = {"steps": 30, "version": 2, "files": files}
     (old / MARKER).write_text(json.dumps({**said, "seal": seal(said)}))
     assert told("list", run)[-1]["state"] == "earlier format"
+    said = shoal("verify", run, fails=True)
+    assert f"remedy: convert it, once: shoal ckpt convert {old}" in said
+    assert said.count("all as committed") == 2
     with pytest.raises(Earlier):
         Checkpoint.open(Folder.at(old))
     assert [one["out"] for one in told("convert", run)["converted"]] == [str(old)]

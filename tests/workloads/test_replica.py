@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from shoal.testing import World
+from shoal_core.ckpt import alone, together
+from shoal_core.ckpt.folder import Folder
+from shoal_core.ckpt.together import ALONE
 from shoal_workloads import replica
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.pretrain import Pretrain
@@ -71,10 +74,32 @@ def test_checkpoint_loads_on_another_cell(pair: World, tmp_path: Path) -> None:
         assert all(np.array_equal(saved[name], loaded[0][name]) for name in saved)
         return loaded[1]
 
-    saved = pair.run(synthetic.save, synthetic.tiny(parallel={"ep": 2}), 3, str(tmp_path / "two"))[0]
-    after_one = check(saved, synthetic.load(synthetic.tiny(), 3, str(tmp_path / "two")))
-    for answer in pair.run(synthetic.load, synthetic.tiny(parallel={"ep": 1}), 3, str(tmp_path / "two")):
+    averaged: dict[str, Any] = {"ema_decay": 0.9}
+    job = synthetic.tiny(parallel={"ep": 2}, **averaged)
+    saved = pair.run(synthetic.save, job, 3, str(tmp_path / "two"))[0]
+    after_one = check(saved, synthetic.load(synthetic.tiny(**averaged), 3, str(tmp_path / "two")))
+    for answer in pair.run(synthetic.load, synthetic.tiny(parallel={"ep": 1}, **averaged), 3, str(tmp_path / "two")):
         assert check(saved, answer) == pytest.approx(after_one, rel=1e-5)
+
+
+def test_what_goes_on_from_a_checkpoint_has_all_of_the_state(tmp_path: Path) -> None:
+    """Each part of it, in the memory that it had; two more steps and what they leave are the same to the bit."""
+    config = synthetic.tiny(ema_decay=0.9, optim={"moments": "bf16"}, guard={"settle": 1})
+    first, second = synthetic.build(config), synthetic.with_samples(Pretrain(config).build_to_fill(seed=7))
+    for step in range(3):
+        synthetic.run_step(first, step)
+    state = first.state_dict()
+    assert {name.partition(".")[0] for name in state} == {"model", "adam_m", "adam_v", "ema", "router_bias", "guard"}
+    assert all(tensor.any() for tensor in state.values()), "nothing is still as it began"
+    folder = Folder.at(tmp_path / "step-00000003")
+    alone.write(folder, state, {"steps": 3})
+    places = [tensor.data_ptr() for tensor in second.tensors()]
+    second.loaded(together.load(folder, second.state_dict(), ALONE, lambda _: False).steps)
+    assert [tensor.data_ptr() for tensor in second.tensors()] == places
+    for step in (3, 4):
+        for mine, saved in zip(second.tensors(), first.tensors(), strict=True):
+            assert torch.equal(mine, saved)
+        assert synthetic.run_step(second, step) == synthetic.run_step(first, step)
 
 
 def test_no_values_are_drawn_where_state_follows(monkeypatch: pytest.MonkeyPatch) -> None:

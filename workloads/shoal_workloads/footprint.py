@@ -86,6 +86,9 @@ def footprints(config: PretrainConfig, workers: int) -> list[Footprint]:
 
 
 class _Sizes:
+    """The sizes of one job in cells of `mesh`, from which the parts of each worker are counted. `width`: bytes of a
+    number while it computes; `tokens`: of a micro-batch."""
+
     def __init__(self, config: PretrainConfig, mesh: Mesh) -> None:
         self.config, self.mesh, self.model = config, mesh, config.model
         self.width = FP32 if config.precision == "fp32" else 2

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import secrets
-import time
 from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 
@@ -61,8 +60,8 @@ def folders(root: Store) -> list[tuple[int, Folder]]:
 
 def prune(root: Store, keep: Keep, used: Collection[int] = (), known: MutableMapping[int, Saved] | None = None) -> None:
     """Remove the checkpoints that do not stay, but for what is being read and what was set aside, and what older
-    attempts left half-written. used: steps of those that stay whatever `keep` says; known: what was read of markers
-    before, and is now.
+    attempts left half-written; to be called once one has become whole. used: steps of those that stay whatever `keep`
+    says; known: what was read of markers before, and is now.
     """
     found = whole(root)
     known = {} if known is None else known
@@ -71,9 +70,11 @@ def prune(root: Store, keep: Keep, used: Collection[int] = (), known: MutableMap
         if one.steps not in known:
             known[one.steps] = saved(one)
     kept = staying([known[one.steps] for one in found], keep, used)
+    newest = [entry for one in found[-1:] for entry in root.list(f"{one.folder.prefix}/{MARKER}")]
+    now = max((entry.modified for entry in newest), default=0.0)
     for steps, folder in folders(root):
         if found and steps <= found[-1].steps:
-            if steps not in kept and not being_read(folder):
+            if steps not in kept and not being_read(folder, now):
                 remove(folder, marker=True)
             elif steps < found[-1].steps and steps in fresh:
                 remove(folder, marker=False)
@@ -103,10 +104,10 @@ def reading(folder: Folder) -> Iterator[None]:
             folder.delete([name])
 
 
-def being_read(folder: Folder) -> bool:
-    """Whether somebody said so, and not long ago, if the store's clock is right by this one."""
+def being_read(folder: Folder, now: float) -> bool:
+    """Whether somebody said so, and not long before `now` (seconds since 1970), both by the store's clock."""
     said = folder.store.list(f"{folder.prefix}/{READING}")
-    return any(entry.modified > time.time() - READING_FOR for entry in said)
+    return any(entry.modified > now - READING_FOR for entry in said)
 
 
 def sweep(root: Store) -> list[Folder]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
-__all__ = ["Box", "apart", "rows", "tile", "whole"]
+__all__ = ["MOST_CUT", "Box", "rows", "tile", "whole"]
+
+MOST_CUT = 8
+"""Dimensions along which a tensor is cut, at most: a box has twice as many corners with each."""
 
 
 class Box(NamedTuple):
@@ -62,19 +67,35 @@ def rows(box: Box, itemsize: int, limit: int) -> Iterator[tuple[Box, int]]:
 
 
 def tile(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
-    """Whether `boxes` hold every element of a tensor of this shape exactly once."""
+    """Whether `boxes` hold every element of a tensor of this shape exactly once. Along more than `MOST_CUT` dimensions
+    nobody cuts a tensor, and no such boxes are accepted.
+
+    Boxes are summed up by their corners, with the sign that each has in the sum over a part of a table: the corners
+    that are left are those of the whole if and only if the boxes tile it. That takes as long as there are boxes.
+    """
     if not all(box.within(shape) for box in boxes):
         return False
-    return sum(box.numel for box in boxes) == math.prod(shape) and apart(boxes)
+    everything = whole(shape)
+    cut = [at for at in range(len(shape)) if any(_span(box, at) != _span(everything, at) for box in boxes)]
+    if len(cut) > MOST_CUT:
+        return False
+    left = Counter[tuple[int, ...]]()
+    for box in boxes:
+        for corner, sign in _corners(box, cut):
+            left[corner] += sign
+    for corner, sign in _corners(everything, cut):
+        left[corner] -= sign
+    return not any(left.values())
 
 
-def apart(boxes: Sequence[Box]) -> bool:
-    """Whether no two of `boxes` hold a common element."""
-    open_ones: list[Box] = []
-    for box in sorted(box for box in boxes if box.numel):
-        if box.lengths:  # of scalars the second is the first again
-            open_ones = [one for one in open_ones if one.offsets[0] + one.lengths[0] > box.offsets[0]]
-        if any(one.common(box) for one in open_ones):
-            return False
-        open_ones.append(box)
-    return True
+def _span(box: Box, at: int) -> tuple[int, int]:
+    return box.offsets[at], box.lengths[at]
+
+
+def _corners(box: Box, cut: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The corners of a box in the dimensions `cut`, each with its sign; none of an empty one."""
+    if not box.numel:
+        return
+    ends = [((box.offsets[at], 1), (box.offsets[at] + box.lengths[at], -1)) for at in cut]
+    for corner in product(*ends):
+        yield tuple(place for place, _ in corner), math.prod(sign for _, sign in corner)

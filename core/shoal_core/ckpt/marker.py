@@ -47,7 +47,7 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
         if said.get("version", 1) in (1, 2) and isinstance(said["files"], dict) and "index" not in said:
             raise Earlier(
                 f"{where}: is of the format before this one (version {said.get('version', 1)})",
-                "convert the checkpoint, once: shoal ckpt convert FOLDER NEW-FOLDER",
+                f"convert it, once: shoal ckpt convert {where.rpartition('/')[0]}",
             )
         if said["version"] != VERSION:
             raise ValueError(f"it is of version {said['version']!r}")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shoal_core.errors import StoreError
-from shoal_core.s3_client import connect
-from shoal_core.s3_errors import final_error, is_answer, told
+from shoal_core.s3_client import connect, found_now
+from shoal_core.s3_errors import final_error, is_answer, refuses_caller, told
 
 __all__ = ["CONNECTIONS", "Calls", "pause"]
 
@@ -58,6 +58,8 @@ class Calls:
         self._deadline, self._sleep, self._clock = deadline, sleep, clock
         self._lock = threading.Lock()
         self._made: Any = None
+        self._by: object = None
+        """The credentials of what was made."""
         self._answered = False
 
     def client(self) -> Any:
@@ -69,13 +71,15 @@ class Calls:
         with self._lock:
             if self._made is None:
                 patience = min(_PATIENCE, self._deadline)
+                self._by = found_now()
                 self._made = connect(
                     self._address, CONNECTIONS, patience=patience, endpoint=self._endpoint, region=self._region
                 )
             return self._made
 
     def ask(self, where: str, doing: str, request: Callable[[Any, int], Result]) -> Result:
-        """What `request` returns, called with the client and the number of the attempt, from 1 on.
+        """What `request` returns, called with the client and the number of the attempt, from 1 on. Where credentials
+        are refused that have been replaced since, it is made once more with those of now.
 
         Args:
             where: the object that it is about.
@@ -87,13 +91,16 @@ class Calls:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        client, begun, attempt = self.client(), self._clock(), 0
+        client, begun, attempt, renewed = self.client(), self._clock(), 0, False
         while True:
             attempt += 1
             try:
                 result = request(client, attempt)
             except (BotoCoreError, ClientError, OSError) as error:
                 self._answered = self._answered or is_answer(error)
+                if not renewed and refuses_caller(error) and self._outdated(client):
+                    client, renewed = self.client(), True
+                    continue
                 if (final := final_error(error, where, again=self._answered, doing=doing)) is not None:
                     raise final from error
                 if not self._answered and attempt >= _FIRST_ATTEMPTS:
@@ -113,3 +120,10 @@ class Calls:
             else:
                 self._answered = True
                 return result
+
+    def _outdated(self, client: Any) -> bool:
+        """Whether there are other credentials by now than `client` has: then the next one is made with those."""
+        with self._lock:
+            if self._made is client and found_now() != self._by:
+                self._made = None
+            return self._made is not client

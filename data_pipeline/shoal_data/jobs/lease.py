@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from shoal_core.errors import StoreError, UserError
 from shoal_data.place import Remote
 
-__all__ = ["BEAT", "WATCH", "leased", "refusal", "said", "sign_of_life"]
+__all__ = ["BEAT", "WATCH", "leased", "refusal", "said", "sign_of_life", "watched"]
 
 BEAT = 4.0
 """Seconds between two signs of life."""
@@ -80,8 +80,7 @@ def _take(lock: Remote, folder: Remote) -> str:
             return version
         try:
             seen, holder = store.stat(lock.path).version, said(lock.read_bytes())
-            who = f"process {holder.get('pid')} on {holder.get('host')}"
-            print(f"{folder}: {who} was at work here; watching for {WATCH:.0f} s if it lives", file=sys.stderr)
+            watched(folder, holder)
             end = time.monotonic() + WATCH
             while time.monotonic() < end:
                 time.sleep(BEAT / 4)
@@ -106,9 +105,20 @@ def said(content: bytes) -> dict[str, str]:
     return word if isinstance(word, dict) else {}
 
 
+def watched(folder: object, holder: dict[str, str]) -> None:
+    """Say for what the job waits now."""
+    print(f"{folder}: {words(holder)} was at work here; watching for {WATCH:.0f} s if it lives", file=sys.stderr)
+
+
+def words(holder: dict[str, str]) -> str:
+    """Who holds a lock, by what it says of itself: others wrote that, and nothing in it acts on a terminal."""
+    told = f"process {str(holder.get('pid'))[:80]} on {str(holder.get('host'))[:80]}"
+    return told if told.isprintable() else ascii(told)
+
+
 def refusal(folder: object, holder: dict[str, str]) -> UserError:
     """What is said to who comes second."""
-    who = f"process {holder['pid']} on {holder['host']}, since {holder['since']}" if holder.get("pid") else "just begun"
+    who = f"{words(holder)}, since {holder.get('since')}" if holder.get("pid") else "just begun"
     return UserError(
         f"{folder}: another job is at work there ({who})",
         "wait for its end, or end it first, and run this command again; nothing was touched",

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from shoal_data.files import explain
-from shoal_data.jobs.lease import BEAT, WATCH, leased, refusal, said, sign_of_life
+from shoal_data.jobs.lease import BEAT, WATCH, leased, refusal, said, sign_of_life, watched
 from shoal_data.place import Place, Remote
 
 __all__ = ["LOCK", "held"]
@@ -101,8 +100,7 @@ def _flock(handle: int) -> bool | None:
 
 def _lives(path: Path, before: dict[str, str]) -> bool:
     """Whether the holder that is named in the file gives a sign of life."""
-    who = f"process {before.get('pid')} on {before.get('host')}"
-    print(f"{path.parent.parent}: {who} was at work here; watching for {WATCH:.0f} s if it lives", file=sys.stderr)
+    watched(path.parent.parent, before)
     end = time.monotonic() + WATCH
     while time.monotonic() < end:
         time.sleep(BEAT / 4)

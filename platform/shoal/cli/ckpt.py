@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -18,29 +19,39 @@ app = typer.Typer(no_args_is_help=True, help="List, show, verify, copy, convert 
 
 One = Annotated[str, typer.Argument(help="A checkpoint: RUN/checkpoints/step-00000100, or an address like that.")]
 Any_ = Annotated[str, typer.Argument(help="A run, its folder of checkpoints, or one checkpoint: a path or an address.")]
+Local = Annotated[
+    str | None,
+    typer.Option(
+        help="The run's checkpoint.local, a folder of this machine's disk, if its config.yaml is not beside the "
+        "checkpoints."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
 
 
 @app.command("list")
-def list_(address: Any_, as_json: AsJson = False) -> None:
-    """Those that lie there, oldest first; of one that is damaged why."""
+def list_(address: Any_, as_json: AsJson = False, local: Local = None) -> None:
+    """Those that lie there, oldest first: where their files are, and of one that is damaged why."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from shoal.printable import printable
 
-    found = [summary(folder) for folder in checkpoints(address)]
+    found = [summary(folder, local) for folder in checkpoints(address)]
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("steps", "bytes", "workers", "samples", "tokens", "bits/byte", "saved", "state", "address")
+    heads = ("steps", "bytes", "workers", "mesh", "samples", "tokens", "bits/byte", "saved", "tiers", "state")
+    table = Table(*heads, "address")
     for one in found:
         saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["time"])) if one["time"] else ""
         figures = (f"{one[name]:,}" if one[name] is not None else "" for name in ("steps", "bytes"))
-        rest = (one[name] if one[name] is not None else "" for name in ("workers", "samples", "tokens"))
+        rest = (one[name] if one[name] is not None else "" for name in ("samples", "tokens"))
         bpb = f"{one['bpb']:.4f}" if one["bpb"] is not None else ""
-        cells = (*figures, *rest, bpb, saved, one["state"], one["address"])
+        workers = "" if one["workers"] is None else one["workers"]
+        places = ", ".join(map(tier, one["tiers"].items()))
+        cells = (*figures, workers, mesh(one["mesh"]), *rest, bpb, saved, places, one["state"], one["address"])
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
 
@@ -66,29 +77,29 @@ def show(checkpoint: One, as_json: AsJson = False) -> None:
 def verify(address: Any_, as_json: AsJson = False) -> None:
     """Read every byte and hold it against what was committed; exit code 2 if one differs."""
     from shoal.printable import printable
-    from shoal_core.ckpt.errors import Damaged
+    from shoal_core.ckpt.errors import Damaged, Earlier
     from shoal_core.ckpt.whole import Checkpoint
     from shoal_core.errors import UserError
 
     found: list[dict[str, Any]] = []
-    damaged = []
+    wrong: list[UserError] = []
     for folder in checkpoints(address):
         try:
             checkpoint = Checkpoint.open(folder)
             checkpoint.verify()
             whole = {"steps": checkpoint.steps, "bytes": checkpoint.bytes, "problem": None}
             found.append({"address": folder.address, **whole})
-        except Damaged as error:
-            damaged.append(error)
+        except (Damaged, Earlier) as error:
+            wrong.append(error)
             found.append({"address": folder.address, "steps": folder.steps, "bytes": None, "problem": error.problem})
     if as_json:
         print(json.dumps(found))
     else:
         for one in found:
             print(printable(one["problem"] or f"{one['address']}: {one['bytes']:,} bytes: all as committed"))
-    if damaged:
-        problem = f"{len(damaged)} of {len(found)} checkpoints are damaged: {damaged[0].problem}"
-        raise UserError(problem, damaged[0].remedy)
+    if wrong:
+        problem = f"{len(wrong)} of {len(found)} checkpoints cannot be used: {wrong[0].problem}"
+        raise UserError(problem, wrong[0].remedy)
 
 
 @app.command()
@@ -171,16 +182,16 @@ def checkpoints(address: str) -> list[Folder]:
     raise UserError(f"{address}: there is no checkpoint", "name a run, its folder of checkpoints, or one of them")
 
 
-def summary(folder: Folder) -> dict[str, Any]:
-    """What `list` tells of one."""
+def summary(folder: Folder, local: str | None = None) -> dict[str, Any]:
+    """What `list` tells of one. local: see `tiers`."""
     from shoal_core.ckpt.errors import Damaged, Earlier
-    from shoal_core.ckpt.whole import Checkpoint
+    from shoal_core.ckpt.whole import Checkpoint, read_marker
 
     said: dict[str, Any] = {}
     size: int | None = None
     try:
-        found = Checkpoint.open(folder)
-        said, size, state = dict(found.marker), found.bytes, "whole"
+        said = read_marker(folder)
+        size, state = Checkpoint.open(folder).bytes, "whole"
         if not said.get("finite", True):
             state = "whole, after a step that was not finite"
     except Earlier:
@@ -190,7 +201,57 @@ def summary(folder: Folder) -> dict[str, Any]:
     names = ("run_id", "time", "generation", "workers", "mesh", "samples", "tokens", "bpb")
     about = {name: said.get(name) for name in names}
     steps = said.get("steps", folder.steps)
-    return {"address": folder.address, "steps": steps, **about, "bytes": size, "state": state}
+    found = {"address": folder.address, "steps": steps, **about, "bytes": size, "state": state}
+    return found | {"tiers": tiers(folder, said, local or local_of(folder))}
+
+
+def tiers(folder: Folder, said: dict[str, Any], local: str | None) -> dict[str, dict[str, int]]:
+    """Where the files that a marker names are: in the storage and, if the run has a folder `local` of its nodes' own
+    disks, on that of this machine. Of each place how many of them in their full size, and their bytes."""
+    from shoal_core.ckpt.folder import Folder
+    from shoal_core.store import open_store
+
+    files = said.get("files", {})
+    places = {"storage": [folder]}
+    if local is not None:
+        root = open_store(local)
+        run = str(said.get("run_id"))
+        nodes = root.folders(run) if run in root.folders() else ()
+        places["disk"] = [Folder(root, f"{run}/{node}/{folder.name}") for node in nodes]
+    found = {}
+    for place, folders in places.items():
+        sizes = {name: size for one in folders for name, size in one.sizes().items() if files.get(name) == size}
+        found[place] = {"files": len(sizes), "of": len(files), "bytes": sum(sizes.values())}
+    return found
+
+
+def local_of(folder: Folder) -> str | None:
+    """What the run of a checkpoint has for `checkpoint.local`, if its record lies in the folder around it."""
+    from shoal.record import layout, read
+    from shoal_core.errors import UserError
+    from shoal_core.store import local_folder
+
+    root = local_folder(folder.store.address)
+    if root is None or root.absolute().name != layout.CHECKPOINTS:
+        return None
+    with contextlib.suppress(UserError, OSError):  # of a record that is damaged other commands tell
+        section = read.config(root.absolute().parent).get("checkpoint")
+        local = section.get("local") if isinstance(section, dict) else None
+        return local if isinstance(local, str) else None
+    return None
+
+
+def tier(found: tuple[str, dict[str, int]]) -> str:
+    """A place where a checkpoint's files are, in words."""
+    place, there = found
+    return place if there["files"] == there["of"] else f"{place} {there['files']} of {there['of']} files"
+
+
+def mesh(said: object) -> str:
+    """The axes of a cell's mesh in words, but for those of size 1."""
+    if not isinstance(said, dict):
+        return ""
+    return ", ".join(f"{axis} {size}" for axis, size in said.items() if size != 1) or "1"
 
 
 def tell(figures: dict[str, Any], as_json: bool) -> None:

@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,16 @@ class Lab:
         self.until(whole)
 
     def finished(self) -> dict[str, Any]:
-        """Wait for the run's end; returns its summary (`run.json`). Its report is still written then."""
-        self.until(lambda: (self.path / layout.RUN).exists())
+        """Wait for the run's end, for as long as it commits; returns its summary (`run.json`). Its report is still
+        written then."""
+        end, steps = self.path / layout.RUN, self.path / layout.STEPS
+
+        def goes_on(size: int = -1) -> bool:
+            return end.exists() or (steps.exists() and steps.stat().st_size != size)
+
+        self.until(goes_on)
+        while not end.exists():
+            self.until(partial(goes_on, steps.stat().st_size))
         return read_json(self.path / layout.RUN) or {}
 
     def story(self) -> str:

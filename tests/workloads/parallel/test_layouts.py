@@ -251,14 +251,15 @@ def test_a_checkpoint_goes_from_layout_to_layout(
     same next step."""
     workers, parallel = LAYOUTS[saver]
     root = tmp_path / "checkpoints"
-    answers = eight.run(layouts_world.save, config(parallel), 2, workers, str(tmp_path), str(root), backend=backend)
+    job = config(parallel, **AVERAGED)
+    answers = eight.run(layouts_world.save, job, 2, workers, str(tmp_path), str(root), backend=backend)
     saved = whole([found for found in answers if found is not None])
     path, metrics = root / "step-00000002", []
     for loader in loaders:
         workers, layout = LAYOUTS[loader]
         place = tmp_path / f"load{loader}"
         place.mkdir()
-        given = (config(layout), 2, workers, str(place), str(path))
+        given = (config(layout, **AVERAGED), 2, workers, str(place), str(path))
         loaded = (
             [layouts_world.load(*given)] if workers == 1 else eight.run(layouts_world.load, *given, backend=backend)
         )
