@@ -75,27 +75,18 @@ def tile(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
     """
     if not all(box.within(shape) for box in boxes):
         return False
-    everything = whole(shape)
-    cut = [at for at in range(len(shape)) if any(_span(box, at) != _span(everything, at) for box in boxes)]
+    filled = [box for box in boxes if 0 not in box.lengths]
+    cut = [
+        at for at, size in enumerate(shape) if any(offsets[at] or lengths[at] != size for offsets, lengths in filled)
+    ]
     if len(cut) > MOST_CUT:
         return False
+    corners = [(ends, (-1) ** sum(ends)) for ends in product((0, 1), repeat=len(cut))]
     left = Counter[tuple[int, ...]]()
-    for box in boxes:
-        for corner, sign in _corners(box, cut):
-            left[corner] += sign
-    for corner, sign in _corners(everything, cut):
-        left[corner] -= sign
+    for times, some in ((1, filled), (-1, [whole(shape)] if 0 not in shape else [])):
+        for offsets, lengths in some:
+            for ends, sign in corners:
+                left[tuple([offsets[at] + lengths[at] * end for at, end in zip(cut, ends, strict=True)])] += (
+                    sign * times
+                )
     return not any(left.values())
-
-
-def _span(box: Box, at: int) -> tuple[int, int]:
-    return box.offsets[at], box.lengths[at]
-
-
-def _corners(box: Box, cut: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """The corners of a box in the dimensions `cut`, each with its sign; none of an empty one."""
-    if not box.numel:
-        return
-    ends = [((box.offsets[at], 1), (box.offsets[at] + box.lengths[at], -1)) for at in cut]
-    for corner in product(*ends):
-        yield tuple(place for place, _ in corner), math.prod(sign for _, sign in corner)
