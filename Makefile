@@ -2,8 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# how the tests are shared out, nothing by default: SHARED="-n 2 --dist loadgroup --no-loadscope-reorder" for two processes
-SHARED ?=
+# how the tests are shared out, which mostly wait: over two processes; `make test SHARED=` takes one
+SHARED ?= -n 2 --no-loadscope-reorder
 
 .PHONY: setup demo test test-long lint clean
 

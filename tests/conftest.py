@@ -1,25 +1,29 @@
 """Settings of all tests: no example has a deadline, since a slow machine is no failure; who logs as somebody
-(`shoal.log.begin`) does so within one test. Where several processes share the tests out (`-n 2 --dist loadgroup`), a
-file stays together, and one cluster is up at a time."""
+(`shoal.log.begin`) does so within one test; how processes share the tests out is `tests.support.sharing`'s."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from tests.support.s3_server import s3_server
+from tests.support.sharing import Rooms, turn
 
 settings.register_profile("shoal", deadline=None)
 settings.load_profile("shoal")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        room = "cluster" if item.get_closest_marker("cluster") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(room))
+    items.sort(key=lambda item: turn(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)  # where xdist is not at work there is no such hook
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Rooms:
+    return Rooms(config, log)
 
 
 @pytest.fixture(scope="session")
