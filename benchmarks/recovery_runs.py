@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +23,6 @@ from shoal.cluster import connect, local
 from shoal.cluster.api import get
 from shoal.cluster.state import load
 from shoal.demo.run import Killed
-from shoal.demo.summary import since_kill
 from shoal.record import read
 from shoal.record.audit import committed_ids_audit
 from shoal.record.jsonl import read_json
@@ -34,6 +33,16 @@ __all__ = ["CASES", "CELLS", "WORKERS", "Run"]
 CELLS, WORKERS = 3, 2
 NOTICE = 20  # seconds from a drain's notice to the node's end
 SHOAL = str(Path(sys.executable).with_name("shoal"))
+
+
+def since_kill(kill: Killed, steps: Sequence[dict[str, Any]], cells: int) -> tuple[float | None, float | None]:
+    """Seconds from a kill to the next committed step of a new generation, and to the first one with all cells.
+
+    Steps of the generation that was hit do not count: they were complete before anything was noticed.
+    """
+    after = [line for line in steps if line["time"] > kill.time and line["generation"] > kill.generation]
+    full = [line for line in after if line["cells"] == cells]
+    return (after[0]["time"] - kill.time if after else None, full[0]["time"] - kill.time if full else None)
 
 
 class Run:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from shoal_core.errors import UserError
-from shoal_core.store import Store, join, open_store
+from shoal_core.store import Store, exists, join, open_store
 
 __all__ = ["Place", "Remote", "address_of", "is_address", "place_at"]
 
@@ -57,11 +57,7 @@ class Remote:
 
     def exists(self) -> bool:
         """Whether there is an object of this name."""
-        try:
-            self.store.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return True
+        return exists(self.store, self.path)
 
     def is_file(self) -> bool:
         return self.exists()

@@ -14,6 +14,8 @@ from shoal_core.store import local_folder, open_store
 __all__ = ["check_writable", "lasting", "own_folder", "settle"]
 
 DEFAULT = "runs"
+VARIABLE = "SHOAL_STORAGE"
+"""Names the storage in the environment of commands and jobs that name none."""
 
 
 def settle(storage: str | None, job_file: Path) -> str:
@@ -25,21 +27,25 @@ def settle(storage: str | None, job_file: Path) -> str:
     Raises:
         UserError: it would lie where it is deleted, or is the address of no store.
     """
-    address = storage if storage is not None else os.environ.get("SHOAL_STORAGE") or DEFAULT
-    wanted = local_folder(address)
-    if wanted is None:
-        open_store(address)
-        return address
+    said = None if storage is not None else os.environ.get(VARIABLE)
+    setting, address = (VARIABLE, said) if said else ("storage", storage or DEFAULT)
+    try:
+        wanted = local_folder(address)
+        if wanted is None:
+            open_store(address)
+            return address
+    except UserError as error:
+        raise UserError(f"{setting}: {error.problem}", error.remedy) from error
     if wanted.is_absolute():
-        return str(lasting(wanted, "storage"))
+        return str(lasting(wanted, setting))
     clusters = temporary_folders()
     for base in (Path.cwd(), job_file.absolute().parent):
         if not passing(base, clusters):
-            return str(lasting(base / wanted, "storage"))
+            return str(lasting(base / wanted, setting))
     if os.environ.get(TEMP_DIR):  # all nodes are this machine
         return str(lasting(own_folder() / wanted, "storage"))
     raise UserError(
-        f"storage: {str(wanted)!r} would lie in {Path.cwd()}, {passing(Path.cwd(), clusters)}",
+        f"{setting}: {str(wanted)!r} would lie in {Path.cwd()}, {passing(Path.cwd(), clusters)}",
         "name a folder that all nodes share, from the root: storage=/shared/runs, or SHOAL_STORAGE in the job's "
         "environment",
     )

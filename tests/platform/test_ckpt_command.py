@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from shoal.cli.ckpt import mesh, tier
 from shoal.cli.main import app
+from shoal.record.rundir import RunDir
 from shoal_core.ckpt import alone, earlier
 from shoal_core.ckpt.errors import Earlier
 from shoal_core.ckpt.folder import Folder, name_of
@@ -60,6 +61,15 @@ def test_they_are_listed_wherever_one_looks(run: Path) -> None:
     assert found[0]["bytes"] > 2000
     assert "whole" in shoal("list", run)
     assert "there is no checkpoint" in shoal("list", run.parent, fails=True)
+
+
+def test_a_run_is_named_as_status_takes_it(run: Path) -> None:
+    RunDir(run).append_event("run_started", run_id="r")
+    assert told("list", "r", "--storage", run.parent) == told("list", run)
+    assert len(told("verify", "r", "--storage", run.parent)) == 2
+    assert "no run 'q'" in shoal("list", "q", "--storage", run.parent, fails=True)
+    RunDir.create(run.parent, "empty", {}, resume=False).append_event("run_started", run_id="empty")
+    assert "this run has no checkpoint" in shoal("list", "empty", "--storage", run.parent, fails=True)
 
 
 def test_one_is_shown(run: Path) -> None:

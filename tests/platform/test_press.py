@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shoal.control import press as press_module
+from shoal.control.lag import BOUND, PERIOD
 from shoal.control.lifelines import Line
-from shoal.control.press import LONGEST, PERIOD, Press, patiently
+from shoal.control.press import LATE, LONGEST, Press, patiently
 from shoal.protocol import orders
 from shoal.protocol.greeting import Greeting
 from shoal.record.lease import LeaseLost
@@ -26,7 +29,7 @@ class Store:
     """A publisher whose rounds come to what `outcomes` says, and then succeed."""
 
     def __init__(self, *outcomes: Exception | None) -> None:
-        self.outcomes, self.behind, self.folder, self.released = list(outcomes), None, Path("here"), False
+        self.outcomes, self.folder, self.released = list(outcomes), Path("here"), False
 
     def round(self) -> None:
         if self.outcomes and (error := self.outcomes.pop(0)) is not None:
@@ -39,7 +42,9 @@ class Store:
 class Pressed:
     """A press, the workers it tells, and what it says."""
 
-    def __init__(self, store: Store, told: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, store: Store, told: dict[str, int] | None = None, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.sent: list[tuple[str, orders.Order]] = []
         self.journal: list[dict[str, Any]] = []
         self.lost: list[LeaseLost] = []
@@ -57,6 +62,7 @@ class Pressed:
             self.send,
             lambda kind, **fields: self.journal.append({"kind": kind, **fields}),
             self.lost.append,
+            clock,
         )
 
     def send(self, each: Iterable[tuple[str, orders.Order]]) -> None:
@@ -110,14 +116,52 @@ def test_a_store_that_fails_is_told_once_with_its_remedy_and_asked_at_growing_in
     assert one.sent == [("w0", orders.Published(7))]
 
 
-def test_a_store_that_says_nothing_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Pressed(Store())
-    one.press.behind()
-    assert one.journal == []
-    monkeypatch.setattr(press_module, "LATE", 0.0)
-    one.press.behind()
-    one.press.behind()
-    assert [line["kind"] for line in one.journal] == ["record_behind"]
+class Slow(Store):
+    """One whose rounds take as many seconds as `lasts` says, one after the other; `clock`: says the time then. While it
+    waits it looks how far the record is behind."""
+
+    def __init__(self, *lasts: float) -> None:
+        super().__init__()
+        self.lasts, self.now, self.seen = list(lasts), 100.0, [0.0]
+        self.pressed = Pressed(self, clock=lambda: self.now)
+
+    def round(self) -> None:
+        self.now += self.lasts.pop(0)
+        self.seen.append(self.pressed.press.behind()[0])
+
+    def all(self) -> list[str]:
+        """Make all rounds; what the journal says of them."""
+        while self.lasts:
+            pause = self.pressed.look()
+            self.now += pause
+        return [line["kind"] for line in self.pressed.journal]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0.0, 2.3), min_size=1, max_size=12))
+def test_a_record_is_five_seconds_behind_at_most_while_its_store_is_in_time(lasts: list[float]) -> None:
+    store = Slow(*lasts)
+    assert store.all() == []
+    assert max(store.seen) <= BOUND
+    assert store.pressed.press.behind()[1] == max(*store.seen, store.pressed.press.behind()[0])
+
+
+def test_a_store_that_is_slow_is_told_as_what_it_is_and_well_again_once_it_is_in_time() -> None:
+    store = Slow(4.0, 4.0)
+    assert store.all() == []
+    assert store.seen[-1] > BOUND
+    store.lasts = [6.0, 6.0, 6.0, 4.0]
+    assert store.all() == ["record_behind"]
+    assert "has not taken it for 10 s" in store.pressed.journal[0]["reason"]
+    store.lasts = [0.1, 6.0]
+    assert store.all() == ["record_behind", "record_caught_up"]
+    assert store.pressed.press.behind()[1] == max(store.seen)
+
+
+def test_a_store_that_says_nothing_is_told_too() -> None:
+    store = Slow()
+    store.lasts = [LATE + 1]
+    assert store.all() == ["record_behind"]
 
 
 def test_a_record_that_another_has_is_lost_and_no_failure() -> None:

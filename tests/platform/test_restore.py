@@ -9,11 +9,11 @@ import pytest
 
 from shoal import checkpoint
 from shoal.protocol.orders import Form
-from shoal.worker.world import PAUSES, World, damage_of, not_to_be_had
+from shoal.worker.world import World, damage_of, not_to_be_had
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.together import Loaded
 from shoal_core.errors import StoreError
-from shoal_core.store import open_store
+from shoal_core.store import PAUSES, open_store
 
 ORDER = Form(0, 1, 0, 2, restore=7)
 

@@ -77,3 +77,12 @@ def test_a_storage_that_cannot_hold_runs_is_named(tmp_path: Path) -> None:
         check_writable(str(tmp_path / "file" / "runs"))
     with pytest.raises(UserError, match=r"/proc/1 cannot be written|/proc cannot be written"):
         check_writable("/proc/1/nothing")
+
+
+@pytest.mark.parametrize("address", ["s4://bucket/runs", "s3://bucket/runs?colour=red", "file://runs"])
+def test_where_an_address_that_is_refused_comes_from_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_STORAGE", address)
+    with pytest.raises(UserError, match=r"^SHOAL_STORAGE: "):
+        settle(None, Path("job.yaml"))
+    with pytest.raises(UserError, match=r"^storage: "):
+        settle(address, Path("job.yaml"))

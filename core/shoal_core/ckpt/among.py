@@ -162,7 +162,7 @@ def set_aside(folder: Folder) -> str:
     if not folder.sizes():
         return folder.address
     content = b""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         content = folder.get(MARKER)
     name = f"{ASIDE}{hashlib.sha256(content).hexdigest()[:12]}.json"
     files = sorted(name for name in folder.sizes() if name != MARKER and not name.startswith(ASIDE))

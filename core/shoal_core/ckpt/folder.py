@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shoal_core.store import Store, Writer, create_alone, open_store, split
+from shoal_core.store import Store, Writer, create_alone, exists, get_small, open_store, split
 
 __all__ = ["STEP", "Folder", "name_of"]
 
 STEP = re.compile(r"step-(\d{8,})")
 """The name of a checkpoint among others: the committed steps that its state stands for."""
+MOST = 1 << 30
+"""Bytes of what is read whole: ten times the index of a checkpoint of 700 billion parameters."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,11 @@ class Folder:
         return self.store.where(self._full(name))
 
     def has(self, name: str) -> bool:
-        try:
-            self.store.stat(self._full(name))
-        except FileNotFoundError:
-            return False
-        return True
+        return exists(self.store, self._full(name))
 
     def get(self, name: str) -> bytes:
-        return self.store.get(self._full(name))
+        """A marker or an index (`get_small`)."""
+        return get_small(self.store, self._full(name), MOST)
 
     def read_into(self, name: str, offset: int, buffer: memoryview) -> None:
         self.store.read_into(self._full(name), offset, buffer)

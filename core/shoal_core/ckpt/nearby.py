@@ -21,12 +21,10 @@ from shoal_core.ckpt.plan import AT_ONCE, Part, merged
 from shoal_core.ckpt.together import Peers, Uncommitted, clean, failed, finished, opening, part, problems, remedy
 from shoal_core.ckpt.write import Attempt, Written
 from shoal_core.errors import UserError
-from shoal_core.store import Store
+from shoal_core.store import PAUSES, Store
 
 __all__ = ["Nearby", "bring", "tidy", "write"]
 
-PAUSES = (1.0, 4.0, 16.0)
-"""Seconds after which files that did not reach the store are brought again."""
 KEPT = 2
 """Checkpoints whose files stay nearby."""
 

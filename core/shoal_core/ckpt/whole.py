@@ -93,6 +93,8 @@ def read_index(folder: Folder, about: Mapping[str, Any], files: Mapping[str, int
         content = folder.get(about["file"])
     except FileNotFoundError as error:
         raise Damaged(f"{where}: is missing", remedy) from error
+    except ValueError as error:
+        raise Damaged(f"{where}: {error}", remedy) from error
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise Damaged(f"{where}: differs from what was committed", remedy)
     try:

@@ -3,18 +3,22 @@
 from shoal_core.store.address import join, split
 from shoal_core.store.base import Entry, Stat, Store, Writer
 from shoal_core.store.copying import bring, send
-from shoal_core.store.opening import create_alone, local_folder, open_store
+from shoal_core.store.opening import PAUSES, create_alone, exists, get_small, local_folder, open_store, open_under
 
 __all__ = [
+    "PAUSES",
     "Entry",
     "Stat",
     "Store",
     "Writer",
     "bring",
     "create_alone",
+    "exists",
+    "get_small",
     "join",
     "local_folder",
     "open_store",
+    "open_under",
     "send",
     "split",
 ]

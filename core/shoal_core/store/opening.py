@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from shoal_core.errors import UserError
-from shoal_core.store.address import KNOWN, parsed
+from shoal_core.store.address import KNOWN, join, parsed
 from shoal_core.store.arrow import ArrowStore
 from shoal_core.store.arrow_places import PLACES
 from shoal_core.store.base import Store
@@ -14,7 +14,11 @@ from shoal_core.store.local import LocalStore
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
 
-__all__ = ["create_alone", "local_folder", "open_store"]
+__all__ = ["PAUSES", "create_alone", "exists", "get_small", "local_folder", "open_store", "open_under"]
+
+PAUSES = (1.0, 4.0, 16.0)
+"""Seconds after which a store that failed over something large, a checkpoint say, is asked for it again; each time it
+is asked as often as it is itself patient for."""
 
 
 def open_store(address: str | os.PathLike[str]) -> Store:
@@ -37,6 +41,11 @@ def open_store(address: str | os.PathLike[str]) -> Store:
     if scheme in PLACES:
         return ArrowStore(text, PLACES[scheme](parsed(text)))
     raise UserError(f"{scheme}://: this kind of store is not known", f"write {KNOWN}")
+
+
+def open_under(store: Store, name: str) -> Store:
+    """The store at `join(store.address, name)`, where that is cheaper than to open it anew: a client takes a second."""
+    return store.under(name) if isinstance(store, S3Store) else open_store(join(store.address, name))
 
 
 def local_folder(address: str | os.PathLike[str]) -> Path | None:
@@ -65,9 +74,33 @@ def create_alone(store: Store, name: str, content: bytes | memoryview) -> bool:
     """
     if store.conditional:
         return store.create(name, content)
+    if exists(store, name):
+        return False
+    store.put(name, content)
+    return True
+
+
+def get_small(store: Store, name: str, most: int) -> bytes:
+    """An object that others may write too, if it has no more than `most` bytes: a larger one would cost the memory of
+    this process.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is larger.
+        StoreError: it cannot be read.
+    """
+    if (size := store.stat(name).bytes) > most:
+        raise ValueError(f"it has {size:,} bytes, where no more than {most:,} can be right")
+    return store.get(name)
+
+
+def exists(store: Store, name: str) -> bool:
+    """Whether there is an object of this name.
+
+    Raises:
+        StoreError: it cannot be told.
+    """
     try:
         store.stat(name)
     except FileNotFoundError:
-        store.put(name, content)
-        return True
-    return False
+        return False
+    return True

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from shoal_core.errors import StoreError
+from shoal_core.store.address import join
 from shoal_core.store.base import Entry, Stat, checked_name, is_name
 from shoal_core.store.s3_calls import CONNECTIONS, Calls
 from shoal_core.store.s3_conditions import ConditionalWrites
@@ -43,6 +44,10 @@ class S3Store:
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._lock = threading.Lock()
         self._threads: Executor | None = None
+
+    def under(self, name: str) -> S3Store:
+        """The store of what lies under `name` here, asked by the same client."""
+        return S3Store(join(self.address, name), self._bucket, f"{self._root}{name}", self._calls)
 
     def where(self, name: str) -> str:
         return f"s3://{self._bucket}/{self._root}{name}"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shoal.cli.status import Storage
+
 if TYPE_CHECKING:
     from shoal_core.ckpt.folder import Folder
 
@@ -18,7 +20,9 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="List, show, verify, copy, convert and delete checkpoints.")
 
 One = Annotated[str, typer.Argument(help="A checkpoint: RUN/checkpoints/step-00000100, or an address like that.")]
-Any_ = Annotated[str, typer.Argument(help="A run, its folder of checkpoints, or one checkpoint: a path or an address.")]
+Any_ = Annotated[
+    str, typer.Argument(help="A run (its id, path or address), its folder of checkpoints, or one checkpoint.")
+]
 Local = Annotated[
     str | None,
     typer.Option(
@@ -30,7 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one l
 
 
 @app.command("list")
-def list_(address: Any_, as_json: AsJson = False, local: Local = None) -> None:
+def list_(address: Any_, storage: Storage = None, as_json: AsJson = False, local: Local = None) -> None:
     """Those that lie there, oldest first: where their files are, and of one that is damaged why."""
     from rich.console import Console
     from rich.table import Table
@@ -38,7 +42,7 @@ def list_(address: Any_, as_json: AsJson = False, local: Local = None) -> None:
 
     from shoal.printable import printable
 
-    found = [summary(folder, local) for folder in checkpoints(address)]
+    found = [summary(folder, local) for folder in checkpoints(address, storage)]
     if as_json:
         print(json.dumps(found))
         return
@@ -74,7 +78,7 @@ def show(checkpoint: One, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(address: Any_, as_json: AsJson = False) -> None:
+def verify(address: Any_, storage: Storage = None, as_json: AsJson = False) -> None:
     """Read every byte and hold it against what was committed; exit code 2 if one differs."""
     from shoal.printable import printable
     from shoal_core.ckpt.errors import Damaged, Earlier
@@ -83,7 +87,7 @@ def verify(address: Any_, as_json: AsJson = False) -> None:
 
     found: list[dict[str, Any]] = []
     wrong: list[UserError] = []
-    for folder in checkpoints(address):
+    for folder in checkpoints(address, storage):
         try:
             checkpoint = Checkpoint.open(folder)
             checkpoint.verify()
@@ -118,11 +122,11 @@ def copy(
 
 
 @app.command()
-def convert(address: Any_, as_json: AsJson = False) -> None:
+def convert(address: Any_, storage: Storage = None, as_json: AsJson = False) -> None:
     """Write those of the format before this one anew, each in its place."""
     from shoal_core.ckpt.moving import convert as anew
 
-    folders = [folder for folder in checkpoints(address) if summary(folder)["state"] == EARLIER]
+    folders = [folder for folder in checkpoints(address, storage) if summary(folder)["state"] == EARLIER]
     converted = [{"out": folder.address, "bytes": anew(folder)} for folder in folders]
     tell({"converted": converted}, as_json)
 
@@ -160,13 +164,14 @@ def delete(checkpoint: One, as_json: AsJson = False) -> None:
 EARLIER = "earlier format"
 
 
-def checkpoints(address: str) -> list[Folder]:
-    """The one at an address, or those that lie there or under `checkpoints` there, oldest first.
+def checkpoints(address: str, storage: str | None) -> list[Folder]:
+    """The one at an address, or those that lie there, or of the run there or of that id (`finding.find`), oldest first.
 
     Raises:
         UserError: there is none.
     """
     from shoal.record import layout
+    from shoal.record.finding import find
     from shoal_core.ckpt import among
     from shoal_core.ckpt.folder import Folder
     from shoal_core.ckpt.marker import MARKER
@@ -179,7 +184,14 @@ def checkpoints(address: str) -> list[Folder]:
     for root in (address, join(address, layout.CHECKPOINTS)):
         if found := [whole.folder for whole in among.whole(open_store(root))]:
             return found
-    raise UserError(f"{address}: there is no checkpoint", "name a run, its folder of checkpoints, or one of them")
+    remedy = "name a run, its folder of checkpoints, or one of them"
+    try:
+        run = find(address, storage)
+    except UserError as error:
+        raise UserError(f"{address}: there is no checkpoint, and {error.problem}", remedy) from error
+    if found := [whole.folder for whole in among.whole(open_store(join(run.address, layout.CHECKPOINTS)))]:
+        return found
+    raise UserError(f"{run.address}: this run has no checkpoint", remedy)
 
 
 def summary(folder: Folder, local: str | None = None) -> dict[str, Any]:

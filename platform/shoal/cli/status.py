@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from shoal.record.finding import Found
+
 __all__ = ["Storage", "runs", "status"]
 
 Storage = Annotated[
@@ -76,39 +78,59 @@ def show(path: Path, as_json: bool, watch: bool) -> None:
         live.update(picture(path, found), refresh=True)
 
 
-def runs(storage: Storage = None) -> None:
-    """List the runs in the storage folder, the last active first."""
+def runs(
+    storage: Storage = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object for each run.")] = False,
+) -> None:
+    """List the runs in the storage, the last active first."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from shoal.record import finding
-    from shoal.record.place import storage_of
-    from shoal.record.status import snapshot
-    from shoal_core.errors import UserError
 
     found = finding.runs(storage, lambda error: told(f"not shown: {error}"))
+    listed = [about(one) for one in found]
+    if as_json:
+        print(json.dumps(listed))
+        return
     if not found:
         print(f"no runs in {printable(storage or finding.HOME)}")
         return
     table = Table("run", "status", "steps", "loss", "last active", box=None, header_style="bold")
     if storage is None:
         table.add_column("in", overflow="fold")
-    damaged: list[str] = []
-    for path in found:
-        row: list[RenderableType] = [Text(printable(path.name))]
-        try:
-            now = snapshot(path)
-            row += [state(now), progress(now), figure(now.get("loss"), ".4f")]
-        except UserError as error:
+    for one, now in zip(found, listed, strict=True):
+        row: list[RenderableType] = [Text(printable(one.name))]
+        if now["problem"] is None:
+            row += [state(now), progress(now), figure(now["loss"], ".4f")]
+        else:
             row += [Text("damaged", style="red"), "-", "-"]
-            damaged.append(error.problem)
-        row += [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(finding.active(path)))]
-        table.add_row(*row, *([Text(printable(storage_of(path)))] if storage is None else []))
+        row += [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.active))]
+        table.add_row(*row, *([Text(printable(one.storage))] if storage is None else []))
     console = Console()
     console.print(table)
-    for problem in damaged:
-        console.print(Text(f"damaged: {printable(problem)}", style="red"), soft_wrap=True)
+    for now in listed:
+        if now["problem"] is not None:
+            console.print(Text(f"damaged: {printable(now['problem'])}", style="red"), soft_wrap=True)
+
+
+def about(one: Found) -> dict[str, Any]:
+    """What the list tells of a run; of one whose record is damaged `problem` says why, and `status` is null."""
+    from shoal_core.errors import UserError
+
+    fields = {"run": one.name, "address": one.address, "active": one.active or None}
+    now: dict[str, Any] = {}
+    problem = None
+    try:
+        now = one.status()
+    except UserError as error:
+        problem = error.problem
+    return {
+        **fields,
+        **{name: now.get(name) for name in ("status", "silent", "step", "steps", "loss")},
+        "problem": problem,
+    }
 
 
 def state(now: Mapping[str, Any]) -> Text:
@@ -139,9 +161,21 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
     if now["silent"]:
         since = "has not written yet" if now["age"] is None else f"has written nothing for {now['age']:.0f} s"
         parts.append(Text(f"The controller {since}: what stands here is old.", style="red"))
+    if now.get("behind") is not None:
+        parts.append(lag(now["behind"], now.get("behind_most") or 0.0))
     if now["workers"]:
         parts += [Text(), workers(now)]
     return Group(*parts, Text(), story(path))
+
+
+def lag(behind: float, most: float) -> Text:
+    """How far the store that a record lies on was behind it."""
+    from rich.text import Text
+
+    from shoal.control.lag import BOUND
+
+    said = f"Its store was {behind:.1f} s behind the record when this was written, {most:.1f} s at most so far."
+    return Text(said, style="yellow" if behind > BOUND else "dim")
 
 
 def bar(now: Mapping[str, Any]) -> RenderableType:

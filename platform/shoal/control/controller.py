@@ -181,7 +181,7 @@ class Controller:
         elif self.lease.lost:
             self.desk.take(Ending(self.lease.lost, at_once=True))
         if not self.ended.is_set():  # what it ended as is told last
-            behind = None if self.press is None else self.press.behind()
+            behind = (None, None) if self.press is None else self.press.behind()
             self.scribe.status(self.state, self.lifelines.lines, stall, self.meeting.lifeline, behind)
 
     def lost(self, error: LeaseLost) -> None:

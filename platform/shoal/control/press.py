@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from shoal.control.lag import BOUND, PERIOD, Lag, lasting, pause_after
 from shoal.control.lifelines import Line
 from shoal.protocol import orders
+from shoal.record.grip import WATCH
 from shoal.record.lease import LeaseLost
 from shoal.record.publish import Publisher
 from shoal_core.errors import StoreError, UserError
@@ -21,12 +23,13 @@ from shoal_core.errors import StoreError, UserError
 __all__ = ["Press"]
 
 logger = logging.getLogger(__name__)
-PERIOD, LONGEST = 2.0, 30.0
-"""Seconds between two rounds, and between two tries at most."""
+LONGEST = 30.0
+"""Seconds between two tries at most."""
 SETTLE = 1.0
 """Seconds that a round waits for the local record to be written."""
-LATE = 15.0
-"""Seconds behind after which a store that says nothing counts as failing."""
+LATE = WATCH
+"""Seconds behind after which a store that does not say no counts as failing: who wants to resume the run then takes its
+controller for gone."""
 LAST = 60.0
 """Seconds at the end of a run in which its store may come to itself."""
 
@@ -65,20 +68,24 @@ class Press:
         send: Callable[[Iterable[tuple[str, orders.Order]]], None],
         journal: Callable[..., None],
         lost: Callable[[LeaseLost], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher, self._settle, self._lines, self._waiting = publisher, settle, lines, waiting
         self._send, self._journal, self._lost = send, journal, lost
         self._one = threading.Lock()
         """Of a round: that of the end waits for one that hangs."""
-        self._begun = time.monotonic()
+        self._clock = clock
+        self._lag: Lag | None = None
+        """Since the first round began."""
         self._row = 0
         """Rounds that failed, one after the other."""
         self._failing: float | None = None
-        """Since when (monotonic) what is on the store is old; None: it is not."""
+        """Since when what is on the store is old, by the clock; None: it is not."""
 
     async def look(self) -> float:
         """Publish what there is; returns the seconds until the next time."""
-        heard = self._heard()
+        heard, began = self._heard(), self._clock()
+        lag = self._lag = self._lag or Lag(began)
         try:
             settled = await asyncio.to_thread(self._round)
         except LeaseLost as error:
@@ -88,18 +95,24 @@ class Press:
             return self._failed(error.problem, error.remedy)
         except OSError as error:
             return self._failed(f"{type(error).__name__}: {error}", "see that the controller's own disk can be read")
-        self._row = 0
-        self._well()
+        self._row, now = 0, self._clock()
+        lag.published(began, now)
+        if lasting(now - began) <= BOUND:
+            self._well()
         if settled:
             self._acknowledge(heard)
-        return PERIOD
+        return pause_after(now - began)
 
-    def behind(self) -> float:
-        """Seconds by which what is on the store is old. One that says nothing for long is told."""
-        behind = time.monotonic() - (self._publisher.behind or self._begun)
+    def behind(self) -> tuple[float, float]:
+        """Seconds by which what is on the store is old, and by which it was at most. One that is slow, or says nothing,
+        is told."""
+        if self._lag is None:
+            return 0.0, 0.0
+        behind = self._lag.behind(self._clock())
         if behind > LATE:
-            self._tell("the store has not answered", "see that it can be reached from the controller's node")
-        return behind
+            remedy = "see how busy it is, and that it can be reached from the controller's node"
+            self._tell(f"the store has not taken it for {behind:.0f} s", remedy)
+        return behind, max(behind, self._lag.most)
 
     def close(self) -> str:
         """Publish all that is left, and leave the record to whoever comes next. Any thread. Returns what could not be
@@ -138,13 +151,14 @@ class Press:
 
     def _tell(self, problem: str, remedy: str) -> None:
         if self._failing is None:
-            self._failing = self._publisher.behind or self._begun
+            now = self._clock()
+            self._failing = now - (0.0 if self._lag is None else self._lag.behind(now))
             logger.warning("the record is not published: %s; %s", problem, remedy)
             self._journal("record_behind", reason=problem, remedy=remedy)
 
     def _well(self) -> None:
         if self._failing is not None:
-            lasted, self._failing = time.monotonic() - self._failing, None
+            lasted, self._failing = self._clock() - self._failing, None
             logger.warning("the record is published again, after %.0f s", lasted)
             self._journal("record_caught_up", seconds=lasted)
 

@@ -138,10 +138,10 @@ class Scribe:
         lines: Mapping[str, Line],
         stall: Stall | None,
         lifeline: tuple[str, int],
-        behind: float | None = None,
+        behind: tuple[float | None, float | None] = (None, None),
     ) -> None:
         """The live picture that `shoal status` shows. `lifeline`: where workers find the controller; `behind`: seconds
-        by which the record on its store is old, if it lies on one."""
+        by which the record on its store is old, if it lies on one, and by which it was at most."""
         now, here, seats, mesh = time.monotonic(), list(lines.values()), state.seats, state.shape.mesh
 
         def workers() -> Iterator[dict[str, Any]]:  # in the pen's thread: there may be thousands
@@ -168,7 +168,8 @@ class Scribe:
                 "generation": state.generation,
                 "controller": {"pid": os.getpid(), "lifeline": lifeline},
                 "record": None if stall is None else {"stalled": stall.reason, "lines": stall.lines},
-                "behind": behind,
+                "behind": behind[0],
+                "behind_most": behind[1],
                 **self.figures,
             },
             workers,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from shoal.record.jsonl import read_json
 from shoal.record.place import address_of
 from shoal_core.errors import UserError
 
-__all__ = ["show", "since_kill"]
+__all__ = ["deaths", "show"]
 
 WIDTH, HEIGHT = 72, 9
 """Of the chart, in characters and lines."""
@@ -36,16 +37,6 @@ def chart(values: Sequence[float]) -> list[str]:
     return rows
 
 
-def since_kill(kill: Killed, steps: Sequence[dict[str, Any]], cells: int) -> tuple[float | None, float | None]:
-    """Seconds from a kill to the next committed step of a new generation, and to the first one with all cells.
-
-    Steps of the generation that was hit do not count: they were complete before anything was noticed.
-    """
-    after = [line for line in steps if line["time"] > kill.time and line["generation"] > kill.generation]
-    full = [line for line in after if line["cells"] == cells]
-    return (after[0]["time"] - kill.time if after else None, full[0]["time"] - kill.time if full else None)
-
-
 def show(outcome: Outcome, console: Console, keep: bool) -> None:
     """Print the summary of a finished demo."""
     path = outcome.path
@@ -55,7 +46,6 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
             f"the run {path.name} did not close its record: the cluster or the job's driver was lost on the way",
             f"see {path / layout.EVENTS} and ray.log beside it, then run the demo again",
         )
-    cells = max(line["cells"] for line in steps)
     console.print("\n5. What happened\n", style="bold")
     console.print("loss (nats a token), by step")
     for row in chart([line["loss"] for line in steps]):
@@ -73,7 +63,7 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
     console.print(facts, highlight=False)
     console.print()
     if outcome.kills:
-        console.print(deaths(outcome, steps, cells, run))
+        console.print(deaths(outcome.kills, run["recovery_events"]))
     for event in run["recovery_events"]:
         phases = ", ".join(f"{name} {took:.2f}" for name, took in event["phases"].items() if took is not None)
         console.print(f"  {event['sentence']}\n    phases (s): {phases}", highlight=False)
@@ -86,7 +76,7 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
         soft_wrap=True,
     )
     if mirror:
-        look = f".venv/bin/mlflow ui --backend-store-uri {tracking.default_uri(path)}"
+        look = shlex.join([".venv/bin/mlflow", "ui", "--backend-store-uri", tracking.default_uri(path)])
         console.print(f"  MLflow    run {mirror['mlflow_run_id']}: {look}", highlight=False, soft_wrap=True)
     if keep:
         console.print(
@@ -94,26 +84,22 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
         )
 
 
-def deaths(outcome: Outcome, steps: Sequence[dict[str, Any]], cells: int, run: dict[str, Any]) -> Table:
-    table = Table(title="Nodes killed (SIGKILL to the raylet and every worker)", title_justify="left")
-    for column in ("node", "after step", "noticed after", "next committed step", "full strength", "steps lost"):
+def deaths(kills: Sequence[Killed], recoveries: Sequence[Mapping[str, Any]]) -> Table:
+    """What each node's death cost, in the record's own figures: they count from its workers' last sign of life.
+
+    recoveries: `recovery` events of the run. A cell that goes on smaller first has two of them for one death.
+    """
+    title = "Nodes killed (SIGKILL to the raylet and every worker); times since their last sign of life"
+    table = Table(title=title, title_justify="left")
+    for column in ("node", "after step", "noticed", "next committed step", "full strength", "steps lost"):
         table.add_column(column, justify="left" if column == "node" else "right")
-    noticed = {
-        kill.node: min(
-            (
-                e["time"] - kill.time
-                for e in read.events(outcome.path)
-                if e["kind"] == "death" and e["node"] == kill.node
-            ),
-            default=None,
-        )
-        for kill in outcome.kills
-    }
-    for kill in outcome.kills:
-        following, full = since_kill(kill, steps, cells)
-        lost = sum(e["steps_lost"] for e in run["recovery_events"] if kill.node in e["nodes"])
-        times = [words(noticed[kill.node]), words(following), words(full)]
-        table.add_row(kill.node, str(kill.step), *times, str(lost))
+    for kill in kills:
+        own = [one for one in recoveries if kill.node in one["nodes"]]
+        noticed = min((one["phases"]["detect"] for one in own), default=None)
+        following = min((one["next_commit"] for one in own), default=None)
+        full = max((one["full_strength"] for one in own if one["full_strength"] is not None), default=None)
+        times = [words(noticed), words(following), words(full)]
+        table.add_row(kill.node, str(kill.step), *times, str(max((one["steps_lost"] for one in own), default=0)))
     return table
 
 

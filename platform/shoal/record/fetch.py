@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO
 
 from shoal.record import grip
-from shoal.record.manifest import NAME, Manifest, Part
+from shoal.record.manifest import LARGEST, NAME, Manifest, Part
 from shoal.record.stretches import GROWS, Known, files_of, read_at
 from shoal_core.errors import UserError
-from shoal_core.store import Store
+from shoal_core.store import Store, get_small
 
-__all__ = ["Copy"]
+__all__ = ["Copy", "one_file"]
 
 LOCK = ".fetched"
 TRIES = 5
@@ -97,11 +97,7 @@ class Copy:
             if count == len(parts) and size == done:
                 return done, None
         fresh = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        for part in parts[count:]:
-            content = self._store.get(part.name)
-            if hashlib.sha256(content).hexdigest() != part.sha256:
-                raise UserError(f"{self._store.where(part.name)} is damaged: it is not what {NAME} says", "restore it")
-            fresh.write(content)
+        fresh.writelines(contents(self._store, parts[count:]))
         fresh.flush()
         return done, fresh
 
@@ -132,6 +128,37 @@ class Copy:
         os.replace(temporary, path)
         with open(path, "rb") as local:
             self._known.note(name, local.fileno(), parts)
+
+
+def contents(store: Store, parts: Sequence[Part]) -> Iterator[bytes]:
+    """What some parts of a file hold.
+
+    Raises:
+        FileNotFoundError: one was replaced since. UserError: it is not what was published. StoreError: it cannot be
+            read.
+    """
+    for part in parts:
+        content: bytes | None = None
+        with contextlib.suppress(ValueError):
+            content = get_small(store, part.name, LARGEST)
+        if content is None or hashlib.sha256(content).hexdigest() != part.sha256:
+            raise UserError(f"{store.where(part.name)} is damaged: it is not what {NAME} says", "restore it")
+        yield content
+
+
+def one_file(store: Store, found: Manifest, name: str) -> bytes | None:
+    """One file of a record, and nothing else of it; None if the record has none. found: the manifest there.
+
+    Raises:
+        UserError: it is damaged. StoreError: it cannot be read.
+    """
+    for _ in range(TRIES):
+        if name not in found.files:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return b"".join(contents(store, found.files[name]))
+        found = grip.read(store)[0]
+    raise UserError(f"{store.where(NAME)}: it names an object of {name} that is not there", "restore it from a copy")
 
 
 def _same(one: int, start: int, other: int, size: int) -> bool:

@@ -16,7 +16,7 @@ from shoal.record import manifest as manifests
 from shoal.record.lease import Held, Holder, LeaseLost, may_take
 from shoal.record.manifest import Manifest
 from shoal_core.errors import UserError
-from shoal_core.store import Store
+from shoal_core.store import Store, get_small
 
 __all__ = ["PARTS", "WATCH", "Grip", "check", "read", "take"]
 
@@ -24,6 +24,8 @@ WATCH = 10.0
 """Seconds for which a record is watched before its holder counts as gone: twice what it may be behind."""
 LOOK = 0.5
 """Seconds between two looks at it meanwhile."""
+MOST = 64 << 20
+"""Bytes of a manifest that is believed to be one: a hundred of a record's terabyte."""
 PARTS = "record"
 """Where a record's objects lie, but for its manifest."""
 
@@ -38,7 +40,7 @@ def read(store: Store) -> tuple[Manifest, str | None]:
     """
     try:
         version = store.stat(manifests.NAME).version
-        return manifests.parse(store.get(manifests.NAME)), version
+        return manifests.parse(get_small(store, manifests.NAME, MOST)), version
     except FileNotFoundError:
         return Manifest(), None
     except ValueError as error:
@@ -121,8 +123,10 @@ class Grip:
                 succeeded = mine is not None and theirs is not None and mine.owner == theirs.owner
                 another = "controller" if succeeded else "session"
                 words = theirs.words() if theirs else "which has ended since"
-                lost = f"{self.store.address}: this run was taken by another {another}, {words}"
-                raise LeaseLost(lost, succeeded=succeeded)
+                what = f"this run was taken by another {another}, {words}"
+                if version is None:
+                    what = f"somebody removed {manifests.NAME}, so that nobody knows whose this run is"
+                raise LeaseLost(f"{self.store.address}: {what}", succeeded=succeeded)
             self.manifest, self._version = found, version
             return found == wanted
         self.manifest, self._version = wanted, version

@@ -68,12 +68,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})", "restore the file") from error
+    return json_object(text, str(path))
+
+
+def json_object(text: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that a file holds. where: which one, for errors.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
         value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error})", "restore the file, or remove it if the run is over") from error
+        raise UserError(
+            f"{where} is not JSON ({error})", "restore the file, or remove it if the run is over"
+        ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object", "restore the file, or remove it if the run is over")
+        raise UserError(f"{where} holds no JSON object", "restore the file, or remove it if the run is over")
     return value
 
 

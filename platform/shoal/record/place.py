@@ -29,6 +29,7 @@ __all__ = [
     "own_folder",
     "sign",
     "storage_of",
+    "storage_of_address",
 ]
 
 ADDRESS = ".address"
@@ -83,7 +84,11 @@ def address_of(path: Path) -> str:
 
 def storage_of(path: Path) -> str:
     """The storage of the record in a run directory."""
-    address = address_of(path)
+    return storage_of_address(address_of(path))
+
+
+def storage_of_address(address: str) -> str:
+    """The storage of the run at an address."""
     folder = local_folder(address)
     if folder is not None:
         return str(folder.parent)

@@ -36,7 +36,6 @@ class Publisher:
 
     Attributes:
         folder: as it was given.
-        behind: monotonic time at which what is on the store was the record; None: it never was.
     """
 
     def __init__(self, folder: Path, grip: Grip, keep: float = KEEP) -> None:
@@ -48,7 +47,6 @@ class Publisher:
         self._astray: set[str] = set()
         """Objects that were written for a manifest that may not have come to be."""
         self._swept = False
-        self.behind: float | None = None
 
     def round(self) -> None:
         """Publish what the folder holds now.
@@ -57,7 +55,6 @@ class Publisher:
             LeaseLost: another session has the record: nothing was published, and never will be from here.
             StoreError: the store does not take it; try again later. OSError: the folder cannot be read.
         """
-        began = time.monotonic()
         with self._look() as seen:
             files = {name: self._parts(name, file, size) for name, (file, size) in seen.items()}
             wanted, old = with_files(self._grip.manifest, files, time.time(), self._keep)
@@ -68,7 +65,6 @@ class Publisher:
             for name, (file, _) in seen.items():
                 if name.endswith(GROWS):
                     self._known.note(name, file, files[name])
-        self.behind = began
         self._grip.store.delete([*old, *self._astray])
         self._astray.clear()
         if not self._swept:

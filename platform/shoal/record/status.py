@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from shoal.record import layout, read
-from shoal.record.jsonl import read_json
+from shoal.record.jsonl import json_object, read_json
 from shoal.record.summary import summarize
 from shoal_core.errors import UserError
 
-__all__ = ["OVER", "SILENT", "snapshot"]
+__all__ = ["OVER", "SILENT", "aged", "snapshot"]
 
 OVER = ("done", "failed", "stopped")
 FIELDS: dict[str, Any] = {"run_id": str, "status": str, "step": int, "written": int | float, "workers": list}
 FIGURES: dict[str, Any] = {"steps": int, "cells": int, "generation": int, "loss": int | float,
-                           "tokens_per_second": int | float}  # fmt: skip
+                           "tokens_per_second": int | float, "behind": int | float,
+                           "behind_most": int | float}  # fmt: skip
 WORKER: dict[str, Any] = {"actor": str, "node": str, "heartbeat_age": int | float, "cell": int | None,
                           "step": int | None}  # fmt: skip
+REMEDY = "remove it: the rest of the record tells the run"
 SILENT = 10.0  # seconds without a new snapshot (it comes every second) after which the controller is taken for silent
 
 
@@ -50,13 +52,28 @@ def _snapshot(path: Path, now: float) -> dict[str, Any]:
         }
         age = None
     else:
-        if problem := _wrong(status):
-            raise UserError(f"{path / layout.STATUS}: {problem}", "remove it: the rest of the record tells the run")
-        age = max(0.0, now - status["written"])
-        workers = [worker | {"heartbeat_age": worker["heartbeat_age"] + age} for worker in status["workers"]]
-        status = {"steps": None, **status, "workers": workers}
+        status, age = _aged(status, str(path / layout.STATUS), now)
     silent = status["status"] not in OVER and (age is None or age > SILENT)
     return {**status, "age": age, "silent": silent}
+
+
+def aged(content: bytes, where: str, now: float | None = None) -> dict[str, Any]:
+    """As `snapshot`, of a `status.json` that was read. where: its address, for errors.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    status, age = _aged(json_object(content, where), where, time.time() if now is None else now)
+    return {**status, "age": age, "silent": status["status"] not in OVER and age > SILENT}
+
+
+def _aged(status: dict[str, Any], where: str, now: float) -> tuple[dict[str, Any], float]:
+    """A picture as it is `now`, and its age."""
+    if problem := _wrong(status):
+        raise UserError(f"{where}: {problem}", REMEDY)
+    age = max(0.0, now - status["written"])
+    workers = [worker | {"heartbeat_age": worker["heartbeat_age"] + age} for worker in status["workers"]]
+    return {"steps": None, **status, "workers": workers}, age
 
 
 def _wrong(status: dict[str, Any]) -> str | None:

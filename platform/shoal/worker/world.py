@@ -36,15 +36,12 @@ from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import StoreError
 from shoal_core.lane import room_for
 from shoal_core.mesh import cell_mesh
-from shoal_core.store import Store, join, open_store
+from shoal_core.store import PAUSES, Store, join, open_store
 from shoal_core.workload import ORIGIN, Workload, build_shard
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
 
 logger = logging.getLogger(__name__)
-PAUSES = (1.0, 4.0, 16.0)
-"""Seconds after which a store is asked again for a checkpoint that it did not give; each time it is asked as often as
-it is itself patient for (`shoal_core.store`)."""
 
 
 @dataclass(frozen=True)
