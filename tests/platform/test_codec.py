@@ -60,7 +60,7 @@ SAYS = [
 KEEPER = orders.Keeper(("10.0.0.1", 5), 2)
 TOLD = [
     orders.Form(1, 2, 0, 2, 10, keep=False, recall=orders.Recall(9, KEEPER)),
-    orders.Generation(3, (0, 2), 7, 5, (1, 2), ((0, 2),), save=True, crew=("w", "v")),
+    orders.Generation(3, (0, 2), 7, 5, (1, 2), ((0, 2),), save=True, crew=("w", "v"), going={"n": 1.5, "m": None}),
     orders.Stop(3, (1,), 7),
     orders.Pause(3),
     orders.CommitLate(3, 8, (0.1, math.inf), 2.0, (0, 1)),

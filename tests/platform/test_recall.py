@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.decisions.actions import CopyTo, Form, Generation, Rewind
-from shoal.decisions.events import Joined, Lost
+from shoal.decisions.actions import CopyTo, Form, Generation, Pause, Rewind
+from shoal.decisions.events import Joined, Lost, Preemption
 from shoal.decisions.modes import Gathering
 from shoal.decisions.recall import keepers, newest
 from shoal.decisions.shape import Shape
@@ -53,6 +53,19 @@ def test_a_keeper_is_never_on_a_node_where_the_shard_lives() -> None:
     run.feed(Lost("s1", "gone"))
     assert keepers(run.state) == {}
     assert [a.keepers for a in run.feed(Joined("s3", "e")) if isinstance(a, CopyTo)] == [{"w0": "s3", "w1": "s3"}]
+
+
+def test_who_stays_keeps_its_own_copy_if_nobody_else_can_while_a_node_goes() -> None:
+    run = started(["a", "b"], [])
+    assert keepers(run.state) == {"w0": "w1", "w1": "w0"}
+    actions = run.feed(Preemption("a", 1e9))
+    (order,) = [action for action in actions if isinstance(action, CopyTo)]
+    assert order.keepers == {"w0": "w1", "w1": "w1"}
+    assert actions.index(order) < next(at for at, action in enumerate(actions) if isinstance(action, Pause))
+    for rank in (0, 1):
+        run.feed(CopyHeld("w1", rank, 10, 0))
+    run.feed(Lost("w0", "gone"))
+    assert newest(run.state) == (10, ("w1", "w1"))
 
 
 def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:

@@ -128,8 +128,10 @@ def begin(one: Run, action: Generation) -> None:
     crews = [worker for crew in action.cells.values() for worker in crew]
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
     cells = tuple(sorted(action.cells))
-    mean = mean_time(len(crews), one.state.tally.failures, time.time() - one.since)
-    going = tuple(sorted(one.state.going))
+    now = time.time()
+    mean = mean_time(len(crews), one.state.tally.failures, now - one.since)
+    deadlines = one.state.deadlines
+    going = {node: max(0.0, deadlines[node] - now) if node in deadlines else None for node in sorted(one.state.going)}
     audited = tuple(worker for cell in cells for worker in action.cells[cell]) if one.job.audit.samples else ()
     for cell, crew in action.cells.items():
         heals = tuple(pair for pair in action.heals if cell in pair)

@@ -91,6 +91,8 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
         case Unborn(worker, node, why, trace):
             unborn(state, worker, node, why, trace, actions)
         case Preemption(node, deadline):
+            if deadline:
+                state.deadlines[node] = deadline
             if node not in state.going:
                 state.going[node] = False
                 actions.append(Journal("node_draining", {"node": node, "deadline": deadline}))
@@ -182,10 +184,10 @@ def settle(state: State, actions: list[Action]) -> None:
         if state.halt is None:
             fill(state, actions)
     if state.halt is None:
+        assign_keepers(state, actions)  # before a pause: what is copied at its end goes to nodes that stay
         for what in (join, evict):
             if isinstance(state.mode, Running):
                 what(state, state.mode, actions)
-        assign_keepers(state, actions)
     if isinstance(state.mode, Pausing | Stopping) and not state.mode.awaited:
         conclude(state, state.mode, actions)
 

@@ -22,7 +22,8 @@ __all__ = ["assign_keepers", "copy_held", "form_recalled", "keepers", "newer_cop
 def keepers(state: State) -> dict[str, str]:
     """Keeper of each of the first cell's workers; who has none to be found stands not in it.
 
-    Who keeps already goes on; spares come before workers that train, and the least burdened first.
+    Who keeps already goes on; spares come before workers that train, and the least burdened first. Where nodes are to
+    go, who stays keeps its own if nobody else can: copies of all shards outlive those nodes then.
     """
     nodes = {name: worker.node for name, worker in state.workers.items() if worker.node not in state.going}
     everywhere = set(nodes.values())
@@ -35,6 +36,8 @@ def keepers(state: State) -> dict[str, str]:
         keeper = state.copies.keepers.get(owner, "")
         if nodes.get(keeper) is None or nodes[keeper] in taken:
             if everywhere <= taken:
+                if state.going and owner in nodes:
+                    found[owner] = owner
                 continue
             keeper = lightest(queue, burden, nodes, taken)
         found[owner] = keeper

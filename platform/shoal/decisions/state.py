@@ -69,6 +69,8 @@ class State:
     """Workers whose state is not to be trusted, until they are healed."""
     going: dict[str, bool] = field(default_factory=dict)
     """Nodes that will be taken away; whether all that can be done about it is done."""
+    deadlines: dict[str, float] = field(default_factory=dict)
+    """When (unix time), as far as it is known."""
     aside: frozenset[str] = frozenset()
     """Nodes that failed too often."""
     copies: Copies = field(default_factory=Copies)
@@ -118,6 +120,7 @@ class State:
             on_node={node: set(names) for node, names in self.on_node.items()},
             tainted=set(self.tainted),
             going=dict(self.going),
+            deadlines=dict(self.deadlines),
             copies=self.copies.copy(),
             unrecorded=dict(self.unrecorded),
             tally=self.tally.copy(),

@@ -7,7 +7,8 @@ same for a whole cell or for everybody, and encoded once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from shoal.protocol.rendezvous import Closed, Met, Values
 
@@ -62,7 +63,8 @@ class Generation:
     """A new membership of `cells`, in ascending order, goes on from `steps`. Of the receiver's cell: `todo`: what is
     left for it of the step; `heals`: copies (from, to) that it has a part in. `save`: write a checkpoint before going
     on; `halt`: and do not go on. `crew`: everybody by cell and rank, if samples are audited. `mean`: seconds between
-    two failures, by what is known of the run; `going`: nodes that will be taken away."""
+    two failures, by what is known of the run; `going`: nodes that will be taken away, and in how many seconds if that
+    is known."""
 
     generation: int
     cells: tuple[int, ...]
@@ -74,7 +76,7 @@ class Generation:
     halt: bool = False
     crew: tuple[str, ...] = ()
     mean: float = 0.0
-    going: tuple[str, ...] = ()
+    going: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

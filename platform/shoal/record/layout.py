@@ -96,6 +96,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("step", "path", "seconds", "bytes"),
     "checkpoint_failed": ("step", "reason", "remedy"),
     "checkpoints_swept": ("folders",),
+    "last_save": ("step", "cell", "way", "alone", "fits", "left", "seconds", "checkpoint"),
     "checkpoint_passed_over": ("step", "path", "reason"),
     "not_started": ("actor", "node", "how", "trace"),
     "formation_failed": ("cell", "attempt", "actor", "reason"),

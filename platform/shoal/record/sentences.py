@@ -8,6 +8,7 @@ from typing import Any
 from shoal.ladder import LADDER, Rung
 from shoal.printable import printable
 from shoal.record.masking import mask_text
+from shoal.saving.deadline import in_words
 
 __all__ = ["count", "gpu_words", "sentence", "short_actor"]
 
@@ -140,6 +141,10 @@ def _checkpoint_failed(event: Event) -> str:
 
 def _checkpoints_swept(event: Event) -> str:
     return f"Saves before this session left parts of {', '.join(map(str, event.get('folders') or ()))}: removed."
+
+
+def _last_save(event: Event) -> str:
+    return f"Before nodes go, {in_words(event)}."
 
 
 def _checkpoint_passed_over(event: Event) -> str:
@@ -294,6 +299,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_passed_over": _checkpoint_passed_over,
     "checkpoints_swept": _checkpoints_swept,
+    "last_save": _last_save,
     "not_started": _not_started,
     "formation_failed": _formation_failed,
     "record_stalled": _record_stalled,

@@ -134,8 +134,8 @@ class Server(socketserver.TCPServer):
         threading.Thread(target=serve, daemon=True, name="copies-caller").start()
 
 
-def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> None:
-    """Send a copy of the state of `rank` after `steps` committed steps, and return when it is held there.
+def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> int:
+    """Send a copy of the state of `rank` after `steps` committed steps; returns its bytes when it is held there.
 
     Raises:
         OSError: the keeper is gone or does not answer. ValueError: it does not keep the copy.
@@ -149,6 +149,7 @@ def push(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper,
         for part in parts:
             line.sendall(part)
         _answered(line, timeout)
+    return size
 
 
 def fetch(tensors: Sequence[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> int:

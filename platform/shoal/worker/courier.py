@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 
 from shoal.protocol.orders import Keeper, Recall
+from shoal.saving.deadline import Speed
 from shoal.timeouts import Timeouts
 from shoal.worker.copies import LostCopy, fetch, push
 from shoal.worker.snapshot import Kept, Snapshot
@@ -22,6 +24,12 @@ class Courier:
         self._timeouts, self._secret = timeouts, secret
         self._sending: threading.Thread | None = None
         self.keeper: Keeper | None = None
+        self._speed = Speed()
+
+    @property
+    def speed(self) -> float:
+        """Bytes a second at which copies go to the keeper; 0 if there is none."""
+        return 0.0 if self.keeper is None else self._speed.bytes
 
     def keep(self, step: Step) -> None:
         """Copy the state for a later roll back and, in the background, to the keeper. All ranks' copies are of the
@@ -39,7 +47,9 @@ class Courier:
     def _send(self, snapshot: Snapshot, kept: Kept, rank: int, steps: int, keeper: Keeper) -> None:
         # without the keeper's word to the controller it is no copy
         with contextlib.suppress(OSError, ValueError):
-            push(kept.read(), rank, steps, keeper, self._secret(), self._timeouts.build)
+            tensors, start = kept.read(), time.monotonic()
+            size = push(tensors, rank, steps, keeper, self._secret(), self._timeouts.build)
+            self._speed.took(size, time.monotonic() - start)
         snapshot.give_back(kept)
 
     def fetch(self, step: Step, order: Recall) -> None:
