@@ -115,8 +115,8 @@ def measure(url: str, size: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def bare_out(client: Any, content: memoryview) -> None:
-    place = {"Bucket": BUCKET, "Key": "bare"}
+def bare_out(client: Any, content: memoryview, key: str = "bare") -> None:
+    place = {"Bucket": BUCKET, "Key": key}
     upload = client.create_multipart_upload(**place)["UploadId"]
 
     def send(number: int) -> dict[str, Any]:
@@ -129,10 +129,10 @@ def bare_out(client: Any, content: memoryview) -> None:
     client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
 
 
-def bare_in(client: Any, room: memoryview) -> None:
+def bare_in(client: Any, room: memoryview, key: str = "bare") -> None:
     def take(start: int) -> None:
         end = min(start + PART, len(room))
-        body = client.get_object(Bucket=BUCKET, Key="bare", Range=f"bytes={start}-{end - 1}")["Body"]
+        body = client.get_object(Bucket=BUCKET, Key=key, Range=f"bytes={start}-{end - 1}")["Body"]
         room[start:end] = body.read()
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -1,4 +1,5 @@
-"""The way of tensors from a GPU into the CPU's memory, beside what it computes: pinned memory, a stream of its own.
+"""The way of tensors out of a state that is trained on, beside what is computed: from a GPU into pinned memory, on a
+stream of its own; in the CPU's memory in a thread.
 
 What is copied is of three kinds, each with one who waits. The copy waits for whatever makes its sources (`follow`).
 Whoever changes them next lets its own stream wait for the copy (`precede`), and goes on itself. Whoever reads what was
@@ -10,13 +11,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Copy", "DeviceLane", "Lane", "beside", "lane_of", "on_cpu", "room_for"]
+__all__ = ["Copy", "DeviceLane", "HostLane", "Lane", "beside", "lane_of", "on_cpu", "room_for"]
 
 T = TypeVar("T")
+SMALL = 1 << 20
+"""Bytes of a tensor in the CPU's memory that is copied at once: what changes before its owner's commit is smaller, and
+to have it done by another thread takes longer."""
 
 
 class Copy:
@@ -35,7 +41,7 @@ class Copy:
 
 
 class Lane:
-    """Of a device that computes what it is told at once: what is copied is there."""
+    """Without anything beside it: what is copied is there."""
 
     def begin(self, work: Callable[[], T]) -> Future[T]:
         """Do what ends in `copy` but has to wait for somebody first. Raises: as `work`."""
@@ -54,6 +60,51 @@ class Lane:
 
     def precede(self) -> None:
         """What the calling thread's stream is told from now on comes after what was copied so far."""
+
+
+class HostLane(Lane):
+    """Of the CPU's memory: threads copy what is large while the next step runs, which changes it only at its end."""
+
+    def __init__(self) -> None:
+        self._begun: Future[Any] = super().begin(lambda: None)
+        self._copies: list[Future[None]] = []
+
+    def begin(self, work: Callable[[], T]) -> Future[T]:
+        """Have a thread do it, once what was begun before is done. Raises: as that."""
+        self._begun.result()
+        begun = self._begun = beside(work, "lane")
+        return begun
+
+    def copy(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> Copy:
+        """See `Lane`."""
+        large: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for pair in zip(targets, sources, strict=True):
+            if pair[1].numel() * pair[1].element_size() > SMALL:
+                large.append(pair)
+            else:
+                put(pair[:1], pair[1:])
+        if not large:
+            return Copy()
+        done = beside(partial(put, *zip(*large, strict=True)), "lane-copy")
+        self._copies.append(done)
+        return Copy(sources, Ended(done))
+
+    def precede(self) -> None:
+        """See `Lane`. Raises: what was met meanwhile."""
+        self._begun.result()
+        while self._copies:
+            self._copies.pop().result()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a thread's work, as an event of a device."""
+
+    done: Future[None]
+
+    def synchronize(self) -> None:
+        """Wait for it. Raises: what it met."""
+        self.done.result()
 
 
 class DeviceLane(Lane):
@@ -89,7 +140,7 @@ class DeviceLane(Lane):
 
 def lane_of(kind: str) -> Lane:
     """From a device of a kind (`Workload.runs_on`)."""
-    return DeviceLane() if kind == "cuda" else Lane()
+    return DeviceLane() if kind == "cuda" else HostLane()
 
 
 def beside(work: Callable[[], T], name: str) -> Future[T]:

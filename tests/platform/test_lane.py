@@ -21,7 +21,8 @@ from shoal.worker.exact import UNKNOWN, Fixed
 from shoal.worker.membership import Membership
 from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import Member, Standing, Step
-from shoal_core.lane import DeviceLane, Lane, lane_of
+from shoal_core import lane as lane_module
+from shoal_core.lane import SMALL, DeviceLane, HostLane, Lane, beside, lane_of
 from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
 from tests.support.late import GARBAGE, Late
 
@@ -91,12 +92,62 @@ def test_a_copy_holds_its_sources_until_it_has_ended() -> None:
     assert copy._sources == ()
 
 
-def test_a_cpu_has_no_lane_beside_it() -> None:
-    lane = lane_of("cpu")
-    assert type(lane) is Lane
+def test_without_a_lane_beside_it_what_is_copied_is_there() -> None:
     room = torch.zeros(3)
-    lane.copy([room], [torch.ones(3)])
+    Lane().copy([room], [torch.ones(3)])
     assert room.tolist() == [1.0] * 3
+
+
+LARGE = SMALL // 4 + 1
+"""Elements that a thread copies."""
+
+
+def test_a_cpu_copies_what_is_large_beside_the_step_and_the_rest_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = lane_of("cpu")
+    assert isinstance(lane, HostLane)
+    go, put = threading.Event(), lane_module.put
+
+    def late(targets: Any, sources: Any) -> None:
+        if sources[0].numel() == LARGE:
+            assert go.wait(60.0)
+        put(targets, sources)
+
+    monkeypatch.setattr(lane_module, "put", late)
+    state = [torch.zeros(3), torch.zeros(LARGE)]
+    rooms = [torch.ones_like(tensor) for tensor in state]
+    lane.follow()
+    copy = lane.copy(rooms, state)
+    assert [float(room.sum()) for room in rooms] == [0.0, LARGE]
+    state[0].add_(1)
+    changing = beside(lambda: (lane.precede(), state[1].add_(1)), "commit")
+    assert not changing.done()
+    go.set()
+    changing.result()
+    copy.wait()
+    copy.wait()
+    assert [float(room.sum()) for room in rooms] == [0.0, 0.0]
+
+
+def test_what_a_thread_met_that_copied_is_told_to_all_who_wait_for_it() -> None:
+    lane = HostLane()
+    copy = lane.copy([torch.zeros(LARGE)], [torch.zeros(LARGE + 1)])
+    for wait in (copy.wait, lane.precede):
+        with pytest.raises(RuntimeError, match="size"):
+            wait()
+    begun = lane.begin(lambda: lane.copy([torch.zeros(LARGE)], [torch.zeros(LARGE + 1)]))
+    with pytest.raises(RuntimeError, match="size"):
+        lane.precede()
+    assert begun.done()
+
+
+def test_the_step_after_a_snapshot_on_a_cpu_changes_nothing_of_it(tmp_path: Path) -> None:
+    lane = HostLane()
+    step = step_on(lane, tmp_path)
+    before = copies(step.tensors())
+    step.snapshot.take(step.tensors_by_commit(), 0)
+    commit(step)
+    assert not equal(step.tensors(), before)
+    assert equal(step.snapshot.lend().read(), before)
 
 
 def test_the_step_after_a_snapshot_waits_for_it_on_the_device_alone(tmp_path: Path) -> None:
