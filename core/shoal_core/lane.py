@@ -20,7 +20,7 @@ import torch
 __all__ = ["Copy", "DeviceLane", "HostLane", "Lane", "beside", "lane_of", "on_cpu", "room_for"]
 
 T = TypeVar("T")
-SMALL = 1 << 20
+SMALL = 1 << 16
 """Bytes of a tensor in the CPU's memory that is copied at once: what changes before its owner's commit is smaller, and
 to have it done by another thread takes longer."""
 

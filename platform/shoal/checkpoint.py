@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.record import slow
 from shoal.saving.chances import Chances
+from shoal.saving.deadline import Choice, Notice, Speed
+from shoal.saving.leaving import Judging
 from shoal_core.ckpt import among, nearby, together
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
@@ -123,6 +125,8 @@ class Saver:
     address, seconds, bytes) once a checkpoint is whole; `failed`, with (steps, reason, remedy), when it never will be:
     on rank 0, or on all that lost a peer. `asking`: a group of CPUs for what ranks ask each other between steps; none:
     this rank is alone. `disk`: what checkpoints are written to first; `used`: steps of those that stay in any case.
+    `speed`: learns how fast this rank writes to the storage; `chosen`: called on rank 0 with (steps, what) when nodes
+    of the cell go and it was chosen what is done before.
     """
 
     def __init__(
@@ -137,6 +141,8 @@ class Saver:
         asking: Any = None,
         disk: Disk | None = None,
         used: Collection[int] = (),
+        speed: Speed | None = None,
+        chosen: Callable[[int, dict[str, Any]], None] | None = None,
     ) -> None:
         folder = local_folder(root)
         self._rundir = None if folder is None else folder.parent
@@ -145,6 +151,7 @@ class Saver:
         self._disk, self._used, self._known = disk, used, dict[int, Saved]()
         self._writing = self._bringing = ENDED
         self._stage, self._chances = Stage(lane), Chances()
+        self._speed, self._chosen = Speed() if speed is None else speed, chosen
         self._newest = -1
         self.problem: str | None = None
         """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
@@ -188,12 +195,12 @@ class Saver:
         generation: int,
         state: dict[str, Any],
         told: Mapping[str, float] | None = None,
-        going: bool | None = None,
+        going: Notice | None = None,
         **about: Any,
     ) -> None:
         """Begin to copy `state` now, and write it in the background, after the one before it. `told`: what this rank
-        tells the others of it once it is whole, beside what it cost; `going`: whether this rank's node is about to go,
-        if one of the cell's is; `about`: what the marker says of this state.
+        tells the others of it once it is whole, beside what it cost; `going`: what it says of its node, if one of the
+        cell's is about to go: then it is saved only if it fits; `about`: what the marker says of this state.
 
         Raises:
             Unfit: a value of `state` cannot be saved.
@@ -212,9 +219,11 @@ class Saver:
                 slow.wait(self._rundir)
             near = self._near(folder.name, generation, content) if going is None else None
             if near is None:
-                peers = self._peers
-                size = together.save(folder, generation, content, peers, one.about, going=bool(going))
-                self._whole(one, size, peers)
+                peers, wrote = self._peers, self._speed.took
+                leaving = None if going is None else Judging(going, lambda choice: self._tell(one, choice))
+                with contextlib.suppress(together.TooLate):  # which is told, and no failure: it is not tried again
+                    size = together.save(folder, generation, content, peers, one.about, going=leaving, wrote=wrote)
+                    self._whole(one, size, peers)
                 return
             if self._bringing is not ENDED:
                 self._bringing.join()  # one is brought, one waits: more would fill the disk
@@ -255,7 +264,9 @@ class Saver:
             )
 
         assert self._disk is not None
+        start = time.monotonic()
         size = nearby.bring(near, one.folder, self._disk.peers, one.about, late)
+        self._speed.took(near.bytes(self._disk.peers.rank), time.monotonic() - start)
         nearby.tidy(self._disk.root, near.folder, near.attempt)
         self._whole(one, size, self._disk.peers)
 
@@ -269,6 +280,15 @@ class Saver:
             with contextlib.suppress(RuntimeError):  # a peer is gone, and the cell with it
                 heard = peers.exchange({**one.told, "lost": one.lost, "written": seconds})
                 self.heard = heard if one.steps == self._newest else []
+
+    def _tell(self, one: Saving, choice: Choice) -> None:
+        """Say what is done before nodes go, and what counts if the state is not saved."""
+        if self._peers.rank or self._chosen is None:
+            return
+        newest: int | None = None
+        with contextlib.suppress(UserError):
+            newest = max((whole.steps for whole in among.whole(self._root)), default=None)
+        self._chosen(one.steps, {"kind": "last_save", **choice.told(), "checkpoint": newest})
 
     def _tidy(self) -> None:
         """Remove what is not kept; what the store does not let go of now it may the next time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,36 @@ def test_who_goes_writes_what_nobody_else_has() -> None:
     both = [piece("both", 0, 12)]
     held = [[piece("w", 0, 4), *both], [piece("w", 4, 4), *both], [piece("w", 8, 4), *both, piece("own", 0, 12)]]
     assert [both[0] in pieces for pieces in deal(held)] == [True, False, False]
-    assert [both[0] in pieces for pieces in deal(held, {0})] == [False, True, False]
-    assert [both[0] in pieces for pieces in deal(held, {0, 1})] == [False, False, True]
-    assert [both[0] in pieces for pieces in deal(held, {0, 1, 2})] == [True, False, False], "if all go it is as ever"
+    assert [both[0] in pieces for pieces in deal(held, {0: 1.0})] == [False, True, False]
+    assert [both[0] in pieces for pieces in deal(held, {0: 1.0, 1: 1.0})] == [False, False, True]
+    assert [both[0] in pieces for pieces in deal(held, dict.fromkeys(range(3), 1.0))] == [True, False, False]
+    assert [both[0] in pieces for pieces in deal(held, {0: 0.0, 1: 9.0, 2: 1.0})] == [False, True, False], (
+        "who can most"
+    )
 
 
-def saved(folder: Folder, peer: Peer, going: frozenset[int] = frozenset()) -> int:
+class Going:
+    """Those of `ranks` go, and have time for so many bytes each."""
+
+    def __init__(self, rank: int, ranks: frozenset[int], time: int) -> None:
+        self.word, self.time = {"goes": rank in ranks}, time
+        self.judged: list[tuple[list[int], list[int]]] = []
+
+    def told(self) -> dict[str, Any]:
+        return self.word
+
+    def weights(self, said: Sequence[Any]) -> dict[int, float]:
+        return {rank: 1.0 for rank, word in enumerate(said) if word["goes"]}
+
+    def judge(self, said: Sequence[Any], written: Sequence[int], held: Sequence[int]) -> None:
+        self.judged.append((list(written), list(held)))
+        if any(word["goes"] and size > self.time for word, size in zip(said, written, strict=True)):
+            raise together.TooLate
+
+
+def saved(folder: Folder, peer: Peer, going: Going | None = None) -> int:
     mine = content(STATE, THIRDS, peer.rank)
-    return together.save(folder, 0, mine, peer, {"steps": 3}, going=peer.rank in going)
+    return together.save(folder, 0, mine, peer, {"steps": 3}, going=going)
 
 
 def brought(folder: Folder, peer: Peer) -> int:
@@ -48,12 +70,28 @@ def brought(folder: Folder, peer: Peer) -> int:
 
 def test_those_that_stay_write_what_all_have(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path / name_of(3))
-    sizes = on_ranks(3, lambda peer: saved(folder, peer, frozenset({0, 1})))
+    going = [Going(rank, frozenset({0, 1}), time=16) for rank in range(3)]
+    sizes = on_ranks(3, lambda peer: saved(folder, peer, going[peer.rank]))
     checkpoint = Checkpoint.open(folder)
     checkpoint.verify()
     assert sizes == [checkpoint.bytes] * 3
     (block,) = checkpoint.index.tensors["b"].blocks
     assert "-00002" in block.file
+    assert [one.judged for one in going] == [[([16, 16, 32], [32, 32, 32])]] * 3
+
+
+def test_what_does_not_fit_is_not_begun(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path / name_of(3))
+
+    def one(peer: Peer) -> bool:
+        try:
+            saved(folder, peer, Going(peer.rank, frozenset({0, 1}), time=15))
+        except together.TooLate:
+            return True
+        return False
+
+    assert on_ranks(3, one) == [True] * 3
+    assert folder.sizes() == {}
 
 
 class Killed(BaseException):

@@ -106,7 +106,6 @@ def test_the_choice_is_told_with_its_figures() -> None:
         ([goes(left, copies=9 * GB), STAYS], 40),
         ([goes(left), STAYS], 40),
         ([goes(left), STAYS], None),
-        ([UNKNOWN, STAYS], None),
     ):
         size = int(3.2 * GB) if notices[0].left == 28.0 else 9 * GB
         choice = choose(notices, [size, 0], [size, 0])
@@ -118,6 +117,4 @@ def test_the_choice_is_told_with_its_figures() -> None:
         f"{lack}: the copies in the memory of nodes that stay count; without them the checkpoint of step 40 counts.",
         f"{lack}, and nobody who stays has copies: the checkpoint of step 40 counts.",
         f"{lack}, and nobody who stays has copies: nothing is saved.",
-        "Before nodes go, of 9.0 GB that only nodes which go hold, 9.0 GB fit into what time is left, which nobody "
-        "knows: the state of step 60 is saved (about 45.0 s).",
     ]

@@ -39,6 +39,10 @@ class Nearby:
     pieces: list[Piece]
     written: list[Written]
 
+    def bytes(self, rank: int) -> int:
+        """That a rank wrote."""
+        return sum(file.bytes for file in self.written[rank].files.values())
+
 
 def write(folder: Folder, generation: int, content: Mapping[Piece, memoryview], peers: Peers) -> Nearby:
     """Write this rank's part into `folder`, its node's own. content: what the rank has of the state. Collective.

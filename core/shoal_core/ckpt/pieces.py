@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,15 @@ class Piece:
         return cls(name, dtype, tuple(shape), Box(tuple(offsets), tuple(lengths)))
 
 
-def deal(held: Sequence[Sequence[Piece]], going: Collection[int] = ()) -> list[list[Piece]]:
+def deal(held: Sequence[Sequence[Piece]], going: Mapping[int, float] | None = None) -> list[list[Piece]]:
     """Which of the pieces that each rank holds it writes: what several hold, the largest first, whoever has least.
-    going: ranks that may not have the time: they write what nobody else holds.
+    going: ranks that may not have the time, which write what nobody else holds; each as much as it can in its time,
+    beside the others of them.
 
     Raises:
         ValueError: what the ranks hold is no state: a tensor has two shapes or dtypes, or is not tiled by the pieces.
     """
+    going = going or {}
     holders: dict[Piece, list[int]] = {}
     for rank, pieces in enumerate(held):
         for piece in pieces:
@@ -63,10 +65,14 @@ def deal(held: Sequence[Sequence[Piece]], going: Collection[int] = ()) -> list[l
     shared = sorted(holders, key=lambda piece: (len(holders[piece]) > 1, -piece.bytes, piece.name, piece.box))
     for piece in shared:
         staying = [rank for rank in holders[piece] if rank not in going]
-        rank = min(staying or holders[piece], key=lambda one: (sizes[one], one))
+        rank = min(staying or holders[piece], key=lambda one: (busy(sizes[one], going.get(one, 1.0)), one))
         writes[rank].append(piece)
         sizes[rank] += piece.bytes
     return writes
+
+
+def busy(size: int, can: float) -> float:
+    return size / can if can else math.inf
 
 
 def check(pieces: Sequence[Piece]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
 from shoal_core.errors import StoreError, UserError
 
-__all__ = ["ALONE", "Loaded", "Peers", "Uncommitted", "load", "save"]
+__all__ = ["ALONE", "Leaving", "Loaded", "Peers", "TooLate", "Uncommitted", "load", "save"]
 
 
 class Peers(Protocol):
@@ -50,6 +51,27 @@ class Alone:
 ALONE = Alone()
 
 
+class Leaving(Protocol):
+    """Ranks that are about to go, in the eyes of one of them."""
+
+    def told(self) -> dict[str, Any]:
+        """What this rank says of itself, in JSON."""
+
+    def weights(self, said: Sequence[Any]) -> dict[int, float]:
+        """By what all ranks say: those that go, and how much each can write beside the others of them."""
+
+    def judge(self, said: Sequence[Any], written: Sequence[int], held: Sequence[int]) -> None:
+        """By the same, and by the bytes that each would write and that it holds; all ranks judge alike.
+
+        Raises:
+            TooLate: it does not fit into the time.
+        """
+
+
+class TooLate(Exception):
+    """What only ranks that go hold cannot be written before: nothing is. All ranks raise it."""
+
+
 class Uncommitted(UserError):
     """A checkpoint did not become whole: what each rank lacked. All ranks raise it."""
 
@@ -71,20 +93,25 @@ def save(
     about: Mapping[str, Any],
     *,
     replace: bool = False,
-    going: bool = False,
+    going: Leaving | None = None,
+    wrote: Callable[[int, float], None] | None = None,
 ) -> int:
     """Write a checkpoint whose marker says `about`, `steps` among it. content: what this rank has of the state. going:
-    it may not have the time for more than what it alone has. Returns the bytes; one that is whole there already stays,
-    unless its marker is to be replaced. Collective. Once all is written, whoever is left of the ranks commits it.
+    some ranks may not have the time for more than what only they have. wrote: is told this rank's bytes, and seconds.
+    Returns the bytes; one that is whole there already stays, unless its marker is to be replaced. Collective. Once all
+    is written, whoever is left of the ranks commits it.
 
     Raises:
-        Uncommitted: it did not become whole; what was written of it is gone. RuntimeError: a peer is gone, and so may
-            the checkpoint be; what is left of it nobody reads.
+        TooLate: see there. Uncommitted: it did not become whole; what was written of it is gone.
+        RuntimeError: a peer is gone, and so may the checkpoint be; what is left of it nobody reads.
     """
-    heard = peers.exchange(opening(folder, content, going=going))
+    heard = peers.exchange(opening(folder, content, going))
     attempt = Attempt(generation, heard[0]["token"])
+    start = time.monotonic()
     try:
-        word, pieces = part(folder, attempt, heard, content, peers.rank)
+        word, pieces = part(folder, attempt, heard, content, peers.rank, going)
+        if wrote is not None and "written" in word:
+            wrote(sum(file[0] for file in word["written"]["files"].values()), time.monotonic() - start)
         said = peers.exchange(word)
         lacks = {"problems": problems(said), "remedy": remedy(said)}
         written = [] if lacks["problems"] else [Written.heard(one["written"]) for one in said]
@@ -125,23 +152,39 @@ def finished(
     return int(ends["bytes"])
 
 
-def opening(folder: Folder, content: Mapping[Piece, memoryview], *, going: bool = False) -> dict[str, Any]:
-    """A rank's first word: of which checkpoint, what it has of the state, and whether it is about to go."""
-    pieces = [piece.told() for piece in content]
-    return {"token": secrets.token_hex(4), "of": folder.name, "pieces": pieces, "going": going}
+def opening(folder: Folder, content: Mapping[Piece, memoryview], going: Leaving | None = None) -> dict[str, Any]:
+    """A rank's first word: of which checkpoint, what it has of the state, and, if ranks go, what it says of itself."""
+    word = {"token": secrets.token_hex(4), "of": folder.name, "pieces": [piece.told() for piece in content]}
+    return word if going is None else {**word, "going": going.told()}
 
 
 def part(
-    folder: Folder, attempt: Attempt, heard: list[Any], content: Mapping[Piece, memoryview], rank: int
+    folder: Folder,
+    attempt: Attempt,
+    heard: list[Any],
+    content: Mapping[Piece, memoryview],
+    rank: int,
+    going: Leaving | None = None,
 ) -> tuple[dict[str, Any], list[Piece]]:
-    """Write this rank's part: what it says of that, and all pieces of the state. Whatever goes wrong is its word."""
+    """Write this rank's part: what it says of that, and all pieces of the state. Whatever goes wrong is its word.
+
+    Raises:
+        TooLate: see there.
+    """
     try:
         if len({one["of"] for one in heard}) > 1:
             raise ValueError(f"ranks save different steps: {', '.join(one['of'] for one in heard)}")
-        going = {other for other, one in enumerate(heard) if one["going"]}
-        dealt = deal([[Piece.heard(piece) for piece in one["pieces"]] for one in heard], going)
+        held = [[Piece.heard(piece) for piece in one["pieces"]] for one in heard]
+        if going is None:
+            dealt = deal(held)
+        else:
+            words = [one["going"] for one in heard]
+            dealt = deal(held, going.weights(words))
+            going.judge(words, *([sum(piece.bytes for piece in one) for one in each] for each in (dealt, held)))
         pieces = [piece for pieces in dealt for piece in pieces]
         written = write(folder, attempt, rank, dealt[rank], content.__getitem__, block_bytes(pieces))
+    except TooLate:
+        raise
     except Exception as error:
         return failed(error), []
     return {"written": written.told()}, pieces

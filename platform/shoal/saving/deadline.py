@@ -118,8 +118,8 @@ def steps_until_last(left: float, written: float, step: float) -> int | None:
 
 def in_words(event: Mapping[str, Any]) -> str:
     """A choice as it stands in the journal."""
-    alone, fits, left = event["alone"], event["fits"], event["left"]
-    time = f"the {left:.0f} s that are left" if left is not None else "what time is left, which nobody knows"
+    alone, fits = event["alone"], event["fits"]
+    time = f"the {event['left']:.0f} s that are left"
     if event["way"] == "save":
         what = f"of {size(alone)} that only nodes which go hold, {size(fits)} fit into {time}"
         return f"{what}: the state of step {event['step']} is saved (about {event['seconds']:.1f} s)"

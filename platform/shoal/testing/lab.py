@@ -102,9 +102,9 @@ class Lab:
         for worker in self.on(node):
             self.kill(worker)
 
-    def drain(self, node: str) -> None:
-        """Announce that a node will be taken away."""
-        self.drains[node] = 0.0
+    def drain(self, node: str, seconds: float | None = None) -> None:
+        """Announce that a node will be taken away, in so many seconds if that is to be known; nothing takes it away."""
+        self.drains[node] = 0.0 if seconds is None else time.time() + seconds
 
     def add_node(self, name: str, slots: int) -> None:
         self.alive[name] = slots

@@ -62,7 +62,7 @@ class Loop:
         if local_folder(job.place) is None:  # then it is the controller's own, of which this node may have none
             setup.rundir.mkdir(parents=True, exist_ok=True)
         injector, profiler = Injector(job.inject, job.place), Profiler(setup.name, setup.rundir, self.voice.noted)
-        told = (self.voice.saved, self.voice.not_saved)
+        told = (self.voice.saved, self.voice.not_saved, self.voice.noted)
         last = LastResort(timeouts.abort)
         local = job.checkpoint.local
         disk = None if local is None else open_store(join(local, str(job.run_id), setup.node))

@@ -3,6 +3,7 @@ what it says of all that."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -32,6 +33,8 @@ from shoal.protocol.said import (
     Ready,
     Where,
 )
+from shoal.saving.deadline import Notice
+from shoal.saving.leaving import Leaves
 from shoal.worker.calls import Calls
 from shoal.worker.faults import ENDS, meaning, memory_figures
 from shoal.worker.link import Link
@@ -68,6 +71,8 @@ class Membership:
         assert world.saver is not None
         self.step, self.saver, self.kit, self.voice, self.session = world.step, world.saver, world.kit, voice, session
         self.pace = world.pace
+        self.leaves: Leaves | None = None
+        """Of a cell some of whose nodes are about to go, and that nobody can take over from."""
 
     def join(self, order: orders.Generation) -> bool:
         """Build the groups of a generation, and copy state to or from a cell that is being healed. False if no step
@@ -77,7 +82,7 @@ class Membership:
             Stopped: the generation ended first. CellBroken: a peer inside the cell is gone.
             RuntimeError: a collective between cells failed.
         """
-        step, groups = self.step, self.kit.groups
+        step, groups, heard = self.step, self.kit.groups, time.monotonic()
         copying = step.enter(order)
         joined, copied = time.monotonic(), 0
         try:
@@ -99,7 +104,9 @@ class Membership:
         if self.kit.job.snapshots.every:
             self._copy()
         if order.save:
-            self._save(node_of(self.voice.name) in order.going if order.going else None)
+            if order.going:
+                self.leaves = Leaves.by(node_of(self.voice.name), order.going, heard)
+            self._save(must=order.halt)
         if copied:
             self.voice.adopted(time.monotonic() - joined)
         if order.halt:
@@ -170,22 +177,23 @@ class Membership:
     def _save_last(self) -> None:
         """Have the state of the last step saved, and wait for it: no other save follows."""
         if self.step.saved < self.step.steps:
-            self._save()
+            self._save(must=True)
         self._written()
         for pause in LAST_PAUSES:
             if self.saver.problem is None:
                 break
             self.kit.groups.pause(pause)
-            self._save()
+            self._save(must=True)
             self._written()
 
     def _written(self) -> None:
         """Wait for the checkpoint that is being written."""
         self.kit.groups.until(lambda: not self.saver.busy())
 
-    def _save(self, going: bool | None = None) -> None:
-        """Begin a checkpoint of the committed state, after the one before it; `going`: see `Saver.save`. If another
-        session has the run, this worker ends instead: its controller, who would have ended it, is gone."""
+    def _save(self, *, must: bool = False) -> None:
+        """Begin a checkpoint of the committed state, after the one before it; `must`: whether or not it fits into the
+        time that is left. If another session has the run, this worker ends instead: its controller, who would have
+        ended it, is gone."""
         step = self.step
         end_if_lost(self.kit.job.place, self.kit.rundir, self.session())
         self.voice.phase = Phase.SAVING
@@ -196,14 +204,20 @@ class Membership:
             bpb = figures.get("bpb") if at == step.steps else None
             about = {"samples": samples, "tokens": self.kit.workload.tokens(samples), "bpb": bpb}
             state = step.state_dict()
-            told = self.pace.told()
+            notice = None if self.leaves is None else self._notice(self.leaves, must=must)
+            told = self.pace.told(None if notice is None else math.inf if notice.left is None else notice.left)
             with step.in_cell():
-                self.saver.save(step.steps, self.voice.generation, state, told, going, finite=step.finite, **about)
+                self.saver.save(step.steps, self.voice.generation, state, told, notice, finite=step.finite, **about)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps
         self.pace.began(step.steps)
         step.inject("checkpoint")
+
+    def _notice(self, leaves: Leaves, *, must: bool) -> Notice:
+        """What this worker says before a save, while nodes of its cell go; `must`: as if nobody knew when."""
+        left = None if must else leaves.left(time.monotonic())
+        return Notice(leaves.going, left, self.kit.speed.bytes, self.kit.courier.speed)
 
 
 @dataclass

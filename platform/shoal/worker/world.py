@@ -8,7 +8,7 @@ import gc
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Damage
 from shoal.record import layout
+from shoal.saving.deadline import Speed
 from shoal.saving.pace import Pace
 from shoal.worker.copies import LostCopy
 from shoal.worker.courier import Courier
@@ -47,7 +48,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Kit:
     """What a worker brings into every cell. `last`: ends the process if its device gives no answer; `disk`: its node's
-    own, for checkpoints, if there is one; `saved`, `not_saved`: see `checkpoint.Saver`."""
+    own, for checkpoints, if there is one; `saved`, `not_saved`: see `checkpoint.Saver`; `noted`: takes lines for the
+    journal of a step; `speed`: at which this process writes to the storage."""
 
     job: Job
     workload: Workload
@@ -61,6 +63,8 @@ class Kit:
     disk: Store | None
     saved: Callable[[int, str, float, int], None]
     not_saved: Callable[[int, str, str], None]
+    noted: Callable[[int, Mapping[str, Any]], None]
+    speed: Speed = field(default_factory=Speed)
 
     @property
     def checkpoints(self) -> str:
@@ -125,7 +129,8 @@ class World:
         told = (about, kit.saved, kit.not_saved, asking)
         disk = None if kit.disk is None else checkpoint.Disk(kit.disk, checkpoint.Group(bringing))
         keep, used = Keep(how.keep, how.keep_every, how.keep_best), () if start is None else (start,)
-        self.saver = checkpoint.Saver(kit.checkpoints, group, step.snapshot.lane, keep, *told, disk, used)
+        lane = step.snapshot.lane
+        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, *told, disk, used, kit.speed, kit.noted)
 
     def _restore(self, step: Step, steps: int, group: Any) -> None:
         """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
