@@ -14,10 +14,14 @@ import boto3
 import pytest
 
 from shoal_core.ckpt import among
+from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder, name_of
+from shoal_core.ckpt.index import INDEX
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.store import open_store
+from shoal_core.store.base import Entry
+from shoal_core.store.local import LocalStore
 from tests.support import ranks
 from tests.support.s3_server import account
 from tests.support.saving_process import HALVES, save, state
@@ -73,3 +77,19 @@ def test_a_bucket_that_is_deleted_and_made_anew(
     save(root, 20)
     assert [one.steps for one in among.whole(open_store(root))] == [20]
     Checkpoint.open(Folder.at(f"{root}/{name_of(20)}")).verify()
+
+
+def test_what_is_listed_a_while_later_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name. What is not there by its name is not there."""
+    listed = LocalStore.list
+
+    def late(self: LocalStore, prefix: str = "") -> Iterator[Entry]:
+        return (entry for entry in listed(self, prefix) if not entry.name.endswith(("-00001.safetensors", INDEX)))
+
+    monkeypatch.setattr(LocalStore, "list", late)
+    found = Checkpoint.open(Folder.at(save(str(tmp_path), 10)))
+    found.verify()
+    (part,) = (tmp_path / name_of(10)).glob("*-00001.safetensors")
+    part.unlink()
+    with pytest.raises(Damaged, match=r"-00001\.safetensors: is missing"):
+        Checkpoint.open(found.folder)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shoal_core.store import Store, Writer, create_alone, exists, get_small, open_store, split
@@ -79,6 +80,18 @@ class Folder:
         """Bytes of all that lies in it, by name."""
         prefix = f"{self.prefix}/" if self.prefix else ""
         return {entry.name.removeprefix(prefix): entry.bytes for entry in self.store.list(prefix)}
+
+    def lacking(self, wanted: Mapping[str, int]) -> tuple[str, int | None] | None:
+        """The first of `wanted` (bytes by name) that is not there in its size, and the size that it has (None: it is
+        not there). What a listing lacks is asked for by its name: some stores list new objects a while later."""
+        sizes = self.sizes()
+        for name, size in wanted.items():
+            if name not in sizes:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes[name] = self.store.stat(self._full(name)).bytes
+            if sizes.get(name) != size:
+                return name, sizes.get(name)
+        return None
 
     def _full(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name

@@ -49,13 +49,11 @@ class Checkpoint:
         if folder.steps is not None and folder.steps != marker["steps"]:
             raise Damaged(f"{folder.address}: holds a checkpoint of {marker['steps']} steps", remedy)
         about = marker["index"]
-        sizes = folder.sizes()
-        for name, size in {about["file"]: about["bytes"], **(marker["files"] if files else {})}.items():
-            if name not in sizes:
-                raise Damaged(f"{folder.where(name)}: is missing", remedy)
-            if sizes[name] != size:
-                problem = f"{folder.where(name)}: has {sizes[name]} bytes, {size} were committed"
-                raise Damaged(problem, remedy)
+        wanted = {about["file"]: about["bytes"], **(marker["files"] if files else {})}
+        if (lacking := folder.lacking(wanted)) is not None:
+            name, size = lacking
+            why = "is missing" if size is None else f"has {size} bytes, {wanted[name]} were committed"
+            raise Damaged(f"{folder.where(name)}: {why}", remedy)
         return cls(folder, marker, read_index(folder, about, marker["files"], remedy))
 
     def verify(self) -> None:

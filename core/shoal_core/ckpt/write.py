@@ -160,10 +160,8 @@ def commit(
     folder.put(attempt.index, content)
     index = {"file": attempt.index, "bytes": len(content), "sha256": digest(content)}
     sizes = {name: file.bytes for name, file in sorted(files.items())}
-    there = folder.sizes()
-    for name, size in sizes.items():
-        if there.get(name) != size:
-            raise StoreError(f"{folder.where(name)}: was written, and is not there", "see who deletes there")
+    if (lacking := folder.lacking(sizes)) is not None:
+        raise StoreError(f"{folder.where(lacking[0])}: was written, and is not there", "see who deletes there")
     marker = made({**about, "generation": attempt.generation}, index, sizes)
     if replace:
         folder.put(MARKER, marker)
