@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from shoal.protocol import codec, orders
-from shoal.protocol.codec import decode, encode
+from shoal.protocol.codec import LINE_LIMIT, decode, encode
 from shoal.protocol.greeting import GREETING_LIMIT, VERSION, Challenge, Greeting, Hello, Welcome, knows, proof
 from shoal.protocol.rendezvous import Meet, Met
 from shoal.protocol.said import Beat, Finished, Moved, NotSaved, Phase, Said
@@ -222,6 +222,26 @@ def test_a_controller_that_lives_hears_that_its_worker_obeys_another() -> None:
     link.connect(another.address, "s", lambda: ME)
     found = former.heard(lambda message: isinstance(message, Moved))
     assert [message for message in found if not isinstance(message, Beat)][-2:] == [NotSaved(0, ""), Moved()]
+
+
+def test_a_controller_that_never_answers_keeps_nobody_from_its_successor() -> None:
+    """Nor does the call to it that goes on undo what was agreed with the other when it wakes up at last."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        link = Link(Timeouts(60.0))
+        link.orphaned = lambda: None
+        waited = link.call(frozen.getsockname(), "s", lambda: ME)
+        late, _ = frozen.accept()
+        another = Controller()
+        link.connect(another.address, "s", lambda: ME)
+        assert waited.result(60) is None
+        with late:
+            late.sendall(encode(Challenge(VERSION, "n")))
+            hello: Hello = decode(read_line(late, GREETING_LIMIT, 60))
+            late.sendall(encode(Welcome(proof("s", "controller", hello.nonce, "n"))))
+            assert isinstance(codec.said(read_line(late, LINE_LIMIT, 60)), Moved)
+            assert late.recv(1) == b""
+        link.send(Finished("w0", 0))
+        assert [message for message in another.heard(last) if isinstance(message, Finished)]
 
 
 def test_a_controller_that_does_not_know_the_secret_is_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

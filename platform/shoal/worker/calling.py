@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from shoal.protocol.codec import decode, encode
 from shoal.protocol.greeting import (
@@ -20,8 +23,9 @@ from shoal.protocol.greeting import (
     other_version,
     proof,
 )
+from shoal.protocol.said import Moved
 
-__all__ = ["NoRoom", "call", "greet", "read_line"]
+__all__ = ["Caller", "NoRoom", "call", "greet", "hang_up", "read_line"]
 
 TRIES, PAUSE = 5, 0.5
 """To be let in by a controller that is too busy to hear a greeting out, and the seconds between two tries, half as many
@@ -30,6 +34,46 @@ to half as many again: those who were turned away together do not come back toge
 
 class NoRoom(OSError):
     """A controller has too many callers at the moment: it closed the connection without a word."""
+
+
+class Caller:
+    """Calls one controller after another, each in a thread of its own, and goes by the newest: one that is frozen, or
+    whose machine is gone, keeps nobody from its successor. `take`: called with the connection to the newest; `seconds`:
+    for `call`."""
+
+    def __init__(self, take: Callable[[socket.socket], None], seconds: float) -> None:
+        self._take, self._seconds = take, seconds
+        self._lock = threading.Lock()
+        self._newest: Future[None] = Future()
+
+    def call(self, address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]) -> Future[None]:
+        """Call the controller at `address`. Done when it has let this worker in, or when another is called after it;
+        the future has what `call` raises."""
+        called: Future[None] = Future()
+        with self._lock:
+            if not self._newest.done():
+                self._newest.set_result(None)
+            self._newest = called
+        calling = (called, address, secret, greeting)
+        threading.Thread(target=self._calls, args=calling, daemon=True, name="link-calls").start()
+        return called
+
+    def _calls(
+        self, called: Future[None], address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]
+    ) -> None:
+        try:
+            fresh = call(address, secret, greeting, self._seconds)
+        except Exception as error:
+            with self._lock:
+                if not called.done():
+                    called.set_exception(error)
+            return
+        with self._lock:
+            if called.done():
+                hang_up(fresh, moved=True)
+            else:
+                self._take(fresh)
+                called.set_result(None)
 
 
 def call(address: tuple[str, int], secret: str, greeting: Callable[[], Greeting], seconds: float) -> socket.socket:
@@ -94,3 +138,13 @@ def greet(connection: socket.socket, secret: str, greeting: Greeting, seconds: f
     wanted = proof(secret, "controller", said.nonce, challenge.nonce)
     if not isinstance(answer, Welcome) or not matches(answer.proof, wanted):
         raise ValueError("who listens there does not know this run's secret")
+
+
+def hang_up(connection: socket.socket, *, moved: bool = False) -> None:
+    """End a connection that another thread may be reading. `moved`: say that this worker obeys another controller."""
+    if moved:
+        with contextlib.suppress(OSError):  # it is gone, as a rule
+            connection.send(encode(Moved()), socket.MSG_DONTWAIT)
+    with contextlib.suppress(OSError):  # it has ended already
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -17,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 from shoal.protocol import codec
@@ -24,9 +24,9 @@ from shoal.protocol.codec import LINE_LIMIT, encode
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.orders import Order
 from shoal.protocol.rendezvous import Question
-from shoal.protocol.said import Beat, Moved, Phase, Told
+from shoal.protocol.said import Beat, Phase, Told
 from shoal.timeouts import Timeouts
-from shoal.worker.calling import call
+from shoal.worker.calling import Caller, hang_up
 
 __all__ = ["Link"]
 
@@ -56,6 +56,7 @@ class Link:
         self.orphaned: Callable[[], None] = end
         """Called when there has been neither a controller nor a committed step for too long."""
         self._timeouts = timeouts
+        self._caller = Caller(self._take, timeouts.collective)
         self._changed = threading.Condition()
         self._socket: socket.socket | None = None
         self._lost = time.monotonic()
@@ -75,23 +76,28 @@ class Link:
         threading.Thread(target=self._sends, daemon=True, name="link-sends").start()
 
     def connect(self, address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]) -> None:
+        """`call` a controller, and wait for it."""
+        self.call(address, secret, greeting).result()
+
+    def call(self, address: tuple[str, int], secret: str, greeting: Callable[[], Greeting]) -> Future[None]:
         """Speak to the controller at `address` from now on: `greeting`, then all that a former one may not have heard.
+        Done when it has let this worker in, or when another is called after it: one that is frozen, or whose machine is
+        gone, keeps nobody from its successor.
 
         Raises:
-            OSError: nobody listens there, or not who knows the secret, or there is no room for long.
+            OSError: by the future: nobody listens there, or not who knows the secret, or there is no room for long.
         """
-        fresh = call(address, secret, greeting, self._timeouts.collective)
+        return self._caller.call(address, secret, greeting)
+
+    def _take(self, fresh: socket.socket) -> None:
         with self._changed:
             former, self._socket = self._socket, fresh
-            if former is not None and not self._waiting:
-                with contextlib.suppress(OSError):  # it is gone, as a rule
-                    former.send(encode(Moved()), socket.MSG_DONTWAIT)
+            if former is not None:
+                hang_up(former, moved=not self._waiting)
             self._waiting = deque(self._recent)
             self._size, self._beat = sum(map(len, self._waiting)), None
             self._most = self._size + WAITING
             self._push()
-        if former is not None:
-            hang_up(former)
         threading.Thread(target=self._receive, args=(fresh,), daemon=True, name="link-receive").start()
 
     def send(self, message: Told) -> None:
@@ -227,10 +233,3 @@ def end() -> None:
     """End this worker's process: nobody will ever tell it to."""
     logger.error("no controller and no progress: this process ends")
     os._exit(3)
-
-
-def hang_up(connection: socket.socket) -> None:
-    """End a connection that another thread may be reading."""
-    with contextlib.suppress(OSError):  # it has ended already
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()

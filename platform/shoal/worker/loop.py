@@ -71,11 +71,17 @@ class Loop:
         self.attempt = -1
         self.retained: RetainedState | None = None
 
-    def meet(self, meeting: Meeting) -> None:
-        """Take orders from this controller from now on."""
+    def meet(self, meeting: Meeting) -> Callable[[], None]:
+        """Call this controller, to take orders from it from now on. Returns what waits until it has answered, or until
+        another is called after it (`Link.call`)."""
         self.meeting = meeting
-        self.link.connect(meeting.lifeline, meeting.secret, self.greeting)
-        self.voice.settle(-1)  # who would have said it to that controller may be dead
+        called = self.link.call(meeting.lifeline, meeting.secret, self.greeting)
+
+        def met() -> None:
+            called.result()
+            self.voice.settle(-1)  # who would have said it to that controller may be dead
+
+        return met
 
     # ---- in the link's threads
 

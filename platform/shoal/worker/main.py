@@ -53,11 +53,12 @@ class Worker:
         return -1 if self._loop is None else self._loop.beat().steps
 
     def rejoin(self, meeting: Meeting) -> None:
-        """Go on under a controller that came back."""
+        """Go on under a controller that came back, whatever became of a call to the former one."""
         with self._lock:
             self._meeting = meeting
-            if self._loop is not None:
-                self._loop.meet(meeting)
+            met = None if self._loop is None else self._loop.meet(meeting)
+        if met is not None:
+            met()
 
     def _guarded(self, serve: Callable[[], None]) -> None:
         """Whatever goes wrong ends the process; the controller is told why, and so is the log."""
@@ -88,8 +89,9 @@ class Worker:
         workload.warm_up()
         loop = Loop(setup, job, workload, self._address)
         with self._lock:
-            loop.meet(self._meeting)
+            met = loop.meet(self._meeting)
             self._loop = loop
+        met()
         self.warm.set()
         loop.kit.thread.serve = partial(self._guarded, loop.run)
         loop.kit.thread.begin()
@@ -97,7 +99,7 @@ class Worker:
     def _tell(self, error: BaseException) -> None:
         """Say what ends this process: its device, or the training code; if it never got so far, as its only word."""
         try:
-            if self._loop is not None:
+            if self._loop is not None and self.warm.is_set():
                 self._loop.voice.failed(WHERE.get(meaning(error), "code"), error)
                 self._loop.link.flush(LAST_WORD)
                 return
