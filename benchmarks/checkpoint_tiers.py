@@ -27,7 +27,10 @@ import torch
 
 from shoal.checkpoint import Disk, Group, Saver, load
 from shoal.protocol.orders import Keeper
-from shoal.worker.copies import CopyServer, fetch, push
+from shoal.worker.copies import CopyServer
+from shoal.worker.courier import recall
+from shoal.worker.peers import push
+from shoal.worker.shelf import Held
 from shoal.worker.snapshot import Snapshot
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.retention import Keep
@@ -66,7 +69,7 @@ def keep(line: Connection) -> None:
 def measure(args: argparse.Namespace, folder: Path, keeper: Keeper) -> dict[str, Any]:
     step, state = training(args.preset, args.tokens)
     tensors = list(state.values())
-    snapshot = Snapshot(Lane())
+    held, snapshot = Held(tensors, {}), Snapshot(Lane())
     failures: list[str] = []
     tell: Any = (lambda *_: None, lambda _, reason, __: failures.append(reason))
     disk = Disk(open_store(folder / "disk"), Group(None))
@@ -81,12 +84,12 @@ def measure(args: argparse.Namespace, folder: Path, keeper: Keeper) -> dict[str,
     save()
     assert not failures, failures
     written = {where: size_of(folder / where) for where in ("store", "disk")}
-    push(tensors, 0, 1, keeper, SECRET, PATIENCE)
+    push(held, 0, 1, keeper, SECRET, PATIENCE)
     ways: dict[str, Callable[[], object]] = {
         "step": step,
         "copy to memory": lambda: snapshot.take(lambda: tensors, 1),
-        "copy to another process": lambda: push(tensors, 0, 1, keeper, SECRET, PATIENCE),
-        "recall": lambda: fetch(tensors, 0, 1, keeper, SECRET, PATIENCE),
+        "copy to another process": lambda: push(held, 0, 1, keeper, SECRET, PATIENCE),
+        "recall": lambda: recall(tensors, 0, 1, keeper, SECRET, PATIENCE),
         "restore": lambda: load(place, state, None),
         "restore (cached)": lambda: load(place, state, None),
     }

@@ -18,11 +18,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from types import new_class
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from pydantic import BaseModel
 
 from shoal_core.errors import UserError
+
+if TYPE_CHECKING:
+    from shoal_core.ckpt.pieces import Piece
 
 __all__ = [
     "ORIGIN",
@@ -118,6 +121,17 @@ class ReplicaShard(ABC):
     def state_dict(self) -> dict[str, Any]:
         """The same state for `torch.distributed.checkpoint`: DTensors where sharded, so that it loads on any mesh.
         The returned tensors are views: a checkpoint copies them before training goes on."""
+
+    placings = 0
+    """How often it was changed which parts of the state this shard holds, or where in its tensors they lie."""
+
+    def placed(self) -> Iterable[tuple[Piece, Any]]:
+        """Which parts of the state of `state_dict` this shard holds, each with the part of `tensors()` where it lies.
+        Not collective: others of the cell may be gone. Left out: what `state_dict` says, which must not be collective
+        then."""
+        from shoal_core.ckpt.state import held
+
+        return held(self.state_dict()).items()
 
     @abstractmethod
     def loaded(self, step: int) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.protocol import codec, orders
 from shoal.protocol.codec import encode, encode_each
-from shoal.protocol.copying import Give, Keep, Missing, Whole
+from shoal.protocol.copying import Coming, Enter, Keep, Look, Missing, Ranges, Whole
 from shoal.protocol.greeting import VERSION, Challenge, Greeting, Hello, Refused, Welcome
 from shoal.protocol.rendezvous import Closed, Meet, Met, Put, Turn, Values, Want
 from shoal.protocol.said import (
@@ -81,9 +81,12 @@ GREETS = [
 ]
 COPIES = [
     Challenge(VERSION, "n"),
-    Keep(1, 5, 2, 100, 7),
-    Give(1, 5, proof="p"),
-    Whole(100, 7),
+    Keep(1, 5, 2, 100, 30, 7),
+    Enter(proof="p"),
+    Look("copy/"),
+    Ranges("copy/1/5", ((0, 8), (16, 4))),
+    Coming(100),
+    Whole(100, (1 << 64) - 1),
     Missing(),
     Refused("why"),
 ]

@@ -280,7 +280,7 @@ def test_the_copy_that_is_timed_is_waited_for(every: Any, waits: list[int], tmp_
 
 def test_what_is_sent_to_a_keeper_has_left_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[list[torch.Tensor]] = []
-    monkeypatch.setattr(courier_module, "push", lambda tensors, *_: sent.append(copies(tensors)) or 1)
+    monkeypatch.setattr(courier_module, "push", lambda held, *_: sent.append(copies(held.tensors)) or 1)
     step, courier = step_on(DeviceLane(Late()), tmp_path), Courier(Timeouts(60.0), str)
     courier.keeper = mock.Mock(spec=Keeper)
     before = copies(step.tensors())

@@ -18,12 +18,15 @@ from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
 from shoal.protocol import codec
-from shoal.protocol.copying import Give, Keep, Whole, signed
+from shoal.protocol.copying import Enter, Keep, Whole, signed
 from shoal.protocol.greeting import VERSION, Challenge, Refused, nonce
 from shoal.protocol.orders import Keeper
 from shoal.protocol.said import Committed, CopyHeld, Ready
 from shoal.worker import copies as copies_module
-from shoal.worker.copies import CopyServer, LostCopy, fetch, push
+from shoal.worker.copies import CopyServer, LostCopy
+from shoal.worker.courier import recall
+from shoal.worker.peers import push
+from shoal.worker.shelf import Held
 from tests.support.backends import BOTH_LONG
 from tests.support.decisions import Stepped
 from tests.support.lab import Lab, alone, hurry, lab
@@ -120,7 +123,7 @@ def challenged(line: socket.socket) -> str:
     return challenge.nonce
 
 
-def asking(copies: CopyServer, asked: Keep | Give, secret: str = "s", other: str | None = None) -> socket.socket:
+def asking(copies: CopyServer, asked: Keep | Enter, secret: str = "s", other: str | None = None) -> socket.socket:
     """A connection to a keeper that was asked for something, after its nonce or an `other`."""
     line = socket.create_connection(copies.address, timeout=60)
     sent = challenged(line)
@@ -137,27 +140,28 @@ def closed(line: socket.socket) -> bool:
             return True
 
 
-GIVE, KEEP = Give(1, 5), Keep(1, 6, 0, 0, 0)
+ENTER, KEEP = Enter(), Keep(1, 6, 0, 0, 2, 0)
 
 
 def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     heard: list[tuple[int, int, int]] = []
     copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=60, secret=lambda: "s")
     keeper = Keeper(copies.address)
-    push([torch.ones(10)], 1, 5, keeper, "s", timeout=60)
+    push(Held([torch.ones(10)], {}), 1, 5, keeper, "s", timeout=60)
     heard.clear()
-    assert closed(asking(copies, GIVE, secret="guess"))
-    assert closed(asking(copies, GIVE, other=nonce()))
+    assert closed(asking(copies, ENTER, secret="guess"))
+    assert closed(asking(copies, ENTER, other=nonce()))
     for size in (-1, 10**30):
         assert closed(asking(copies, replace(KEEP, bytes=size)))
     for junk in (
         b"GET / HTTP/1.0\r\n\r\n",
         b"[" * 4000 + b"\n",
         b"a" * 5000,
-        b"Give 5\n",
-        b"Give {}\n",
+        b"Enter 5\n",
+        b"Enter {}\n",
+        b"Look {}\n",
         codec.encode(Whole(5, 0)),
-        codec.encode(GIVE),
+        codec.encode(ENTER),
         codec.encode(KEEP).replace(b"0", b'"x"'),
         b"\xff\n",
     ):
@@ -166,13 +170,13 @@ def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixtu
         line.sendall(junk)
         assert closed(line)
     assert heard == []
-    assert fetch([torch.zeros(10)], 1, 5, keeper, "s", timeout=60) == 40
+    assert recall([torch.zeros(10)], 1, 5, keeper, "s", timeout=60).total() == 40
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_whoever_speaks_another_version_is_told_so() -> None:
     copies = CopyServer("127.0.0.1", lambda *what: None, timeout=60, secret=lambda: "s")
-    with asking(copies, replace(GIVE, version=VERSION + 1)) as line, line.makefile("rb") as said:
+    with asking(copies, replace(ENTER, version=VERSION + 1)) as line, line.makefile("rb") as said:
         answer = codec.copying(said.readline())
     assert isinstance(answer, Refused)
     assert f"{VERSION} and {VERSION + 1}" in answer.reason
@@ -184,7 +188,7 @@ def test_whoever_speaks_another_version_is_told_so() -> None:
 
         threading.Thread(target=challenge, daemon=True).start()
         with pytest.raises(ValueError, match=f"{VERSION} and {VERSION + 1}"):
-            push([torch.ones(1)], 1, 5, Keeper(other.getsockname()), "s", timeout=60)
+            push(Held([torch.ones(1)], {}), 1, 5, Keeper(other.getsockname()), "s", timeout=60)
 
 
 def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +200,7 @@ def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest
         challenged(line)
     assert closed(socket.create_connection(copies.address, timeout=60))
     assert all(closed(line) for line in held)
-    push([torch.ones(10)], 1, 5, Keeper(copies.address), "s", timeout=60)
+    push(Held([torch.ones(10)], {}), 1, 5, Keeper(copies.address), "s", timeout=60)
 
 
 def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
@@ -205,19 +209,19 @@ def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
     keeper = Keeper(copies.address, era=3)
     state = [torch.randn(1000), torch.arange(7, dtype=torch.int64), torch.zeros(0), torch.randn(3, 5).bfloat16()]
     for steps in (5, 10, 15):
-        push(state, 1, steps, keeper, "s", timeout=60)
+        push(Held(state, {}), 1, steps, keeper, "s", timeout=60)
     assert heard == [(1, 5, 3), (1, 10, 3), (1, 15, 3)]
     back = [torch.full_like(tensor, 9) for tensor in state]
-    assert fetch(back, 1, 10, keeper, "s", timeout=60) == sum(t.numel() * t.element_size() for t in state)
+    assert recall(back, 1, 10, keeper, "s", timeout=60).total() == sum(t.nbytes for t in state)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(back, state, strict=True))
     with pytest.raises(LostCopy):
-        fetch(back, 1, 5, keeper, "s", timeout=60)
+        recall(back, 1, 5, keeper, "s", timeout=60)
     with pytest.raises(LostCopy):
-        fetch(back, 1, 10, keeper, "guess", timeout=60)
-    with asking(copies, Keep(2, 5, 0, 100, 0)) as line:  # half a copy is none
+        recall(back, 1, 10, keeper, "guess", timeout=60)
+    with asking(copies, Keep(2, 5, 0, 100, 2, 0)) as line:  # half a copy is none
         line.sendall(b"12345")
     with pytest.raises(LostCopy):
-        fetch(back, 2, 5, keeper, "s", timeout=60)
+        recall(back, 2, 5, keeper, "s", timeout=60)
     assert heard[-1] == (1, 15, 3)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from shoal_core.ckpt.pieces import Piece
+from shoal_core.ckpt.state import held
 from shoal_core.workload import ReplicaShard
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.optimizer import Optimizer
@@ -192,6 +194,25 @@ class PretrainShard(ReplicaShard):
         state.update({f"router_bias.{i}": bias for i, bias in enumerate(self._biases)})
         state["guard"] = self._guard.state
         return state
+
+    @property
+    def placings(self) -> int:  # type: ignore[override]
+        """See `ReplicaShard`."""
+        return 0 if self._rebalance is None else self._rebalance.placings
+
+    def placed(self) -> list[tuple[Piece, torch.Tensor]]:
+        """See `ReplicaShard`: of experts that were moved each by its own number."""
+        state: dict[str, Any] = {f"router_bias.{i}": bias for i, bias in enumerate(self._biases)}
+        state["guard"] = self._guard.state
+        moved: list[tuple[Piece, torch.Tensor]] = []
+        for kind, tensors in self._optimizer.kinds().items():
+            for i, (shard, local) in enumerate(zip(self.shards, tensors, strict=True)):
+                experts = None if self._rebalance is None else self._rebalance.experts(i)
+                if experts is None:
+                    state[f"{kind}.{shard.name}"] = shard.whole(local)
+                else:
+                    moved += shard.by_row(f"{kind}.{shard.name}", local, experts)
+        return [*held(state).items(), *moved]
 
     def loaded(self, step: int) -> None:
         """See `ReplicaShard`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shoal_core.ckpt.boxes import Box, whole
@@ -42,15 +42,17 @@ def held(state: Mapping[str, Any]) -> dict[Piece, torch.Tensor]:
     return found
 
 
-def destinations(state: Mapping[str, Any]) -> tuple[dict[str, Want], dict[str, list[torch.Tensor]]]:
-    """What to read for `state`, and the local tensors that it goes to.
-
-    Raises: as `held`.
-    """
-    wanted, targets = {}, {}
-    for piece, local in held(state).items():
-        wanted[piece.name] = Want(piece.dtype, piece.shape, (piece.box,))
-        targets[piece.name] = [local]
+def destinations(
+    placed: Iterable[tuple[Piece, torch.Tensor]],
+) -> tuple[dict[str, Want], dict[str, list[torch.Tensor]]]:
+    """What to read for the parts of a state that are held here, and the local tensors that it goes to."""
+    wanted: dict[str, Want] = {}
+    targets: dict[str, list[torch.Tensor]] = {}
+    for piece, local in placed:
+        before = wanted.get(piece.name)
+        boxes = () if before is None else before.boxes
+        wanted[piece.name] = Want(piece.dtype, piece.shape, (*boxes, piece.box))
+        targets.setdefault(piece.name, []).append(local)
     return wanted, targets
 
 

@@ -18,7 +18,7 @@ from shoal_core.ckpt.gather import gather
 from shoal_core.ckpt.pieces import Piece, block_bytes, deal
 from shoal_core.ckpt.plan import Holder
 from shoal_core.ckpt.read import Source
-from shoal_core.ckpt.state import destinations
+from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
 from shoal_core.errors import StoreError, UserError
@@ -260,10 +260,11 @@ def load(
     try:
         checkpoint = Checkpoint.open(folder, files=not nearer)
         steps = checkpoint.steps
-        held = checkpoint.index.tensors
-        wanted, targets = destinations({n: t for n, t in state.items() if n in held or not optional(n)})
+        known = checkpoint.index.tensors
+        state = {name: tensor for name, tensor in state.items() if name in known or not optional(name)}
+        wanted, targets = destinations(held(state).items())
         sources = {str(number): source for number, source in enumerate([*nearer, folder])}
-        holders = {name: Holder(held, number) for number, name in enumerate(sources)}
+        holders = {name: Holder(known, number) for number, name in enumerate(sources)}
         given = gather(holders, sources, wanted, targets, folder.address)
         near = given.total() - given[str(len(nearer))]
         word = {"seal": checkpoint.marker["seal"], "bytes": given.total(), "near": near}

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 
 from pydantic import ConfigDict, TypeAdapter
 
-from shoal.protocol.copying import Give, Keep, Missing, Whole
+from shoal.protocol.copying import Coming, Enter, Keep, Look, Missing, Ranges, Whole
 from shoal.protocol.greeting import Challenge, Hello, Refused, Welcome
 from shoal.protocol.orders import Order
 from shoal.protocol.said import Said
@@ -22,7 +22,7 @@ __all__ = ["LINE_LIMIT", "Message", "copying", "decode", "encode", "encode_each"
 LINE_LIMIT = 16 * 1024 * 1024
 """Longest message in bytes; a longer one closes the connection."""
 
-Copying = Challenge | Keep | Give | Whole | Missing | Refused
+Copying = Challenge | Keep | Enter | Look | Ranges | Coming | Whole | Missing | Refused
 Message = Said | Order | Challenge | Hello | Welcome | Refused | Copying
 STRICT = ConfigDict(strict=True, extra="forbid")
 

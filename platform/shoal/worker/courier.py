@@ -1,20 +1,41 @@
-"""Carries this worker's snapshots to their keeper in the background, and one back when the run goes back to it."""
+"""Carries this worker's snapshots to their keeper in the background, and states out of other workers' memory: one back
+when the run goes back to it, and parts of many where a cell has another shape than theirs."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
+import torch
+
+from shoal.checkpoint import OURS
 from shoal.protocol.orders import Keeper, Recall
 from shoal.saving.deadline import Speed
 from shoal.timeouts import Timeouts
-from shoal.worker.copies import LostCopy, fetch, push
+from shoal.worker.copies import LostCopy
+from shoal.worker.peers import Peer, push
+from shoal.worker.shelf import Held, Shelf, copy_name
 from shoal.worker.snapshot import Kept, Snapshot
 from shoal.worker.step import Step
+from shoal_core.ckpt.errors import Damaged, Unfit
+from shoal_core.ckpt.gather import gather
+from shoal_core.ckpt.pieces import Piece
+from shoal_core.ckpt.plan import Holder
+from shoal_core.ckpt.state import destinations, held
+from shoal_core.ckpt.tables import Table, in_order, table_of
+from shoal_core.errors import StoreError
 
-__all__ = ["Courier"]
+__all__ = ["Courier", "fill", "placed"]
+
+LOOKS = 16
+"""Workers that are asked at once for what they hold."""
+
+Address = tuple[str, int]
 
 
 class Courier:
@@ -23,6 +44,7 @@ class Courier:
     def __init__(self, timeouts: Timeouts, secret: Callable[[], str]) -> None:
         self._timeouts, self._secret = timeouts, secret
         self._sending: threading.Thread | None = None
+        self._table: tuple[weakref.ref[Step], int, Table] | None = None
         self.keeper: Keeper | None = None
         self._speed = Speed()
 
@@ -40,25 +62,119 @@ class Courier:
                 self.keeper = None
         step.snapshot.take(step.tensors_by_commit(), step.steps)
         if self.keeper is not None:
-            sent = (step.snapshot, step.snapshot.lend(), step.member.rank, step.steps, self.keeper)
+            told = (step.member.rank, step.steps, self.keeper)
+            sent = (step.snapshot, step.snapshot.lend(), self.table(step), *told)
             self._sending = threading.Thread(target=self._send, args=sent, daemon=True, name="copy")
             self._sending.start()
 
-    def _send(self, snapshot: Snapshot, kept: Kept, rank: int, steps: int, keeper: Keeper) -> None:
+    def table(self, step: Step) -> Table:
+        """Which parts of the state a worker's tensors are, by name: of what has none it can be had by nobody but its
+        own rank. Kept for as long as it is true."""
+        known = self._table
+        if known is None or known[0]() is not step or known[1] != step.shard.placings:
+            table: Table = {}
+            with contextlib.suppress(Unfit):  # which no checkpoint of it could do without: told there
+                table = table_of(placed(step), step.tensors())
+            known = self._table = weakref.ref(step), step.shard.placings, table
+        return known[2]
+
+    def held(self, step: Step) -> Held:
+        """What a worker that stands between two steps has of the state, for as long as it does."""
+        steps = step.steps
+        return Held(step.tensors(), self.table(step), lambda: step.steps == steps and not step.torn)
+
+    def _send(self, snapshot: Snapshot, kept: Kept, table: Table, rank: int, steps: int, keeper: Keeper) -> None:
         # without the keeper's word to the controller it is no copy
         with contextlib.suppress(OSError, ValueError):
             tensors, start = kept.read(), time.monotonic()
-            size = push(tensors, rank, steps, keeper, self._secret(), self._timeouts.build)
+            size = push(Held(tensors, table), rank, steps, keeper, self._secret(), self._timeouts.build)
             self._speed.took(size, time.monotonic() - start)
         snapshot.give_back(kept)
 
     def fetch(self, step: Step, order: Recall) -> None:
-        """Go on from the copy of a snapshot that another worker holds.
+        """Go on from the copy of a snapshot of this rank that another worker holds.
 
         Raises:
-            LostCopy: it is not to be had any more.
+            LostCopy: it is not to be had any more; the state is nobody's then.
         """
         if order.keeper is None:
             raise LostCopy("its keeper is gone")
-        fetch(step.tensors(), step.member.rank, order.steps, order.keeper, self._secret(), self._timeouts.build)
+        recall(step.tensors(), step.member.rank, order.steps, order.keeper, self._secret(), self._timeouts.build)
         step.healed(order.steps)
+
+
+def recall(
+    tensors: list[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float
+) -> Counter[str]:
+    """Fill a rank's tensors from the copy of them that `keeper` holds. Returns the bytes.
+
+    Raises: as `Courier.fetch`.
+    """
+    name = copy_name(rank, steps)
+    table, wanted, targets = in_order(tensors, name)
+    sizes = {name: sum(tensor.nbytes for tensor in tensors)}
+    with Peer(keeper.address, secret, timeout, sizes) as peer:
+        try:
+            return gather({"": Holder(table)}, {"": peer}, wanted, targets, peer.where(name))
+        except (Damaged, StoreError) as error:
+            raise LostCopy(f"the keeper did not give the copy of step {steps}: {error.problem}") from error
+
+
+def placed(step: Step) -> list[tuple[Piece, torch.Tensor]]:
+    """The parts of the state that a worker has, each with its tensor, as `Step.state_dict` names them. Not collective.
+
+    Raises:
+        Unfit: a value is no tensor, or is of a type that has no name.
+    """
+    fixed, rank = step.sums.fixed, step.member.rank
+    parts = list(step.shard.placed())
+    if fixed is not None:
+        parts += held({f"{OURS}exponent.{rank}": fixed.state}).items()
+    return parts
+
+
+def fill(
+    step: Step,
+    name: str,
+    addresses: Mapping[str, Address],
+    shelf: Shelf,
+    own: str,
+    secret: str,
+    timeout: float,
+    turn: int = 0,
+) -> Counter[str]:
+    """Fill a worker's new shard from what others, and itself, hold by this name, whatever shape they held it in: each
+    range once, from itself what it has, and about equally from the others. `addresses`: of the holders, by their
+    names; `own`: which of them this worker is, which it has on its own shelf; `turn`: another for each reader. Returns
+    the bytes that are of each. What the state is of (`Step.healed`) is the caller's to say.
+
+    Raises:
+        LostCopy: some range is not to be had; the shard is nobody's then.
+    """
+    wanted, targets = destinations(placed(step))
+    with contextlib.ExitStack() as open_ones:
+        sources: dict[str, Peer | Shelf] = {
+            key: shelf if key == own else open_ones.enter_context(Peer(address, secret, timeout))
+            for key, address in addresses.items()
+        }
+        holders = found(sources, name)
+        known = {tensor for holder in holders.values() for tensor in holder.table}
+        wanted = {one: want for one, want in wanted.items() if one in known or not one.startswith(OURS)}
+        try:
+            return gather(holders, sources, wanted, targets, name, own=own, turn=turn)
+        except (Damaged, StoreError, Unfit) as error:
+            raise LostCopy(f"the state cannot be put together: {error.problem}") from error
+
+
+def found(sources: Mapping[str, Peer | Shelf], name: str) -> dict[str, Holder]:
+    """Who has what by this name; who does not answer has nothing."""
+
+    def look(source: Peer | Shelf) -> Table:
+        try:
+            return source.tables(name).get(name, {})
+        except StoreError:
+            return {}
+
+    with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
+        tables = dict(zip(sources, pool.map(look, sources.values()), strict=True))
+    return {key: Holder(table) for key, table in tables.items() if table}

@@ -44,6 +44,8 @@ class Rebalance:
         self._state = torch.zeros(2, dtype=torch.int64)  # steps measured, and whether experts move with this step
         self._asked = False
         self._arrived: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.placings = 0
+        """How often experts were placed otherwise."""
 
     def tensors(self) -> list[torch.Tensor]:
         """What a twin needs beside the experts themselves."""
@@ -52,6 +54,7 @@ class Rebalance:
     def loaded(self) -> None:
         """The state was written to: compute by its placement."""
         self._arrived = None
+        self.placings += 1
         for moe, places in zip(self._moes, self._held, strict=True):
             moe.placement = None if torch.equal(places, self._own) else places.to(moe.router.bias.device)
 
@@ -133,6 +136,14 @@ class Rebalance:
         if router is None or torch.equal(self._held[router], self._own):
             return local
         return moved(local, self._held[router], self._own, self._exchange)
+
+    def experts(self, shard: int) -> list[int] | None:
+        """The expert in every place of all workers, for shard number `shard`; none where it has no experts, or those in
+        the order of their numbers."""
+        router = self._router_of[shard]
+        if router is None or torch.equal(self._held[router], self._own):
+            return None
+        return [int(expert) for expert in self._held[router].argsort()]
 
     def _moves(self, router: int) -> bool:
         return not torch.equal(self._held[router], self._wanted[router])

@@ -5,12 +5,16 @@ Shapes of parameters: vectors (D,), matrices (O, I), stacked experts (E, O, I).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+
+from shoal_core.ckpt.boxes import Box
+from shoal_core.ckpt.pieces import Piece
 
 __all__ = ["ParamShard"]
 
@@ -55,3 +59,11 @@ class ParamShard:
         return DTensor.from_local(
             local, mesh, self.placements, run_check=False, shape=torch.Size(self.shape), stride=stride
         )
+
+    def by_row(self, name: str, local: torch.Tensor, rows: Sequence[int]) -> Iterator[tuple[Piece, torch.Tensor]]:
+        """The rows of a tensor of the parameter's kind, each with where it lies in the whole of this `name`: that at
+        place p is row `rows[p]` of it."""
+        dtype = str(local.dtype).removeprefix("torch.")
+        for place in range(len(local)):
+            offsets = rows[self.first[0] + place], *self.first[1:]
+            yield Piece(name, dtype, self.shape, Box(offsets, (1, *local.shape[1:]))), local[place : place + 1]
