@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ from torch.distributed.tensor import DTensor
 
 from shoal import checkpoint
 from shoal.checkpoint import Saver
+from shoal.worker.copies import CopyServer
+from shoal.worker.courier import fill
 from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
+from shoal.worker.shelf import Held, Shelf, state_name
 from shoal.worker.step import world_broke
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.retention import Keep
+from shoal_core.ckpt.tables import table_of
 from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
@@ -222,7 +227,40 @@ def save(config: PretrainConfig, steps: int, workers: int, folder: str, root: st
     saver.save(steps, 0, replica.state_dict())
     saver.join()
     assert not failures, failures
+    remember(replica, Path(folder) / f"memory-{place.rank}")
     return state(replica)
+
+
+MEMORY: list[CopyServer] = []
+"""Of this process, for others."""
+
+
+def remember(replica: PretrainShard, where: Path) -> None:
+    """Hold what a rank has of the state for others, as one does that leaves its cell. `where`: a file for its
+    address."""
+    one = CopyServer("127.0.0.1", lambda *_: None, timeout=60, secret=lambda: "s")
+    tensors = [tensor.detach().clone() for tensor in replica.tensors()]
+    one.shelf.put(state_name(0, 2), Held(tensors, table_of(replica.placed(), replica.tensors())))
+    MEMORY.append(one)
+    where.write_text(f"{one.address[0]} {one.address[1]}")
+
+
+def refill(config: PretrainConfig, workers: int, folder: str, holders: str) -> Any:
+    """Build anew, and fill the state from the memory of those whose addresses lie in `holders`; the state, its bytes
+    here, and how many came of each."""
+    place = enter(workers, 1, folder)
+    if place is None:
+        return None
+    replica = synthetic.build(config)
+    step: Any = SimpleNamespace(
+        shard=replica, sums=SimpleNamespace(fixed=None), member=SimpleNamespace(rank=place.rank)
+    )
+    lines = [path.read_text().split() for path in sorted(Path(holders).glob("memory-*"))]
+    addresses = {f"w{rank}": (host, int(port)) for rank, (host, port) in enumerate(lines)}
+    given = fill(step, state_name(0, 2), addresses, Shelf(), "", "s", 60.0, turn=place.rank)
+    replica.loaded(2)
+    named = sum(local.nbytes for _, local in replica.placed())
+    return state(replica), named, given
 
 
 def load(config: PretrainConfig, steps: int, workers: int, folder: str, path: str) -> Any:

@@ -247,8 +247,8 @@ LAYOUTS: list[tuple[int, dict[str, Any]]] = [
 def test_a_checkpoint_goes_from_layout_to_layout(
     eight: World, tmp_path: Path, saver: int, loaders: list[int], backend: str
 ) -> None:
-    """Saved by pipeline and expert parallelism after experts moved, loaded by others: the state to the bit, and the
-    same next step."""
+    """Saved by pipeline and expert parallelism after experts moved, loaded by others, from the checkpoint and from the
+    memory of those who saved it: the state to the bit, and the same next step."""
     workers, parallel = LAYOUTS[saver]
     root = tmp_path / "checkpoints"
     job = config(parallel, **AVERAGED)
@@ -267,6 +267,17 @@ def test_a_checkpoint_goes_from_layout_to_layout(
         state = whole([pieces for pieces, _ in found])
         assert all(np.array_equal(state[name], value) for name, value in saved.items())
         metrics += [figures for _, figures in found]
+        place = tmp_path / f"fill{loader}"
+        place.mkdir()
+        again = (config(layout, **AVERAGED), workers, str(place), str(tmp_path))
+        refilled = (
+            [layouts_world.refill(*again)] if workers == 1 else eight.run(layouts_world.refill, *again, backend=backend)
+        )
+        found = [answer for answer in refilled if answer is not None]
+        state = whole([pieces for pieces, *_ in found])
+        assert all(np.array_equal(state[name], value) for name, value in saved.items())
+        assert [given.total() for *_, given in found] == [size for _, size, _ in found], "its part and no more"
+        assert len(set().union(*(given for *_, given in found))) == LAYOUTS[saver][0], "all give some of it"
     for figures in metrics[1:]:
         assert learnt(figures) == pytest.approx(learnt(metrics[0]), rel=TOLERANCE)
 
