@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal_core.ckpt.boxes import Box, rows
 from shoal_core.ckpt.errors import Earlier
@@ -22,7 +22,7 @@ __all__ = ["Attempt", "Written", "commit", "committed", "write"]
 PART = 5_000_000_000
 """Bytes of tensors in a file, which object stores and their tools still like."""
 AT_ONCE = 1 << 24
-"""Bytes of blocks that are hashed one after the other by one thread, and written in one go meanwhile."""
+"""Bytes of blocks that are hashed one after the other by one thread, and written meanwhile."""
 HASHERS = 2
 """Threads that hash a file's blocks."""
 
@@ -99,36 +99,51 @@ def write_file(
 ) -> None:
     head = header(pieces, {"format": "pt"})
     at = len(head)
-    waiting: list[tuple[Future[list[str]], str, list[tuple[Box, int, int]]]] = []
+    waiting: list[Future[list[tuple[str, Block]]]] = []
     with ThreadPoolExecutor(HASHERS, thread_name_prefix="checkpoint-hash") as pool:
         with folder.writer(name) as writer:
             writer.write(head)
-            for piece in pieces:
-                for run in runs(piece, limit):
-                    first, last = run[0], run[-1]
-                    view = content(piece)[first[1] : last[1] + last[2]]
-                    views = [view[start - first[1] :][:size] for _, start, size in run]
-                    places = [(box, at + start - first[1], size) for box, start, size in run]
-                    waiting.append((pool.submit(digests, views), piece.name, places))
-                    if view:
-                        writer.write(view)
-                    at += len(view)
-        for sums, tensor, places in waiting:
-            for sha, (box, place, size) in zip(sums.result(), places, strict=True):
-                written.blocks.append((tensor, Block(box, name, place, size, sha)))
+            for batch in batches(pieces, content, limit):
+                waiting.append(pool.submit(hashed, batch, name, at))
+                writer.write_all([part.content for part in batch])
+                at += sum(len(part.content) for part in batch)
+        for blocks in waiting:
+            written.blocks += blocks.result()
     written.files[name] = File(at, len(head), digest(head))
 
 
-def runs(piece: Piece, limit: int) -> Iterator[list[tuple[Box, int, int]]]:
-    """The blocks of a piece, each with where its bytes begin in the piece and how many they are; so many at a time as
-    are hashed and written in one go."""
-    run: list[tuple[Box, int, int]] = []
-    for box, start in rows(piece.box, piece.itemsize, limit):
-        if run and start - run[0][1] >= AT_ONCE:
-            yield run
-            run = []
-        run.append((box, start, box.numel * piece.itemsize))
-    yield run
+class Unhashed(NamedTuple):
+    """The bytes of a block of a tensor."""
+
+    tensor: str
+    box: Box
+    content: memoryview
+
+
+def batches(pieces: Iterable[Piece], content: Callable[[Piece], memoryview], limit: int) -> Iterator[list[Unhashed]]:
+    """The blocks of all pieces, one after the other; so many at a time as are hashed and written in one go."""
+    batch: list[Unhashed] = []
+    size = 0
+    for piece in pieces:
+        whole = content(piece)
+        for box, start in rows(piece.box, piece.itemsize, limit):
+            part = whole[start:][: box.numel * piece.itemsize]
+            batch.append(Unhashed(piece.name, box, part))
+            size += len(part)
+            if size >= AT_ONCE:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def hashed(batch: Sequence[Unhashed], file: str, at: int) -> list[tuple[str, Block]]:
+    """Those blocks, which lie in a file from the byte `at` on."""
+    found = []
+    for name, box, content in batch:
+        found.append((name, Block(box, file, at, len(content), digest(content))))
+        at += len(content)
+    return found
 
 
 def commit(
@@ -181,10 +196,6 @@ def committed(folder: Folder, attempt: Attempt) -> bool:
         return bool(parse(folder.get(MARKER), folder.where(MARKER))["index"]["file"] == attempt.index)
     except (FileNotFoundError, ValueError, Earlier):
         return False
-
-
-def digests(contents: Sequence[memoryview]) -> list[str]:
-    return [digest(content) for content in contents]
 
 
 def digest(content: bytes | memoryview) -> str:

@@ -53,6 +53,11 @@ class Writer(Protocol):
             StoreError: the store does not take it.
         """
 
+    def write_all(self, contents: Sequence[memoryview]) -> None:
+        """Append all, in as few calls of the system as it takes. Raises: as `write`."""
+        for content in contents:
+            self.write(content)
+
     def close(self) -> None:
         """Make the object whole, in the place of what had its name.
 
