@@ -146,7 +146,7 @@ class Saver:
     ) -> None:
         folder = local_folder(root)
         self._rundir = None if folder is None else folder.parent
-        self._root, self._peers, self._keep = open_store(root), Group(process_group), keep
+        self._root, self._peers, self._keep = open_store(root, self._rundir), Group(process_group), keep
         self._about, self._done, self._failed, self._asking = about, done, failed, asking
         self._disk, self._used, self._known = disk, used, dict[int, Saved]()
         self._writing = self._bringing = ENDED

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from shoal.record import read
-from shoal.record.place import checkpoints_of
+from shoal.record.place import checkpoints_in
 from shoal_core.ckpt import among
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
-from shoal_core.store import open_store
 from shoal_core.workload import ORIGIN, Identity, Workload
 
 __all__ = ["Found", "Origin", "check", "find", "origin_of"]
@@ -73,7 +72,7 @@ def find(rundir: Path) -> Found:
     Raises:
         UserError: there are checkpoints, and none is whole and this run's.
     """
-    root = open_store(checkpoints_of(rundir))
+    root = checkpoints_in(rundir)
     runs = {event.get("run_id") for event in read.events(rundir) if event["kind"] == "run_started"}
     ends = {int(step["step"]) + 1: int(step["samples"][1]) for step in read.steps(rundir)}
     reached = max(ends, default=0)

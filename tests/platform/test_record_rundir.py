@@ -277,3 +277,19 @@ def test_a_writer_killed_at_any_moment_leaves_whole_lines(tmp_path: Path) -> Non
         assert not list(run.path.glob("*.tmp"))
         assert not list(run.path.glob(".*.tmp"))
         assert json.loads((run.path / layout.STATUS).read_text())["step"] in (last - 1, last)
+
+
+def test_a_storage_that_may_not_be_mounted_is_told_on_resume(tmp_path: Path) -> None:
+    (tmp_path / "mount").mkdir()
+    for storage, said in (
+        ("mount", "mount is empty"),
+        ("mount/runs", "mount is empty"),
+        ("gone/runs", "gone is not there"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"no run 'a' to resume in .*{said}: is its disk mounted\?(.|\n)*mount its disk"
+        ):
+            check_run_id(tmp_path / storage, "a", resume=True)
+    RunDir.create(tmp_path / "mount", "b", {}, resume=False).close()
+    with pytest.raises(UserError, match=r"no run 'a' to resume in \S*mount\n"):
+        check_run_id(tmp_path / "mount", "a", resume=True)

@@ -12,6 +12,7 @@ from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.index import Index
 from shoal_core.ckpt.marker import MARKER, parse
 from shoal_core.ckpt.read import check
+from shoal_core.store import split, unmounted
 
 __all__ = ["Checkpoint", "read_marker"]
 
@@ -75,7 +76,10 @@ def read_marker(folder: Folder) -> dict[str, Any]:
     try:
         return parse(folder.get(MARKER), folder.where(MARKER))
     except (FileNotFoundError, ValueError) as error:
-        why = "there is none" if isinstance(error, FileNotFoundError) else error
+        why: object = error
+        if isinstance(error, FileNotFoundError):
+            nothing = unmounted(split(folder.address)[0])
+            why = "there is none" if nothing is None else f"there is none, {nothing}"
         remedy = "name a folder like RUN/checkpoints/step-00000100 that holds COMMITTED.json"
         raise Damaged(f"{folder.address}: is no finished checkpoint ({MARKER}: {why})", remedy) from error
 

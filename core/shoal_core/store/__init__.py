@@ -3,7 +3,17 @@
 from shoal_core.store.address import join, split
 from shoal_core.store.base import Entry, Stat, Store, Writer
 from shoal_core.store.copying import bring, send
-from shoal_core.store.opening import PAUSES, create_alone, exists, get_small, local_folder, open_store, open_under
+from shoal_core.store.opening import (
+    PAUSES,
+    create_alone,
+    exists,
+    get_small,
+    local_folder,
+    open_store,
+    open_under,
+    unmounted,
+)
+from shoal_core.store.patiently import patiently
 
 __all__ = [
     "PAUSES",
@@ -19,6 +29,8 @@ __all__ = [
     "local_folder",
     "open_store",
     "open_under",
+    "patiently",
     "send",
     "split",
+    "unmounted",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 from shoal_core.errors import StoreError
 
-__all__ = ["explained"]
+__all__ = ["explained", "vanished"]
 
 _REMEDIES = {
     errno.EACCES: "give yourself the right to it (chmod, chown)",
@@ -18,6 +19,9 @@ _REMEDIES = {
     errno.EFBIG: "allow larger files (ulimit -f), or name another storage",
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTCONN: "see that what serves this folder runs, and mount it again",
+    errno.ETIMEDOUT: "see that the file server answers",
+    errno.EHOSTDOWN: "see that the file server answers",
     errno.ESTALE: "see that the file server answers, and mount it again",
     errno.ENOTCONN: "see that the file server answers, and mount it again",
     errno.ETIMEDOUT: "see that the file server answers, and mount it again",
@@ -38,3 +42,23 @@ def explained(error: OSError, where: str) -> Exception:
     number = error.errno or 0
     cause = os.strerror(number) if number else str(error)
     return StoreError(f"{where}: {cause}", _REMEDIES.get(number, "check this disk, and the rights to it"))
+
+
+def vanished(folder: Path | None) -> None:
+    """Raise what is wrong if a folder that must be there is not: an empty one would be written anew in its place, or
+    what lies in it be taken for missing.
+
+    Raises:
+        StoreError: it is not there, or cannot be looked at.
+    """
+    if folder is None:
+        return
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(
+            f"{folder}: this folder was there and is not any more: was its disk unmounted, or was it moved?",
+            "mount the disk again, or move the folder back; what was to be written is tried again",
+        ) from error
+    except OSError as error:
+        raise explained(error, str(folder)) from error

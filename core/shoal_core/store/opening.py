@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,16 +15,17 @@ from shoal_core.store.local import LocalStore
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
 
-__all__ = ["PAUSES", "create_alone", "exists", "get_small", "local_folder", "open_store", "open_under"]
+__all__ = ["PAUSES", "create_alone", "exists", "get_small", "local_folder", "open_store", "open_under", "unmounted"]
 
 PAUSES = (1.0, 4.0, 16.0)
 """Seconds after which a store that failed over something large, a checkpoint say, is asked for it again; each time it
 is asked as often as it is itself patient for."""
 
 
-def open_store(address: str | os.PathLike[str]) -> Store:
+def open_store(address: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> Store:
     """The store at `address`: a path (`~` is the home folder) or a URL. Nothing of a path is decoded. Nothing is asked
-    of the store yet, so that one which does not answer shows at its first use.
+    of the store yet, so that one which does not answer shows at its first use. within: the address of what it lies in
+    and is there already, if it is a folder: should that vanish, the store fails, and is not taken for an empty one.
 
     Raises:
         UserError: the address makes no sense, or its kind of store is not known.
@@ -32,7 +34,8 @@ def open_store(address: str | os.PathLike[str]) -> Store:
     if not text:
         raise UserError("the address of a store is empty", f"write {KNOWN}")
     if (folder := local_folder(text)) is not None:
-        return LocalStore(text, folder.absolute())
+        base = None if within is None else local_folder(within)
+        return LocalStore(text, folder.absolute(), None if base is None else base.absolute())
     scheme = text.partition("://")[0]
     if scheme == "s3":
         found = parsed(text)
@@ -66,6 +69,20 @@ def local_folder(address: str | os.PathLike[str]) -> Path | None:
     if not rest.startswith("/"):
         raise UserError(f"{text}: names no path from the root", "write file:///folder, or the path alone")
     return Path(rest)
+
+
+def unmounted(address: str | os.PathLike[str]) -> str | None:
+    """What may be the matter where something is not found at an address, in words: a folder on the way there is not
+    there, or holds nothing, as where a disk is not mounted. None: neither, or it is no folder's."""
+    if (folder := local_folder(address)) is None:
+        return None
+    folder = folder.absolute()
+    missing = next((one for one in reversed([folder, *folder.parents]) if not os.path.lexists(one)), None)
+    there = folder if missing is None else missing.parent
+    with contextlib.suppress(OSError):
+        if there != there.parent and not any(there.iterdir()):
+            return f"and {there} is empty: is its disk mounted?"
+    return None if missing is None else f"and {missing} is not there: is its disk mounted?"
 
 
 def create_alone(store: Store, name: str, content: bytes | memoryview) -> bool:

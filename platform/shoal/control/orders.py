@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 
 from shoal.control.run import Run
 from shoal.decisions.actions import (
@@ -35,13 +36,13 @@ from shoal.decisions.events import Ending, PassedOver, Recorded
 from shoal.names import stacks_file
 from shoal.protocol import orders
 from shoal.protocol.codec import encode_each
-from shoal.record.place import checkpoints_of
+from shoal.record.place import checkpoints_in
 from shoal.saving.interval import mean_time
 from shoal.worker.fencing import fence_soon
 from shoal_core.ckpt import among
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.errors import StoreError
-from shoal_core.store import Store, open_store
+from shoal_core.store import Store, patiently
 from shoal_core.workload import ORIGIN
 
 __all__ = ["GRACE", "carry_out", "sweep"]
@@ -198,7 +199,8 @@ async def sweep(one: Run) -> None:
     """Remove what saves before this session left half-written. Done by who holds the run's lease, before it asks for
     workers: nobody writes there."""
     try:
-        swept = await asyncio.to_thread(among.sweep, open_store(checkpoints_of(one.rundir)))
+        root = checkpoints_in(one.rundir)
+        swept = await asyncio.to_thread(patiently, root, partial(among.sweep, root))
     except StoreError as error:
         logger.warning("what saves left half-written is not removed: %s", error.problem)
         return
@@ -208,10 +210,10 @@ async def sweep(one: Run) -> None:
 
 async def set_aside(one: Run, action: SetAside) -> None:
     """Put a damaged checkpoint out of the way, and say which the run may go back to instead."""
-    root, steps = open_store(checkpoints_of(one.rundir)), action.steps
+    root, steps = checkpoints_in(one.rundir), action.steps
     first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
     try:
-        aside, older = await asyncio.to_thread(move_aside, root, steps, first)
+        aside, older = await asyncio.to_thread(patiently, root, partial(move_aside, root, steps, first))
     except StoreError as error:
         one.desk.take(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error.problem})"))
         return

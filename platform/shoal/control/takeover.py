@@ -17,9 +17,9 @@ from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unre
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
 from shoal.record import read
-from shoal.record.place import checkpoints_of
+from shoal.record.place import checkpoints_in
 from shoal_core.ckpt import among
-from shoal_core.store import open_store
+from shoal_core.store import patiently
 
 __all__ = ["take_over"]
 
@@ -58,7 +58,8 @@ async def take_over(one: Run) -> None:
 
 def on_record(rundir: Path) -> tuple[Records, Records, int]:
     """The journal, the committed steps, and the steps of the last whole checkpoint (0: none)."""
-    whole = among.last_whole(open_store(checkpoints_of(rundir)))
+    root = checkpoints_in(rundir)
+    whole = patiently(root, lambda: among.last_whole(root))
     return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
 
 

@@ -18,6 +18,8 @@ from shoal.record import layout
 from shoal.record.generations import Membership, Newest, membership, people, told
 from shoal.record.jsonl import line_of, read_json
 from shoal.record.rundir import RunDir, journal_entry, step_entry
+from shoal_core.errors import StoreError
+from shoal_core.store.local_errors import vanished
 
 __all__ = ["LINES", "SIZE", "Pen", "Stall"]
 
@@ -166,6 +168,14 @@ class Pen:
             self._stall = Stall(reason, time.time() - age, len(self._waiting))
             self._changed.notify_all()
 
+    def _why(self, error: Exception) -> str:
+        """What an error means, in words."""
+        try:
+            vanished(self._run.path)
+        except StoreError as gone:
+            return f"{gone.problem} To be done: {gone.remedy}"
+        return f"{type(error).__name__}: {error}"
+
     def settle(self, seconds: float = SETTLE) -> bool:
         """Wait until all that was told is written, for at most `seconds`; not at all while the record is stalled. False
         if it is not."""
@@ -215,7 +225,7 @@ class Pen:
             entry.write()
         except Exception as error:  # a full disk, or a record that somebody damaged: nothing told is given up
             with self._changed:
-                self._fail(f"{type(error).__name__}: {error}")
+                self._fail(self._why(error))
                 self._changed.wait_for(lambda: self._closing, RETRY)
             return
         with self._changed:
@@ -231,7 +241,7 @@ class Pen:
             except OSError as error:
                 failed[name] = write
                 with self._changed:
-                    self._fail(f"{type(error).__name__}: {error}")
+                    self._fail(self._why(error))
         with self._changed:
             self._unreplaced = bool(failed)
             self._loose = failed | self._loose

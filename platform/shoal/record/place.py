@@ -18,10 +18,11 @@ from shoal.record import layout
 from shoal.record.fetch import Copy
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
-from shoal_core.store import join, local_folder, open_store
+from shoal_core.store import Store, join, local_folder, open_store
 
 __all__ = [
     "address_of",
+    "checkpoints_in",
     "checkpoints_of",
     "followed",
     "from_root",
@@ -99,6 +100,11 @@ def storage_of_address(address: str) -> str:
 def checkpoints_of(path: Path) -> str:
     """The address of the checkpoints of the run in a run directory."""
     return join(address_of(path), layout.CHECKPOINTS)
+
+
+def checkpoints_in(path: Path) -> Store:
+    """The store of the checkpoints of the run in a run directory, which is there."""
+    return open_store(checkpoints_of(path), within=address_of(path))
 
 
 def sign(path: Path, address: str) -> None:

@@ -17,7 +17,7 @@ from shoal.record.place import local_record
 from shoal.record.read import config as read_config
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
-from shoal_core.store import join
+from shoal_core.store import join, unmounted
 
 __all__ = ["RunDir", "check_run_id", "journal_entry", "step_entry"]
 
@@ -44,9 +44,10 @@ def check_run_id(storage: Path | str, run_id: str, resume: bool) -> Path:
             f"run_id: {run_id!r} is in use ({place} exists)", "choose another run_id, or go on with it: --resume"
         )
     if resume and not path.is_dir():
-        raise UserError(
-            f"run_id: there is no run {run_id!r} to resume in {storage}", "leave out --resume, or name its storage"
-        )
+        problem, remedy = f"run_id: there is no run {run_id!r} to resume in {storage}", "leave out --resume"
+        if nothing := unmounted(storage):
+            raise UserError(f"{problem}, {nothing}", f"mount its disk, name the storage of the run, or {remedy}")
+        raise UserError(problem, f"{remedy}, or name its storage")
     return path
 
 

@@ -141,7 +141,7 @@ class World:
             RuntimeError: a peer is gone.
         """
         if state_follows(self.order, self.kit.origin):
-            folder = Folder(open_store(self.kit.checkpoints), name_of(steps))
+            folder = Folder(open_store(self.kit.checkpoints, self.kit.job.place), name_of(steps))
             step.shard.loaded(self._loaded(folder, step.state_dict(), group))
         step.steps = step.saved = steps
 
