@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
-from shoal_core.ckpt import among
+from shoal_core.ckpt import alone, among, together
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.index import INDEX
@@ -93,3 +94,20 @@ def test_what_is_listed_a_while_later_is_there(tmp_path: Path, monkeypatch: pyte
     part.unlink()
     with pytest.raises(Damaged, match=r"-00001\.safetensors: is missing"):
         Checkpoint.open(found.folder)
+
+
+def test_no_two_ranks_load_two_checkpoints(tmp_path: Path) -> None:
+    """One takes the place of another, as whole, while ranks load: some have read the one, some the other."""
+    folder = Folder.at(save(str(tmp_path), 10))
+
+    def load(peer: ranks.Peer) -> Any:
+        if peer.rank == 1:
+            while not peer.waited_for():
+                time.sleep(0.001)
+            alone.write(folder, state(11), {"steps": 10}, replace=True)
+        return together.load(folder, state(12), peer, lambda _: False)
+
+    found = ranks.on_ranks(2, load)
+    assert [type(one) for one in found] == [Damaged] * 2
+    assert all("was replaced while it was read" in one.problem for one in found)
+    assert ranks.on_ranks(2, lambda peer: together.load(folder, state(12), peer, lambda _: False).steps) == [10, 10]
