@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from shoal.testing import outcome
+from shoal_core.ckpt import among
+from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.store import open_store
 from tests.support.backends import BOTH_LONG
 from tests.support.corpora import write_corpus
 from tests.support.lab import lab
@@ -69,3 +72,29 @@ def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
     kinds = {name.partition(".")[0] for name in calm.state}
     assert kinds == {"model", "adam_m", "adam_v", "ema", "router_bias", "guard", "shoal"}
     assert calm.differences(hurt) == []
+
+
+@pytest.mark.long
+def test_a_run_that_is_resumed_with_fewer_cells_ends_with_the_undisturbed_runs_bits(tmp_path: Path) -> None:
+    """Whatever a step hangs on is in the checkpoint: parameters, moments, averages, biases, the guard's averages, the
+    exponents of exact sums, the position in the data, and by that tokens and rates."""
+    section = workload(write_corpus(tmp_path / "corpus"), {"ep": 2})
+    settings: dict[str, Any] = {"reduce": "exact", "workload": section, "workers_per_cell": 2}
+    found = []
+    for folder, sessions in (("calm", [(1, 6)]), ("resumed", [(2, 3), (1, 6)])):
+        (tmp_path / folder).mkdir()
+        for cells, steps in sessions:
+            nodes = {f"n{i}": 2 for i in range(cells)}
+            with lab(
+                tmp_path / folder, nodes, cells=cells, steps=steps, resume=steps != sessions[0][1], **settings
+            ) as one:
+                assert one.finished()["status"] == "done", one.story()
+                last = among.last_whole(open_store(one.path / "checkpoints"))
+                assert last is not None
+                marker = Checkpoint.open(last.folder).marker
+                assert (last.steps, marker["samples"], marker["tokens"]) == (steps, 8 * steps, 8 * steps * 32)
+                found.append(outcome(one.path))
+    calm, half, resumed = found
+    assert len(half.losses) == 3
+    assert calm.differences(resumed) == []
+    assert "loss of step 5" in calm.differences(half)

@@ -70,9 +70,9 @@ class Lab:
         merged = {"run_id": RUN_ID, "storage": storage or str(folder), "patience": PATIENCE, **SWITCHED_OFF, **settings}
         self.job = Job.model_validate(merged).model_dump(mode="json")
         self.path = folder / RUN_ID
-        self._start = 0
         if storage is None:
             RunDir.create(folder, RUN_ID, self.job, resume).close()
+            self._start = find(self.path).steps if resume else 0
         else:
             self._begin_record(resume)
         variables = tuple((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
@@ -228,8 +228,7 @@ class Lab:
     def _begin_record(self, resume: bool) -> None:
         """Put the job into the record on its store, and find what to go on from, as `shoal train` does."""
         place = Job.model_validate(self.job).place
-        if resume:
-            self._start = find(local_record(place)).steps
+        self._start = find(local_record(place)).steps if resume else 0
         publisher = hold(place, "", self.path, fresh=not resume)
         RunDir.create(self.path.parent, RUN_ID, self.job, resume=True).close()
         publisher.round()
