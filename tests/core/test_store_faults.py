@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -306,11 +307,11 @@ def test_a_deletion_that_is_refused_for_one_object_names_the_store(
 @pytest.mark.parametrize(
     ("number", "call", "remedy"),
     [
-        (errno.ENOSPC, "write", "free some space"),
+        (errno.ENOSPC, "writev", "free some space"),
         (errno.EDQUOT, "fsync", "quota"),
         (errno.EROFS, "open", "mount it"),
         (errno.EIO, "replace", "dmesg"),
-        (errno.EFBIG, "write", "ulimit -f"),
+        (errno.EFBIG, "writev", "ulimit -f"),
         (errno.ENOTCONN, "open", "mount it again"),
     ],
 )
@@ -330,6 +331,44 @@ def test_a_disk_that_fails_is_told_and_leaves_the_old_file(
     assert remedy in error.value.remedy
     assert store.get("a/b") == b"old"
     assert os.listdir(tmp_path / "a") == ["b"]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_what_is_brought_to_the_disk_beside_the_writer_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: bool
+) -> None:
+    """The system says only once that it could not."""
+    monkeypatch.setattr("shoal_core.store.local_writer._FLUSHED", 8)
+    whole, begun = os.fdatasync, threading.Event()
+
+    def flush(file: int) -> None:
+        begun.wait(60.0)
+        if failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        whole(file)
+
+    monkeypatch.setattr("shoal_core.store.local_writer.os.fdatasync", flush)
+    store = open_store(tmp_path)
+    writer = store.writer("a")
+    writer.write(bytes(16))
+    writer.write(b"the rest")
+    begun.set()
+    if failing:
+        with pytest.raises(StoreError, match="Input/output error"):
+            writer.close()
+        assert os.listdir(tmp_path) == []
+    else:
+        writer.close()
+        assert store.get("a") == bytes(16) + b"the rest"
+
+
+def test_a_disk_that_takes_a_little_at_a_time_gets_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.writev
+    monkeypatch.setattr("shoal_core.store.local_writer.os.writev", lambda file, views: whole(file, [views[0][:3]]))
+    store, parts = open_store(tmp_path), [b"", b"abcdefg", b"", b"hij", b"k"]
+    with store.writer("a") as writer:
+        writer.write_all([memoryview(part) for part in parts])
+    assert store.get("a") == b"abcdefghijk"
 
 
 def test_a_folder_or_a_pipe_in_the_way_is_told(tmp_path: Path) -> None:
