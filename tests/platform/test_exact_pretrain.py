@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shoal.testing import outcome
+from shoal.testing import Outcome, outcome
 from shoal_core.ckpt import among
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.store import open_store
@@ -16,6 +16,14 @@ from tests.support.corpora import write_corpus
 from tests.support.lab import lab
 
 STEPS = 30
+
+
+KINDS = {"model", "adam_m", "adam_v", "ema", "router_bias", "guard", "shoal"}
+
+
+def kinds_of(found: Outcome) -> set[str]:
+    """What its state is made of; `shoal`: exponents of exact sums, which show in no loss."""
+    return {name.partition(".")[0] for name in found.state}
 
 
 def workload(corpus: Path, parallel: dict[str, Any]) -> dict[str, Any]:
@@ -69,15 +77,14 @@ def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
     calm, hurt = found
     assert len(calm.losses) == STEPS
     assert calm.losses[-1] < calm.losses[0] - 0.1
-    kinds = {name.partition(".")[0] for name in calm.state}
-    assert kinds == {"model", "adam_m", "adam_v", "ema", "router_bias", "guard", "shoal"}
+    assert kinds_of(calm) == KINDS
     assert calm.differences(hurt) == []
 
 
 @pytest.mark.long
 def test_a_run_that_is_resumed_with_fewer_cells_ends_with_the_undisturbed_runs_bits(tmp_path: Path) -> None:
     """Whatever a step hangs on is in the checkpoint: parameters, moments, averages, biases, the guard's averages, the
-    exponents of exact sums, the position in the data, and by that tokens and rates."""
+    position in the data, and by that tokens and rates."""
     section = workload(write_corpus(tmp_path / "corpus"), {"ep": 2})
     settings: dict[str, Any] = {"reduce": "exact", "workload": section, "workers_per_cell": 2}
     found = []
@@ -96,5 +103,6 @@ def test_a_run_that_is_resumed_with_fewer_cells_ends_with_the_undisturbed_runs_b
                 found.append(outcome(one.path))
     calm, half, resumed = found
     assert len(half.losses) == 3
+    assert kinds_of(half) == KINDS
     assert calm.differences(resumed) == []
     assert "loss of step 5" in calm.differences(half)
