@@ -1,4 +1,5 @@
-"""Checkpoints of a cell: its workers copy their state, write it in the background and commit it together.
+"""Checkpoints of a cell: its workers copy their state, or the cell's share of it where others hold the same, write it
+in the background and commit it together.
 
 What a checkpoint is made of, and what makes it whole, stands in `shoal_core.ckpt`.
 """
@@ -6,7 +7,6 @@ What a checkpoint is made of, and what makes it whole, stands in `shoal_core.ckp
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -15,16 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.peers import Cells, Dealt, Group
 from shoal.record import slow
 from shoal.saving.chances import Chances
 from shoal.saving.deadline import Choice, Notice, Speed
 from shoal.saving.leaving import Judging
-from shoal_core.ckpt import among, nearby, together
+from shoal_core.ckpt import across, among, nearby, together
+from shoal_core.ckpt.across import Share
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.retention import Keep, Saved
 from shoal_core.ckpt.stage import Stage
+from shoal_core.ckpt.state import held
 from shoal_core.ckpt.together import Loaded, Uncommitted
 from shoal_core.errors import UserError
 from shoal_core.store import Store, local_folder, open_store
@@ -32,48 +35,12 @@ from shoal_core.store import Store, local_folder, open_store
 if TYPE_CHECKING:
     from shoal_core.lane import Lane
 
-__all__ = ["OURS", "Damaged", "Disk", "Group", "Saver", "Unfit", "load"]
+__all__ = ["OURS", "Cells", "Damaged", "Disk", "Group", "Saver", "Unfit", "load"]
 
 logger = logging.getLogger(__name__)
 
 OURS = "shoal."
 """Begins the names of what the platform adds to a state: a checkpoint may be without it."""
-
-
-class Group:
-    """The ranks of a process group of CPUs, as those who write and read a checkpoint together; none: this rank alone,
-    whatever world it is in."""
-
-    def __init__(self, process_group: Any) -> None:
-        import torch.distributed as dist
-
-        self._group = process_group
-        alone = process_group is None
-        self.rank, self.size = (0, 1) if alone else (dist.get_rank(process_group), dist.get_world_size(process_group))
-        self.broken = False
-        """A peer is gone."""
-
-    def exchange(self, word: Any) -> list[Any]:
-        """See `together.Peers`."""
-        try:
-            return self._exchange(word)
-        except RuntimeError:
-            self.broken = True
-            raise
-
-    def _exchange(self, word: Any) -> list[Any]:
-        import torch
-        import torch.distributed as dist
-
-        if self.size == 1:
-            return [word]
-        mine = torch.frombuffer(bytearray(json.dumps(word).encode()), dtype=torch.uint8)
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(mine)]), group=self._group)
-        longest = max(int(length) for length in lengths)
-        words = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(words, torch.nn.functional.pad(mine, (0, longest - len(mine))), group=self._group)
-        return [json.loads(bytes(said[: int(length)].numpy())) for said, length in zip(words, lengths, strict=True)]
 
 
 def load(folder: Folder, state: dict[str, Any], process_group: Any, disk: Store | None = None) -> Loaded:
@@ -106,7 +73,7 @@ class Disk:
 @dataclass(frozen=True)
 class Saving:
     """A checkpoint on its way: where to, what its marker says, when it was begun, and for how many seconds training
-    stood still for it. `told`: see `Saver.save`."""
+    stood still for it. `told`: see `Saver.save`; `share`: this cell's, if several write it."""
 
     steps: int
     folder: Folder
@@ -114,6 +81,7 @@ class Saving:
     start: float
     lost: float
     told: Mapping[str, float] | None
+    share: Share | None = None
 
 
 class Saver:
@@ -124,9 +92,9 @@ class Saver:
     precede. `keep`: which stay. `about`: what every marker says of the run. `done`: called on rank 0 with (steps,
     address, seconds, bytes) once a checkpoint is whole; `failed`, with (steps, reason, remedy), when it never will be:
     on rank 0, or on all that lost a peer. `asking`: a group of CPUs for what ranks ask each other between steps; none:
-    this rank is alone. `disk`: what checkpoints are written to first; `used`: steps of those that stay in any case.
-    `speed`: learns how fast this rank writes to the storage; `chosen`: called on rank 0 with (steps, what) when nodes
-    of the cell go and it was chosen what is done before.
+    this rank is alone, or no other cell saves with it. `disk`: what checkpoints are written to first; `used`: steps of
+    those that stay in any case. `speed`: learns how fast this rank writes to the storage; `chosen`: called on rank 0
+    with (steps, what) when nodes of the cell go and it was chosen what is done before.
     """
 
     def __init__(
@@ -147,12 +115,14 @@ class Saver:
         folder = local_folder(root)
         self._rundir = None if folder is None else folder.parent
         self._root, self._peers, self._keep = open_store(root, self._rundir), Group(process_group), keep
-        self._about, self._done, self._failed, self._asking = about, done, failed, asking
+        self._about, self._done, self._failed, self._dealt = about, done, failed, Dealt(Group(asking))
         self._disk, self._used, self._known = disk, used, dict[int, Saved]()
         self._writing = self._bringing = ENDED
-        self._stage, self._chances = Stage(lane), Chances()
+        self._stage, self._newest = Stage(lane), -1
         self._speed, self._chosen = Speed() if speed is None else speed, chosen
-        self._newest = -1
+        self._standing: frozenset[tuple[int, int]] = frozenset()
+        self.chances = Chances()
+        """When to save, beside when one is due."""
         self.problem: str | None = None
         """Why the last checkpoint is not whole; all ranks of a living cell have the same word on whether it is."""
         self.heard: list[dict[str, float]] = []
@@ -167,27 +137,10 @@ class Saver:
         if self._writing is not ENDED:
             self._writing.join()
 
-    @property
-    def settled(self) -> bool:
-        """Whether all ranks know of each other how the last save went, if there was one."""
-        return not self._chances.open
-
-    def may(self, steps: int, *, due: bool) -> bool:
-        """Whether to save after so many steps: if it is `due` and no save is under way, or if the last one came to
-        nothing. The same on all ranks, which ask each other if need be.
-
-        Raises:
-            RuntimeError: a peer is gone.
-        """
-        import torch
-        import torch.distributed as dist
-
-        if not self._chances.asks(steps, due=due):
-            return due
-        word = torch.tensor([self.busy(), self.problem is not None], dtype=torch.int32)
-        if self._asking is not None:
-            dist.all_reduce(word, dist.ReduceOp.MAX, group=self._asking)
-        return self._chances.heard(steps, due=due, busy=bool(word[0]), failed=bool(word[1]))
+    def stand(self, formed: Collection[tuple[int, int]]) -> None:
+        """Which cells there are from now on, by number and formation: for the shares of others nobody waits. Any
+        thread."""
+        self._standing = frozenset(formed)
 
     def save(
         self,
@@ -196,34 +149,36 @@ class Saver:
         state: dict[str, Any],
         told: Mapping[str, float] | None = None,
         going: Notice | None = None,
+        cells: Cells | None = None,
         **about: Any,
     ) -> None:
         """Begin to copy `state` now, and write it in the background, after the one before it. `told`: what this rank
         tells the others of it once it is whole, beside what it cost; `going`: what it says of its node, if one of the
-        cell's is about to go: then it is saved only if it fits; `about`: what the marker says of this state.
+        cell's is about to go: then it is saved only if it fits; `cells`: those that save it together, which all begin
+        to; `about`: what the marker says of this state.
 
         Raises:
-            Unfit: a value of `state` cannot be saved.
+            Unfit: a value of `state` cannot be saved. RuntimeError: a peer is gone.
         """
         start = time.monotonic()
         self.join()
+        mine, share = held(state), None
+        if cells is not None:
+            mine, share = self._dealt.shared(mine, steps, cells, lambda: cells.gone(self._standing))
         self.problem, self.heard, self._newest = None, [], steps
-        self._chances.began(steps)
-        staged = self._stage.take(state)
-        folder = Folder(self._root, name_of(steps))
-        one = Saving(steps, folder, {"steps": steps, **self._about, **about}, start, time.monotonic() - start, told)
+        self.chances.began(steps)
+        staged = self._stage.take(mine)
+        folder, about = Folder(self._root, name_of(steps)), {"steps": steps, **self._about, **about}
+        one = Saving(steps, folder, about, start, time.monotonic() - start, told, share)
 
         def write() -> None:
             content = staged.read()
             if self._rundir is not None:
                 slow.wait(self._rundir)
-            near = self._near(folder.name, generation, content) if going is None else None
+            near = self._near(folder.name, generation, content, share) if going is None else None
             if near is None:
-                peers, wrote = self._peers, self._speed.took
-                leaving = None if going is None else Judging(going, lambda choice: self._tell(one, choice))
                 with contextlib.suppress(together.TooLate):  # which is told, and no failure: it is not tried again
-                    size = together.save(folder, generation, content, peers, one.about, going=leaving, wrote=wrote)
-                    self._whole(one, size, peers)
+                    self._whole(one, self._stored(one, generation, content, going), self._peers)
                 return
             if self._bringing is not ENDED:
                 self._bringing.join()  # one is brought, one waits: more would fill the disk
@@ -231,12 +186,22 @@ class Saver:
 
         self._writing = self._behind(one, write)
 
-    def _near(self, name: str, generation: int, content: Mapping[Piece, memoryview]) -> nearby.Nearby | None:
+    def _stored(self, one: Saving, generation: int, content: Mapping[Piece, memoryview], going: Notice | None) -> int:
+        """Write straight to the storage. Returns the bytes. Raises: as `together.save`."""
+        where, took = (one.folder, generation, content, self._peers, one.about), self._speed.took
+        if one.share is not None:
+            return across.save(*where, one.share, took)
+        leaving = None if going is None else Judging(going, lambda choice: self._tell(one, choice))
+        return together.save(*where, going=leaving, wrote=took)
+
+    def _near(
+        self, name: str, generation: int, content: Mapping[Piece, memoryview], share: Share | None
+    ) -> nearby.Nearby | None:
         """Write to the node's disk, if there is one; none if one of the cell's takes nothing: the storage may."""
         if self._disk is None:
             return None
         try:
-            return nearby.write(Folder(self._disk.root, name), generation, content, self._peers)
+            return nearby.write(Folder(self._disk.root, name), generation, content, self._peers, share)
         except Uncommitted as error:  # which all ranks raise
             if self._peers.rank == 0:
                 logger.warning("%s goes straight to the storage: %s (%s)", name, error.problem, error.remedy)
@@ -271,10 +236,11 @@ class Saver:
         self._whole(one, size, self._disk.peers)
 
     def _whole(self, one: Saving, size: int, peers: Group) -> None:
-        """A checkpoint is whole: tell."""
+        """A checkpoint is whole: tell. Of several cells each does, since any may be gone by now."""
         seconds = time.monotonic() - one.start
         if peers.rank == 0 or peers.broken:  # whoever is left
-            self._tidy()
+            if one.share is None or not one.share.place:
+                self._tidy()
             self._done(one.steps, one.folder.address, seconds, size)
         if one.told is not None:
             with contextlib.suppress(RuntimeError):  # a peer is gone, and the cell with it

@@ -18,6 +18,7 @@ from shoal.checkpoint import Group
 from shoal_core.ckpt import together
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.stage import Stage
+from shoal_core.ckpt.state import held
 from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.dispatch import Route, Transfer
@@ -163,7 +164,7 @@ def save(config: PretrainConfig, steps: int, path: str) -> dict[str, np.ndarray]
     replica = build(config)
     for step in range(steps):
         run_step(replica, step)
-    together.save(Folder.at(path), 0, Stage(Lane()).take(replica.state_dict()).read(), peers(), {"steps": steps})
+    together.save(Folder.at(path), 0, Stage(Lane()).take(held(replica.state_dict())).read(), peers(), {"steps": steps})
     return {name: whole(t) for name, t in replica.state_dict().items()}
 
 

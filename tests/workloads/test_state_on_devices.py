@@ -24,6 +24,7 @@ from shoal.worker.step import Member
 from shoal.worker.transfer import copy_state
 from shoal.worker.world import RetainedState, World, park, resume
 from shoal_core.ckpt.stage import Stage
+from shoal_core.ckpt.state import held
 from shoal_core.lane import Lane, lane_of
 from shoal_workloads.parallel.shards import ParamShard
 from shoal_workloads.replica import PretrainShard
@@ -216,7 +217,7 @@ def test_a_checkpoint_of_shards_leaves_a_gpu_beside_training() -> None:
             shard = ParamShard("embedding.weight", parameter, (6, 4), (3, 0), 2.0, mesh, (Shard(0),))
             state = {"model": shard.whole(shard.local), "bias": torch.zeros(4, device="cuda"), "ema": torch.zeros(3)}
             watch.waits.clear()
-            staged = Stage(lane_of("cuda")).take(state)
+            staged = Stage(lane_of("cuda")).take(held(state))
             assert not watch.waits
             assert watch.streams == ["side waits for main"]
             staged.copy.wait()

@@ -21,7 +21,7 @@ from shoal_core.store import Store
 __all__ = ["Whole", "delete", "last_whole", "prune", "reading", "set_aside", "sweep", "whole"]
 
 OWN = re.compile(
-    r"COMMITTED\.json|ASIDE-[0-9a-f]+\.json|g\d+-[0-9a-f]+(\.index\.json|-\d+(-\d+)?\.safetensors)"
+    r"COMMITTED\.json|ASIDE-[0-9a-f]+\.json|g\d+-[0-9a-f]+(\.index\.json|-part-\d+\.json|-\d+(-\d+)?\.safetensors)"
     r"|READING-[0-9a-f]+\.json|\.metadata|__\d+_\d+\.distcp"
 )
 """What checkpoints are made of, the last two in the format before this one."""

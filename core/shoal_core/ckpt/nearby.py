@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shoal_core.ckpt import across
+from shoal_core.ckpt.across import Share
 from shoal_core.ckpt.among import folders
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.moving import copy_file
@@ -31,33 +33,44 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Nearby:
-    """A checkpoint that all ranks have written to their nodes' disks: this rank's part in `folder`; all pieces of the
-    state, and what every rank wrote."""
+    """A checkpoint that all ranks of a cell have written to their nodes' disks: this rank's part in `folder`; all
+    pieces of the state, unless it is the cell's `share` of it; what every rank `said` of its part."""
 
     folder: Folder
     attempt: Attempt
     pieces: list[Piece]
-    written: list[Written]
+    said: list[Any]
+    share: Share | None
+
+    def written(self, rank: int) -> Written:
+        return Written.heard(self.said[rank]["written"])
 
     def bytes(self, rank: int) -> int:
         """That a rank wrote."""
-        return sum(file.bytes for file in self.written[rank].files.values())
+        return sum(file.bytes for file in self.written(rank).files.values())
 
 
-def write(folder: Folder, generation: int, content: Mapping[Piece, memoryview], peers: Peers) -> Nearby:
-    """Write this rank's part into `folder`, its node's own. content: what the rank has of the state. Collective.
+def write(
+    folder: Folder, generation: int, content: Mapping[Piece, memoryview], peers: Peers, share: Share | None = None
+) -> Nearby:
+    """Write this rank's part into `folder`, its node's own. content: what the rank has of the state; of the cell's
+    `share` what it is to write. Collective.
 
     Raises:
         Uncommitted: a rank could not write its part; nothing is left of it. RuntimeError: a peer is gone.
     """
-    heard = peers.exchange(opening(folder, content))
-    attempt = Attempt(generation, heard[0]["token"])
-    word, pieces = part(folder, attempt, heard, content, peers.rank)
+    if share is not None:
+        attempt, pieces = share.attempt(generation), list[Piece]()
+        word = across.wrote(folder, attempt, content, peers, share)
+    else:
+        heard = peers.exchange(opening(folder, content))
+        attempt = Attempt(generation, heard[0]["token"])
+        word, pieces = part(folder, attempt, heard, content, peers.rank)
     said = peers.exchange(word)
     if lacks := problems(said):
         clean(folder, attempt)
         raise Uncommitted("; ".join(lacks), remedy(said))
-    return Nearby(folder, attempt, pieces, [Written.heard(one["written"]) for one in said])
+    return Nearby(folder, attempt, pieces, said, share)
 
 
 def bring(
@@ -83,17 +96,21 @@ def bring(
             if peers.rank == 0 and not number:
                 late("; ".join(lacks))
             time.sleep(pause)
+        if nearby.share is not None:
+            words = said if lacks else nearby.said
+            return across.finished(folder, nearby.attempt, peers, words, about, nearby.share)
         ends = {"problems": lacks, "remedy": remedy(said)}
-        return finished(folder, nearby.attempt, peers, nearby.pieces, nearby.written, about, ends)
+        written = [nearby.written(rank) for rank in range(len(said))]
+        return finished(folder, nearby.attempt, peers, nearby.pieces, written, about, ends)
     except Uncommitted:
-        if peers.rank == 0:
+        if peers.rank == 0 and nearby.share is None:
             clean(folder, nearby.attempt)
         raise
 
 
 def sent(nearby: Nearby, folder: Folder, rank: int) -> dict[str, Any]:
     """Copy this rank's files, believing no byte that is not as it was written. Whatever goes wrong is its word."""
-    mine = nearby.written[rank]
+    mine = nearby.written(rank)
     try:
         for name, file in mine.files.items():
             blocks = sorted((block for _, block in mine.blocks if block.file == name), key=lambda block: block.at)

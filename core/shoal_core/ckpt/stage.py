@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shoal_core.ckpt.pieces import Piece
-from shoal_core.ckpt.state import bytes_of, held
+from shoal_core.ckpt.state import bytes_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +38,8 @@ class Stage:
         self._lane = lane
         self._kept: dict[Piece, torch.Tensor] = {}
 
-    def take(self, state: Mapping[str, Any]) -> Staged:
-        """Begin to copy what this rank has of `state`. The last copy, which has ended, is gone.
-
-        Raises:
-            Unfit: a value cannot be saved.
-        """
-        mine = held(state)
+    def take(self, mine: Mapping[Piece, torch.Tensor]) -> Staged:
+        """Begin to copy what this rank is to write (`state.held`). The last copy, which has ended, is gone."""
         self._kept = {piece: self._room(piece, local) for piece, local in mine.items()}
         self._lane.follow()
         return Staged(self._kept, self._lane.copy(list(self._kept.values()), list(mine.values())))

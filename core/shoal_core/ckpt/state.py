@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal_core.ckpt.boxes import Box, whole
@@ -14,7 +14,7 @@ from shoal_core.ckpt.plan import Want
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bytes_of", "destinations", "held", "room"]
+__all__ = ["bytes_of", "destinations", "held", "room", "shared"]
 
 _boxes: dict[object, Box] = {}
 """Where local tensors lie, by all that it hangs on: torch takes long to say it, and training waits for it."""
@@ -39,6 +39,18 @@ def held(state: Mapping[str, Any]) -> dict[Piece, torch.Tensor]:
                 if dtype not in SAFETENSORS:
                     raise Unfit(f"{name} is of type {dtype}, which no checkpoint can hold", "keep it as another type")
                 found[Piece(name, dtype, shape, box if local.numel() else whole(shape))] = local
+    return found
+
+
+def shared(mine: Mapping[Piece, torch.Tensor], parts: Sequence[Piece]) -> dict[Piece, torch.Tensor]:
+    """`parts` of what this rank has, as views of that."""
+    named: dict[str, list[tuple[Box, torch.Tensor]]] = {}
+    for piece, local in mine.items():
+        named.setdefault(piece.name, []).append((piece.box, local))
+    found = {}
+    for one in parts:
+        box, local = next(has for has in named[one.name] if one.box in (has[0], has[0].common(one.box)))
+        found[one] = local if one.box == box else local[one.box.inside(box)]
     return found
 
 

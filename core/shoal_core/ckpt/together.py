@@ -230,12 +230,12 @@ def failed(error: Exception) -> dict[str, str]:
 
 
 def clean(folder: Folder, attempt: Attempt) -> None:
-    """Remove what an attempt has written, as far as the store lets us: nobody reads what is left. If another rank has
-    committed it after all it stays."""
+    """Remove what this cell has written of an attempt, as far as the store lets us: nobody reads what is left. If
+    another rank has committed it after all it stays."""
     with contextlib.suppress(UserError):
         if committed(folder, attempt):
             return
-        folder.delete([name for name in folder.sizes() if name.startswith(attempt.prefix)])
+        folder.delete(attempt.wrote(folder.sizes()))
 
 
 def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,14 +26,19 @@ AT_ONCE = 1 << 24
 """Bytes of blocks that are hashed one after the other by one thread, and written meanwhile."""
 HASHERS = 2
 """Threads that hash a file's blocks."""
+FILE = re.compile(r"-(\d+)(-\d+)?\.safetensors")
+"""Ends the name of a rank's file."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """To write a checkpoint: no two have files of one name. `token`: hexadecimal, another each time."""
+    """To write a checkpoint: no two have files of one name. `token`: hexadecimal, another each time. Where several
+    cells write it, `ranks` is how many each has, and `place` that of this one among them."""
 
     generation: int
     token: str
+    place: int = 0
+    ranks: int = 0
 
     @property
     def prefix(self) -> str:
@@ -44,8 +50,22 @@ class Attempt:
         return f"{self.prefix}.index.json"
 
     def file(self, rank: int, part: int) -> str:
-        """The name of a rank's file; most have one."""
-        return f"{self.prefix}-{rank:05d}{f'-{part}' if part else ''}.safetensors"
+        """The name of a file of a rank of this cell; most have one."""
+        return f"{self.prefix}-{self.place * self.ranks + rank:05d}{f'-{part}' if part else ''}.safetensors"
+
+    def word(self, place: int) -> str:
+        """The name of what the cell at `place` says of it in the store, for the others."""
+        return f"{self.prefix}-part-{place:05d}.json"
+
+    def wrote(self, names: Iterable[str]) -> list[str]:
+        """Of the names of files those that this cell wrote."""
+        own = [name for name in names if name.startswith(self.prefix)]
+        if not self.ranks:
+            return own
+        mine = range(self.place * self.ranks, (self.place + 1) * self.ranks)
+        files = [(name, FILE.fullmatch(name.removeprefix(self.prefix))) for name in own]
+        index = [self.index] if self.index in own and not self.place else []
+        return [name for name, found in files if found and int(found[1]) in mine] + index
 
 
 @dataclass
@@ -182,6 +202,7 @@ def commit(
         folder.put(MARKER, marker)
     elif not folder.create(MARKER, marker) and not committed(folder, attempt):
         folder.delete([attempt.index])
+        check_marker(folder)
         return None
     return sum(sizes.values())
 
@@ -196,6 +217,19 @@ def committed(folder: Folder, attempt: Attempt) -> bool:
         return bool(parse(folder.get(MARKER), folder.where(MARKER))["index"]["file"] == attempt.index)
     except (FileNotFoundError, ValueError, Earlier):
         return False
+
+
+def check_marker(folder: Folder) -> None:
+    """Whether the marker that stands there is one: nothing is whole beside what cannot be read.
+
+    Raises:
+        StoreError: it is none, or the store does not say.
+    """
+    where = folder.where(MARKER)
+    try:
+        parse(folder.get(MARKER), where)
+    except (FileNotFoundError, ValueError, Earlier) as error:
+        raise StoreError(f"{where}: stands in the way, and is no marker ({error})", f"remove {where}") from error
 
 
 def digest(content: bytes | memoryview) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from dataclasses import replace
 from functools import partial
@@ -133,11 +134,13 @@ def begin(one: Run, action: Generation) -> None:
     mean = mean_time(len(crews), one.state.tally.failures, now - one.since)
     deadlines = one.state.deadlines
     going = {node: max(0.0, deadlines[node] - now) if node in deadlines else None for node in sorted(one.state.going)}
+    attempts, draw = tuple(action.attempts[cell] for cell in cells), secrets.token_hex(8)
     audited = tuple(worker for cell in cells for worker in action.cells[cell]) if one.job.audit.samples else ()
     for cell, crew in action.cells.items():
         heals = tuple(pair for pair in action.heals if cell in pair)
         where = (action.generation, cells, action.steps, action.evaluated, tuple(action.todo[cell]), heals)
-        one.lifelines.broadcast(crew, orders.Generation(*where, action.save, action.halt, audited, mean, going))
+        what = (action.save, action.halt, audited, mean, going)
+        one.lifelines.broadcast(crew, orders.Generation(*where, *what, attempts, draw))
 
 
 def fence(one: Run, worker: str, how: str) -> None:

@@ -64,7 +64,7 @@ class Generation:
     left for it of the step; `heals`: copies (from, to) that it has a part in. `save`: write a checkpoint before going
     on; `halt`: and do not go on. `crew`: everybody by cell and rank, if samples are audited. `mean`: seconds between
     two failures, by what is known of the run; `going`: nodes that will be taken away, and in how many seconds if that
-    is known."""
+    is known; `attempts`: which of its formations each of `cells` is; `draw`: a word that no other generation has."""
 
     generation: int
     cells: tuple[int, ...]
@@ -77,6 +77,8 @@ class Generation:
     crew: tuple[str, ...] = ()
     mean: float = 0.0
     going: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    attempts: tuple[int, ...] = ()
+    draw: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,49 +1,63 @@
 """When a save is begun that could not be, or came to nothing. Pure.
 
-A save is due at the same steps on all ranks of a cell, but none knows how the last one went for the others. So while
-that is open they ask each other between steps, seldom: after 1 step, 2, 4, ... and after one that failed the later the
-oftener it did. Nobody waits for a save that is still under way; one that came to nothing is begun anew, with the
-state of then.
+All cells save a state together, so all workers have to know of each save. None knows how the last one went for the
+others; so each says in the vote of every step whether it wants one, and whether one is under way there. What a vote
+decides is done two steps later: by then whoever committed the step between late has heard it too. Nobody waits for a
+save that is under way: what was due meanwhile is made up for. One that came to nothing is begun anew, with the state of
+then: after 1 step, 2, 4, ... the later the oftener it did. What a generation has decided ends with it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Chances"]
+__all__ = ["AHEAD", "LONGEST", "Chances"]
 
 LONGEST = 64
-"""Steps between two looks at most."""
+"""Steps after a save that failed until the next is begun, at most."""
+AHEAD = 2
+"""Steps from what is committed when workers vote to the boundary that the vote decides about."""
 
 
 @dataclass
 class Chances:
-    """Of one cell, the same on each of its ranks."""
+    """Of one worker. What the votes decided is the same on all that heard them."""
 
-    open: bool = False
-    """How the last save went is not known of all ranks."""
+    _open: bool = False
     _owed: bool = False
     _failures: int = 0
-    _gap: int = 1
     _look: int = 0
+    _next: int = -1
+
+    def entered(self) -> None:
+        """A generation begins: what the last one decided and did not begin any more is still wanted."""
+        self._owed |= self._next >= 0
+        self._next = -1
 
     def began(self, steps: int) -> None:
         """A save of so many committed steps begins."""
-        self.open, self._owed = True, False
-        self._gap = min(LONGEST, 1 << min(self._failures, 10))
-        self._look = steps + self._gap
+        self._open, self._owed, self._next = True, False, -1
+        self._look = steps + min(LONGEST, 1 << min(self._failures, 10))
 
-    def asks(self, steps: int, *, due: bool) -> bool:
-        """Whether ranks are to ask each other after so many steps how the last save went."""
-        return self.open and (due or steps >= self._look)
+    def word(self, steps: int, *, due: bool, busy: bool, failed: bool) -> tuple[bool, bool]:
+        """What this worker says in the vote after so many committed steps: whether it wants a save `AHEAD` of them, and
+        whether one is under way or about to be. due: one is by then; busy: one is under way here; failed: the last one
+        came to nothing."""
+        if self._open and not busy:
+            self._open, self._owed = False, self._owed or failed
+            self._failures = self._failures + 1 if failed else 0
+            self._look = self._look if failed else 0
+        return due or (self._owed and steps + AHEAD >= self._look), busy or self._next > steps
 
-    def heard(self, steps: int, *, due: bool, busy: bool, failed: bool) -> bool:
-        """Whether to save now. busy: the last save is still under way on some rank; failed: it came to nothing."""
-        if busy:
-            self._owed |= due
-            self._gap = min(LONGEST, 2 * self._gap)
-            self._look = steps + self._gap
+    def heard(self, steps: int, *, wanted: bool, busy: bool) -> None:
+        """What all said in the vote after so many steps."""
+        if wanted and not busy:
+            self._next = steps + AHEAD
+        self._owed |= wanted and busy
+
+    def now(self, steps: int) -> bool:
+        """Whether all save after so many steps; asked once."""
+        if self._next != steps:
             return False
-        self.open = False
-        self._failures = self._failures + 1 if failed else 0
-        return due or failed or self._owed
+        self._next = -1
+        return True

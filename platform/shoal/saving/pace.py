@@ -40,6 +40,7 @@ class Pace:
     mean: float = 0.0
     _steps: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
     _begun: int = -1
+    _first: int = 0
     _next: int | None = None
     _last: int | None = None
     """Where to save once more before a node goes."""
@@ -49,7 +50,7 @@ class Pace:
         """A generation begins; what was begun in one before counts."""
         self.mean = mean
         if self._begun < 0 and self._next is None:
-            self._next = steps + FIRST
+            self._first, self._next = steps, steps + FIRST
 
     def stepped(self, seconds: float) -> None:
         """A step took so long."""
@@ -85,5 +86,6 @@ class Pace:
         if self._last is not None and steps >= self._last:
             return True
         if self.every != "auto":
-            return bool(self.every) and steps % self.every == 0
+            since = max(self._begun, self._first)
+            return bool(self.every) and steps // self.every > since // self.every
         return self._next is not None and steps >= self._next

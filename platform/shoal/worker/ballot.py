@@ -21,7 +21,8 @@ and, if one, who."""
 
 @dataclass(frozen=True)
 class Vote:
-    """One worker's word. `taken`: places of its samples in the step; `figures`: by micro-batch; `norm_sq`: its part."""
+    """One worker's word. `taken`: places of its samples in the step; `figures`: by micro-batch; `norm_sq`: its part;
+    `save`, `saving`: it wants a checkpoint, one is under way there."""
 
     worker: int
     rank: int
@@ -35,6 +36,8 @@ class Vote:
     checksum: float = 0.0
     seconds: float = 0.0
     copied: float = 0.0
+    save: bool = False
+    saving: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Count:
     """What all votes together say. `takers`: worker of each sample; `pause`: all leave after this step; `again`:
     somebody asks to do the step again; `exponents`: of every worker, exact mode only; `checksums`: of every worker, if
     compared; `seconds` a micro-batch, of every worker; `copied`: what a copy of the state took of a step, of every
-    worker, if that is told. The norm is NaN if somebody's sums are."""
+    worker, if that is told; `save`, `saving`: somebody wants a checkpoint, one is under way with somebody. The norm is
+    NaN if somebody's sums are."""
 
     takers: list[int]
     stats: list[float]
@@ -53,6 +57,8 @@ class Count:
     checksums: list[float]
     seconds: list[float]
     copied: list[float]
+    save: bool
+    saving: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class Ballot:
             for values in vote.figures.values():
                 figures += torch.tensor(values, dtype=torch.float64)
             norms[0] = vote.norm_sq / self.cells
-        flags = torch.tensor([vote.pause, vote.again, vote.nan], dtype=torch.float64)
+        asked = [vote.pause, vote.again, vote.nan, vote.save, vote.saving]
+        flags = torch.tensor(asked, dtype=torch.float64)
         exponents = torch.zeros(self.cells * self.ranks if self.exact else 0, dtype=torch.float64)
         if self.exact:
             exponents[vote.worker] = float(vote.exponent)
@@ -107,8 +114,8 @@ class Ballot:
         norms = self.ranks if self.exact else 1
         many = self.micro_batches * self.ranks * self.figures if self.exact else self.figures
         workers = self.cells * self.ranks
-        told = [workers * self.exact, workers * self.compare, workers, workers * self.copies]
-        parts = [self.samples, many, norms, 3, *told]
+        of_each = [workers * self.exact, workers * self.compare, workers, workers * self.copies]
+        parts = [self.samples, many, norms, 5, *of_each]
         claims, figures, norm, flags, exponents, checksums, seconds, copied = total.split(parts)
         takers = []
         for place, claim in enumerate(claims.tolist()):
@@ -121,5 +128,6 @@ class Ballot:
             stats = [total + value for total, value in zip(stats, row, strict=True)]
         norm_sq = float("nan") if flags[2] else sum(norm.tolist())
         wanted = [int(exponent) for exponent in exponents.tolist()]
-        asked = bool(flags[0]), bool(flags[1])
-        return Count(takers, stats, norm_sq, *asked, wanted, checksums.tolist(), seconds.tolist(), copied.tolist())
+        pause, again, _, save, saving = (bool(flag) for flag in flags.tolist())
+        told = (checksums.tolist(), seconds.tolist(), copied.tolist())
+        return Count(takers, stats, norm_sq, pause, again, wanted, *told, save, saving)

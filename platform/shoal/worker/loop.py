@@ -26,12 +26,13 @@ from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.lastresort import LastResort
 from shoal.worker.link import Link
-from shoal.worker.membership import Membership, Voice, ack_of, ack_without
+from shoal.worker.membership import Membership, ack_of, ack_without
 from shoal.worker.profiler import Profiler
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
+from shoal.worker.voice import Voice
 from shoal.worker.world import Kit, RetainedState, World, damage_of, make_room, not_to_be_had
 from shoal_core.store import join, local_folder, open_store
 from shoal_core.workload import Workload

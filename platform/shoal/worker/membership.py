@@ -1,54 +1,29 @@
-"""One worker's part in one generation: to join it, to commit steps until it ends, what is due between two steps; and
-what it says of all that."""
+"""One worker's part in one generation: to join it, to commit steps until it ends, and what is due between two steps."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from shoal.names import node_of
+from shoal.peers import Cells
 from shoal.protocol import orders
-from shoal.protocol.said import (
-    Ack,
-    Acked,
-    Adopted,
-    Beat,
-    Checkpointed,
-    Committed,
-    CopyHeld,
-    Damage,
-    Evaluated,
-    Failed,
-    Finished,
-    Noted,
-    NotSaved,
-    Number,
-    Phase,
-    Ready,
-    Where,
-)
+from shoal.protocol.said import Ack, Phase
+from shoal.saving.chances import AHEAD
 from shoal.saving.deadline import Notice
 from shoal.saving.leaving import Leaves
-from shoal.worker.calls import Calls
-from shoal.worker.faults import ENDS, meaning, memory_figures
-from shoal.worker.link import Link
 from shoal.worker.ownership import end_if_lost
 from shoal.worker.step import CellBroken, Commit, Step
 from shoal.worker.transfer import copy_state
+from shoal.worker.voice import Voice
 from shoal.worker.world import RetainedState, World
 
-__all__ = ["Membership", "Voice", "ack_of", "ack_without"]
+__all__ = ["Membership", "ack_of", "ack_without"]
 
 LAST_PAUSES = (0.0, 1.0, 4.0)
 """Seconds after which the save of the last state is tried again."""
-UNSAID = 8
-"""Commits that are kept to be said: whoever should have said them may be cut off for a while before it is noticed."""
 
 
 def ack_of(step: Step) -> Ack:
@@ -73,6 +48,7 @@ class Membership:
         self.pace = world.pace
         self.leaves: Leaves | None = None
         """Of a cell some of whose nodes are about to go, and that nobody can take over from."""
+        self.step.saving = self._saving
 
     def join(self, order: orders.Generation) -> bool:
         """Build the groups of a generation, and copy state to or from a cell that is being healed. False if no step
@@ -96,6 +72,8 @@ class Membership:
         if step.steps != order.steps:
             raise AssertionError(f"{self.voice.name} stands at step {step.steps}, its generation at {order.steps}")
         self.pace.entered(order.steps, order.mean)
+        self.saver.stand(step.standing.formed)
+        self.saver.chances.entered()
         step.todo = list(order.todo)
         if order.heals or not groups.transport.keyed:
             # All of a cell go in, or none: inside a step nobody can be told that a peer turned round. Where nothing
@@ -127,6 +105,7 @@ class Membership:
             with self.kit.profiler.around(self.step.steps):
                 commit = self.step.run()
             self._committed(commit)
+            self.saver.chances.heard(self.step.steps - 1, wanted=commit.save, busy=commit.saving)
             if commit.pause:
                 self.voice.acked(self.voice.generation, ack_of(self.step))
                 return
@@ -150,8 +129,16 @@ class Membership:
             self.step.snapshot.arrived()
         self.step.rhythm.copied(self.step.steps, time.monotonic() - start)
 
+    def _saving(self) -> tuple[bool, bool]:
+        """What this worker says of checkpoints in the vote (`Chances.word`). When one is due the first cell knows."""
+        steps, busy = self.step.steps, self.saver.busy()
+        if not busy:
+            self.pace.heard(self.saver.heard)
+        due = self.step.standing.in_first_cell and self.pace.due(steps + AHEAD)
+        return self.saver.chances.word(steps, due=due, busy=busy, failed=self.saver.problem is not None)
+
     def _boundary(self) -> None:
-        """What happens between two steps: evaluation and checkpoints, at the same steps whatever died meanwhile."""
+        """What happens between two steps: evaluation, at the same steps whatever died meanwhile, and checkpoints."""
         step, job = self.step, self.kit.job
         last = step.steps == job.steps
         due = job.evaluation
@@ -162,39 +149,45 @@ class Membership:
                 step.measured = step.steps, step.evaluate()
                 self.voice.evaluated(*step.measured)
             step.evaluated = step.steps
-        if step.steps == 0 or not step.standing.in_first_cell:
-            return
-        if last:
-            self._save_last()
-        elif step.saved < step.steps:
-            with step.in_cell():
-                now = self.saver.may(step.steps, due=self.pace.due(step.steps))
-            if self.saver.settled:
-                self.pace.heard(self.saver.heard)
-            if now:
+        saves = self.leaves is None or step.standing.in_first_cell  # who is to outlive the first was healed from it
+        if step.steps and last:
+            if saves:
+                self._save_last()
+        elif self.saver.chances.now(step.steps):
+            if saves:
                 self._save()
+            else:
+                self.saver.chances.began(step.steps)
 
     def _save_last(self) -> None:
         """Have the state of the last step saved, and wait for it: no other save follows."""
+        tries = 0
         if self.step.saved < self.step.steps:
             self._save(must=True)
+            tries = 1
         self._written()
         for pause in LAST_PAUSES:
             if self.saver.problem is None:
                 break
             self.kit.groups.pause(pause)
-            self._save(must=True)
+            self._save(tries, must=True)
             self._written()
+            tries += 1
 
     def _written(self) -> None:
         """Wait for the checkpoint that is being written."""
         self.kit.groups.until(lambda: not self.saver.busy())
 
-    def _save(self, *, must: bool = False) -> None:
-        """Begin a checkpoint of the committed state, after the one before it; `must`: whether or not it fits into the
+    def _save(self, tries: int = 0, *, must: bool = False) -> None:
+        """Begin a checkpoint of the committed state, after the one before it: with the other cells, unless nodes of
+        this one go. tries: how often this state was begun in this generation; `must`: whether or not it fits into the
         time that is left. If another session has the run, this worker ends instead: its controller, who would have
         ended it, is gone."""
         step = self.step
+        cells = None
+        if self.leaves is None and len(step.standing.cells) > 1:
+            name = f"{step.standing.draw}/{step.steps}/{tries}"
+            cells = Cells(step.standing.formed, step.standing.place, name)
         end_if_lost(self.kit.job.place, self.kit.rundir, self.session())
         self.voice.phase = Phase.SAVING
         self.saver.join()
@@ -202,12 +195,13 @@ class Membership:
             samples, _ = self.kit.workload.samples(step.steps)
             at, figures = step.measured
             bpb = figures.get("bpb") if at == step.steps else None
-            about = {"samples": samples, "tokens": self.kit.workload.tokens(samples), "bpb": bpb}
+            about: dict[str, Any] = {"samples": samples, "tokens": self.kit.workload.tokens(samples), "bpb": bpb}
             state = step.state_dict()
             notice = None if self.leaves is None else self._notice(self.leaves, must=must)
             told = self.pace.told(None if notice is None else math.inf if notice.left is None else notice.left)
             with step.in_cell():
-                self.saver.save(step.steps, self.voice.generation, state, told, notice, finite=step.finite, **about)
+                about |= {"finite": step.finite}
+                self.saver.save(step.steps, self.voice.generation, state, told, notice, cells, **about)
         except RuntimeError as error:
             raise CellBroken from error
         step.saved = step.steps
@@ -218,126 +212,3 @@ class Membership:
         """What this worker says before a save, while nodes of its cell go; `must`: as if nobody knew when."""
         left = None if must else leaves.left(time.monotonic())
         return Notice(leaves.going, left, self.kit.speed.bytes, self.kit.courier.speed)
-
-
-@dataclass
-class Voice:
-    """What the worker `name` says of itself: every message of `protocol.said` but its questions is made here.
-    `audited`: takers of samples are told; `generation`: the newest it has taken part in.
-
-    Every worker knows what a step did, but one word of each cell is enough: its first worker says each commit. The
-    others keep their last ones, and say them as soon as the generation is stopped and before they leave it, since
-    whoever would have said it may be dead. What is committed after the stop everybody says at once: a worker that
-    nobody knows to be ahead may wait for ever, inside its cell, for one that was stopped behind it.
-    """
-
-    name: str
-    link: Link
-    audited: bool
-    calls: Calls
-    phase: Phase = Phase.SPARE
-    generation: int = -1
-    unsaid: deque[Committed] = field(default_factory=lambda: deque(maxlen=UNSAID))
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    """Of `unsaid`, which the link's thread says too."""
-
-    def beat(self, step: Step | None) -> Beat:
-        """The sign of life of a worker with this part in its cell's steps."""
-        phase = step.phase if step is not None and self.phase is Phase.INSIDE else self.phase
-        return Beat(phase, -1 if step is None else step.steps)
-
-    def ready(self, cell: int, attempt: int) -> None:
-        self.phase = Phase.READY
-        self.link.send(Ready(self.name, cell, attempt))
-
-    def entered(self, generation: int) -> None:
-        """A generation begins for this worker: all that was committed before is known."""
-        self.phase, self.generation = Phase.JOINING, generation
-        with self.lock:
-            self.unsaid.clear()
-
-    def adopted(self, seconds: float) -> None:
-        """Of those who had state copied to or from them."""
-        self.link.send(Adopted(self.name, self.generation, seconds))
-
-    def committed(self, commit: Commit, step: Step) -> None:
-        """Say at once that a step is committed, or keep the word."""
-        speaks = step.member.rank == 0
-        first = speaks and step.standing.in_first_cell
-        message = Committed(
-            self.name,
-            self.generation,
-            commit.steps,
-            commit.seconds,
-            len(step.standing.cells),
-            commit.metrics,
-            tuple(commit.stats),
-            commit.norm_sq,
-            tuple(commit.takers) if self.audited else (),
-            step.standing.crew,
-            tuple(cell for cell in step.standing.cells for _ in range(step.member.size)) if self.audited else (),
-            tuple(commit.pace) if first else (),
-            commit.rolled_back,
-            tuple(commit.checksums) if first else (),
-        )
-        with self.lock:
-            if speaks or self.calls.stopped >= self.generation:
-                self.link.send(message)
-            else:
-                self.unsaid.append(message)
-        for note in step.shard.notes():
-            self.noted(step.steps - 1, note)
-
-    def noted(self, step: int, note: Mapping[str, Any]) -> None:
-        """What the journal should know of a step: a line of the note's `kind`."""
-        fields = {key: value for key, value in note.items() if key not in ("kind", "step")}
-        self.link.send(Noted(self.name, self.generation, step, str(note["kind"]), fields))
-
-    def evaluated(self, steps: int, metrics: Mapping[str, Number | None]) -> None:
-        self.link.send(Evaluated(self.name, self.generation, steps, metrics))
-
-    def finished(self) -> None:
-        self.phase = Phase.FINISHED
-        self.link.send(Finished(self.name, self.generation))
-
-    def acked(self, generation: int, ack: Ack, known: int = -1) -> None:
-        """Answer a stop. `known`: committed steps that the controller knows of."""
-        self.phase = Phase.SPARE if ack.out else Phase.STOPPED
-        self.settle(known)
-        self.link.send(Acked(self.name, generation, ack))
-
-    def broke(self, error: Exception) -> None:
-        """Tell what the training code met, unless this process does not go on after it: then that is told as it ends
-        (`main`), and the error is raised again."""
-        if meaning(error) in ENDS:
-            raise error
-        self.failed("code", error)
-
-    def failed(self, where: Where, error: BaseException, attempt: int = -1, damaged: Damage | None = None) -> None:
-        """Tell what happened; the controller decides what follows."""
-        self.phase = Phase.FAILED
-        self.settle(-1)
-        trace = "".join(traceback.format_exception(error)) if where == "code" else ""
-        text = memory_figures(str(error)) if where == "memory" else str(error)
-        message = f"{type(error).__name__}: {'; '.join(line.strip() for line in text.splitlines())}"
-        self.link.send(Failed(self.name, self.generation, where, message, attempt, trace, damaged))
-
-    def settle(self, known: int) -> None:
-        """Say the commits that were kept and that the controller may not know of. Any thread."""
-        with self.lock:
-            for message in self.unsaid:
-                if message.steps > known:
-                    self.link.send(message)
-            self.unsaid.clear()
-
-    def held(self, rank: int, steps: int, era: int) -> None:
-        """A copy has arrived whole. Any thread."""
-        self.link.send(CopyHeld(self.name, rank, steps, era))
-
-    def saved(self, steps: int, address: str, seconds: float, size: int) -> None:
-        """A checkpoint is whole. Any thread."""
-        self.link.send(Checkpointed(steps, self.name, address, seconds, size))
-
-    def not_saved(self, steps: int, reason: str, remedy: str) -> None:
-        """A checkpoint never will be. Any thread."""
-        self.link.send(NotSaved(steps, reason, self.name, remedy))

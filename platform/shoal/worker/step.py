@@ -57,11 +57,13 @@ class Member:
 @dataclass(frozen=True)
 class Standing:
     """Where a member stands in a generation. `cells`: those that train together; `crew`: everybody by cell and rank, if
-    samples are audited."""
+    samples are audited; `attempts`: which of its formations each cell is; `draw`: see `orders.Generation`."""
 
     member: Member
     cells: tuple[int, ...] = ()
     crew: tuple[str, ...] = ()
+    attempts: tuple[int, ...] = ()
+    draw: str = ""
 
     @property
     def in_first_cell(self) -> bool:
@@ -71,6 +73,11 @@ class Standing:
     def place(self) -> int:
         """Of the cell among all."""
         return self.cells.index(self.member.cell)
+
+    @property
+    def formed(self) -> tuple[tuple[int, int], ...]:
+        """The cells, each with which of its formations it is."""
+        return tuple(zip(self.cells, self.attempts, strict=True))
 
     @property
     def index(self) -> int:
@@ -87,7 +94,8 @@ class Standing:
 class Commit:
     """What a committed step did. `steps`: committed ones now; `stats`, `norm_sq`, `takers`: what a laggard needs;
     `rolled_back`: steps of the snapshot that was gone back to; `pause`: all leave the generation now; of every worker,
-    unless committed late: `checksums` of its state, if compared, and `pace`, seconds a micro-batch."""
+    unless committed late: `checksums` of its state, if compared, and `pace`, seconds a micro-batch. `save`, `saving`:
+    see `ballot.Count`."""
 
     steps: int
     seconds: float
@@ -99,6 +107,8 @@ class Commit:
     pause: bool = False
     checksums: Sequence[float] = ()
     pace: Sequence[float] = ()
+    save: bool = False
+    saving: bool = False
 
 
 def world_broke(error: RuntimeError) -> bool:
@@ -151,6 +161,8 @@ class Step:
         self.rhythm = Rhythm(job.snapshots.every)
         self.pausing: Callable[[], bool] = lambda: False
         """Whether to ask all to leave the generation after this step."""
+        self.saving: Callable[[], tuple[bool, bool]] = lambda: (False, False)
+        """Whether this worker wants a checkpoint, and whether one is under way here (`saving.chances`)."""
         self.inside: Callable[[], AbstractContextManager[None]] = nullcontext
         """See `TrainingThread`."""
         self.phase = Phase.INSIDE
@@ -163,7 +175,7 @@ class Step:
         self.snapshot.lane.precede()  # a state that is healed is written to
         self.evaluated = max(self.evaluated, order.evaluated)
         self.rhythm.began(order.steps)
-        self.standing = now = Standing(self.member, order.cells, order.crew)
+        self.standing = now = Standing(self.member, order.cells, order.crew, order.attempts, order.draw)
         rank = self.member.rank
         everybody = ("all", now.index, now.count)
         copies = [(f"heal/{cell}/{rank}", int(self.member.cell == cell), 2) for _, cell in order.heals]
@@ -225,7 +237,8 @@ class Step:
         self.inject("commit")
         commit = self.commit(count.stats, count.norm_sq, count.takers)
         self.inject("committed", self.shard.tensors()[0], step=self.steps - 1)
-        return replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
+        commit = replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
+        return replace(commit, save=count.save, saving=count.saving)
 
     def coming(self) -> Iterator[list[range]]:
         """What the shard will be given in this generation, from what is left of the pending step on."""
@@ -331,12 +344,15 @@ def vote(step: Step, total: torch.Tensor, pace: float) -> Count:
     compare = bool(step.snapshots.compare) and step.steps % step.snapshots.compare == 0
     copies = step.rhythm.asks(step.steps)
     ballot = Ballot(last - first, micro_batches, size, len(standing.cells), width, exact, compare, copies)
+    save, saving = step.saving()
     word = replace(
         step.sums.vote(standing.index, total),
         pause=step.pausing(),
         checksum=checksum(step.tensors()) if compare else 0.0,
         seconds=pace,
         copied=step.rhythm.part,
+        save=save,
+        saving=saving,
     )
     step.trust()
     words = ballot.fill(word, first_cell=standing.in_first_cell)

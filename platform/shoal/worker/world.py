@@ -174,6 +174,8 @@ class World:
         """Leave it: drop all that lives in it but the state, which is returned if there is a whole one. Averages are
         waited for, which come from the device: if it gives nothing more, the process ends."""
         step = self.step
+        if self.saver is not None:
+            self.saver.stand(())
         retained = None
         if step is not None and step.steps >= 0 and not step.torn:
             on_device = self.kit.workload.runs_on != "cpu"
