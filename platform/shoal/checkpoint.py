@@ -214,7 +214,7 @@ class Saver:
             try:
                 work()
             except Exception as error:
-                self._gave_up(one.steps, error)
+                self._gave_up(one, error)
 
         thread = threading.Thread(target=run, daemon=True, name="checkpoint")
         thread.start()
@@ -263,11 +263,11 @@ class Saver:
         except UserError as error:
             logger.warning("older checkpoints are not removed: %s", error.problem)
 
-    def _gave_up(self, steps: int, error: Exception) -> None:
-        """Say why. A failure that all ranks share is told once."""
+    def _gave_up(self, one: Saving, error: Exception) -> None:
+        """Say why. A failure that all ranks share is told once; of a cell that broke others tell who write it too."""
         shared = isinstance(error, Uncommitted)
         problem = error.problem if isinstance(error, Uncommitted) else together.in_words(error)
-        if steps == self._newest:
+        if one.steps == self._newest:
             self.problem = problem
-        if self._peers.rank == 0 or not shared:
-            self._failed(steps, problem, error.remedy if isinstance(error, UserError) else "")
+        if self._peers.rank == 0 if shared else one.share is None:
+            self._failed(one.steps, problem, error.remedy if isinstance(error, UserError) else "")
