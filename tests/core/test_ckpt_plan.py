@@ -16,8 +16,8 @@ from shoal_core.ckpt.boxes import Box, whole
 from shoal_core.ckpt.cutting import cut, offset, overlay, remainder, runs
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.gather import gather
-from shoal_core.ckpt.index import Block, Tensor
-from shoal_core.ckpt.plan import Holder, Read, Want, allot, allot_all
+from shoal_core.ckpt.index import Block, Index, Tensor
+from shoal_core.ckpt.plan import Holder, Read, Want, allot, allot_all, plan
 from shoal_core.errors import StoreError
 
 SHAPES = {"s": (), "v": (7,), "m": (12, 5), "e": (3, 4, 6), "none": (0, 3)}
@@ -281,3 +281,12 @@ def test_boxes_are_cut_without_loss(dice: random.Random) -> None:
 
 def enumerate_boxes(boxes: Sequence[Box]) -> Iterator[tuple[Box, int]]:
     return ((box, number) for number, box in enumerate(boxes) if box.numel)
+
+
+def test_blocks_of_a_checkpoint_side_by_side_hold_no_reader_up() -> None:
+    """Its index is known to tile: nobody compares each block with each, which would not end here."""
+    count = 20_000
+    blocks = tuple(Block(Box((0, at), (1, 1)), "g0-ab-00000.safetensors", 4 * at, 4, "0" * 64) for at in range(count))
+    index = Index({}, {"w": Tensor("float32", (1, count), blocks)})
+    (read,) = plan(index, {"w": Want("float32", (1, count), (Box((0, 0), (1, count)),))}, "")
+    assert (read.bytes, len(read.parts)) == (4 * count, count)

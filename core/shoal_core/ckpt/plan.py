@@ -227,7 +227,15 @@ def tiers_of(
         ]
     if not known:
         raise Unfit(f"{where}: does not hold this workload's state: there is no tensor {name}", REMEDY)
-    return [overlay(found[near]) for near in sorted(found)]
+    return [regions_of(found[near]) for near in sorted(found)]
+
+
+def regions_of(found: Sequence[tuple[Box, tuple[str, Block]]]) -> list[tuple[Box, list[tuple[str, Block]]]]:
+    """Who has what, as boxes without a common element. What a checkpoint has is apart already: its index was read."""
+    keys = {key for _, (key, _) in found}
+    if len(keys) == 1 and all(block.sha256 for _, (_, block) in found):
+        return [(box, [owner]) for box, owner in found]
+    return overlay(found)
 
 
 def remaining(box: Box, parts: Iterable[Box]) -> list[Box]:
