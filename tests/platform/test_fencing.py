@@ -69,7 +69,7 @@ def test_a_worker_is_ended_and_its_stacks_are_kept(tmp_path: Path, code: str, fr
     with process(code.format(worker=WORKER)) as one:
         if frozen:
             freeze(one)
-        fence(one.pid, WORKER, tmp_path)
+        fence(one.pid, WORKER, tmp_path, str(tmp_path))
         assert one.wait() == -signal.SIGKILL
     text = told(tmp_path, one.pid)
     assert BY_SPY in text
@@ -97,7 +97,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
 def test_where_py_spy_may_not_a_worker_says_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     stand_in(monkeypatch, tmp_path, REFUSED)
     with process(code.format(worker=WORKER)) as one:
-        fence(one.pid, WORKER, tmp_path)
+        fence(one.pid, WORKER, tmp_path, str(tmp_path))
         assert one.wait() == -signal.SIGKILL
     text = told(tmp_path, one.pid)
     assert "Failed to open process; Caused by: Permission Denied" in text
@@ -118,7 +118,7 @@ def test_one_that_is_stopped_where_py_spy_may_not(
     monkeypatch.setattr(stacks, "LIMIT", 0.5 if "sleep" in program else 60.0)
     with process(AT_EASE.format(worker=WORKER)) as one:
         freeze(one)
-        fence(one.pid, WORKER, tmp_path)
+        fence(one.pid, WORKER, tmp_path, str(tmp_path))
         assert one.wait() == -signal.SIGKILL
     assert why in told(tmp_path, one.pid)
     assert "stopped says nothing" in told(tmp_path, one.pid)
@@ -127,14 +127,16 @@ def test_one_that_is_stopped_where_py_spy_may_not(
 def test_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stacks, "SPY", "no-such-program")
     with process(AT_EASE.format(worker=WORKER)) as one:
-        fence(one.pid, WORKER, tmp_path)
+        fence(one.pid, WORKER, tmp_path, str(tmp_path))
         assert one.wait() == -signal.SIGKILL
     assert "it is not installed" in told(tmp_path, one.pid)
     assert BY_ITSELF in told(tmp_path, one.pid)
 
 
 def test_two_neighbours_end_one_worker_and_one_of_them_keeps_its_stacks(tmp_path: Path) -> None:
-    end = PATIENT + f"import pathlib; fencing.fence(PID, {WORKER!r}, pathlib.Path({str(tmp_path)!r}))"
+    end = (
+        PATIENT + f"import pathlib; fencing.fence(PID, {WORKER!r}, pathlib.Path({str(tmp_path)!r}), {str(tmp_path)!r})"
+    )
     with process(AT_EASE.format(worker=WORKER)) as one:
         ends = [sys.executable, "-c", end.replace("PID", str(one.pid))]
         others = [subprocess.Popen(ends) for _ in range(2)]
@@ -149,7 +151,7 @@ def test_what_a_neighbour_has_kept_stays(tmp_path: Path) -> None:
         kept = tmp_path / stacks_file(WORKER, one.pid)
         kept.parent.mkdir()
         kept.write_text("said before")
-        fence(one.pid, WORKER, tmp_path)
+        fence(one.pid, WORKER, tmp_path, str(tmp_path))
         assert one.wait() == -signal.SIGKILL
     assert kept.read_text() == "said before"
 
@@ -159,7 +161,7 @@ def test_a_process_that_ends_itself_says_so_first(tmp_path: Path) -> None:
 import os, pathlib
 stacks.lend({WORKER!r})
 print('there', flush=True)
-fencing.fence(os.getpid(), {WORKER!r}, pathlib.Path({str(tmp_path)!r}))
+fencing.fence(os.getpid(), {WORKER!r}, pathlib.Path({str(tmp_path)!r}), {str(tmp_path)!r})
 """
     with process(PATIENT + ends) as one:
         assert one.wait() == -signal.SIGKILL
@@ -168,6 +170,6 @@ fencing.fence(os.getpid(), {WORKER!r}, pathlib.Path({str(tmp_path)!r}))
 
 def test_another_process_that_was_given_the_number_is_left_alone(tmp_path: Path) -> None:
     with process(AT_EASE.format(worker="run/cell0/stage0/shard0@n2")) as one:
-        fence(one.pid, WORKER, tmp_path)
+        fence(one.pid, WORKER, tmp_path, str(tmp_path))
         assert one.poll() is None
     assert list(tmp_path.iterdir()) == []

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import json
-import secrets
 from pathlib import Path
 
-import boto3
 import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal.record import grip, layout
 from shoal.record.finding import find, find_run, runs
-from shoal.record.grip import take
 from shoal.record.manifest import NAME
-from shoal.record.publish import Publisher
-from shoal.record.rundir import RunDir
 from shoal_core.errors import UserError
 from shoal_core.store import join, open_store
 from shoal_core.store.s3 import S3Store
-from tests.support.s3_server import account
+from tests.support.published import empty_storage, publish
+
+__all__ = ["empty_storage"]
 
 
 @pytest.fixture
-def storage(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A storage with the runs `old` and `new`."""
-    account(monkeypatch, s3_endpoint, tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    boto3.client("s3").create_bucket(Bucket="runs")
-    address = f"s3://runs/{secrets.token_hex(4)}/ä b%20#+"
+def storage(empty_storage: str, tmp_path: Path) -> str:
+    """One with the runs `old` and `new`."""
     for name in ("old", "new"):
-        publish(address, name, tmp_path / name)
-    return address
-
-
-def publish(storage: str, name: str, folder: Path) -> None:
-    run = RunDir.create(folder, name, {}, resume=False)
-    run.append_event("run_started", run_id=name, steps=9)
-    run.write_status({"run_id": name, "status": "running", "step": 3, "steps": 9, "loss": 1.5, "workers": []})
-    publisher = Publisher(run.path, take(open_store(join(storage, name)), "session"))
-    publisher.round()
-    publisher.release()
+        publish(empty_storage, name, tmp_path / name)
+    return empty_storage
 
 
 def test_a_list_of_runs_reads_their_status_alone(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:

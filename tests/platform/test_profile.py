@@ -56,7 +56,7 @@ def run_steps(profiler: Profiler, steps: range, fails_in: int = -1) -> None:
 
 def test_steps_are_profiled_on_order_and_no_others(tmp_path: Path) -> None:
     told = Told()
-    profiler = Profiler(CREW[0], tmp_path, told)
+    profiler = Profiler(CREW[0], tmp_path, str(tmp_path), told)
     run_steps(profiler, range(2))
     profiler.wanted = orders.Profile(3, 4)
     run_steps(profiler, range(2, 8))
@@ -70,7 +70,7 @@ def test_steps_are_profiled_on_order_and_no_others(tmp_path: Path) -> None:
 
 def test_a_step_that_is_left_ends_the_profile_and_an_order_that_came_late_is_none(tmp_path: Path) -> None:
     told = Told()
-    profiler = Profiler(CREW[0], tmp_path, told)
+    profiler = Profiler(CREW[0], tmp_path, str(tmp_path), told)
     profiler.wanted = orders.Profile(0, 9)
     with pytest.raises(RuntimeError, match="a peer is gone"):
         run_steps(profiler, range(10), fails_in=1)
@@ -89,7 +89,7 @@ def test_what_a_gpus_memory_holds_is_recorded_for_the_steps_alone(
         asked.attach_mock(mock.create_autospec(getattr(memory, name)), name)
         monkeypatch.setattr(memory, name, getattr(asked, name))
     told = Told()
-    profiler = Profiler(CREW[0], tmp_path, told)
+    profiler = Profiler(CREW[0], tmp_path, str(tmp_path), told)
     profiler.wanted = orders.Profile(1, 2, memory=True)
     run_steps(profiler, range(4))
     note = told.wait()

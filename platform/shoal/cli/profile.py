@@ -21,8 +21,13 @@ MOST = 100
 
 
 def profile(
-    steps: Annotated[str, typer.Option(help="FIRST..LAST, or one; counted from 0, as in the record.")],
     run: Annotated[str | None, typer.Argument(help="Run id or directory; the last active run if left out.")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="FIRST..LAST, or one; counted from 0, as in the record. Left out: what was profiled is listed."
+        ),
+    ] = None,
     worker: Annotated[
         list[str] | None, typer.Option(help="Part of a worker's name (may be repeated); by default the first worker.")
     ] = None,
@@ -37,8 +42,11 @@ def profile(
     from shoal.record.wish import Wish, leave
     from shoal_core.store import join, open_store
 
-    first, last = parsed(steps)
     path = find_run(run, storage)
+    if steps is None:
+        listed(address_of(path))
+        return
+    first, last = parsed(steps)
     now = snapshot(path)
     if now["status"] in OVER or now["silent"]:
         raise UserError(f"run {path.name} does not train now ({now['status']})", "name one that does: shoal runs")
@@ -51,6 +59,18 @@ def profile(
     leave(open_store(address_of(path)), Wish(first, last, tuple(worker or ()), memory))
     there = printable(join(address_of(path), "profiles"))
     print(f"asked for; the journal of {printable(path.name)} tells when it is there: {there}")
+
+
+def listed(address: str) -> None:
+    """Print which profiles lie at a run's address, oldest first, and how large they are."""
+    from shoal.record.beside import PROFILES, profiles
+    from shoal_core.store import join
+
+    found = profiles(address)
+    for entry in found:
+        print(f"{entry.bytes:>13,}  {printable(join(address, entry.name))}")
+    if not found:
+        print(f"no profile in {printable(join(address, PROFILES))}: name steps with --steps to have some made")
 
 
 def parsed(steps: str) -> tuple[int, int]:

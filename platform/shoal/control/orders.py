@@ -153,7 +153,7 @@ def fence(one: Run, worker: str, how: str) -> None:
     beside = [other.worker for other in one.lifelines.lines.values() if other.node == line.node and other is not line]
     one.lifelines.broadcast(beside or [worker], orders.Fence(line.pid, worker))
     if not beside:  # what has this number here, if the worker is on another node, is seen not to be it
-        fence_soon(line.pid, worker, one.rundir)
+        fence_soon(line.pid, worker, one.rundir, one.job.place)
     del one.lifelines.lines[worker]
     line.hang_up()
     one.ear.gone(line, how, grace=GRACE)

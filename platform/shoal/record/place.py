@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shoal.record import layout
+from shoal.record.beside import bring_stacks
 from shoal.record.fetch import Copy
-from shoal_core.errors import UserError
+from shoal_core.errors import StoreError, UserError
 from shoal_core.files import replace_file
 from shoal_core.store import Store, join, local_folder, open_store
 
@@ -62,10 +63,13 @@ def local_record(address: str | os.PathLike[str]) -> Path:
     if folder is not None:
         return folder
     here = _here("XDG_CACHE_HOME", ".cache", os.fspath(address))
-    copy = Copy(open_store(address), here)
+    store = open_store(address)
+    copy = Copy(store, here)
     try:
         if copy.bring():
             sign(here, os.fspath(address))
+            with contextlib.suppress(OSError, StoreError, FileNotFoundError, ValueError):  # the record does without
+                bring_stacks(store, here)
             with contextlib.suppress(OSError):  # a run is as old as what was published last
                 os.utime(here / layout.EVENTS, (copy.manifest.written, copy.manifest.written))
         else:

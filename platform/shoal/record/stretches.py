@@ -14,8 +14,6 @@ __all__ = ["GROWS", "Known", "files_of", "holds", "read_at"]
 
 GROWS = ".jsonl"
 """Ending of the names of files whose lines count one by one; of all others only the whole counts."""
-FOLDERS = ("stacks", "profiles")
-"""Of a run directory's folders, those that belong to its record."""
 FIRST = (layout.RUN, layout.REPORT, layout.STATUS, layout.PLAN)
 LAST = (layout.STEPS, layout.SAMPLES, layout.EVENTS)
 """What is written after others and tells of them is looked at before them."""
@@ -27,9 +25,6 @@ def files_of(folder: Path) -> list[str]:
     found = {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
     found -= {layout.LEASE}
     middle = sorted(found - set(FIRST) - set(LAST))
-    for inner in FOLDERS:
-        for path, _, names in os.walk(folder / inner):
-            middle += sorted((Path(path) / name).relative_to(folder).as_posix() for name in names if name[0] != ".")
     return [name for name in FIRST if name in found] + middle + [name for name in LAST if name in found]
 
 

@@ -62,7 +62,8 @@ class Loop:
         thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, lambda: self.meeting.secret)
         if local_folder(job.place) is None:  # then it is the controller's own, of which this node may have none
             setup.rundir.mkdir(parents=True, exist_ok=True)
-        injector, profiler = Injector(job.inject, job.place), Profiler(setup.name, setup.rundir, self.voice.noted)
+        injector = Injector(job.inject, job.place)
+        profiler = Profiler(setup.name, setup.rundir, job.place, self.voice.noted)
         told = (self.voice.saved, self.voice.not_saved, self.voice.noted)
         last = LastResort(timeouts.abort)
         local = job.checkpoint.local
@@ -121,7 +122,7 @@ class Loop:
             case orders.Published(number):
                 self.link.published(number)
             case orders.Fence(pid, worker):
-                fence_soon(pid, worker, self.setup.rundir)
+                fence_soon(pid, worker, self.setup.rundir, self.kit.job.place)
             case _:
                 return self.rendezvous.heard(order)
         return True

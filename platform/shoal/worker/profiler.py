@@ -14,6 +14,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from shoal.names import profile_file
 from shoal.protocol import orders
+from shoal.record.beside import publish
+from shoal_core.errors import UserError
 
 __all__ = ["Profiler"]
 
@@ -24,11 +26,11 @@ Done = Callable[[int, dict[str, Any]], None]
 
 
 class Profiler:
-    """Of the worker `name` of the run in the folder `run`. `done`: called with a step and the fields of an event, whose
-    `kind` is `profile`, when a file is there or will not be."""
+    """Of the worker `name` of the run at the address `place`, whose folder on this node is `run`. `done`: called with a
+    step and the fields of an event, whose `kind` is `profile`, when a file is there or will not be."""
 
-    def __init__(self, name: str, run: Path, done: Done) -> None:
-        self._name, self._run, self._done = name, run, done
+    def __init__(self, name: str, run: Path, place: str, done: Done) -> None:
+        self._name, self._run, self._place, self._done = name, run, place, done
         self.wanted: orders.Profile | None = None
         """Written by the link's thread; the newest counts."""
         self._going: tuple[orders.Profile, Any] | None = None
@@ -68,6 +70,9 @@ class Profiler:
             try:
                 (self._run / path).parent.mkdir(exist_ok=True)
                 save(self._run / path)
+                publish(self._place, self._run, path)
+            except UserError as error:
+                problem = f"it stays on its node: {error.problem}"
             except (OSError, RuntimeError) as error:
                 problem = f"{type(error).__name__}: {error}"
             self._done(last, {"kind": "profile", "steps": [first, last], "path": path, "problem": problem})
