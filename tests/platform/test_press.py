@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shoal.control import press as press_module
 from shoal.control.lag import BOUND, PERIOD
 from shoal.control.lifelines import Line
-from shoal.control.press import LATE, LONGEST, Press, patiently
+from shoal.control.press import LATE, LONGEST, Press, persistently
 from shoal.protocol import orders
 from shoal.protocol.greeting import Greeting
 from shoal.record.lease import LeaseLost
@@ -195,7 +195,7 @@ def test_a_store_that_does_not_answer_yet_is_asked_again_and_what_is_refused_is_
             raise answer
         return cast(Publisher, answer)
 
-    assert cast(str, patiently(take)) == "publisher"
+    assert cast(str, persistently(take)) == "publisher"
     answers[:] = [UserError("damaged")]
     with pytest.raises(UserError, match="damaged"):
-        patiently(take)
+        persistently(take)

@@ -25,7 +25,7 @@ from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
 from shoal.control.mishaps import Mishaps
 from shoal.control.orders import carry_out, sweep
-from shoal.control.press import Press, patiently
+from shoal.control.press import Press, persistently
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
 from shoal.control.scribe import Metrics, Scribe
@@ -92,7 +92,7 @@ class Controller:
         self.outcome: tuple[str, str] | None = None
         self.ended = asyncio.Event()
         # what is done
-        self.publisher = None if local_folder(job.place) else patiently(partial(hold, job.place, session, rundir))
+        self.publisher = None if local_folder(job.place) else persistently(partial(hold, job.place, session, rundir))
         self.lease = Lease(rundir, session)
         self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
         self.mishaps = Mishaps(self.failed)

@@ -34,7 +34,7 @@ LAST = 60.0
 """Seconds at the end of a run in which its store may come to itself."""
 
 
-def patiently(take: Callable[[], Publisher]) -> Publisher:
+def persistently(take: Callable[[], Publisher]) -> Publisher:
     """What `take` returns, as soon as the store answers: the workers of a run that is to be taken over train on.
 
     Raises:

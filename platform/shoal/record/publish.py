@@ -55,9 +55,10 @@ class Publisher:
             LeaseLost: another session has the record: nothing was published, and never will be from here.
             StoreError: the store does not take it; try again later. OSError: the folder cannot be read.
         """
+        now = time.time()
         with self._look() as seen:
             files = {name: self._parts(name, file, size) for name, (file, size) in seen.items()}
-            wanted, old = with_files(self._grip.manifest, files, time.time(), self._keep)
+            wanted, old = with_files(self._grip.manifest, files, now, self._keep)
             done = self._grip.swap(wanted)
             self._astray -= self._grip.manifest.names()
             if not done:
