@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from shoal_core.ckpt.across import Share
 from shoal_core.ckpt.errors import Damaged, Unfit
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.pieces import Piece
+from shoal_core.ckpt.plan import Holder
+from shoal_core.ckpt.read import Scattered
 from shoal_core.ckpt.retention import Keep, Saved
 from shoal_core.ckpt.stage import Stage
 from shoal_core.ckpt.state import held
@@ -43,17 +46,26 @@ OURS = "shoal."
 """Begins the names of what the platform adds to a state: a checkpoint may be without it."""
 
 
-def load(folder: Folder, state: dict[str, Any], process_group: Any, disk: Store | None = None) -> Loaded:
+def load(
+    folder: Folder,
+    state: dict[str, Any],
+    process_group: Any,
+    disk: Store | None = None,
+    memory: Callable[[Group, int], AbstractContextManager[Mapping[str, tuple[Holder, Scattered]]]] | None = None,
+) -> Loaded:
     """Fill the tensors of `state` (any mesh) from a checkpoint, collectively over `process_group`: every rank reads its
-    part of it, no byte of which is believed before it is verified; from its node's `disk` what is whole there.
+    part of it, no byte of which is believed before it is verified; from the `memory` of the ranks what they tell each
+    other that they have of the state of these steps, and from its node's `disk` what is whole there.
 
     Raises:
         Damaged: the checkpoint is not what was committed. Unfit: it holds another state.
         RuntimeError: a peer is gone. Others as `together.load`.
     """
     nearer = [] if disk is None else [Folder(disk, folder.name)]
-    loaded = together.load(folder, state, Group(process_group), lambda name: name.startswith(OURS), nearer)
-    logger.info("%s: %d bytes read, of them %d from this node's disk", folder.address, loaded.bytes, loaded.near)
+    peers, steps = Group(process_group), folder.steps
+    with contextlib.nullcontext({}) if memory is None or steps is None else memory(peers, steps) as remembered:
+        loaded = together.load(folder, state, peers, lambda name: name.startswith(OURS), nearer, remembered)
+    logger.info("%s: %d bytes read, of them %d not from the storage", folder.address, loaded.bytes, loaded.near)
     return loaded
 
 

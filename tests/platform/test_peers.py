@@ -8,8 +8,9 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,18 +20,25 @@ from shoal.protocol.codec import encode
 from shoal.protocol.copying import Coming, Enter, Look, Ranges, Whole
 from shoal.protocol.greeting import VERSION, Challenge
 from shoal.protocol.orders import Keeper
+from shoal.timeouts import Timeouts
 from shoal.worker import peers as peers_module
 from shoal.worker.copies import CopyServer, LostCopy
-from shoal.worker.courier import fill
+from shoal.worker.courier import Courier, fill
 from shoal.worker.peers import Peer, push
 from shoal.worker.shelf import Held, Shelf, copy_name, heard_tables
 from shoal_core.ckpt import gather as gather_module
+from shoal_core.ckpt import pieces as pieces_module
 from shoal_core.ckpt import plan as plan_module
 from shoal_core.ckpt import read as read_module
+from shoal_core.ckpt import together
 from shoal_core.ckpt.boxes import Box, whole
+from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.pieces import Piece
+from shoal_core.ckpt.state import bytes_of
 from shoal_core.ckpt.tables import heard, table_of
+from shoal_core.ckpt.together import Loaded
 from shoal_core.errors import StoreError
+from tests.support.ranks import on_ranks
 
 SHAPES = {"wte": (130, 64), "experts": (8, 24, 16), "norm": (64,), "half": (130, 32), "shoal.exponent.0": (3,)}
 LAYERS = {"a": {"wte", "norm", "shoal.exponent.0"}, "b": {"experts", "half"}}
@@ -322,6 +330,61 @@ def test_no_more_is_held_than_a_few_blocks_beside_the_state(monkeypatch: pytest.
         filled(shard, having)
         assert shard.holds(state)
         assert (0 < alive["most"] <= most) if most else alive["most"] == 0
+
+
+def content(mesh: str, rank: int, state: Mapping[str, torch.Tensor]) -> dict[Piece, memoryview]:
+    """What a rank has of a state, to be saved."""
+    return {piece: bytes_of(part.clone()) for piece, part in Shard(mesh, rank, state).parts}
+
+
+@pytest.mark.parametrize(("before", "count", "after", "ranks"), MESHES[:4])
+def test_a_restore_takes_from_memory_what_is_there_and_the_rest_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, count: int, after: str, ranks: int
+) -> None:
+    """The last rank of the new cell keeps copies of all old ranks but the first; a state of another history, or a
+    holder that does not answer, changes no bit of what is loaded."""
+    monkeypatch.setattr(pieces_module, "SMALLEST", 512)
+    state = whole_state()
+    folder = Folder.at(tmp_path / "step-00000007")
+    saved = on_ranks(
+        count, lambda peer: together.save(folder, 0, content(before, peer.rank, state), peer, {"steps": 7})
+    )
+    assert saved == [saved[0]] * count
+    monkeypatch.setattr(together, "held", lambda parts: dict(parts.values()))
+    keeper = server()
+
+    def keep(held: Mapping[str, torch.Tensor]) -> None:
+        for rank in range(1, count):
+            push(Shard(before, rank, held).held(), rank, 7, Keeper(keeper.address), "s", timeout=60)
+
+    def load() -> tuple[int, int]:
+        """Bytes that were read, and those of them that were not from the store."""
+
+        def one(peer: Any) -> Loaded:
+            courier, shard = Courier(Timeouts(60.0), lambda: "s"), Shard(after, peer.rank)
+            courier.copies = keeper if peer.rank == ranks - 1 else server()
+            parts = {piece.name: (piece, part) for piece, part in shard.parts}
+            with courier.remembered(peer, 7) as memory:
+                found = together.load(folder, parts, peer, lambda name: False, memory=memory)
+            assert shard.holds(state)
+            return found
+
+        found = on_ranks(ranks, one)
+        return sum(loaded.bytes for loaded in found), sum(loaded.near for loaded in found)
+
+    keep(state)
+    total, near = load()
+    first = Shard(before, 0, state).bytes
+    assert total - 1.5 * first * ranks <= near < total
+    assert near > 0
+    keep({name: tensor + 1 for name, tensor in state.items()})
+    assert load() == (total, 0)
+    keep(state)
+    gone = SimpleNamespace(shelf=keeper.shelf, address=("127.0.0.1", 1))
+    keeper = cast(CopyServer, gone)
+    found, own = load()
+    assert found == total
+    assert own < near or (ranks == 1 and own == near), "who keeps them has them still"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ def restored(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[int, list[
 
     monkeypatch.setattr(checkpoint, "load", load)
     job = SimpleNamespace(checkpoint=SimpleNamespace(every=0))
-    kit: Any = SimpleNamespace(groups=SimpleNamespace(pause=pauses.append), disk=None, job=job)
+    kit: Any = SimpleNamespace(
+        groups=SimpleNamespace(pause=pauses.append), disk=None, job=job, courier=SimpleNamespace(remembered=None)
+    )
     return World(ORDER, kit)._loaded(Folder(open_store("/nowhere"), "step-00000007"), {}, None), pauses
 
 

@@ -18,7 +18,7 @@ from shoal_core.ckpt.plan import Want
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Table", "heard", "in_order", "octets", "table_of", "told"]
+__all__ = ["Table", "heard", "in_order", "merged", "octets", "table_of", "told"]
 
 Table = Mapping[str, Tensor]
 """Names of tensors, and the parts that somebody has of them."""
@@ -65,6 +65,18 @@ def in_order(
         targets[name] = [octets(tensor)]
         at += tensor.nbytes
     return table, wanted, targets
+
+
+def merged(tables: Iterable[Table]) -> Table:
+    """What one holder has by several tables; of a tensor that is of two kinds, what is of the first."""
+    found: dict[str, Tensor] = {}
+    for table in tables:
+        for name, tensor in table.items():
+            known = found.get(name, tensor)
+            if (known.dtype, known.shape) == (tensor.dtype, tensor.shape):
+                blocks = () if name not in found else known.blocks
+                found[name] = Tensor(tensor.dtype, tensor.shape, (*blocks, *tensor.blocks))
+    return found
 
 
 def told(table: Table) -> bytes:

@@ -17,7 +17,8 @@ from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.gather import gather
 from shoal_core.ckpt.pieces import Piece, block_bytes, deal
 from shoal_core.ckpt.plan import Holder
-from shoal_core.ckpt.read import Source
+from shoal_core.ckpt.read import Scattered, Source
+from shoal_core.ckpt.remembered import Remembered
 from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
@@ -244,10 +245,12 @@ def load(
     peers: Peers,
     optional: Callable[[str], bool],
     nearer: Sequence[Source] = (),
+    memory: Mapping[str, tuple[Holder, Scattered]] | None = None,
 ) -> Loaded:
     """Fill the tensors of `state`, sharded over any mesh, from the checkpoint in `folder`: every rank reads its part
     and verifies it. optional: whether a tensor may be missing there, and stays as it is then. nearer: what may hold
-    some of its files too, the nearest first; what is damaged or missing there is read from the next. Collective.
+    some of its files too, the nearest first; what is damaged or missing there is read from the next. memory: who has
+    parts of that state in memory, which are nearer still (see `Remembered`). Collective.
 
     Raises:
         Damaged: what some rank read is not what was committed; `state` holds anything then.
@@ -258,13 +261,16 @@ def load(
     own: Exception | None = None
     steps = 0
     try:
-        checkpoint = Checkpoint.open(folder, files=not nearer)
+        checkpoint = Checkpoint.open(folder, files=not nearer and not memory)
         steps = checkpoint.steps
         known = checkpoint.index.tensors
         state = {name: tensor for name, tensor in state.items() if name in known or not optional(name)}
         wanted, targets = destinations(held(state).items())
-        sources = {str(number): source for number, source in enumerate([*nearer, folder])}
+        sources: dict[str, Source] = {str(number): source for number, source in enumerate([*nearer, folder])}
         holders = {name: Holder(known, number) for number, name in enumerate(sources)}
+        if memory:
+            remembered = Remembered(checkpoint.index, wanted, memory)
+            sources["memory"], holders["memory"] = remembered, Holder(remembered.table, -1)
         given = gather(holders, sources, wanted, targets, folder.address)
         near = given.total() - given[str(len(nearer))]
         word = {"seal": checkpoint.marker["seal"], "bytes": given.total(), "near": near}

@@ -8,16 +8,16 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from shoal.checkpoint import OURS
+from shoal.checkpoint import OURS, Group
 from shoal.protocol.orders import Keeper, Recall
 from shoal.saving.deadline import Speed
 from shoal.timeouts import Timeouts
-from shoal.worker.copies import LostCopy
+from shoal.worker.copies import CopyServer, LostCopy
 from shoal.worker.peers import Peer, push
 from shoal.worker.shelf import Held, Shelf, copy_name
 from shoal.worker.snapshot import Kept, Snapshot
@@ -27,7 +27,7 @@ from shoal_core.ckpt.gather import gather
 from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.plan import Holder
 from shoal_core.ckpt.state import destinations, held
-from shoal_core.ckpt.tables import Table, in_order, table_of
+from shoal_core.ckpt.tables import Table, in_order, merged, table_of
 from shoal_core.errors import StoreError
 
 __all__ = ["Courier", "fill", "placed"]
@@ -46,6 +46,8 @@ class Courier:
         self._sending: threading.Thread | None = None
         self._table: tuple[weakref.ref[Step], int, Table] | None = None
         self.keeper: Keeper | None = None
+        self.copies: CopyServer | None = None
+        """What this worker holds for others, if it holds anything."""
         self._speed = Speed()
 
     @property
@@ -82,6 +84,28 @@ class Courier:
         """What a worker that stands between two steps has of the state, for as long as it does."""
         steps = step.steps
         return Held(step.tensors(), self.table(step), lambda: step.steps == steps and not step.torn)
+
+    @contextlib.contextmanager
+    def remembered(self, peers: Group, steps: int) -> Iterator[Mapping[str, tuple[Holder, Peer | Shelf]]]:
+        """What the ranks of a cell have of the state after so many steps: copies that they keep, and shards of their
+        own. Collective.
+
+        Raises:
+            RuntimeError: a peer is gone.
+        """
+        shelf, address = (None, None) if self.copies is None else (self.copies.shelf, self.copies.address)
+        mine = [] if shelf is None else [name for name in shelf.names("") if name.endswith(f"/{steps}")]
+        sources: dict[str, tuple[Peer | Shelf, list[str]]] = {}
+        with contextlib.ExitStack() as open_ones:
+            for rank, (where, names) in enumerate(peers.exchange([address, mine])):
+                if names and rank == peers.rank and shelf is not None:
+                    sources[str(rank)] = shelf, names
+                elif names:
+                    peer = Peer(tuple(where), self._secret(), self._timeouts.build)
+                    sources[str(rank)] = open_ones.enter_context(peer), names
+            found = looked(sources)
+            own = str(peers.rank)
+            yield {key: (Holder(table, int(key != own)), sources[key][0]) for key, table in found.items()}
 
     def _send(self, snapshot: Snapshot, kept: Kept, table: Table, rank: int, steps: int, keeper: Keeper) -> None:
         # without the keeper's word to the controller it is no copy
@@ -157,7 +181,8 @@ def fill(
             key: shelf if key == own else open_ones.enter_context(Peer(address, secret, timeout))
             for key, address in addresses.items()
         }
-        holders = found(sources, name)
+        tables = looked({key: (source, [name]) for key, source in sources.items()})
+        holders = {key: Holder(table) for key, table in tables.items()}
         known = {tensor for holder in holders.values() for tensor in holder.table}
         wanted = {one: want for one, want in wanted.items() if one in known or not one.startswith(OURS)}
         try:
@@ -166,15 +191,17 @@ def fill(
             raise LostCopy(f"the state cannot be put together: {error.problem}") from error
 
 
-def found(sources: Mapping[str, Peer | Shelf], name: str) -> dict[str, Holder]:
-    """Who has what by this name; who does not answer has nothing."""
+def looked(sources: Mapping[str, tuple[Peer | Shelf, Sequence[str]]]) -> dict[str, Table]:
+    """Who has what by these names; who does not answer has nothing."""
 
-    def look(source: Peer | Shelf) -> Table:
+    def look(one: tuple[Peer | Shelf, Sequence[str]]) -> Table:
+        source, names = one
         try:
-            return source.tables(name).get(name, {})
+            found = source.tables(names[0] if len(names) == 1 else "")
         except StoreError:
             return {}
+        return merged(found[name] for name in names if name in found)
 
     with ThreadPoolExecutor(LOOKS, thread_name_prefix="look") as pool:
         tables = dict(zip(sources, pool.map(look, sources.values()), strict=True))
-    return {key: Holder(table) for key, table in tables.items() if table}
+    return {key: table for key, table in tables.items() if table}

@@ -60,6 +60,7 @@ class Loop:
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
         thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, lambda: self.meeting.secret)
+        courier.copies = self.copies
         if local_folder(job.place) is None:  # then it is the controller's own, of which this node may have none
             setup.rundir.mkdir(parents=True, exist_ok=True)
         injector = Injector(job.inject, job.place)

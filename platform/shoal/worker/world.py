@@ -153,11 +153,11 @@ class World:
         """
         for pause in PAUSES:
             try:
-                return checkpoint.load(folder, state, group, self.kit.disk).steps
+                return checkpoint.load(folder, state, group, self.kit.disk, self.kit.courier.remembered).steps
             except StoreError as error:
                 logger.warning("the checkpoint is asked for again in %.0f s: %s", pause, error)
             self.kit.groups.pause(pause)
-        return checkpoint.load(folder, state, group, self.kit.disk).steps
+        return checkpoint.load(folder, state, group, self.kit.disk, self.kit.courier.remembered).steps
 
     def cut(self) -> None:
         """Free the training thread, which may be blocked in a collective of the cell. Any thread."""
