@@ -156,7 +156,7 @@ def read_by(index: Index, shapes: list[tuple[int, str, str, tuple[int, ...]]], r
 
 def going(held: list[list[Piece]], args: argparse.Namespace) -> dict[str, Any]:
     """What a node of the first stage that is about to go writes, and whether it has the time."""
-    dealt = deal(held[: args.gpus // STAGES], range(SLOTS))
+    dealt = deal(held[: args.gpus // STAGES], dict.fromkeys(range(SLOTS), 0.0))
     size = sum(piece.bytes for pieces in dealt[:SLOTS] for piece in pieces)
     seconds = size / args.store / 1e9
     return {"bytes": size, "seconds_to_the_store": seconds, "in_time": seconds < args.notice}

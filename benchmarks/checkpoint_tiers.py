@@ -5,8 +5,9 @@
 One worker with the whole state of a preset (parameters and both moments in float32). `step`: forward, backward and
 AdamW on so many tokens; `copy to memory`: for how long training stands still for a snapshot; `recall`: the state back
 from a keeper in another process, over TCP; `restore`: from a checkpoint whose files are not in the page cache, and
-`restore (cached)`: in it. `recall` reads nothing of the storage. Medians; the ways take turns. Of a save by way of a
-disk the bytes are counted that either place got.
+`restore (cached)`: in it. `recall` reads nothing of the storage. Medians; the ways take turns. `processor_seconds` are
+of this process alone, as where a keeper has a machine of its own. Of a save by way of a disk the bytes are counted that
+either place got.
 """
 
 from __future__ import annotations
@@ -94,21 +95,25 @@ def measure(args: argparse.Namespace, folder: Path, keeper: Keeper) -> dict[str,
         "restore (cached)": lambda: load(place, state, None),
     }
     times: dict[str, list[float]] = {}
+    worked: dict[str, list[float]] = {}
     for _ in range(args.repeats + 1):
         for way, work in ways.items():
             if way == "restore":
                 forget(folder / "store")
-            start = time.perf_counter()
+            start, before = time.perf_counter(), time.process_time()
             work()
             times.setdefault(way, []).append(time.perf_counter() - start)
-    found = {way: statistics.median(seconds[1:]) for way, seconds in times.items()}
+            worked.setdefault(way, []).append(time.process_time() - before)
+    found, busy = ({way: statistics.median(s[1:]) for way, s in one.items()} for one in (times, worked))
     size = sum(block.bytes for _, block in Checkpoint.open(place).index.blocks())
     return {
         "state_bytes": size,
         "seconds": found,
+        "processor_seconds": busy,
         "copy_of_a_step": found["copy to memory"] / found["step"],
         "recall_sooner_than_restore": found["restore"] / found["recall"],
         "recall_sooner_than_cached_restore": found["restore (cached)"] / found["recall"],
+        "recall_less_work_than_restore": busy["restore"] / busy["recall"],
         "written_of_state": {where: bytes_ / size for where, bytes_ in written.items()},
     }
 
