@@ -117,8 +117,8 @@ def test_where_the_files_are_is_told(run: Path, tmp_path: Path) -> None:
 def test_a_mesh_is_told_in_words() -> None:
     assert mesh({"pp": 2, "fsdp": 1, "ep": 4, "ep_node": 1}) == "pp 2, ep 4"
     assert (mesh({"pp": 1}), mesh(None), mesh("x")) == ("1", "", "")
-    assert tier(("disk", {"files": 1, "of": 2, "bytes": 5})) == "disk 1 of 2 files"
-    assert tier(("storage", {"files": 2, "of": 2, "bytes": 5})) == "storage"
+    assert tier("disk", {"files": 1, "of": 2, "bytes": 5}) == "disk 1 of 2 files"
+    assert tier("storage", {"files": 2, "of": 2, "bytes": 5}) == "storage"
 
 
 def test_a_marker_of_somebody_else_acts_on_nothing(run: Path) -> None:

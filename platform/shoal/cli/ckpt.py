@@ -47,14 +47,15 @@ def list_(address: Any_, storage: Storage = None, as_json: AsJson = False, local
         print(json.dumps(found))
         return
     heads = ("steps", "bytes", "workers", "mesh", "samples", "tokens", "bits/byte", "saved", "tiers", "state")
-    table = Table(*heads, "address")
+    table = Table(*heads)
+    table.add_column("address", overflow="fold")
     for one in found:
         saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(one["time"])) if one["time"] else ""
         figures = (f"{one[name]:,}" if one[name] is not None else "" for name in ("steps", "bytes"))
         rest = (one[name] if one[name] is not None else "" for name in ("samples", "tokens"))
         bpb = f"{one['bpb']:.4f}" if one["bpb"] is not None else ""
         workers = "" if one["workers"] is None else one["workers"]
-        places = ", ".join(map(tier, one["tiers"].items()))
+        places = ", ".join(tier(place, there) for place, there in one["tiers"].items() if there["files"])
         cells = (*figures, workers, mesh(one["mesh"]), *rest, bpb, saved, places, one["state"], one["address"])
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
@@ -253,9 +254,8 @@ def local_of(folder: Folder) -> str | None:
     return None
 
 
-def tier(found: tuple[str, dict[str, int]]) -> str:
+def tier(place: str, there: dict[str, int]) -> str:
     """A place where a checkpoint's files are, in words."""
-    place, there = found
     return place if there["files"] == there["of"] else f"{place} {there['files']} of {there['of']} files"
 
 
