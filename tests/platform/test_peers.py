@@ -134,11 +134,16 @@ def holders(mesh: str, count: int, cells: int, state: Mapping[str, torch.Tensor]
 
 
 def filled(
-    shard: Shard, having: Mapping[str, CopyServer], own: str = "", turn: int = 0, secret: str = "s"
+    shard: Shard,
+    having: Mapping[str, CopyServer],
+    own: str = "",
+    turn: int = 0,
+    secret: str = "s",
+    timeout: float = 60,
 ) -> Counter[str]:
     addresses = {key: one.address for key, one in having.items()}
     shelf = having[own].shelf if own else Shelf()
-    return fill(step_of(shard), NAME, addresses, shelf, own, secret, timeout=60, turn=turn)
+    return fill(step_of(shard), NAME, addresses, shelf, own, secret, timeout, turn)
 
 
 @pytest.fixture(autouse=True)
@@ -261,24 +266,29 @@ def dies(self: Faulty, line: socket.socket, content: bytes) -> None:
     line.shutdown(socket.SHUT_RDWR)
 
 
+def hangs(self: Faulty, line: socket.socket, content: bytes) -> None:
+    line.sendall(content[:1])
+    line.recv(1)  # until the other side closes it
+
+
 def damages(self: Faulty, line: socket.socket, content: bytes) -> None:
     line.sendall(bytes([content[0] ^ 1]) + content[1:])
 
 
-@pytest.mark.parametrize("fault", [dies, damages])
+@pytest.mark.parametrize("fault", [dies, hangs, damages])
 def test_what_one_does_not_give_whole_comes_from_another(fault: Any) -> None:
     state = whole_state()
     having: dict[str, Any] = holders("fsdp 4", 4, 1, state)
     bad = having["1.2"] = Faulty(Shard("fsdp 4", 2, state).held(), fault)
-    shard = Shard("fsdp 2", 1)
-    given = filled(shard, having)
+    shard, patience = Shard("fsdp 2", 1), 3.0 if fault is hangs else 60.0
+    given = filled(shard, having, timeout=patience)
     assert bad.sent > 0, "it was asked"
     assert shard.holds(state)
     assert given["1.2"] == 0
     assert given.total() == shard.bytes
     del having["0.2"]
     with pytest.raises(LostCopy, match=f"{NAME} in the memory of 127.0.0.1"):
-        filled(Shard("fsdp 2", 1), having)
+        filled(Shard("fsdp 2", 1), having, timeout=patience)
 
 
 def test_who_has_no_secret_gets_nothing_and_what_nobody_has_is_named() -> None:

@@ -35,9 +35,8 @@ def table_of(placed: Iterable[tuple[Piece, torch.Tensor]], tensors: Sequence[tor
     """What `tensors`, one after the other, hold. placed: the parts of a state that lie in their memory. What lies
     elsewhere is not in it, and cannot be had by its name."""
     ends = [0, *accumulate(tensor.nbytes for tensor in tensors)]
-    places = sorted((tensor.data_ptr(), end) for tensor, end in zip(tensors, ends, strict=False) if tensor.nbytes)
-    starts = [start for start, _ in places]
-    sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.nbytes}
+    places = sorted((tensor.data_ptr(), tensor.nbytes, at) for tensor, at in zip(tensors, ends, strict=False))
+    starts = [start for start, *_ in places]
     found: dict[str, list[Block]] = {}
     kinds: dict[str, Piece] = {}
     for piece, local in placed:
@@ -46,8 +45,8 @@ def table_of(placed: Iterable[tuple[Piece, torch.Tensor]], tensors: Sequence[tor
         nearest = bisect_right(starts, local.data_ptr()) - 1
         if not local.nbytes or nearest < 0 or not local.is_contiguous():
             continue
-        start, at = places[nearest]
-        if local.data_ptr() + local.nbytes <= start + sizes[start]:
+        start, size, at = places[nearest]
+        if local.data_ptr() + local.nbytes <= start + size:
             blocks.append(Block(piece.box, "", at + local.data_ptr() - start, local.nbytes, ""))
     return {name: Tensor(kinds[name].dtype, kinds[name].shape, tuple(blocks)) for name, blocks in found.items()}
 
