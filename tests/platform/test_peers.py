@@ -23,7 +23,7 @@ from shoal.protocol.orders import Keeper
 from shoal.timeouts import Timeouts
 from shoal.worker import peers as peers_module
 from shoal.worker.copies import CopyServer, LostCopy
-from shoal.worker.courier import Courier, fill
+from shoal.worker.courier import Courier, fill, put_together
 from shoal.worker.peers import Peer, push
 from shoal.worker.shelf import Held, Shelf, copy_name, heard_tables
 from shoal_core.ckpt import gather as gather_module
@@ -207,18 +207,15 @@ def test_copies_that_are_kept_for_others_are_put_together_in_another_shape() -> 
     state, keeper = whole_state(), server()
     for rank in range(4):
         push(Shard("ep 4 moved", rank, state).held(), rank, 7, Keeper(keeper.address), "s", timeout=60)
-    with Peer(keeper.address, "s", 60) as peer:
-        tables = peer.tables("copy/")
-        assert tables.keys() == {copy_name(rank, 7) for rank in range(4)}
-    having = {}
-    for rank in range(4):
-        one = having[f"0.{rank}"] = server()
-        held = keeper.shelf.get(copy_name(rank, 7))
-        assert held is not None
-        one.shelf.put(NAME, held)
+    names = [copy_name(rank, 7) for rank in range(4)]
+    for rank in range(3):
+        shard = Shard("fsdp 3", rank)
+        given = put_together(step_of(shard), {"keeper": (keeper.address, names)}, Shelf(), "", "s", timeout=60)
+        assert given == {"keeper": shard.bytes}
+        assert shard.holds(state)
     shard = Shard("fsdp 3", 1)
-    assert filled(shard, having).total() == shard.bytes
-    assert shard.holds(state)
+    with pytest.raises(LostCopy, match="nobody has experts"):
+        put_together(step_of(shard), {"keeper": (keeper.address, names[1:])}, Shelf(), "", "s", timeout=60)
 
 
 class Faulty:

@@ -30,7 +30,7 @@ from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.tables import Table, in_order, merged, table_of
 from shoal_core.errors import StoreError
 
-__all__ = ["Courier", "fill", "placed"]
+__all__ = ["Courier", "fill", "placed", "put_together"]
 
 LOOKS = 16
 """Workers that are asked at once for what they hold."""
@@ -167,10 +167,25 @@ def fill(
     timeout: float,
     turn: int = 0,
 ) -> Counter[str]:
-    """Fill a worker's new shard from what others, and itself, hold by this name, whatever shape they held it in: each
-    range once, from itself what it has, and about equally from the others. `addresses`: of the holders, by their
-    names; `own`: which of them this worker is, which it has on its own shelf; `turn`: another for each reader. Returns
-    the bytes that are of each. What the state is of (`Step.healed`) is the caller's to say.
+    """Fill a worker's new shard from what others, and itself, hold by this name. `addresses`: of the holders, by their
+    names. Others, and what it raises, as `put_together`."""
+    holders = {key: (address, [name]) for key, address in addresses.items()}
+    return put_together(step, holders, shelf, own, secret, timeout, turn)
+
+
+def put_together(
+    step: Step,
+    holders: Mapping[str, tuple[Address, Sequence[str]]],
+    shelf: Shelf,
+    own: str,
+    secret: str,
+    timeout: float,
+    turn: int = 0,
+) -> Counter[str]:
+    """Fill a worker's new shard from what others, and itself, hold of one state, whatever shape they held it in: each
+    range once, from itself what it has, and about equally from the others. `holders`: where each is, and the names of
+    what it holds; `own`: which of them this worker is, which has it on its own `shelf`; `turn`: another for each
+    reader. Returns the bytes that are of each. What the state is of (`Step.healed`) is the caller's to say.
 
     Raises:
         LostCopy: some range is not to be had; the shard is nobody's then.
@@ -179,14 +194,14 @@ def fill(
     with contextlib.ExitStack() as open_ones:
         sources: dict[str, Peer | Shelf] = {
             key: shelf if key == own else open_ones.enter_context(Peer(address, secret, timeout))
-            for key, address in addresses.items()
+            for key, (address, _) in holders.items()
         }
-        tables = looked({key: (source, [name]) for key, source in sources.items()})
-        holders = {key: Holder(table) for key, table in tables.items()}
-        known = {tensor for holder in holders.values() for tensor in holder.table}
+        tables = looked({key: (source, holders[key][1]) for key, source in sources.items()})
+        known = {tensor for table in tables.values() for tensor in table}
         wanted = {one: want for one, want in wanted.items() if one in known or not one.startswith(OURS)}
+        having = {key: Holder(table) for key, table in tables.items()}
         try:
-            return gather(holders, sources, wanted, targets, name, own=own, turn=turn)
+            return gather(having, sources, wanted, targets, "the workers' memory", own=own, turn=turn)
         except (Damaged, StoreError, Unfit) as error:
             raise LostCopy(f"the state cannot be put together: {error.problem}") from error
 
