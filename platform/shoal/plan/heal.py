@@ -78,6 +78,8 @@ class Healer:
         self.spread = Spread(cells, self.where, site)
         self.own: dict[int, Counter[str]] = {}
         """Nodes of each cell's members."""
+        self.near: dict[Seat, tuple[set[Domain], set[Domain]]] = {}
+        """Racks and zones of each stage's members, by the stage's first seat."""
         self.alike: dict[Key, dict[str, None]] = defaultdict(dict)
         """Nodes that differ at most in what sits on them."""
         for node in sorted(self.free):
@@ -102,6 +104,21 @@ class Healer:
         if cell not in self.own:
             self.own[cell] = self.nodes(cell, range(self.mesh.workers))
         return self.own[cell]
+
+    def stage(self, seat: Seat) -> tuple[set[Domain], set[Domain]]:
+        """Racks and zones of the members of a seat's stage."""
+        ranks = self.mesh.stage(seat.rank)
+        first = Seat(seat.cell, ranks.start)
+        if first not in self.near:
+            self.near[first] = (set(), set())
+            for node in self.nodes(seat.cell, ranks):
+                self.meet(first, node)
+        return self.near[first]
+
+    def meet(self, first: Seat, node: str) -> None:
+        """A stage has a member on a node."""
+        for found, level in zip(self.near[first], ("rack", "zone"), strict=True):
+            found.add(self.site(node).domain(level, node))
 
     def doubled(self, seat: Seat, node: str) -> bool:
         """Whether a node holds, or would hold, another copy of a seat's shard."""
@@ -173,6 +190,9 @@ class Healer:
     def put(self, seat: Seat, node: str) -> None:
         self.spread.count(seat.rank, node)
         self.cell(seat.cell)[node] += 1
+        first = Seat(seat.cell, self.mesh.stage(seat.rank).start)
+        if first in self.near:
+            self.meet(first, node)
         self.placed[seat] = node
         self.occupy(node, 1)
 
@@ -181,6 +201,7 @@ class Healer:
         node = self.placed.pop(seat)
         self.spread.count(seat.rank, node, -1)
         self.cell(seat.cell)[node] -= 1
+        self.near.pop(Seat(seat.cell, self.mesh.stage(seat.rank).start), None)
         self.occupy(node, -1)
 
     def occupy(self, node: str, slots: int) -> None:
@@ -201,8 +222,7 @@ class Healer:
         """The node for as many as can be of a group's or stage's seats."""
         cell, rank = seats[0].cell, seats[0].rank
         own, mates = self.cell(cell), self.nodes(cell, self.mesh.group(rank))
-        near = [self.site(node) for node in self.nodes(cell, self.mesh.stage(rank))]
-        racks, zones = {(site.zone, site.rack) for site in near}, {site.zone for site in near}
+        racks, zones = self.stage(seats[0])
         shards = [self.spread.of(seat.rank) for seat in seats]
         on_node: set[Domain] = set().union(*(shard["node"] for shard in shards))
 
@@ -221,7 +241,7 @@ class Healer:
                 held("zone", (site.zone,)),
                 self.busy[node] > own[node],
                 (site.zone, site.rack) not in racks,
-                site.zone not in zones,
+                (site.zone,) not in zones,
                 node not in own,
                 self.free[node],
                 node,
