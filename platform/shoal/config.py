@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -89,6 +89,32 @@ class Snapshots(Section):
         return self.every != 0 and self.elsewhere
 
 
+class Elastic(Section):
+    """What may change of the cells' shape, where that puts more of the living workers to work."""
+
+    fsdp: bool = Field(True, description="whether the number of FSDP shards may change")
+    ep: list[Annotated[int, Field(ge=1, le=WIDEST)]] | None = Field(
+        None, min_length=1, description="sizes that expert groups may have, the run's own among them; none: any"
+    )
+    pp: list[Annotated[int, Field(ge=1, le=WIDEST)]] | None = Field(
+        None, min_length=1, description="pipeline ranks that there may be, the run's own among them; none: any"
+    )
+    cells: tuple[Annotated[int, Field(ge=1, le=WIDEST)], Annotated[int, Field(ge=1, le=WIDEST)]] = Field(
+        (1, WIDEST), description="the fewest cells of another shape, and the most"
+    )
+    min_workers: int = Field(1, ge=1, le=WIDEST, description="workers that must train in another shape")
+    hold_s: float = Field(
+        30.0, ge=0.0, le=86_400.0, description="seconds for which who comes must have stayed before the run grows"
+    )
+
+    @field_validator("cells")
+    @classmethod
+    def _from_few_to_many(cls, cells: tuple[int, int]) -> tuple[int, int]:
+        if cells[0] > cells[1]:
+            raise ValueError(f"the fewest, {cells[0]}, are more than the most, {cells[1]}; write [fewest, most]")
+        return cells
+
+
 class Injection(Section):
     """A fault on order, for drills: see `shoal.worker.inject`."""
 
@@ -143,6 +169,9 @@ class Job(Section):
     )
     audit: Audit = Audit()
     snapshots: Snapshots = Snapshots()
+    elastic: Elastic | None = Field(
+        None, description="cells may take another shape, with these bounds; left out: they keep theirs"
+    )
     not_finite: int = Field(
         10, ge=0, description="steps in a row whose loss or gradient norm may be no number; one more ends the run"
     )
@@ -272,8 +301,8 @@ def explain(model: type[BaseModel], where: tuple[int | str, ...], kind: str, mes
 def allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> str:
     """The range of a number's field in words; empty for other fields."""
     limits: list[str] = []
-    for part in where:
-        field = model.model_fields.get(str(part))
+    for part in names(where):
+        field = model.model_fields.get(part)
         if field is None:
             break
         limits = [
@@ -282,20 +311,30 @@ def allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> str:
             for name, words in BOUNDS.items()
             if isinstance(getattr(limit, name, None), int | float)
         ]
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
+        model = section_of(field.annotation) or model
     return f" (allowed: {', '.join(limits)})" if limits else ""
 
 
 def fields_at(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the section that `where` leads to."""
-    for part in where:
-        field = model.model_fields.get(str(part))
-        inner = None if field is None else field.annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+    for part in names(where):
+        field = model.model_fields.get(part)
+        inner = None if field is None else section_of(field.annotation)
+        if inner is None:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def names(where: tuple[int | str, ...]) -> list[str]:
+    """The keys of a path, without places in lists."""
+    return [part for part in where if isinstance(part, str)]
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or may hold, or holds a list of; None if it is a value."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def load_job(path: Path, overrides: Iterable[str]) -> Job:

@@ -53,6 +53,11 @@ def test_overrides_reach_into_sections_and_are_read_as_yaml() -> None:
         ("workload.x={a: [}", "the value of 'workload.x': line 1, column 6: is not YAML"),
         ("workload.when=2024-99-99", "holds a value that cannot be read"),
         ("inject=&a [*a]", "stands for more than"),
+        ("inject=[{att: vote, step: 1}]", "unknown key 'inject.0.att', did you mean 'inject.0.at'"),
+        ("elastic.hold=3", "unknown key 'elastic.hold', did you mean 'elastic.hold_s'"),
+        ("elastic.cells=[4,2]", "'elastic.cells': the fewest, 4, are more than the most, 2"),
+        ("elastic.ep=[]", "'elastic.ep': List should have at least 1 item"),
+        ("elastic.min_workers=0", "'elastic.min_workers': Input should be greater than or equal to 1 (allowed"),
     ],
 )
 def test_a_bad_setting_is_named(override: str, message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 from math import inf
@@ -12,10 +14,26 @@ from hypothesis import strategies as st
 
 from shoal import batching
 from shoal.plan import Mesh, Seat, Site
-from shoal.plan.reshape import Bounds, Choice, Costs, Limits, Load, Present, Stay, Survivor, choose, speed
+from shoal.plan.reshape import (
+    Bounds,
+    Choice,
+    Costs,
+    Limits,
+    Load,
+    Present,
+    Stay,
+    Survivor,
+    bounds_of,
+    check_limits,
+    choose,
+    remark,
+    speed,
+)
 from shoal.plan.reshape.overlap import overlaps
 from shoal.plan.reshape.place import place
 from shoal.plan.words import crowding
+from shoal_core.errors import UserError
+from shoal_core.workload import Workload
 
 GB = 1e9
 COSTS = Costs(state_bytes=4 * GB)
@@ -88,6 +106,56 @@ def test_uneven_micro_batches_and_bubbles_count() -> None:
     assert speed(Mesh(fsdp=4), 1, Load(6, 1), free) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(ep=[4, 2]), "elastic.ep: allows 4, 2, and the run begins with ep 8"),
+        (Limits(pp=[2]), "elastic.pp: allows 2, and the run begins with pp 1"),
+        (Limits(cells=(3, 9)), "elastic.cells: allows 3 to 9, and the run begins with cells 2"),
+        (Limits(min_workers=17), "elastic.min_workers: 17 workers, and the run has 2 cells of 8"),
+    ],
+)
+def test_bounds_that_leave_out_what_the_run_begins_with_are_refused(limits: Limits, message: str) -> None:
+    check_limits(Limits(ep=[8, 4], pp=[1], cells=(2, 2), min_workers=16), Mesh(ep=8), 2)
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_limits(limits, Mesh(ep=8), 2)
+
+
+class Widths(Workload):
+    """A model that only 1, 2, 3 and 6 workers of a stage can share, in two stages at most."""
+
+    micro_batch = 2  # type: ignore[assignment]
+
+    def shaped(self, sizes: Mapping[str, int]) -> Workload:
+        if 6 % (sizes["fsdp"] * sizes["ep"]) or sizes["pp"] > 2:
+            raise UserError("no such cells", "others")
+        return self
+
+
+Widths.__abstractmethods__ = frozenset()
+
+
+def test_a_run_may_take_the_shapes_that_job_model_and_batches_allow() -> None:
+    workload, home = Widths(None), Mesh(fsdp=2)
+
+    def sizes(limits: Limits, batches: list[int], *, exact: bool = False) -> list[tuple[int, int, int]]:
+        found = bounds_of(workload, home, limits, batches, exact=exact)
+        return sorted((mesh.pp, mesh.fsdp, mesh.ep) for mesh in found.meshes)
+
+    flat_ones = Limits(ep=[1], pp=[1])
+    assert sizes(flat_ones, [24, 48]) == [(1, 1, 1), (1, 2, 1), (1, 3, 1), (1, 6, 1)]
+    assert sizes(flat_ones, [24, 32]) == [(1, 1, 1), (1, 2, 1)]  # of 32 samples, 3 workers cannot take 2 each
+    assert sizes(Limits(ep=[1, 3], pp=[1, 2], fsdp=False), [24]) == [(1, 2, 1), (1, 2, 3), (2, 2, 1), (2, 2, 3)]
+    assert len(sizes(Limits(), [24])) > 8
+    assert sizes(Limits(), [24], exact=True) == [(1, 2, 1)]
+    bounds = bounds_of(workload, home, flat_ones, [24], exact=True)
+    assert len(bounds.refused) == 3
+    assert "no other shape: reduce: exact" in remark(bounds, home)
+    assert remark(bounds_of(workload, home, flat_ones, [24], exact=False), home).startswith(
+        "elastic: cells may also be of 1, 3, 6 workers"
+    )
+
+
 # ---- who comes and goes
 
 
@@ -149,7 +217,7 @@ def fewest(living: dict[str, Survivor], old: Mesh, mesh: Mesh, cells: int, exper
 SHAPES = [Mesh(pp, fsdp, ep) for pp in (1, 2) for fsdp in (1, 2, 3) for ep in (1, 2) if pp * fsdp * ep <= 6]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_the_choice_is_the_best_of_all_shapes(data: st.DataObject) -> None:
     old = data.draw(st.sampled_from([mesh for mesh in SHAPES if mesh.workers <= 4]))
@@ -188,7 +256,7 @@ def test_the_choice_is_the_best_of_all_shapes(data: st.DataObject) -> None:
     assert done * costs.horizon >= 0.98 * best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_nobody_could_move_fewer_bytes_and_keep_copies_as_far_apart(data: st.DataObject) -> None:
     small = [mesh for mesh in SHAPES if mesh.workers <= 3]

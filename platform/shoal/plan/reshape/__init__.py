@@ -1,9 +1,23 @@
 """Cells of another shape, when that uses more of the workers that live: which shapes a run may take, what each is worth
 and costs, who would sit where. Pure; how a run gets there stands in `decisions/`."""
 
-from shoal.plan.reshape.bounds import Bounds, Limits, bounds_of
+from shoal.plan.reshape.bounds import Bounds, Limits, bounds_of, check_limits, remark
 from shoal.plan.reshape.choose import Choice, Present, Stay, choose
 from shoal.plan.reshape.costs import Costs, Load, speed
 from shoal.plan.reshape.place import Survivor
 
-__all__ = ["Bounds", "Choice", "Costs", "Limits", "Load", "Present", "Stay", "Survivor", "bounds_of", "choose", "speed"]
+__all__ = [
+    "Bounds",
+    "Choice",
+    "Costs",
+    "Limits",
+    "Load",
+    "Present",
+    "Stay",
+    "Survivor",
+    "bounds_of",
+    "check_limits",
+    "choose",
+    "remark",
+    "speed",
+]

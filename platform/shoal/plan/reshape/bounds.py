@@ -10,7 +10,7 @@ from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_core.workload import Workload
 
-__all__ = ["Bounds", "Limits", "bounds_of"]
+__all__ = ["Bounds", "Limits", "bounds_of", "check_limits", "remark"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ def bounds_of(workload: Workload, home: Mesh, limits: Limits, batches: Sequence[
     Args:
         batches: samples of its steps.
         exact: recoveries may leave no trace in its bits.
-
-    Raises:
-        UserError: the limits leave out what it begins with.
     """
-    check_home(limits, home)
     meshes, refused = [home], dict[Mesh, str]()
     for mesh in meshes_within(home, limits, gcd(*batches) // workload.micro_batch):
         if mesh == home or not passes(workload, mesh):
@@ -60,21 +56,47 @@ def bounds_of(workload: Workload, home: Mesh, limits: Limits, batches: Sequence[
 
 
 UNPROMISED = (
-    "reduce: exact promises its bits for cells of one shape alone: inside a cell gradients are added up before they are "
-    "rounded, and not in the same order in another"
+    "reduce: exact promises its bits for cells of one shape alone: inside a cell gradients are added up before they "
+    "are rounded, and in another not in the same order"
 )
 
 
-def check_home(limits: Limits, home: Mesh) -> None:
-    """Whether a run may begin with cells of `home`."""
-    for axis, sizes in (("ep", limits.ep), ("pp", limits.pp)):
-        size = getattr(home, axis)
+def check_limits(limits: Limits, home: Mesh, cells: int) -> None:
+    """Whether a run may begin as it is asked to: `cells` cells of `home`.
+
+    Raises:
+        UserError: the limits leave that out.
+    """
+    least, most = limits.cells
+    found = [
+        ("ep", "ep", home.ep, limits.ep),
+        ("pp", "pp", home.pp, limits.pp),
+        ("cells", "cells", cells, None if least <= cells <= most else limits.cells),
+    ]
+    for field_, word, size, sizes in found:
         if sizes is not None and size not in sizes:
-            allowed = ", ".join(map(str, sizes)) or "nothing"
+            words = " to ".join(map(str, sizes)) if field_ == "cells" else ", ".join(map(str, sizes))
             raise UserError(
-                f"elastic.{axis}: allows {allowed}, and the run begins with {axis} {size}",
-                f"add {size} to elastic.{axis}, or leave elastic.{axis} out to allow any",
+                f"elastic.{field_}: allows {words}, and the run begins with {word} {size}",
+                f"let elastic.{field_} allow {size} too, or leave it out to allow any",
             )
+    if limits.min_workers > cells * home.workers:
+        raise UserError(
+            f"elastic.min_workers: {limits.min_workers} workers, and the run has {cells} cells of {home.workers}",
+            f"at most {cells * home.workers}",
+        )
+
+
+def remark(bounds: Bounds, home: Mesh) -> str:
+    """What shapes a run may take, for whoever starts it."""
+    others = sorted({mesh.workers for mesh in bounds.meshes if mesh != home})
+    if others:
+        return f"elastic: cells may also be of {', '.join(map(str, others))} workers ({len(bounds.meshes)} shapes)"
+    if bounds.refused:
+        return f"elastic: no other shape: {next(iter(bounds.refused.values()))}"
+    return (
+        "elastic: no other shape passes: cells' workers x micro_batch must divide the batch, and the model their number"
+    )
 
 
 def meshes_within(home: Mesh, limits: Limits, unit: int) -> Iterator[Mesh]:
