@@ -226,6 +226,17 @@ class Workload(ABC):
         a cell talk to each other."""
         return {}
 
+    def shaped(self, sizes: Mapping[str, int]) -> Workload:
+        """This workload in cells of another shape: `pp`, `fsdp`, `ep`, `ep_node`, as in `Mesh`. What a step consumes,
+        and the numbers that come of it, stay as they are. Left out: its cells keep their shape.
+
+        Raises:
+            UserError: there are no such cells of it.
+        """
+        raise UserError(
+            f"cells of {type(self).__name__} have one shape", "run it without `elastic`, or write its method `shaped`"
+        )
+
     @property
     def rolls_back(self) -> bool:
         """Whether a shard may ask to be rolled back, so that the job must keep snapshots. Left out: it never does."""

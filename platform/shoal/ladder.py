@@ -18,6 +18,7 @@ class Rung(StrEnum):
     DRAIN = "drain"
     RETRY = "retry"
     HEAL = "heal"
+    RESHAPE = "reshape"
     SHRINK = "shrink"
     GROW = "grow"
     COMBINE = "combine"
@@ -54,6 +55,12 @@ LADDER: Mapping[Rung, Words] = {
         "nothing",
         "heal {cells} on a spare from a living peer",
         "cell {cell} was healed from a living peer",
+    ),
+    Rung.RESHAPE: Words(
+        "no spare, but cells of another shape use more of the living workers: at a step boundary, from memory",
+        "nothing",
+        "form {cells} of all living workers, in another shape",
+        "the living workers took another shape, cell {cell} among it",
     ),
     Rung.SHRINK: Words(
         "no spare",

@@ -11,7 +11,9 @@ from typing import Any
 from shoal import batching, tracking
 from shoal import resume as going_on
 from shoal.config import Job, parse
+from shoal.decisions.shape import bounds_for
 from shoal.plan import cell_mesh
+from shoal.plan.reshape import remark
 from shoal.record.place import from_root
 from shoal.record.rundir import check_run_id
 from shoal.storage import check_writable
@@ -101,7 +103,7 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
             "set reduce=fast, or workload.parallel.reduce_once=false",
         )
     about = workload.preflight(job.workers_per_cell)
-    cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
+    mesh = cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
     check_writable(job.storage)
     path = check_run_id(job.storage, str(job.run_id), resume)
     found = going_on.find(path) if resume else going_on.Found()
@@ -115,5 +117,7 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
     for step in (start, job.steps - 1):  # batches may be ramped up
         batching.count(*workload.samples(step), job.workers_per_cell, workload.micro_batch)
     notes += [*moved, *workload.remarks(start, job.steps)]
+    if job.elastic is not None:
+        notes.append(remark(bounds_for(job, workload, mesh), mesh))
     job = job.model_copy(update={"workload": {**job.workload, ORIGIN: asdict(origin)}})
     return Preflight(job, workload, about, start, notes, found.passed)

@@ -45,7 +45,7 @@ class Counted(dict[str, Any]):
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> State:
     """A run that trains, in which every walk through all workers counts."""
-    state = State.new(Shape(CELLS, SIZE, 100, lambda step: CELLS, recall=True), EVERYBODY)
+    state = State.new(Shape(CELLS, SIZE, 100, lambda step, workers: CELLS, recall=True), EVERYBODY)
     run = Stepped(state, in_place=True)
     run.feed(*(Joined(worker, f"n{seat.cell}", seat) for seat, worker in EVERYBODY.items()))
     run.feed(*(Ready(worker, seat.cell, 0) for seat, worker in EVERYBODY.items()))

@@ -19,6 +19,7 @@ from shoal.worker import courier as courier_module
 from shoal.worker.courier import Courier
 from shoal.worker.exact import UNKNOWN, Fixed
 from shoal.worker.membership import Membership
+from shoal.worker.shelf import Shelf
 from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import Member, Standing, Step
 from shoal_core import lane as lane_module
@@ -267,7 +268,9 @@ def test_the_copy_that_is_timed_is_waited_for(every: Any, waits: list[int], tmp_
     step = step_on(DeviceLane(device), tmp_path)
     step.rhythm = Rhythm(every)
     step.rhythm.began(0)
-    membership: Any = SimpleNamespace(step=step, kit=SimpleNamespace(courier=Courier(Timeouts(60.0), str)))
+    membership: Any = SimpleNamespace(
+        step=step, kit=SimpleNamespace(courier=Courier(Timeouts(60.0), str, Shelf(), "w0"))
+    )
     found = []
     for step.steps in range(3):
         Membership._copy(membership)
@@ -281,7 +284,7 @@ def test_the_copy_that_is_timed_is_waited_for(every: Any, waits: list[int], tmp_
 def test_what_is_sent_to_a_keeper_has_left_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[list[torch.Tensor]] = []
     monkeypatch.setattr(courier_module, "push", lambda held, *_: sent.append(copies(held.tensors)) or 1)
-    step, courier = step_on(DeviceLane(Late()), tmp_path), Courier(Timeouts(60.0), str)
+    step, courier = step_on(DeviceLane(Late()), tmp_path), Courier(Timeouts(60.0), str, Shelf(), "w0")
     courier.keeper = mock.Mock(spec=Keeper)
     before = copies(step.tensors())
     courier.keep(step)

@@ -30,7 +30,9 @@ class Run(Stepped):
     def __init__(self, mesh: Mesh, nodes: Mapping[Seat, str], sites: Mapping[str, Site] = SITES) -> None:
         cells = 1 + max(seat.cell for seat in nodes)
         homes = {seat: f"w{seat.cell}.{seat.rank}" for seat in nodes}
-        shape = Shape(cells, mesh.workers, 100, lambda step: 12, axes=mesh, site=lambda node: sites.get(node, NOWHERE))
+        shape = Shape(
+            cells, mesh.workers, 100, lambda step, workers: 12, axes=mesh, site=lambda node: sites.get(node, NOWHERE)
+        )
         super().__init__(State.new(shape, homes))
         for seat, worker in homes.items():
             self.feed(Joined(worker, nodes[seat], seat))

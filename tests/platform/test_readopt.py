@@ -14,7 +14,7 @@ from shoal.plan import Seat
 from shoal.protocol.said import Ack, Acked, Committed
 from tests.support.decisions import Stepped
 
-SHAPE = Shape(2, 2, 100, lambda step: 2)
+SHAPE = Shape(2, 2, 100, lambda step, workers: 2)
 CELLS = {0: ("a0", "a1"), 1: ("b0", "b1")}
 PAST = Past(5, CELLS, {0: 0, 1: 3}, committed=40, evaluated=0, checkpoint=20)
 LIVING = {

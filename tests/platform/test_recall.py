@@ -37,7 +37,9 @@ EVERY = 5
 def started(nodes: list[str], spares: list[str], cells: int = 1, checkpoint: int = 0) -> Stepped:
     """A run of `cells` x 2 workers w0, w1, ... on `nodes`, with spares s0, s1, ..."""
     homes = {Seat(i // 2, i % 2): f"w{i}" for i in range(2 * cells)}
-    run = Stepped(State.new(Shape(cells, 2, 100, lambda step: 4, recall=True), homes, checkpoint), in_place=True)
+    run = Stepped(
+        State.new(Shape(cells, 2, 100, lambda step, workers: 4, recall=True), homes, checkpoint), in_place=True
+    )
     for i, node in enumerate(nodes):
         run.feed(Joined(f"w{i}", node, Seat(i // 2, i % 2)))
     for i, node in enumerate(spares):

@@ -79,7 +79,7 @@ class Controlled:
         self.desk = Desk(self.state, partial(carry_out, self), failed)  # type: ignore[arg-type]
         self.ear = Ear(self.spawner, self.desk.take, ignored, ignored, failed, ignored)
         self.lifelines = Lifelines("s", self.ear.joined, self.ear.said, self.ear.gone, self.ear.failed)
-        self.mesh, self.job = self.state.shape.mesh, SimpleNamespace(audit=SimpleNamespace(samples=False))
+        self.job = SimpleNamespace(audit=SimpleNamespace(samples=False))
         self.rendezvous, self.recoveries, self.since = Rendezvous(), Recoveries(2), time.time()
         self.scribe = SimpleNamespace(event=ignored, generation=ignored, pen=SimpleNamespace(settle=ignored))
         self.heard = {worker: self.connect(worker) for worker in self.state.workers}

@@ -48,7 +48,7 @@ class Run(Stepped):
     """Two cells of two workers, `HOMES`."""
 
     def __init__(self, checkpoint: int = 0, steps: int = 100) -> None:
-        super().__init__(State.new(Shape(2, 2, steps, lambda step: 2), HOMES, checkpoint))
+        super().__init__(State.new(Shape(2, 2, steps, lambda step, workers: 2), HOMES, checkpoint))
         self.now = 0.0
 
     def start(self) -> Generation:

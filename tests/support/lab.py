@@ -13,7 +13,7 @@ __all__ = ["WORKLOAD", "Lab", "alone", "hurry", "lab", "with_defaults"]
 
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.02, "global_batch": 12, "parameters": 1024}
 
-preload("shoal_workloads.synthetic", "shoal_workloads.pretrain")
+preload("shoal_workloads.synthetic", "shoal_workloads.pretrain", "torch.distributed.tensor")
 
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:

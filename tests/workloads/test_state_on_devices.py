@@ -16,9 +16,13 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from shoal.protocol.orders import Form
+from shoal.timeouts import Timeouts
 from shoal.worker.calls import Calls
+from shoal.worker.courier import Courier
+from shoal.worker.kept import KeptStates
 from shoal.worker.lastresort import LastResort
 from shoal.worker.loop import Loop
+from shoal.worker.shelf import Shelf
 from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.step import Member
 from shoal.worker.transfer import copy_state
@@ -72,7 +76,8 @@ def where(tensor: torch.Tensor) -> tuple[int, int]:
 
 def kit_of(runs_on: str, last: LastResort) -> Any:
     """What forming and leaving a cell ask of a worker's kit."""
-    return SimpleNamespace(workload=SimpleNamespace(runs_on=runs_on), groups=mock.Mock(), last=last, job=mock.Mock())
+    workload, courier = SimpleNamespace(runs_on=runs_on), Courier(Timeouts(60.0), str, Shelf(), "w0")
+    return SimpleNamespace(workload=workload, groups=mock.Mock(), last=last, job=mock.Mock(), courier=courier)
 
 
 def forming(monkeypatch: pytest.MonkeyPatch, runs_on: str, build: Callable[[RetainedState | None], Any]) -> Any:
@@ -81,7 +86,7 @@ def forming(monkeypatch: pytest.MonkeyPatch, runs_on: str, build: Callable[[Reta
     loop: Any = Loop.__new__(Loop)
     loop.kit = kit_of(runs_on, LastResort(60.0))
     loop.voice, loop.link, loop.rendezvous, loop.calls = mock.Mock(), mock.Mock(), mock.Mock(), Calls()
-    loop.world, loop.retained = None, None
+    loop.world, loop.kept = None, KeptStates(loop.kit.courier)
     return loop
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -125,6 +126,26 @@ class Pretrain(Workload):
         """Axes of a cell; what `pp` and `ep` leave of its workers is FSDP."""
         parallel = self.config.parallel
         return {"pp": parallel.pp, "ep": parallel.ep, "ep_node": parallel.ep_node or 1}
+
+    def shaped(self, sizes: Mapping[str, int]) -> Pretrain:
+        """See `Workload`. What cells of that shape have no use for is left out."""
+        pp, ep, workers = sizes["pp"], sizes["ep"], sizes["pp"] * sizes["fsdp"] * sizes["ep"]
+        parallel = self.config.parallel
+        once = parallel.reduce_once if pp == 1 and workers > 1 else "auto"
+        axes = {
+            "pp": pp,
+            "ep": ep,
+            "ep_node": parallel.ep_node and sizes["ep_node"],
+            "rebalance": parallel.rebalance if ep > 1 else 0,
+            "reduce_once": once,
+        }
+        config = self.config.model_copy(update={"parallel": parallel.model_copy(update=axes)})
+        check_layout(config, workers)
+        if config.device == "cuda":
+            check_fits(config, workers)
+        other = type(self)(config)
+        other._origin = self._origin
+        return other
 
     @property
     def reduces_once(self) -> bool:

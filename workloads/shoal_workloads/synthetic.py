@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
+from shoal_core.errors import UserError
 from shoal_core.workload import Identity, ReplicaShard, Workload
 
 __all__ = ["Synthetic", "SyntheticConfig"]
@@ -146,6 +147,15 @@ class Synthetic(Workload):
 
     def mesh(self, workers_per_cell: int) -> dict[str, int]:
         return {"pp": 1, "ep": workers_per_cell}
+
+    def shaped(self, sizes: Mapping[str, int]) -> Synthetic:
+        workers = sizes["fsdp"] * sizes["ep"]
+        if sizes["pp"] > 1 or self.config.parameters % workers:
+            raise UserError(
+                f"{self.config.parameters} parameters cannot be cut for {sizes['pp']} stages of {workers} workers",
+                "choose a multiple of the workers, and one stage",
+            )
+        return self
 
     @property
     def micro_batch(self) -> int:

@@ -99,7 +99,8 @@ class Controller:
         self.recoveries, self.rendezvous = Recoveries(job.cells), Rendezvous()
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
         # what happens
-        shape = shape_of(job, self.workload, self.mesh, lambda node: self.survey.site(node))
+        parameters = float(about.get("parameters", 0))
+        shape = shape_of(job, self.workload, self.mesh, lambda node: self.survey.site(node), parameters)
         self.desk = Desk(State.new(shape, {}, start), partial(carry_out, self), self.mishaps.tell)
         self.survey: Survey = Survey(fleet, self.spawner.unheard, self.desk.take, self.scribe.event)
         self.ear = Ear(self.spawner, self.desk.take, self.survey.spoke, self.asks, self.mishaps.tell, self.moved)

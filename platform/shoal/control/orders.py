@@ -29,6 +29,7 @@ from shoal.decisions.actions import (
     Pause,
     PutOnRecord,
     Release,
+    Reshaped,
     Rewind,
     SetAside,
     Stop,
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 GRACE = 2.0
 """Seconds in which neighbours end a worker that is taken for dead, before the cluster is asked to."""
+GIVERS = 2
+"""Holders of a shard that a worker of another shape is told of."""
 
 
 def carry_out(one: Run, action: Action) -> None:
@@ -62,9 +65,10 @@ def carry_out(one: Run, action: Action) -> None:
         case CopyTo(era, keepers):
             for owner, keeper in keepers.items():
                 one.lifelines.send(owner, orders.CopyTo(keeper_of(one, keeper, era)))
-        case Stop(generation, broken, workers, known):
-            one.lifelines.broadcast(workers, orders.Stop(generation, broken, known))
+        case Stop(generation, broken, workers, known, shape):
+            one.lifelines.broadcast(workers, orders.Stop(generation, broken, known, shape))
         case Pause(generation, workers):
+            one.recoveries.paused = time.time()
             one.lifelines.broadcast(workers, orders.Pause(generation))
         case CommitLate(generation, steps, workers, what):
             assert what is not None, steps
@@ -94,8 +98,10 @@ def carry_out(one: Run, action: Action) -> None:
             die(one, action)
         case Leaves(cell, nodes):
             one.recoveries.leaves(cell, list(nodes), time.time())
-        case Copied(cell, seconds):
-            one.recoveries.copied(cell, seconds)
+        case Copied(cell, seconds, size):
+            one.recoveries.copied(cell, seconds, size)
+        case Reshaped():
+            one.recoveries.reshaped(action, time.time())
         case Journal(kind, fields):
             one.scribe.event(kind, **fields)
         case End(status, reason):
@@ -109,7 +115,10 @@ def form(one: Run, action: Form) -> None:
     """Tell the members of a cell to build its world."""
     cell, recall, size = action.cell, action.recall, len(action.members)
     one.lifelines.send_all(one.rendezvous.open(f"cell/{cell}", action.attempt, action.members))
-    order = orders.Form(cell, action.attempt, 0, size, action.restore, action.keep)
+    shape = one.state.shape
+    mesh = shape.mesh if shape.number else None
+    kind = (action.restore, action.keep, None, mesh, action.shape, refill_of(one, action))
+    order = orders.Form(cell, action.attempt, 0, size, *kind)
     if recall is None:
         one.lifelines.send_all(zip(action.members, encode_each(order, "rank", range(size)), strict=True))
     else:
@@ -119,13 +128,28 @@ def form(one: Run, action: Form) -> None:
     one.recoveries.formed(cell, time.time())
 
 
+def refill_of(one: Run, action: Form) -> orders.Refill | None:
+    """Whom the members of a new cell fill their shards from: `GIVERS` of each rank's holders, others for each cell, and
+    themselves."""
+    if action.refill is None:
+        return None
+    cell, members = action.cell, set(action.members)
+    chosen: set[str] = set()
+    for of_rank in action.refill.holders:
+        chosen |= members.intersection(of_rank)
+        chosen.update(of_rank[(cell + place) % len(of_rank)] for place in range(min(GIVERS, len(of_rank))))
+    found = ((worker, keeper_of(one, worker, 0)) for worker in sorted(chosen))
+    there = tuple((worker, keeper.address) for worker, keeper in found if keeper is not None)
+    return orders.Refill(action.refill.number, action.refill.steps, there)
+
+
 def begin(one: Run, action: Generation) -> None:
     """On record before anybody acts on it, so that a controller that takes over finds nobody in a later generation. If
     the disk does not take it at once, training does not wait: who takes over then goes by what workers say they are in
     (`readopt.as_lived`)."""
     moving = one.state.successors  # those cells are still where they were
     one.recoveries.generation([cell for cell in action.cells if cell not in moving], time.time())
-    one.scribe.generation(action)
+    one.scribe.generation(action, one.state.shape)
     one.scribe.pen.settle()
     crews = [worker for crew in action.cells.values() for worker in crew]
     one.lifelines.send_all(one.rendezvous.open("generation", action.generation, crews))
@@ -181,6 +205,8 @@ def put_on_record(one: Run, action: PutOnRecord) -> None:
     one.desk.take(Recorded(step + 1))
     for record in one.recoveries.step(list(action.live), time.time()):
         one.scribe.event("recovery", **record)
+    if changed := one.recoveries.in_shape(time.time()):
+        one.scribe.event("reshaped", **changed)
 
 
 def die(one: Run, action: Death) -> None:
@@ -192,7 +218,7 @@ def die(one: Run, action: Death) -> None:
         "pid": action.pid,
         "cell": None if seat is None else seat.cell,
     }
-    now, coords = time.time(), None if seat is None else one.mesh.named(seat.rank)
+    now, coords = time.time(), None if seat is None else one.state.shape.mesh.named(seat.rank)
     one.scribe.event("death", **fields, coords=coords, how=action.how, step=action.committed)
     if seat is not None and action.live:
         one.recoveries.died(seat.cell, action.worker, action.node, action.how, action.alive or now, now)

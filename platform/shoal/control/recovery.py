@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.control.reshaping import Reshaping
+from shoal.decisions.actions import Reshaped
 from shoal.ladder import LADDER, Rung
 
 __all__ = ["Recoveries", "Recovery"]
@@ -84,6 +86,10 @@ class Recoveries:
     def __init__(self, wanted: int) -> None:
         self.wanted = wanted
         self.open: dict[int, Recovery] = {}
+        self.paused = 0.0
+        """Unix time at which the run was last paused."""
+        self.shape: Reshaping | None = None
+        """The change of shape that is under way."""
 
     def died(self, cell: int, actor: str, node: str, how: str, alive: float, now: float) -> None:
         one = self.open.get(cell)
@@ -102,11 +108,19 @@ class Recoveries:
             self.open[cell] = Recovery(cell, now, now, "it was announced", nodes, rung=Rung.DRAIN)
 
     def decision(self, rung: Rung, cells: Sequence[int], reason: str) -> None:
+        if rung is not Rung.RESHAPE:
+            self.shape = None  # it did not come about
         for cell in cells:
             if cell in self.open and not self.open[cell].reported:
                 self.open[cell].rung, self.open[cell].reason = rung, reason
 
+    def reshaped(self, change: Reshaped, now: float) -> None:
+        """The run takes another shape: its cells are others, and none of them is to be healed."""
+        self.open, self.wanted = {}, change.wanted
+        self.shape = Reshaping(change, self.paused, now)
+
     def rewound(self, lost: int) -> None:
+        self.shape = None
         for one in self.open.values():
             one.lost = lost
 
@@ -120,6 +134,8 @@ class Recoveries:
                 one.rung = Rung.GROW
 
     def generation(self, cells: list[int], now: float) -> None:
+        if self.shape is not None:
+            self.shape.began = now
         for one in list(self.open.values()):
             if one.cell in cells and one.placed is None and not one.actors:
                 del self.open[one.cell]  # it stayed where it was
@@ -129,9 +145,19 @@ class Recoveries:
             if one.cell in cells and one.placed is not None:
                 one.joined = now
 
-    def copied(self, cell: int, seconds: float) -> None:
+    def copied(self, cell: int, seconds: float, size: int = 0) -> None:
+        if self.shape is not None:
+            self.shape.filled(seconds, size)
         if cell in self.open:
             self.open[cell].state = max(self.open[cell].state, seconds)
+
+    def in_shape(self, now: float) -> dict[str, Any] | None:
+        """A step was committed: the record of a change of shape that it ends."""
+        done = self.shape
+        if done is None or done.began is None:
+            return None
+        self.shape = None
+        return done.record(now)
 
     def step(self, cells: list[int], now: float) -> list[dict[str, Any]]:
         """A step was committed by `cells`: the records of recoveries that it ends."""

@@ -12,6 +12,7 @@ from shoal.config import Job
 from shoal.control.lifelines import Line
 from shoal.decisions.actions import Generation
 from shoal.decisions.modes import Ended, Gathering, Pausing, Running, Stopping
+from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
 from shoal.protocol.said import Committed
 from shoal.record import layout, slow
@@ -121,11 +122,11 @@ class Scribe:
         cells = dict(zip(message.crew, message.cell_of, strict=True))
         return [{"step": step, "cell": cells[who], "worker": who, "ids": ids} for who, ids in taken.items()]
 
-    def generation(self, action: Generation) -> None:
-        """Who holds what from now on."""
+    def generation(self, action: Generation, shape: Shape) -> None:
+        """Who holds what from now on, in cells of which shape."""
         crews = {str(cell): crew for cell, crew in action.cells.items()}
         attempts = {str(cell): attempt for cell, attempt in action.attempts.items()}
-        self._measure(self.pen.generation(action.generation, action.steps, crews, attempts))
+        self._measure(self.pen.generation(action.generation, action.steps, crews, attempts, shape.told()))
         if self.when is None:
             self.when = time.time()
 

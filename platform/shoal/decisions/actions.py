@@ -28,7 +28,9 @@ __all__ = [
     "Pause",
     "PutOnRecord",
     "Recall",
+    "Refill",
     "Release",
+    "Reshaped",
     "Rewind",
     "SetAside",
     "Stop",
@@ -44,9 +46,20 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Refill:
+    """Shards to fill those of another shape from: of the shape `number` after `steps` committed steps; `holders`: of
+    each rank's."""
+
+    number: int
+    steps: int
+    holders: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Form:
     """Build (again) the world of a cell with these members; load the checkpoint of `restore` steps if given, or
-    (`keep`) go on from the state that each member kept when it left its former world, or (`recall`) from copies."""
+    (`keep`) go on from the state that each member kept when it left its former world, or (`recall`) from copies, or
+    (`refill`) from what others hold of another shape. `shape`: the number of the cell's."""
 
     cell: int
     attempt: int
@@ -54,6 +67,8 @@ class Form:
     restore: int | None = None
     keep: bool = False
     recall: Recall | None = None
+    shape: int = 0
+    refill: Refill | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,14 @@ class CopyTo:
 @dataclass(frozen=True)
 class Stop:
     """Leave the generation at once and answer; if the cell is broken and the pending step's totals are not complete,
-    leave its world too, so that peers blocked in it are freed. `known`: committed steps whose figures are known."""
+    leave its world too, so that peers blocked in it are freed. `known`: committed steps whose figures are known;
+    `shape`: the number of the shape whose shards are asked after."""
 
     generation: int
     broken: tuple[int, ...]
     workers: tuple[str, ...]
     known: int = -1
+    shape: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,10 +166,24 @@ class Death:
 
 @dataclass(frozen=True)
 class Copied:
-    """A worker of a cell that is healed has its copy of the state, after so many seconds."""
+    """A worker of a cell that is healed has its copy of the state, after so many seconds; or one of a cell of another
+    shape its shard, of which so many bytes came from elsewhere."""
 
     cell: int
     seconds: float
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """The run takes another shape: for the account of what that took. `before`, `after`: (cells, workers of each);
+    `idle`: workers without a seat, before and after; `wanted`: cells of the new shape that the run has at its best."""
+
+    before: tuple[int, int]
+    after: tuple[int, int]
+    why: str
+    idle: tuple[int, int]
+    wanted: int
 
 
 @dataclass(frozen=True)
@@ -225,6 +256,7 @@ Action = (
     | Decision
     | Death
     | Leaves
+    | Reshaped
     | Copied
     | Journal
     | End

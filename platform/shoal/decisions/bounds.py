@@ -56,7 +56,7 @@ def exhausted(state: State) -> str:
         return f"{tally.cause}, {tally.still} times without a new step between them"
     if tally.fruitless > FRUITLESS:
         return f"{tally.fruitless} attempts in a row committed no step; the last: {tally.cause}"
-    if tally.spent > SPENT + 2 * state.shape.cells * state.shape.workers:
+    if tally.spent > SPENT + 2 * state.shape.wanted:
         return f"{tally.spent} workers died without a committed step between them; the last: {tally.cause}"
     return ""
 
@@ -71,6 +71,7 @@ def erred(state: State, why: str) -> str:
 def committed(state: State, steps: int) -> None:
     """The run gets on; what it does again after it went back is no news."""
     state.committed, tally = steps, state.tally
+    state.former = None
     tally.fruitless = tally.spent = 0
     if steps > tally.furthest:
         tally.furthest, tally.still = steps, 0

@@ -37,7 +37,8 @@ from shoal.decisions.halt import close, end, end_unsaved, finish
 from shoal.decisions.leaving import acked, damage, died, evict, give_up, join, stop, unborn
 from shoal.decisions.modes import Ended, Gathering, Halt, Pausing, Running, Stopping
 from shoal.decisions.recall import assign_keepers, copy_held
-from shoal.decisions.rungs import begin, conclude, form_first_again
+from shoal.decisions.reshape import consider, is_due
+from shoal.decisions.rungs import begin_of, conclude, form_first_again
 from shoal.decisions.seating import fill
 from shoal.decisions.spares import give_up_spares, survey
 from shoal.decisions.state import State, Worker
@@ -83,7 +84,7 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
             return look(state, event, actions)
         case Surveyed():
             survey(state, event, actions)
-            return False
+            return isinstance(state.mode, Running) and is_due(state)
         case Joined():
             return joined(state, event, actions)
         case Lost():
@@ -123,7 +124,9 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
 def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
     """Take in what a worker says. True if it may allow something that could not be done before."""
     match event:
-        case Ready(worker, index, attempt):
+        case Ready(worker, index, attempt, seconds, size):
+            if size:
+                actions.append(Copied(index, seconds, size))
             return ready(state, worker, index, attempt)
         case Acked(worker, generation):
             return generation == state.generation and worker in state.workers and answered(state, event, actions)
@@ -171,25 +174,28 @@ def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
 def settle(state: State, actions: list[Action]) -> None:
     """Do all that the state now allows."""
     cells = state.cells
-    if isinstance(state.mode, Gathering) and cells[0].phase == "empty":
+    if isinstance(state.mode, Gathering) and not (cells.any("forming") or cells.any("ready")):
         form_first_again(state, state.mode, actions)
+        cells = state.cells
     if state.halt is None:
         fill(state, actions)
-    gathering = isinstance(state.mode, Gathering) and not state.expected
-    if gathering and state.aside and not (cells.any("forming") or cells.any("ready") or cells.any("live")):
-        state.aside, state.tally.strikes = frozenset(), {}  # a bad node is better than none
-        fill(state, actions)
-    if gathering and cells.any("ready") and not cells.any("forming"):
-        begin(state, cells.within("ready"), {}, actions)
-        if state.halt is None:
+    if isinstance(state.mode, Gathering) and not state.expected:
+        if state.aside and not (cells.any("forming") or cells.any("ready") or cells.any("live")):
+            state.aside, state.tally.strikes = frozenset(), {}  # a bad node is better than none
             fill(state, actions)
+        if cells.any("ready") and not cells.any("forming"):
+            begin_of(state, state.mode, cells.within("ready"), actions)
+            if state.halt is None:
+                fill(state, actions)
     if state.halt is None:
         assign_keepers(state, actions)  # before a pause: what is copied at its end goes to nodes that stay
-        for what in (join, evict):
+        for what in (join, evict, consider):
             if isinstance(state.mode, Running):
                 what(state, state.mode, actions)
     if isinstance(state.mode, Pausing | Stopping) and not state.mode.awaited:
         conclude(state, state.mode, actions)
+        if isinstance(state.mode, Running):
+            consider(state, state.mode, actions)
 
 
 def exhaust(state: State, actions: list[Action]) -> None:
@@ -208,7 +214,7 @@ def joined(state: State, event: Joined, actions: list[Action]) -> bool:
         actions.append(Journal("worker_ready", where))
     state.heard(event.worker)
     state.tally.unborn.pop(event.node, None)
-    state.enter(event.worker, Worker(event.node, event.home))
+    state.enter(event.worker, Worker(event.node, event.home, state.now))
     return event.home is None or not state.arriving[event.home.cell]
 
 

@@ -34,10 +34,15 @@ def not_formed(state: State, index: int, worker: str | None, reason: str, action
 
 
 def ready(state: State, worker: str, index: int, attempt: int) -> bool:
-    """A worker stands in its cell's new world. True if it was the last one."""
+    """A worker stands in its cell's new world. True if it was the last one. A cell of this number there may be no more:
+    it was of another shape."""
+    if index >= len(state.cells):
+        return False
     cell, successor = state.cells[index], state.successors.get(index)
     if cell.phase == "forming" and cell.attempt == attempt:
         state.cells[index] = cell = cell.with_ready(worker)
+        if isinstance(state.mode, Gathering) and state.mode.filled is not None:
+            state.mode.filled[worker] = cell.members.index(worker)
         return cell.phase == "ready"
     if successor is not None and successor.attempt == attempt:
         state.successors[index] = successor = successor.with_ready(worker)

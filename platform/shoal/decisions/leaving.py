@@ -33,7 +33,7 @@ def stop(state: State, reason: str, actions: list[Action], broken: int | None = 
             state.mode = ends = Stopping(live, broken=fresh)
             actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
             order_stop(state, ends, state.crew(), actions)
-        case Pausing(live, _, leaving, awaited, acks):
+        case Pausing(live, _, leaving, awaited, acks, _):
             state.mode = ends = Stopping(live, leaving, fresh, awaited, acks)
             order_stop(state, ends, state.crew(), actions)
         case Stopping() if not fresh <= mode.broken:
@@ -54,7 +54,8 @@ def order_stop(state: State, mode: Stopping, workers: Sequence[str], actions: li
         if ack is None or not will_do(state, mode, worker, ack):
             mode.awaited.add(worker)
     mode.since = None
-    actions.append(Stop(state.generation, tuple(sorted(mode.broken)), tuple(workers), state.known))
+    broken = tuple(sorted(mode.broken))
+    actions.append(Stop(state.generation, broken, tuple(workers), state.known, state.shape.number))
 
 
 def will_do(state: State, mode: Pausing | Stopping, worker: str, ack: Ack) -> bool:
@@ -63,10 +64,13 @@ def will_do(state: State, mode: Pausing | Stopping, worker: str, ack: Ack) -> bo
     return state.seats[worker].cell not in broken or ack.out or ack.whole
 
 
-def pause(state: State, mode: Running, reason: str, leaving: Iterable[int], actions: list[Action]) -> None:
-    """End the generation in order, at the next step boundary, and the cells `leaving` with it."""
+def pause(
+    state: State, mode: Running, reason: str, leaving: Iterable[int], actions: list[Action], *, reshapes: bool = False
+) -> None:
+    """End the generation in order, at the next step boundary, and the cells `leaving` with it; with `reshapes` all may
+    take another shape."""
     crew = tuple(state.crew())
-    state.mode = Pausing(mode.live, mode.finished, frozenset(leaving), set(crew))
+    state.mode = Pausing(mode.live, mode.finished, frozenset(leaving), set(crew), reshapes=reshapes)
     actions.append(Journal("drain", {"generation": state.generation, "reason": reason}))
     actions.append(Pause(state.generation, crew))
     actions += [leaves(state, cell) for cell in sorted(state.mode.leaving)]
@@ -78,7 +82,8 @@ def acked(state: State, mode: Pausing | Stopping, worker: str, ack: Ack, actions
     if worker in state.seats and will_do(state, mode, worker, ack):
         mode.awaited.discard(worker)
     news = ack.steps > state.committed
-    state.committed = max(state.committed, ack.steps)
+    if news:
+        state.committed, state.former = ack.steps, None
     commit_late(state, list(mode.acks) if news else [worker], actions)
 
 
@@ -126,6 +131,8 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.awaited.discard(worker)
     if isinstance(state.mode, Gathering):
         state.mode.held.pop(worker, None)
+        if state.mode.filled is not None:
+            state.mode.filled.pop(worker, None)
     state.tally.spent += 1
     state.tally.cause = f"{worker} is gone ({how})"
     if gone is not None and gone.node and gone.node not in state.going:
@@ -183,7 +190,7 @@ def form_successor(state: State, index: int, actions: list[Action]) -> None:
         state.successors[index] = Cell(members, "forming", cell.named)
         state.watchdog.moved = None
         actions.append(leaves(state, index))
-        actions.append(Form(index, cell.named, members))
+        actions.append(Form(index, cell.named, members, shape=state.shape.number))
 
 
 def leaves(state: State, cell: int) -> Leaves:
@@ -200,7 +207,7 @@ def give_up(state: State, reason: str, actions: list[Action], status: Literal["f
     if state.halt is not None:
         return
     state.halt = Halt(reason, status)
-    if isinstance(state.mode, Gathering) and not state.mode.held:
+    if isinstance(state.mode, Gathering) and not state.mode.held and state.mode.filled is None:
         end(state, actions)
     elif status == "stopped" and isinstance(state.mode, Running):
         pause(state, state.mode, reason, (), actions)

@@ -23,15 +23,18 @@ class Gathering:
 
     `held`: rank of the shard that a worker still holds at the committed step, since no cell is whole any more;
     `recalled`: steps of the copies from which the first cell is formed. Without either it is formed from a checkpoint;
-    `damaged`: it was found to be, and is being set aside: nothing is formed until an older one is known.
+    `damaged`: it was found to be, and is being set aside: nothing is formed until an older one is known; `filled`: the
+    cells take another shape, and this is the rank of the shard that each worker has filled from those of the former.
     """
 
     held: dict[str, int] = field(default_factory=dict)
     recalled: int | None = None
     damaged: bool = False
+    filled: dict[str, int] | None = None
 
     def copy(self) -> Gathering:
-        return replace(self, held=dict(self.held))
+        filled = None if self.filled is None else dict(self.filled)
+        return replace(self, held=dict(self.held), filled=filled)
 
 
 @dataclass
@@ -48,13 +51,15 @@ class Running:
 @dataclass
 class Pausing:
     """The generation ends at the next step boundary. `leaving`: cells that end in order with it: a successor takes
-    over, or they are formed again elsewhere. `acks`: who has answered, and how; `awaited`: who is still to answer."""
+    over, or they are formed again elsewhere; `reshapes`: all of them may take another shape. `acks`: who has answered,
+    and how; `awaited`: who is still to answer."""
 
     live: tuple[int, ...]
     finished: set[str]
     leaving: frozenset[int]
     awaited: set[str]
     acks: dict[str, Ack] = field(default_factory=dict)
+    reshapes: bool = False
 
     def copy(self) -> Pausing:
         return replace(self, finished=set(self.finished), awaited=set(self.awaited), acks=dict(self.acks))

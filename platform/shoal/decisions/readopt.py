@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shoal.decisions.cells import Cell, Cells
@@ -11,7 +11,7 @@ from shoal.decisions.events import Event, Joined, Lost
 from shoal.decisions.modes import Running
 from shoal.decisions.state import Shape, State, Worker
 from shoal.names import node_of
-from shoal.plan import Seat
+from shoal.plan import Mesh, Seat
 from shoal.protocol.said import Committed, Failed
 from shoal.record.generations import Membership, membership
 
@@ -35,6 +35,8 @@ class Past:
     evaluated: int = -1
     checkpoint: int = 0
     known: bool = True
+    shape: Mapping[str, int] | None = None
+    """See `record.generations.Membership`."""
 
     @classmethod
     def read(cls, events: Iterable[Mapping[str, Any]], steps: int, checkpoint: int) -> Past:
@@ -52,12 +54,13 @@ class Past:
             return cls(committed=steps, checkpoint=checkpoint)
         cells = {int(cell): tuple(crew) for cell, crew in last.cells.items()}
         attempts = {int(cell): int(attempt) for cell, attempt in last.attempts.items()}
-        return cls(last.generation, cells, attempts, steps, min(evaluated, steps), checkpoint)
+        return cls(last.generation, cells, attempts, steps, min(evaluated, steps), checkpoint, shape=last.shape)
 
 
 @dataclass(frozen=True)
 class Living:
-    """A living worker's word of what it is doing. `steps`: committed steps of its state (-1: it has none)."""
+    """A living worker's word of what it is doing. `steps`: committed steps of its state (-1: it has none); `shape`,
+    `mesh`: of the cell whose world it stands in, None for the mesh that the job names."""
 
     node: str
     seat: tuple[int, int] | None = None
@@ -65,6 +68,8 @@ class Living:
     generation: int = -1
     phase: str = "spare"
     steps: int = -1
+    shape: int = 0
+    mesh: Mesh | None = None
 
 
 def as_lived(shape: Shape, past: Past, living: Mapping[str, Living]) -> Past:
@@ -82,8 +87,11 @@ def as_lived(shape: Shape, past: Past, living: Mapping[str, Living]) -> Past:
     members = [said for said in seated.values() if said.generation == newest]
     if not members:
         return replace(past, generation=newest, known=False)
+    first = min(members, key=lambda said: said.shape)  # others may stand in cells of another shape already
+    members = [said for said in members if said.shape == first.shape]
+    workers = first.mesh.workers if first.mesh is not None else shape.workers
     attempts = {said.seat[0]: said.attempt for said in members if said.seat is not None}
-    cells: dict[int, list[str | None]] = {cell: [None] * shape.workers for cell in attempts}
+    cells: dict[int, list[str | None]] = {cell: [None] * workers for cell in attempts}
     for worker, said in seated.items():
         assert said.seat is not None
         cell, rank = said.seat
@@ -92,6 +100,9 @@ def as_lived(shape: Shape, past: Past, living: Mapping[str, Living]) -> Past:
     steps = max(said.steps for said in members)
     crews = {cell: tuple(crew) for cell, crew in cells.items()}
     lived = replace(past, generation=newest, cells=crews, attempts=attempts, known=False)
+    if first.mesh is not None:
+        told = {"number": first.shape, "cells": max(attempts) + 1, **asdict(first.mesh)}
+        lived = replace(lived, shape=told)
     return lived if steps < 0 else replace(lived, committed=steps, evaluated=min(past.evaluated, steps))
 
 
@@ -128,11 +139,12 @@ def unrecorded(records: Sequence[Mapping[str, Any]], words: Iterable[Committed])
 
 
 def rebuild(shape: Shape, past: Past, living: Mapping[str, Living]) -> tuple[State, Sequence[Event]]:
-    """The state as if every member of the last generation still trained, and the events that set it right: the losses
-    of those who are gone and the failures of those who are not where the record has them.
+    """The state of a run that began in `shape` as if every member of the last generation still trained, and the events
+    that set it right: the losses of those who are gone and the failures of those who are not where the record has them.
 
     If all are in place there are no events, and training never notices.
     """
+    shape = shape.again(past.shape)
     state = State.new(shape, {}, past.checkpoint)
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
     state.recorded = past.committed

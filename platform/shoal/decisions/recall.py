@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 from shoal.decisions.actions import Action, CopyTo, Form, Recall
 from shoal.decisions.modes import Gathering, Running
-from shoal.decisions.seating import hire_cell, spares
+from shoal.decisions.seating import clear_all, hire_cell, spares
 from shoal.decisions.state import State
 
 __all__ = ["assign_keepers", "copy_held", "form_recalled", "keepers", "newer_copies", "newest"]
@@ -113,9 +113,9 @@ def form_recalled(state: State, mode: Gathering, actions: list[Action]) -> None:
     assert found is not None
     steps, holders = found
     mode.recalled = steps
-    for index in range(len(state.cells)):
-        state.clear(index)
+    clear_all(state)
     members = hire_cell(state, 0, spares(state))
     if members:
         state.put(0, members, "forming")
-        actions.append(Form(0, state.cells[0].attempt, members, recall=Recall(steps, holders)))
+        recall = Recall(steps, holders)
+        actions.append(Form(0, state.cells[0].attempt, members, recall=recall, shape=state.shape.number))

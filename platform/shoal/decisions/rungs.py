@@ -18,11 +18,12 @@ from shoal.decisions.commits import put_on_record
 from shoal.decisions.halt import end
 from shoal.decisions.modes import Gathering, Pausing, Running, Stopping
 from shoal.decisions.recall import form_recalled, newer_copies
+from shoal.decisions.reshape import go_back, reshape
 from shoal.decisions.seating import combine, fill, holders, movable, release
 from shoal.decisions.state import State
 from shoal.ladder import Rung
 
-__all__ = ["begin", "conclude", "descend", "form_first_again"]
+__all__ = ["begin_of", "conclude", "descend", "form_first_again"]
 
 
 def conclude(state: State, mode: Pausing | Stopping, actions: list[Action]) -> None:
@@ -36,11 +37,17 @@ def conclude(state: State, mode: Pausing | Stopping, actions: list[Action]) -> N
     if not whole:
         start_over(state, mode, actions)
     elif state.halt is None:
-        go_on(state, mode, whole, actions)
+        if not (may_reshape(mode, whole) and reshape(state, mode.live, actions)):
+            go_on(state, mode, whole, actions)
     elif state.checkpoint < steps:
         begin(state, whole[:1], {}, actions)  # it saves, and halts
     else:
         end(state, actions)
+
+
+def may_reshape(mode: Pausing | Stopping, whole: Sequence[int]) -> bool:
+    """Whether the generation was paused for another shape, and all of it is there."""
+    return isinstance(mode, Pausing) and mode.reshapes and len(whole) == len(mode.live)
 
 
 def start_over(state: State, mode: Pausing | Stopping, actions: list[Action]) -> None:
@@ -50,6 +57,9 @@ def start_over(state: State, mode: Pausing | Stopping, actions: list[Action]) ->
         for worker, ack in mode.acks.items()
         if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
     }
+    if state.former is not None:
+        for worker in [w for w, ack in mode.acks.items() if not ack.former]:
+            state.former.held.pop(worker, None)  # it has joined the generation that ended
     state.mode, state.successors = Gathering(held), {}
     state.generation += 1  # nothing that is still said of the one that ended counts any more
     state.tally.fruitless += 1
@@ -70,7 +80,7 @@ def begin(
     `done`: micro-batches of the pending step that cells have accumulated."""
     whole = [cells[0]] if whole is None else whole
     if state.committed < state.shape.steps:
-        todo = batching.rest(state.shape.micro_batches(state.committed), cells, done)
+        todo = batching.rest(state.shape.micro_batches(state.committed, state.shape.workers), cells, done)
     else:
         todo = {c: [] for c in cells}
     state.generation += 1
@@ -94,6 +104,13 @@ def begin(
             halt=halts,
         )
     )
+
+
+def begin_of(state: State, mode: Gathering, ready: Sequence[int], actions: list[Action]) -> None:
+    """The first generation of cells that are `ready`: all are whole that were filled from those of another shape. Of a
+    run that was given up one is enough."""
+    cells = ready if state.halt is None else ready[:1]
+    begin(state, cells, {}, actions, None if mode.filled is None else cells)
 
 
 def heals(cells: Sequence[int], whole: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -188,8 +205,12 @@ def descend(state: State, actions: list[Action], below: Rung | None = None) -> N
 
 
 def form_first_again(state: State, mode: Gathering, actions: list[Action]) -> None:
-    """The first cell fell apart while it was formed of what living workers hold: once more if it can be, else down."""
-    if mode.held and holders(state, mode):
+    """The first cell fell apart while it was formed of what living workers hold, or all of another shape did: once more
+    if it can be, else down."""
+    if mode.filled is not None:
+        mode.held, mode.filled = mode.filled, None
+        descend(state, actions)
+    elif mode.held and holders(state, mode):
         combine(state, mode, actions)
     elif mode.held:
         descend(state, actions, Rung.COMBINE)
@@ -209,6 +230,17 @@ def take_combine(state: State, actions: list[Action]) -> None:
     combine(state, state.mode, actions)
     reason = "no cell is whole, but together its workers hold every shard: put together, nothing is lost"
     actions.append(Decision(Rung.COMBINE, tuple(range(state.shape.cells)), reason))
+
+
+def take_former(state: State, actions: list[Action]) -> None:
+    """Back to the former shape: one cell of those who still keep it, if they hold every shard."""
+    mode = go_back(state)
+    if holders(state, mode):
+        combine(state, mode, actions)
+        reason = "cells of another shape did not come about: one of the former shape is put together, nothing is lost"
+        actions.append(Decision(Rung.COMBINE, tuple(range(state.shape.cells)), reason))
+    else:
+        descend(state, actions, Rung.COMBINE)
 
 
 def can_recall(state: State) -> bool:
@@ -247,6 +279,7 @@ def undo(state: State, steps: int, rung: Rung, where: str, actions: list[Action]
 
 WITHOUT_A_CELL: tuple[Way, ...] = (
     Way(Rung.COMBINE, can_combine, take_combine),
+    Way(Rung.COMBINE, lambda state: state.former is not None, take_former),
     Way(Rung.RECALL, can_recall, take_recall),
     Way(Rung.RESTORE, lambda state: True, take_restore),
 )

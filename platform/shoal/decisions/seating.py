@@ -12,6 +12,7 @@ from shoal.decisions.state import State
 from shoal.plan import Healer, Seat
 
 __all__ = [
+    "clear_all",
     "combine",
     "fill",
     "free",
@@ -45,7 +46,9 @@ def spares(state: State) -> dict[str, str]:
 def fill(state: State, actions: list[Action]) -> None:
     """Form every empty cell that can be, those that miss least first; the members of one that cannot become spares."""
     mode = state.mode
-    if isinstance(mode, Gathering) and (mode.held or mode.recalled is not None or mode.damaged):
+    if isinstance(mode, Gathering) and (
+        mode.held or mode.recalled is not None or mode.damaged or mode.filled is not None
+    ):
         return  # first of all a cell from what is left
     size, idle = state.shape.workers, len(state.idle)
     missing = {i: state.cells[i].members.count(None) for i in state.cells.within("empty") if not state.arriving[i]}
@@ -73,7 +76,7 @@ def fill(state: State, actions: list[Action]) -> None:
         members = tuple(m or found[Seat(index, rank)] for rank, m in enumerate(cell.members))
         state.put(index, members, "forming")
         restore = state.checkpoint if isinstance(state.mode, Gathering) else None
-        actions.append(Form(index, cell.attempt, members, restore))
+        actions.append(Form(index, cell.attempt, members, restore, shape=state.shape.number))
 
 
 def hire(state: State, seats: Sequence[Seat], there: Mapping[str, str], found: Mapping[Seat, str]) -> dict[Seat, str]:
@@ -126,10 +129,15 @@ def combine(state: State, mode: Gathering, actions: list[Action]) -> None:
     Holders of different cells fit together: all cells hold the same state at the same step.
     """
     members = holders(state, mode)
+    clear_all(state)
+    state.put(0, members, "forming")
+    actions.append(Form(0, state.cells[0].attempt, members, keep=True, shape=state.shape.number))
+
+
+def clear_all(state: State) -> None:
+    """No cell has members any more."""
     for index in range(len(state.cells)):
         state.clear(index)
-    state.put(0, members, "forming")
-    actions.append(Form(0, state.cells[0].attempt, members, keep=True))
 
 
 def holders(state: State, mode: Gathering) -> tuple[str, ...]:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 
 from shoal import batching
 from shoal.config import Job
-from shoal.plan import NOWHERE, Mesh, Site
-from shoal_core.workload import Workload
+from shoal.plan import NOWHERE, Mesh, Site, reshape
+from shoal.plan.reshape import Bounds, Choice, Costs, Limits, Load, Present, Stay, Survivor, bounds_of, check_limits
+from shoal_core.workload import ORIGIN, Workload
 
-__all__ = ["Shape", "shape_of"]
+__all__ = ["Choose", "Shape", "bounds_for", "shape_of"]
+
+SOME = 4096
+"""Steps by whose batches it is told which shapes a run may take: batches grow by few and large steps."""
+STATE = 12.0
+"""Bytes of state that a parameter has: its value and two moments."""
+Choose = Callable[[Mapping[str, Survivor], Present, int], Choice | Stay]
+"""Whether another shape would do more, with these workers at this step: see `plan.reshape.choose`."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a run is asked to be."""
+    """What a run is asked to be; and the shape of its cells, which may change: `cells`, `workers` of each and their
+    `axes`, told apart from others that it had by its `number`."""
 
     cells: int
     workers: int
     steps: int
-    micro_batches: Callable[[int], int]
-    """Micro-batches of a step, all cells together."""
+    micro_batches: Callable[[int, int], int]
+    """Micro-batches of a step in cells of so many workers, all cells together: (step, workers)."""
     recall: bool = False
     """Snapshots are copied to other nodes."""
     axes: Mesh | None = None
@@ -40,18 +49,47 @@ class Shape:
     """Whether who is slow for long is replaced, if a spare is there."""
     spares: int | None = None
     """Warm workers without a seat to be kept; None: one on every free slot."""
+    number: int = 0
+    choose: Choose | None = None
+    """None: its cells stay as they are."""
+    seats: int = 0
+    """That the run wants in any shape: those that it began with."""
 
     @property
     def mesh(self) -> Mesh:
         return self.axes or Mesh(ep=self.workers)
 
+    def reshaped(self, number: int, mesh: Mesh, cells: int) -> Shape:
+        """The same run in at least so many cells of another mesh, in more if it has seats for them."""
+        wanted = max(cells, self.wanted // mesh.workers)
+        return replace(self, cells=wanted, workers=mesh.workers, axes=mesh, number=number, seats=self.wanted)
 
-def shape_of(job: Job, workload: Workload, mesh: Mesh, site: Callable[[str], Site]) -> Shape:
-    """What a job asks for. `site`: where a node stands."""
+    def told(self) -> dict[str, int] | None:
+        """For the record; None for the shape that the run began with."""
+        return {"number": self.number, "cells": self.cells, **asdict(self.mesh)} if self.number else None
 
-    def micro_batches(step: int) -> int:
+    def again(self, told: Mapping[str, int] | None) -> Shape:
+        """The shape that a record tells of, of a run that began with this one."""
+        if told is None:
+            return self
+        axes = {field.name: told[field.name] for field in fields(Mesh)}
+        mesh = Mesh(**axes)
+        return replace(
+            self, cells=told["cells"], workers=mesh.workers, axes=mesh, number=told["number"], seats=self.wanted
+        )
+
+    @property
+    def wanted(self) -> int:
+        """Seats that the run wants, whatever shape it has."""
+        return self.seats or self.cells * self.workers
+
+
+def shape_of(job: Job, workload: Workload, mesh: Mesh, site: Callable[[str], Site], parameters: float = 0.0) -> Shape:
+    """What a job asks for. `site`: where a node stands; `parameters`: of the model, if it is known."""
+
+    def micro_batches(step: int, workers: int) -> int:
         first, last = workload.samples(step)
-        return batching.count(first, last, job.workers_per_cell, workload.micro_batch)
+        return batching.count(first, last, workers, workload.micro_batch)
 
     return Shape(
         job.cells,
@@ -67,4 +105,31 @@ def shape_of(job: Job, workload: Workload, mesh: Mesh, site: Callable[[str], Sit
         roll_backs=job.snapshots.roll_backs,
         replace_stragglers=job.stragglers == "replace",
         spares=None if job.spares == "all" else job.spares,
+        choose=None if job.elastic is None else chooser(bounds_for(job, workload, mesh), workload, site, parameters),
     )
+
+
+def bounds_for(job: Job, workload: Workload, mesh: Mesh) -> Bounds:
+    """The shapes that a job which says so may take, beside the one it begins with.
+
+    Raises:
+        UserError: it may not even have that.
+    """
+    assert job.elastic is not None
+    limits = Limits(**job.elastic.model_dump())
+    check_limits(limits, mesh, job.cells)
+    first = int((job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
+    some = range(first, job.steps, max(1, (job.steps - first) // SOME))
+    batches = {last - first for first, last in map(workload.samples, (*some, job.steps - 1))}
+    return bounds_of(workload, mesh, limits, sorted(batches), exact=job.reduce == "exact")
+
+
+def chooser(bounds: Bounds, workload: Workload, site: Callable[[str], Site], parameters: float) -> Choose:
+    """Chooses among these shapes."""
+    costs = Costs(parameters * STATE)
+
+    def choose(living: Mapping[str, Survivor], present: Present, step: int) -> Choice | Stay:
+        first, last = workload.samples(step)
+        return reshape.choose(living, present, bounds, costs, Load(last - first, workload.micro_batch), site)
+
+    return choose

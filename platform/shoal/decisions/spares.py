@@ -20,6 +20,7 @@ AT_ONCE = 2
 
 def survey(state: State, event: Surveyed, actions: list[Action]) -> None:
     """Keep warm spares on free slots, once the run is under way."""
+    state.now = event.now
     if state.halt is not None or (state.generation < 0 and state.expected):
         return
     shape = state.shape
@@ -30,7 +31,7 @@ def survey(state: State, event: Surveyed, actions: list[Action]) -> None:
     seated = [node for name, node in held if name in state.seats]
     idle = [node for name, node in held if name not in state.seats]
     limit = 0 if event.now < state.spares_from else shape.spares
-    wanted = spares_wanted(usable, seated, idle, shape.cells * shape.workers, limit, state.tally.unborn)
+    wanted = spares_wanted(usable, seated, idle, shape.wanted, limit, state.tally.unborn)
     actions += [Hire(node) for node in wanted[:AT_ONCE]]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from shoal.decisions.cells import Cell, Cells, Formation
 from shoal.decisions.copies import Copies
@@ -21,15 +22,39 @@ from shoal.plan import Seat
 from shoal.protocol.said import Ack, Committed
 from shoal.timeouts import Timeouts
 
-__all__ = ["State", "Worker"]
+__all__ = ["Considered", "Former", "State", "Worker"]
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A living, warm worker. `home`: the seat it was started for, if any."""
+    """A living, warm worker. `home`: the seat it was started for, if any; `since`: monotonic time of its coming."""
 
     node: str
     home: Seat | None = None
+    since: float = 0.0
+
+
+@dataclass
+class Former:
+    """The shape that a run has left, until a step is committed in the next: whoever lives may still keep its shard of
+    it, after `steps` committed steps (`held`: of which rank), and copies of them others."""
+
+    shape: Shape
+    steps: int
+    held: dict[str, int]
+    copies: Copies
+
+    def copy(self) -> Former:
+        return replace(self, held=dict(self.held), copies=self.copies.copy())
+
+
+@dataclass(frozen=True)
+class Considered:
+    """What was `known` when another shape was last asked for, and the time (monotonic) from which on that is done
+    `again` though nothing has changed."""
+
+    known: tuple[int, ...] = ()
+    again: float = inf
 
 
 @dataclass
@@ -46,6 +71,7 @@ class State:
     """Steps of the last whole checkpoint; 0 is the initial state."""
     halt: Halt | None = None
     """Set when the run cannot go on."""
+    former: Former | None = None
     unsaved: str = "nothing was said of it"
     saving: str = ""
     """What keeps checkpoints from becoming whole, as it was told; "" once one is."""
@@ -85,12 +111,17 @@ class State:
     """Words of steps that are not on record because words of steps before may still come."""
     told: dict[str, int] = field(default_factory=dict)
     """The number of each worker's last word that a controller before this one put into the journal."""
+    now: float = 0.0
+    """Monotonic time of the last look at workers or nodes."""
+    changes: int = 0
+    """Workers that came or went."""
+    considered: Considered = Considered()
     tally: Tally = field(default_factory=Tally)
     stragglers: Stragglers = field(default_factory=Stragglers)
     watchdog: Watchdog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.watchdog = Watchdog(Timeouts(self.shape.patience, self.shape.cells * self.shape.workers))
+        self.watchdog = Watchdog(Timeouts(self.shape.patience, self.shape.wanted))
 
     @classmethod
     def new(cls, shape: Shape, homes: Mapping[Seat, str], checkpoint: int = 0) -> State:
@@ -122,6 +153,7 @@ class State:
             going=dict(self.going),
             deadlines=dict(self.deadlines),
             copies=self.copies.copy(),
+            former=None if self.former is None else self.former.copy(),
             unrecorded=dict(self.unrecorded),
             tally=self.tally.copy(),
             stragglers=self.stragglers.copy(),
@@ -170,6 +202,7 @@ class State:
     def enter(self, name: str, worker: Worker) -> None:
         """A warm worker is there."""
         self.workers[name] = worker
+        self.changes += 1
         self.on_node.setdefault(worker.node, set()).add(name)
         if name not in self.seats:
             self.idle.add(name)
@@ -178,11 +211,15 @@ class State:
         """A worker is there no more: it has no copies and is part of no successor; its seat is another matter."""
         worker = self.workers.pop(name, None)
         if worker is not None:
+            self.changes += 1
             self.on_node[worker.node].discard(name)
             if not self.on_node[worker.node]:
                 del self.on_node[worker.node]
         self.idle.discard(name)
         self.copies.held.pop(name, None)
+        if self.former is not None:
+            self.former.held.pop(name, None)
+            self.former.copies.held.pop(name, None)
         self.disband(name)
         return worker
 

@@ -23,6 +23,7 @@ def look(state: State, event: Looked, actions: list[Action]) -> bool:
     done that may allow something new."""
     before = len(actions)
     dog = state.watchdog
+    state.now = event.now
     dog.look(event.gap)
     dog.moved = event.now if dog.moved is None else dog.moved
     if isinstance(state.mode, Stopping):

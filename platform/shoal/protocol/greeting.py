@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shoal.protocol.said import Phase
+from shoal_core.mesh import Mesh
 
 __all__ = [
     "GREETING_LIMIT",
@@ -46,7 +47,8 @@ class Greeting:
 
     `home`: the (cell, rank) it was started for; `seat`: the one it sits on; `attempt`, `generation`: the newest it was
     in; `steps`: committed ones of its state; `copies`: where it keeps copies for others. -1 and None: nothing yet.
-    `device`: the number of its own GPU on its node, if the cluster gave it one.
+    `device`: the number of its own GPU on its node, if the cluster gave it one; `shape`, `mesh`: of the world that it
+    stands in, as in `orders.Form`.
     """
 
     worker: str
@@ -60,6 +62,8 @@ class Greeting:
     steps: int = -1
     copies: tuple[str, int] | None = None
     device: str = ""
+    shape: int = 0
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)

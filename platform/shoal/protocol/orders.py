@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shoal.protocol.rendezvous import Closed, Met, Values
+from shoal_core.mesh import Mesh
 
 __all__ = [
     "CommitLate",
@@ -24,6 +25,7 @@ __all__ = [
     "Profile",
     "Published",
     "Recall",
+    "Refill",
     "Stop",
 ]
 
@@ -45,9 +47,21 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Refill:
+    """Fill a shard from those of the shape `number` after `steps` committed steps; `holders`: some who hold them, all
+    together all of them, and where each serves what it holds."""
+
+    number: int
+    steps: int
+    holders: tuple[tuple[str, tuple[str, int]], ...]
+
+
+@dataclass(frozen=True)
 class Form:
     """Build (again) the world of a cell, as its `rank` of `size`; load the checkpoint of `restore` steps if given, or
-    (`keep`) go on from the state that was kept on leaving the former world, or (`recall`) from a copy."""
+    (`keep`) go on from the state that was kept on leaving the former world, or (`recall`) from a copy, or (`refill`)
+    from what others hold of another shape. `mesh`: of the cell, None for the one that the job names; `shape`: number of
+    the run's shape that it belongs to."""
 
     cell: int
     attempt: int
@@ -56,6 +70,9 @@ class Form:
     restore: int | None = None
     keep: bool = False
     recall: Recall | None = None
+    mesh: Mesh | None = None
+    shape: int = 0
+    refill: Refill | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +101,13 @@ class Generation:
 @dataclass(frozen=True)
 class Stop:
     """Leave the generation at once and answer; if the cell is broken and the pending step's totals are not complete,
-    leave its world too, so that peers blocked in it are freed. `committed`: steps that the controller knows of."""
+    leave its world too, so that peers blocked in it are freed; so with a world of another shape than `shape`, whose
+    shard is asked after. `committed`: steps that the controller knows of."""
 
     generation: int
     broken: tuple[int, ...]
     committed: int
+    shape: int = 0
 
 
 @dataclass(frozen=True)

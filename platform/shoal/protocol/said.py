@@ -96,11 +96,14 @@ class CannotStart(Word):
 
 @dataclass(frozen=True)
 class Ready(Word):
-    """A worker stands in its cell's new world with a model built."""
+    """A worker stands in its cell's new world with a model built. `seconds`, `bytes`: to fill its shard from those of
+    another shape, and what of it came from others."""
 
     worker: str
     cell: int
     attempt: int
+    seconds: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Ack:
     `steps`: committed steps its state stands for (-1: not healed yet); `evaluated`: the last boundary it evaluated at;
     `done`: micro-batches of the pending step that its cell has accumulated; `out`: it has left its cell's world (its
     state it keeps); `whole`: the pending step's totals are complete here, so that it can still commit it; `rank`: which
-    shard of the state it holds.
+    shard of the state it holds, in the shape that was asked after; `former`: it keeps one of another shape too.
     """
 
     steps: int
@@ -128,6 +131,7 @@ class Ack:
     out: bool = False
     whole: bool = False
     rank: int = -1
+    former: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,15 @@ ROOM = 2048
 @dataclass(frozen=True)
 class Membership:
     """A generation: `cells` are the actors of each cell by its number, in the order of their ranks; `attempts` says
-    which formation of each cell it is; `step` is how many steps were committed when it began, `time` unix seconds."""
+    which formation of each cell it is; `step` is how many steps were committed when it began, `time` unix seconds;
+    `shape`: number, cells that the run wants and axes of each, if it is not the one that the run began with."""
 
     generation: int
     step: int
     time: float
     cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
+    shape: Mapping[str, int] | None = None
 
     @property
     def workers(self) -> int:
@@ -44,6 +46,7 @@ def people(cells: Mapping[str, Sequence[str]]) -> int:
 def told(before: Membership | None, now: Membership) -> dict[str, Any]:
     """The fields of the journal's line on the generation `now`. `before`: the last one that the same writer told."""
     fields: dict[str, Any] = {"generation": now.generation, "step": now.step, "live": len(now.cells)}
+    fields["shape"] = now.shape
     if before is None or now.workers <= WHOLE:
         return fields | {"cells": now.cells, "attempts": now.attempts}
     changed = [
@@ -67,14 +70,14 @@ def membership(before: Membership | None, event: Mapping[str, Any]) -> Membershi
     """
     number, step, time = int(event.get("generation", -1)), int(event.get("step") or 0), float(event["time"])
     cells, attempts = event.get("cells") or {}, event.get("attempts") or {}
-    since = event.get("since")
+    since, shape = event.get("since"), event.get("shape")
     if since is None:
-        return Membership(number, step, time, cells, attempts)
+        return Membership(number, step, time, cells, attempts, shape)
     if before is None or before.generation != since:
         raise ValueError(f"generation {number} is told by its changes against {since}, which is not told before it")
     left = {cell: crew for cell, crew in before.cells.items() if cell not in event["gone"]}
     tries = {cell: before.attempts[cell] for cell in left}
-    return Membership(number, step, time, left | event["changed"], tries | attempts)
+    return Membership(number, step, time, left | event["changed"], tries | attempts, shape)
 
 
 def history(events: Iterable[Mapping[str, Any]]) -> list[Membership]:

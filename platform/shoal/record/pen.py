@@ -106,10 +106,15 @@ class Pen:
         self.last_step = min(self.last_step, step - 1)
 
     def generation(
-        self, number: int, step: int, cells: Mapping[str, Sequence[str]], attempts: Mapping[str, int]
+        self,
+        number: int,
+        step: int,
+        cells: Mapping[str, Sequence[str]],
+        attempts: Mapping[str, int],
+        shape: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Who holds what from now on (`Membership`): a line of the journal, which is returned, and `plan.json`."""
-        now = Membership(number, step, time.time(), cells, attempts)
+        now = Membership(number, step, time.time(), cells, attempts, shape)
         line = self.event("generation", time=now.time, **told(self._told, now))
         self._told = membership(self._told, line)
         self._plan_due = True

@@ -108,6 +108,8 @@ def _decision(event: Event) -> str:
 def _generation(event: Event) -> str:
     live = event.get("live")
     cells = count(len(event.get("cells") or {}) if live is None else live, "cell")
+    if shape := event.get("shape"):
+        cells += f" of {count(shape['pp'] * shape['fsdp'] * shape['ep'], 'worker')}"
     return f"Generation {event.get('generation')} stands at step {event.get('step')} with {cells}."
 
 
@@ -295,6 +297,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "decision": _decision,
     "generation": _generation,
     "recovery": _recovery,
+    "reshaped": lambda event: f"{event.get('sentence')}.",
     "checkpoint": _checkpoint,
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_passed_over": _checkpoint_passed_over,

@@ -57,7 +57,7 @@ class Simulation:
             )
             for cell in range(settings.cells)
         }
-        shape = Shape(settings.cells, settings.workers, FOREVER, lambda step: self.total)
+        shape = Shape(settings.cells, settings.workers, FOREVER, lambda step, workers: self.total)
         living = {
             name: Living(self.cluster.node_of[name], (cell, rank), 0, 0, "training")
             for cell, crew in crews.items()

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from shoal.checkpoint import OURS, Group
-from shoal.protocol.orders import Keeper, Recall
+from shoal.protocol.orders import Keeper, Recall, Refill
 from shoal.saving.deadline import Speed
 from shoal.timeouts import Timeouts
 from shoal.worker.copies import CopyServer, LostCopy
 from shoal.worker.peers import Peer, push
-from shoal.worker.shelf import Held, Shelf, copy_name
+from shoal.worker.shelf import STATES, Held, Shelf, copy_name, state_name
 from shoal.worker.snapshot import Kept, Snapshot
 from shoal.worker.step import Step
 from shoal_core.ckpt.errors import Damaged, Unfit
@@ -39,10 +39,11 @@ Address = tuple[str, int]
 
 
 class Courier:
-    """`keeper`: who keeps copies of this worker's snapshots, if it was told to make any. `secret`: the run's."""
+    """`keeper`: who keeps copies of this worker's snapshots, if it was told to make any. `secret`: the run's. `shelf`:
+    what the worker `own` holds for others."""
 
-    def __init__(self, timeouts: Timeouts, secret: Callable[[], str]) -> None:
-        self._timeouts, self._secret = timeouts, secret
+    def __init__(self, timeouts: Timeouts, secret: Callable[[], str], shelf: Shelf, own: str) -> None:
+        self._timeouts, self._secret, self._shelf, self._own = timeouts, secret, shelf, own
         self._sending: threading.Thread | None = None
         self._table: tuple[weakref.ref[Step], int, Table] | None = None
         self.keeper: Keeper | None = None
@@ -106,6 +107,35 @@ class Courier:
             found = looked(sources)
             own = str(peers.rank)
             yield {key: (Holder(table, int(key != own)), sources[key][0]) for key, table in found.items()}
+
+    def open(self, step: Step, shape: int) -> None:
+        """Let others have ranges of the state of a worker that stands between two steps, in a shape of this number."""
+        self._shelf.put(state_name(shape, step.steps), self.held(step))
+
+    def lay_out(self, shape: int, steps: int, tensors: Sequence[torch.Tensor]) -> None:
+        """The state that others may have ranges of lies in these tensors from now on; it stays as it is."""
+        name = state_name(shape, steps)
+        if (held := self._shelf.get(name)) is not None:
+            self._shelf.put(name, Held(tensors, held.table))
+
+    def put_away(self) -> None:
+        """Nobody has ranges of this worker's own state any more."""
+        for name in self._shelf.names(STATES):
+            self._shelf.drop(name)
+
+    def refill(self, step: Step, order: Refill) -> tuple[float, int]:
+        """Fill a worker's shard from what others, and itself, hold of another shape. Returns the seconds it took, and
+        the bytes that came from others.
+
+        Raises:
+            LostCopy: some of it is not to be had; the state is nobody's then.
+        """
+        began, place = time.monotonic(), step.member.cell * step.member.size + step.member.rank
+        name, secret = state_name(order.number, order.steps), self._secret()
+        timeout = self._timeouts.build
+        given = fill(step, name, dict(order.holders), self._shelf, self._own, secret, timeout, place)
+        step.healed(order.steps)
+        return time.monotonic() - began, given.total() - given[self._own]
 
     def _send(self, snapshot: Snapshot, kept: Kept, table: Table, rank: int, steps: int, keeper: Keeper) -> None:
         # without the keeper's word to the controller it is no copy

@@ -24,16 +24,18 @@ from shoal.worker.device import VISIBLE
 from shoal.worker.fencing import fence_soon
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
+from shoal.worker.kept import KeptStates
 from shoal.worker.lastresort import LastResort
 from shoal.worker.link import Link
-from shoal.worker.membership import Membership, ack_of, ack_without
+from shoal.worker.membership import Membership, ack_of
 from shoal.worker.profiler import Profiler
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
+from shoal.worker.shelf import Shelf
 from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal.worker.voice import Voice
-from shoal.worker.world import Kit, RetainedState, World, damage_of, make_room, not_to_be_had
+from shoal.worker.world import Kit, World, damage_of, not_to_be_had
 from shoal_core.store import join, local_folder, open_store
 from shoal_core.workload import Workload
 
@@ -55,11 +57,13 @@ class Loop:
         self.link.dropped = self.rendezvous.lost
         self.voice = Voice(setup.name, self.link, job.audit.samples, self.calls)
         self.copies: CopyServer | None = None
-        if job.snapshots.recalls:
-            self.copies = CopyServer(address, self.voice.held, timeouts.collective, lambda: self.meeting.secret)
+        shelf = Shelf()
+        if job.snapshots.recalls or job.elastic is not None:
+            self.copies = CopyServer(address, self.voice.held, timeouts.collective, lambda: self.meeting.secret, shelf)
         transport = choose(workload.runs_on, timeouts)
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
-        thread, courier = TrainingThread(self.run, timeouts.release), Courier(timeouts, lambda: self.meeting.secret)
+        thread = TrainingThread(self.run, timeouts.release)
+        courier = Courier(timeouts, lambda: self.meeting.secret, shelf, setup.name)
         courier.copies = self.copies
         if local_folder(job.place) is None:  # then it is the controller's own, of which this node may have none
             setup.rundir.mkdir(parents=True, exist_ok=True)
@@ -71,8 +75,8 @@ class Loop:
         disk = None if local is None else open_store(join(local, str(job.run_id), setup.node))
         self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, last, disk, *told)
         self.world: World | None = None  # until it stands
-        self.attempt = -1
-        self.retained: RetainedState | None = None
+        self.attempt, self.shape = -1, 0
+        self.kept = KeptStates(courier)
 
     def meet(self, meeting: Meeting) -> Callable[[], None]:
         """Call this controller, to take orders from it from now on. Returns what waits until it has answered, or until
@@ -94,7 +98,8 @@ class Loop:
         seat = None if world is None else (world.order.cell, world.order.rank)
         where = (setup.home, seat, self.attempt, self.voice.generation, beat.phase, beat.steps)
         copies = None if self.copies is None else self.copies.address
-        return Greeting(setup.name, setup.node, os.getpid(), *where, copies, os.environ.get(VISIBLE, ""))
+        shape = (0, None) if world is None else (world.order.shape, world.order.mesh)
+        return Greeting(setup.name, setup.node, os.getpid(), *where, copies, os.environ.get(VISIBLE, ""), *shape)
 
     def beat(self) -> Beat:
         """A sign of life."""
@@ -103,10 +108,10 @@ class Loop:
     def urgent(self, order: orders.Order) -> bool:
         """What cannot wait for the training thread; true if that was all."""
         match order:
-            case orders.Stop(generation, broken, committed):
+            case orders.Stop(generation, _, committed):
                 self.calls.stopped = max(self.calls.stopped, generation)
                 self.voice.settle(committed)  # this worker may be blocked where only a peer's late commit frees it
-                if (world := self.world) is not None and world.order.cell in broken:
+                if (world := self.world) is not None and ends(world, order):
                     world.cut()  # it may be blocked in a collective of the cell
                 return False
             case orders.Form():
@@ -147,17 +152,20 @@ class Loop:
     def form(self, order: orders.Form) -> None:
         """Build the world of a cell and this worker's share of the model in it."""
         self.leave()
+        if order.refill is not None:
+            self.kept.only(order.refill.number)
         if self.kit.workload.runs_on != "cpu":
             self.voice.phase = Phase.LEAVING  # of the world to come there is nothing yet that could be cut
-            self.retained = make_room(self.retained, self.kit.last)
+            self.kept.make_room(self.kit.last)
         self.calls.formed += 1
+        self.shape = order.shape
         self.rendezvous.scope = f"cell/{order.cell}/{order.attempt}"
         self.voice.phase = Phase.FORMING
         world = World(order, self.kit)
         try:
-            world.open(self.retained)
+            world.open(self.kept.of(order.shape))
         except Exception as error:
-            self.retained = world.close() or self.retained
+            self.kept.close(world)
             self.voice.phase = Phase.SPARE
             if not not_to_be_had(error):
                 raise
@@ -166,7 +174,7 @@ class Loop:
         assert world.step is not None
         world.step.pausing = lambda: self.calls.pausing == self.voice.generation
         self.world, self.attempt = world, order.attempt
-        self.voice.ready(order.cell, order.attempt)
+        self.voice.ready(order.cell, order.attempt, *world.filled)
 
     def leave(self) -> None:
         """Leave the cell, and keep the state."""
@@ -174,7 +182,7 @@ class Loop:
             self.voice.phase = Phase.LEAVING
             self.link.beat()  # the last for a while
             world, self.world = self.world, None
-            self.retained = world.close() or self.retained
+            self.kept.close(world)
         self.voice.phase = Phase.SPARE
 
     def live(self, order: orders.Generation) -> None:
@@ -186,7 +194,7 @@ class Loop:
         membership = Membership(self.world, self.voice, lambda: self.meeting.session)
         with self.guarded():
             goes_on = membership.join(order)
-            self.retained = None
+            self.kept.let_go()
             if goes_on:
                 membership.train()
 
@@ -195,10 +203,10 @@ class Loop:
         still be committed here."""
         if (world := self.world) is not None and world.step is not None:
             world.freed()
-            world.broken = world.order.cell in order.broken
+            world.broken = ends(world, order)
             if world.broken and (world.step.total is None or world.step.torn):
                 self.leave()
-        self.answer(order.generation, order.committed)
+        self.answer(order.generation, order.committed, order.shape)
 
     def commit_late(self, order: orders.CommitLate) -> None:
         """Commit the pending step because somebody has. Peers of the cell may have gone on already and wait for this
@@ -213,12 +221,14 @@ class Loop:
                 self.calls.over = True
                 with contextlib.suppress(Stopped), self.guarded():
                     membership.train()
-        self.answer(order.generation, order.steps)
+        self.answer(order.generation, order.steps, self.shape)
 
-    def answer(self, generation: int, known: int) -> None:
-        """Say how far this worker is. `known`: committed steps that the controller knows of."""
+    def answer(self, generation: int, known: int, shape: int) -> None:
+        """Say how far this worker is, in the `shape` that is asked after. `known`: committed steps that the controller
+        knows of."""
         step = None if self.world is None else self.world.step
-        self.voice.acked(generation, ack_of(step) if step is not None else ack_without(self.retained), known)
+        standing = None if step is None else ack_of(step)
+        self.voice.acked(generation, self.kept.answer(shape, standing), known)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -233,3 +243,8 @@ class Loop:
             if not world_broke(error):
                 raise
             self.voice.failed("between", error)
+
+
+def ends(world: World, order: orders.Stop) -> bool:
+    """Whether a stop ends a world: the cell is broken, or it is of another shape than the run's."""
+    return world.order.cell in order.broken or world.order.shape != order.shape

@@ -45,7 +45,7 @@ class Membership:
         assert world.step is not None, "a generation was sent to a worker that stands in no cell"
         assert world.saver is not None
         self.step, self.saver, self.kit, self.voice, self.session = world.step, world.saver, world.kit, voice, session
-        self.pace = world.pace
+        self.pace, self.shape = world.pace, world.order.shape
         self.leaves: Leaves | None = None
         """Of a cell some of whose nodes are about to go, and that nobody can take over from."""
         self.step.saving = self._saving
@@ -107,6 +107,8 @@ class Membership:
             self._committed(commit)
             self.saver.chances.heard(self.step.steps - 1, wanted=commit.save, busy=commit.saving)
             if commit.pause:
+                if self.kit.job.elastic is not None:
+                    self.kit.courier.open(self.step, self.shape)  # cells of another shape may be filled from it
                 self.voice.acked(self.voice.generation, ack_of(self.step))
                 return
 

@@ -15,8 +15,10 @@ import torch
 from shoal_core.ckpt.index import number
 from shoal_core.ckpt.tables import Table, heard, octets, told
 
-__all__ = ["Held", "Shelf", "copy_name", "heard_tables", "state_name"]
+__all__ = ["STATES", "Held", "Shelf", "copy_name", "heard_tables", "state_name"]
 
+STATES = "state/"
+"""Begins the names of a worker's own."""
 CHUNK = 1 << 20
 """Bytes that are summed and sent at a time: few enough to be in the processor's cache still when they are sent."""
 
@@ -28,7 +30,7 @@ def copy_name(rank: int, steps: int) -> str:
 
 def state_name(number: int, steps: int) -> str:
     """What a worker's own shard is called, after so many committed steps in the shape of this number."""
-    return f"state/{number}/{steps}"
+    return f"{STATES}{number}/{steps}"
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,10 @@ class Voice:
         phase = step.phase if step is not None and self.phase is Phase.INSIDE else self.phase
         return Beat(phase, -1 if step is None else step.steps)
 
-    def ready(self, cell: int, attempt: int) -> None:
+    def ready(self, cell: int, attempt: int, seconds: float = 0.0, size: int = 0) -> None:
+        """`seconds`, `size`: see `said.Ready`."""
         self.phase = Phase.READY
-        self.link.send(Ready(self.name, cell, attempt))
+        self.link.send(Ready(self.name, cell, attempt, seconds, size))
 
     def entered(self, generation: int) -> None:
         """A generation begins for this worker: all that was committed before is known."""

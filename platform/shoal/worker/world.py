@@ -79,12 +79,14 @@ class Kit:
 
 @dataclass(frozen=True)
 class RetainedState:
-    """What a worker that left its cell's world still holds: its shard of the state after `steps` committed steps."""
+    """What a worker that left its cell's world still holds: its shard of the state after `steps` committed steps, in
+    the shape of the number `shape`."""
 
     steps: int
     evaluated: int
     rank: int
     tensors: list[torch.Tensor]
+    shape: int = 0
 
 
 class World:
@@ -95,6 +97,8 @@ class World:
         self.broken = False
         self.step: Step | None = None
         self.saver: checkpoint.Saver | None = None
+        self.filled = (0.0, 0)
+        """Seconds that it took to fill the shard from those of another shape, and bytes of it that came from others."""
         self.pace = Pace(kit.job.checkpoint.every)
         self._sockets = Sockets()
 
@@ -107,15 +111,16 @@ class World:
             RuntimeError: a peer is gone.
         """
         order, kit = self.order, self.kit
+        workload = kit.workload if order.mesh is None else kit.workload.shaped(asdict(order.mesh))
         kit.groups.meet("world", order.size)
         self._sockets.mark()
         kit.groups.world("world", order.rank, order.size)
-        shard = build_shard(kit.workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
+        shard = build_shard(workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
         group, asking = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
         bringing = None if kit.disk is None else dist.new_group(backend="gloo")
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
-        step = self.step = Step(member, kit.workload, shard, kit.groups, kit.job, kit.injector)
+        step = self.step = Step(member, workload, shard, kit.groups, kit.job, kit.injector)
         step.inside = partial(kit.thread.inside, self)
         if order.restore is not None:
             self._restore(step, order.restore, group)
@@ -123,7 +128,9 @@ class World:
             resume(step, retained)
         if order.recall is not None:
             kit.courier.fetch(step, order.recall)
-        mesh = asdict(cell_mesh(kit.workload, order.size))
+        if order.refill is not None:
+            self.filled = kit.courier.refill(step, order.refill)
+        mesh = asdict(cell_mesh(workload, order.size))
         about = {"run_id": kit.job.run_id, "workers": order.size, "mesh": mesh, "workload": kit.job.workload}
         how, start = kit.job.checkpoint, kit.origin.get("start")
         told = (about, kit.saved, kit.not_saved, asking)
@@ -182,7 +189,7 @@ class World:
             with self.kit.last.within("the wait for a kept state") if on_device else nullcontext():
                 step.snapshot.lane.precede()  # else whoever copies it would hold the shard
                 tensors = [tensor.detach() for tensor in step.tensors()]
-            retained = RetainedState(step.steps, step.evaluated, step.member.rank, tensors)
+            retained = RetainedState(step.steps, step.evaluated, step.member.rank, tensors, self.order.shape)
         if step is not None:
             step.abandon()
         self.step = self.saver = step = None
@@ -210,10 +217,10 @@ def damage_of(order: orders.Form, error: Exception) -> Damage | None:
     return None
 
 
-def make_room(retained: RetainedState | None, last: LastResort) -> RetainedState | None:
+def make_room(kept: Mapping[int, RetainedState], last: LastResort) -> dict[int, RetainedState]:
     """Have nothing of the last shard on the device when the next is built. Not done on leaving: all cells wait for the
     answer to a stop, and only this one for its world. `last`: see `park`."""
-    parked = None if retained is None else park(retained, last)
+    parked = {number: park(retained, last) for number, retained in kept.items()}
     gc.collect()  # who left may have held the shard, which hangs in cycles, while its world was closed
     return parked
 

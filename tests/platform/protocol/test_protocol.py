@@ -13,15 +13,18 @@ from tests.platform.protocol.support.mutants import (
     ForgottenCommit,
     KeptToItself,
     LateWord,
+    LetGo,
     MetAlone,
     NoVote,
     TrustedRecord,
     decide_too_early,
     fenced_but_not_lost,
     late_commit_not_ordered,
+    never_back,
     stays_behind,
 )
 from tests.platform.protocol.support.search import explore
+from tests.platform.protocol.support.shapes import taking
 
 
 def test_without_faults_every_order_of_moves_ends_in_the_same_state() -> None:
@@ -80,6 +83,28 @@ def test_a_controller_is_replaced_at_any_moment_of_a_recovery(fault: str) -> Non
     assert set(found.ends) == {"done"}
 
 
+SHAPES = {"one of three": taking({3: (1, 3)}), "three of one": taking({3: (3, 1)})}
+"""What three living workers of four become."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_death_and_the_living_take_another_shape(shape: str) -> None:
+    """After the death of any worker at any of its moves the three others train in another shape."""
+    found = explore(Model(("crash",), spares=0, steps=1, orders="few", choose=SHAPES[shape]))
+    assert found.states > 40_000
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("second", ["crash", "cut", "still", "restart", "arrive"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_second_fault_at_any_moment_of_a_change_of_shape(shape: str, second: str) -> None:
+    """Before it, while cells of the other shape are formed and filled, while they begin. No step is taken back while
+    the living hold every shard of one of the two shapes (I7)."""
+    found = explore(Model(("crash", second), spares=0, steps=1, orders="few", choose=SHAPES[shape]))
+    assert set(found.ends) == {"done"}
+
+
 @pytest.mark.long
 def test_two_deaths_at_any_moments() -> None:
     """The second anywhere: before the first, in its stop, in the recovery. A shard may be lost, never a run."""
@@ -113,6 +138,15 @@ def test_a_broken_rule_is_found_out(name: str) -> None:
     model = kind(faults, spares=0, steps=steps, orders="few", rule=rule)
     with pytest.raises(Violation, match=f"^{invariant}"):
         explore(model, limit=500_000)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "rule"), [(Model, never_back), (LetGo, decide)], ids=["never back", "let go"])
+def test_a_former_shape_that_is_not_gone_back_to_is_found_out(kind: type[Model], rule: Rule) -> None:
+    """Because the decisions do not, or because workers let its shards go as soon as they form another."""
+    model = kind(("crash", "crash"), spares=0, steps=1, orders="few", rule=rule, choose=SHAPES["one of three"])
+    with pytest.raises(Violation, match=r"^(I7|w)"):
+        explore(model, limit=1_000_000)
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from shoal.decisions.actions import Action, CommitLate, Form, Generation, Pause, Stop
 from shoal.decisions.cells import Cells
+from shoal.decisions.shape import Shape
 from shoal.protocol.said import Committed
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "INSIDE",
     "MEET",
     "VOTE",
+    "Kept",
     "Published",
     "Violation",
     "Worker",
@@ -40,8 +42,8 @@ def reach(step: int, phase: int) -> int:
     return 3 * step + phase
 
 
-DERIVED = ("shape", "homes", "on_node", "idle", "arriving")
-"""What never changes, and what follows from the rest."""
+DERIVED = ("homes", "on_node", "idle", "arriving", "now", "changes", "considered")
+"""What never changes, and what follows from the rest or is but asked by."""
 COUNTED = (
     *("fruitless", "spent", "furthest", "unborn", "strikes", "fatal", "cause", "not_finite", "roll_backs", "erred"),
     *("assigned", "since", "stragglers", "spares_from", "told", "timeouts", "seconds", "gap", "full"),
@@ -54,6 +56,15 @@ class Violation(Exception):
     """An invariant does not hold."""
 
 
+class Kept(NamedTuple):
+    """A shard that a worker keeps in no world."""
+
+    shape: int
+    steps: int
+    history: tuple[int, ...]
+    rank: int
+
+
 class Worker(NamedTuple):
     """One worker. `alive`; `dead`: and the controller does not know; `cut`: fenced by the controller, but still running
     (frozen for a while, or behind a partition); `gone`: dead, and known to be."""
@@ -64,7 +75,7 @@ class Worker(NamedTuple):
     committed, nobody knows (and will pause) · late: has committed late, nobody knows · answering: has told, still
     owes an answer · fell: has left its broken world, nobody knows."""
     form: tuple[Any, ...] | None = None
-    """The formation it entered last: (cell, attempt, members, restore, keep)."""
+    """The formation it entered last: (cell, attempt, members, restore, keep, shape, refill)."""
     stands: bool = False
     """It is in the world of `form`, with a model built."""
     steps: int = -1
@@ -74,8 +85,8 @@ class Worker(NamedTuple):
     """The generation whose complete totals of the pending step it holds; -1: none."""
     done: tuple[int, ...] = ()
     todo: tuple[int, ...] = ()
-    kept: tuple[int, tuple[int, ...], int] | None = None
-    """(steps, history, rank) that it kept when it left a world."""
+    kept: tuple[Kept, ...] = ()
+    """What it kept when it left a world, of the shape before the present one too: sorted."""
     broken: bool = False
     stopping: bool = False
     """It has answered the stop before, committed late, and only helps its cell through the next step's sums."""
@@ -85,6 +96,8 @@ class Worker(NamedTuple):
     """Steps of its last commit, if nobody was told of it: only the first of a cell tells each of its commits."""
     over: str = ""
     """Why it takes part in its generation no more: finished, answered, failed."""
+    asked: int = 0
+    """The shape that it was last asked after."""
     pause: int = -1
     """The generation that it was told to leave in order."""
     asks: int = -1
@@ -103,9 +116,16 @@ class Worker(NamedTuple):
         assert self.form is not None
         return int(self.form[0])
 
+    @property
+    def shape(self) -> int:
+        """Of the cell that it formed last."""
+        return -1 if self.form is None else int(self.form[5])
+
     def totals(self) -> tuple[int, ...]:
         """The generations whose totals made its state, wherever it keeps it."""
-        return self.history if self.stands or self.kept is None else self.kept[1]
+        if self.stands or not self.kept:
+            return self.history
+        return max(self.kept, key=lambda kept: kept.steps).history
 
     def stopped(self) -> bool:
         """A stop has arrived."""
@@ -122,6 +142,8 @@ class Published(NamedTuple):
     generation: int = -1
     cells: tuple[tuple[int, tuple[str, ...]], ...] = ()
     attempts: tuple[tuple[int, int], ...] = ()
+    shape: Shape | None = None
+    """None: that which the run began with."""
 
 
 class World(NamedTuple):
@@ -141,6 +163,8 @@ def freeze(value: Any) -> Any:
     """A key of a controller state: equal for equal states."""
     if isinstance(value, Committed):
         return value.steps
+    if isinstance(value, Shape):
+        return value.number, value.cells, value.workers
     if dataclasses.is_dataclass(value):
         return tuple(freeze(getattr(value, name)) for name in compared(type(value)))
     if isinstance(value, dict):
@@ -160,10 +184,14 @@ def compared(kind: Any) -> tuple[str, ...]:
 def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, ...] | None:
     """What a worker is sent for an action; None if nothing is. `record`: generation of the newest step on record."""
     match action:
-        case Form(cell, attempt, members, restore, keep):
-            return ("form", (cell, attempt, tuple(number[m] for m in members), restore, keep))
-        case Stop(generation, broken, _, known):
-            return ("stop", generation, broken, known)
+        case Form(cell, attempt, members, restore, keep, _, shape, refill):
+            sources = None
+            if refill is not None:
+                holders = tuple(tuple(number[m] for m in of_rank) for of_rank in refill.holders)
+                sources = (refill.number, refill.steps, holders)
+            return ("form", (cell, attempt, tuple(number[m] for m in members), restore, keep, shape, sources))
+        case Stop(generation, broken, _, known, shape):
+            return ("stop", generation, broken, known, shape)
         case Pause(generation, _):
             return ("pause", generation)
         case CommitLate(generation, steps, _):

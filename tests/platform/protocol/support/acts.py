@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from shoal import batching
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, Ready
-from tests.platform.protocol.support.actors import ACROSS, BEGIN, HEAL, INSIDE, MEET, VOTE, Violation, Worker, reach
-from tests.platform.protocol.support.scene import Scene
+from tests.platform.protocol.support.actors import (
+    ACROSS,
+    BEGIN,
+    HEAL,
+    INSIDE,
+    MEET,
+    VOTE,
+    Kept,
+    Violation,
+    Worker,
+    reach,
+)
+
+if TYPE_CHECKING:
+    from tests.platform.protocol.support.scene import Scene
 
 __all__ = [
     "answer",
@@ -15,9 +31,11 @@ __all__ = [
     "commit",
     "fall",
     "hear",
+    "held_by",
     "not_formed",
     "say_unsaid",
     "serve",
+    "sources",
     "stand",
     "tell_commit",
     "tell_fall",
@@ -34,16 +52,20 @@ def serve(scene: Scene, i: int) -> None:
     me = scene.set(i, inbox=me.inbox[1:])
     if kind == "form":
         leave(scene, i)
-        scene.set(i, doing="forming", form=rest[0])
+        refill = rest[0][6]
+        kept = scene.workers[i].kept
+        if refill is not None:
+            kept = tuple(one for one in kept if one.shape == refill[0])
+        scene.set(i, doing="forming", form=rest[0], kept=kept)
     elif kind == "generation":
         scene.set(i, doing="meeting", order=rest[0], reach=MEET, unsaid=-1, over="")
     elif kind == "stop":
-        broken = me.stands and me.cell in rest[1]
+        broken = me.stands and (me.cell in rest[1] or me.shape != rest[3])
         scene.set(i, broken=broken)
         if broken and me.total < 0:
             leave(scene, i)
-        acknowledge(scene, i, rest[0], rest[2])
-    elif (me.steps if me.stands or me.kept is None else me.kept[0]) >= rest[2]:
+        acknowledge(scene, i, rest[0], rest[2], rest[3])
+    elif len(me.totals()) >= rest[2]:
         acknowledge(scene, i, rest[0], rest[2])  # told twice
     else:
         if me.total < 0:
@@ -58,23 +80,32 @@ def hear(scene: Scene, i: int) -> None:
     scene.set(i, inbox=me.inbox[1:], pause=me.inbox[0][1])
 
 
-def acknowledge(scene: Scene, i: int, generation: int, known: int = -1) -> None:
-    """Answer, but first say the last commit if it was not said, and is not one of the `known`."""
+def acknowledge(scene: Scene, i: int, generation: int, known: int = -1, shape: int | None = None) -> None:
+    """Answer, but first say the last commit if it was not said, and is not one of the `known`. `shape`: that is asked
+    after; by default the one of its cell."""
     say_unsaid(scene, i, known)
-    scene.set(i, doing="idle", stopping=False, over="answered")
+    asked = scene.workers[i].shape if shape is None else shape
+    scene.set(i, doing="idle", stopping=False, over="answered", asked=asked)
     scene.tell(i, Acked(scene.model.names[i], generation, answer(scene, i)))
 
 
 def answer(scene: Scene, i: int) -> Ack:
     """How far a worker is."""
     me = scene.workers[i]
-    if me.stands:
+    there = me.stands and me.shape == me.asked
+    held = held_by(me, i, me.asked)
+    steps, rank = (-1, -1) if held is None else (held.steps, held.rank)
+    former = any(kept.shape != me.asked for kept in me.kept)
+    done = me.done if there else ()
+    return Ack(steps, -1, done, out=not there, whole=there and me.total >= 0, rank=rank, former=former)
+
+
+def held_by(me: Worker, i: int, shape: int) -> Kept | None:
+    """Worker `i`'s shard of a shape, wherever it holds it."""
+    if me.stands and me.shape == shape:
         assert me.form is not None
-        steps, rank = me.steps, me.form[2].index(i)
-    else:
-        steps, rank = (me.kept[0], me.kept[2]) if me.kept else (-1, -1)
-    done = me.done if me.stands else ()
-    return Ack(steps, -1, done, out=not me.stands, whole=me.stands and me.total >= 0, rank=rank)
+        return Kept(shape, me.steps, me.history, me.form[2].index(i))
+    return next((kept for kept in me.kept if kept.shape == shape), None)
 
 
 def say_unsaid(scene: Scene, i: int, known: int = -1) -> None:
@@ -89,7 +120,10 @@ def leave(scene: Scene, i: int) -> None:
     me = scene.workers[i]
     if me.stands:
         assert me.form is not None
-        kept = (me.steps, me.history, me.form[2].index(i)) if me.steps >= 0 else me.kept
+        kept = me.kept
+        if me.steps >= 0:
+            mine = Kept(me.shape, me.steps, me.history, me.form[2].index(i))
+            kept = tuple(sorted([*(one for one in kept if one.shape != me.shape), mine]))
         scene.set(i, stands=False, kept=kept, steps=-1, history=(), total=-1, done=(), todo=())
 
 
@@ -99,14 +133,27 @@ def leave(scene: Scene, i: int) -> None:
 def stand(scene: Scene, i: int) -> None:
     me = scene.workers[i]
     assert me.form is not None
-    cell, attempt, members, restore, keep = me.form
+    cell, attempt, members, restore, keep, shape, refill = me.form
     steps, history = (-1, ()) if restore is None else (restore, scene.log[:restore])
     if keep:
-        if me.kept is None or me.kept[2] != members.index(i):
+        kept = held_by(me, i, shape)
+        if kept is None or kept.rank != members.index(i):
             raise Violation(f"w{i} is told to go on from a shard that it does not hold")
-        steps, history = me.kept[:2]
+        steps, history = kept.steps, kept.history
+    if refill is not None:
+        steps = refill[1]
+        (history,) = {source.history for each in sources(scene.workers, refill) for source in each}
+        if not scene.model.keeps:
+            scene.set(i, kept=())
     scene.set(i, doing="idle", stands=True, steps=steps, history=history, total=-1, done=(), todo=(), broken=False)
     scene.tell(i, Ready(scene.model.names[i], cell, attempt))
+
+
+def sources(crew: Sequence[Worker], refill: tuple[int, int, tuple[tuple[int, ...], ...]]) -> list[list[Kept]]:
+    """What cells of another shape are filled from: of each rank's shard, what those hold who live."""
+    shape, steps, holders = refill
+    living = [[held_by(crew[i], i, shape) for i in each if crew[i].life == "alive"] for each in holders]
+    return [[kept for kept in each if kept is not None and kept.steps == steps] for each in living]
 
 
 def not_formed(scene: Scene, i: int) -> None:
@@ -179,7 +226,7 @@ def adopted(scene: Scene, i: int) -> None:
 
 
 def begin(scene: Scene, i: int) -> None:
-    scene.set(i, kept=None, asks=-1)
+    scene.set(i, kept=(), asks=-1)
     boundary(scene, i)
 
 

@@ -18,7 +18,7 @@ from shoal.decisions.actions import Action
 from shoal.decisions.decide import decide
 from shoal.decisions.events import Event, Joined
 from shoal.decisions.modes import Ended, Gathering, Running
-from shoal.decisions.shape import Shape
+from shoal.decisions.shape import Choose, Shape
 from shoal.decisions.state import State
 from shoal.plan import Seat
 from tests.platform.protocol.support import acts
@@ -38,12 +38,14 @@ class Model:
     runs on), `glitch` (a collective between cells fails though nobody died), `drain` (a node's preemption notice),
     `arrive` (one more worker), `still` (the controller finds that nothing moves), `restart` (the controller dies,
     some of its last orders with it, and another takes over). `rule`: the controller's decisions,
-    to be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`.
+    to be swapped for a broken one. `orders`: in which orders the same moves are looked at, see `moves`. `choose`: which
+    shape cells take, if they may take another.
     """
 
-    tells_at_a_stop = says_again = corrects = True
+    tells_at_a_stop = says_again = corrects = keeps = True
     """Rules that a broken model leaves out: who has a commit that nobody knows says so when a stop comes, and to
-    another controller; one that takes over sets right what is not as the record has it."""
+    another controller; one that takes over sets right what is not as the record has it; whoever has filled its shard
+    of another shape keeps that of the former one."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Model:
         steps: int = 2,
         rule: Rule = decide,
         orders: Literal["all", "calm", "few"] = "calm",
+        choose: Choose | None = None,
     ) -> None:
         self.orders = orders
         self.cells, self.size, self.steps, self.rule = cells, size, steps, rule
@@ -67,7 +70,8 @@ class Model:
         self.crew: list[Worker] = []
         self.ids: dict[Worker, int] = {}
         self.answers: dict[tuple[int, Event], tuple[int, list[Action]]] = {}
-        first = self.intern(State.new(Shape(cells, size, steps, lambda step: cells), homes))
+        self.shape = Shape(cells, size, steps, lambda step, workers: cells, choose=choose)
+        first = self.intern(State.new(self.shape, homes))
         late = Worker(life="gone")
         crew = [self.number_of(Worker() if i < seats + spares else late) for i in range(len(self.names))]
         scene = Scene(self, World(first, (), tuple(crew), Published(), tuple(sorted(faults))))
@@ -164,8 +168,12 @@ class Model:
                 assert me.form is not None
                 there = [crew[m] for m in me.form[2]]
                 if all(w.form == me.form for w in there):
-                    yield "stands in its cell's world", acts.stand
-                    if any(w.life != "alive" for w in there):
+                    refill = me.form[6]
+                    holders = [] if refill is None else [crew[m] for each in refill[2] for m in each]
+                    filled = refill is None or all(acts.sources(crew, refill))
+                    if filled:
+                        yield "stands in its cell's world", acts.stand
+                    if not filled or any(w.life != "alive" for w in [*there, *holders]):
                         yield "cannot form its cell", acts.not_formed
             case "meeting":
                 yield from self.decided_for_all(self.peers(crew, i, me), me, acts.through)

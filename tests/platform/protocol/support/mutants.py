@@ -21,12 +21,14 @@ __all__ = [
     "ForgottenCommit",
     "KeptToItself",
     "LateWord",
+    "LetGo",
     "MetAlone",
     "NoVote",
     "TrustedRecord",
     "decide_too_early",
     "fenced_but_not_lost",
     "late_commit_not_ordered",
+    "never_back",
     "stays_behind",
 ]
 
@@ -102,6 +104,20 @@ class MetAlone(Model):
 def fenced_but_not_lost(state: State, event: Event) -> tuple[State, list[Action]]:
     """A worker that is silent is fenced, and its cell is taken for whole."""
     return (state, []) if isinstance(event, Lost) else decide(state, event)
+
+
+def never_back(state: State, event: Event) -> tuple[State, list[Action]]:
+    """When cells of another shape do not come about, nobody remembers who holds shards of the former one."""
+    before = state.copy()
+    if before.former is not None:
+        before.former.held.clear()
+    return decide(before, event)
+
+
+class LetGo(Model):
+    """A worker lets its shard of the former shape go as soon as it has filled one of the next."""
+
+    keeps = False
 
 
 class KeptToItself(Model):

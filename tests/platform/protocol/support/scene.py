@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from shoal.decisions.actions import Action, CommitLate, Fence, Generation, PutOnRecord, Release, Rewind
 from shoal.decisions.events import Event, Looked, Lost, Sign
 from shoal.decisions.modes import Stopping
+from shoal.decisions.state import State
 from shoal.protocol.said import Committed, Phase
+from tests.platform.protocol.support import acts
 from tests.platform.protocol.support.actors import MEET, Published, Violation, Worker, World, order_of
 
 if TYPE_CHECKING:
@@ -34,13 +36,13 @@ class Scene:
         workers = []
         for worker in self.workers:
             if not fenced and worker.generation < generation and worker.doing in ("idle", "forming"):
-                worker = worker._replace(order=None, reach=MEET, turned=-1, pause=-1, asks=-1, broken=False, over="")
+                worker = worker._replace(
+                    order=None, reach=MEET, turned=-1, pause=-1, asks=-1, broken=False, over="", asked=0
+                )
                 if worker.life in ("gone", "dead") or not (worker.stands or worker.doing == "forming"):
                     worker = worker._replace(form=None, stands=False)
             if worker.life in ("gone", "dead"):
-                worker = worker._replace(
-                    steps=-1, history=(), total=-1, done=(), todo=(), kept=None, inbox=(), unsaid=-1
-                )
+                worker = worker._replace(steps=-1, history=(), total=-1, done=(), todo=(), kept=(), inbox=(), unsaid=-1)
                 if worker.order is None:
                     worker = Worker(life=worker.life)
             workers.append(self.model.number_of(worker))
@@ -56,9 +58,23 @@ class Scene:
         """Let the controller hear `event` of worker `i`, and deliver what it orders. Nobody hears who was cut off."""
         if i is not None and self.workers[i].life != "alive" and not isinstance(event, Lost):
             return
+        before = self.model.states[self.controller]
         self.controller, actions = self.model.answer(self.controller, event)
         for action in actions:
+            if isinstance(action, Rewind):
+                self.undone(before)
             self.act(action)
+
+    def undone(self, before: State) -> None:
+        """Steps are taken back: the living must not hold all that cells of another shape are filled from."""
+        former = before.former
+        if former is None or former.steps != len(self.log):
+            return
+        for shape in (former.shape, before.shape):
+            found = [acts.held_by(me, i, shape.number) for i, me in enumerate(self.workers) if me.life == "alive"]
+            ranks = {held.rank for held in found if held is not None and held.steps == former.steps}
+            if ranks == set(range(shape.workers)):
+                raise Violation(f"I7: steps are taken back, and the living hold all of shape {shape.number}")
 
     def record(self, event: Committed) -> None:
         """The first word of a committed step is its record."""
@@ -103,7 +119,8 @@ class Scene:
     def published(self, action: Generation) -> None:
         """What must hold when a generation begins; it goes on record before anybody acts on it."""
         crews, attempts = tuple(sorted(action.cells.items())), tuple(sorted(action.attempts.items()))
-        self.published_last = Published(action.generation, crews, attempts)
+        shape = self.model.states[self.controller].shape
+        self.published_last = Published(action.generation, crews, attempts, shape)
         if action.steps != len(self.log):
             raise Violation(f"I3: a generation begins at step {action.steps}, the record ends at {len(self.log)}")
         healed = {target for _, target in action.heals}
@@ -128,7 +145,7 @@ class Scene:
         if (
             whole
             and action.steps < self.model.steps
-            and sorted(taken) != list(range(state.shape.micro_batches(action.steps)))
+            and sorted(taken) != list(range(state.shape.micro_batches(action.steps, state.shape.workers)))
         ):
             raise Violation(f"I2: micro-batches {sorted(taken)} are taken in step {action.steps}")
 

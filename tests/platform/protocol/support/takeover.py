@@ -25,8 +25,12 @@ def restart(scene: Scene, *, late: bool, lost: frozenset[int]) -> None:
             scene.set(i, life="gone", inbox=())
     past, before = scene.published_last, scene.model.states[scene.controller]
     living = {scene.model.names[i]: greeting(scene, i) for i, w in enumerate(scene.workers) if w.life == "alive"}
-    record = Past(past.generation, dict(past.cells), dict(past.attempts), len(scene.log), -1, before.checkpoint)
-    state, corrections = rebuild(before.shape, as_lived(before.shape, record, living), living)
+    told = None if past.shape is None else past.shape.told()
+    record = Past(
+        past.generation, dict(past.cells), dict(past.attempts), len(scene.log), -1, before.checkpoint, True, told
+    )
+    shape = scene.model.shape
+    state, corrections = rebuild(shape, as_lived(shape, record, living), living)
     words = [unsaid(scene, i) for i, w in enumerate(scene.workers) if w.life == "alive" and w.unsaid >= 0]
     words = words if scene.model.says_again else []
     if not late:
@@ -71,4 +75,4 @@ def greeting(scene: Scene, i: int) -> Living:
     if me.doing == "idle":
         over = Phase.FINISHED if me.over == "finished" else Phase.STOPPED
         phase = over if me.stands else Phase.SPARE
-    return Living(scene.model.node[i], seat, attempt, me.generation, phase, me.steps)
+    return Living(scene.model.node[i], seat, attempt, me.generation, phase, me.steps, max(me.shape, 0))

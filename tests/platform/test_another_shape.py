@@ -1,0 +1,90 @@
+"""Cells that take another shape, on real processes that are really killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.testing import Lab, alone
+from tests.support.lab import WORKLOAD, hurry, lab
+
+WANTED = WORKLOAD | {"global_batch": 24, "parameters": 3072}
+NODES = {f"n{number}": 1 for number in range(8)}
+
+
+def running(folder: Path, steps: int, **settings: Any) -> Any:
+    """2 cells of 4 workers without a spare, each on a node of its own; 2 cells it stays."""
+    elastic = {"hold_s": 0.0, "cells": [2, 2]}
+    shape = {"cells": 2, "workers_per_cell": 4, "elastic": elastic, "workload": dict(WANTED)}
+    return lab(folder, NODES, steps=steps, audit={"samples": True}, **{**shape, **settings})
+
+
+def sizes(one: Lab) -> list[list[int]]:
+    """Workers of each cell, generation after generation."""
+    return [[len(crew) for crew in event["cells"].values()] for event in one.events("generation")]
+
+
+def unharmed(one: Lab, steps: int) -> None:
+    """The run ends with every step the undisturbed one's."""
+    run = one.finished()
+    assert (run["status"], run["steps"], run["steps_lost"]) == ("done", steps, 0), one.story()
+    assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+    losses = alone(WANTED | {"seconds": 0.0}, steps).losses
+    assert [line["loss"] for line in one.steps()] == pytest.approx(losses, rel=1e-5)
+
+
+def test_seven_of_eight_workers_go_on_as_two_cells_of_three(tmp_path: Path) -> None:
+    with running(tmp_path, 60) as one:
+        one.full(5)
+        victim = one.members(1)[2]
+        one.kill_node(victim.rpartition("@")[2])
+        one.until(lambda: one.events("reshaped"))
+        hurry(one)
+        unharmed(one, 60)
+        assert [event["rung"] for event in one.events("decision")] == ["shrink", "reshape"], one.story()
+        assert sizes(one) == [[4, 4], [4], [3, 3]]
+        (told,) = one.events("reshaped")
+        assert (told["before"], told["after"], told["idle"], told["steps_lost"]) == ([1, 4], [2, 3], [3, 1], 0)
+        assert told["bytes"] > 0
+
+
+@pytest.mark.long
+def test_a_worker_dies_while_the_new_cells_are_formed(tmp_path: Path) -> None:
+    """One that holds nothing yet: cells of the new shape that stand go on, or the former one is put together again."""
+    with running(tmp_path, 100) as one:
+        one.full(5)
+        victim, other = one.members(1)[2], one.members(1)[0]
+        one.kill_node(victim.rpartition("@")[2])
+        one.until(lambda: any(event["rung"] == "reshape" for event in one.events("decision")))
+        one.kill_node(other.rpartition("@")[2])
+        one.until(lambda: one.events("death")[1:])
+        hurry(one)
+        unharmed(one, 100)
+
+
+@pytest.mark.long
+def test_the_run_grows_back_when_a_node_returns(tmp_path: Path) -> None:
+    with running(tmp_path, 400) as one:
+        one.full(5)
+        one.kill_node(one.members(1)[2].rpartition("@")[2])
+        one.until(lambda: one.events("reshaped"))
+        one.add_node("n8", 1)
+        one.until(lambda: len(one.events("reshaped")) == 2)
+        hurry(one)
+        unharmed(one, 400)
+        assert sizes(one) == [[4, 4], [4], [3, 3], [4, 4]]
+
+
+@pytest.mark.long
+def test_a_controller_that_comes_back_knows_the_shape(tmp_path: Path) -> None:
+    with running(tmp_path, 100) as one:
+        one.full(5)
+        one.kill_node(one.members(1)[2].rpartition("@")[2])
+        one.until(lambda: one.events("reshaped"))
+        one.kill_controller()
+        one.until(lambda: one.events("controller_back"))
+        hurry(one)
+        unharmed(one, 100)
+        assert sizes(one) == [[4, 4], [4], [3, 3]]  # nobody noticed

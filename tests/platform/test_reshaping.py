@@ -1,0 +1,172 @@
+"""The rung by which cells take another shape, event by event; and the account of what it took."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shoal.control.recovery import Recoveries
+from shoal.decisions.actions import Decision, Form, Generation, Refill, Reshaped, Stop
+from shoal.decisions.events import Ending, Lost, Surveyed
+from shoal.decisions.modes import Gathering, Running
+from shoal.decisions.readopt import Living, Past, as_lived, rebuild
+from shoal.decisions.shape import Shape
+from shoal.ladder import Rung
+from shoal.plan import Mesh
+from shoal.plan.reshape import Choice, Present, Stay, Survivor
+from shoal.protocol.said import Committed, Failed, Ready
+from tests.platform.protocol.support.shapes import taking
+from tests.support.decisions import Run, one
+
+THREE = taking({3: (1, 3)})
+
+
+def shrunk(choose: Any = THREE) -> Run:
+    """Two cells of two workers, of which `w11` has died: three live, and two of them train."""
+    run = Run()
+    run.state.shape = replace(run.state.shape, choose=choose)
+    run.start()
+    run.feed(Lost("w11", "died"))
+    for worker in ("w00", "w01"):
+        run.ack(worker, 5)
+    run.ack("w10", 5, out=True)
+    return run
+
+
+def pausing() -> tuple[Run, list[Any]]:
+    """The run is paused for another shape, and all have answered."""
+    run = shrunk()
+    run.feed(Committed("w00", run.state.generation, 6))
+    run.ack("w00", 6)
+    return run, run.ack("w01", 6)
+
+
+def test_cells_of_another_shape_are_filled_from_what_the_living_hold() -> None:
+    run, actions = pausing()
+    number = run.state.shape.number
+    holders = (("w00",), ("w01",))
+    assert one(actions, Form) == Form(
+        0, run.state.cells[0].attempt, ("w00", "w01", "w10"), shape=number, refill=Refill(0, 6, holders)
+    )
+    assert (run.state.shape.cells, run.state.shape.workers, number) == (1, 3, run.state.generation)
+    assert one(actions, Decision).rung is Rung.RESHAPE
+    assert one(actions, Reshaped) == Reshaped((1, 2), (1, 3), "all of them train", (1, 0), 1)
+    attempt = run.state.cells[0].attempt
+    run.feed(*(Ready(worker, 0, attempt) for worker in ("w00", "w01")))
+    began = one(run.feed(Ready("w10", 0, attempt, 0.5, 100)), Generation)
+    assert (began.steps, began.cells, began.heals) == (6, {0: ("w00", "w01", "w10")}, ())
+    assert run.state.former is not None
+    run.feed(Committed("w00", run.state.generation, 7))
+    assert run.state.former is None
+
+
+def test_whoever_is_left_out_leaves_its_world_and_keeps_its_shard() -> None:
+    crews = (("w10",), ("w00",))
+    run = shrunk(lambda *_: Choice(Mesh(), crews, "", 1.0, 0.0, 0, (1, 1)))
+    run.feed(Committed("w00", run.state.generation, 6))
+    ended = run.state.generation
+    run.ack("w00", 6)
+    stop = one(run.ack("w01", 6), Stop)
+    assert (stop.generation, stop.broken, stop.workers, stop.shape) == (ended, (0,), ("w01",), 0)
+
+
+def test_the_former_shape_is_put_together_where_the_next_one_does_not_come_about() -> None:
+    run, _ = pausing()
+    attempt = run.state.cells[0].attempt
+    actions = run.feed(Failed("w10", -1, "form", "a holder is gone", attempt))
+    formed = one(actions, Form)
+    assert (formed.members, formed.keep, formed.shape) == (("w00", "w01"), True, 0)
+    assert formed.attempt > attempt  # nobody meets in a world that another shape had
+    assert (run.state.shape.cells, run.state.shape.workers, run.state.former) == (2, 2, None)
+    assert one(actions, Decision).rung is Rung.COMBINE
+
+
+def test_a_holders_death_before_anybody_is_filled_costs_the_steps_since_the_checkpoint() -> None:
+    run, _ = pausing()
+    decisions = [action for action in run.feed(Lost("w00", "died")) if isinstance(action, Decision)]
+    assert [decision.rung for decision in decisions] == [Rung.RESTORE]
+    assert (run.state.shape.workers, run.state.committed) == (2, 0)
+
+
+def test_shards_that_were_filled_make_a_cell_when_holders_die() -> None:
+    """Two cells of one: what one of them has filled is all of the state."""
+    run = shrunk(taking({3: (3, 1)}))
+    run.feed(Committed("w00", run.state.generation, 6))
+    run.ack("w00", 6)
+    run.ack("w01", 6)
+    cell = run.state.seats["w10"].cell
+    run.feed(Ready("w10", cell, run.state.cells[cell].attempt))
+    actions = run.feed(Lost("w00", "died"), Lost("w01", "died"))
+    assert one(actions, Generation).cells == {cell: ("w10",)}
+    assert isinstance(run.state.mode, Running)
+    assert run.state.committed == 6
+
+
+def test_a_run_that_is_stopped_on_the_way_saves_what_the_new_cells_hold() -> None:
+    run, _ = pausing()
+    run.feed(Ending("enough", "stopped"))
+    assert isinstance(run.state.mode, Gathering)
+    attempt = run.state.cells[0].attempt
+    began = one(run.feed(*(Ready(worker, 0, attempt) for worker in ("w00", "w01", "w10"))), Generation)
+    assert (began.save, began.halt) == (True, True)
+
+
+def test_a_shape_is_asked_for_when_something_changed_or_it_is_time_to() -> None:
+    asked: list[dict[str, Survivor]] = []
+
+    def choose(living: Any, present: Present, step: int) -> Choice | Stay:
+        asked.append(dict(living))
+        return Stay("", 30.0)
+
+    run = shrunk(choose)
+    count = len(asked)
+    run.feed(Surveyed(10.0, ()))
+    assert len(asked) == count  # nothing is new, and it is not time
+    run.feed(Surveyed(31.0, ()))
+    assert len(asked) == count + 1
+    assert (asked[-1]["w10"], asked[-1]["w01"].rank) == (Survivor("n2", None, 31.0), 1)
+    run.feed(Lost("w10", "died"), Surveyed(32.0, ()))
+    assert len(asked) == count + 2
+
+
+def test_a_controller_that_comes_back_goes_by_the_shape_on_record() -> None:
+    began = Shape(2, 2, 100, lambda step, workers: 2)
+    shape = began.reshaped(7, Mesh(fsdp=3), 1)
+    assert (shape.cells, shape.wanted) == (1, 4)
+    crew = ("a", "b", "c")
+    past = Past(8, {0: crew}, {0: 5}, committed=9, shape=shape.told())
+    living = {worker: Living("n", (0, rank), 5, 8, "inside", 9, 7, Mesh(fsdp=3)) for rank, worker in enumerate(crew)}
+    state, events = rebuild(began, as_lived(began, past, living), living)
+    assert (state.shape, list(state.live), events) == (shape, [0], [])
+    behind = Past(6, {0: ("a", "b"), 1: ("c", "d")}, {0: 1, 1: 1}, committed=7)
+    state, events = rebuild(began, as_lived(began, behind, living), living)
+    assert (state.shape.mesh, state.shape.number, state.generation) == (Mesh(fsdp=3), 7, 8)
+    assert [event.where for event in events if isinstance(event, Failed)] == ["between"] * 3
+
+
+def test_a_change_of_shape_is_told_phase_by_phase() -> None:
+    log = Recoveries(wanted=2)
+    log.paused = 10.0
+    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2), 10.2)
+    assert log.in_shape(10.3) is None  # a step of before
+    log.copied(0, 0.2, 2_000_000)
+    log.copied(1, 0.3, 1_000_000)
+    log.generation([0, 1], 11.0)
+    record = log.in_shape(11.5)
+    assert record is not None
+    assert record["phases"] == pytest.approx({"pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5})
+    assert record["sentence"] == (
+        "1 x 4 workers became 2 x 3 (more train): first step in the new shape after 1.50 s (pause 0.20, form 0.80, "
+        "fill 0.30, first step 0.50), 3.0 MB moved; workers idle: 3 before, 1 after; 0 steps lost"
+    )
+    assert log.in_shape(12.0) is None
+
+
+def test_a_change_of_shape_that_does_not_come_about_is_not_told() -> None:
+    log = Recoveries(wanted=2)
+    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2), 10.2)
+    log.decision(Rung.COMBINE, [0], "because")
+    log.generation([0], 11.0)
+    assert log.in_shape(11.5) is None
