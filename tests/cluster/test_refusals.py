@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from shoal.cli.main import run
+from shoal.cli.main import app, run
 
 Refused = Callable[..., None]
 
@@ -36,8 +37,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     steps[1] += ["--out", folder / "corpus"]
     for step in steps:
-        done = shoal("data", *step)
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(app, ["data", *map(str, step)])
+        assert done.exit_code == 0, done.output
     return folder / "corpus"
 
 
@@ -57,6 +58,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def check(*words: str | Path, say: str) -> None:
         monkeypatch.setenv("RAY_ADDRESS", "")
+        monkeypatch.setenv("XDG_STATE_HOME", "/nonexistent")
         monkeypatch.setattr(sys, "argv", ["shoal", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             run()

@@ -24,7 +24,7 @@ from tests.support.jobs import BIN, actors, alone, assert_reaped, hurry, submit,
 pytestmark = pytest.mark.cluster
 CLUSTER = "test-runs"
 STEPS, LONG = 300, 350
-SELDOM: dict[str, Any] = {"checkpoint": {"every": 100}}
+QUIET: dict[str, Any] = {"checkpoint": {"every": 100}, "mlflow": {"enabled": False}}
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def on_record(path: Path, kind: str) -> dict[str, Any]:
 
 def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
     """On GPUs that Ray counts and nobody has: each worker has its own."""
-    file = write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}, slot_resource="GPU", **SELDOM)
+    file = write_job(tmp_path, run_id="killed", steps=STEPS, audit={"samples": True}, slot_resource="GPU", **QUIET)
     job = submit(CLUSTER, file)
     path = tmp_path / "runs" / "killed"
     for number in (1, 0):
-        wait_for(path, 10, spares=2, recoveries=1 - number)
+        wait_for(path, 3, spares=2, recoveries=1 - number)
         crew = read.plan(path)[-1]["assignment"][str(number)]
         local.kill_node(CLUSTER, crew[0].rpartition("@")[2])
-    wait_for(path, 10, recoveries=2)
+    wait_for(path, 3, recoveries=2)
     hurry(tmp_path)
     output, _ = job.communicate(timeout=1200)
     assert job.returncode == 0, output
@@ -84,15 +84,14 @@ def test_two_nodes_die_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None
     for event in read.events(path):
         if event["kind"] == "recovery":
             assert set(event["phases"]) == {"detect", "decide", "place", "join", "state", "first_step"}
-    local.add_node(CLUSTER)
-    local.add_node(CLUSTER)
+    local.add_node(CLUSTER)  # the others take three
 
 
 def test_a_stopped_job_ends_in_order_and_is_resumed_in_the_same_mlflow_run(cluster: str, tmp_path: Path) -> None:
     file = write_job(tmp_path, run_id="resumed", steps=LONG, spares=0)
     path = tmp_path / "runs" / "resumed"
     job = submit(CLUSTER, file)
-    wait_for(path, 12)
+    wait_for(path, 3)
     until((path / layout.MLFLOW).exists, "MLflow was told nothing")
     status = read_json(path / "status.json")
     assert status is not None
@@ -140,18 +139,18 @@ def test_what_cannot_start_is_refused_before_anything_does(cluster: str, tmp_pat
 
 
 def test_the_controller_is_killed_and_a_node_is_taken_away_in_good_time(cluster: str, tmp_path: Path) -> None:
-    job = submit(CLUSTER, write_job(tmp_path, run_id="moved", steps=LONG, audit={"samples": True}, spares=2, **SELDOM))
+    job = submit(CLUSTER, write_job(tmp_path, run_id="moved", steps=LONG, audit={"samples": True}, spares=2, **QUIET))
     path = tmp_path / "runs" / "moved"
     target = LocalTarget(cluster, path, repair=1.0, notice=600.0)
-    wait_for(path, 10, spares=2)
+    wait_for(path, 3, spares=2)
     generations = len(read.plan(path))
     target.strike("kill-controller", None)
     on_record(path, "controller_back")
     assert len(read.plan(path)) == generations  # nobody noticed
-    wait_for(path, len(read.steps(path)) + 5, spares=2)
+    wait_for(path, len(read.steps(path)) + 3, spares=2)
     node = read.plan(path)[-1]["assignment"]["1"][0].rpartition("@")[2]
     target.strike("drain", node)
-    wait_for(path, 10, recoveries=1)
+    wait_for(path, 3, recoveries=1)
     assert on_record(path, "node_lost")["node"] == node  # nothing is left on it: Ray lets it go
     hurry(tmp_path)
     output, _ = job.communicate(timeout=1200)

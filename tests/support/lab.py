@@ -13,7 +13,8 @@ __all__ = ["WORKLOAD", "Lab", "alone", "hurry", "lab", "with_defaults"]
 
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": 0.02, "global_batch": 12, "parameters": 1024}
 
-preload("shoal_workloads.synthetic", "shoal_workloads.pretrain", "torch.distributed.tensor")
+preload("shoal_workloads.synthetic", "shoal_workloads.pretrain")
+preload("torch._dynamo", "torch.distributed.tensor")  # which a model's first step and a state's first look import
 
 
 def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:

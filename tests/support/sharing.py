@@ -1,5 +1,5 @@
-"""How processes share the tests out: a file stays together, all files that start Ray clusters are done by one of them,
-and what takes longest begins first, so that all end at about the same time."""
+"""How processes share the tests out: a file stays together, all files that start or look for Ray clusters are done by
+one of them, and what takes longest begins first, so that all end at about the same time."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class Rooms(LoadScopeScheduling):
 
 @cache
 def room(file: Path) -> str:
-    """What of a file's is never done by two processes at once: one cluster is up at a time."""
-    return CLUSTERS if "pytest.mark.cluster" in file.read_text() else str(file.relative_to(TESTS))
+    """Where a file's tests are done: one cluster is up at a time, and none while its lack is looked for."""
+    of_clusters = file.parent.name == "cluster" or "pytest.mark.cluster" in file.read_text()
+    return CLUSTERS if of_clusters else str(file.relative_to(TESTS))
 
 
 def turn(file: Path) -> int:

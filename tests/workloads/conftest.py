@@ -9,7 +9,7 @@ import torch
 
 from shoal.testing import World, preload, world
 
-preload("shoal_workloads.pretrain")
+preload("shoal_workloads.pretrain", "torch._dynamo")  # which a model's first step imports
 
 
 @pytest.fixture(scope="session", autouse=True)
