@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 import os
+from typing import Any
 
 import ray
 
@@ -30,8 +32,9 @@ def plain_task() -> str:
 
 
 def main(nodes: list[str], to_drain: str | None) -> None:
-    ray.init(log_to_driver=False, logging_level="error")
-    workers = [Worker.options(label_selector={NODE_LABEL: node}).remote() for node in nodes]
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    actor: Any = Worker
+    workers = [actor.options(label_selector={NODE_LABEL: node}).remote() for node in nodes]
     where = dict(zip(nodes, ray.get([w.where.remote() for w in workers], timeout=500), strict=True))
     if to_drain:
         drain.drain_node(os.environ["RAY_ADDRESS"], where[to_drain]["node_id"], 60, "test")

@@ -51,7 +51,9 @@ def tokenizer(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer trained on them."""
     from shoal_data.bpe.train import TrainOptions, train
 
-    return train([str(raw / "*.parquet")], tmp_path_factory.mktemp("tokenizer") / "tok", TrainOptions(600))
+    found = train([str(raw / "*.parquet")], tmp_path_factory.mktemp("tokenizer") / "tok", TrainOptions(600))
+    assert isinstance(found, Path)
+    return found
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_a_damaged_small_file_is_named_with_what_helps(lost: bool, spoilt: str, 
     verify(spoilt, full=False)
 
 
-def refused(address: object) -> StoreError:
+def refused(address: Any) -> StoreError:
     """How opening, verifying and writing back refuse an address: all with one message."""
     said = set()
     for work in (Corpus.open, lambda one: verify(one, full=False), lambda one: write_documents(one, io.BytesIO())):

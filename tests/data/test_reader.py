@@ -94,7 +94,8 @@ def test_a_length_that_is_none(corpus: Corpus, seq_len: Any) -> None:
     for work in (lambda: corpus.reader(seq_len, 0), lambda: corpus.samples(seq_len)):
         with pytest.raises(UserError, match="seq_len"):
             work()
-    assert corpus.reader(np.int32(16), np.int64(0)).samples == corpus.samples(16)
+    sizes: Any = np.int32(16), np.int64(0)
+    assert corpus.reader(*sizes).samples == corpus.samples(16)
 
 
 @pytest.mark.parametrize("ids", [[-1], [3, -2], [0.5], ["1"], [None], [True], [[1, 2]], 3, [1 << 63]])

@@ -178,7 +178,8 @@ def test_spoilt_answers_do_not_fail_verify(
 
 
 def test_no_corpus_there_is_named(local: Path, faults: Faults) -> None:
-    place = S3Store("s3://corpora/nothing", "corpora", "nothing", connect(faults)[0]._store._calls)
+    there: Any = connect(faults)[0]._store
+    place = S3Store("s3://corpora/nothing", "corpora", "nothing", there._calls)
     with pytest.raises(UserError, match=r"s3://corpora/nothing/manifest\.json: no corpus here"):
         read_manifest(FarStore(place))
 

@@ -202,16 +202,17 @@ def saved_and_loaded(folder: str) -> tuple[bool, int, int]:
     rank = dist.get_rank()
     mesh = DeviceMesh("cpu", [0, 1])
     whole = torch.arange(21.0).view(7, 3)
+    rows = whole.chunk(2)[rank].clone()
     state = {
-        "rows": DTensor.from_local(whole.chunk(2)[rank].clone(), mesh, [Shard(0)], shape=(7, 3), stride=(3, 1)),
-        "few": DTensor.from_local(torch.ones(1 - rank), mesh, [Shard(0)], shape=(1,), stride=(1,)),
+        "rows": DTensor.from_local(rows, mesh, [Shard(0)], shape=torch.Size((7, 3)), stride=(3, 1)),
+        "few": DTensor.from_local(torch.ones(1 - rank), mesh, [Shard(0)], shape=torch.Size((1,)), stride=(1,)),
         "same": DTensor.from_local(torch.full((4,), 2.0), mesh, [Replicate()]),
         "plain": torch.full((3,), 3.0),
         f"own.{rank}": torch.tensor([rank]),
     }
     peers = checkpoint.Group(dist.group.WORLD)
     size = together.save(Folder.at(folder), 0, Stage(Lane()).take(held(state)).read(), peers, {"steps": 1})
-    empty = {name: tensor * 0 for name, tensor in state.items()}
+    empty: dict[str, Any] = {name: tensor * 0 for name, tensor in state.items()}
     loaded = checkpoint.load(Folder.at(folder), empty, dist.group.WORLD)
     local = {
         name: (tensor.to_local(), empty[name].to_local()) if isinstance(tensor, DTensor) else (tensor, empty[name])
@@ -241,7 +242,7 @@ def retried(folder: str) -> tuple[list[tuple[int, str]], list[int]]:
             raise StoreError("full", "make room")
         return writer(self, name)
 
-    LocalStore.writer = moody  # type: ignore[method-assign, assignment]
+    LocalStore.writer = moody  # type: ignore[method-assign]
     try:
         for step in (1, 2, 3):
             saver.save(step, 0, {"a": torch.full((3,), float(step))})

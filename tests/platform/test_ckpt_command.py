@@ -26,8 +26,8 @@ from shoal_core.errors import UserError
 def run(tmp_path: Path) -> Path:
     """A run with checkpoints of 10 and 20 steps."""
     for steps in (20, 10):
-        about = {"steps": steps, "run_id": "r", "samples": 8 * steps, "workers": 2, "mesh": {"pp": 1, "ep": 2}}
-        about |= {"tokens": 128 * steps, "bpb": 1.25 if steps == 10 else None}
+        about: dict[str, Any] = {"steps": steps, "run_id": "r", "samples": 8 * steps, "workers": 2}
+        about |= {"mesh": {"pp": 1, "ep": 2}, "tokens": 128 * steps, "bpb": 1.25 if steps == 10 else None}
         alone.write(Folder.at(tmp_path / "r" / "checkpoints" / name_of(steps)), {"w": torch.ones(500)}, about)
     return tmp_path / "r"
 
@@ -165,9 +165,9 @@ def test_torchs_format_is_given_and_taken(run: Path, tmp_path: Path) -> None:
     said = {"steps": 30, "version": 2, "files": files}
     (old / MARKER).write_text(json.dumps({**said, "seal": seal(said)}))
     assert told("list", run)[-1]["state"] == "earlier format"
-    said = shoal("verify", run, fails=True)
-    assert f"remedy: convert it, once: shoal ckpt convert {old}" in said
-    assert said.count("all as committed") == 2
+    verified = shoal("verify", run, fails=True)
+    assert f"remedy: convert it, once: shoal ckpt convert {old}" in verified
+    assert verified.count("all as committed") == 2
     with pytest.raises(Earlier):
         Checkpoint.open(Folder.at(old))
     assert [one["out"] for one in told("convert", run)["converted"]] == [str(old)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from shoal.decisions.actions import CommitLate, Decision, End, Form, Generation, Journal, Pause, Rewind, Stop
 from shoal.decisions.bounds import FATAL, FRUITLESS, STRIKES
@@ -324,6 +325,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_once() -> None:
 
 
 def test_a_step_that_is_no_number_is_counted_in_a_row() -> None:
-    fine, bad, null = {"loss": 1.0, "grad_norm": 1.0}, {"loss": 1.0, "grad_norm": math.inf}, {"loss": None}
+    fine, bad = {"loss": 1.0, "grad_norm": 1.0}, {"loss": 1.0, "grad_norm": math.inf}
+    null: dict[str, Any] = {"loss": None}
     assert [finite(figures) for figures in (fine, bad, null, {})] == [True, False, False, True]
     assert [not_finite(steps) for steps in ([], [bad], [bad, fine], [fine, null, bad])] == [0, 1, 0, 2]

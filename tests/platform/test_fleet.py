@@ -31,7 +31,7 @@ class Away(RayFleet):
 
 
 def test_orders_return_at_once_and_are_carried_out_one_after_the_other(caplog: pytest.LogCaptureFixture) -> None:
-    fleet = Away()
+    fleet: Any = Away()
     fleet.spawn("a", None, print)
     for name in ("unknown", "a"):
         fleet.kill(name)

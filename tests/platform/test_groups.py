@@ -141,6 +141,9 @@ def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(hub: Hub) -
     freeing the groups would last five times their timeout: so long gloo's threads wait for a first connection."""
     flag, waiting, gone = threading.Event(), threading.Barrier(SIZE), threading.Barrier(SIZE)
 
+    def started() -> None:
+        waiting.wait(60)
+
     def add(groups: Groups, index: int) -> object:
         group, total = build(groups, "absent", index), torch.ones(1)
         groups.leave(group)
@@ -151,7 +154,7 @@ def test_who_waits_for_one_that_takes_no_part_walks_away_on_the_flag(hub: Hub) -
             groups.sum(group, total)
             return total.item()
         try:
-            groups.sum(group, total, started=lambda: waiting.wait(60))
+            groups.sum(group, total, started=started)
         finally:
             gone.wait(60)
         return "not told"
@@ -248,7 +251,8 @@ def test_of_what_is_opened_while_a_group_is_built_only_its_own_connections_are_c
     def add(groups: Groups, index: int) -> object:
         groups.meet("cell", SIZE)
         store = dist.PrefixStore("cell", groups._keys(GROUPS))
-        group = dist.ProcessGroupGloo(store, index, SIZE, timedelta(seconds=100))  # as the world, connected at once
+        # as the world, connected at once
+        group: Any = dist.ProcessGroupGloo(store, index, SIZE, timedelta(seconds=100))
         built.wait()
         if index == 2:
             return cut.wait(60)

@@ -165,7 +165,7 @@ def test_a_word_from_before_or_beyond_a_gap_is_no_record() -> None:
 
 
 def test_what_the_journal_holds_of_each_workers_words() -> None:
-    events = [
+    events: list[dict[str, Any]] = [
         {"kind": "error", "actor": "w0", "seq": 90},
         {"kind": "run_started"},
         {"kind": "note", "actor": "w0", "seq": 4},

@@ -222,12 +222,12 @@ def test_of_many_who_take_at_once_one_has_it(tmp_path: Path) -> None:
         thread.join()
     assert len(held) + len(refused) == 8
     last = max(held, key=lambda one: one.manifest.generation)
-    for one in held:
-        if one is last:
-            assert one.swap(manifest.with_files(one.manifest, {}, 0.0, 0.0)[0])
+    for holder in held:
+        if holder is last:
+            assert holder.swap(manifest.with_files(holder.manifest, {}, 0.0, 0.0)[0])
         else:
             with pytest.raises(LeaseLost):
-                one.swap(manifest.with_files(one.manifest, {}, 0.0, 0.0)[0])
+                holder.swap(manifest.with_files(holder.manifest, {}, 0.0, 0.0)[0])
 
 
 def test_another_session_waits_and_takes_it_only_when_nobody_writes(

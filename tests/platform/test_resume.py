@@ -213,5 +213,6 @@ def test_the_recorded_config_is_a_job_file(tmp_path: Path) -> None:
 def test_tensors_of_the_synthetic_state_are_those_it_names() -> None:
     workload = make_workload(WORKLOAD)
     held = {name: tuple(tensor.shape) for name, tensor in workload.build(0).state_dict().items()}
-    assert {name: shape for name, (shape, _) in workload.identity()["state"].items()} == held
+    identity: Any = workload.identity()
+    assert {name: shape for name, (shape, _) in identity["state"].items()} == held
     assert isinstance(workload.build(0).tensors()[0], torch.Tensor)

@@ -212,7 +212,8 @@ def test_a_cells_world_is_of_what_carries_the_tensors(monkeypatch: pytest.Monkey
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **how: made.update(how, backend=backend))
     monkeypatch.setattr(dist.distributed_c10d, "_set_pg_timeout", lambda *_: None)
     device, last = torch.device("meta"), LastResort(LONG, lambda what: None)
-    groups_of(NcclTransport("cpu:gloo,cuda:nccl", Any, Any, device, last, bound=True)).world("world", 0, 2)
+    never: Any = None
+    groups_of(NcclTransport("cpu:gloo,cuda:nccl", never, never, device, last, bound=True)).world("world", 0, 2)
     assert (made["backend"], made["device_id"]) == ("cpu:gloo,cuda:nccl", device)
 
 

@@ -77,7 +77,7 @@ def model(kind: DispatchKind | None) -> Callable[[], Outputs]:
 
 
 def exchange_of(kind: DispatchKind | None) -> Exchange | None:
-    return None if kind is None else make_exchange(dist.group.WORLD, kind=kind, per_node=2)
+    return None if kind is None else make_exchange(dist.group.WORLD, kind=kind, per_node=2)  # type: ignore[arg-type]
 
 
 def rope_of_all() -> torch.Tensor:

@@ -33,7 +33,7 @@ def write_corpus(folder: Path, vocab_size: int = 400, shards: int = 1, repeat: i
     tokenizer.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    lengths = np.array([0 if i == 0 else len(tokenizer.id_to_token(i)) for i in range(vocab_size)], np.uint16)
+    lengths = np.array([0 if i == 0 else len(tokenizer.id_to_token(i) or "") for i in range(vocab_size)], np.uint16)
     np.save(folder / "token_bytes.npy", lengths)
     ids = [[*tokenizer.encode(text).ids, 0] for text in texts] * repeat
     texts *= repeat

@@ -96,9 +96,9 @@ def build(c: ModelConfig, case: Case) -> tuple[DeepSeekV3, Exchange | None]:
 def place(moe: MoE, placement: torch.Tensor, tensors: list[torch.Tensor]) -> None:
     """Hold the experts of a layer by `placement` from now on. tensors: all that belongs to them here."""
     old = identity(moe.n_experts) if moe.placement is None else moe.placement
-    assert moe.exchange is not None
+    exchange: Any = moe.exchange
     for tensor in tensors:
-        tensor.copy_(moved(tensor, old, placement, moe.exchange))
+        tensor.copy_(moved(tensor, old, placement, exchange))
     moe.placement = placement
 
 
@@ -190,8 +190,7 @@ def told(config: PretrainConfig) -> tuple[dict[str, float], dict[str, int]]:
     """The metrics of a step of one micro-batch a worker, and what this worker's exchange counts in it."""
     replica, micro = synthetic.build(config), config.batch.micro_batch
     replica.accumulate([range(dist.get_world_size() * micro)])
-    exchange = replica.model.moe_layers()[0].exchange
-    assert exchange is not None
+    exchange: Any = replica.model.moe_layers()[0].exchange
     taken = exchange.traffic.take()
     return synthetic.run_step(replica, 0), taken
 

@@ -135,7 +135,7 @@ def fake_cuda(*, preloaded: bool = False) -> Iterator[Watch]:
     if problem:
         pytest.skip(f"no CUDA without a GPU here: {problem}")
     watch = Watch()
-    streams = {
+    streams: dict[str, Any] = {
         "Stream": partial(Stream, watch.streams),
         "Event": partial(Event, watch),
         "current_stream": partial(Stream, watch.streams, "main"),

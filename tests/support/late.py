@@ -89,6 +89,10 @@ class Queued(TorchDispatchMode):
         return target
 
 
+Made = Stream
+"""In a class that has a method of that name."""
+
+
 class Late:
     """The device."""
 
@@ -98,11 +102,11 @@ class Late:
         self.log: list[str] = []
         self._main = Stream("main", self.log)
 
-    def Stream(self) -> Stream:
+    def Stream(self) -> Made:
         return Stream("side", self.log)
 
-    def current_stream(self) -> Stream:
+    def current_stream(self) -> Made:
         return self._main
 
-    def stream(self, chosen: Stream) -> Queued:
+    def stream(self, chosen: Made) -> Queued:
         return Queued(chosen)

@@ -274,7 +274,7 @@ def load(config: PretrainConfig, steps: int, workers: int, folder: str, path: st
     return state(replica), step(replica, place, steps)[1]
 
 
-def exact(config: PretrainConfig, workers: int, folder: str, order: Sequence[int]) -> tuple[torch.Tensor, Any] | None:
+def exact(config: PretrainConfig, workers: int, folder: str, order: Sequence[int]) -> Any:
     """The sums of step 0 in fixed point, of micro-batches of a cell taken in `order`, and the figures of each."""
     place = enter(workers, 1, folder)
     if place is None:

@@ -47,6 +47,10 @@ class Noted(torch.Tensor):
         self.streams = {*getattr(self, "streams", ()), stream}
 
 
+Made = Stream
+"""In a class that has a method of that name."""
+
+
 class Queues:
     """The device of one rank. Every thread begins with the main stream."""
 
@@ -56,16 +60,16 @@ class Queues:
         self._current = threading.local()
         self._issued: dict[str, int] = {}
 
-    def Stream(self) -> Stream:
+    def Stream(self) -> Made:
         self.streams.append(Stream())
         return self.streams[-1]
 
-    def current_stream(self) -> Stream:
-        found: Stream = getattr(self._current, "stream", self.main)
+    def current_stream(self) -> Made:
+        found: Made = getattr(self._current, "stream", self.main)
         return found
 
     @contextmanager
-    def stream(self, chosen: Stream | None) -> Iterator[None]:
+    def stream(self, chosen: Made | None) -> Iterator[None]:
         before = self.current_stream()
         self._current.stream = chosen or before
         try:

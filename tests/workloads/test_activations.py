@@ -177,7 +177,7 @@ def v3_layer(
         monkeypatch.setattr(fp8_numerics, "_by_rows", lambda x, ends: x)
         for module in block.modules():
             if hasattr(module, "products"):
-                module.products = fp8_numerics.EmulatedFp8()
+                module.products = fp8_numerics.EmulatedFp8()  # type: ignore[assignment]
     block.recompute = recompute
     return block, x, rope
 

@@ -107,7 +107,7 @@ def test_logits_and_gradients(seed: int) -> None:
     ours(tokens, mtp=False).lm.backward()
     logits = theirs(tokens[:, :-1]).logits.flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum").backward()
-    grads = {name: p.grad for name, p in ours.named_parameters() if not name.startswith("mtp")}
+    grads: dict[str, Any] = {name: p.grad for name, p in ours.named_parameters() if not name.startswith("mtp")}
     grads |= {f"router_bias.{i}": torch.zeros(ours.config.n_experts) for i in range(ours.config.n_moe)}
     translated = fuse(ours.config, in_their_names(ours.config, grads))
     compared = 0

@@ -3,6 +3,8 @@ GPU is needed), and, read as its documentation says, the product that the emulat
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ SHAPES = [(16, 128, 128), (64, 640, 384), (256, 512, 256), (20, 256, 128)]
 
 def on_meta(given: Arguments) -> Arguments:
     """The same sizes and strides without the numbers."""
-    made = [
+    made: list[Any] = [
         torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") if isinstance(t, torch.Tensor) else t
         for t in given
     ]

@@ -129,7 +129,7 @@ def test_head(dtype: torch.dtype) -> None:
     for found, expected in both(lambda hidden, head: 2 * head_nll(hidden, head, targets)[0].view(1), formula, leaves):
         assert relative(found, expected) < TOLERANCE[dtype]
     with torch.no_grad():
-        _, nll = head_nll(*leaves, targets)
+        _, nll = head_nll(leaves[0], leaves[1], targets)
     each = F.cross_entropy(leaves[0].double() @ leaves[1].double().T, targets, reduction="none")
     assert relative(nll, each) < TOLERANCE[dtype]
 

@@ -133,7 +133,7 @@ def test_a_layer_of_experts_elsewhere_waits_for_counts_of_rows_alone(
     kind: DispatchKind, waits: int, operators: int
 ) -> None:
     with nobody_else(WORKERS):
-        exchange = make_exchange(dist.group.WORLD, kind=kind, per_node=2)
+        exchange = make_exchange(dist.group.WORLD, kind=kind, per_node=2)  # type: ignore[arg-type]
         with fake_cuda() as watch:
             with torch.device("cuda"):
                 layer = MoE(CONFIG.model, exchange)
@@ -150,7 +150,7 @@ def test_a_layer_of_experts_elsewhere_waits_for_counts_of_rows_alone(
 def test_backward_reads_no_value(kind: DispatchKind | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device, which is none of a CPU's branches either, and where to read a value is an error."""
     with nobody_else(WORKERS):
-        exchange = None if kind is None else make_exchange(dist.group.WORLD, kind=kind, per_node=2)
+        exchange = None if kind is None else make_exchange(dist.group.WORLD, kind=kind, per_node=2)  # type: ignore[arg-type]
         with torch.device("meta"):
             model = DeepSeekV3(CONFIG.model, exchange, torch.bfloat16)
             tokens = torch.zeros(2, TOKENS // 2 + 1, dtype=torch.int64)

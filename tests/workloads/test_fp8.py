@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -91,7 +93,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_linear_in_fp8_is_close_in_all_three_products() -> None:
     torch.manual_seed(0)
     x, w, dy = torch.randn(192, 256), torch.randn(384, 256), torch.randn(192, 384)
-    found = {}
+    found: dict[str, Any] = {}
     for products in (Products(), EmulatedFp8()):
         a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
         y = linear(a, b, products)
@@ -110,7 +112,7 @@ def test_grouped_ffn_equals_autograd_and_fp8_is_close() -> None:
     ends = counts.cumsum(0, dtype=torch.int32)
     x, scale = torch.randn(200, 128), torch.rand(200)
     gate_up, down = torch.randn(4, 256, 128) * 0.1, torch.randn(4, 128, 128) * 0.1
-    found = {}
+    found: dict[str, Any] = {}
     for name, products in (("plain", Products()), ("fp8", EmulatedFp8()), ("loop", None)):
         leaves = [t.clone().requires_grad_() for t in (x, gate_up, down, scale)]
         if products is not None:

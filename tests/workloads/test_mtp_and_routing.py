@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_mtp_equals_the_equations(depth: int) -> None:
         for p in model.parameters():
             p.normal_(1.0 if p.dim() == 1 else 0.0, 0.2)
     for moe in model.moe_layers():  # each token and expert by itself
-        moe.experts.forward = loop(moe.experts)  # type: ignore[method-assign]
+        moe.experts.forward = loop(moe.experts)  # type: ignore[assignment, method-assign]
     tokens = torch.randint(50, (2, 12))
     losses = model(tokens)
 
@@ -41,7 +42,7 @@ def test_mtp_equals_the_equations(depth: int) -> None:
         length = len(row) - 1
         h = model.hidden(row[None, :length])[0]
         for k in range(1, depth + 1):
-            module = model.mtp[k - 1]
+            module: Any = model.mtp[k - 1]
             merged = []
             for i in range(length - k):
                 left = norm(h[i], module.hidden_norm.weight)

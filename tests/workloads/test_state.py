@@ -42,7 +42,7 @@ def test_the_state_is_named_as_a_checkpoint_has_it(
 
 
 def test_data_are_known_by_their_content(section: dict[str, Any]) -> None:
-    def identity(**data: Any) -> dict[str, Any]:
+    def identity(**data: Any) -> Any:
         changed = {**section, "data": {**section["data"], **data}}
         return Pretrain(PretrainConfig.model_validate(changed)).identity()["data"]
 

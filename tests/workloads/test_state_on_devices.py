@@ -71,7 +71,7 @@ def test_a_state_on_two_devices_is_copied_kept_and_compared() -> None:
 
 def where(tensor: torch.Tensor) -> tuple[int, int]:
     """Which memory a tensor is of, while that is held."""
-    return tensor.untyped_storage()._cdata, tensor.storage_offset()
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def kit_of(runs_on: str, last: LastResort) -> Any:

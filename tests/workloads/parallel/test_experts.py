@@ -68,7 +68,7 @@ def test_loss_gradients_and_balancing_equal_one_process(four: World, alone: Answ
 
 @BOTH_LONG
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
-def test_no_token_is_dropped_where_all_want_the_same_experts(four: World, kind: str) -> None:
+def test_no_token_is_dropped_where_all_want_the_same_experts(four: World, kind: DispatchKind) -> None:
     """Every token wants the four experts of the first two workers: the others get no row at all."""
     case = Case(bias=100.0, favoured=4)
     alone = experts_world.step(experts_world.config(), case)
@@ -78,7 +78,7 @@ def test_no_token_is_dropped_where_all_want_the_same_experts(four: World, kind: 
 
 @BOTH_LONG
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
-def test_bf16(four: World, kind: str) -> None:
+def test_bf16(four: World, kind: DispatchKind) -> None:
     case = Case(dtype=torch.bfloat16)
     expected = experts_world.step(experts_world.config(), case)
     found = run(four, case._replace(ep=4, kind=kind, per_node=2))
@@ -191,7 +191,7 @@ def test_placement_keeps_groups_of_node_limited_routing_on_one_node() -> None:
 
 @BOTH_LONG
 @pytest.mark.parametrize("kind", ["flat", "hierarchical"])
-def test_another_placement_changes_no_number(four: World, alone: Answer, kind: str) -> None:
+def test_another_placement_changes_no_number(four: World, alone: Answer, kind: DispatchKind) -> None:
     loads = alone.loads.sum(axis=0).tolist()
     slots = tuple(place_experts(loads, ranks=4, per_node=2).tolist())
     assert slots != tuple(range(8))
@@ -239,7 +239,7 @@ def test_what_an_aborted_exchange_leaves_leads_nowhere(
     monkeypatch.setattr(dist, "all_to_all_single", abort)
     dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
     try:
-        layer = MoE(experts_world.config(), make_exchange(dist.group.WORLD, kind=kind, per_node=2))
+        layer = MoE(experts_world.config(), make_exchange(dist.group.WORLD, kind=kind, per_node=2))  # type: ignore[arg-type]
         for p in layer.parameters():
             p.data.normal_()
         x = torch.randn(1, 24, 32, requires_grad=True)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from itertools import combinations, pairwise, product
+from typing import Any
 
 import pytest
 from torch.distributed.pipelining._schedule_visualizer import add_schedule_op_spacing, get_schedule_ops
@@ -142,8 +143,9 @@ def test_the_check_finds_what_is_wrong() -> None:
         check(replace(good, orders=((*orders[0], Action("F", 1, 0)), orders[1])))
     with pytest.raises(ValueError, match="wait for each other"):
         check(swap(good, 1, 0, 1))
+    twice: Any = orders[1][0]
     with pytest.raises(ValueError, match="does not pair"):
-        check(replace(good, orders=(orders[0], (Pair(orders[1][0], orders[1][0]), *orders[1][1:]))))
+        check(replace(good, orders=(orders[0], (Pair(twice, twice), *orders[1][1:]))))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_orders_and_makespans_are_those_of_torch(
     ]
     ours = build(name, pp, micro_batches, virtual)
     assert [list(order) for order in ours.orders] == [[step_of(action) for action in order] for order in found]
-    spaced = add_schedule_op_spacing(found)
+    spaced = add_schedule_op_spacing(found)  # type: ignore[arg-type]
     lengths = [sum(1 if a is None else COST.get(a.computation_type.name, 1) for a in order) for order in spaced]
     assert simulate(ours).makespan == max(lengths)
 
@@ -248,7 +250,7 @@ def test_balance_against_every_split() -> None:
             best = None
             for cuts in combinations(range(1, layers + (last > 0)), stages - 1):
                 ends = [0, *cuts, layers]
-                sizes = [sum(costs[a:b]) for a, b in pairwise(ends)]
+                sizes: list[float] = [sum(costs[a:b]) for a, b in pairwise(ends)]
                 sizes[-1] += last
                 key = (max(sizes), sum(size**2 for size in sizes))
                 best = key if best is None else min(best, key)

@@ -54,7 +54,7 @@ class Layers:
     def weights(self, stage: int, micro_batch: int) -> None:
         """No experts' rows."""
 
-    def _exchange(self, kind: str, stage: int, micro_batch: int, value: torch.Tensor | None) -> None:
+    def _exchange(self, kind: Any, stage: int, micro_batch: int, value: torch.Tensor | None) -> None:
         pair = self._pairs.get((kind, stage, micro_batch))
         if pair is not None and kind != self._first:
             assert self._queued[pair].wait(60)

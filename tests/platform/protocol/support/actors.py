@@ -166,7 +166,8 @@ def freeze(value: Any) -> Any:
     if isinstance(value, Shape):
         return value.number, value.cells, value.workers
     if dataclasses.is_dataclass(value):
-        return tuple(freeze(getattr(value, name)) for name in compared(type(value)))
+        kind: Any = type(value)
+        return tuple(freeze(getattr(value, name)) for name in compared(kind))
     if isinstance(value, dict):
         return frozenset((name, freeze(item)) for name, item in value.items())
     if isinstance(value, set):

@@ -112,9 +112,9 @@ class Scene:
         else:
             names = list(getattr(action, "members", ()) or getattr(action, "workers", ()))
         for name in names:
-            worker = self.workers[self.model.number[name]]
-            if worker.life == "alive":
-                self.set(self.model.number[name], inbox=(*worker.inbox, order))
+            one = self.workers[self.model.number[name]]
+            if one.life == "alive":
+                self.set(self.model.number[name], inbox=(*one.inbox, order))
 
     def published(self, action: Generation) -> None:
         """What must hold when a generation begins; it goes on record before anybody acts on it."""
