@@ -40,7 +40,7 @@ from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.plan import Want, plan
 from shoal_core.ckpt.retention import Keep
 from shoal_core.ckpt.whole import Checkpoint
-from shoal_core.lane import Lane
+from shoal_core.lane import HostLane
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 
@@ -88,10 +88,11 @@ def measure(preset: str, repeats: int, folder: str) -> tuple[dict[str, list[floa
     state = build(preset)
     mine = b"".join(tensor.to_local().numpy().tobytes() for tensor in state.values())
     failures: list[str] = []
+    lane = HostLane()
     saver = Saver(
         root / "ours",
         group,
-        Lane(),
+        lane,
         Keep(repeats + 1),
         {},
         lambda *_: None,
@@ -102,7 +103,7 @@ def measure(preset: str, repeats: int, folder: str) -> tuple[dict[str, list[floa
     for steps in range(repeats + 1):
         ways: dict[str, Callable[[], object]] = {
             "stall ours": lambda steps=steps: saver.save(steps, 0, state),
-            "save ours": saver.join,
+            "save ours": lambda: (lane.precede(), saver.join()),
             "stall async_save": lambda: waiting.append(
                 dcp.async_save(state, checkpoint_id=root / "async", process_group=group)
             ),

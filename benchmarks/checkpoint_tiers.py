@@ -118,8 +118,10 @@ def measure(args: argparse.Namespace, folder: Path, keeper: Keeper) -> dict[str,
     }
 
 
-def training(preset: str, tokens: int) -> tuple[Callable[[], object], dict[str, torch.Tensor]]:
-    """A step, and the state that it changes."""
+def training(
+    preset: str, tokens: int, before: Callable[[], object] = lambda: None
+) -> tuple[Callable[[], object], dict[str, torch.Tensor]]:
+    """A step, and the state that it changes; `before` it does."""
     torch.manual_seed(0)
     config = ModelConfig.from_preset(preset)
     model = DeepSeekV3(config)
@@ -131,6 +133,7 @@ def training(preset: str, tokens: int) -> tuple[Callable[[], object], dict[str, 
 
     def step() -> None:
         model(batch).lm.sum().div(batch.numel()).backward()
+        before()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -22,7 +22,7 @@ __all__ = ["Scattered", "Source", "check", "fetch", "in_parallel", "take"]
 
 T = TypeVar("T")
 
-READERS = 4
+READERS = 8
 """Reads that are under way at once: so many times `plan.AT_ONCE` is all that is held beside what is read into."""
 
 
