@@ -32,11 +32,12 @@ def killed(one: Lab) -> dict[str, Any]:
     return run
 
 
+@pytest.mark.long
 def test_what_fits_is_saved_and_once_more_as_late_as_it_fits(tmp_path: Path) -> None:
-    settings = {"checkpoint": {"every": 0}, "audit": {"samples": True}}
+    settings = {"checkpoint": {"every": 0}, "audit": {"samples": True}, "workload": {"seconds": 0.1}}
     with lab(tmp_path, NODES, cells=1, steps=STEPS, **settings) as one:
         one.until(lambda: len(one.steps()) >= 5)
-        one.drain("n0", seconds=5.0)
+        one.drain("n0", seconds=20.0)
         one.until(lambda: len(one.events("checkpoint")) >= 2)
         first, last = one.events("last_save")[:2]
         assert [first["way"], last["way"]] == ["save", "save"], one.story()
