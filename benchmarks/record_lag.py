@@ -63,7 +63,7 @@ def main() -> None:
         account(patch, url, Path(name))
         boto3.client("s3").create_bucket(Bucket="bucket")
         figures = measure(Path(name) / "lab", arguments.seconds)
-    print(json.dumps(figures, indent=1))
+    print(json.dumps(figures, indent=1), flush=True)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures))
 

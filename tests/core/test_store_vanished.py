@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from shoal_core.ckpt import alone, together
 from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.whole import Checkpoint
@@ -98,17 +100,24 @@ def test_a_folder_that_hangs_is_given_up_and_used_again_when_it_answers(tmp_path
     store = open_store(tmp_path)
     store.put("a", b"12")
     with pytest.raises(StoreError, match=f"{tmp_path}/a: has not been answered(.|\n)*file server"):
-        patiently(store, lambda: store.get("a"))
+        patiently(lambda: store.get("a"), store)
     with pytest.raises(StoreError, match="has not been answered"):
-        patiently(store, lambda: 7)  # what was given up may still read or write
-    assert patiently(open_store(tmp_path / "b"), lambda: 7) == 7
+        patiently(lambda: 7, open_store(tmp_path / "c"), store)  # what was given up may still read or write
+    assert patiently(lambda: 7, open_store(tmp_path / "b")) == 7
     hangs.set()
     while store.asked.hanging():  # type: ignore[attr-defined]
         threading.Event().wait(0.01)
-    assert patiently(store, lambda: store.get("a")) == b"12"
+    assert patiently(lambda: store.get("a"), store) == b"12"
 
 
 def test_what_work_raises_is_raised(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     with pytest.raises(FileNotFoundError):
-        patiently(store, lambda: store.get("a"))
+        patiently(lambda: store.get("a"), store)
+
+
+def test_a_checkpoint_in_a_folder_that_hangs_is_not_waited_for(tmp_path: Path, hangs: threading.Event) -> None:
+    folder = Folder.at(tmp_path / "step-00000010")
+    alone.write(folder, {"w": torch.ones(3)}, {"steps": 10})
+    with pytest.raises(StoreError, match="has not been answered"):
+        together.load(folder, {"w": torch.zeros(3)}, together.ALONE, lambda name: False)

@@ -25,6 +25,7 @@ from shoal_core.ckpt.together import Peers, Uncommitted, clean, failed, outcome
 from shoal_core.ckpt.whole import read_marker
 from shoal_core.ckpt.write import Attempt, Written, committed, write
 from shoal_core.errors import StoreError, UserError
+from shoal_core.store import patiently
 
 __all__ = ["Share", "finished", "save", "wrote"]
 
@@ -91,7 +92,8 @@ def wrote(
     """Write a rank's share: what it says of that. Whatever goes wrong is its word."""
     try:
         pieces = list(content)
-        written = write(folder, attempt, peers.rank, pieces, content.__getitem__, share.block)
+        block = (content.__getitem__, share.block)
+        written = patiently(lambda: write(folder, attempt, peers.rank, pieces, *block), folder.store)
     except Exception as error:
         return failed(error)
     return {"pieces": [piece.told() for piece in pieces], "written": written.told()}
@@ -108,7 +110,8 @@ def finished(
     ends: dict[str, Any] = {}
     if peers.rank == 0:
         try:
-            ends = (follow if share.place else lead)(folder, attempt, of_cell(said, share), about, share)
+            one = (folder, attempt, of_cell(said, share), about, share)
+            ends = patiently(lambda: (follow if share.place else lead)(*one), folder.store)
         except Exception as error:
             ends = not_whole(error, share)
     try:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shoal_core.ckpt import across
@@ -23,7 +24,7 @@ from shoal_core.ckpt.plan import AT_ONCE, Part, merged
 from shoal_core.ckpt.together import Peers, Uncommitted, clean, failed, finished, opening, part, problems, remedy
 from shoal_core.ckpt.write import Attempt, Written
 from shoal_core.errors import UserError
-from shoal_core.store import PAUSES, Store
+from shoal_core.store import PAUSES, Store, patiently
 
 __all__ = ["Nearby", "bring", "tidy", "write"]
 
@@ -115,7 +116,8 @@ def sent(nearby: Nearby, folder: Folder, rank: int) -> dict[str, Any]:
         for name, file in mine.files.items():
             blocks = sorted((block for _, block in mine.blocks if block.file == name), key=lambda block: block.at)
             reads = list(merged([Part(name, block, ()) for block in blocks if block.bytes], AT_ONCE))
-            copy_file(nearby.folder, folder, name, file, reads)
+            copy = partial(copy_file, nearby.folder, folder, name, file, reads)
+            patiently(copy, nearby.folder.store, folder.store)
     except Exception as error:
         return failed(error)
     return {}

@@ -23,6 +23,7 @@ from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
 from shoal_core.errors import StoreError, UserError
+from shoal_core.store import patiently
 
 __all__ = ["ALONE", "Leaving", "Loaded", "Peers", "TooLate", "Uncommitted", "load", "save"]
 
@@ -183,7 +184,8 @@ def part(
             dealt = deal(held, going.weights(words))
             going.judge(words, *([sum(piece.bytes for piece in one) for one in each] for each in (dealt, held)))
         pieces = [piece for pieces in dealt for piece in pieces]
-        written = write(folder, attempt, rank, dealt[rank], content.__getitem__, block_bytes(pieces))
+        block = (content.__getitem__, block_bytes(pieces))
+        written = patiently(lambda: write(folder, attempt, rank, dealt[rank], *block), folder.store)
     except TooLate:
         raise
     except Exception as error:
@@ -201,11 +203,11 @@ def outcome(
 ) -> dict[str, Any]:
     """Commit what all have written: bytes of the checkpoint, or why it is not whole."""
     try:
-        size = commit(folder, attempt, pieces, written, about, replace=replace)
+        size = patiently(lambda: commit(folder, attempt, pieces, written, about, replace=replace), folder.store)
     except Exception as error:
         # An answer that was lost may have been a yes.
         with contextlib.suppress(UserError):
-            checkpoint = Checkpoint.open(folder)
+            checkpoint = patiently(lambda: Checkpoint.open(folder), folder.store)
             if checkpoint.marker["index"]["file"] == attempt.index:
                 return {"bytes": checkpoint.bytes, "problems": []}
         return {"bytes": -1, "problems": problems([failed(error)]), "remedy": remedy([failed(error)])}
@@ -233,10 +235,13 @@ def failed(error: Exception) -> dict[str, str]:
 def clean(folder: Folder, attempt: Attempt) -> None:
     """Remove what this cell has written of an attempt, as far as the store lets us: nobody reads what is left. If
     another rank has committed it after all it stays."""
+
+    def remove() -> None:
+        if not committed(folder, attempt):
+            folder.delete(attempt.wrote(folder.sizes()))
+
     with contextlib.suppress(UserError):
-        if committed(folder, attempt):
-            return
-        folder.delete(attempt.wrote(folder.sizes()))
+        patiently(remove, folder.store)
 
 
 def load(
@@ -261,7 +266,8 @@ def load(
     own: Exception | None = None
     steps = 0
     try:
-        checkpoint = Checkpoint.open(folder, files=not nearer and not memory)
+        stores = [one.store for one in (*nearer, folder) if isinstance(one, Folder)]
+        checkpoint = patiently(lambda: Checkpoint.open(folder, files=not nearer and not memory), *stores)
         steps = checkpoint.steps
         known = checkpoint.index.tensors
         state = {name: tensor for name, tensor in state.items() if name in known or not optional(name)}
@@ -271,7 +277,7 @@ def load(
         if memory:
             remembered = Remembered(checkpoint.index, wanted, memory)
             sources["memory"], holders["memory"] = remembered, Holder(remembered.table, -1)
-        given = gather(holders, sources, wanted, targets, folder.address)
+        given = patiently(lambda: gather(holders, sources, wanted, targets, folder.address), *stores)
         near = given.total() - given[str(len(nearer))]
         word = {"seal": checkpoint.marker["seal"], "bytes": given.total(), "near": near}
     except UserError as error:

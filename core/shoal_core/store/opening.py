@@ -10,7 +10,7 @@ from shoal_core.errors import UserError
 from shoal_core.store.address import KNOWN, join, parsed
 from shoal_core.store.arrow import ArrowStore
 from shoal_core.store.arrow_places import PLACES
-from shoal_core.store.base import Store
+from shoal_core.store.base import Stat, Store
 from shoal_core.store.local import LocalStore
 from shoal_core.store.s3 import S3Store
 from shoal_core.store.s3_calls import Calls
@@ -97,15 +97,15 @@ def create_alone(store: Store, name: str, content: bytes | memoryview) -> bool:
     return True
 
 
-def get_small(store: Store, name: str, most: int) -> bytes:
+def get_small(store: Store, name: str, most: int, known: Stat | None = None) -> bytes:
     """An object that others may write too, if it has no more than `most` bytes: a larger one would cost the memory of
-    this process.
+    this process. known: what `Store.stat` said of it just now.
 
     Raises:
         FileNotFoundError: there is none. ValueError: it is larger.
         StoreError: it cannot be read.
     """
-    if (size := store.stat(name).bytes) > most:
+    if (size := (known or store.stat(name)).bytes) > most:
         raise ValueError(f"it has {size:,} bytes, where no more than {most:,} can be right")
     return store.get(name)
 

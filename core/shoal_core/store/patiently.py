@@ -18,15 +18,16 @@ LOOK = 0.5
 """Seconds between two looks at what the work waits for."""
 
 
-def patiently(store: Store, work: Callable[[], Result]) -> Result:
-    """What `work` returns, which asks `store`. A folder that hangs is given up, with the thread that waits for it;
+def patiently(work: Callable[[], Result], *stores: Store) -> Result:
+    """What `work` returns, which asks `stores`. A folder that hangs is given up, with the thread that waits for it;
     until that has its answer all work on this store is refused, so that what it reads or writes late is in nobody's
     way. Other stores have deadlines of their own.
 
     Raises:
-        StoreError: the folder does not answer. Others as `work`.
+        StoreError: a folder does not answer. Others as `work`.
     """
-    if not isinstance(store, LocalStore):
+    folders = [store.asked for store in stores if isinstance(store, LocalStore)]
+    if not folders:
         return work()
     done = threading.Event()
     results: list[Result] = []
@@ -39,13 +40,16 @@ def patiently(store: Store, work: Callable[[], Result]) -> Result:
             errors.append(error)
         done.set()
 
-    if (hanging := store.asked.hanging()) is None:
+    def hanging() -> str | None:
+        return next((where for asked in folders if (where := asked.hanging()) is not None), None)
+
+    if (where := hanging()) is None:
         threading.Thread(target=run, daemon=True, name="store").start()
-        while not done.wait(LOOK) and hanging is None:
-            hanging = store.asked.hanging()
-    if hanging is not None and not done.is_set():
+        while not done.wait(LOOK) and where is None:
+            where = hanging()
+    if where is not None and not done.is_set():
         raise StoreError(
-            f"{hanging}: has not been answered for {patience.PATIENCE:.0f} s",
+            f"{where}: has not been answered for {patience.PATIENCE:.0f} s",
             "see that the file server answers and this disk works (dmesg); what was to be done is tried again",
         )
     if errors:

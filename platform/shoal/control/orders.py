@@ -229,7 +229,7 @@ async def sweep(one: Run) -> None:
     workers: nobody writes there."""
     try:
         root = checkpoints_in(one.rundir)
-        swept = await asyncio.to_thread(patiently, root, partial(among.sweep, root))
+        swept = await asyncio.to_thread(patiently, partial(among.sweep, root), root)
     except StoreError as error:
         logger.warning("what saves left half-written is not removed: %s", error.problem)
         return
@@ -242,7 +242,7 @@ async def set_aside(one: Run, action: SetAside) -> None:
     root, steps = checkpoints_in(one.rundir), action.steps
     first = int((one.job.workload.get(ORIGIN) or {}).get("steps", 0))  # before it batches were others
     try:
-        aside, older = await asyncio.to_thread(patiently, root, partial(move_aside, root, steps, first))
+        aside, older = await asyncio.to_thread(patiently, partial(move_aside, root, steps, first), root)
     except StoreError as error:
         one.desk.take(PassedOver(steps, None, f"{action.reason}; others cannot be looked for ({error.problem})"))
         return

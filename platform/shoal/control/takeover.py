@@ -59,7 +59,7 @@ async def take_over(one: Run) -> None:
 def on_record(rundir: Path) -> tuple[Records, Records, int]:
     """The journal, the committed steps, and the steps of the last whole checkpoint (0: none)."""
     root = checkpoints_in(rundir)
-    whole = patiently(root, lambda: among.last_whole(root))
+    whole = patiently(lambda: among.last_whole(root), root)
     return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
 
 

@@ -39,8 +39,8 @@ def read(store: Store) -> tuple[Manifest, str | None]:
         UserError: it is damaged. StoreError: it cannot be read.
     """
     try:
-        version = store.stat(manifests.NAME).version
-        return manifests.parse(get_small(store, manifests.NAME, MOST)), version
+        known = store.stat(manifests.NAME)
+        return manifests.parse(get_small(store, manifests.NAME, MOST, known)), known.version
     except FileNotFoundError:
         return Manifest(), None
     except ValueError as error:
