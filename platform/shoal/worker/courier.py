@@ -30,7 +30,7 @@ from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.tables import Table, in_order, merged, table_of
 from shoal_core.errors import StoreError
 
-__all__ = ["Courier", "fill", "placed", "put_together"]
+__all__ = ["Courier", "fill", "placed", "put_together", "recall"]
 
 LOOKS = 16
 """Workers that are asked at once for what they hold."""
