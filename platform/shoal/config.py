@@ -22,7 +22,7 @@ from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 from shoal_core.store import join, local_folder, open_store
 
-__all__ = ["Job", "load_job", "merge_overrides", "parse", "read_yaml"]
+__all__ = ["Injection", "Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RESOURCE = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"

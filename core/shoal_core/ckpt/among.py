@@ -18,7 +18,7 @@ from shoal_core.ckpt.whole import read_marker
 from shoal_core.errors import UserError
 from shoal_core.store import Store
 
-__all__ = ["Whole", "delete", "last_whole", "prune", "reading", "set_aside", "sweep", "whole"]
+__all__ = ["Whole", "delete", "folders", "last_whole", "prune", "reading", "set_aside", "sweep", "whole"]
 
 OWN = re.compile(
     r"COMMITTED\.json|ASIDE-[0-9a-f]+\.json|g\d+-[0-9a-f]+(\.index\.json|-part-\d+\.json|-\d+(-\d+)?\.safetensors)"

@@ -13,7 +13,7 @@ from typing import Any
 from shoal_core.ckpt.boxes import Box, tile
 from shoal_core.ckpt.dtypes import itemsize
 
-__all__ = ["INDEX", "Block", "Described", "File", "Index", "Tensor", "is_name"]
+__all__ = ["INDEX", "Block", "Described", "File", "Index", "Tensor", "digest", "is_name", "number"]
 
 INDEX = "index.json"
 VERSION = 3

@@ -20,7 +20,7 @@ from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import local_folder
 
-__all__ = ["convert", "copy", "to_dcp"]
+__all__ = ["convert", "copy", "copy_file", "to_dcp"]
 
 
 def copy(source: Checkpoint, target: Folder) -> int:

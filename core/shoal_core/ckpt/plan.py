@@ -18,7 +18,20 @@ from shoal_core.ckpt.dtypes import itemsize
 from shoal_core.ckpt.errors import Unfit
 from shoal_core.ckpt.index import Block, Index, Tensor
 
-__all__ = ["Copy", "Holder", "Part", "Read", "Want", "allot", "allot_all", "merged", "plan", "read_of", "remaining"]
+__all__ = [
+    "AT_ONCE",
+    "Copy",
+    "Holder",
+    "Part",
+    "Read",
+    "Want",
+    "allot",
+    "allot_all",
+    "merged",
+    "plan",
+    "read_of",
+    "remaining",
+]
 
 AT_ONCE = 1 << 24
 """Bytes that are read in one go."""

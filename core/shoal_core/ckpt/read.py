@@ -18,7 +18,7 @@ from shoal_core.ckpt.state import bytes_of, room
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Scattered", "Source", "check", "fetch", "in_parallel", "take"]
+__all__ = ["READERS", "Scattered", "Source", "believed", "check", "fetch", "header_of", "in_parallel", "take"]
 
 T = TypeVar("T")
 

@@ -25,7 +25,25 @@ from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import patiently
 
-__all__ = ["ALONE", "Leaving", "Loaded", "Peers", "TooLate", "Uncommitted", "load", "save"]
+__all__ = [
+    "ALONE",
+    "Leaving",
+    "Loaded",
+    "Peers",
+    "TooLate",
+    "Uncommitted",
+    "clean",
+    "failed",
+    "finished",
+    "in_words",
+    "load",
+    "opening",
+    "outcome",
+    "part",
+    "problems",
+    "remedy",
+    "save",
+]
 
 
 class Peers(Protocol):

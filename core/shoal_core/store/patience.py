@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["Asked"]
+__all__ = ["PATIENCE", "Asked"]
 
 PATIENCE = 60.0
 """Seconds for which an answer is waited for: as long as a request to S3 is made again (`s3_calls`)."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from shoal.record.finding import Found
 
-__all__ = ["Storage", "runs", "status"]
+__all__ = ["Storage", "figure", "runs", "status", "told"]
 
 Storage = Annotated[
     str | None,

@@ -21,6 +21,7 @@ from shoal_core.errors import UserError
 
 __all__ = [
     "DEFAULT_NAME",
+    "OBJECT_STORE_MB",
     "Description",
     "Kill",
     "NodeStatus",

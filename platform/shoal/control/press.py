@@ -20,7 +20,7 @@ from shoal.record.lease import LeaseLost
 from shoal.record.publish import Publisher
 from shoal_core.errors import StoreError, UserError
 
-__all__ = ["Press"]
+__all__ = ["Press", "persistently"]
 
 logger = logging.getLogger(__name__)
 LONGEST = 30.0

@@ -22,7 +22,7 @@ from shoal.plan import Seat
 from shoal.protocol.said import Ack, Committed
 from shoal.timeouts import Timeouts
 
-__all__ = ["Considered", "Former", "State", "Worker"]
+__all__ = ["Considered", "Former", "Shape", "State", "Worker"]
 
 
 @dataclass(frozen=True)

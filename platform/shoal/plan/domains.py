@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from shoal.plan.cluster import Node
 from shoal_core.mesh import Mesh
 
-__all__ = ["Limits", "Rack", "Zone", "domains", "limits", "room"]
+__all__ = ["Limits", "Rack", "Zone", "domains", "limits", "room", "usable"]
 
 
 @dataclass(frozen=True)

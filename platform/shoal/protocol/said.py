@@ -37,6 +37,7 @@ __all__ = [
     "Said",
     "Told",
     "Where",
+    "Word",
 ]
 
 Number = int | float

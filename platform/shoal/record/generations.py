@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ROOM", "WHOLE", "Membership", "Newest", "history", "membership", "told"]
+__all__ = ["ROOM", "WHOLE", "Membership", "Newest", "history", "membership", "people", "told"]
 
 WHOLE = 256
 """Workers up to whose number a generation is told whole, always."""

@@ -19,7 +19,7 @@ from typing import Any
 from shoal_core.errors import UserError
 from shoal_core.files import parse_json, replace_file
 
-__all__ = ["Appender", "Tail", "dumps", "line_of", "read_json", "read_lines", "repair"]
+__all__ = ["DAMAGED", "Appender", "Tail", "dumps", "json_object", "line_of", "read_json", "read_lines", "repair"]
 
 _BLOCK = 1 << 16
 SEAM = " \n"

@@ -20,7 +20,7 @@ from shoal.record import layout
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
 
-__all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "LeaseLost", "check", "claim", "may_take", "read"]
+__all__ = ["BEAT", "WATCH", "Held", "Holder", "Lease", "LeaseLost", "check", "claim", "may_take", "put", "read"]
 
 BEAT, WATCH = 1.0, 5.0
 """Seconds between two touches, and for which a file is watched before its holder counts as gone."""

@@ -17,17 +17,7 @@ from shoal.record.jsonl import DAMAGED, Tail, read_lines
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 
-__all__ = [
-    "config",
-    "events",
-    "follow",
-    "plan",
-    "readable",
-    "samples",
-    "steps",
-    "tail_events",
-    "tail_steps",
-]
+__all__ = ["LARGEST", "config", "events", "follow", "plan", "readable", "samples", "steps", "tail_events", "tail_steps"]
 
 LARGEST = 1e300
 """No figure is larger; whole numbers of JSON may be of any size."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shoal.report.history import History
 from shoal.report.style import INK, LOSS, MUTED, TROUBLE, axes, figure
 
-__all__ = ["loss_figure", "optimizer_figure", "speed_panel"]
+__all__ = ["Floats", "column", "loss_figure", "mark_recoveries", "optimizer_figure", "recovery_marks", "speed_panel"]
 
 BINS = 1000
 Floats = NDArray[np.float64]

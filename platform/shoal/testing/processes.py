@@ -31,7 +31,10 @@ from shoal.worker.setup import Meeting, Setup
 
 __all__ = [
     "ADDRESS",
+    "CONTROLLER_LOG",
+    "FORK",
     "WARDEN",
+    "WORKERS_LOG",
     "Folders",
     "LabFleet",
     "answer",

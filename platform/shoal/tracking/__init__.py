@@ -22,7 +22,19 @@ from shoal.record.place import own_folder, storage_of
 from shoal_core.errors import UserError
 from shoal_core.store import local_folder
 
-__all__ = ["behind", "check_uri", "chosen_uri", "credentials", "default_uri", "finish", "recorded_uri", "send", "start"]
+__all__ = [
+    "END",
+    "LOCK",
+    "behind",
+    "check_uri",
+    "chosen_uri",
+    "credentials",
+    "default_uri",
+    "finish",
+    "recorded_uri",
+    "send",
+    "start",
+]
 
 LOG = "tracking.log"
 LOCK = ".tracking.lock"  # held by the one mirror of a record, with its process id

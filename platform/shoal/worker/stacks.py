@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["LIMIT", "borrowed", "lend", "stacks_of"]
+__all__ = ["LIMIT", "LOOK", "borrowed", "lend", "stacks_of"]
 
 ASK = signal.SIGUSR2
 """What makes a worker write its stacks."""

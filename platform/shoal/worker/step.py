@@ -38,7 +38,7 @@ from shoal.worker.transport import Transport
 from shoal_core.lane import lane_of
 from shoal_core.workload import ReplicaShard, Workload
 
-__all__ = ["CellBroken", "Member", "Standing", "Step", "world_broke"]
+__all__ = ["CellBroken", "Commit", "Member", "Standing", "Step", "world_broke"]
 
 
 class CellBroken(Exception):

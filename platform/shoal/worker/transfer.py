@@ -9,7 +9,7 @@ import torch
 
 from shoal.worker.groups import Groups
 
-__all__ = ["BUCKET", "copy_state"]
+__all__ = ["BUCKET", "buckets", "copy_state"]
 
 BUCKET = 64 * 1024 * 1024
 """Bytes sent at once: large enough for full speed, small beside the state."""

@@ -16,7 +16,7 @@ from shoal_workloads.model.recompute import Keep, at_once
 from shoal_workloads.precision.linear import swiglu_ffn
 from shoal_workloads.precision.products import Products
 
-__all__ = ["Experts", "SwiGLU"]
+__all__ = ["EVERYTHING", "Experts", "SwiGLU"]
 
 EVERYTHING = Keep()
 

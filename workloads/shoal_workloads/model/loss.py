@@ -11,7 +11,7 @@ import torch
 
 from shoal_workloads.precision.products import add_product, multiply_into, widened
 
-__all__ = ["head_nll"]
+__all__ = ["ROWS", "ROWS_ON_GPU", "head_nll"]
 
 ROWS, ROWS_ON_GPU = 1024, 4096
 """Of a block of logits. Each block adds a whole head's gradient to what is there: on a GPU that takes as long as the

@@ -18,7 +18,7 @@ from shoal_workloads.model.norm import RMSNorm
 from shoal_workloads.model.recompute import Make, at_once
 from shoal_workloads.model.rope import rope_apply, softmax_scale
 
-__all__ = ["MLA", "attend"]
+__all__ = ["MLA", "attend", "in_blocks"]
 
 
 class MLA(nn.Module):

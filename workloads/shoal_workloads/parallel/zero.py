@@ -20,7 +20,7 @@ from torch.distributed.tensor import Shard
 
 from shoal_workloads.parallel.shards import ParamShard
 
-__all__ = ["Held", "Zero"]
+__all__ = ["BUCKET", "Held", "Zero"]
 
 BUCKET = 1 << 24  # elements gathered or scattered at once
 
