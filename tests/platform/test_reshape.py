@@ -71,10 +71,10 @@ def test_where_all_train_nothing_changes() -> None:
 
 def test_a_shape_that_takes_too_long_to_get_to_is_named_and_left() -> None:
     living = cluster([0, 1, 2, 3, None, None, None])
-    costs = Costs(state_bytes=4 * GB, bandwidth=GB / 1000)
+    costs = Costs(state_bytes=4 * GB, bandwidth=GB / 10_000)
     found = choose(living, Present(Mesh(fsdp=4), 1), Bounds(flat(4, 3), Limits(cells=(2, 64))), costs, Load(24, 1))
     assert isinstance(found, Stay)
-    assert "2 cells of 3 beat 1 of 4: +50%, 1334.3 s, 4.7 GB: not worth it within 600 s" in found.why
+    assert "2 cells of 3 beat 1 of 4: +50%, 13334.3 s, 4.7 GB: not worth it within 3600 s" in found.why
 
 
 def test_exact_mode_names_the_shape_that_it_refuses() -> None:

@@ -32,6 +32,12 @@ def simulate(
     restore: Annotated[float, typer.Option(min=0.0, help="Seconds to load a checkpoint.")] = 120.0,
     start: Annotated[float, typer.Option(min=0.0, help="Seconds to start a worker.")] = 60.0,
     notice: Annotated[float, typer.Option(min=0.0, help="Seconds between a notice and the node's end.")] = 120.0,
+    rules: Annotated[
+        bool,
+        typer.Option(
+            "--rules", help="Without spares: worker hours that train by reshaping, dropping cells and torchft's rule."
+        ),
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Write live cells over time to this SVG file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
@@ -41,13 +47,21 @@ def simulate(
     """
     from rich.console import Console
 
-    from shoal.simulate.result import draw, render, result
+    from shoal.simulate.result import draw, draw_rules, figures_of, render, render_rules, result
+    from shoal.simulate.rules import compared
     from shoal.simulate.settings import Settings, Times, parse_cluster
     from shoal.simulate.simulation import Simulation
 
     nodes, slots = parse_cluster(cluster)
     times = Times(step, across, closed, silent, regroup, form, copy, restore, start, notice)
     settings = Settings(nodes, slots, workers_per_cell, days, spare_nodes, micro_batches, checkpoint, rate, seed, times)
+    if rules:
+        hours = compared(settings)
+        figures = figures_of(settings, hours)
+        print(json.dumps(figures, indent=2)) if as_json else Console().print(render_rules(figures))
+        if plot is not None:
+            draw_rules(settings, hours, plot)
+        return
     simulation = Simulation(settings)
     simulation.run()
     found = result(simulation)

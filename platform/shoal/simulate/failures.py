@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-__all__ = ["CAUSES", "Cause", "Failure", "draw"]
+__all__ = ["CAUSES", "Cause", "Failure", "draw", "failures_a_second"]
 
 OBSERVED_GPU_HOURS = 54 * 24 * 16_384
 HOUR = 3600.0
@@ -63,9 +63,14 @@ class Failure:
     place: float
 
 
+def failures_a_second(gpus: int, rate: float) -> float:
+    """Of so many GPUs, on average. `rate`: a factor on the observed rates."""
+    return rate * gpus / (OBSERVED_GPU_HOURS * HOUR) * sum(cause.count for cause in CAUSES)
+
+
 def draw(gpus: int, seconds: float, rate: float, random: Random) -> Iterator[Failure]:
     """Failures of a cluster in order of time, a Poisson process. `rate`: a factor on the observed rates."""
-    per_second = rate * gpus / (OBSERVED_GPU_HOURS * HOUR) * sum(cause.count for cause in CAUSES)
+    per_second = failures_a_second(gpus, rate)
     weights = [cause.count for cause in CAUSES]
     time = 0.0
     while per_second > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from rich.console import Group
 from rich.table import Table
 
 from shoal.simulate.ledger import PHASES
+from shoal.simulate.rules import Hours
+from shoal.simulate.settings import Settings
 from shoal.simulate.simulation import Simulation
 
-__all__ = ["draw", "render", "result"]
+__all__ = ["draw", "draw_rules", "figures_of", "render", "render_rules", "result"]
 
 
 def result(simulation: Simulation) -> dict[str, Any]:
@@ -99,3 +102,52 @@ def draw(simulation: Simulation, path: Path) -> None:
     ax.set_xlabel("days; crosses are failures")
     ax.set_title("Live cells", loc="left")
     path.write_text(svg(fig, "Live cells of a simulated run"))
+
+
+# ---- rules beside each other
+
+
+def figures_of(settings: Settings, found: Mapping[str, Hours]) -> dict[str, Any]:
+    """What `rules.compared` found: of each rule shares of all worker hours, and how often cells changed."""
+    total = settings.nodes * settings.slots * settings.days * 86400
+    shares = {
+        name: {what: getattr(hours, what) / total for what in ("trained", "idle", "changing", "dead")}
+        | {"changes": hours.changes}
+        for name, hours in found.items()
+    }
+    return {"settings": {**asdict(settings), "cells": settings.cells}, "rules": shares}
+
+
+def render_rules(figures: Mapping[str, Any]) -> Table:
+    """The same for a terminal."""
+    settings = figures["settings"]
+    shown = Table(
+        title=f"{settings['nodes']}x{settings['slots']} workers in {settings['cells']} cells of {settings['workers']}, "
+        f"no spares, {settings['days']:g} days, seed {settings['seed']}: share of worker hours",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    shown.add_column("rule", no_wrap=True)
+    for name in ("trained", "idle", "changing", "dead", "changes"):
+        shown.add_column(name, justify="right")
+    for name, shares in figures["rules"].items():
+        parts = [f"{shares[what]:.2%}" for what in ("trained", "idle", "changing", "dead")]
+        shown.add_row(name, *parts, str(shares["changes"]))
+    return shown
+
+
+def draw_rules(settings: Settings, found: Mapping[str, Hours], path: Path) -> None:
+    """Workers that train over time, by rule, as an SVG picture."""
+    from shoal.report.style import CELLS, axes, figure, svg
+
+    fig = figure(10.5, 3.0)
+    (ax,) = axes(fig)
+    for colour, (name, hours) in zip(CELLS, found.items(), strict=False):
+        times, workers = zip(*hours.line, (settings.days * 86400, hours.line[-1][1]), strict=True)
+        ax.step([time / 86400 for time in times], workers, where="post", color=colour, label=name, linewidth=1.0)
+    most = settings.nodes * settings.slots
+    ax.set_ylim(0.75 * most, 1.01 * most)
+    ax.set_xlabel("days")
+    ax.set_title("Workers that train", loc="left")
+    ax.legend(loc="lower left", ncols=len(found), frameon=False)
+    path.write_text(svg(fig, "Workers that train, by rule"))

@@ -3,7 +3,7 @@ and costs, who would sit where. Pure; how a run gets there stands in `decisions/
 
 from shoal.plan.reshape.bounds import Bounds, Limits, bounds_of, check_limits, remark
 from shoal.plan.reshape.choose import Choice, Present, Stay, choose
-from shoal.plan.reshape.costs import Costs, Load, speed
+from shoal.plan.reshape.costs import Costs, Load, busy, speed
 from shoal.plan.reshape.place import Survivor
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Stay",
     "Survivor",
     "bounds_of",
+    "busy",
     "check_limits",
     "choose",
     "remark",

@@ -26,7 +26,7 @@ class Costs:
     """Bytes a second that a worker receives, or gives."""
     leave: float = 1.0
     """Seconds to end a generation, build the new cells' worlds and begin the next, before any byte."""
-    horizon: float = 600.0
+    horizon: float = 3600.0
     """Seconds for which a new shape is counted on: work lost in getting there must come back within them."""
     worth: float = 0.002
     """Share of the present work by which a new shape must do more within the horizon."""
