@@ -61,7 +61,7 @@ def test_the_command_prints_and_draws_the_rules(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*argv, "--json", "--plot", str(tmp_path / "rules.svg")])
     assert done.exit_code == 0, done.output
     rules = json.loads(done.output)["rules"]
-    assert rules["reshape"]["trained"] >= rules["drop cells"]["trained"] >= rules["torchft's rule"]["trained"] > 0.5
+    assert rules["reshape"]["trained"] >= rules["drop cells"]["trained"] >= rules["torchft's rule"]["trained"] > 0.3
     assert all(sum(v for k, v in shares.items() if k != "changes") == pytest.approx(1.0) for shares in rules.values())
     assert "<svg" in (tmp_path / "rules.svg").read_text()
     assert "worker hours" in CliRunner().invoke(app, argv).output
