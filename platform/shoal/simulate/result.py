@@ -137,16 +137,16 @@ def render_rules(figures: Mapping[str, Any]) -> Table:
 
 
 def draw_rules(settings: Settings, found: Mapping[str, Hours], path: Path) -> None:
-    """Workers that train over time, by rule, as an SVG picture."""
+    """Workers that train over time, by rule, as an SVG picture; the seconds of changes are not seen."""
     from shoal.report.style import CELLS, axes, figure, svg
 
     fig = figure(10.5, 3.0)
     (ax,) = axes(fig)
-    for colour, (name, hours) in zip(CELLS, found.items(), strict=False):
+    for place, (colour, (name, hours)) in enumerate(zip(CELLS, found.items(), strict=False)):
         times, workers = zip(*hours.line, (settings.days * 86400, hours.line[-1][1]), strict=True)
-        ax.step([time / 86400 for time in times], workers, where="post", color=colour, label=name, linewidth=1.0)
+        ax.step([time / 86400 for time in times], workers, where="post", color=colour, label=name, zorder=9 - place)
     most = settings.nodes * settings.slots
-    ax.set_ylim(0.75 * most, 1.01 * most)
+    ax.set_ylim(0.7 * most, 1.01 * most)
     ax.set_xlabel("days")
     ax.set_title("Workers that train", loc="left")
     ax.legend(loc="lower left", ncols=len(found), frameon=False)

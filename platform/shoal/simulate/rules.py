@@ -37,7 +37,7 @@ class Hours:
     dead: float = 0.0
     changes: int = 0
     line: list[tuple[float, float]] = field(default_factory=list)
-    """(time, workers that train from then on)."""
+    """(time, workers that train from then on, but for the seconds of a change)."""
 
     def pass_by(self, seconds: float, workers: int, living: int, training: float) -> None:
         self.trained += seconds * training
@@ -209,7 +209,7 @@ def hours_until(
 ) -> None:
     """The time from `now` to `then`, in which nobody trains before `resumes`."""
     still = min(max(resumes - now, 0.0), then - now)
-    hours.line += [(now, 0.0)] * (still > 0) + [(now + still, training)]
+    hours.line.append((now, training))
     hours.changing += still * living
     hours.dead += still * (total - living)
     hours.pass_by(then - now - still, total, living, training)
