@@ -1,6 +1,7 @@
 """How long the planner takes for 2,048 nodes of 8: `python benchmarks/planner.py [--json]`.
 
-Wall and CPU seconds (medians) of a first plan, of a plan after one node's loss, and after the cluster has doubled.
+Wall and CPU seconds (medians) of a first plan, of a plan after one node's loss, and after the cluster has doubled; and
+of the choice of another shape, of all there are for a batch of `SAMPLES`, after a node of each of some cells was lost.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shoal.plan import Mesh, Node, Site, Wanted, plan
+from shoal.plan import Assignment, Mesh, Node, Place, Site, Wanted, plan
+from shoal.plan.reshape import Bounds, Costs, Limits, Load, Present, Survivor, choose
+from shoal.plan.reshape.bounds import meshes_within
 
 NODES, SLOTS, PER_RACK, ZONES = 2048, 8, 16, 4
+SAMPLES = 15_360 * 128
+BROKEN = 3
 JOBS = {
     "pp 16 x ep 64, 15 cells": Wanted(Mesh(16, 1, 64), 15),
     "pp 16 x fsdp 4 x ep 64, 3 cells": Wanted(Mesh(16, 4, 64), 3),
@@ -29,6 +34,24 @@ def cluster() -> list[Node]:
         Node(f"n{i:04}", f"n{i:04}", SLOTS, site=Site(f"r{i // PER_RACK}", f"z{i // PER_RACK * ZONES // racks}"))
         for i in range(NODES)
     ]
+
+
+def choice(nodes: list[Node], job: Wanted, first: Assignment) -> Callable[[], Any]:
+    """The choice of another shape once a node of each of the first cells is gone."""
+    broken = range(min(BROKEN, job.cells - 1))
+    lost = {first.places[seat].node for seat in first.places if seat.cell in broken and seat.rank == 0}
+    held = {place: seat for seat, place in first.places.items()}
+    living = {}
+    for node in nodes:
+        for slot in range(node.slots if node.name not in lost else 0):
+            seat = held.get(Place(node.name, slot))
+            rank = seat.rank if seat is not None and seat.cell not in broken else None
+            living[f"{node.name}.{slot}"] = Survivor(node.name, rank)
+    limits, load = Limits(), Load(SAMPLES, 1)
+    bounds = Bounds(tuple(meshes_within(job.mesh, limits, SAMPLES)), limits)
+    sites = {node.name: node.site for node in nodes}
+    present, costs = Present(job.mesh, job.cells - len(broken)), Costs(state_bytes=1e13, bandwidth=5e10)
+    return lambda: choose(living, present, bounds, costs, load, sites.__getitem__)
 
 
 def timed(act: Callable[[], Any], times: int) -> dict[str, float]:
@@ -57,6 +80,8 @@ def measure(times: int) -> dict[str, Any]:
             "moved": len(again.moved),
             "doubled": timed(lambda job=job, half=half: plan(nodes, job, half), times),
             "placed anew": len(grown.moved),
+            "another shape": timed(choice(nodes, job, first), times),
+            "found": choice(nodes, job, first)().why,
         }
     return rows
 
@@ -74,9 +99,10 @@ def main() -> None:
     for name, row in rows.items():
         parts = [
             f"{what} {row[what]['seconds']:.2f} ({row[what]['cpu_seconds']:.2f})"
-            for what in ("first", "one node lost", "doubled")
+            for what in ("first", "one node lost", "doubled", "another shape")
         ]
         print(f"{name:34} {', '.join(parts)}; {row['moved']} moved by a loss, {row['placed anew']} placed by growing")
+        print(f"{'':34} {row['found']}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import gcd
+from math import gcd, isqrt
 
 from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
@@ -102,16 +102,19 @@ def remark(bounds: Bounds, home: Mesh) -> str:
 def meshes_within(home: Mesh, limits: Limits, unit: int) -> Iterator[Mesh]:
     """Those that the limits allow and whose micro-batches cut up every step. `unit`: samples of the steps' greatest
     common part, in one worker's micro-batches."""
-    for workers in divisors(unit):
-        for pp in divisors(workers) if limits.pp is None else limits.pp:
-            for ep in divisors(workers) if limits.ep is None else limits.ep:
+    parts = divisors(unit)
+    for workers in parts:
+        sizes = [part for part in parts if part <= workers and workers % part == 0]
+        for pp in sizes if limits.pp is None else limits.pp:
+            for ep in sizes if limits.ep is None else limits.ep:
                 fsdp, rest = divmod(workers, pp * ep)
                 if not rest and fsdp and (limits.fsdp or fsdp == home.fsdp):
                     yield Mesh(pp, fsdp, ep, gcd(ep, home.ep_node))
 
 
 def divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+    low = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
 
 
 def passes(workload: Workload, mesh: Mesh) -> bool:

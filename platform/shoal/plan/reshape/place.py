@@ -19,6 +19,9 @@ from shoal_core.mesh import Mesh, Seat
 
 __all__ = ["Placed", "Survivor", "place"]
 
+MANY = 2048
+"""Seats of shards that nobody holds enough of: with more of them cells are laid out anew, which takes less time."""
+
 
 @dataclass(frozen=True)
 class Survivor:
@@ -44,7 +47,11 @@ def place(
     living: Mapping[str, Survivor], mesh: Mesh, cells: int, shared: Overlap, site: Callable[[str], Site]
 ) -> Placed:
     """Seats for `cells` cells of `mesh`, for which the living must suffice. `shared`: see `overlaps`."""
-    seats = by_holding(living, mesh, cells, shared, site)
+    taken = matched(living, [(rank, cells) for rank in range(mesh.workers)], shared, site)
+    if cells * mesh.workers - len(taken) > MANY:
+        seats = by_plan(living, mesh, cells, shared, site)
+    else:
+        seats = by_holding(taken, living, mesh, cells, site)
     if cells > 1 and crowding(nodes_of(seats, living), site)["node"] > 1:
         apart = by_plan(living, mesh, cells, shared, site)
         seats = min(seats, apart, key=lambda found: crowding(nodes_of(found, living), site)["node"])
@@ -62,11 +69,10 @@ def nodes_of(seats: Mapping[Seat, str], living: Mapping[str, Survivor]) -> dict[
 
 
 def by_holding(
-    living: Mapping[str, Survivor], mesh: Mesh, cells: int, shared: Overlap, site: Callable[[str], Site]
+    taken: Mapping[str, int], living: Mapping[str, Survivor], mesh: Mesh, cells: int, site: Callable[[str], Site]
 ) -> dict[Seat, str]:
-    """Worker of each seat: first whoever shares most with a shard takes one of its seats, then the others are filled as
-    a run is healed."""
-    taken = matched(living, [(rank, cells) for rank in range(mesh.workers)], shared, site)
+    """Worker of each seat: those that have a rank (see `matched`) keep it, the other seats are filled as a run is
+    healed."""
     seats = numbered(taken, living, mesh, cells, site)
     seated = set(seats.values())
     spares = {worker: one.node for worker, one in living.items() if worker not in seated}
@@ -161,6 +167,9 @@ def by_plan(
     if max(node.slots for node in nodes) < mesh.ep_node:  # what costs traffic is refused when a run starts, not now
         mesh = replace(mesh, ep_node=1)
     planned = plan(nodes, Wanted(mesh, cells, 0)).nodes()
+    of_rank: dict[int, Overlap] = defaultdict(list)
+    for pair in shared:
+        of_rank[pair[2]].append(pair)
     there: dict[str, list[Seat]] = defaultdict(list)
     for seat, node in planned.items():
         there[node].append(seat)
@@ -170,7 +179,7 @@ def by_plan(
         for seat in mine:
             open_seats[seat.rank].append(seat)
         free = on_node[node]
-        pairs = [pair for pair in shared if pair[2] in open_seats]
+        pairs = sorted((pair for rank in open_seats for pair in of_rank[rank]), key=lambda pair: (-pair[0], *pair[1:]))
         chosen = matched(free, [(rank, len(seats)) for rank, seats in open_seats.items()], pairs, site)
         for worker, rank in chosen.items():
             seats[open_seats[rank].pop()] = worker
