@@ -9,8 +9,8 @@ import pytest
 
 from shoal.control.recovery import Recoveries
 from shoal.decisions.actions import Decision, Form, Generation, Refill, Reshaped, Stop
-from shoal.decisions.events import Ending, Lost, Surveyed
-from shoal.decisions.modes import Gathering, Running
+from shoal.decisions.events import Ending, Joined, Lost, Preemption, Surveyed
+from shoal.decisions.modes import Gathering, Pausing, Running
 from shoal.decisions.readopt import Living, Past, as_lived, rebuild
 from shoal.decisions.shape import Shape
 from shoal.ladder import Rung
@@ -70,6 +70,28 @@ def test_whoever_is_left_out_leaves_its_world_and_keeps_its_shard() -> None:
     run.ack("w00", 6)
     stop = one(run.ack("w01", 6), Stop)
     assert (stop.generation, stop.broken, stop.workers, stop.shape) == (ended, (0,), ("w01",), 0)
+
+
+def test_a_run_that_has_left_a_node_takes_another_shape_and_one_that_stands_there_does_not() -> None:
+    run = Run()
+    run.state.shape = replace(run.state.shape, choose=taking({3: (1, 3), 4: (1, 3)}))
+    run.start()
+    run.feed(Preemption("n2"))
+    for worker in ("w00", "w01", "w10", "w11"):
+        run.ack(worker, 5)
+    assert run.state.live == (0,)
+    assert isinstance(run.state.mode, Running)
+    run.feed(Joined("s0", "n3"))
+    assert isinstance(run.state.mode, Pausing)
+    assert run.state.mode.reshapes
+    alone = shrunk(lambda *_: Stay(""))
+    alone.feed(Preemption("n1"))
+    alone.state.shape = replace(
+        alone.state.shape, choose=lambda *_: Choice(Mesh(), (("w10",),), "", 1.0, 0.0, 0, (1, 0))
+    )
+    for worker in ("w00", "w01"):
+        alone.ack(worker, 6)
+    assert isinstance(alone.state.mode, Running)
 
 
 def test_the_former_shape_is_put_together_where_the_next_one_does_not_come_about() -> None:

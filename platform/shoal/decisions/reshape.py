@@ -15,7 +15,7 @@ from shoal.decisions.cells import Cell, Cells
 from shoal.decisions.copies import Copies
 from shoal.decisions.leaving import pause
 from shoal.decisions.modes import Gathering, Running
-from shoal.decisions.seating import clear_all
+from shoal.decisions.seating import clear_all, seated_on
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import Considered, Former, State
 from shoal.decisions.stragglers import Stragglers
@@ -50,9 +50,10 @@ def known(state: State) -> tuple[int, ...]:
 
 
 def is_calm(state: State, mode: Running) -> bool:
-    """Whether nothing else is to be done first: no cell is formed, moves or is through."""
+    """Whether nothing else is to be done first: no cell is formed, leaves nodes that go, or is through."""
     cells = state.cells
-    unsettled = cells.any("forming") or cells.any("ready") or state.successors or state.going or mode.finished
+    moves = not all(state.going.values()) or seated_on(state, state.going)
+    unsettled = cells.any("forming") or cells.any("ready") or state.successors or moves or mode.finished
     return not unsettled and state.committed < state.shape.steps
 
 
