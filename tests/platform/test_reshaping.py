@@ -16,7 +16,7 @@ from shoal.decisions.shape import Shape
 from shoal.ladder import Rung
 from shoal.plan import Mesh
 from shoal.plan.reshape import Choice, Present, Stay, Survivor
-from shoal.protocol.said import Committed, Failed, Ready
+from shoal.protocol.said import Committed, CopyHeld, Failed, Ready
 from tests.platform.protocol.support.shapes import taking
 from tests.support.decisions import Run, one
 
@@ -110,6 +110,20 @@ def test_a_holders_death_before_anybody_is_filled_costs_the_steps_since_the_chec
     decisions = [action for action in run.feed(Lost("w00", "died")) if isinstance(action, Decision)]
     assert [decision.rung for decision in decisions] == [Rung.RESTORE]
     assert (run.state.shape.workers, run.state.committed) == (2, 0)
+
+
+def test_copies_of_the_step_at_which_the_shape_changed_do_not_count() -> None:
+    """A keeper cannot tell of which of two shapes the shard of a rank is that it has of it."""
+    before = shrunk()
+    before.state.copies.arrived("w10", 0, 4)
+    before.state.copies.arrived("w10", 0, 6)
+    before.feed(Committed("w00", before.state.generation, 6))
+    before.ack("w00", 6)
+    before.ack("w01", 6)
+    before.feed(CopyHeld("w10", 0, 6, before.state.copies.era), CopyHeld("w10", 1, 7, before.state.copies.era))
+    assert before.state.copies.held == {"w10": {1: (7,)}}
+    before.feed(Failed("w10", -1, "form", "a holder is gone", before.state.cells[0].attempt))
+    assert before.state.copies.held == {"w10": {0: (4,)}}
 
 
 def test_shards_that_were_filled_make_a_cell_when_holders_die() -> None:

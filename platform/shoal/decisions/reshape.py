@@ -82,7 +82,7 @@ def reshape(state: State, live: Sequence[int], actions: list[Action]) -> bool:
     held = {worker: rank for rank, workers in enumerate(holders) for worker in workers}
     state.generation += 1  # nothing that is still said of the one that ended counts any more
     state.former = Former(before, state.committed, held, state.copies)
-    state.copies = Copies(era=state.generation)
+    state.copies = Copies(era=state.generation, twofold=state.committed)
     take(state, before.reshaped(state.generation, found.mesh, len(found.crews)))
     state.mode, state.watchdog.moved = Gathering(filled={}), None
     refill = Refill(before.number, state.committed, holders)
@@ -112,6 +112,6 @@ def go_back(state: State) -> Gathering:
     assert former is not None
     take(state, former.shape)
     state.copies, state.former = former.copies, None
-    state.copies.keepers = {}
+    state.copies.apart(former.steps)
     state.mode = mode = Gathering(former.held if former.steps == state.committed else {})
     return mode
