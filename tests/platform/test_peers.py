@@ -368,8 +368,9 @@ def test_a_restore_takes_from_memory_what_is_there_and_the_rest_from_the_store(
         """Bytes that were read, and those of them that were not from the store."""
 
         def one(peer: Any) -> Loaded:
-            courier, shard = Courier(Timeouts(60.0), lambda: "s", Shelf(), "w0"), Shard(after, peer.rank)
-            courier.copies = keeper if peer.rank == ranks - 1 else server()
+            mine, shard = keeper if peer.rank == ranks - 1 else server(), Shard(after, peer.rank)
+            courier = Courier(Timeouts(60.0), lambda: "s", mine.shelf, f"w{peer.rank}")
+            courier.address = mine.address
             parts = {piece.name: (piece, part) for piece, part in shard.parts}
             with courier.remembered(peer, 7) as memory:
                 found = together.load(folder, parts, peer, lambda name: False, memory=memory)

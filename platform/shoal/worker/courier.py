@@ -17,7 +17,7 @@ from shoal.checkpoint import OURS, Group
 from shoal.protocol.orders import Keeper, Recall, Refill
 from shoal.saving.deadline import Speed
 from shoal.timeouts import Timeouts
-from shoal.worker.copies import CopyServer, LostCopy
+from shoal.worker.copies import LostCopy
 from shoal.worker.peers import Peer, push
 from shoal.worker.shelf import STATES, Held, Shelf, copy_name, state_name
 from shoal.worker.snapshot import Kept, Snapshot
@@ -47,8 +47,8 @@ class Courier:
         self._sending: threading.Thread | None = None
         self._table: tuple[weakref.ref[Step], int, Table] | None = None
         self.keeper: Keeper | None = None
-        self.copies: CopyServer | None = None
-        """What this worker holds for others, if it holds anything."""
+        self.address: Address | None = None
+        """Where others are given ranges of what is on the shelf, if they are."""
         self._speed = Speed()
 
     @property
@@ -94,13 +94,12 @@ class Courier:
         Raises:
             RuntimeError: a peer is gone.
         """
-        shelf, address = (None, None) if self.copies is None else (self.copies.shelf, self.copies.address)
-        mine = [] if shelf is None else [name for name in shelf.names("") if name.endswith(f"/{steps}")]
+        mine = [] if self.address is None else [name for name in self._shelf.names("") if name.endswith(f"/{steps}")]
         sources: dict[str, tuple[Peer | Shelf, list[str]]] = {}
         with contextlib.ExitStack() as open_ones:
-            for rank, (where, names) in enumerate(peers.exchange([address, mine])):
-                if names and rank == peers.rank and shelf is not None:
-                    sources[str(rank)] = shelf, names
+            for rank, (where, names) in enumerate(peers.exchange([self.address, mine])):
+                if names and rank == peers.rank:
+                    sources[str(rank)] = self._shelf, names
                 elif names:
                     peer = Peer(tuple(where), self._secret(), self._timeouts.build)
                     sources[str(rank)] = open_ones.enter_context(peer), names

@@ -64,7 +64,7 @@ class Loop:
         groups = Groups(timeouts.collective, timeouts.build, self.calls.off, self.rendezvous, transport)
         thread = TrainingThread(self.run, timeouts.release)
         courier = Courier(timeouts, lambda: self.meeting.secret, shelf, setup.name)
-        courier.copies = self.copies
+        courier.address = None if self.copies is None else self.copies.address
         if local_folder(job.place) is None:  # then it is the controller's own, of which this node may have none
             setup.rundir.mkdir(parents=True, exist_ok=True)
         injector = Injector(job.inject, job.place)
