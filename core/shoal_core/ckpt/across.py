@@ -150,14 +150,15 @@ def lead(
     if ends["problems"]:
         with contextlib.suppress(UserError):
             tell(folder, attempt, 0, ends)
-    clean(folder, attempt)  # unless it was committed
+    forget(folder, attempt, ends)
     return ends
 
 
 def committed_of(
     folder: Folder, attempt: Attempt, words: Mapping[int, Mapping[str, Any]], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Commit what all cells have said, if none lacks anything. Returns the end.
+    """Commit what all cells have said, if none lacks anything. Returns the end; with `begun`, if a marker that was not
+    answered for may still come to stand there.
 
     Raises:
         ValueError: what they wrote is no state.
@@ -169,7 +170,8 @@ def committed_of(
     pieces = [Piece.heard(piece) for one in ranks for piece in one["pieces"]]
     check(pieces)
     folder.delete([name for name in folder.sizes() if WORD.fullmatch(name)])  # nobody may be left to do it after this
-    return outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in ranks], about, False)
+    ends = outcome(folder, attempt, pieces, [Written.heard(one["written"]) for one in ranks], about, False)
+    return {**ends, "begun": True}
 
 
 def gathered(folder: Folder, attempt: Attempt, own: Mapping[str, Any], share: Share) -> dict[int, Mapping[str, Any]]:
@@ -208,10 +210,16 @@ def follow(
         return standing(folder) if MARKER in there else None
 
     ends = awaited(folder, share, find, lambda: [0], LONGER)
-    clean(folder, attempt)  # unless it was committed
+    forget(folder, attempt, ends)
     with contextlib.suppress(UserError):
         folder.delete([attempt.word(share.place)])
     return ends
+
+
+def forget(folder: Folder, attempt: Attempt, ends: Mapping[str, Any]) -> None:
+    """Remove what this cell wrote if it is of no use, and nothing can come to need it."""
+    if not (ends["problems"] and ends.get("begun")):
+        clean(folder, attempt)
 
 
 def awaited(
