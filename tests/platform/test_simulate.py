@@ -85,6 +85,24 @@ def test_without_spares_a_run_goes_on_smaller_until_the_node_is_back() -> None:
     assert result(simulation)["lost"]["fewer"] > 0.0
 
 
+def test_cells_take_another_shape_and_the_controller_says_so_in_time() -> None:
+    """4 cells of 4 on 8 nodes lose one: 3 cells train on, then 7 cells of 2; and 4 of 4 or 8 of 2 once it is back."""
+    changes = {"nodes": 8, "slots": 2, "workers": 4, "spare_nodes": 0, "micro_batches": 15}
+    back = Cause("node", 1, repair=3600.0)
+    kept, taken = (run(Failure(1003.0, back, 0.1), **changes, elastic=elastic) for elastic in (False, True))
+    assert [cells for _, cells in kept.strength] == [4, 3, 4]
+    assert [cells for _, cells in taken.strength[:3]] == [4, 3, 3.5]
+    assert taken.strength[-1][1] == 4
+    assert taken.strength[2][0] - taken.strength[1][0] < 60.0
+    for simulation in (kept, taken):
+        found = result(simulation)
+        assert found["steps"] == simulation.state.committed
+        assert found["ettr"] * found["seconds"] + sum(found["lost"].values()) + found["unfinished"] == pytest.approx(
+            8640
+        )
+    assert result(taken)["steps"] > result(kept)["steps"]
+
+
 @pytest.mark.parametrize(("ranks", "again"), [((0,) * 8, 500.0), ((0, 1) * 4, 0.0)], ids=["restore", "combine"])
 def test_when_every_cell_breaks_at_once_what_is_left_decides(ranks: tuple[int, ...], again: float) -> None:
     """450 steps are committed, 400 saved. With all workers of rank 0 dead a shard is lost; else one cell is left."""

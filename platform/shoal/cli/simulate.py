@@ -32,6 +32,9 @@ def simulate(
     restore: Annotated[float, typer.Option(min=0.0, help="Seconds to load a checkpoint.")] = 120.0,
     start: Annotated[float, typer.Option(min=0.0, help="Seconds to start a worker.")] = 60.0,
     notice: Annotated[float, typer.Option(min=0.0, help="Seconds between a notice and the node's end.")] = 120.0,
+    elastic: Annotated[
+        bool, typer.Option("--elastic", help="Cells may take another shape, of half to twice their workers.")
+    ] = False,
     rules: Annotated[
         bool,
         typer.Option(
@@ -54,7 +57,9 @@ def simulate(
 
     nodes, slots = parse_cluster(cluster)
     times = Times(step, across, closed, silent, regroup, form, copy, restore, start, notice)
-    settings = Settings(nodes, slots, workers_per_cell, days, spare_nodes, micro_batches, checkpoint, rate, seed, times)
+    settings = Settings(
+        nodes, slots, workers_per_cell, days, spare_nodes, micro_batches, checkpoint, rate, seed, times, elastic
+    )
     if rules:
         hours = compared(settings)
         figures = figures_of(settings, hours)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from shoal.decisions.shape import Choose
 from shoal.plan import Mesh
 from shoal.plan.reshape import Bounds, Choice, Costs, Limits, Load, Present, Stay, Survivor, busy, choose
 from shoal.plan.reshape.bounds import meshes_within
 from shoal.simulate.failures import draw, failures_a_second
 from shoal.simulate.settings import Settings
 
-__all__ = ["Hours", "Rule", "compared", "rules_of"]
+__all__ = ["Hours", "Rule", "chooser", "compared", "rules_of"]
 
 HOLD = 30.0
 """Seconds for which who comes must have stayed."""
@@ -88,11 +89,7 @@ class Cells:
         self.seats = settings.cells * settings.workers
         names = iter(f"n{i // settings.slots}.{i % settings.slots}" for i in range(self.seats))
         self.crews = [[next(names) for _ in range(settings.workers)] for _ in range(settings.cells)]
-        times = settings.times
-        bandwidth = STATE / settings.workers / max(times.copy, 1e-9)
-        often = failures_a_second(settings.nodes * settings.slots, settings.rate)
-        horizon = 1 / often if often else settings.days * 86400
-        self.costs = Costs(STATE, bandwidth, leave=times.regroup + times.form, horizon=horizon)
+        self.costs = costs_of(settings)
         self.bounds = Bounds(meshes, Limits(hold_s=HOLD))
 
     def change(self, living: dict[str, float], now: float) -> Answer:
@@ -130,16 +127,35 @@ class Cells:
         return choose(survivors, Present(self.mesh, len(self.crews), lost), self.bounds, self.costs, self.load)
 
 
-def rules_of(settings: Settings) -> dict[str, Rule]:
-    """The rules. Cells may have from half to twice the workers of those that the run begins with, as far as the step's
-    micro-batches can be cut for them."""
-    samples = settings.cells * settings.workers * settings.micro_batches
-    load, size = Load(samples, 1), settings.workers
-    home = Mesh(fsdp=size)
+def costs_of(settings: Settings) -> Costs:
+    """By the times of a simulation: a shape is counted on until the next failure, on average."""
+    times, often = settings.times, failures_a_second(settings.nodes * settings.slots, settings.rate)
+    bandwidth = STATE / settings.workers / max(times.copy, 1e-9)
+    horizon = 1 / often if often else settings.days * 86400
+    return Costs(STATE, bandwidth, leave=times.regroup + times.form, horizon=horizon)
+
+
+def meshes_of(settings: Settings) -> tuple[Mesh, ...]:
+    """Cells of half to twice the workers of those that a run begins with, as far as a step can be cut for them."""
+    size, home = settings.workers, Mesh(fsdp=settings.workers)
+    samples = settings.cells * size * settings.micro_batches
     others = meshes_within(home, Limits(ep=[1], pp=[1]), samples)
-    meshes = (home, *(mesh for mesh in others if mesh != home and size / 2 <= mesh.workers <= 2 * size))
+    return (home, *(mesh for mesh in others if mesh != home and size / 2 <= mesh.workers <= 2 * size))
+
+
+def chooser(settings: Settings) -> Choose:
+    """The choice of a simulated run that is elastic."""
+    load = Load(settings.cells * settings.workers * settings.micro_batches, 1)
+    bounds, costs = Bounds(meshes_of(settings), Limits(hold_s=HOLD)), costs_of(settings)
+    return lambda living, present, step: choose(living, present, bounds, costs, load)
+
+
+def rules_of(settings: Settings) -> dict[str, Rule]:
+    """The rules."""
+    load = Load(settings.cells * settings.workers * settings.micro_batches, 1)
+    home = Mesh(fsdp=settings.workers)
     return {
-        "reshape": Cells(settings, load, meshes),
+        "reshape": Cells(settings, load, meshes_of(settings)),
         "drop cells": Cells(settings, load, (home,)),
         "torchft's rule": Groups(settings, load),
     }

@@ -56,6 +56,8 @@ class Settings:
     rate: float = 1.0
     seed: int = 0
     times: Times = field(default_factory=Times)
+    elastic: bool = False
+    """Whether cells may take another shape, of half to twice their workers."""
 
     def __post_init__(self) -> None:
         if self.nodes * self.slots % self.workers:

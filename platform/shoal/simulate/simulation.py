@@ -10,21 +10,24 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 from random import Random
 from time import thread_time
 
 from shoal import batching
 from shoal.decisions.actions import Action, End, Form, Generation, Pause, Release, Rewind, Stop
 from shoal.decisions.decide import apply
-from shoal.decisions.events import Event
+from shoal.decisions.events import Event, Surveyed
 from shoal.decisions.readopt import Living, Past, rebuild
 from shoal.decisions.state import Shape
+from shoal.plan import Mesh
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
 from shoal.simulate.clock import Clock
 from shoal.simulate.cluster import Cluster
 from shoal.simulate.era import Era
 from shoal.simulate.failures import draw
 from shoal.simulate.ledger import Ledger
+from shoal.simulate.rules import chooser
 from shoal.simulate.settings import Settings
 
 __all__ = ["Simulation"]
@@ -44,12 +47,16 @@ class Simulation:
         self.ledger = Ledger(settings.times.step)
         self.spent: dict[str, array[float]] = defaultdict(lambda: array("f"))
         """CPU seconds of each decision, by kind of event (the machine may be busy with other things)."""
-        self.strength: list[tuple[float, int]] = [(0.0, settings.cells)]
-        """(time, live cells) at every change."""
+        self.strength: list[tuple[float, float]] = [(0.0, settings.cells)]
+        """(time, live cells, of the size that the run began with) at every change."""
+        self.size = settings.workers
+        """Workers of a cell."""
+        self.asked = inf
+        """When it is asked next whether another shape would do more."""
         self.outcome = ""
         self.why: dict[int, str] = {}
         """Cause by which each missing cell was lost."""
-        self.total = settings.cells * settings.micro_batches
+        self.samples = settings.cells * settings.micro_batches * settings.workers
         crews = {
             cell: tuple(
                 self.cluster.hire(f"n{(cell * settings.workers + rank) // settings.slots}")
@@ -57,7 +64,14 @@ class Simulation:
             )
             for cell in range(settings.cells)
         }
-        shape = Shape(settings.cells, settings.workers, FOREVER, lambda step, workers: self.total)
+        shape = Shape(
+            settings.cells,
+            settings.workers,
+            FOREVER,
+            lambda step, workers: self.samples // workers,
+            axes=Mesh(fsdp=settings.workers),
+            choose=chooser(settings) if settings.elastic else None,
+        )
         living = {
             name: Living(self.cluster.node_of[name], (cell, rank), 0, 0, "training")
             for cell, crew in crews.items()
@@ -65,7 +79,7 @@ class Simulation:
         }
         self.state, _ = rebuild(shape, Past(0, crews, dict.fromkeys(crews, 0), 0, 0, 0), living)
         cells = tuple(crews)
-        share = {cell: tuple(ms) for cell, ms in batching.share(self.total, cells).items()}
+        share = self.share(cells, settings.workers)
         step = self.seconds(share)
         self.era = Era(0, cells, 0, 0.0, step, step, {}, share, share)
         for spare in range(settings.spare_nodes):
@@ -75,6 +89,10 @@ class Simulation:
         """Of a step in which each cell has these micro-batches to do."""
         one = (self.times.step - self.times.across) / self.settings.micro_batches
         return max(len(ms) for ms in todo.values()) * one + self.times.across
+
+    def share(self, cells: tuple[int, ...], workers: int) -> dict[int, tuple[int, ...]]:
+        """Micro-batches of a fresh step for cells of so many workers."""
+        return {cell: tuple(ms) for cell, ms in batching.share(self.samples // workers, cells).items()}
 
     def run(self) -> None:
         """Simulate to the end of the days, or of the run."""
@@ -107,11 +125,20 @@ class Simulation:
     # ---- what the controller hears
 
     def tell(self, event: Event) -> None:
-        begin = thread_time()
+        begin, self.state.now = thread_time(), self.clock.now
         actions = apply(self.state, event)
         self.spent[type(event).__name__].append(thread_time() - begin)
         for action in actions:
             self.act(action)
+        again = self.state.considered.again
+        if again != self.asked and again != inf:
+            self.asked = again
+            self.clock.at(again + LATENCY, self.ask)
+
+    def ask(self) -> None:
+        """Whether another shape would do more is asked once more, as at every look at the cluster."""
+        self.sync()
+        self.tell(Surveyed(self.clock.now, ()))
 
     def sync(self) -> None:
         """Let the controller know of the last commit."""
@@ -120,8 +147,7 @@ class Simulation:
         if count <= era.booked or era.generation != self.state.generation:
             return
         fresh = count - era.booked
-        full = len(era.cells) == self.settings.cells
-        missing = None if full else next(iter(self.why.values()), "start")
+        missing = None if era.each <= self.ledger.step else next(iter(self.why.values()), "start")
         self.ledger.commits(fresh, era.time_of(era.booked + 1), era.each, missing)
         era.booked = count
         steps = era.steps + count
@@ -145,8 +171,9 @@ class Simulation:
                     self.stopped(cell, generation, cell in broken)
             case Pause(generation, _):
                 self.paused(generation)
-            case Form(cell, attempt, members, restore, _):
-                seconds = self.times.form + (self.times.restore if restore else 0.0)
+            case Form(cell, attempt, members, restore):
+                filling = self.times.copy if action.refill is not None else 0.0
+                seconds = self.times.form + filling + (self.times.restore if restore else 0.0)
                 self.ledger.spend("restore", self.times.restore if restore else 0.0)
                 self.clock.at(self.clock.now + seconds, lambda: self.formed(cell, attempt, members))
             case Generation():
@@ -197,11 +224,13 @@ class Simulation:
         former = self.era
         healed = frozenset(target for _, target in action.heals)
         todo = {cell: tuple(action.todo[cell]) for cell in cells}
-        before = former.kept(action)
+        same = len(action.cells[cells[0]]) == self.size
+        before = former.kept(action) if same else {}
+        self.size = len(action.cells[cells[0]])
         sources = [source for source, _ in action.heals]
         copying = self.times.copy * max((sources.count(source) for source in set(sources)), default=0)
         dealt = {cell: (*before.get(cell, ()), *todo[cell]) for cell in cells}
-        share = {cell: tuple(ms) for cell, ms in batching.share(self.total, cells).items()}
+        share = self.share(cells, len(action.cells[cells[0]]))
         if healed:
             self.ledger.interrupted(next((self.why[cell] for cell in healed if cell in self.why), "start"))
         elif former.struck is None:
@@ -225,4 +254,4 @@ class Simulation:
             self.era.struck = self.clock.now
         for cell in cells:
             self.why.pop(cell, None)
-        self.strength.append((self.clock.now, len(cells)))
+        self.strength.append((self.clock.now, len(cells) * self.size / self.settings.workers))
