@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.testing import Lab, alone
+from tests.support.corpora import write_corpus
 from tests.support.lab import WORKLOAD, hurry, lab
 
 WANTED = WORKLOAD | {"global_batch": 24, "parameters": 3072}
@@ -21,7 +22,7 @@ def running(folder: Path, steps: int, **settings: Any) -> Any:
     return lab(folder, NODES, steps=steps, audit={"samples": True}, **{**shape, **settings})
 
 
-def sizes(one: Lab) -> list[list[int]]:
+def sizes_of(one: Lab) -> list[list[int]]:
     """Workers of each cell, generation after generation."""
     return [[len(crew) for crew in event["cells"].values()] for event in one.events("generation")]
 
@@ -44,7 +45,7 @@ def test_seven_of_eight_workers_go_on_as_two_cells_of_three(tmp_path: Path) -> N
         hurry(one)
         unharmed(one, 60)
         assert [event["rung"] for event in one.events("decision")] == ["shrink", "reshape"], one.story()
-        assert sizes(one) == [[4, 4], [4], [3, 3]]
+        assert sizes_of(one) == [[4, 4], [4], [3, 3]]
         (told,) = one.events("reshaped")
         assert (told["before"], told["after"], told["idle"], told["steps_lost"]) == ([1, 4], [2, 3], [3, 1], 0)
         assert told["bytes"] > 0
@@ -74,7 +75,7 @@ def test_the_run_grows_back_when_a_node_returns(tmp_path: Path) -> None:
         one.until(lambda: len(one.events("reshaped")) == 2)
         hurry(one)
         unharmed(one, 400)
-        assert sizes(one) == [[4, 4], [4], [3, 3], [4, 4]]
+        assert sizes_of(one) == [[4, 4], [4], [3, 3], [4, 4]]
 
 
 @pytest.mark.long
@@ -87,4 +88,34 @@ def test_a_controller_that_comes_back_knows_the_shape(tmp_path: Path) -> None:
         one.until(lambda: one.events("controller_back"))
         hurry(one)
         unharmed(one, 100)
-        assert sizes(one) == [[4, 4], [4], [3, 3]]  # nobody noticed
+        assert sizes_of(one) == [[4, 4], [4], [3, 3]]  # nobody noticed
+
+
+@pytest.mark.long
+def test_experts_that_four_shared_are_shared_by_two(tmp_path: Path) -> None:
+    """Of a model with MTP, averages and experts that were moved: every loss is that of a single process."""
+    sizes = {"d_model": 32, "n_layers": 3, "n_heads": 2, "d_head": 8, "d_rope": 4, "d_v": 8, "d_kv": 12, "d_q": 20}
+    experts = {"n_experts": 8, "d_expert": 12, "d_ffn": 40, "top_k": 2}
+    section: dict[str, Any] = {
+        "path": "shoal_workloads.pretrain:Pretrain",
+        "model": {"preset": "demo", "vocab_size": 400, **sizes, **experts},
+        "data": {"corpus": str(write_corpus(tmp_path / "corpus")), "seq_len": 32},
+        "batch": {"global_batch": 24, "micro_batch": 1},
+        "schedule": {"budget": 30 * 24 * 32, "lr": 3e-3, "warmup_steps": 0},
+        "optim": {"eps": 1e-3},  # as in the tests of layouts: rounding must not become full steps of Adam
+        "ema_decay": 0.9,
+        "parallel": {"ep": 4, "rebalance": 2},
+    }
+    elastic = {"hold_s": 0.0, "cells": [2, 3], "ep": [4, 2]}
+    with running(tmp_path, 30, workload=section, elastic=elastic) as one:
+        one.full(4)
+        one.kill_node(one.members(1)[2].rpartition("@")[2])
+        run = one.finished()
+        assert (run["status"], run["steps_lost"]) == ("done", 0), one.story()
+        assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
+        assert sizes_of(one)[1:] == [[4], [2, 2, 2]], one.story()
+        assert one.events("experts_placed")
+        found = [line["loss"] for line in one.steps()]
+        seed = one.job["seed"]
+    whole = {**section, "parallel": {}, "batch": {"global_batch": 24, "micro_batch": 4}}
+    assert found == pytest.approx(alone(whole, 30, seed).losses, rel=1e-5)
