@@ -10,7 +10,7 @@ from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_core.workload import Workload
 
-__all__ = ["Bounds", "Limits", "bounds_of", "check_limits", "remark"]
+__all__ = ["Bounds", "Limits", "bounds_of", "check_limits", "meshes_within", "remark"]
 
 
 @dataclass(frozen=True)
