@@ -112,12 +112,13 @@ class Healer:
         if first not in self.near:
             self.near[first] = (set(), set())
             for node in self.nodes(seat.cell, ranks):
-                self.meet(first, node)
+                self.meet(seat, node)
         return self.near[first]
 
-    def meet(self, first: Seat, node: str) -> None:
-        """A stage has a member on a node."""
-        for found, level in zip(self.near[first], ("rack", "zone"), strict=True):
+    def meet(self, seat: Seat, node: str) -> None:
+        """A seat's stage has a member on a node: told where it was asked for before."""
+        first = Seat(seat.cell, self.mesh.stage(seat.rank).start)
+        for found, level in zip(self.near.get(first, ()), ("rack", "zone"), strict=False):
             found.add(self.site(node).domain(level, node))
 
     def doubled(self, seat: Seat, node: str) -> bool:
@@ -190,9 +191,7 @@ class Healer:
     def put(self, seat: Seat, node: str) -> None:
         self.spread.count(seat.rank, node)
         self.cell(seat.cell)[node] += 1
-        first = Seat(seat.cell, self.mesh.stage(seat.rank).start)
-        if first in self.near:
-            self.meet(first, node)
+        self.meet(seat, node)
         self.placed[seat] = node
         self.occupy(node, 1)
 

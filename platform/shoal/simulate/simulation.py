@@ -19,7 +19,8 @@ from shoal.decisions.actions import Action, End, Form, Generation, Pause, Releas
 from shoal.decisions.decide import apply
 from shoal.decisions.events import Event, Surveyed
 from shoal.decisions.readopt import Living, Past, rebuild
-from shoal.decisions.state import Shape
+from shoal.decisions.shape import Shape
+from shoal.decisions.state import State
 from shoal.plan import Mesh
 from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
 from shoal.simulate.clock import Clock
@@ -57,28 +58,8 @@ class Simulation:
         self.why: dict[int, str] = {}
         """Cause by which each missing cell was lost."""
         self.samples = settings.cells * settings.micro_batches * settings.workers
-        crews = {
-            cell: tuple(
-                self.cluster.hire(f"n{(cell * settings.workers + rank) // settings.slots}")
-                for rank in range(settings.workers)
-            )
-            for cell in range(settings.cells)
-        }
-        shape = Shape(
-            settings.cells,
-            settings.workers,
-            FOREVER,
-            lambda step, workers: self.samples // workers,
-            axes=Mesh(fsdp=settings.workers),
-            choose=chooser(settings) if settings.elastic else None,
-        )
-        living = {
-            name: Living(self.cluster.node_of[name], (cell, rank), 0, 0, "training")
-            for cell, crew in crews.items()
-            for rank, name in enumerate(crew)
-        }
-        self.state, _ = rebuild(shape, Past(0, crews, dict.fromkeys(crews, 0), 0, 0, 0), living)
-        cells = tuple(crews)
+        self.state = under_way(settings, self.cluster)
+        cells = self.state.live
         share = self.share(cells, settings.workers)
         step = self.seconds(share)
         self.era = Era(0, cells, 0, 0.0, step, step, {}, share, share)
@@ -255,3 +236,25 @@ class Simulation:
         for cell in cells:
             self.why.pop(cell, None)
         self.strength.append((self.clock.now, len(cells) * self.size / self.settings.workers))
+
+
+def under_way(settings: Settings, cluster: Cluster) -> State:
+    """What the controller knows of a run all of whose cells train, on workers that are hired for it."""
+    samples = settings.cells * settings.micro_batches * settings.workers
+    seats = [divmod(place, settings.workers) for place in range(settings.cells * settings.workers)]
+    living: dict[str, Living] = {}
+    crews: dict[int, tuple[str, ...]] = dict.fromkeys(range(settings.cells), ())
+    for place, (cell, rank) in enumerate(seats):
+        node = f"n{place // settings.slots}"
+        name = cluster.hire(node)
+        living[name] = Living(node, (cell, rank), 0, 0, "training")
+        crews[cell] += (name,)
+    shape = Shape(
+        settings.cells,
+        settings.workers,
+        FOREVER,
+        lambda step, workers: samples // workers,
+        axes=Mesh(fsdp=settings.workers),
+        choose=chooser(settings) if settings.elastic else None,
+    )
+    return rebuild(shape, Past(0, crews, dict.fromkeys(crews, 0), 0, 0, 0), living)[0]
