@@ -186,7 +186,7 @@ class Saver:
         def write() -> None:
             content = staged.read()
             if self._rundir is not None:
-                slow.wait(self._rundir)
+                slow.wait_in_time(self._rundir)
             near = self._near(folder.name, generation, content, share) if going is None else None
             if near is None:
                 with contextlib.suppress(together.TooLate):  # which is told, and no failure: it is not tried again

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from shoal.control.lag import BOUND, PERIOD, Lag, lasting, pause_after
 from shoal.control.lifelines import Line
@@ -23,6 +24,7 @@ from shoal_core.errors import StoreError, UserError
 __all__ = ["Press", "persistently"]
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 LONGEST = 30.0
 """Seconds between two tries at most."""
 SETTLE = 1.0
@@ -34,7 +36,7 @@ LAST = 60.0
 """Seconds at the end of a run in which its store may come to itself."""
 
 
-def persistently(take: Callable[[], Publisher]) -> Publisher:
+def persistently(take: Callable[[], Result]) -> Result:
     """What `take` returns, as soon as the store answers: the workers of a run that is to be taken over train on.
 
     Raises:
@@ -45,7 +47,7 @@ def persistently(take: Callable[[], Publisher]) -> Publisher:
         try:
             return take()
         except StoreError as error:
-            logger.warning("the record cannot be taken yet: %s", error)
+            logger.warning("the run cannot be taken yet: %s", error)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST)
 

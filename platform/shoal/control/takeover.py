@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.control.lifelines import Line
+from shoal.control.press import persistently
 from shoal.control.run import Run
 from shoal.decisions.events import TakenOver
 from shoal.decisions.figures import not_finite
@@ -59,7 +60,7 @@ async def take_over(one: Run) -> None:
 def on_record(rundir: Path) -> tuple[Records, Records, int]:
     """The journal, the committed steps, and the steps of the last whole checkpoint (0: none)."""
     root = checkpoints_in(rundir)
-    whole = patiently(lambda: among.last_whole(root), root)
+    whole = persistently(lambda: patiently(lambda: among.last_whole(root), root))
     return read.events(rundir), read.steps(rundir), whole.steps if whole else 0
 
 

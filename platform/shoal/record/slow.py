@@ -5,12 +5,13 @@ unless `shoal chaos --faults slow-disk` made it, and it holds for some seconds o
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
 from shoal_core.files import replace_file
 
-__all__ = ["begin", "end", "wait"]
+__all__ = ["begin", "end", "wait", "wait_in_time"]
 
 _sleep = time.sleep  # a name of this module's own, for tests
 FILE = ".slow-disk"
@@ -37,3 +38,10 @@ def wait(folder: Path) -> None:
         return
     if seconds > 0:
         _sleep(seconds)
+
+
+def wait_in_time(folder: Path) -> None:
+    """`wait`, where a folder that hangs is not waited for."""
+    waiting = threading.Thread(target=wait, args=(folder,), daemon=True, name="slow-disk")
+    waiting.start()
+    waiting.join(LONGEST + 1.0)
