@@ -77,7 +77,11 @@ def pause(
 
 
 def acked(state: State, mode: Pausing | Stopping, worker: str, ack: Ack, actions: list[Action]) -> None:
-    """A living worker has answered; what it committed is committed."""
+    """A living worker has answered; what it committed is committed. If it has left a cell that was not broken, a
+    controller before this one had it form another: the cell is none any more."""
+    if ack.out and worker in state.seats:
+        damage(state, state.seats[worker].cell, f"{worker} has left its cell", actions)
+        mode = state.mode if isinstance(state.mode, Stopping) else mode
     mode.acks[worker] = ack
     if worker in state.seats and will_do(state, mode, worker, ack):
         mode.awaited.discard(worker)

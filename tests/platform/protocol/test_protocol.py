@@ -6,6 +6,7 @@ import pytest
 
 from shoal.decisions.decide import decide
 from tests.platform.protocol.support.actors import Violation
+from tests.platform.protocol.support.aimed import Aimed
 from tests.platform.protocol.support.model import Model, Rule
 from tests.platform.protocol.support.mutants import (
     BegunAlone,
@@ -92,6 +93,16 @@ def test_one_death_and_the_living_take_another_shape(shape: str) -> None:
     """After the death of any worker at any of its moves the three others train in another shape."""
     found = explore(Model(("crash",), spares=0, steps=1, orders="few", choose=SHAPES[shape]))
     assert found.states > 40_000
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.parametrize("second", ["crash", "cut", "still", "restart"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_another_fault_on_the_way_to_another_shape(shape: str, second: str) -> None:
+    """At every move while cells of the other shape are formed, filled and begin. No step is taken back while the living
+    hold every shard of one of the two shapes (I7)."""
+    found = explore(Aimed(("crash", second), spares=0, steps=1, orders="few", choose=SHAPES[shape]))
+    assert found.states > 1_000
     assert set(found.ends) == {"done"}
 
 
