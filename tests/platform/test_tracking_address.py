@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from shoal import tracking
 from shoal_core.errors import UserError
@@ -57,3 +58,9 @@ def test_the_address_and_its_password_may_stand_in_the_environment(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI: 'mlruns' is no address"):
         tracking.chosen_uri(None)
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a%", "a#1", "a+b", "ä", "a?b"])
+def test_a_storage_of_any_name_has_its_database(name: str, tmp_path: Path) -> None:
+    database = tmp_path / name / "mlflow.db"
+    assert make_url(tracking.default_uri(tmp_path / name / "run")).database == str(database)

@@ -105,7 +105,8 @@ def default_uri(path: Path) -> str:
     if folder is None:
         folder = own_folder(storage)
         folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    database = str(folder / "mlflow.db").replace("%", "%25").replace("?", "%3F")  # as SQLAlchemy reads a URL
+    return f"sqlite:///{database}"
 
 
 def recorded_uri(path: Path) -> str:
