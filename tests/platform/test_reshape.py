@@ -136,7 +136,7 @@ Widths.__abstractmethods__ = frozenset()
 
 
 def test_a_run_may_take_the_shapes_that_job_model_and_batches_allow() -> None:
-    workload, home = Widths(None), Mesh(fsdp=2)
+    workload, home = Widths(None), Mesh(fsdp=2)  # type: ignore[abstract]
 
     def sizes(limits: Limits, batches: list[int], *, exact: bool = False) -> list[tuple[int, int, int]]:
         found = bounds_of(workload, home, limits, batches, exact=exact)
@@ -203,7 +203,7 @@ def works(mesh: Mesh, cells: int, load: Load, costs: Costs) -> float:
 
 def fewest(living: dict[str, Survivor], old: Mesh, mesh: Mesh, cells: int, experts: float) -> tuple[int, float]:
     """(most copies of a shard on a node, replicas' worth of state moved) of the best of all placements."""
-    has = {(a, b): size for size, a, b in overlaps(old, mesh, experts)}
+    has: dict[tuple[int | None, int], float] = {(a, b): size for size, a, b in overlaps(old, mesh, experts)}
     seats = [Seat(cell, rank) for cell in range(cells) for rank in range(mesh.workers)]
     best = (99, inf)
     for chosen in permutations(living, len(seats)):
