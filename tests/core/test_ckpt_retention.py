@@ -126,3 +126,15 @@ def test_a_reader_says_that_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def folder_of(root: Path, steps: int) -> Path:
     return root / name_of(steps)
+
+
+def test_what_a_killed_save_left_unfinished_goes_with_the_rest(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    written(root, 20, finite=True)
+    for steps in (10, 20, 30):
+        Folder(root, name_of(steps)).writer("g0-ab-00001.safetensors").write(b"half")
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 3
+    assert [one.name for one in among.sweep(root)] == [name_of(steps) for steps in (10, 20, 30)]
+    assert not list(tmp_path.rglob(".*.tmp"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name_of(20)]
+    assert left(root) == [20]

@@ -201,6 +201,18 @@ def test_a_stream_is_whole_or_not_there(store: Store) -> None:
     assert [entry.name for entry in store.list()] == ["big"]
 
 
+def test_what_writers_that_were_killed_left_can_be_removed(store: Store) -> None:
+    store.put("a/b/whole", b"1")
+    killed = [store.writer("a/b/half"), store.writer("a/b/c/half"), store.writer("elsewhere/half")]
+    for writer in killed:
+        writer.write(bytes(PART_BYTES + 1))
+    assert [entry.name for entry in store.list()] == ["a/b/whole"]
+    assert store.drop_unfinished("a/b") == 2
+    assert store.drop_unfinished("a/b") == store.drop_unfinished("nothing") == 0
+    assert store.drop_unfinished("") == 1
+    assert [entry.name for entry in store.list()] == ["a/b/whole"]
+
+
 def test_swaps_of_many_processes_and_threads_are_counted_once_each_in_a_folder(tmp_path: Path) -> None:
     """Each adds one to a number, over and over: none is lost."""
     import multiprocessing

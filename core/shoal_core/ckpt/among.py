@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import secrets
 from collections.abc import Collection, Iterable, Iterator, MutableMapping
@@ -15,10 +16,12 @@ from shoal_core.ckpt.folder import STEP, Folder
 from shoal_core.ckpt.marker import MARKER
 from shoal_core.ckpt.retention import Keep, Saved, staying
 from shoal_core.ckpt.whole import read_marker
-from shoal_core.errors import UserError
+from shoal_core.errors import StoreError, UserError
 from shoal_core.store import Store
 
 __all__ = ["Whole", "delete", "folders", "last_whole", "prune", "reading", "set_aside", "sweep", "whole"]
+
+logger = logging.getLogger(__name__)
 
 OWN = re.compile(
     r"COMMITTED\.json|ASIDE-[0-9a-f]+\.json|g\d+-[0-9a-f]+(\.index\.json|-part-\d+\.json|-\d+(-\d+)?\.safetensors)"
@@ -112,7 +115,9 @@ def being_read(folder: Folder, now: float) -> bool:
 
 def sweep(root: Store) -> list[Folder]:
     """Remove what saves left half-written, when nobody saves. Returns where there was some."""
-    return [folder for _, folder in folders(root) if remove(folder, marker=False)]
+    found = [folder for _, folder in folders(root) if remove(folder, marker=False)]
+    drop_unfinished(root, "")  # where nothing else lies no folder is listed
+    return found
 
 
 def delete(folder: Folder) -> int:
@@ -129,8 +134,9 @@ def delete(folder: Folder) -> int:
 
 
 def remove(folder: Folder, *, marker: bool) -> bool:
-    """Remove what saves wrote to a folder but for what was set aside there and, unless `marker`, the finished
-    checkpoint; of a marker that cannot be read nothing is removed. Whether there was anything."""
+    """Remove what saves wrote to a folder, where none is under way, but for what was set aside there and, unless
+    `marker`, the finished checkpoint; of a marker that cannot be read nothing is removed. Whether there was anything."""
+    unfinished = drop_unfinished(folder.store, folder.prefix)
     there = folder.sizes()
     kept: set[str] = set()
     for name in there:
@@ -142,13 +148,22 @@ def remove(folder: Folder, *, marker: bool) -> bool:
         try:
             said = read_marker(folder)
         except (Damaged, Earlier):
-            return False
+            return bool(unfinished)
         kept |= {MARKER, said["index"]["file"], *said["files"]}
     gone = {name for name in there.keys() - kept if OWN.fullmatch(name)}
     if MARKER in gone:
         folder.delete([MARKER])
     folder.delete(sorted(gone - {MARKER}))
-    return bool(gone)
+    return bool(gone or unfinished)
+
+
+def drop_unfinished(store: Store, within: str) -> int:
+    """See `Store`. Who may not list what is unfinished has the store's own rule for it (docs/storage.md), and goes on."""
+    try:
+        return store.drop_unfinished(within)
+    except StoreError as error:
+        logger.info("what killed saves left unfinished is not removed: %s", error.problem)
+        return 0
 
 
 def set_aside(folder: Folder) -> str:

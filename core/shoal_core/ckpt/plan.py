@@ -34,7 +34,10 @@ __all__ = [
 ]
 
 AT_ONCE = 1 << 24
-"""Bytes that are read in one go."""
+"""Bytes that are read in one go, at most."""
+FEWEST, SIDE_BY_SIDE = 1 << 20, 16
+"""A reader that needs little reads it in so many goes all the same, none of fewer bytes than this: a far store gives each
+connection only so much a second, and who hashes begins the sooner."""
 PARTS = 256
 """Ranges with gaps between them that are read in one go."""
 LEAST, SHARES = 1 << 16, 16
@@ -160,8 +163,9 @@ def allot_all(
             elif (read := (reader, key, block.file, block.at)) not in hashed:
                 hashed.add(read)
                 given[key] += block.bytes
+    go = min(at_once, max(FEWEST, size // (SIDE_BY_SIDE * max(1, len(readers)))))
     return {
-        reader: in_turn([list(merged(parts_of(cells), at_once, key)) for key, cells in by_holder.items()])
+        reader: in_turn([list(merged(parts_of(cells), go, key)) for key, cells in by_holder.items()])
         for reader, by_holder in chosen.items()
     }
 

@@ -121,6 +121,20 @@ class ArrowStore:
             for _ in pool.map(self._delete, names):
                 pass
 
+    def drop_unfinished(self, folder: str) -> int:
+        from pyarrow.fs import FileSelector
+
+        with self._explained(folder):
+            there = FileSelector(self._path(folder) if folder else self._root, allow_not_found=True, recursive=True)
+            found = [info for info in self._files.get_file_info(there) if info.is_file]
+            left = [
+                info.path for info in found if info.base_name.startswith(".") and info.base_name.endswith(TEMPORARY)
+            ]
+            for path in left:
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.delete_file(path)
+        return len(left)
+
     def writer(self, name: str) -> ArrowWriter:
         return ArrowWriter(self._files, self._path(name), self.where(name), self._place)
 

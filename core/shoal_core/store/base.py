@@ -163,6 +163,14 @@ class Store(Protocol):
             StoreError: the store keeps one; it is named. Others may be gone.
         """
 
+    def drop_unfinished(self, folder: str) -> int:
+        """Remove what writers that were killed left of objects under `folder` ("": anywhere), which no listing shows; to
+        be called when nobody writes there. Returns of how many objects.
+
+        Raises:
+            StoreError: the store does not say what there is, or keeps it.
+        """
+
     def writer(self, name: str) -> Writer:
         """Write an object as a stream, in bounded memory.
 

@@ -123,9 +123,19 @@ class LocalStore:
                         lock.unlink()
                 else:
                     path.unlink()
-            with contextlib.suppress(OSError):  # not empty, or not ours to remove
-                for folder in path.relative_to(self._root).parents[:-1]:
-                    (self._root / folder).rmdir()
+            self._remove_empty(path.parent)
+
+    def drop_unfinished(self, folder: str) -> int:
+        base, count = self._path(folder) if folder else self._root, 0
+        with self._explained(folder, missing_is_empty=True):
+            for path, _, files in os.walk(base, topdown=False, onerror=_unless_gone):
+                left = [Path(path, name) for name in files if name.startswith(".") and name.endswith(TEMPORARY)]
+                for file in left:
+                    file.unlink(missing_ok=True)
+                count += len(left)
+                if left:
+                    self._remove_empty(Path(path))
+        return count
 
     def writer(self, name: str) -> LocalWriter:
         vanished(self._within)
@@ -133,6 +143,13 @@ class LocalStore:
 
     def _path(self, name: str) -> Path:
         return self._root / checked_name(name)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder of the store, and those above it, as far as nothing lies in them."""
+        with contextlib.suppress(OSError):  # not empty, or not ours to remove
+            while folder != self._root:
+                folder.rmdir()
+                folder = folder.parent
 
     def _entry(self, path: Path) -> Entry | None:
         """Of a file that was found in a folder; None if it is gone by now, or no regular one."""

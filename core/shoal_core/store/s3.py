@@ -6,6 +6,7 @@ in parts and come in ranges, several at once.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -123,6 +124,25 @@ class S3Store:
         left = iter(names)
         while batch := [self._place(name)["Key"] for name in islice(left, _BATCH)]:
             self._delete(batch)
+
+    def drop_unfinished(self, folder: str) -> int:
+        """See `Store`: uploads in parts that were not completed."""
+        prefix = f"{self._place(folder)['Key']}/" if folder else self._root
+        where, request, count = self.where(folder), {"Bucket": self._bucket, "Prefix": prefix}, 0
+        while True:
+            page = self._calls.ask(
+                where, "reading", lambda client, attempt, asked=dict(request): client.list_multipart_uploads(**asked)
+            )
+            for upload in page.get("Uploads", ()):
+                one = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                with contextlib.suppress(FileNotFoundError):  # it was ended meanwhile
+                    self._calls.ask(
+                        where, "deleting", lambda client, attempt, one=one: client.abort_multipart_upload(**one)
+                    )
+                count += 1
+            if not page.get("IsTruncated"):
+                return count
+            request |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def writer(self, name: str) -> S3Writer:
         return S3Writer(self._calls, self._pool(), self._place(name), self.where(name))

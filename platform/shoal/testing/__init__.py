@@ -10,14 +10,14 @@ wait ends in an AssertionError with the run's story if what is waited for does n
 A worker is killed while the run trains; a spare takes its place, no step is lost, and every loss is what one process
 comes to that trains alone:
 
->>> with lab(tmp_path, nodes, cells=2, steps=40, workload=workload, audit={"samples": True}) as run:
+>>> with lab(tmp_path, nodes, cells=2, steps=80, workload=workload, audit={"samples": True}) as run:
 ...     run.full(steps=5, spares=2)
 ...     run.kill(run.members(cell=1)[0])
 ...     summary = run.finished()
 >>> summary["status"], summary["steps_lost"]
 ('done', 0)
->>> assert_exactly_once(run.path, steps=40)
->>> losses = alone(workload, steps=40).losses
+>>> assert_exactly_once(run.path, steps=80)
+>>> losses = alone(workload, steps=80).losses
 >>> all(abs(step["loss"] - loss) < 1e-4 for step, loss in zip(run.steps(), losses, strict=True))
 True
 
