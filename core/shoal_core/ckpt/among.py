@@ -135,7 +135,7 @@ def delete(folder: Folder) -> int:
 
 def remove(folder: Folder, *, marker: bool) -> bool:
     """Remove what saves wrote to a folder, where none is under way, but for what was set aside there and, unless
-    `marker`, the finished checkpoint; of a marker that cannot be read nothing is removed. Whether there was anything."""
+    `marker`, the finished checkpoint; of a marker that cannot be read nothing is removed. Whether there was any."""
     unfinished = drop_unfinished(folder.store, folder.prefix)
     there = folder.sizes()
     kept: set[str] = set()
@@ -158,7 +158,7 @@ def remove(folder: Folder, *, marker: bool) -> bool:
 
 
 def drop_unfinished(store: Store, within: str) -> int:
-    """See `Store`. Who may not list what is unfinished has the store's own rule for it (docs/storage.md), and goes on."""
+    """See `Store`. Who may not list what is unfinished leaves it to the store's own rule (docs/storage.md)."""
     try:
         return store.drop_unfinished(within)
     except StoreError as error:

@@ -36,8 +36,8 @@ __all__ = [
 AT_ONCE = 1 << 24
 """Bytes that are read in one go, at most."""
 FEWEST, SIDE_BY_SIDE = 1 << 20, 16
-"""A reader that needs little reads it in so many goes all the same, none of fewer bytes than this: a far store gives each
-connection only so much a second, and who hashes begins the sooner."""
+"""A reader that needs little reads it in so many goes all the same, none of fewer bytes than this: a far store gives
+each connection only so much a second, and who hashes begins the sooner."""
 PARTS = 256
 """Ranges with gaps between them that are read in one go."""
 LEAST, SHARES = 1 << 16, 16

@@ -164,8 +164,8 @@ class Store(Protocol):
         """
 
     def drop_unfinished(self, folder: str) -> int:
-        """Remove what writers that were killed left of objects under `folder` ("": anywhere), which no listing shows; to
-        be called when nobody writes there. Returns of how many objects.
+        """Remove what writers that were killed left of objects under `folder` ("": anywhere), which no listing shows;
+        to be called when nobody writes there. Returns of how many objects.
 
         Raises:
             StoreError: the store does not say what there is, or keeps it.

@@ -130,16 +130,11 @@ class S3Store:
         prefix = f"{self._place(folder)['Key']}/" if folder else self._root
         where, request, count = self.where(folder), {"Bucket": self._bucket, "Prefix": prefix}, 0
         while True:
-            page = self._calls.ask(
-                where, "reading", lambda client, attempt, asked=dict(request): client.list_multipart_uploads(**asked)
-            )
+            page = self._calls.ask(where, "reading", _uploads(request))
             for upload in page.get("Uploads", ()):
-                one = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-                with contextlib.suppress(FileNotFoundError):  # it was ended meanwhile
-                    self._calls.ask(
-                        where, "deleting", lambda client, attempt, one=one: client.abort_multipart_upload(**one)
-                    )
                 count += 1
+                with contextlib.suppress(FileNotFoundError):  # it was ended meanwhile
+                    self._calls.ask(where, "deleting", _abort(self._bucket, upload))
             if not page.get("IsTruncated"):
                 return count
             request |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
@@ -226,5 +221,20 @@ def _listing(request: dict[str, str]) -> Callable[[Any, int], dict[str, Any]]:
     def ask(client: Any, attempt: int) -> dict[str, Any]:
         page: dict[str, Any] = client.list_objects_v2(**request)
         return page
+
+    return ask
+
+
+def _uploads(request: dict[str, str]) -> Callable[[Any, int], dict[str, Any]]:
+    def ask(client: Any, attempt: int) -> dict[str, Any]:
+        page: dict[str, Any] = client.list_multipart_uploads(**request)
+        return page
+
+    return ask
+
+
+def _abort(bucket: str, upload: dict[str, Any]) -> Callable[[Any, int], object]:
+    def ask(client: Any, attempt: int) -> object:
+        return client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     return ask
