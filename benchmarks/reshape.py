@@ -1,10 +1,10 @@
 """What it takes to go on in cells of another shape when there is no spare, and what that is worth.
 
-    python benchmarks/reshape.py --json FILE [--repeats 10] [--seconds 0.02]
+    python benchmarks/reshape.py --json FILE [--repeats 10] [--seconds 0.04]
 
 2 cells x 4 workers, each worker on a node of its own, no spare: real processes and real gloo without Ray
-(`shoal.testing`). The quadratic of `shoal_workloads.synthetic` sleeps `--seconds` for each micro-batch, which is one
-sample for each worker of the cell that takes it: so a step lasts as long as the share of it that a worker has.
+(`shoal.testing`). The quadratic of `shoal_workloads.synthetic` sleeps for each micro-batch, one sample for each worker
+of the cell that takes it: a step lasts as long as the share of it that a worker has.
 
 **time**, `--repeats` runs with `elastic: {cells: [2, 2]}`, in which 2 x 3 workers follow. A worker is killed (SIGKILL),
 and its node with it. Wall times from just before the signal to the line of the record:
@@ -15,10 +15,10 @@ and its node with it. Wall times from just before the signal to the line of the 
   from), as shares of the new state; together they are 1 where every range is had once. `busiest`: what the source that
   gave most to others gave, over the mean of all members of the former shape.
 
-**throughput**, workers killed one by one from 8 down to 2: with every shape allowed (`any`), with two cells (`two`) and
-with `elastic` off (`dropped`, one kill: the other cell goes on alone, until it loses a worker too). Samples a second by
-the median of steps of the generation that follows. `share`: that against (throughput of 8) x survivors / 8; `counted`:
-what it is by counting micro-batches. `over_dropping`: how often the throughput after the drop, while that cell lives.
+**throughput**, workers killed one by one from 8 down to 2: with every shape allowed (`any`); with two cells (`two`,
+down to 3: these are one cell of two, whose state nobody else holds); with `elastic` off (`dropped`, one kill: the other
+cell goes on alone, until it loses a worker too). Samples a second by the median of steps that follow. `share`: against
+(throughput of 8) x survivors / 8; `counted`: what it is by counting micro-batches; `over_dropping`: against `dropped`.
 
 Every run is stopped and its record audited: steps lost, samples repeated and skipped.
 """
@@ -36,6 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +52,7 @@ from tests.support.lab import Lab, lab
 CELLS, WORKERS = 2, 4
 EVERYBODY = CELLS * WORKERS
 NODES = {f"n{number}": 1 for number in range(EVERYBODY)}
-TIMED = {"global_batch": 24, "parameters": 252_000}
+TIMED = {"global_batch": 24, "parameters": 252_000, "seconds": 0.02}
 """3 micro-batches a cell and step; 2 MB of state."""
 SHARED = {"global_batch": 168, "parameters": 840}
 """Micro-batches that 8, 7, 6, 4, 3 and 2 workers share without a rest, and 5 nearly so."""
@@ -72,7 +73,7 @@ def saying(fill: Callable[..., Counter[str]]) -> Callable[..., Counter[str]]:
     @functools.wraps(fill)
     def filled(step: Any, name: Any, addresses: Any, shelf: Any, own: str, *more: Any) -> Counter[str]:
         given = fill(step, name, addresses, shelf, own, *more)
-        print(f"{FILLED}{json.dumps([own, given])}", flush=True)
+        os.write(1, f"{FILLED}{json.dumps([own, given])}\n".encode())  # in one: all workers have one log
         return given
 
     return filled
@@ -131,9 +132,9 @@ def steady(one: Lab, seats: int, after: int) -> tuple[list[int], list[float]]:
 # ---- times and bytes
 
 
-def timed(seconds: float, audits: list[dict[str, Any]]) -> dict[str, Any]:
+def timed(audits: list[dict[str, Any]]) -> dict[str, Any]:
     """A worker is killed, and the others take another shape: what that took, and what it moved."""
-    with running(TIMED | {"seconds": seconds}, TWO, audits) as one:
+    with running(TIMED, TWO, audits) as one:
         when, generation = strike(one)
         steady(one, 6, generation)
         steps, (told,), death = one.steps(), one.events("reshaped"), one.events("death")[0]
@@ -175,7 +176,7 @@ def descent(
             if survivors < EVERYBODY:
                 _, generation = strike(one)
             sizes, times = steady(one, wanted, generation)
-            step = median(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+            step = median(later - earlier for earlier, later in pairwise(times))
             row = {"survivors": survivors, "cells": len(sizes), "workers": sizes[0], "step": step}
             rows.append(row | {"throughput": SHARED["global_batch"] / step})
             print(f"{'elastic off' if elastic is None else elastic}: {json.dumps(rows[-1])}", flush=True)
@@ -208,10 +209,10 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     found |= {f"{name}_max": max(values) for name, values in figures.items()}
     found["bytes_ratio"] = max(figures.get("bytes_ratio", ()), default=None)
     runs = result["throughput"]
-    found |= {f"throughput_share_min_{name}": min(row["share"] for row in rows) for name, rows in runs.items()}
+    found |= {f"throughput_share_min_{name}": min(row["share"] for row in rows[1:]) for name, rows in runs.items()}
     found["throughput_share_min"] = found.get("throughput_share_min_any")
-    for name, rows in runs.items() if "dropped" in runs else ():
-        alone = runs["dropped"][-1]["throughput"]
+    for name in ("any", "two") if "dropped" in runs else ():
+        alone, rows = runs["dropped"][-1]["throughput"], runs[name]
         alive = (row for row in rows if WORKERS <= row["survivors"] < EVERYBODY)
         found[f"over_dropping_{name}"] = {row["survivors"]: row["throughput"] / alone for row in alive}
     return found | {name: sum(one[name] for one in audits) for name in (audits[0] if audits else ())}
@@ -221,7 +222,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, required=True)
     options.add_argument("--repeats", type=int, default=10, help="changes of shape that are timed")
-    options.add_argument("--seconds", type=float, default=0.02, help="of a micro-batch")
+    options.add_argument("--seconds", type=float, default=0.04, help="of a micro-batch, where throughput is measured")
     asked = options.parse_args()
     result: dict[str, Any] = {"date": date.today().isoformat(), "seconds": asked.seconds}
     result |= {"load": os.getloadavg(), "time": [], "throughput": {}, "audits": []}
@@ -230,12 +231,12 @@ def main() -> None:
         asked.json.write_text(json.dumps(result | summary(result), indent=1) + "\n")
 
     for _ in range(asked.repeats):
-        result["time"].append(timed(asked.seconds, result["audits"]))
+        result["time"].append(timed(result["audits"]))
         print(json.dumps(result["time"][-1]), flush=True)
         write()
     down = range(EVERYBODY, 1, -1)
     runs: dict[str, tuple[Any, dict[int, int]]]
-    runs = {"any": (ANY, {n: n for n in down}), "two": (TWO, {n: n - n % CELLS for n in down})}
+    runs = {"any": (ANY, {n: n for n in down}), "two": (TWO, {n: n - n % CELLS for n in down[:-1]})}
     runs["dropped"] = None, {EVERYBODY: EVERYBODY, EVERYBODY - 1: WORKERS}
     for name, (elastic, seats) in runs.items():
         result["throughput"][name] = descent(asked.seconds, elastic, seats, result["audits"])
