@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -93,6 +94,8 @@ class Worker:
             self._loop = loop
         met()
         self.warm.set()
+        gc.collect()
+        gc.freeze()  # what was imported stays: who leaves a world does not look through it (`groups.leave_world`)
         loop.kit.thread.serve = partial(self._guarded, loop.run)
         loop.kit.thread.begin()
 
