@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,8 @@ class Saver:
     on rank 0, or on all that lost a peer. `asking`: a group of CPUs for what ranks ask each other between steps; none:
     this rank is alone, or no other cell saves with it. `disk`: what checkpoints are written to first; `used`: steps of
     those that stay in any case. `speed`: learns how fast this rank writes to the storage; `chosen`: called on rank 0
-    with (steps, what) when nodes of the cell go and it was chosen what is done before.
+    with (steps, what) when nodes of the cell go and it was chosen what is done before; `stay`: is told which
+    checkpoints stay, before any other is removed.
     """
 
     def __init__(
@@ -123,12 +124,13 @@ class Saver:
         used: Collection[int] = (),
         speed: Speed | None = None,
         chosen: Callable[[int, dict[str, Any]], None] | None = None,
+        stay: Callable[[Sequence[Saved]], None] = lambda those: None,
     ) -> None:
         folder = local_folder(root)
         self._rundir = None if folder is None else folder.parent
         self._root, self._peers, self._keep = open_store(root, self._rundir), Group(process_group), keep
         self._about, self._done, self._failed, self._dealt = about, done, failed, Dealt(Group(asking))
-        self._disk, self._used, self._known = disk, used, dict[int, Saved]()
+        self._disk, self._used, self._known, self._stay = disk, used, dict[int, Saved](), stay
         self._writing = self._bringing = ENDED
         self._stage, self._newest = Stage(lane), -1
         self._speed, self._chosen = Speed() if speed is None else speed, chosen
@@ -271,7 +273,7 @@ class Saver:
     def _tidy(self) -> None:
         """Remove what is not kept; what the store does not let go of now it may the next time."""
         try:
-            among.prune(self._root, self._keep, self._used, self._known)
+            among.prune(self._root, self._keep, self._used, self._known, self._stay)
         except UserError as error:
             logger.warning("older checkpoints are not removed: %s", error.problem)
 

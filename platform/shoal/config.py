@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 from shoal.yamlfile import load_yaml, read_text
+from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import UserError
 from shoal_core.store import join, local_folder, open_store
 
@@ -43,12 +44,22 @@ class Checkpoint(Section):
     every: Annotated[int, Field(ge=0, le=STEPS)] | Literal["auto"] = Field(
         100, description="steps between checkpoints; 0: only the last one; auto: by what saves and failures cost"
     )
-    keep: int = Field(2, ge=1, le=STEPS, description="how many whole checkpoints stay")
+    keep: Annotated[int, Field(ge=1, le=STEPS)] | Literal["all"] = Field(
+        2, description="how many whole checkpoints stay, the newest"
+    )
     keep_every: int = Field(0, ge=0, le=STEPS, description="the first in every span of so many steps stays; 0: none")
-    keep_best: int = Field(0, ge=0, le=STEPS, description="how many stay that have the fewest bits per byte")
+    keep_best: int = Field(0, ge=0, le=STEPS, description="how many stay that are the best by their `score`")
+    score: str = Field("bpb", min_length=1, description="figure of the step by which they are: bpb: bits per byte")
+    score_order: Literal["min", "max"] = Field("min", description="whether the least or the most of it is best")
     local: str | None = Field(
         None, description="a folder of each node's own disk: checkpoints are written there, then brought to the storage"
     )
+
+    @property
+    def stays(self) -> Keep:
+        """Which checkpoints stay."""
+        last = STEPS if self.keep == "all" else self.keep
+        return Keep(last, self.keep_every, self.keep_best, self.score, self.score_order == "max")
 
     @field_validator("local")
     @classmethod

@@ -22,10 +22,12 @@ from shoal_core.store.local import LocalStore
 
 def test_the_last_every_nth_and_the_best_stay() -> None:
     bpb = {300: 1.0, 500: 1.2, 700: math.nan, 900: 1.1}
-    found = [Saved(steps, bpb=bpb.get(steps)) for steps in range(100, 1100, 100)]
+    found = [Saved(steps, metrics={"bpb": bpb[steps]} if steps in bpb else {}) for steps in range(100, 1100, 100)]
     assert staying(found, Keep(2)) == {900, 1000}
     assert staying(found, Keep(1, every=400)) == {400, 800, 1000}
     assert staying(found, Keep(1, best=2)) == {300, 900, 1000}
+    assert staying(found, Keep(1, best=2, most=True)) == {500, 900, 1000}
+    assert staying(found, Keep(1, best=2, score="loss")) == {1000}
     assert staying(found, Keep(1), used={200, 250}) == {200, 1000}
 
 
@@ -39,7 +41,7 @@ def test_what_stays_for_good_stays_the_same_when_others_are_gone() -> None:
 
 
 def test_a_sick_one_takes_no_healthy_ones_place() -> None:
-    found = [Saved(10, bpb=2.0), Saved(20), Saved(30, finite=False, bpb=0.1), Saved(40, finite=False)]
+    found = [Saved(10, metrics={"bpb": 2.0}), Saved(20), Saved(30, False, {"bpb": 0.1}), Saved(40, finite=False)]
     assert staying(found, Keep(1, every=10, best=1)) == {10, 20, 40}
     assert staying(found[2:], Keep(1)) == {40}
     assert staying([], Keep(1, 1, 1), used={5}) == set()
@@ -62,6 +64,17 @@ def test_what_the_markers_say_decides(tmp_path: Path) -> None:
     assert left(root) == [10, 20, 30, 50]
     prune(root, Keep(1, best=1))
     assert left(root) == [20, 50]
+
+
+def test_any_figure_of_the_step_decides_if_it_is_named_and_who_asks_hears_before_what_stays(tmp_path: Path) -> None:
+    root = open_store(tmp_path)
+    for steps, accuracy in ((10, 0.7), (20, 0.9), (30, 0.8), (40, 0.1)):
+        written(root, steps, metrics={"accuracy": accuracy})
+    heard: list[tuple[list[int], list[int]]] = []
+    keep = Keep(1, best=2, score="accuracy", most=True)
+    prune(root, keep, stay=lambda those: heard.append(([one.steps for one in those], left(root))))
+    assert heard == [([20, 30, 40], [10, 20, 30, 40])]
+    assert left(root) == [20, 30, 40]
 
 
 def test_the_markers_of_old_ones_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from shoal_core.ckpt.errors import Damaged, Earlier
@@ -19,7 +19,7 @@ from shoal_core.ckpt.whole import read_marker
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import Store
 
-__all__ = ["Whole", "delete", "folders", "last_whole", "prune", "reading", "set_aside", "sweep", "whole"]
+__all__ = ["Whole", "delete", "folders", "last_whole", "prune", "reading", "saved", "set_aside", "sweep", "whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +61,16 @@ def folders(root: Store) -> list[tuple[int, Folder]]:
     return sorted(((int(found[1]), Folder(root, name)) for name, found in named if found), key=lambda one: one[0])
 
 
-def prune(root: Store, keep: Keep, used: Collection[int] = (), known: MutableMapping[int, Saved] | None = None) -> None:
+def prune(
+    root: Store,
+    keep: Keep,
+    used: Collection[int] = (),
+    known: MutableMapping[int, Saved] | None = None,
+    stay: Callable[[Sequence[Saved]], None] = lambda those: None,
+) -> None:
     """Remove the checkpoints that do not stay, but for what is being read and what was set aside, and what older
     attempts left half-written; to be called once one has become whole. used: steps of those that stay whatever `keep`
-    says; known: what was read of markers before, and is now.
+    says; known: what was read of markers before, and is now; stay: is told which stay before any other is removed.
     """
     found = whole(root)
     known = {} if known is None else known
@@ -73,6 +79,7 @@ def prune(root: Store, keep: Keep, used: Collection[int] = (), known: MutableMap
         if one.steps not in known:
             known[one.steps] = saved(one)
     kept = staying([known[one.steps] for one in found], keep, used)
+    stay([known[one.steps] for one in found if one.steps in kept])
     newest = [entry for one in found[-1:] for entry in root.list(f"{one.folder.prefix}/{MARKER}")]
     now = max((entry.modified for entry in newest), default=0.0)
     for steps, folder in folders(root):
@@ -89,8 +96,9 @@ def saved(one: Whole) -> Saved:
         marker = read_marker(one.folder)
     except (Damaged, Earlier):
         return Saved(one.steps, finite=False)
-    bpb = marker.get("bpb")
-    return Saved(one.steps, bool(marker.get("finite", True)), float(bpb) if isinstance(bpb, int | float) else None)
+    told = {**(marker.get("metrics") or {}), "bpb": marker.get("bpb")}
+    metrics = {name: float(figure) for name, figure in told.items() if isinstance(figure, int | float)}
+    return Saved(one.steps, bool(marker.get("finite", True)), metrics)
 
 
 @contextlib.contextmanager

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["Keep", "Saved", "staying"]
+__all__ = ["Keep", "Saved", "ranked", "staying"]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole checkpoint: `finite`: it was saved after a step that was a number; `bpb`: bits per byte on held-out text,
-    if it was evaluated."""
+    """A whole checkpoint: `finite`: it was saved after a step that was a number; `metrics`: figures of its last step,
+    and, if it was evaluated, `bpb`: bits per byte on held-out text."""
 
     steps: int
     finite: bool = True
-    bpb: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What stays: the `last` ones; the first in every span of `every` steps for good (0: none); the `best` ones by bits
-    per byte."""
+    """What stays: the `last` ones; the first in every span of `every` steps for good (0: none); the `best` ones, which
+    have the least of the metric `score`, or, if `most`, the most."""
 
     last: int = 2
     every: int = 0
     best: int = 0
+    score: str = "bpb"
+    most: bool = False
+
+
+def ranked(found: Iterable[Saved], keep: Keep) -> list[Saved]:
+    """Those that have the metric `keep.score`, worst first; of equals the earlier is the better."""
+    sign = 1.0 if keep.most else -1.0
+    told = [one for one in found if not math.isnan(one.metrics.get(keep.score, math.nan))]
+    return sorted(told, key=lambda one: (sign * one.metrics[keep.score], -one.steps))
 
 
 def staying(found: Iterable[Saved], keep: Keep, used: Collection[int] = ()) -> set[int]:
@@ -44,6 +54,5 @@ def staying(found: Iterable[Saved], keep: Keep, used: Collection[int] = ()) -> s
             first.setdefault(one.steps // keep.every, one.steps)
         stays |= {steps for span, steps in first.items() if span}
     if keep.best:
-        told = [(one.bpb, -one.steps) for one in healthy if one.bpb is not None and one.bpb == one.bpb]
-        stays |= {-steps for _, steps in sorted(told)[: keep.best]}
+        stays |= {one.steps for one in ranked(healthy, keep)[-keep.best :]}
     return stays

@@ -156,10 +156,30 @@ def delete(checkpoint: One, as_json: AsJson = False) -> None:
     from shoal_core.errors import UserError
 
     folder = Folder.at(checkpoint)
+    off_the_list(folder)
     size = among.delete(folder)
     if not size:
         raise UserError(f"{folder.address}: is no checkpoint", "name one, as `shoal ckpt list` does")
     tell({"deleted": folder.address, "bytes": size}, as_json)
+
+
+def off_the_list(folder: Folder) -> None:
+    """Have Ray Train's list in the run's folder name a checkpoint no more, if it lies in a run's folder.
+
+    Raises:
+        UserError: that list is damaged, or cannot be written.
+    """
+    from shoal.record import layout, raytrain
+    from shoal_core.errors import UserError
+    from shoal_core.store import open_store, split
+
+    run, name = split(folder.store.address)
+    if name != layout.CHECKPOINTS:
+        return
+    try:
+        raytrain.strike(open_store(run), folder.name)
+    except ValueError as error:
+        raise UserError(str(error), f"remove {layout.RAY_TRAIN}: the next checkpoint writes it anew") from error
 
 
 EARLIER = "earlier format"

@@ -18,7 +18,7 @@ from shoal.on_ray.nodes import living, near_node, quiet_node
 from shoal.on_ray.room import planned
 from shoal.plan import Wanted, cell_mesh
 from shoal.preflight import Preflight
-from shoal.record import index
+from shoal.record import index, raytrain
 from shoal.record.hold import hold
 from shoal.record.lease import claim
 from shoal.record.place import own_folder
@@ -27,7 +27,7 @@ from shoal.record.rundir import RunDir
 from shoal.record.sentences import count
 from shoal_core.ckpt import among
 from shoal_core.errors import UserError
-from shoal_core.store import local_folder
+from shoal_core.store import local_folder, open_store
 
 __all__ = ["nodes_in_words", "submit"]
 
@@ -54,6 +54,7 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
         aside = among.set_aside(damaged)
         run.append_event("checkpoint_passed_over", step=damaged.steps, path=aside, reason=reason)
     run.close()
+    raytrain.refresh(open_store(job.place), job.checkpoint.stays)
     if publisher is not None:
         publisher.round()
         publisher.close()

@@ -13,6 +13,7 @@ __all__ = [
     "LEASE",
     "MLFLOW",
     "PLAN",
+    "RAY_TRAIN",
     "REPORT",
     "RUN",
     "SAMPLES",
@@ -32,6 +33,7 @@ STATUS = "status.json"
 RUN = "run.json"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
+RAY_TRAIN = "checkpoint_manager_snapshot.json"
 MLFLOW = "mlflow.json"
 LEASE = "lease.json"
 

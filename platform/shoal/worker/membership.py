@@ -195,9 +195,12 @@ class Membership:
         self.saver.join()
         try:
             samples, _ = self.kit.workload.samples(step.steps)
-            at, figures = step.measured
-            bpb = figures.get("bpb") if at == step.steps else None
-            about: dict[str, Any] = {"samples": samples, "tokens": self.kit.workload.tokens(samples), "bpb": bpb}
+            metrics: dict[str, float] = {}
+            for at, figures in (step.figured, step.measured):
+                metrics |= figures if at == step.steps else {}
+            about: dict[str, Any] = {"samples": samples, "tokens": self.kit.workload.tokens(samples)}
+            finite = {name: figure for name, figure in metrics.items() if math.isfinite(figure)}
+            about |= {"bpb": metrics.get("bpb"), "metrics": finite}
             state = step.state_dict()
             notice = None if self.leaves is None else self._notice(self.leaves, must=must)
             told = self.pace.told(None if notice is None else math.inf if notice.left is None else notice.left)

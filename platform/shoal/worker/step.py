@@ -134,8 +134,8 @@ class Step:
 
     `steps`: committed steps of the state (-1: nothing healed yet). `todo`: micro-batches of the pending step; `sums`:
     those that are done. `evaluated`, `saved`: the last boundary evaluated and saved at; `measured`: the last evaluation
-    here, after how many steps and what it found. `watch`, `phase`: of the step that runs, what is done inside the cell,
-    and whether it is.
+    here, after how many steps and what it found; `figured`: the same of the last step committed here. `watch`, `phase`:
+    of the step that runs, what is done inside the cell, and whether it is.
     """
 
     def __init__(
@@ -148,6 +148,7 @@ class Step:
         self.snapshot = Snapshot(lane_of(workload.runs_on))
         self.steps, self.evaluated, self.saved = -1, -1, -1
         self.measured: tuple[int, dict[str, float]] = -1, {}
+        self.figured: tuple[int, dict[str, float]] = -1, {}
         self.todo: list[int] = []
         self.finite = True
         """Loss and gradient norm of the last step that was committed here were numbers."""
@@ -307,6 +308,7 @@ class Step:
         flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)
         metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.standing.count)
         self.steps += 1
+        self.figured = self.steps, metrics
         self.rhythm.stepped(self.steps, seconds)
         back = self.mend(bool(metrics.get("roll_back")))
         self.sums.forget()

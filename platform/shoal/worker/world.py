@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from shoal import checkpoint
 from shoal.config import Job
 from shoal.protocol import orders
 from shoal.protocol.said import Damage
-from shoal.record import layout
+from shoal.record import layout, raytrain
 from shoal.saving.deadline import Speed
 from shoal.saving.pace import Pace
 from shoal.worker.copies import LostCopy
@@ -33,7 +33,6 @@ from shoal.worker.sockets import Sockets
 from shoal.worker.step import Member, Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.ckpt.folder import Folder, name_of
-from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import StoreError
 from shoal_core.lane import room_for
 from shoal_core.mesh import cell_mesh
@@ -65,6 +64,11 @@ class Kit:
     not_saved: Callable[[int, str, str], None]
     noted: Callable[[int, Mapping[str, Any]], None]
     speed: Speed = field(default_factory=Speed)
+
+    @cached_property
+    def place(self) -> Store:
+        """Of the run: opened once, since a client takes a second."""
+        return open_store(self.job.place)
 
     @property
     def checkpoints(self) -> str:
@@ -135,9 +139,10 @@ class World:
         how, start = kit.job.checkpoint, kit.origin.get("start")
         told = (about, kit.saved, kit.not_saved, asking)
         disk = None if kit.disk is None else checkpoint.Disk(kit.disk, checkpoint.Group(bringing))
-        keep, used = Keep(how.keep, how.keep_every, how.keep_best), () if start is None else (start,)
+        keep, used = how.stays, () if start is None else (start,)
+        telling = (kit.speed, kit.noted, lambda those: raytrain.write(kit.place, keep, those))
         lane = step.snapshot.lane
-        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, *told, disk, used, kit.speed, kit.noted)
+        self.saver = checkpoint.Saver(kit.checkpoints, group, lane, keep, *told, disk, used, *telling)
 
     def _restore(self, step: Step, steps: int, group: Any) -> None:
         """Take the state of a checkpoint; that of 0 steps is the initial one unless the session began with one (an
