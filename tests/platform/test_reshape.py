@@ -32,6 +32,7 @@ from shoal.plan.reshape import (
 from shoal.plan.reshape.overlap import overlaps
 from shoal.plan.reshape.place import place
 from shoal.plan.words import crowding
+from shoal.saving.interval import PRIOR
 from shoal_core.errors import UserError
 from shoal_core.workload import Workload
 
@@ -201,6 +202,29 @@ def works(mesh: Mesh, cells: int, load: Load, costs: Costs) -> float:
     return load.samples / (max(map(len, dealt.values())) * each + costs.bubble * (mesh.pp - 1) / mesh.pp)
 
 
+def undone(exposed: int, costs: Costs) -> float:
+    """Seconds of work that deaths are expected to undo, moment by moment."""
+    rate, moments = exposed / costs.alone, 4000
+    each = costs.horizon / moments
+    if costs.every < inf:
+        one = max(costs.every / 2, costs.behind if costs.behind > costs.every else 0.0)
+        return min(costs.horizon, sum(rate * each * one for _ in range(moments)))
+    stays, none = 0.0, 1.0
+    for _ in range(moments):  # from the end: nobody dies from each moment on
+        stays += none * each
+        none *= 1 - rate * each
+    return costs.horizon - stays + costs.behind * (1 - none)
+
+
+def least_exposed(living: dict[str, Survivor], mesh: Mesh, cells: int) -> int:
+    """Shards that stand on one node in the best of all placements."""
+    if cells == 1:
+        return mesh.workers
+    nodes = [one.node for one in living.values()]
+    found = set(permutations(nodes, cells * mesh.workers))
+    return min(sum(len(set(chosen[rank :: mesh.workers])) == 1 for rank in range(mesh.workers)) for chosen in found)
+
+
 def fewest(living: dict[str, Survivor], old: Mesh, mesh: Mesh, cells: int, experts: float) -> tuple[int, float]:
     """(most copies of a shard on a node, replicas' worth of state moved) of the best of all placements."""
     has: dict[tuple[int | None, int], float] = {(a, b): size for size, a, b in overlaps(old, mesh, experts)}
@@ -227,18 +251,32 @@ def test_the_choice_is_the_best_of_all_shapes(data: st.DataObject) -> None:
     meshes = tuple(data.draw(st.lists(st.sampled_from(SHAPES), min_size=1, unique=True)))
     least = data.draw(st.integers(1, 2))
     bounds = Bounds(meshes, Limits(cells=(least, 64), min_workers=data.draw(st.integers(1, 5))))
-    costs = Costs(4 * GB, bandwidth=data.draw(st.sampled_from([GB, GB / 100])))
-    present = Present(old, data.draw(st.integers(0, len(living) // old.workers)))
+    costs = Costs(
+        4 * GB,
+        bandwidth=data.draw(st.sampled_from([GB, GB / 100])),
+        alone=data.draw(st.sampled_from([PRIOR, 1e5, 1e4])),
+        every=data.draw(st.sampled_from([inf, 600.0])),
+        behind=data.draw(st.sampled_from([0.0, 100.0, 3600.0])),
+    )
+    present = Present(old, data.draw(st.integers(0, len(living) // old.workers)), lost=data.draw(st.booleans()))
+    holders = [(one.rank, one.node) for one in living.values() if one.rank is not None]
+    alone = sum(len({node for rank, node in holders if rank == each}) == 1 for each in range(old.workers))
     now = works(old, present.cells, load, costs) if present.cells else 0.0
+    stays = now * (costs.horizon - undone(alone, costs))
     free = replace(costs, exchange=0.0, gather=0.0, bubble=0.0)
     idle = works(old, present.cells, load, free) if present.cells else 0.0
     values = {}
     for mesh in meshes:
         for cells in range(least, len(living) // mesh.workers + 1):
             done = works(mesh, cells, load, costs)
-            more = done > now and works(mesh, cells, load, free) > idle * (1 + costs.worth)
-            if mesh != old and cells * mesh.workers >= bounds.limits.min_workers and more:
-                values[mesh, cells] = done * (costs.horizon - costs.leave)  # were nothing moved
+            exposed = least_exposed(living, mesh, cells) if done else 0
+            keeps = works(mesh, cells, load, free)
+            busier = keeps > idle * (1 + costs.worth)
+            value = done * (costs.horizon - costs.leave - undone(exposed, costs))  # were nothing moved
+            may = mesh != old and cells * mesh.workers >= bounds.limits.min_workers
+            most = keeps * (costs.horizon - undone(exposed, costs)) > idle * (costs.horizon - undone(alone, costs))
+            if may and most and value > stays and (busier or (present.lost and exposed < alone)):
+                values[mesh, cells] = value
     found = choose(living, present, bounds, costs, load)
     best = max(values.values(), default=0.0)
     if isinstance(found, Stay):
@@ -252,8 +290,10 @@ def test_the_choice_is_the_best_of_all_shapes(data: st.DataObject) -> None:
     assert least <= len(found.crews) <= 64
     assert load.samples % found.mesh.workers == 0
     done = works(found.mesh, len(found.crews), load, costs)
-    assert done * (costs.horizon - found.seconds) > now * costs.horizon
-    assert done * costs.horizon >= 0.98 * best
+    seats = [[living[crew[rank]].node for crew in found.crews] for rank in range(found.mesh.workers)]
+    gone = undone(sum(len(set(nodes)) == 1 for nodes in seats), costs)
+    assert done * (costs.horizon - found.seconds - gone) > stays
+    assert done * (costs.horizon - gone) >= 0.98 * best
 
 
 @settings(max_examples=20, deadline=None)

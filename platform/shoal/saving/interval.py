@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["LONGEST", "Cost", "between", "lost", "mean_time", "steps_between"]
+__all__ = ["LONGEST", "PRIOR", "Cost", "between", "lost", "mean_time", "steps_between"]
 
 PRIOR = 54 * 24 * 3600 * 16_384 / 466
 """Seconds a worker between two failures, before this run has seen any: Llama 3's 466 in 54 days on 16,384 GPUs."""
@@ -32,10 +32,10 @@ class Cost:
     written: float
 
 
-def mean_time(workers: int, seen: int, seconds: float) -> float:
+def mean_time(workers: int, seen: int, seconds: float, alone: float = PRIOR) -> float:
     """Seconds between two failures of a run of `workers` that has seen so many of them in `seconds`. What is known
-    beforehand counts as a run of its own, of one failure or of a day."""
-    prior = PRIOR / max(1, workers)
+    beforehand (`alone`: of one worker) counts as a run of its own, of one failure or of a day."""
+    prior = alone / max(1, workers)
     before = min(prior, WEIGHT)
     return (before + max(0.0, seconds)) / (before / prior + max(0, seen))
 

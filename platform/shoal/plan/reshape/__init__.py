@@ -5,6 +5,9 @@ from shoal.plan.reshape.bounds import Bounds, Limits, bounds_of, check_limits, r
 from shoal.plan.reshape.choose import Choice, Present, Stay, choose
 from shoal.plan.reshape.costs import Costs, Load, busy, speed
 from shoal.plan.reshape.place import Survivor
+from shoal.plan.reshape.room import Room
+from shoal.plan.reshape.seen import Seen, Took, learnt
+from shoal.plan.reshape.words import size
 
 __all__ = [
     "Bounds",
@@ -13,12 +16,17 @@ __all__ = [
     "Limits",
     "Load",
     "Present",
+    "Room",
+    "Seen",
     "Stay",
     "Survivor",
+    "Took",
     "bounds_of",
     "busy",
     "check_limits",
     "choose",
+    "learnt",
     "remark",
+    "size",
     "speed",
 ]

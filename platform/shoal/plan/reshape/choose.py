@@ -4,14 +4,17 @@ to. A pure function; it says why in words."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import inf, log2
 
 from shoal.plan.cluster import NOWHERE, Site
 from shoal.plan.reshape.bounds import Bounds
-from shoal.plan.reshape.costs import Costs, Load, busy, speed
+from shoal.plan.reshape.costs import Costs, Load, busy, lost, speed
 from shoal.plan.reshape.overlap import overlaps
-from shoal.plan.reshape.place import Placed, Survivor, place
+from shoal.plan.reshape.place import Placed, Survivor, exposed, place
+from shoal.plan.reshape.room import ANYWHERE, Room
+from shoal.plan.reshape.seen import Seen
+from shoal.plan.reshape.words import Candidate, in_words, shape_of
 from shoal_core.mesh import Mesh
 
 __all__ = ["Choice", "Present", "Stay", "choose"]
@@ -28,11 +31,13 @@ PATIENCE = 4
 @dataclass(frozen=True)
 class Present:
     """What trains if nothing is reshaped: `cells` cells of `mesh`, those included that spares heal. `lost`: whether
-    workers idle because of a loss, so that nobody need be waited for."""
+    workers idle because of a loss, so that nobody need be waited for; `seen`: what the run knows of what things
+    take."""
 
     mesh: Mesh
     cells: int
     lost: bool = True
+    seen: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,6 @@ class Stay:
     again: float | None = None
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """Cells of a mesh, the workers that they keep busy and what that comes to (see `costs`)."""
-
-    mesh: Mesh
-    cells: int
-    busy: float
-    speed: float
-
-    @property
-    def workers(self) -> int:
-        return self.cells * self.mesh.workers
-
-
 def choose(
     living: Mapping[str, Survivor],
     present: Present,
@@ -79,12 +70,15 @@ def choose(
     costs: Costs,
     load: Load,
     site: Callable[[str], Site] = lambda node: NOWHERE,
+    room: Room = ANYWHERE,
 ) -> Choice | Stay:
-    """The shape in which the living do most within `costs.horizon`, what it takes to get there counted; or to stay.
+    """The shape in which the living do most within `costs.horizon`, what it takes to get there and what deaths undo
+    counted; or to stay.
 
     Args:
         living: by name: all that may be given a seat.
         load: of the pending step.
+        room: that nodes have for what a worker holds.
     """
     gone = set(range(present.mesh.workers)) - {one.rank for one in living.values()}
     if gone:
@@ -97,18 +91,23 @@ def choose(
         return Stay(
             f"{len(fresh)} workers have come within {hold:g} s: others may follow, or they may go", hold - min(fresh)
         )
-    held = worth(present.mesh, present.cells, load, costs)
-    found = list(candidates(bounds.meshes, len(settled), held, bounds, costs, load))
-    short = shorter(bounds, settled, held, found, costs, load)
-    best = first_of(found, settled, held, costs, site)
+    alone = exposed((one.rank, one.node) for one in living.values() if one.rank is not None)
+    held = worth(present.mesh, present.cells, load, costs, alone)
+    allowed = list(candidates(bounds.meshes, len(settled), held, bounds, costs, load))
+    tight = room.tight(present.mesh, {one.mesh for one in allowed}, living, costs)
+    found = [one for one in allowed if one.mesh not in tight]
+    refused = [*candidates(tuple(bounds.refused), len(settled), held, bounds, costs, load)]
+    refused += [one for one in allowed if one.mesh in tight]
+    short = shorter({**bounds.refused, **tight}, refused, held, found)
+    best = first_of(found, settled, held, present.lost, costs, site)
     used = f"{held.workers} of {len(living)} workers train"
     if best is None:
         return Stay(f"{used}, and no other shape that is allowed does more{short}", again)
     candidate, placed = best
-    seconds = seconds_to(placed, candidate, held, costs)
+    seconds = seconds_to(placed, held, costs)
     moved = round(placed.moved * costs.state_bytes)
-    why = in_words(candidate, held, len(living), seconds, moved)
-    if not pays(candidate.speed, held.speed, seconds, costs):
+    why = in_words(candidate, held, len(living), seconds, moved if costs.state_bytes else None, costs)
+    if not pays(candidate, held, seconds, costs, costs.worth):
         return Stay(f"{used}; {why}: not worth it within {costs.horizon:g} s{short}", again)
     idle = len(living) - held.workers, len(living) - candidate.workers
     gain = candidate.speed / held.speed - 1 if held.speed else inf
@@ -123,8 +122,10 @@ def overdue(settled: Mapping[str, Survivor], hold: float) -> bool:
 # ---- what there is to choose from
 
 
-def worth(mesh: Mesh, cells: int, load: Load, costs: Costs) -> Candidate:
-    return Candidate(mesh, cells, busy(mesh, cells, load), speed(mesh, cells, load, costs))
+def worth(mesh: Mesh, cells: int, load: Load, costs: Costs, exposed: int | None = None) -> Candidate:
+    """`exposed`: if it is known; else of one cell all shards are, of several none."""
+    alone = mesh.workers * (cells == 1) if exposed is None else exposed
+    return Candidate(mesh, cells, busy(mesh, cells, load), speed(mesh, cells, load, costs), alone)
 
 
 def candidates(
@@ -144,35 +145,33 @@ def candidates(
             yield worth(mesh, cells, load, costs)
 
 
-def shorter(
-    bounds: Bounds,
-    settled: Mapping[str, Survivor],
-    present: Candidate,
-    found: list[Candidate],
-    costs: Costs,
-    load: Load,
-) -> str:
+def shorter(why: Mapping[Mesh, str], refused: list[Candidate], present: Candidate, found: list[Candidate]) -> str:
     """What the best of the refused shapes would have been, if it had been better than all: the end of a sentence."""
-    refused = candidates(tuple(bounds.refused), len(settled), present, bounds, costs, load)
     best = max(refused, key=lambda one: one.speed, default=None)
     others = max([present.speed, *(one.speed for one in found)])
     if best is None or best.speed <= others * (1 + NEAR):
         return ""
-    return f" ({best.cells} {cells_of(best, present)} would, but {bounds.refused[best.mesh]})"
+    return f" ({shape_of(best, present)} would, but {why[best.mesh]})"
 
 
 def first_of(
     found: list[Candidate],
     settled: Mapping[str, Survivor],
     present: Candidate,
+    lost: bool,
     costs: Costs,
     site: Callable[[str], Site],
 ) -> tuple[Candidate, Placed] | None:
     """Of the shapes that are as good as the best, those most like the present one are placed: the one that does most
-    within the horizon. None if none keeps more workers busy than the present one."""
-    better = [one for one in found if one.speed > present.speed and one.busy > present.busy * (1 + costs.worth)]
-    most = max((one.speed for one in better), default=0.0)
-    near = [one for one in better if one.speed >= (1 - NEAR) * most]
+    within the horizon. None if none does more than the present one by keeping more workers busy, or by giving back the
+    second copy that a loss has taken (`lost`)."""
+
+    def may_do(one: Candidate) -> bool:
+        return one.busy > present.busy * (1 + costs.worth) or (lost and one.exposed < present.exposed)
+
+    better = [one for one in found if may_do(one) and pays(one, present, 0.0, costs, 0.0)]
+    most = max((done(one, 0.0, costs) for one in better), default=0.0)
+    near = [one for one in better if done(one, 0.0, costs) >= (1 - NEAR) * most]
     near.sort(key=lambda one: (unlike(one.mesh, present.mesh), -one.speed))
     seats, tried = 0, list[tuple[Candidate, Placed]]()
     for one in near:
@@ -180,12 +179,10 @@ def first_of(
             break
         seats += one.workers
         shared = overlaps(present.mesh, one.mesh, costs.experts if one.mesh.ep * present.mesh.ep > 1 else 0.0)
-        tried.append((one, place(settled, one.mesh, one.cells, shared, site)))
-
-    def work(candidate: Candidate, placed: Placed) -> float:
-        return candidate.speed * (costs.horizon - seconds_to(placed, candidate, present, costs))
-
-    return max(tried, key=lambda pair: work(*pair), default=None)
+        placed = place(settled, one.mesh, one.cells, shared, site)
+        crews = ((rank, settled[worker].node) for crew in placed.crews for rank, worker in enumerate(crew))
+        tried.append((replace(one, exposed=exposed(crews)), placed))
+    return max(tried, key=lambda pair: done(pair[0], seconds_to(pair[1], present, costs), costs), default=None)
 
 
 def unlike(mesh: Mesh, present: Mesh) -> tuple[int, float]:
@@ -197,40 +194,26 @@ def unlike(mesh: Mesh, present: Mesh) -> tuple[int, float]:
 # ---- what it is worth
 
 
-def seconds_to(placed: Placed, candidate: Candidate, present: Candidate, costs: Costs) -> float:
+def done(one: Candidate, seconds: float, costs: Costs) -> float:
+    """What is done within the horizon, and is not undone by a death; `seconds`: until it begins."""
+    return one.speed * left(one, seconds, costs)
+
+
+def left(one: Candidate, seconds: float, costs: Costs) -> float:
+    """Seconds of the horizon whose work stays."""
+    return costs.horizon - seconds - lost(one.exposed, costs)
+
+
+def seconds_to(placed: Placed, present: Candidate, costs: Costs) -> float:
     """Until the new shape trains: whoever receives most, or whoever gives, if those who hold the state share it out
     equally, is ready last."""
     givers = max(1, present.workers)
     return costs.leave + max(placed.most, placed.moved / givers) * costs.state_bytes / costs.bandwidth
 
 
-def pays(speed: float, now: float, seconds: float, costs: Costs) -> bool:
-    """Whether more is done within the horizon, by the share that it must be worth."""
-    return speed * (costs.horizon - seconds) > now * costs.horizon * (1 + costs.worth)
-
-
-def in_words(candidate: Candidate, present: Candidate, living: int, seconds: float, moved: int) -> str:
-    """ "7 of 8 workers: 2 cells of 3 beat 1 of 4: +50%, 1.4 s, 3.2 GB"."""
-    if present.speed:
-        gain = f"beat {present.cells} of {present.mesh.workers}: {candidate.speed / present.speed - 1:+.0%}"
-    else:
-        gain = "where none trains"
-    return (
-        f"{candidate.workers} of {living} workers: {candidate.cells} {cells_of(candidate, present)} {gain}, "
-        f"{seconds:.1f} s, {size(moved)}"
-    )
-
-
-def cells_of(candidate: Candidate, present: Candidate) -> str:
-    """ "cells of 3", with the axes that change beside FSDP."""
-    mesh, old = candidate.mesh, present.mesh
-    axes = [f"{name} {new}" for name, new, was in (("pp", mesh.pp, old.pp), ("ep", mesh.ep, old.ep)) if new != was]
-    word = "cell" if candidate.cells == 1 else "cells"
-    return f"{word} of {mesh.workers}" + (f" ({', '.join(axes)})" if axes else "")
-
-
-def size(bytes_: int) -> str:
-    for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if bytes_ >= unit:
-            return f"{bytes_ / unit:.1f} {word}"
-    return f"{bytes_ / 1e3:.1f} kB"
+def pays(one: Candidate, present: Candidate, seconds: float, costs: Costs, worth: float) -> bool:
+    """Whether more is done within the horizon, by the share that it must be `worth`; and more by counting workers too:
+    what is assumed of their speed brings no change about."""
+    then, now, least = left(one, seconds, costs), left(present, 0.0, costs), worth * costs.horizon
+    faster = one.speed * then > present.speed * (now + least)
+    return faster and one.busy * then > present.busy * (now + least)

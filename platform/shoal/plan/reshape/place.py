@@ -17,7 +17,7 @@ from shoal.plan.reshape.overlap import Overlap
 from shoal.plan.words import crowding
 from shoal_core.mesh import Mesh, Seat
 
-__all__ = ["Placed", "Survivor", "place"]
+__all__ = ["Placed", "Survivor", "exposed", "place"]
 
 MANY = 2048
 """Seats of shards that nobody holds enough of: with more of them cells are laid out anew, which takes less time."""
@@ -59,6 +59,14 @@ def place(
     has: dict[tuple[int | None, int], float] = {(old, new): size for size, old, new in shared}
     missing = [1 / mesh.workers - has.get((living[worker].rank, seat.rank), 0.0) for seat, worker in seats.items()]
     return Placed(crews, max(0.0, sum(missing)), max(0.0, *missing))
+
+
+def exposed(holders: Iterable[tuple[int, str]]) -> int:
+    """Shards that all stand on one node: `holders` are rank and node of each worker that has one."""
+    nodes: dict[int, set[str]] = defaultdict(set)
+    for rank, node in holders:
+        nodes[rank].add(node)
+    return sum(len(found) == 1 for found in nodes.values())
 
 
 def nodes_of(seats: Mapping[Seat, str], living: Mapping[str, Survivor]) -> dict[Seat, str]:
