@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from shoal.control.recovery import Recoveries
+from shoal.control.takeover import seen_before
 from shoal.decisions.actions import Decision, Form, Generation, Refill, Reshaped, Stop
-from shoal.decisions.events import Ending, Joined, Lost, Preemption, Surveyed
+from shoal.decisions.events import Changed, Ending, Joined, Looked, Lost, Preemption, Surveyed
 from shoal.decisions.modes import Gathering, Pausing, Running
 from shoal.decisions.readopt import Living, Past, as_lived, rebuild
 from shoal.decisions.shape import Shape
 from shoal.ladder import Rung
 from shoal.plan import Mesh
-from shoal.plan.reshape import Choice, Present, Stay, Survivor
+from shoal.plan.reshape import Choice, Present, Stay, Survivor, Took
 from shoal.protocol.said import Committed, CopyHeld, Failed, Ready
 from tests.platform.protocol.support.shapes import taking
 from tests.support.decisions import Run, one
@@ -52,7 +53,7 @@ def test_cells_of_another_shape_are_filled_from_what_the_living_hold() -> None:
     )
     assert (run.state.shape.cells, run.state.shape.workers, number) == (1, 3, run.state.generation)
     assert one(actions, Decision).rung is Rung.RESHAPE
-    assert one(actions, Reshaped) == Reshaped((1, 2), (1, 3), "all of them train", (1, 0), 1)
+    assert one(actions, Reshaped) == Reshaped((1, 2), (1, 3), "all of them train", (1, 0), 1, (0.0, 0))
     attempt = run.state.cells[0].attempt
     run.feed(*(Ready(worker, 0, attempt) for worker in ("w00", "w01")))
     began = one(run.feed(Ready("w10", 0, attempt, 0.5, 100)), Generation)
@@ -184,20 +185,64 @@ def test_a_controller_that_comes_back_goes_by_the_shape_on_record() -> None:
 
 def test_a_change_of_shape_is_told_phase_by_phase() -> None:
     log = Recoveries(wanted=2)
-    log.paused = 10.0
-    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2), 10.2)
+    log.died(1, "run/w@n", "n", "it broke", 9.5, 9.6)
+    log.pauses(10.0)
+    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2, (1.4, 2_900_000)), 10.2)
     assert log.in_shape(10.3) is None  # a step of before
     log.copied(0, 0.2, 2_000_000)
     log.copied(1, 0.3, 1_000_000)
     log.generation([0, 1], 11.0)
     record = log.in_shape(11.5)
     assert record is not None
-    assert record["phases"] == pytest.approx({"pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5})
+    phases = {"notice": 0.5, "pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5}
+    assert record["phases"] == pytest.approx(phases)
+    assert (record["most"], record["expected"]) == (2_000_000, {"seconds": 1.4, "bytes": 2_900_000})
     assert record["sentence"] == (
-        "1 x 4 workers became 2 x 3 (more train): first step in the new shape after 1.50 s (pause 0.20, form 0.80, "
-        "fill 0.30, first step 0.50), 3.0 MB moved; workers idle: 3 before, 1 after; 0 steps lost"
+        "1 x 4 workers became 2 x 3 (more train): first step in the new shape after 1.50 s (expected 1.4; notice 0.50, "
+        "pause 0.20, form 0.80, fill 0.30, first step 0.50), 3.0 MB moved (expected 2.9 MB); workers idle: 3 before, "
+        "1 after; 0 steps lost"
     )
     assert log.in_shape(12.0) is None
+
+
+def test_a_run_that_grows_tells_of_no_death_and_of_no_size_that_nobody_knew() -> None:
+    log = Recoveries(wanted=2)
+    log.pauses(10.0)
+    log.reshaped(Reshaped((2, 3), (2, 4), "more train", (2, 0), 2, (1.0, None)), 10.2)
+    log.generation([0, 1], 11.0)
+    record = log.in_shape(11.5)
+    assert record is not None
+    assert (record["phases"]["notice"], record["expected"]["bytes"]) == (None, None)
+    assert "(expected 1.0; pause 0.20, form 0.80, fill 0.00, first step 0.50), 0 bytes moved; " in record["sentence"]
+
+
+def test_what_a_run_has_seen_is_told_to_whoever_chooses() -> None:
+    asked: list[Present] = []
+
+    def choose(living: Any, present: Present, step: int) -> Choice | Stay:
+        asked.append(present)
+        return Stay("")
+
+    run = shrunk(choose)
+    run.feed(Changed(Took(1.0, 0.5)), Looked(20.0, ()))
+    generation = run.state.generation
+    run.feed(Committed("w00", generation, 6, 0.25, pace=(0.1, 0.2)), Joined("s0", "n9"))
+    for worker in ("w10", "s0"):
+        run.feed(Ready(worker, 1, run.state.cells[1].attempt, held=100))
+    for worker in ("w00", "w01"):
+        run.ack(worker, 6)
+    seen = asked[-1].seen
+    assert (seen.failures, seen.seconds, seen.step, seen.behind) == (1, 20.0, 0.25, 6)
+    assert (seen.changes, seen.state_bytes) == ((Took(1.0, 0.5),), 200.0)
+    assert seen.rounds == {run.state.shape.mesh: (0.2,)}
+
+
+def test_a_controller_that_comes_back_knows_what_changes_of_shape_took() -> None:
+    phases = {"pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5}
+    change = {"kind": "reshaped", "seconds": 1.5, "phases": phases, "bytes": 300, "most": 120}
+    events = [change, {"kind": "run_started"}, {"kind": "checkpoint", "bytes": 900}, change, {"kind": "death"}]
+    seen = seen_before(events, 7.0)
+    assert (seen.since, seen.state_bytes, seen.changes) == (7.0, 900.0, (Took(1.2, 0.3, 120.0),))
 
 
 def test_a_change_of_shape_that_does_not_come_about_is_not_told() -> None:

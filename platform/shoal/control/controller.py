@@ -38,6 +38,7 @@ from shoal.decisions.shape import shape_of
 from shoal.decisions.state import State
 from shoal.names import controller_name
 from shoal.plan import Seat, cell_mesh
+from shoal.plan.reshape import Seen
 from shoal.protocol.rendezvous import Question
 from shoal.record.hold import hold
 from shoal.record.lease import Lease, LeaseLost
@@ -100,7 +101,8 @@ class Controller:
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
         # what happens
         parameters = float(about.get("parameters", 0))
-        shape = shape_of(job, self.workload, self.mesh, lambda node: self.survey.site(node), parameters)
+        site, memory = lambda node: self.survey.site(node), lambda node: self.survey.memory(node)
+        shape = shape_of(job, self.workload, self.mesh, site, parameters, memory)
         self.desk = Desk(State.new(shape, {}, start), partial(carry_out, self), self.mishaps.tell)
         self.survey: Survey = Survey(fleet, self.spawner.unheard, self.desk.take, self.scribe.event)
         self.ear = Ear(self.spawner, self.desk.take, self.survey.spoke, self.asks, self.mishaps.tell, self.moved)
@@ -237,6 +239,7 @@ class Controller:
         self.scribe.started(self.start, self.about)
         homes = {seat: self.spawner.spawn(self.survey.nodes[node], seat) for seat, node in self.seats.items()}
         self.desk.state = State.new(self.state.shape, homes, self.start)
+        self.state.seen = Seen(time.monotonic())
 
     def mirror(self) -> subprocess.Popen[bytes] | None:
         """Start the mirror to MLflow; a run does without one that cannot be started."""

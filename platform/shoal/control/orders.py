@@ -34,8 +34,9 @@ from shoal.decisions.actions import (
     SetAside,
     Stop,
 )
-from shoal.decisions.events import Ending, PassedOver, Recorded
+from shoal.decisions.events import Changed, Ending, PassedOver, Recorded
 from shoal.names import stacks_file
+from shoal.plan.reshape import Took
 from shoal.protocol import orders
 from shoal.protocol.codec import encode_each
 from shoal.record.place import checkpoints_in
@@ -68,7 +69,7 @@ def carry_out(one: Run, action: Action) -> None:
         case Stop(generation, broken, workers, known, shape):
             one.lifelines.broadcast(workers, orders.Stop(generation, broken, known, shape))
         case Pause(generation, workers):
-            one.recoveries.paused = time.time()
+            one.recoveries.pauses(time.time())
             one.lifelines.broadcast(workers, orders.Pause(generation))
         case CommitLate(generation, steps, workers, what):
             assert what is not None, steps
@@ -203,10 +204,13 @@ def put_on_record(one: Run, action: PutOnRecord) -> None:
         one.desk.take(Ending(f"step {step} cannot be put on record: {error}"))
         return
     one.desk.take(Recorded(step + 1))
-    for record in one.recoveries.step(list(action.live), time.time()):
-        one.scribe.event("recovery", **record)
+    told = [("recovery", record) for record in one.recoveries.step(list(action.live), time.time())]
     if changed := one.recoveries.in_shape(time.time()):
-        one.scribe.event("reshaped", **changed)
+        told.append(("reshaped", changed))
+    for kind, record in told:
+        one.scribe.event(kind, **record)
+        if took := Took.told({"kind": kind, **record}):
+            one.desk.take(Changed(took))
 
 
 def die(one: Run, action: Death) -> None:

@@ -88,6 +88,8 @@ class Recoveries:
         self.open: dict[int, Recovery] = {}
         self.paused = 0.0
         """Unix time at which the run was last paused."""
+        self.struck: float | None = None
+        """Of those deaths that nothing was committed after by then: the first last sign of life."""
         self.shape: Reshaping | None = None
         """The change of shape that is under way."""
 
@@ -114,10 +116,15 @@ class Recoveries:
             if cell in self.open and not self.open[cell].reported:
                 self.open[cell].rung, self.open[cell].reason = rung, reason
 
+    def pauses(self, now: float) -> None:
+        """The run is told to pause."""
+        self.paused = now
+        self.struck = min((one.alive for one in self.open.values() if one.actors and not one.reported), default=None)
+
     def reshaped(self, change: Reshaped, now: float) -> None:
         """The run takes another shape: its cells are others, and none of them is to be healed."""
         self.open, self.wanted = {}, change.wanted
-        self.shape = Reshaping(change, self.paused, now)
+        self.shape = Reshaping(change, self.paused, now, self.struck)
 
     def rewound(self, lost: int) -> None:
         self.shape = None

@@ -1,6 +1,7 @@
 """What a change of shape took, phase by phase: values fed with times, so that it is tested without a clock.
 
-pause       told to pause -> all workers have answered, at a step boundary
+notice      last sign of life of who died -> the run is told to pause; None if nobody did
+pause       -> all workers have answered, at a step boundary
 form        -> the new cells' worlds stand, and their shards are filled
 fill        of that, what the slowest worker took to fill its shard
 first_step  -> the first committed step in the new shape
@@ -12,37 +13,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.decisions.actions import Reshaped
+from shoal.plan.reshape import size
 
 __all__ = ["Reshaping"]
 
 
 @dataclass
 class Reshaping:
-    """From one shape to another; times in seconds of one clock. `paused`: the run was told to pause; `decided`: all had
-    answered; `began`: the generation of the new shape."""
+    """From one shape to another; times in seconds of one clock. `died`: the last sign of life of whose death it is for;
+    `paused`: the run was told to pause; `decided`: all had answered; `began`: the generation of the new shape."""
 
     change: Reshaped
     paused: float
     decided: float
+    died: float | None = None
     began: float | None = None
     fill: float = 0.0
     bytes: int = 0
+    most: int = 0
 
     def filled(self, seconds: float, size: int) -> None:
         """A worker has filled its shard, so many bytes of it from others."""
         self.fill = max(self.fill, seconds)
         self.bytes += size
+        self.most = max(self.most, size)
 
     def record(self, now: float) -> dict[str, Any]:
         """The journal's `reshaped` event; `now`: time of the step that ends it."""
         began = now if self.began is None else self.began
         phases = {
+            "notice": None if self.died is None else max(0.0, self.paused - self.died),
             "pause": self.decided - self.paused,
             "form": began - self.decided,
             "fill": self.fill,
             "first_step": now - began,
         }
         change, seconds = self.change, now - self.paused
+        givers = change.before[0] * change.before[1]
         return {
             "before": list(change.before),
             "after": list(change.after),
@@ -50,18 +57,23 @@ class Reshaping:
             "phases": phases,
             "seconds": seconds,
             "bytes": self.bytes,
+            "most": max(self.most, self.bytes // max(1, givers)),
+            "expected": {"seconds": change.expected[0], "bytes": change.expected[1]},
             "idle": list(change.idle),
             "steps_lost": 0,
             "sentence": self.sentence(phases, seconds),
         }
 
-    def sentence(self, phases: dict[str, float], seconds: float) -> str:
+    def sentence(self, phases: dict[str, float | None], seconds: float) -> str:
         """All of it in words."""
         change = self.change
         (cells, workers), (cells_now, workers_now) = change.before, change.after
-        took = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in phases.items())
+        known = ((name.replace("_", " "), value) for name, value in phases.items() if value is not None)
+        took = ", ".join(f"{name} {value:.2f}" for name, value in known)
+        about, guess = change.expected
+        moved = f"{size(self.bytes)} moved" + ("" if guess is None else f" (expected {size(guess)})")
         return (
             f"{cells} x {workers} workers became {cells_now} x {workers_now} ({change.why}): first step in the new "
-            f"shape after {seconds:.2f} s ({took}), {self.bytes / 1e6:.1f} MB moved; workers idle: {change.idle[0]} "
+            f"shape after {seconds:.2f} s (expected {about:.1f}; {took}), {moved}; workers idle: {change.idle[0]} "
             f"before, {change.idle[1]} after; 0 steps lost"
         )

@@ -15,6 +15,7 @@ from shoal.control.run import Run
 from shoal.decisions.events import TakenOver
 from shoal.decisions.figures import not_finite
 from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
+from shoal.plan.reshape import Seen, Took
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
 from shoal.record import read
@@ -47,6 +48,7 @@ async def take_over(one: Run) -> None:
     one.state.tally.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
     catch_up(one, records, lived.committed, [message for _, message in early if isinstance(message, Committed)])
     one.since, one.state.tally.failures = failed_before(events, one.since)
+    one.state.seen = seen_before(events, time.monotonic() - (time.time() - one.since))
     one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
     for line in there.values():
         one.ear.known(line)
@@ -76,6 +78,19 @@ def failed_before(events: Records, now: float) -> tuple[float, int]:
         elif event["kind"] == "death" and event["cell"] is not None:
             struck.add(generation)
     return since, len(struck)
+
+
+def seen_before(events: Records, since: float) -> Seen:
+    """What the session, which began at `since` (monotonic), had seen of what things take, as far as it is on record."""
+    seen = Seen(since)
+    for event in events:
+        if event["kind"] == "run_started":
+            seen = Seen(since)
+        elif event["kind"] == "checkpoint" and event.get("bytes"):
+            seen = seen.held(int(event["bytes"]), 1)
+        elif took := Took.told(event):
+            seen = seen.changed(took)
+    return seen
 
 
 async def find_workers(one: Run, since: float) -> dict[str, Line]:

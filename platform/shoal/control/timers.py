@@ -129,6 +129,10 @@ class Survey:
         """Where a node stands."""
         return self.nodes[node].site if node in self.nodes else NOWHERE
 
+    def memory(self, node: str) -> float:
+        """Bytes that a node has for its workers; 0 if nobody says."""
+        return self.nodes[node].memory if node in self.nodes else 0.0
+
     async def find(self) -> None:
         """Ask which nodes there are; tell of those that are lost."""
         found = {node.name: node for node in await asyncio.to_thread(self._fleet.nodes)}

@@ -87,6 +87,8 @@ def pace(state: State, event: Committed, actions: list[Action]) -> None:
     crew = state.crew() if event.pace else []
     if not crew or len(event.pace) != len(crew):
         return  # committed late, not voted; or the membership changed since
+    if state.shape.choose is not None:
+        state.seen = state.seen.paced(state.shape.mesh, event.pace)
     cells = [state.seats[worker].cell for worker in crew]
     for slow in state.stragglers.step(crew, cells, event.pace):
         fields = {"actor": slow.worker, "node": state.workers[slow.worker].node}

@@ -15,6 +15,7 @@ from shoal.decisions.actions import Action, Copied, End, Journal, SetAside
 from shoal.decisions.checkpoints import pass_over, saved
 from shoal.decisions.commits import committed
 from shoal.decisions.events import (
+    Changed,
     Ending,
     Erred,
     Event,
@@ -104,6 +105,9 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
         case Recorded():
             state.tally.erred = 0
             return False
+        case Changed(took):
+            state.seen = state.seen.changed(took)
+            return False
         case RecordFull(reason, lines):
             give_up(state, f"the record could not be written ({reason}) and {lines} lines wait for it", actions)
         case Erred(why):
@@ -124,10 +128,10 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
 def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
     """Take in what a worker says. True if it may allow something that could not be done before."""
     match event:
-        case Ready(worker, index, attempt, seconds, size):
+        case Ready(worker, index, attempt, seconds, size, held):
             if size:
                 actions.append(Copied(index, seconds, size))
-            return ready(state, worker, index, attempt)
+            return ready(state, worker, index, attempt, held)
         case Acked(worker, generation):
             return generation == state.generation and worker in state.workers and answered(state, event, actions)
         case Failed():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from shoal.plan import Node, Seat
+from shoal.plan.reshape import Took
 from shoal.protocol.said import (
     Acked,
     Adopted,
@@ -24,6 +25,7 @@ from shoal.protocol.said import (
 
 __all__ = [
     "Asked",
+    "Changed",
     "Ending",
     "Erred",
     "Event",
@@ -156,6 +158,13 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """The account of a change of shape, or of a heal, is on record."""
+
+    took: Took
+
+
+@dataclass(frozen=True)
 class RecordFull:
     """So many lines wait for a disk that no more may."""
 
@@ -198,6 +207,7 @@ Event = (
     | Wanted
     | PassedOver
     | Recorded
+    | Changed
     | RecordFull
     | Erred
     | TakenOver

@@ -33,14 +33,15 @@ def not_formed(state: State, index: int, worker: str | None, reason: str, action
     state.empty(index)
 
 
-def ready(state: State, worker: str, index: int, attempt: int) -> bool:
-    """A worker stands in its cell's new world. True if it was the last one. A cell of this number there may be no more:
-    it was of another shape."""
+def ready(state: State, worker: str, index: int, attempt: int, held: int = 0) -> bool:
+    """A worker stands in its cell's new world, with a shard of so many bytes. True if it was the last one. A cell of
+    this number there may be no more: it was of another shape."""
     if index >= len(state.cells):
         return False
     cell, successor = state.cells[index], state.successors.get(index)
     if cell.phase == "forming" and cell.attempt == attempt:
         state.cells[index] = cell = cell.with_ready(worker)
+        state.seen = state.seen.held(held, state.shape.workers)
         if isinstance(state.mode, Gathering) and state.mode.filled is not None:
             state.mode.filled[worker] = cell.members.index(worker)
         return cell.phase == "ready"

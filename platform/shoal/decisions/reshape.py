@@ -9,18 +9,21 @@ is a matter of `plan.reshape`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
 
 from shoal.decisions.actions import Action, Decision, Form, Refill, Reshaped, Stop
 from shoal.decisions.cells import Cell, Cells
 from shoal.decisions.copies import Copies
 from shoal.decisions.leaving import pause
 from shoal.decisions.modes import Gathering, Running
+from shoal.decisions.recall import newer_copies
 from shoal.decisions.seating import clear_all, seated_on
 from shoal.decisions.shape import Shape
 from shoal.decisions.state import Considered, Former, State
 from shoal.decisions.stragglers import Stragglers
 from shoal.ladder import Rung
-from shoal.plan.reshape import Choice, Present, Stay, Survivor
+from shoal.plan.reshape import Choice, Present, Seen, Stay, Survivor
 
 __all__ = ["consider", "go_back", "is_due", "reshape"]
 
@@ -67,7 +70,21 @@ def chosen(state: State, live: Sequence[int]) -> Choice | Stay:
         for name, worker in state.workers.items()
         if state.may_be_used(worker.node)
     }
-    return shape.choose(living, Present(shape.mesh, len(live), len(live) < shape.cells), state.committed)
+    present = Present(shape.mesh, len(live), len(live) < shape.cells, seen(state))
+    return shape.choose(living, present, state.committed)
+
+
+def seen(state: State) -> Seen:
+    """What the run knows by now of what things take."""
+    copies, times = newer_copies(state), state.watchdog.seconds
+    saved = state.checkpoint if copies is None else copies[0]
+    return replace(
+        state.seen,
+        failures=state.tally.failures,
+        seconds=state.now - state.seen.since,
+        step=median(times) if times else 0.0,
+        behind=max(0, state.committed - saved),
+    )
 
 
 def reshape(state: State, live: Sequence[int], actions: list[Action]) -> bool:
@@ -94,7 +111,8 @@ def reshape(state: State, live: Sequence[int], actions: list[Action]) -> bool:
         actions.append(Stop(ended, tuple(live), out, state.known, before.number))  # they leave their cells' worlds
     actions.append(Decision(Rung.RESHAPE, tuple(range(len(found.crews))), found.why))
     was, now = (len(live), before.workers), (len(found.crews), state.shape.workers)
-    actions.append(Reshaped(was, now, found.why, found.idle, state.shape.cells))
+    expected = found.seconds, found.bytes
+    actions.append(Reshaped(was, now, found.why, found.idle, state.shape.cells, expected))
     return True
 
 

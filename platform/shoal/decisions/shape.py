@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 
 from shoal import batching
 from shoal.config import Job
 from shoal.plan import NOWHERE, Mesh, Site, reshape
-from shoal.plan.reshape import Bounds, Choice, Costs, Limits, Load, Present, Stay, Survivor, bounds_of, check_limits
+from shoal.plan.reshape import (
+    Bounds,
+    Choice,
+    Costs,
+    Limits,
+    Load,
+    Present,
+    Room,
+    Stay,
+    Survivor,
+    bounds_of,
+    check_limits,
+    learnt,
+)
+from shoal.saving.interval import LONGEST
+from shoal.saving.rhythm import MOST
 from shoal_core.workload import ORIGIN, Workload
 
 __all__ = ["Choose", "Shape", "bounds_for", "shape_of"]
@@ -84,8 +100,16 @@ class Shape:
         return self.seats or self.cells * self.workers
 
 
-def shape_of(job: Job, workload: Workload, mesh: Mesh, site: Callable[[str], Site], parameters: float = 0.0) -> Shape:
-    """What a job asks for. `site`: where a node stands; `parameters`: of the model, if it is known."""
+def shape_of(
+    job: Job,
+    workload: Workload,
+    mesh: Mesh,
+    site: Callable[[str], Site],
+    parameters: float = 0.0,
+    memory: Callable[[str], float] = lambda node: 0.0,
+) -> Shape:
+    """What a job asks for. `site`: where a node stands; `parameters`: of the model, if it is known; `memory`: bytes
+    that a node has for the run's workers, 0 if nobody says."""
 
     def micro_batches(step: int, workers: int) -> int:
         first, last = workload.samples(step)
@@ -105,7 +129,7 @@ def shape_of(job: Job, workload: Workload, mesh: Mesh, site: Callable[[str], Sit
         roll_backs=job.snapshots.roll_backs,
         replace_stragglers=job.stragglers == "replace",
         spares=None if job.spares == "all" else job.spares,
-        choose=None if job.elastic is None else chooser(bounds_for(job, workload, mesh), workload, site, parameters),
+        choose=None if job.elastic is None else chooser(job, workload, mesh, site, parameters, memory),
     )
 
 
@@ -124,12 +148,32 @@ def bounds_for(job: Job, workload: Workload, mesh: Mesh) -> Bounds:
     return bounds_of(workload, mesh, limits, sorted(batches), exact=job.reduce == "exact")
 
 
-def chooser(bounds: Bounds, workload: Workload, site: Callable[[str], Site], parameters: float) -> Choose:
-    """Chooses among these shapes."""
-    costs = Costs(parameters * STATE)
+def chooser(
+    job: Job,
+    workload: Workload,
+    mesh: Mesh,
+    site: Callable[[str], Site],
+    parameters: float,
+    memory: Callable[[str], float],
+) -> Choose:
+    """Chooses among the shapes that a run may take."""
+    bounds, assumed = bounds_for(job, workload, mesh), Costs(parameters * STATE)
+    room = Room(memory, on_device=workload.runs_on == "cuda")
 
     def choose(living: Mapping[str, Survivor], present: Present, step: int) -> Choice | Stay:
         first, last = workload.samples(step)
-        return reshape.choose(living, present, bounds, costs, Load(last - first, workload.micro_batch), site)
+        costs = learnt(assumed, present.seen, present.mesh, len(living))
+        costs = replace(costs, every=outlives(job, costs.step))
+        load = Load(last - first, workload.micro_batch)
+        return reshape.choose(living, present, bounds, costs, load, site, room)
 
     return choose
+
+
+def outlives(job: Job, step: float) -> float:
+    """Seconds between two states that outlive their cell, at most, in steps of `step` seconds."""
+    saves, copies = job.checkpoint.every, job.snapshots.every
+    found = [LONGEST if saves == "auto" else saves * step if saves else inf]
+    if job.snapshots.recalls:
+        found.append((MOST if copies == "auto" else copies) * step)
+    return min(found)

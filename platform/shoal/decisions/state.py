@@ -19,6 +19,7 @@ from shoal.decisions.stragglers import Stragglers
 from shoal.decisions.tally import Tally
 from shoal.decisions.watchdog import Watchdog
 from shoal.plan import Seat
+from shoal.plan.reshape import Seen
 from shoal.protocol.said import Ack, Committed
 from shoal.timeouts import Timeouts
 
@@ -116,6 +117,8 @@ class State:
     changes: int = 0
     """Workers that came or went."""
     considered: Considered = Considered()
+    seen: Seen = field(default_factory=Seen)
+    """What it has seen itself of what things take."""
     tally: Tally = field(default_factory=Tally)
     stragglers: Stragglers = field(default_factory=Stragglers)
     watchdog: Watchdog = field(init=False)

@@ -45,8 +45,9 @@ def living(slot_resource: str) -> list[Node]:
         if record["Alive"]:
             labels = record.get("Labels", {})
             name = labels.get(NODE_LABEL) or record["NodeManagerAddress"]
-            slots = int(record["Resources"].get(slot_resource, 0))
-            found.append(Node(name, record["NodeID"], slots, site=site(labels)))
+            offers = record["Resources"]
+            slots, memory = int(offers.get(slot_resource, 0)), float(offers.get("memory", 0.0))
+            found.append(Node(name, record["NodeID"], slots, site=site(labels), memory=memory))
     return sorted(found, key=lambda node: node.name)
 
 

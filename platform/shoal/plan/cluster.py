@@ -41,3 +41,5 @@ class Node:
     slots: int
     draining: bool = False
     site: Site = NOWHERE
+    memory: float = 0.0
+    """Bytes that Ray says it has for its workers; 0 if it says none."""

@@ -98,13 +98,14 @@ class CannotStart(Word):
 @dataclass(frozen=True)
 class Ready(Word):
     """A worker stands in its cell's new world with a model built. `seconds`, `bytes`: to fill its shard from those of
-    another shape, and what of it came from others."""
+    another shape, and what of it came from others; `held`: all bytes of the shard."""
 
     worker: str
     cell: int
     attempt: int
     seconds: float = 0.0
     bytes: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,8 @@ class Loop:
         assert world.step is not None
         world.step.pausing = lambda: self.calls.pausing == self.voice.generation
         self.world, self.attempt = world, order.attempt
-        self.voice.ready(order.cell, order.attempt, *world.filled)
+        held = sum(tensor.nbytes for tensor in world.step.tensors())
+        self.voice.ready(order.cell, order.attempt, *world.filled, held)
 
     def leave(self) -> None:
         """Leave the cell, and keep the state."""

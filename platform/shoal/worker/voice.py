@@ -65,10 +65,10 @@ class Voice:
         phase = step.phase if step is not None and self.phase is Phase.INSIDE else self.phase
         return Beat(phase, -1 if step is None else step.steps)
 
-    def ready(self, cell: int, attempt: int, seconds: float = 0.0, size: int = 0) -> None:
-        """`seconds`, `size`: see `said.Ready`."""
+    def ready(self, cell: int, attempt: int, seconds: float = 0.0, size: int = 0, held: int = 0) -> None:
+        """`seconds`, `size`, `held`: see `said.Ready`."""
         self.phase = Phase.READY
-        self.link.send(Ready(self.name, cell, attempt, seconds, size))
+        self.link.send(Ready(self.name, cell, attempt, seconds, size, held))
 
     def entered(self, generation: int) -> None:
         """A generation begins for this worker: all that was committed before is known."""

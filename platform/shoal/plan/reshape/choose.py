@@ -43,15 +43,15 @@ class Present:
 @dataclass(frozen=True)
 class Choice:
     """Another shape. `crews`: its workers by cell and rank; `gain`: its speed over the present one's, less 1;
-    `seconds`, `bytes`: to get there; `idle`: living workers without a seat before and after; `why`: all this in
-    words."""
+    `seconds`, `bytes` (None: nobody knows): to get there; `idle`: living workers without a seat before and after;
+    `why`: all this in words."""
 
     mesh: Mesh
     crews: tuple[tuple[str, ...], ...]
     why: str
     gain: float
     seconds: float
-    bytes: int
+    bytes: int | None
     idle: tuple[int, int]
 
 
@@ -105,8 +105,8 @@ def choose(
         return Stay(f"{used}, and no other shape that is allowed does more{short}", again)
     candidate, placed = best
     seconds = seconds_to(placed, held, costs)
-    moved = round(placed.moved * costs.state_bytes)
-    why = in_words(candidate, held, len(living), seconds, moved if costs.state_bytes else None, costs)
+    moved = round(placed.moved * costs.state_bytes) if costs.state_bytes else None
+    why = in_words(candidate, held, len(living), seconds, moved, costs)
     if not pays(candidate, held, seconds, costs, costs.worth):
         return Stay(f"{used}; {why}: not worth it within {costs.horizon:g} s{short}", again)
     idle = len(living) - held.workers, len(living) - candidate.workers
