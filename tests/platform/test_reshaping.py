@@ -240,7 +240,13 @@ def test_what_a_run_has_seen_is_told_to_whoever_chooses() -> None:
 def test_a_controller_that_comes_back_knows_what_changes_of_shape_took() -> None:
     phases = {"pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5}
     change = {"kind": "reshaped", "seconds": 1.5, "phases": phases, "bytes": 300, "most": 120}
-    events = [change, {"kind": "run_started"}, {"kind": "checkpoint", "bytes": 900}, change, {"kind": "death"}]
+    events: list[dict[str, Any]] = [
+        change,
+        {"kind": "run_started"},
+        {"kind": "checkpoint", "bytes": 900},
+        change,
+        {"kind": "death"},
+    ]
     seen = seen_before(events, 7.0)
     assert (seen.since, seen.state_bytes, seen.changes) == (7.0, 900.0, (Took(1.2, 0.3, 120.0),))
 

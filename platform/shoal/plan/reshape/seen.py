@@ -36,10 +36,10 @@ class Took:
         phases = event.get("phases") or {}
         if event["kind"] == "reshaped":
             return cls(event["seconds"] - phases["fill"], phases["fill"], float(event.get("most") or 0))
-        times = [phases.get(name) for name in ("decide", "place", "join", "first_step")]
-        if event["kind"] != "recovery" or None in times:
+        if event["kind"] != "recovery" or phases.get("join") is None:
             return None
-        return cls(sum(times), phases.get("state") or 0.0, heal=True)
+        times = [phases[name] for name in ("decide", "place", "join", "first_step")]
+        return cls(sum(times), phases["state"], heal=True)
 
 
 @dataclass(frozen=True)
