@@ -170,6 +170,8 @@ def test_a_shape_is_asked_for_when_something_changed_or_it_is_time_to() -> None:
 
 def test_a_controller_that_comes_back_goes_by_the_shape_on_record() -> None:
     began = Shape(2, 2, 100, lambda step, workers: 2)
+    assert began.reshaped(7, Mesh(), 2).cells == 4
+    assert replace(began, most=3).reshaped(7, Mesh(), 2).cells == 3  # the job allows no more
     shape = began.reshaped(7, Mesh(fsdp=3), 1)
     assert (shape.cells, shape.wanted) == (1, 4)
     crew = ("a", "b", "c")
@@ -198,9 +200,9 @@ def test_a_change_of_shape_is_told_phase_by_phase() -> None:
     assert record["phases"] == pytest.approx(phases)
     assert (record["most"], record["expected"]) == (2_000_000, {"seconds": 1.4, "bytes": 2_900_000})
     assert record["sentence"] == (
-        "1 x 4 workers became 2 x 3 (more train): first step in the new shape after 1.50 s (expected 1.4; notice 0.50, "
-        "pause 0.20, form 0.80, fill 0.30, first step 0.50), 3.0 MB moved (expected 2.9 MB); workers idle: 3 before, "
-        "1 after; 0 steps lost"
+        "1 x 4 workers became 2 x 3 (more train): noticed 0.50 s, paused 0.20 s, formed 0.80 s (of it filled 0.30 s), "
+        "first step 0.50 s: 1.50 s from the pause on, 1.40 s expected; 3.0 MB moved, 2.9 MB expected; workers idle: "
+        "3 before, 1 after; 0 steps lost"
     )
     assert log.in_shape(12.0) is None
 
@@ -213,7 +215,8 @@ def test_a_run_that_grows_tells_of_no_death_and_of_no_size_that_nobody_knew() ->
     record = log.in_shape(11.5)
     assert record is not None
     assert (record["phases"]["notice"], record["expected"]["bytes"]) == (None, None)
-    assert "(expected 1.0; pause 0.20, form 0.80, fill 0.00, first step 0.50), 0 bytes moved; " in record["sentence"]
+    assert "(more train): paused 0.20 s, " in record["sentence"]
+    assert "1.00 s expected; 0 bytes moved; workers idle: 2 before, 0 after; " in record["sentence"]
 
 
 def test_what_a_run_has_seen_is_told_to_whoever_chooses() -> None:

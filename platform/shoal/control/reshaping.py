@@ -68,12 +68,12 @@ class Reshaping:
         """All of it in words."""
         change = self.change
         (cells, workers), (cells_now, workers_now) = change.before, change.after
-        known = ((name.replace("_", " "), value) for name, value in phases.items() if value is not None)
-        took = ", ".join(f"{name} {value:.2f}" for name, value in known)
+        noticed = "" if phases["notice"] is None else f"noticed {phases['notice']:.2f} s, "
         about, guess = change.expected
-        moved = f"{size(self.bytes)} moved" + ("" if guess is None else f" (expected {size(guess)})")
+        moved = f"{size(self.bytes)} moved" + ("" if guess is None else f", {size(guess)} expected")
         return (
-            f"{cells} x {workers} workers became {cells_now} x {workers_now} ({change.why}): first step in the new "
-            f"shape after {seconds:.2f} s (expected {about:.1f}; {took}), {moved}; workers idle: {change.idle[0]} "
-            f"before, {change.idle[1]} after; 0 steps lost"
+            f"{cells} x {workers} workers became {cells_now} x {workers_now} ({change.why}): {noticed}paused "
+            f"{phases['pause']:.2f} s, formed {phases['form']:.2f} s (of it filled {phases['fill']:.2f} s), first step "
+            f"{phases['first_step']:.2f} s: {seconds:.2f} s from the pause on, {about:.2f} s expected; {moved}; "
+            f"workers idle: {change.idle[0]} before, {change.idle[1]} after; 0 steps lost"
         )

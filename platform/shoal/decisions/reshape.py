@@ -36,7 +36,7 @@ def consider(state: State, mode: Running, actions: list[Action]) -> None:
     state.considered = Considered(known(state))
     found = chosen(state, mode.live)
     if isinstance(found, Choice):
-        pause(state, mode, f"another shape: {found.why}", (), actions, reshapes=True)
+        pause(state, mode, "another shape does more", (), actions, reshapes=True)
     elif found.again is not None:
         state.considered = Considered(known(state), state.now + found.again)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 
 from shoal import batching
-from shoal.config import Job
+from shoal.config import WIDEST, Job
 from shoal.plan import NOWHERE, Mesh, Site, reshape
 from shoal.plan.reshape import (
     Bounds,
@@ -70,14 +70,16 @@ class Shape:
     """None: its cells stay as they are."""
     seats: int = 0
     """That the run wants in any shape: those that it began with."""
+    most: int = WIDEST
+    """Cells of another shape that there may be."""
 
     @property
     def mesh(self) -> Mesh:
         return self.axes or Mesh(ep=self.workers)
 
     def reshaped(self, number: int, mesh: Mesh, cells: int) -> Shape:
-        """The same run in at least so many cells of another mesh, in more if it has seats for them."""
-        wanted = max(cells, self.wanted // mesh.workers)
+        """The same run in at least so many cells of another mesh, in more if it wants and may."""
+        wanted = max(cells, min(self.most, self.wanted // mesh.workers))
         return replace(self, cells=wanted, workers=mesh.workers, axes=mesh, number=number, seats=self.wanted)
 
     def told(self) -> dict[str, int] | None:
@@ -129,6 +131,7 @@ def shape_of(
         roll_backs=job.snapshots.roll_backs,
         replace_stragglers=job.stragglers == "replace",
         spares=None if job.spares == "all" else job.spares,
+        most=WIDEST if job.elastic is None else job.elastic.cells[1],
         choose=None if job.elastic is None else chooser(job, workload, mesh, site, parameters, memory),
     )
 
