@@ -129,8 +129,11 @@ class Elastic(Section):
 class Injection(Section):
     """A fault on order, for drills: see `shoal.worker.inject`."""
 
-    at: Literal["accumulate", "accumulated", "across", "vote", "commit", "committed", "join", "heal", "checkpoint"]
-    step: int = Field(ge=0, le=STEPS, description="the pending step (committed: the one just done)")
+    at: (
+        Literal["accumulate", "accumulated", "across", "vote", "commit", "committed", "meet", "join", "heal", "joined"]
+        | Literal["checkpoint", "pause", "paused", "form", "left", "fill", "filled"]
+    )
+    step: int | None = Field(None, ge=0, le=STEPS, description="the pending step (committed: the one just done)")
     cell: int = Field(0, ge=0, le=WIDEST)
     rank: int = Field(0, ge=0, le=WIDEST)
     how: Literal["kill", "freeze", "hang", "raise", "nan", "flip"] = "kill"

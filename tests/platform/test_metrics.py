@@ -25,7 +25,8 @@ for step in range(3):
     metrics.step({"step": step, "loss": 4.0 - step, "lm_loss": None, "grad_norm": 1.5, "lr": 1e-3, "cells": 2,
                   "generation": 1, "tokens": 100, "seconds": 0.25, "worker_seconds": 0.2})
 for event in ({"kind": "death"}, {"kind": "death"}, {"kind": "node_lost"}, {"kind": "decision"},
-              {"kind": "recovery", "next_commit": 0.3, "steps_lost": 2}, {"kind": "evaluation", "bpb": 1.75},
+              {"kind": "rewound", "lost": 2}, {"kind": "recovery", "next_commit": 0.3, "steps_lost": 2},
+              {"kind": "evaluation", "bpb": 1.75},
               {"kind": "evaluation", "bpb": None}, {"kind": "checkpoint", "step": 3}):
     metrics.event(event)
 print("fed", flush=True)

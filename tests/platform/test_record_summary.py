@@ -64,6 +64,16 @@ def test_run_json_is_computed_from_the_record(tmp_path: Path) -> None:
     assert found["recovery_events"][0]["rung"] == "heal"
 
 
+def test_steps_are_lost_once_whoever_was_recovered_then(tmp_path: Path) -> None:
+    """No recovery is under way, or two are: what counts is what was taken back."""
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    for index, (lost, recoveries) in enumerate([(3, 0), (4, 2)]):
+        run.append_event("rewound", to=0, lost=lost, time=float(index))
+        for _ in range(recoveries):
+            run.append_event("recovery", rung="restore", steps_lost=lost, time=index + 0.5)
+    assert summarize(run.path)["steps_lost"] == 7
+
+
 def test_what_gpus_did_is_told_where_there_were_any() -> None:
     steps = [{"mfu": 0.1 * n, "peak_memory_bytes": 5.0 - n} for n in (1, 2, 4)] + [{"loss": 1.0}]
     assert gpu_figures(steps) == {"mfu": 0.2, "peak_memory_bytes": 4.0}
@@ -153,7 +163,7 @@ def test_figures_do_not_hang_on_a_clock_that_is_set(tmp_path: Path, by: float, r
         (layout.EVENTS, b'{"time": 1}', "does not say what kind"),
         (layout.EVENTS, b'{"kind": "death"}', "has no 'time' that is a number"),
         (layout.EVENTS, b'{"kind": "death", "time": NaN}', "has no 'time' that is a number"),
-        (layout.EVENTS, b'{"kind": "recovery", "time": 1, "steps_lost": "x"}', "a field of the record is not what"),
+        (layout.EVENTS, b'{"kind": "rewound", "time": 1, "lost": "x"}', "a field of the record is not what"),
         (layout.SAMPLES, b'{"step": 1, "ids": [99999999999999999999999]}', "does not say which samples"),
         (layout.MLFLOW, b"[", "mlflow.json is not JSON"),
     ],
@@ -216,6 +226,7 @@ def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:
     ({"kind": "node_lost", "node": "n3", "actors": ["a/x", "a/y"]}, "Node n3 is lost, and with it x and y."),
     ({"kind": "decision", "rung": "shrink", "cells": [0, 1], "reason": "no spare"},
      "Decision: go on without cells 0 and 1: no spare."),
+    ({"kind": "rewound", "to": 4, "lost": 3}, "3 committed steps taken back: the run goes on from step 4."),
     ({"kind": "generation", "generation": 2, "step": 9, "cells": {"0": []}},
      "Generation 2 stands at step 9 with 1 cell."),
     ({"kind": "generation", "generation": 3, "step": 9, "live": 2, "since": 2, "changed": {}, "gone": []},

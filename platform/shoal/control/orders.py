@@ -89,6 +89,7 @@ def carry_out(one: Run, action: Action) -> None:
             begin(one, action)
         case Rewind(steps, lost):
             one.scribe.rewound(steps)
+            one.scribe.event("rewound", to=steps, lost=lost)
             one.recoveries.rewound(lost)
         case PutOnRecord():
             put_on_record(one, action)

@@ -20,6 +20,9 @@ from shoal.ladder import LADDER, Rung
 
 __all__ = ["Recoveries", "Recovery"]
 
+GIVES_UP = (Rung.COMBINE, Rung.RECALL, Rung.RESTORE)
+"""Without a cell of the new shape there is none; one that is healed or dropped there is another matter."""
+
 
 @dataclass
 class Recovery:
@@ -110,7 +113,7 @@ class Recoveries:
             self.open[cell] = Recovery(cell, now, now, "it was announced", nodes, rung=Rung.DRAIN)
 
     def decision(self, rung: Rung, cells: Sequence[int], reason: str) -> None:
-        if rung is not Rung.RESHAPE:
+        if rung in GIVES_UP:
             self.shape = None  # it did not come about
         for cell in cells:
             if cell in self.open and not self.open[cell].reported:

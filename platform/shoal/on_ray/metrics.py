@@ -84,10 +84,10 @@ class RunMetrics:
                 self._counters["shoal_nodes_lost_total"].inc()
             case "recovery":
                 self._counters["shoal_recoveries_total"].inc()
-                if event.get("steps_lost"):
-                    self._counters["shoal_steps_lost_total"].inc(event["steps_lost"])
                 if event.get("next_commit"):
                     self._counters["shoal_recovery_seconds_total"].inc(event["next_commit"])
+            case "rewound" if event.get("lost"):
+                self._counters["shoal_steps_lost_total"].inc(event["lost"])
             case "evaluation" if event.get("bpb") is not None:
                 self._gauges["shoal_heldout_bpb"].set(float(event["bpb"]))
             case "checkpoint":

@@ -70,6 +70,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "node_lost": ("node", "actors"),
     "drain": ("generation", "reason"),
     "decision": ("rung", "cells", "reason"),
+    "rewound": ("to", "lost"),
     "generation": ("generation", "step", "live", "cells", "attempts", "since", "changed", "gone", "shape"),
     "controller_back": ("seconds", "workers"),
     "node_draining": ("node", "deadline"),

@@ -233,6 +233,10 @@ def _fenced(event: Event) -> str:
     )
 
 
+def _rewound(event: Event) -> str:
+    return f"{count(event.get('lost') or 0, 'committed step')} taken back: the run goes on from step {event.get('to')}."
+
+
 def _rolled_back(event: Event) -> str:
     first, last = event.get("samples") or (None, None)
     return (
@@ -317,6 +321,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "node_aside": _node_aside,
     "device_failed": _device_failed,
     "fenced": _fenced,
+    "rewound": _rewound,
     "rolled_back": _rolled_back,
     "disagreement": _disagreement,
     "straggler": _straggler,

@@ -61,7 +61,7 @@ def _figures(path: Path) -> dict[str, Any]:
         "recoveries": len(recoveries),
         "recovery_events": recoveries,
         "next_commit_median": median(next_commits) if next_commits else None,
-        "steps_lost": sum(event.get("steps_lost") or 0 for event in recoveries),
+        "steps_lost": sum(event.get("lost") or 0 for event in events if event["kind"] == "rewound"),
         "samples_repeated": audit.repeated,
         "samples_skipped": audit.skipped,
         "samples_outside": audit.outside,

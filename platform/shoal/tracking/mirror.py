@@ -47,6 +47,7 @@ class Mirror:
         self._step = -1
         self._events = 0
         self._recoveries: list[dict[str, Any]] = []
+        self._lost = 0
         self._store: RunStore | None = None
         self._record: str | None = None
         self._described = True
@@ -92,6 +93,9 @@ class Mirror:
             if event["kind"] == "recovery":
                 self._recoveries.append(event)
                 self._described = False
+            elif event["kind"] == "rewound":
+                self._lost += event.get("lost") or 0
+                self._described = False
             elif event["kind"] in ("run_started", "run_ended"):
                 self.ended = event if event["kind"] == "run_ended" else None
 
@@ -136,8 +140,7 @@ class Mirror:
 
     def _describe(self, store: RunStore) -> None:
         told = {f"shoal.recovery.{index}": sentence(event) for index, event in enumerate(self._recoveries, start=1)}
-        lost = sum(event.get("steps_lost") or 0 for event in self._recoveries)
-        store.set_tags({"shoal.recoveries": len(self._recoveries), "shoal.steps_lost": lost, **told})
+        store.set_tags({"shoal.recoveries": len(self._recoveries), "shoal.steps_lost": self._lost, **told})
         store.log_file(self.path / layout.EVENTS)
         self._described = True
 

@@ -121,6 +121,8 @@ class Loop:
                 return False
             case orders.Pause(generation):
                 self.calls.pausing = generation
+                if (world := self.world) is not None:
+                    self.inject("pause", world.order)
             case orders.CopyTo(keeper):
                 self.kit.courier.keeper = keeper
             case orders.Profile():
@@ -151,7 +153,9 @@ class Loop:
 
     def form(self, order: orders.Form) -> None:
         """Build the world of a cell and this worker's share of the model in it."""
+        self.inject("form", order)
         self.leave()
+        self.inject("left", order)
         if order.refill is not None:
             self.kept.only(order.refill.number)
         if self.kit.workload.runs_on != "cpu":
@@ -177,6 +181,10 @@ class Loop:
         held = sum(tensor.nbytes for tensor in world.step.tensors())
         self.voice.ready(order.cell, order.attempt, *world.filled, held)
 
+    def inject(self, point: str, order: orders.Form) -> None:
+        """A point where this worker stands in no step of the cell that an order names."""
+        self.kit.injector.hit(point, -1, order.cell, order.rank)
+
     def leave(self) -> None:
         """Leave the cell, and keep the state."""
         if self.world is not None:
@@ -195,6 +203,7 @@ class Loop:
         membership = Membership(self.world, self.voice, lambda: self.meeting.session)
         with self.guarded():
             goes_on = membership.join(order)
+            membership.step.inject("joined")
             self.kept.let_go()
             if goes_on:
                 membership.train()

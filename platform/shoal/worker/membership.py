@@ -59,6 +59,7 @@ class Membership:
             RuntimeError: a collective between cells failed.
         """
         step, groups, heard = self.step, self.kit.groups, time.monotonic()
+        step.inject("meet")
         copying = step.enter(order)
         joined, copied = time.monotonic(), 0
         try:
@@ -107,6 +108,7 @@ class Membership:
             self._committed(commit)
             self.saver.chances.heard(self.step.steps - 1, wanted=commit.save, busy=commit.saving)
             if commit.pause:
+                self.step.inject("paused")
                 if self.kit.job.elastic is not None:
                     self.kit.courier.open(self.step, self.shape)  # cells of another shape may be filled from it
                 self.voice.acked(self.voice.generation, ack_of(self.step))

@@ -133,7 +133,9 @@ class World:
         if order.recall is not None:
             kit.courier.fetch(step, order.recall)
         if order.refill is not None:
+            step.inject("fill")
             self.filled = kit.courier.refill(step, order.refill)
+            step.inject("filled")
         mesh = asdict(cell_mesh(workload, order.size))
         about = {"run_id": kit.job.run_id, "workers": order.size, "mesh": mesh, "workload": kit.job.workload}
         how, start = kit.job.checkpoint, kit.origin.get("start")
