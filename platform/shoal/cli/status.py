@@ -165,7 +165,23 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
         parts.append(lag(now["behind"], now.get("behind_most") or 0.0))
     if now["workers"]:
         parts += [Text(), workers(now)]
-    return Group(*parts, Text(), story(path))
+    return Group(*parts, *shapes_of(path), Text(), story(path))
+
+
+def shapes_of(path: Path, count: int = 6) -> list[RenderableType]:
+    """How many cells trained, and of how many workers each, and since when: the last times that this changed. Nothing
+    where it never did."""
+    from rich.text import Text
+
+    from shoal.record.read import events
+    from shoal.record.shapes import shapes
+
+    found = shapes(events(path))
+    if len(found) < 2:
+        return []
+    told = [f"{shape} {time.strftime('%H:%M:%S', time.localtime(shape.time))}" for shape in found[-count:]]
+    before = ["..."] if len(found) > count else []
+    return [Text(), Text("cells x workers, since when", style="bold"), Text(printable(" > ".join([*before, *told])))]
 
 
 def lag(behind: float, most: float) -> Text:

@@ -14,6 +14,7 @@ from shoal.record import layout, read
 from shoal.record.generations import Membership, membership
 from shoal.record.jsonl import read_json
 from shoal.record.masking import flat_masked
+from shoal.record.shapes import Shape, shapes
 from shoal.record.summary import sessions, summarize
 
 __all__ = ["Clock", "History", "Stay", "stays", "unigram_entropy"]
@@ -112,6 +113,7 @@ class History:
     events: list[dict[str, Any]]
     config: dict[str, Any]  # flat, credentials masked
     stays: list[Stay]
+    shapes: list[Shape]
     clock: Clock
     entropy: float | None  # of the tokens' frequencies, nats
 
@@ -133,6 +135,7 @@ class History:
             events=events,
             config=flat_masked(config),
             stays=stays(events, spans[-1]["end"] if spans else 0.0),
+            shapes=shapes(events),
             clock=Clock(spans),
             entropy=unigram_entropy(status, events, config),
         )
@@ -140,6 +143,11 @@ class History:
     def kind(self, *kinds: str) -> list[dict[str, Any]]:
         """The events of these kinds, in order."""
         return [event for event in self.events if event["kind"] in kinds]
+
+    @property
+    def end(self) -> float:
+        """Unix time of the last line of the record."""
+        return max([0.0, *(line["time"] for line in (*self.events[-1:], *self.steps[-1:]))])
 
     def committed(self, time: float) -> int:
         """How many steps were committed at `time` (unix seconds)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -17,7 +17,8 @@ from shoal.report.figures import loss_figure, optimizer_figure
 from shoal.report.heatmap import balance_figure, violations
 from shoal.report.history import History
 from shoal.report.pipeline import Bar, Lanes, pipeline_figure
-from shoal.report.style import PHASES, cell_colour, svg
+from shoal.report.recoveries import recoveries
+from shoal.report.style import cell_colour, svg
 from shoal.report.stylesheet import STYLESHEET
 from shoal.report.timeline import timeline_figure
 
@@ -97,6 +98,8 @@ def header(history: History) -> str:
     shape = ""
     if started is not None:
         shape = f", {plural(started['cells'], 'cell')} of {plural(started['workers_per_cell'], 'worker')}"
+    if any(one.reshaped for one in history.shapes):
+        shape += f" (at last {history.shapes[-1].cells} of {history.shapes[-1].workers})"
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started["time"])) if started else "not started"
     sessions = f" in {run['sessions']} sessions" if run["sessions"] > 1 else ""
     reason = (
@@ -225,62 +228,9 @@ def timeline(history: History) -> str:
     chips = [f"<span><i style='background:{cell_colour(cell)}'></i>cell {escape(cell)}</span>" for cell in cells[:8]]
     chips.append(f"<span><i style='background:{cell_colour(None)}'></i>spare or on its way in</span>")
     chips.append("<span><b>×</b> died</span><span><i class=recovering></i>recovering</span>")
+    if any(shape.reshaped for shape in history.shapes):
+        chips.append("<span><b class=another>┊</b> cells of another shape from here on</span>")
     return f"{svg(timeline_figure(history), 'workers by node over time')}\n<p class=legend>{''.join(chips)}</p>"
-
-
-OTHERS = (
-    "node_draining",
-    "controller_back",
-    "fenced",
-    "device_failed",
-    "node_aside",
-    "rolled_back",
-    "disagreement",
-    "straggler",
-    "experts_placed",
-)
-"""Events that are told beside the recoveries."""
-
-
-def recoveries(history: History) -> str:
-    """One sentence and one bar of phases for each; all bars on one scale. Then what else befell the run."""
-    events = history.kind("recovery")
-    others = [
-        f"<li>{history.clock(event['time']):.1f} s: {escape(sentence(event) or '')}</li>"
-        for event in history.kind(*OTHERS)
-    ]
-    listed = f"<ul class=small>{''.join(others)}</ul>" if others else ""
-    if not events:
-        return f"<p>None was needed.</p>{listed}"
-    totals = [sum(known_phases(event).values()) for event in events]
-    scale = max(*totals, *(event.get("full_strength") or 0.0 for event in events), 1e-9)
-    rows = []
-    for event in events:
-        at = history.clock(event["time"] - (event.get("full_strength") or event.get("next_commit") or 0.0))
-        parts = "".join(
-            f"<i style='width:{100 * took / scale:.2f}%;background:{PHASES.get(name, '#8a97a3')}' "
-            f"title='{escape(name)} {took:.2f} s'></i>"
-            for name, took in known_phases(event).items()
-        )
-        mark = ""
-        if event.get("next_commit") is not None:
-            place = min(100.0, 100 * event["next_commit"] / scale)
-            mark = f"<b style='left:{place:.2f}%' title='next committed step'></b>"
-        told = "; ".join(f"{escape(name.replace('_', ' '))} {took:.2f}" for name, took in known_phases(event).items())
-        rows.append(
-            f"<li><p>{escape(sentence(event) or '')}</p>\n<div class=bar>{parts}{mark}</div>\n"
-            f"<p class=small>began {at:.1f} s into the run; seconds: {told}</p></li>"
-        )
-    chips = "".join(
-        f"<span><i style='background:{colour}'></i>{name.replace('_', ' ')}</span>" for name, colour in PHASES.items()
-    )
-    legend = f"<p class=legend>{chips}<span><b>|</b> next committed step of the run</span></p>"
-    listing = f"<ol class=recoveries>\n{''.join(rows)}\n</ol>"
-    return f"<p class=small>All bars have one scale: {scale:.2f} s.</p>\n{listing}\n{legend}\n{listed}"
-
-
-def known_phases(event: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(took) for name, took in (event.get("phases") or {}).items() if took is not None}
 
 
 def checkpoints(history: History) -> str:

@@ -19,6 +19,7 @@ from shoal_core.files import replace_file
 
 __all__ = [
     "CELLS",
+    "GRID",
     "INK",
     "LOSS",
     "MUTED",
@@ -40,6 +41,10 @@ SPARE = "#d5dce2"
 LOSS = ("#2f6f9f", "#e0952f")
 CELLS = ("#2f6f9f", "#3d9a83", "#8c6bb1", "#c98a2b", "#5b8c3a", "#b0577a", "#4f7fc4", "#8a6d4b")
 PHASES = {
+    "notice": "#c8453b",
+    "pause": "#e0952f",
+    "form": "#3d9a83",
+    "fill": "#2f6f9f",
     "detect": "#c8453b",
     "decide": "#e0952f",
     "place": "#d8bd4c",

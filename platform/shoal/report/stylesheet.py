@@ -46,6 +46,7 @@ td:first-child { font-variant-numeric: tabular-nums; white-space: nowrap }
 .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 5px;
   vertical-align: -1px }
 .legend i.recovering { background: #f4d9d6 } .legend b { color: var(--bad); margin-right: 4px }
+.legend b.another { color: var(--ink) }
 code { background: #eef2f5; padding: 1px 5px; border-radius: 4px; font-size: 13px; overflow-wrap: anywhere }
 ul { padding-left: 20px; margin: 0 }
 @media print { body { background: none } section, details, .tile { break-inside: avoid } }

@@ -7,11 +7,15 @@ from matplotlib.figure import Figure
 
 from shoal.report.figures import speed_panel
 from shoal.report.history import History, Stay
-from shoal.report.style import INK, MUTED, TROUBLE, axes, cell_colour, figure
+from shoal.report.style import GRID, INK, MUTED, TROUBLE, axes, cell_colour, figure
 
 __all__ = ["lanes", "timeline_figure"]
 
 MOST_LANES = 64
+TOP = -1.5
+"""Place of the events over the lanes, of which the first is at 0."""
+LETTER = 0.0085
+"""Width of a letter, of that of the picture."""
 MARKS = {
     "checkpoint": ("D", INK, "◆ checkpoint"),
     "evaluation": ("o", INK, "● evaluation"),
@@ -80,15 +84,36 @@ def draw_lanes(ax: Axes, history: History, rows: list[tuple[str, list[Stay]]]) -
             ax.barh(position, end - start, left=start, height=0.78, color=cell_colour(stay.cell), linewidth=0)
             if stay.actor in dead and (stay.actor, stay.end) in deaths:
                 ax.plot(end, position, marker="x", color=TROUBLE, markersize=7, markeredgewidth=2, zorder=4)
-    top = -1.5
-    for event in history.kind(*MARKS):
+    above: dict[float, str] = {}
+    marked = history.kind(*MARKS)
+    if marked:
+        above[TOP] = "\n".join(words for kind, (_, _, words) in MARKS.items() if history.kind(kind))
+    for event in marked:
         marker, colour, _ = MARKS[event["kind"]]
-        ax.plot(history.clock(event["time"]), top, marker=marker, color=colour, markersize=4.5, linestyle="none")
-    ax.set_ylim(max(position, 0.0) + 0.9, top - 0.9)
-    ax.set_yticks([top, *(sum(spots) / len(spots) for spots in middles.values())])
-    told = [words for kind, (_, _, words) in MARKS.items() if history.kind(kind)]
-    ax.set_yticklabels(["\n".join(told), *middles])
+        ax.plot(history.clock(event["time"]), TOP, marker=marker, color=colour, markersize=4.5, linestyle="none")
+    if len(history.shapes) > 1:
+        row = TOP - 1.5 if marked else TOP
+        above[row] = "cells x workers"
+        draw_shapes(ax, history, row)
+    ax.set_ylim(max(position, 0.0) + 0.9, min(above, default=0.0) - 0.9)
+    ax.set_yticks([*above, *(sum(spots) / len(spots) for spots in middles.values())])
+    ax.set_yticklabels([*above.values(), *middles])
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.set_title("Workers by node, coloured by cell", loc="left")
+
+
+def draw_shapes(ax: Axes, history: History, row: float) -> None:
+    """How many cells trained, and of how many workers each, stretch by stretch; a line where they became others. What
+    has no room for its name has none."""
+    ends = [*(shape.time for shape in history.shapes[1:]), history.end]
+    whole = max(history.clock(history.end), 1e-9)
+    for shape, until in zip(history.shapes, ends, strict=True):
+        start, end = history.clock(shape.time), history.clock(until)
+        ax.barh(row, end - start, left=start, height=0.95, color=GRID, edgecolor=MUTED, linewidth=0.5)
+        name = f"{shape.cells} x {shape.workers}"
+        if end - start > LETTER * (len(name) + 1) * whole:
+            ax.text((start + end) / 2, row, name, ha="center", va="center", color=INK, fontsize=9)
+        if shape.reshaped:
+            ax.axvline(start, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=3)
