@@ -53,7 +53,7 @@ def test_cells_of_another_shape_are_filled_from_what_the_living_hold() -> None:
     )
     assert (run.state.shape.cells, run.state.shape.workers, number) == (1, 3, run.state.generation)
     assert one(actions, Decision).rung is Rung.RESHAPE
-    assert one(actions, Reshaped) == Reshaped((1, 2), (1, 3), "all of them train", (1, 0), 1, (0.0, 0))
+    assert one(actions, Reshaped) == Reshaped((1, 2), (1, 3), "all of them train", (1, 0), 1, (0.0, 0.0, 0))
     attempt = run.state.cells[0].attempt
     run.feed(*(Ready(worker, 0, attempt) for worker in ("w00", "w01")))
     began = one(run.feed(Ready("w10", 0, attempt, 0.5, 100)), Generation)
@@ -189,7 +189,7 @@ def test_a_change_of_shape_is_told_phase_by_phase() -> None:
     log = Recoveries(wanted=2)
     log.died(1, "run/w@n", "n", "it broke", 9.5, 9.6)
     log.pauses(10.0)
-    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2, (1.4, 2_900_000)), 10.2)
+    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2, (1.4, 0.5, 2_900_000)), 10.2)
     assert log.in_shape(10.3) is None  # a step of before
     log.copied(0, 0.2, 2_000_000)
     log.copied(1, 0.3, 1_000_000)
@@ -198,7 +198,7 @@ def test_a_change_of_shape_is_told_phase_by_phase() -> None:
     assert record is not None
     phases = {"notice": 0.5, "pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5}
     assert record["phases"] == pytest.approx(phases)
-    assert (record["most"], record["expected"]) == (2_000_000, {"seconds": 1.4, "bytes": 2_900_000})
+    assert (record["most"], record["expected"]) == (2_000_000, {"seconds": 1.4, "steps": 0.5, "bytes": 2_900_000})
     assert record["sentence"] == (
         "1 x 4 workers became 2 x 3 (more train): noticed 0.50 s, paused 0.20 s, formed 0.80 s (of it filled 0.30 s), "
         "first step 0.50 s: 1.50 s from the pause on, 1.40 s expected; 3.0 MB moved, 2.9 MB expected; workers idle: "
@@ -210,7 +210,7 @@ def test_a_change_of_shape_is_told_phase_by_phase() -> None:
 def test_a_run_that_grows_tells_of_no_death_and_of_no_size_that_nobody_knew() -> None:
     log = Recoveries(wanted=2)
     log.pauses(10.0)
-    log.reshaped(Reshaped((2, 3), (2, 4), "more train", (2, 0), 2, (1.0, None)), 10.2)
+    log.reshaped(Reshaped((2, 3), (2, 4), "more train", (2, 0), 2, (1.0, 0.0, None)), 10.2)
     log.generation([0, 1], 11.0)
     record = log.in_shape(11.5)
     assert record is not None
@@ -243,6 +243,7 @@ def test_what_a_run_has_seen_is_told_to_whoever_chooses() -> None:
 def test_a_controller_that_comes_back_knows_what_changes_of_shape_took() -> None:
     phases = {"pause": 0.2, "form": 0.8, "fill": 0.3, "first_step": 0.5}
     change = {"kind": "reshaped", "seconds": 1.5, "phases": phases, "bytes": 300, "most": 120}
+    change["expected"] = {"seconds": 1.0, "steps": 0.2, "bytes": 300}
     events: list[dict[str, Any]] = [
         change,
         {"kind": "run_started"},
@@ -251,7 +252,7 @@ def test_a_controller_that_comes_back_knows_what_changes_of_shape_took() -> None
         {"kind": "death"},
     ]
     seen = seen_before(events, 7.0)
-    assert (seen.since, seen.state_bytes, seen.changes) == (7.0, 900.0, (Took(1.2, 0.3, 120.0),))
+    assert (seen.since, seen.state_bytes, seen.changes) == (7.0, 900.0, (Took(1.0, 0.3, 120.0),))
 
 
 def test_a_change_of_shape_that_does_not_come_about_is_not_told() -> None:

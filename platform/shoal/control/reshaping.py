@@ -58,7 +58,7 @@ class Reshaping:
             "seconds": seconds,
             "bytes": self.bytes,
             "most": max(self.most, self.bytes // max(1, givers)),
-            "expected": {"seconds": change.expected[0], "bytes": change.expected[1]},
+            "expected": dict(zip(("seconds", "steps", "bytes"), change.expected, strict=True)),
             "idle": list(change.idle),
             "steps_lost": 0,
             "sentence": self.sentence(phases, seconds),
@@ -69,7 +69,7 @@ class Reshaping:
         change = self.change
         (cells, workers), (cells_now, workers_now) = change.before, change.after
         noticed = "" if phases["notice"] is None else f"noticed {phases['notice']:.2f} s, "
-        about, guess = change.expected
+        about, _, guess = change.expected
         moved = f"{size(self.bytes)} moved" + ("" if guess is None else f", {size(guess)} expected")
         return (
             f"{cells} x {workers} workers became {cells_now} x {workers_now} ({change.why}): {noticed}paused "

@@ -178,14 +178,14 @@ class Copied:
 class Reshaped:
     """The run takes another shape: for the account of what that took. `before`, `after`: (cells, workers of each);
     `idle`: workers without a seat, before and after; `wanted`: cells of the new shape that the run has at its best;
-    `expected`: seconds and bytes to get there, the latter None if nobody knew."""
+    `expected`: seconds to get there, those of the steps trained meanwhile, and bytes, which are None if nobody knew."""
 
     before: tuple[int, int]
     after: tuple[int, int]
     why: str
     idle: tuple[int, int]
     wanted: int
-    expected: tuple[float, int | None] = (0.0, None)
+    expected: tuple[float, float, int | None] = (0.0, 0.0, None)
 
 
 @dataclass(frozen=True)

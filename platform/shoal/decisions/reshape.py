@@ -111,7 +111,7 @@ def reshape(state: State, live: Sequence[int], actions: list[Action]) -> bool:
         actions.append(Stop(ended, tuple(live), out, state.known, before.number))  # they leave their cells' worlds
     actions.append(Decision(Rung.RESHAPE, tuple(range(len(found.crews))), found.why))
     was, now = (len(live), before.workers), (len(found.crews), state.shape.workers)
-    expected = found.seconds, found.bytes
+    expected = found.seconds + found.steps, found.steps, found.bytes
     actions.append(Reshaped(was, now, found.why, found.idle, state.shape.cells, expected))
     return True
 

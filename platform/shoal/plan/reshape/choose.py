@@ -9,7 +9,7 @@ from math import inf, log2
 
 from shoal.plan.cluster import NOWHERE, Site
 from shoal.plan.reshape.bounds import Bounds
-from shoal.plan.reshape.costs import Costs, Load, busy, lost, speed
+from shoal.plan.reshape.costs import Costs, Load, busy, lost, speed, step_of
 from shoal.plan.reshape.overlap import overlaps
 from shoal.plan.reshape.place import Placed, Survivor, exposed, place
 from shoal.plan.reshape.room import ANYWHERE, Room
@@ -44,7 +44,7 @@ class Present:
 class Choice:
     """Another shape. `crews`: its workers by cell and rank; `gain`: its speed over the present one's, less 1;
     `seconds`, `bytes` (None: nobody knows): to get there; `idle`: living workers without a seat before and after;
-    `why`: all this in words."""
+    `why`: all this in words; `steps`: seconds of the last step before and the first one after, 0 if nobody knows."""
 
     mesh: Mesh
     crews: tuple[tuple[str, ...], ...]
@@ -53,6 +53,7 @@ class Choice:
     seconds: float
     bytes: int | None
     idle: tuple[int, int]
+    steps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def choose(
         return Stay(f"{used}; {why}: not worth it within {costs.horizon:g} s{short}", again)
     idle = len(living) - held.workers, len(living) - candidate.workers
     gain = candidate.speed / held.speed - 1 if held.speed else inf
-    return Choice(candidate.mesh, placed.crews, why + short, gain, seconds, moved, idle)
+    steps = step_of(held.speed, load, costs) + step_of(candidate.speed, load, costs)
+    return Choice(candidate.mesh, placed.crews, why + short, gain, seconds, moved, idle, steps)
 
 
 def overdue(settled: Mapping[str, Survivor], hold: float) -> bool:

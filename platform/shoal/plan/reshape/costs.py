@@ -15,7 +15,7 @@ from math import expm1, inf
 from shoal.saving.interval import PRIOR
 from shoal_core.mesh import Mesh
 
-__all__ = ["Costs", "Load", "busy", "holds", "lost", "speed", "undone"]
+__all__ = ["Costs", "Load", "busy", "holds", "lost", "speed", "step_of", "undone"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Costs:
     bandwidth: float = 1e9
     """Bytes a second that a worker receives, or gives."""
     leave: float = 1.0
-    """Seconds to end a generation, build the new cells' worlds and commit a step in them, but for what filling them
-    takes."""
+    """Seconds to end a generation, build the new cells' worlds and begin the next, but for what filling them takes and
+    for the steps that are trained meanwhile."""
     horizon: float = 3600.0
     """Seconds for which a new shape is counted on: work lost in getting there must come back within them."""
     worth: float = 0.002
@@ -100,6 +100,14 @@ def each(mesh: Mesh, costs: Costs) -> float:
 def assumed(mesh: Mesh, costs: Costs) -> float:
     gathers = mesh.pp == 1 and mesh.workers > 1
     return 1.0 + costs.exchange * (1 - 1 / mesh.ep) + costs.gather * gathers
+
+
+def step_of(speed: float, load: Load, costs: Costs) -> float:
+    """Seconds of a step at this speed; 0 if no micro-batch was measured."""
+    if not costs.rounds or not speed:
+        return 0.0
+    first, seconds = next(iter(costs.rounds.items()))
+    return load.samples / load.micro_batch / speed * seconds / assumed(first, costs)
 
 
 def lost(exposed: int, costs: Costs) -> float:

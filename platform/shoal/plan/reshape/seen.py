@@ -21,9 +21,9 @@ ENOUGH = 5
 
 @dataclass(frozen=True)
 class Took:
-    """What a change of shape took, or a heal (of one cell, so it tells less). `seconds`: until a step was committed
-    after it, but for `fill`, in which shards were filled; `most`: bytes of whoever received most, or gave, if all gave
-    as much; 0 if it is not known."""
+    """What a change of shape took, or a heal (of one cell, so it tells less). `seconds`: all but `fill`, in which
+    shards were filled, and the steps that were trained meanwhile, if it was known how long one takes; `most`: bytes of
+    whoever received most, or gave, if all gave as much; 0: not known."""
 
     seconds: float
     fill: float
@@ -35,7 +35,9 @@ class Took:
         """As a line of the journal tells it; None if the line tells of neither."""
         phases = event.get("phases") or {}
         if event["kind"] == "reshaped":
-            return cls(event["seconds"] - phases["fill"], phases["fill"], float(event.get("most") or 0))
+            trained = event["expected"]["steps"]
+            seconds = max(0.0, event["seconds"] - phases["fill"] - trained)
+            return cls(seconds, phases["fill"], float(event["most"]))
         if event["kind"] != "recovery" or phases.get("join") is None:
             return None
         times = [phases[name] for name in ("decide", "place", "join", "first_step")]
