@@ -73,10 +73,9 @@ def test_a_journal_tells_which_shapes_the_cells_had() -> None:
 def test_status_shows_them(run: RunDir) -> None:
     told = CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(run.path)], catch_exceptions=False).output
     assert "cells x workers, since when" in told
-    assert [word for word in told.splitlines() if " > " in word][0].count(" > ") == 3
-    assert "1 x 4 workers became 2 x 3 (more train): noticed 0.20 s, paused 0.20 s, formed 0.70 s" in " ".join(
-        told.split()
-    )
+    assert next(line for line in told.splitlines() if " > " in line).count(" > ") == 3
+    sentence = "1 x 4 workers became 2 x 3 (more train): noticed 0.20 s, paused 0.20 s, formed 0.70 s"
+    assert sentence in " ".join(told.split())
 
 
 def test_the_report_shows_them(run: RunDir) -> None:
