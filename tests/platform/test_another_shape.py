@@ -27,13 +27,17 @@ def sizes_of(one: Lab) -> list[list[int]]:
     return [[len(crew) for crew in event["cells"].values()] for event in one.events("generation")]
 
 
+def undisturbed(steps: int) -> list[float]:
+    """The losses of a run in one process."""
+    return list(alone(WANTED | {"seconds": 0.0}, steps).losses)
+
+
 def unharmed(one: Lab, steps: int) -> None:
     """The run ends with every step the undisturbed one's."""
     run = one.finished()
     assert (run["status"], run["steps"], run["steps_lost"]) == ("done", steps, 0), one.story()
     assert (run["samples_repeated"], run["samples_skipped"]) == (0, 0)
-    losses = alone(WANTED | {"seconds": 0.0}, steps).losses
-    assert [line["loss"] for line in one.steps()] == pytest.approx(losses, rel=1e-5)
+    assert [line["loss"] for line in one.steps()] == pytest.approx(undisturbed(steps), rel=1e-5)
 
 
 def test_seven_of_eight_workers_go_on_as_two_cells_of_three(tmp_path: Path) -> None:
@@ -119,3 +123,22 @@ def test_experts_that_four_shared_are_shared_by_two(tmp_path: Path) -> None:
         seed = one.job["seed"]
     whole = {**section, "parallel": {}, "batch": {"global_batch": 24, "micro_batch": 4}}
     assert found == pytest.approx(alone(whole, 30, seed).losses, rel=1e-5)
+
+
+def test_a_run_that_lost_its_only_cell_goes_on_in_a_smaller_one_from_copies(tmp_path: Path) -> None:
+    """Three of five workers live, too few for the cell: theirs is filled from what a spare keeps of its four shards."""
+    settings: dict[str, Any] = {"cells": 1, "workers_per_cell": 4, "elastic": {"hold_s": 0.0, "cells": [1, 1]}}
+    settings |= {"workload": dict(WANTED), "snapshots": {"every": 2, "elsewhere": True}}
+    with lab(tmp_path, {f"n{number}": 1 for number in range(5)}, steps=60, **settings) as one:
+        one.full(9, spares=1)
+        for victim in one.members(0)[1:3]:
+            one.kill_node(victim.rpartition("@")[2])
+        one.until(lambda: one.events("reshaped"))
+        hurry(one)
+        run = one.finished()
+        assert (run["status"], run["steps"]) == ("done", 60), one.story()
+        assert [event["rung"] for event in one.events("decision")] == ["recall", "reshape"], one.story()
+        assert sizes_of(one) == [[4], [3]]
+        (told,) = one.events("reshaped")
+        assert told["steps_lost"] < 4
+        assert [line["loss"] for line in one.steps()] == pytest.approx(undisturbed(60), rel=1e-5)

@@ -269,7 +269,7 @@ def test_the_copy_that_is_timed_is_waited_for(every: Any, waits: list[int], tmp_
     step.rhythm = Rhythm(every)
     step.rhythm.began(0)
     membership: Any = SimpleNamespace(
-        step=step, kit=SimpleNamespace(courier=Courier(Timeouts(60.0), str, Shelf(), "w0"))
+        step=step, shape=0, kit=SimpleNamespace(courier=Courier(Timeouts(60.0), str, Shelf(), "w0"))
     )
     found = []
     for step.steps in range(3):
@@ -287,7 +287,7 @@ def test_what_is_sent_to_a_keeper_has_left_the_device(tmp_path: Path, monkeypatc
     step, courier = step_on(DeviceLane(Late()), tmp_path), Courier(Timeouts(60.0), str, Shelf(), "w0")
     courier.keeper = mock.Mock(spec=Keeper)
     before = copies(step.tensors())
-    courier.keep(step)
+    courier.keep(step, 0)
     sending: Any = courier._sending
     sending.join(60.0)
     assert equal(sent[0], before)

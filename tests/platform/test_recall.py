@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.decisions.actions import CopyTo, Form, Generation, Pause, Rewind
+from shoal.decisions.actions import CopyTo, Form, Generation, Pause, Recall, Rewind
 from shoal.decisions.events import Joined, Lost, Preemption
 from shoal.decisions.modes import Gathering
 from shoal.decisions.recall import keepers, newest
@@ -70,7 +70,7 @@ def test_who_stays_keeps_its_own_copy_if_nobody_else_can_while_a_node_goes() -> 
     for rank in (0, 1):
         run.feed(CopyHeld("w1", rank, 10, 0))
     run.feed(Lost("w0", "gone"))
-    assert newest(run.state) == (10, ("w1", "w1"))
+    assert newest(run.state) == Recall(10, ("w1", "w1"))
 
 
 def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:
@@ -79,9 +79,9 @@ def test_only_steps_of_which_every_shard_has_a_copy_count() -> None:
         run.feed(CopyHeld("s0", rank, steps, 0))
     assert newest(run.state) is None  # of rank 0 only the two newest are held
     run.feed(CopyHeld("s1", 1, 10, 0))
-    assert newest(run.state) == (10, ("s0", "s1"))
+    assert newest(run.state) == Recall(10, ("s0", "s1"))
     run.feed(CopyHeld("s1", 1, 15, run.state.copies.era + 1))
-    assert newest(run.state) == (10, ("s0", "s1"))
+    assert newest(run.state) == Recall(10, ("s0", "s1"))
 
 
 def test_copies_are_gone_back_to_and_what_came_after_them_counts_no_more() -> None:
@@ -146,7 +146,7 @@ ENTER, KEEP = Enter(), Keep(1, 6, 0, 0, 2, 0)
 
 
 def test_who_does_not_know_the_secret_is_told_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    heard: list[tuple[int, int, int]] = []
+    heard: list[tuple[int, ...]] = []
     copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=60, secret=lambda: "s")
     keeper = Keeper(copies.address)
     push(Held([torch.ones(10)], {}), 1, 5, keeper, "s", timeout=60)
@@ -206,13 +206,13 @@ def test_callers_that_say_nothing_are_few_and_not_waited_for(monkeypatch: pytest
 
 
 def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
-    heard: list[tuple[int, int, int]] = []
+    heard: list[tuple[int, ...]] = []
     copies = CopyServer("127.0.0.1", lambda *what: heard.append(what), timeout=60, secret=lambda: "s")
     keeper = Keeper(copies.address, era=3)
     state = [torch.randn(1000), torch.arange(7, dtype=torch.int64), torch.zeros(0), torch.randn(3, 5).bfloat16()]
     for steps in (5, 10, 15):
         push(Held(state, {}), 1, steps, keeper, "s", timeout=60)
-    assert heard == [(1, 5, 3), (1, 10, 3), (1, 15, 3)]
+    assert heard == [(1, 5, 3, 0), (1, 10, 3, 0), (1, 15, 3, 0)]
     back = [torch.full_like(tensor, 9) for tensor in state]
     assert recall(back, 1, 10, keeper, "s", timeout=60).total() == sum(t.nbytes for t in state)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(back, state, strict=True))
@@ -224,7 +224,7 @@ def test_a_copy_comes_back_as_it_was_and_only_to_who_knows_the_secret() -> None:
         line.sendall(b"12345")
     with pytest.raises(LostCopy):
         recall(back, 2, 5, keeper, "s", timeout=60)
-    assert heard[-1] == (1, 15, 3)
+    assert heard[-1] == (1, 15, 3, 0)
 
 
 def ran_on(one: Lab, steps: int, rungs: list[str]) -> int:

@@ -87,9 +87,16 @@ def test_exact_mode_names_the_shape_that_it_refuses() -> None:
 
 
 def test_without_a_shard_there_is_nothing_to_reshape_from() -> None:
-    found = choose(cluster([0, 2, 3]), Present(Mesh(fsdp=4), 0), Bounds(flat(4, 3)), COSTS, Load(24, 1))
+    found = choose(cluster([0, 2, 3]), Present(Mesh(fsdp=4), 1), Bounds(flat(4, 3)), COSTS, Load(24, 1))
     assert isinstance(found, Stay)
     assert "shard 1" in found.why
+
+
+def test_where_no_cell_lives_the_state_is_had_from_elsewhere_and_the_present_shape_will_do_too() -> None:
+    for workers in (3, 4):
+        found = choose(cluster([None] * workers), Present(Mesh(fsdp=4), 0), Bounds(flat(4, 3)), COSTS, Load(24, 1))
+        assert isinstance(found, Choice)
+        assert (found.mesh, found.idle) == (Mesh(fsdp=workers), (workers, 0))
 
 
 def test_a_batch_that_cannot_be_cut_for_a_shape_leaves_it_out() -> None:

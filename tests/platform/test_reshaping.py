@@ -9,7 +9,7 @@ import pytest
 
 from shoal.control.recovery import Recoveries
 from shoal.control.takeover import seen_before
-from shoal.decisions.actions import Decision, Form, Generation, Refill, Reshaped, Stop
+from shoal.decisions.actions import Decision, Form, Generation, Recall, Refill, Reshaped, Stop
 from shoal.decisions.events import Changed, Ending, Joined, Looked, Lost, Preemption, Surveyed
 from shoal.decisions.modes import Gathering, Pausing, Running
 from shoal.decisions.readopt import Living, Past, as_lived, rebuild
@@ -49,7 +49,7 @@ def test_cells_of_another_shape_are_filled_from_what_the_living_hold() -> None:
     number = run.state.shape.number
     holders = (("w00",), ("w01",))
     assert one(actions, Form) == Form(
-        0, run.state.cells[0].attempt, ("w00", "w01", "w10"), shape=number, refill=Refill(0, 6, holders)
+        0, run.state.cells[0].attempt, ("w00", "w01", "w10"), shape=number, refill=Refill(6, {0: holders})
     )
     assert (run.state.shape.cells, run.state.shape.workers, number) == (1, 3, run.state.generation)
     assert one(actions, Decision).rung is Rung.RESHAPE
@@ -58,9 +58,9 @@ def test_cells_of_another_shape_are_filled_from_what_the_living_hold() -> None:
     run.feed(*(Ready(worker, 0, attempt) for worker in ("w00", "w01")))
     began = one(run.feed(Ready("w10", 0, attempt, 0.5, 100)), Generation)
     assert (began.steps, began.cells, began.heals) == (6, {0: ("w00", "w01", "w10")}, ())
-    assert run.state.former is not None
+    assert run.state.formers
     run.feed(Committed("w00", run.state.generation, 7))
-    assert run.state.former is None
+    assert not run.state.formers
 
 
 def test_whoever_is_left_out_leaves_its_world_and_keeps_its_shard() -> None:
@@ -102,7 +102,7 @@ def test_the_former_shape_is_put_together_where_the_next_one_does_not_come_about
     formed = one(actions, Form)
     assert (formed.members, formed.keep, formed.shape) == (("w00", "w01"), True, 0)
     assert formed.attempt > attempt  # nobody meets in a world that another shape had
-    assert (run.state.shape.cells, run.state.shape.workers, run.state.former) == (2, 2, None)
+    assert (run.state.shape.cells, run.state.shape.workers, run.state.formers) == (2, 2, ())
     assert one(actions, Decision).rung is Rung.COMBINE
 
 
@@ -113,18 +113,74 @@ def test_a_holders_death_before_anybody_is_filled_costs_the_steps_since_the_chec
     assert (run.state.shape.workers, run.state.committed) == (2, 0)
 
 
-def test_copies_of_the_step_at_which_the_shape_changed_do_not_count() -> None:
-    """A keeper cannot tell of which of two shapes the shard of a rank is that it has of it."""
-    before = shrunk()
-    before.state.copies.arrived("w10", 0, 4)
-    before.state.copies.arrived("w10", 0, 6)
-    before.feed(Committed("w00", before.state.generation, 6))
-    before.ack("w00", 6)
-    before.ack("w01", 6)
-    before.feed(CopyHeld("w10", 0, 6, before.state.copies.era), CopyHeld("w10", 1, 7, before.state.copies.era))
-    assert before.state.copies.held == {"w10": {1: (7,)}}
-    before.feed(Failed("w10", -1, "form", "a holder is gone", before.state.cells[0].attempt))
-    assert before.state.copies.held == {"w10": {0: (4,)}}
+def test_what_is_left_of_two_shapes_is_put_together_in_a_third() -> None:
+    """`w00` alone had its shard of the former one; of the next `w10` has the first third already."""
+    run = shrunk(taking({3: (1, 3), 2: (1, 2)}))
+    run.feed(Committed("w00", run.state.generation, 6))
+    run.ack("w00", 6)
+    run.ack("w01", 6)
+    number, attempt = run.state.shape.number, run.state.cells[0].attempt
+    run.feed(Ready("w10", 0, attempt))
+    actions = run.feed(Lost("w00", "died"))
+    formed = one(actions, Form)
+    assert formed.refill == Refill(6, {number: ((), (), ("w10",)), 0: ((), ("w01",))})
+    assert (formed.members, formed.shape) == (("w01", "w10"), run.state.shape.number)
+    assert number < run.state.shape.number
+    assert one(actions, Decision).rung is Rung.RESHAPE
+    # what they have is not all of it, and nobody who had something has died since
+    after = run.feed(Failed("w01", -1, "form", "a range is nobody's", formed.attempt))
+    assert [action.rung for action in after if isinstance(action, Decision)] == [Rung.RESTORE]
+
+
+def alone(hold: float = 0.0, **changes: Any) -> Run:
+    """One cell of two trains, the other is gone; then one of its workers dies."""
+    run = Run()
+    run.state.shape = replace(run.state.shape, choose=taking({1: (1, 1)}), hold=hold, **changes)
+    run.start()
+    run.feed(Lost("w10", "died"), Lost("w11", "died"))
+    for worker in ("w00", "w01"):
+        run.ack(worker, 5)
+    return run
+
+
+def test_a_run_that_has_too_few_workers_for_a_cell_waits_for_others_and_takes_a_smaller_shape_then() -> None:
+    run = alone(hold=30.0)
+    run.feed(Surveyed(100.0, ()), Lost("w01", "died"))
+    actions = run.ack("w00", 5, out=True)
+    assert [action.rung for action in actions if isinstance(action, Decision)] == [Rung.RESTORE]
+    assert (isinstance(run.state.mode, Gathering), run.state.shape.workers) == (True, 2)
+    assert run.feed(Surveyed(129.0, ())) == []
+    actions = run.feed(Surveyed(130.0, ()))
+    formed, told = one(actions, Form), one(actions, Reshaped)
+    assert (formed.members, formed.restore, formed.refill) == (("w00",), 0, None)
+    assert (told.before, told.after, told.paused) == ((0, 2), (1, 1), False)
+    assert formed.shape == run.state.shape.number > 0
+
+
+def test_copies_are_gone_back_to_in_another_shape() -> None:
+    run = alone(recall=True)
+    run.feed(*(CopyHeld("w00", rank, 4, run.state.copies.era) for rank in (0, 1)), Lost("w01", "died"))
+    actions = run.ack("w00", 5, out=True)
+    formed = one(actions, Form)
+    assert formed.refill == Refill(4, copies=Recall(4, ("w00", "w00"), 0))
+    assert (formed.members, formed.recall, run.state.committed) == (("w00",), None, 4)
+    assert [action.rung for action in actions if isinstance(action, Decision)] == [Rung.RECALL, Rung.RESHAPE]
+    began = one(run.feed(Ready("w00", 0, formed.attempt)), Generation)
+    assert (began.steps, began.heals) == (4, ())
+
+
+def test_copies_are_told_apart_by_the_shape_that_they_are_of() -> None:
+    """Of the step at which the shape changed there may be copies of both; a keeper has the two newest of each rank."""
+    run, _ = pausing()
+    number, era = run.state.shape.number, run.state.copies.era
+    run.feed(*(CopyHeld("w10", 0, steps, era, 0) for steps in (4, 6)))
+    (former,) = run.state.formers
+    assert (former.copies.held, run.state.copies.held) == ({"w10": {0: (4, 6)}}, {})
+    run.feed(CopyHeld("w10", 0, 6, era, number))
+    (former,) = run.state.formers
+    assert (former.copies.held, run.state.copies.held) == ({"w10": {0: (6,)}}, {"w10": {0: (6,)}})
+    run.feed(CopyHeld("w10", 0, 6, era, number + 1), CopyHeld("w10", 0, 6, era - 1, number))
+    assert run.state.copies.held == {"w10": {0: (6,)}}
 
 
 def test_shards_that_were_filled_make_a_cell_when_holders_die() -> None:
@@ -253,6 +309,22 @@ def test_a_controller_that_comes_back_knows_what_changes_of_shape_took() -> None
     ]
     seen = seen_before(events, 7.0)
     assert (seen.since, seen.state_bytes, seen.changes) == (7.0, 900.0, (Took(1.0, 0.3, 120.0),))
+
+
+def test_steps_that_were_taken_back_on_the_way_to_another_shape_are_told() -> None:
+    log = Recoveries(wanted=2)
+    log.rewound(3)
+    log.reshaped(Reshaped((0, 4), (1, 3), "more train", (3, 0), 1, paused=False), 10.2)
+    log.generation([0], 11.0)
+    record = log.in_shape(11.5)
+    assert record is not None
+    assert (record["steps_lost"], record["phases"]["pause"]) == (3, 0.0)
+    assert record["sentence"].endswith("; 3 steps lost")
+    log.reshaped(Reshaped((1, 3), (1, 4), "more train", (1, 0), 1), 12.0)
+    log.generation([0], 12.5)
+    record = log.in_shape(13.0)
+    assert record is not None
+    assert record["steps_lost"] == 0
 
 
 def test_a_change_of_shape_that_does_not_come_about_is_not_told() -> None:

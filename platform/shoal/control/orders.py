@@ -10,6 +10,7 @@ import secrets
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from shoal.control.run import Run
 from shoal.decisions.actions import (
@@ -124,7 +125,7 @@ def form(one: Run, action: Form) -> None:
     if recall is None:
         one.lifelines.send_all(zip(action.members, encode_each(order, "rank", range(size)), strict=True))
     else:
-        copies = [orders.Recall(recall.steps, keeper_of(one, keeper, 0)) for keeper in recall.keepers]
+        copies = [orders.Recall(recall.steps, keeper_of(one, keeper, 0), recall.shape) for keeper in recall.keepers]
         each = (replace(order, rank=rank, recall=copy) for rank, copy in enumerate(copies))
         one.lifelines.send_all(zip(action.members, each, strict=True))
     one.recoveries.formed(cell, time.time())
@@ -132,17 +133,23 @@ def form(one: Run, action: Form) -> None:
 
 def refill_of(one: Run, action: Form) -> orders.Refill | None:
     """Whom the members of a new cell fill their shards from: `GIVERS` of each rank's holders, others for each cell, and
-    themselves."""
-    if action.refill is None:
+    themselves; or all keepers of copies."""
+    refill = action.refill
+    if refill is None:
         return None
     cell, members = action.cell, set(action.members)
     chosen: set[str] = set()
-    for of_rank in action.refill.holders:
+    for of_rank in chain.from_iterable(refill.shards.values()):
         chosen |= members.intersection(of_rank)
         chosen.update(of_rank[(cell + place) % len(of_rank)] for place in range(min(GIVERS, len(of_rank))))
     found = ((worker, keeper_of(one, worker, 0)) for worker in sorted(chosen))
     there = tuple((worker, keeper.address) for worker, keeper in found if keeper is not None)
-    return orders.Refill(action.refill.number, action.refill.steps, there)
+    copies = []
+    if refill.copies is not None:
+        for rank, name in enumerate(refill.copies.keepers):
+            if (at := keeper_of(one, name, 0)) is not None:
+                copies.append(orders.Copy(refill.copies.shape, rank, name, at.address))
+    return orders.Refill(refill.steps, tuple(refill.shards), there, tuple(copies))
 
 
 def begin(one: Run, action: Generation) -> None:

@@ -95,6 +95,8 @@ class Recoveries:
         """Of those deaths that nothing was committed after by then: the first last sign of life."""
         self.shape: Reshaping | None = None
         """The change of shape that is under way."""
+        self.lost = 0
+        """Steps that were taken back since the last commit."""
 
     def died(self, cell: int, actor: str, node: str, how: str, alive: float, now: float) -> None:
         one = self.open.get(cell)
@@ -127,10 +129,12 @@ class Recoveries:
     def reshaped(self, change: Reshaped, now: float) -> None:
         """The run takes another shape: its cells are others, and none of them is to be healed."""
         self.open, self.wanted = {}, change.wanted
-        self.shape = Reshaping(change, self.paused, now, self.struck)
+        paused = self.paused if change.paused else now
+        self.shape = Reshaping(change, paused, now, self.struck, lost=self.lost)
 
     def rewound(self, lost: int) -> None:
         self.shape = None
+        self.lost += lost
         for one in self.open.values():
             one.lost = lost
 
@@ -163,7 +167,7 @@ class Recoveries:
 
     def in_shape(self, now: float) -> dict[str, Any] | None:
         """A step was committed: the record of a change of shape that it ends."""
-        done = self.shape
+        done, self.lost = self.shape, 0
         if done is None or done.began is None:
             return None
         self.shape = None

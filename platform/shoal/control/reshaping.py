@@ -21,7 +21,8 @@ __all__ = ["Reshaping"]
 @dataclass
 class Reshaping:
     """From one shape to another; times in seconds of one clock. `died`: the last sign of life of whose death it is for;
-    `paused`: the run was told to pause; `decided`: all had answered; `began`: the generation of the new shape."""
+    `paused`: the run was told to pause; `decided`: all had answered; `began`: the generation of the new shape; `lost`:
+    steps that were taken back before it, since the last commit."""
 
     change: Reshaped
     paused: float
@@ -31,6 +32,7 @@ class Reshaping:
     fill: float = 0.0
     bytes: int = 0
     most: int = 0
+    lost: int = 0
 
     def filled(self, seconds: float, size: int) -> None:
         """A worker has filled its shard, so many bytes of it from others."""
@@ -60,7 +62,7 @@ class Reshaping:
             "most": max(self.most, self.bytes // max(1, givers)),
             "expected": dict(zip(("seconds", "steps", "bytes"), change.expected, strict=True)),
             "idle": list(change.idle),
-            "steps_lost": 0,
+            "steps_lost": self.lost,
             "sentence": self.sentence(phases, seconds),
         }
 
@@ -75,5 +77,5 @@ class Reshaping:
             f"{cells} x {workers} workers became {cells_now} x {workers_now} ({change.why}): {noticed}paused "
             f"{phases['pause']:.2f} s, formed {phases['form']:.2f} s (of it filled {phases['fill']:.2f} s), first step "
             f"{phases['first_step']:.2f} s: {seconds:.2f} s from the pause on, {about:.2f} s expected; {moved}; "
-            f"workers idle: {change.idle[0]} before, {change.idle[1]} after; 0 steps lost"
+            f"workers idle: {change.idle[0]} before, {change.idle[1]} after; {self.lost} steps lost"
         )

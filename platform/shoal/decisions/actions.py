@@ -39,27 +39,29 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recall:
-    """Copies to go on from: of the state after `steps` committed steps; `keepers`: who holds each rank's."""
+    """Copies to go on from: of the state after `steps` committed steps; `keepers`: who holds each rank's, in the shape
+    of the number `shape`."""
 
     steps: int
     keepers: tuple[str, ...]
+    shape: int = 0
 
 
 @dataclass(frozen=True)
 class Refill:
-    """Shards to fill those of another shape from: of the shape `number` after `steps` committed steps; `holders`: of
-    each rank's."""
+    """What shards are filled from: of the state after `steps` committed steps. `shards`: the holders of each rank's, by
+    the number of their shape; `copies`: kept for others."""
 
-    number: int
     steps: int
-    holders: tuple[tuple[str, ...], ...]
+    shards: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict, hash=False)
+    copies: Recall | None = None
 
 
 @dataclass(frozen=True)
 class Form:
     """Build (again) the world of a cell with these members; load the checkpoint of `restore` steps if given, or
     (`keep`) go on from the state that each member kept when it left its former world, or (`recall`) from copies, or
-    (`refill`) from what others hold of another shape. `shape`: the number of the cell's."""
+    (`refill`) from what others hold of other shapes. `shape`: the number of the cell's."""
 
     cell: int
     attempt: int
@@ -178,7 +180,8 @@ class Copied:
 class Reshaped:
     """The run takes another shape: for the account of what that took. `before`, `after`: (cells, workers of each);
     `idle`: workers without a seat, before and after; `wanted`: cells of the new shape that the run has at its best;
-    `expected`: seconds to get there, those of the steps trained meanwhile, and bytes, which are None if nobody knew."""
+    `expected`: seconds to get there, those of the steps trained meanwhile, and bytes, which are None if nobody knew;
+    `paused`: it was paused for that, else it could not train."""
 
     before: tuple[int, int]
     after: tuple[int, int]
@@ -186,6 +189,7 @@ class Reshaped:
     idle: tuple[int, int]
     wanted: int
     expected: tuple[float, float, int | None] = (0.0, 0.0, None)
+    paused: bool = True
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def erred(state: State, why: str) -> str:
 def committed(state: State, steps: int) -> None:
     """The run gets on; what it does again after it went back is no news."""
     state.committed, tally = steps, state.tally
-    state.former = None
+    state.formers = ()
     tally.fruitless = tally.spent = 0
     if steps > tally.furthest:
         tally.furthest, tally.still = steps, 0

@@ -28,13 +28,14 @@ def saved(state: State, event: Checkpointed, actions: list[Action]) -> None:
 
 def pass_over(state: State, event: PassedOver, actions: list[Action]) -> None:
     """Go back behind a checkpoint that is damaged, once, however many cells say so."""
-    if not isinstance(state.mode, Gathering):
+    mode = state.mode
+    if not isinstance(mode, Gathering):
         return
-    state.mode.damaged = False
+    mode.damaged = False
     if event.steps != state.checkpoint:
         return
     if event.older is None:
         give_up(state, f"{event.reason}; no older checkpoint is left", actions)
     else:
         state.checkpoint = event.older
-        descend(state, actions, Rung.COMBINE)
+        descend(state, mode, actions, Rung.RESHAPE)

@@ -38,7 +38,7 @@ from shoal.decisions.halt import close, end, end_unsaved, finish
 from shoal.decisions.leaving import acked, damage, died, evict, give_up, join, stop, unborn
 from shoal.decisions.modes import Ended, Gathering, Halt, Pausing, Running, Stopping
 from shoal.decisions.recall import assign_keepers, copy_held
-from shoal.decisions.reshape import consider, is_due
+from shoal.decisions.reshape import consider, fit, is_due
 from shoal.decisions.rungs import begin_of, conclude, form_first_again
 from shoal.decisions.seating import fill
 from shoal.decisions.spares import give_up_spares, survey
@@ -85,7 +85,7 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
             return look(state, event, actions)
         case Surveyed():
             survey(state, event, actions)
-            return isinstance(state.mode, Running) and is_due(state)
+            return isinstance(state.mode, Running | Gathering) and is_due(state)
         case Joined():
             return joined(state, event, actions)
         case Lost():
@@ -147,8 +147,8 @@ def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
             if generation == state.generation and steps > state.evaluated:
                 state.evaluated = steps
                 actions.append(Journal("evaluation", {"step": steps, **metrics}))
-        case CopyHeld(worker, rank, steps, era):
-            copy_held(state, worker, rank, steps, era)
+        case CopyHeld():
+            copy_held(state, event)
         case Checkpointed():
             saved(state, event, actions)
         case NotSaved(steps, reason, worker, remedy):
@@ -187,6 +187,8 @@ def settle(state: State, actions: list[Action]) -> None:
         if state.aside and not (cells.any("forming") or cells.any("ready") or cells.any("live")):
             state.aside, state.tally.strikes = frozenset(), {}  # a bad node is better than none
             fill(state, actions)
+        fit_in(state, state.mode, actions)
+        cells = state.cells
         if cells.any("ready") and not cells.any("forming"):
             begin_of(state, state.mode, cells.within("ready"), actions)
             if state.halt is None:
@@ -200,6 +202,16 @@ def settle(state: State, actions: list[Action]) -> None:
         conclude(state, state.mode, actions)
         if isinstance(state.mode, Running):
             consider(state, state.mode, actions)
+        elif isinstance(state.mode, Gathering) and not state.expected:
+            fit_in(state, state.mode, actions)
+
+
+def fit_in(state: State, mode: Gathering, actions: list[Action]) -> None:
+    """Form cells of another shape if none of the present one can be."""
+    formed = state.cells.any("forming") or state.cells.any("ready")
+    if not formed and state.halt is None and fit(state, mode, actions):
+        form_first_again(state, mode, actions)
+        fill(state, actions)
 
 
 def exhaust(state: State, actions: list[Action]) -> None:

@@ -87,7 +87,7 @@ def acked(state: State, mode: Pausing | Stopping, worker: str, ack: Ack, actions
         mode.awaited.discard(worker)
     news = ack.steps > state.committed
     if news:
-        state.committed, state.former = ack.steps, None
+        state.committed, state.formers = ack.steps, ()
     commit_late(state, list(mode.acks) if news else [worker], actions)
 
 
@@ -211,7 +211,7 @@ def give_up(state: State, reason: str, actions: list[Action], status: Literal["f
     if state.halt is not None:
         return
     state.halt = Halt(reason, status)
-    if isinstance(state.mode, Gathering) and not state.mode.held and state.mode.filled is None:
+    if isinstance(state.mode, Gathering) and not state.mode.combines and state.mode.filled is None:
         end(state, actions)
     elif status == "stopped" and isinstance(state.mode, Running):
         pause(state, state.mode, reason, (), actions)

@@ -22,15 +22,21 @@ class Gathering:
     """No generation: workers come, and cells are formed of them.
 
     `held`: rank of the shard that a worker still holds at the committed step, since no cell is whole any more;
+    `combines`: the first cell is formed of them;
     `recalled`: steps of the copies from which the first cell is formed. Without either it is formed from a checkpoint;
     `damaged`: it was found to be, and is being set aside: nothing is formed until an older one is known; `filled`: the
-    cells take another shape, and this is the rank of the shard that each worker has filled from those of the former.
+    cells take another shape, and this is the rank of the shard that each worker has filled from those of the former;
+    `tried`: who held something when that was last begun though no shape was whole; `since`: when it was first seen that
+    no cell can be formed of those who live.
     """
 
     held: dict[str, int] = field(default_factory=dict)
+    combines: bool = False
     recalled: int | None = None
     damaged: bool = False
     filled: dict[str, int] | None = None
+    tried: frozenset[str] = frozenset()
+    since: float | None = None
 
     def copy(self) -> Gathering:
         filled = None if self.filled is None else dict(self.filled)

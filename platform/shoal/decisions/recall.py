@@ -11,10 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from heapq import heapify, heappop, heappush
 
-from shoal.decisions.actions import Action, CopyTo, Form, Recall
+from shoal.decisions.actions import Action, CopyTo, Form, Recall, Refill
+from shoal.decisions.copies import Copies, arrived
 from shoal.decisions.modes import Gathering, Running
 from shoal.decisions.seating import clear_all, hire_cell, spares
+from shoal.decisions.shape import Shape
 from shoal.decisions.state import State
+from shoal.protocol.said import CopyHeld
 
 __all__ = ["assign_keepers", "copy_held", "form_recalled", "keepers", "newer_copies", "newest"]
 
@@ -82,40 +85,54 @@ def is_due(state: State) -> bool:
     return any(worker is None or worker.node in state.going for worker in found)
 
 
-def copy_held(state: State, keeper: str, rank: int, steps: int, era: int) -> None:
+def copy_held(state: State, event: CopyHeld) -> None:
     """A copy has arrived whole; one from before steps were undone counts no more."""
-    if era == state.copies.era and keeper in state.workers:
-        state.copies.arrived(keeper, rank, steps)
+    copies = {shape.number: copies for shape, copies in by_shape(state)}
+    if event.shape in copies and event.era == copies[event.shape].era and event.worker in state.workers:
+        arrived(copies, event.worker, event.rank, event.steps, event.shape)
 
 
-def newest(state: State) -> tuple[int, tuple[str, ...]] | None:
+def by_shape(state: State) -> list[tuple[Shape, Copies]]:
+    """The copies of the present shape, and those of the ones before it."""
+    return [(state.shape, state.copies), *((former.shape, former.copies) for former in state.formers)]
+
+
+def newest(state: State) -> Recall | None:
+    """The copies of the most steps, of whatever shape; None if there are none of every shard."""
+    found = [whole(shape, copies) for shape, copies in by_shape(state)]
+    return max((one for one in found if one is not None), key=lambda one: one.steps, default=None)
+
+
+def whole(shape: Shape, copies: Copies) -> Recall | None:
     """The most steps that a copy of every shard stands for, and the keeper of each rank; None if there are none."""
-    at: list[dict[int, str]] = [{} for _ in range(state.shape.workers)]
-    for keeper, held in sorted(state.copies.held.items()):
+    at: list[dict[int, str]] = [{} for _ in range(shape.workers)]
+    for keeper, held in sorted(copies.held.items()):
         for rank, kept in held.items():
             at[rank] |= dict.fromkeys(kept, keeper)
     common = set.intersection(*(set(rank) for rank in at))
     if not common:
         return None
     steps = max(common)
-    return steps, tuple(rank[steps] for rank in at)
+    return Recall(steps, tuple(rank[steps] for rank in at), shape.number)
 
 
-def newer_copies(state: State) -> tuple[int, tuple[str, ...]] | None:
+def newer_copies(state: State) -> Recall | None:
     """The same, if they are newer than the last checkpoint."""
     found = newest(state) if state.shape.recall else None
-    return found if found is not None and found[0] > state.checkpoint else None
+    return found if found is not None and found.steps > state.checkpoint else None
 
 
 def form_recalled(state: State, mode: Gathering, actions: list[Action]) -> None:
-    """Form the first cell from copies as soon as enough workers are there."""
+    """Form the first cell from copies as soon as enough workers are there: each has that of its rank, or parts of
+    those of another shape."""
     found = newer_copies(state)
     assert found is not None
-    steps, holders = found
-    mode.recalled = steps
+    mode.recalled, number = found.steps, state.shape.number
     clear_all(state)
     members = hire_cell(state, 0, spares(state))
     if members:
         state.put(0, members, "forming")
-        recall = Recall(steps, holders)
-        actions.append(Form(0, state.cells[0].attempt, members, recall=recall, shape=state.shape.number))
+        same = found.shape == number
+        refill = None if same else Refill(found.steps, copies=found)
+        recall, attempt = found if same else None, state.cells[0].attempt
+        actions.append(Form(0, attempt, members, recall=recall, shape=number, refill=refill))

@@ -18,7 +18,7 @@ from shoal.decisions.commits import put_on_record
 from shoal.decisions.halt import end
 from shoal.decisions.modes import Gathering, Pausing, Running, Stopping
 from shoal.decisions.recall import form_recalled, newer_copies
-from shoal.decisions.reshape import go_back, reshape
+from shoal.decisions.reshape import enough, go_back, piece, reshape
 from shoal.decisions.seating import combine, fill, holders, movable, release
 from shoal.decisions.state import State
 from shoal.ladder import Rung
@@ -57,13 +57,14 @@ def start_over(state: State, mode: Pausing | Stopping, actions: list[Action]) ->
         for worker, ack in mode.acks.items()
         if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
     }
-    if state.former is not None:
+    for former in state.formers:
         for worker in [w for w, ack in mode.acks.items() if not ack.former]:
-            state.former.held.pop(worker, None)  # it has joined the generation that ended
-    state.mode, state.successors = Gathering(held), {}
+            former.held.pop(worker, None)  # it has joined the generation that ended
+    state.mode = gathering = Gathering(held)
+    state.successors = {}
     state.generation += 1  # nothing that is still said of the one that ended counts any more
     state.tally.fruitless += 1
-    descend(state, actions)
+    descend(state, gathering, actions)
 
 
 # ---- the next generation
@@ -184,24 +185,26 @@ def destination(phases: Set[Formation]) -> str:
 
 @dataclass(frozen=True)
 class Way:
-    """How to go on without a whole cell. `can`: whether it can be taken; `take`: do so."""
+    """How to go on without a whole cell. `take`: do so if it can be done, and say whether; `keeps`: nothing is taken
+    back."""
 
     rung: Rung
-    can: Callable[[State], bool]
-    take: Callable[[State, list[Action]], None]
+    take: Callable[[State, Gathering, list[Action]], bool]
+    keeps: bool = False
 
 
-def descend(state: State, actions: list[Action], below: Rung | None = None) -> None:
+def descend(state: State, mode: Gathering, actions: list[Action], below: Rung | None = None) -> None:
     """Take the first rung that can be taken, of all or of those below one. A run that was given up does not go back:
     what is saved is saved."""
     ways = WITHOUT_A_CELL
     if below is not None:
         ways = ways[1 + [way.rung for way in ways].index(below) :]
-    way = next(way for way in ways if way.can(state))
-    if state.halt is not None and way.rung is not Rung.COMBINE:
-        end(state, actions)
-    else:
-        way.take(state, actions)
+    for way in ways:
+        if state.halt is not None and not way.keeps:
+            end(state, actions)
+            return
+        if way.take(state, mode, actions):
+            return
 
 
 def form_first_again(state: State, mode: Gathering, actions: list[Action]) -> None:
@@ -209,77 +212,77 @@ def form_first_again(state: State, mode: Gathering, actions: list[Action]) -> No
     if it can be, else down."""
     if mode.filled is not None:
         mode.held, mode.filled = mode.filled, None
-        descend(state, actions)
-    elif mode.held and holders(state, mode):
+        descend(state, mode, actions)
+    elif mode.combines and holders(state, mode):
         combine(state, mode, actions)
-    elif mode.held:
-        descend(state, actions, Rung.COMBINE)
+    elif mode.combines:
+        mode.combines = False
+        descend(state, mode, actions)
     elif mode.recalled is not None and newer_copies(state):
         form_recalled(state, mode, actions)
     elif mode.recalled is not None:
-        descend(state, actions, Rung.RECALL)
+        descend(state, mode, actions, Rung.RECALL)
 
 
-def can_combine(state: State) -> bool:
-    return isinstance(state.mode, Gathering) and bool(holders(state, state.mode))
-
-
-def take_combine(state: State, actions: list[Action]) -> None:
-    """One cell of workers that together still hold every shard at the committed step."""
-    assert isinstance(state.mode, Gathering)
-    combine(state, state.mode, actions)
+def take_combine(state: State, mode: Gathering, actions: list[Action]) -> bool:
+    """One cell of workers that together still hold every shard at the committed step: of the present shape, or of one
+    before it."""
+    former = None
+    if not holders(state, mode):
+        former = next((one for one in state.formers if one.steps == state.committed and all(one.holders())), None)
+        if former is None:
+            return False
+        go_back(state, mode, former)
+    combine(state, mode, actions)
     reason = "no cell is whole, but together its workers hold every shard: put together, nothing is lost"
-    actions.append(Decision(Rung.COMBINE, tuple(range(state.shape.cells)), reason))
-
-
-def take_former(state: State, actions: list[Action]) -> None:
-    """Back to the former shape: one cell of those who still keep it, if they hold every shard."""
-    mode = go_back(state)
-    if holders(state, mode):
-        combine(state, mode, actions)
+    if former is not None:
         reason = "cells of another shape did not come about: one of the former shape is put together, nothing is lost"
-        actions.append(Decision(Rung.COMBINE, tuple(range(state.shape.cells)), reason))
-    else:
-        descend(state, actions, Rung.COMBINE)
+    actions.append(Decision(Rung.COMBINE, tuple(range(state.shape.cells)), reason))
+    return True
 
 
-def can_recall(state: State) -> bool:
-    return newer_copies(state) is not None
-
-
-def take_recall(state: State, actions: list[Action]) -> None:
+def take_recall(state: State, mode: Gathering, actions: list[Action]) -> bool:
     """Back to the newest copies on other nodes."""
     found = newer_copies(state)
-    assert found is not None
-    steps, _ = found
-    mode = undo(state, steps, Rung.RECALL, f"the copies of step {steps} in the memory of other nodes", actions)
-    form_recalled(state, mode, actions)
+    if found is None:
+        return False
+    where = f"the copies of step {found.steps} in the memory of other nodes"
+    form_recalled(state, undo(state, mode, found.steps, Rung.RECALL, where, actions), actions)
+    return True
 
 
-def take_restore(state: State, actions: list[Action]) -> None:
+def take_restore(state: State, mode: Gathering, actions: list[Action]) -> bool:
     """Back to the last checkpoint."""
     where = f"the checkpoint of step {state.checkpoint}" if state.checkpoint else "the initial state"
-    undo(state, state.checkpoint, Rung.RESTORE, where, actions)
+    undo(state, mode, state.checkpoint, Rung.RESTORE, where, actions)
     for index in range(state.shape.cells):
         state.empty(index)
     fill(state, actions)
+    return True
 
 
-def undo(state: State, steps: int, rung: Rung, where: str, actions: list[Action]) -> Gathering:
-    """Take back what was committed from `steps` on; copies of it are of a history that is left."""
+def undo(state: State, mode: Gathering, steps: int, rung: Rung, where: str, actions: list[Action]) -> Gathering:
+    """Take back what was committed from `steps` on; copies of it are of a history that is left. What was to be another
+    shape is the former one again, if there are workers for it."""
+    first = state.formers[-1] if state.formers else None
+    if first is not None and (enough(state, first.shape) or not enough(state, state.shape)):
+        go_back(state, mode, first)
     reason = f"no living cell holds every shard: back to {where}"
     actions.append(Decision(rung, tuple(range(state.shape.cells)), reason))
     actions.append(Rewind(steps, state.committed - steps))
     state.committed, state.evaluated = steps, -1
-    state.copies.undo(steps, state.generation)
+    for copies in (state.copies, *(former.copies for former in state.formers)):
+        copies.undo(steps, state.generation)
+    for former in state.formers:
+        former.held.clear()
     state.newest, state.recorded = None, steps
-    state.mode = mode = Gathering()
-    return mode
+    state.mode = fresh = Gathering()
+    return fresh
 
 
 WITHOUT_A_CELL: tuple[Way, ...] = (
-    Way(Rung.COMBINE, can_combine, take_combine),
-    Way(Rung.COMBINE, lambda state: state.former is not None, take_former),
-    Way(Rung.RECALL, can_recall, take_recall),
-    Way(Rung.RESTORE, lambda state: True, take_restore),
+    Way(Rung.COMBINE, take_combine, keeps=True),
+    Way(Rung.RESHAPE, piece, keeps=True),
+    Way(Rung.RECALL, take_recall),
+    Way(Rung.RESTORE, take_restore),
 )

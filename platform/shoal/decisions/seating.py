@@ -47,7 +47,7 @@ def fill(state: State, actions: list[Action]) -> None:
     """Form every empty cell that can be, those that miss least first; the members of one that cannot become spares."""
     mode = state.mode
     if isinstance(mode, Gathering) and (
-        mode.held or mode.recalled is not None or mode.damaged or mode.filled is not None
+        mode.combines or mode.recalled is not None or mode.damaged or mode.filled is not None
     ):
         return  # first of all a cell from what is left
     size, idle = state.shape.workers, len(state.idle)
@@ -128,7 +128,7 @@ def combine(state: State, mode: Gathering, actions: list[Action]) -> None:
 
     Holders of different cells fit together: all cells hold the same state at the same step.
     """
-    members = holders(state, mode)
+    members, mode.combines = holders(state, mode), True
     clear_all(state)
     state.put(0, members, "forming")
     actions.append(Form(0, state.cells[0].attempt, members, keep=True, shape=state.shape.number))

@@ -68,6 +68,8 @@ class Shape:
     number: int = 0
     choose: Choose | None = None
     """None: its cells stay as they are."""
+    hold: float = 0.0
+    """Seconds for which a run waits for workers before it takes a shape that has none of its cells."""
     seats: int = 0
     """That the run wants in any shape: those that it began with."""
     most: int = WIDEST
@@ -133,6 +135,7 @@ def shape_of(
         spares=None if job.spares == "all" else job.spares,
         most=WIDEST if job.elastic is None else job.elastic.cells[1],
         choose=None if job.elastic is None else chooser(job, workload, mesh, site, parameters, memory),
+        hold=0.0 if job.elastic is None else job.elastic.hold_s,
     )
 
 

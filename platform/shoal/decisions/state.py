@@ -37,16 +37,23 @@ class Worker:
 
 @dataclass
 class Former:
-    """The shape that a run has left, until a step is committed in the next: whoever lives may still keep its shard of
-    it, after `steps` committed steps (`held`: of which rank), and copies of them others."""
+    """A shape that a run has left, or could not take, until a step is committed in another: whoever lives may keep its
+    shard of it still, after `steps` committed steps (`held`: of which rank), and copies of them others."""
 
     shape: Shape
     steps: int
-    held: dict[str, int]
-    copies: Copies
+    held: dict[str, int] = field(default_factory=dict)
+    copies: Copies = field(default_factory=Copies)
 
     def copy(self) -> Former:
         return replace(self, held=dict(self.held), copies=self.copies.copy())
+
+    def holders(self) -> tuple[tuple[str, ...], ...]:
+        """Of each rank's shard."""
+        found: list[list[str]] = [[] for _ in range(self.shape.workers)]
+        for worker, rank in sorted(self.held.items()):
+            found[rank].append(worker)
+        return tuple(map(tuple, found))
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class State:
     """Steps of the last whole checkpoint; 0 is the initial state."""
     halt: Halt | None = None
     """Set when the run cannot go on."""
-    former: Former | None = None
+    formers: tuple[Former, ...] = ()
+    """Shapes of before, the newest first."""
     unsaved: str = "nothing was said of it"
     saving: str = ""
     """What keeps checkpoints from becoming whole, as it was told; "" once one is."""
@@ -156,7 +164,7 @@ class State:
             going=dict(self.going),
             deadlines=dict(self.deadlines),
             copies=self.copies.copy(),
-            former=None if self.former is None else self.former.copy(),
+            formers=tuple(former.copy() for former in self.formers),
             unrecorded=dict(self.unrecorded),
             tally=self.tally.copy(),
             stragglers=self.stragglers.copy(),
@@ -220,9 +228,9 @@ class State:
                 del self.on_node[worker.node]
         self.idle.discard(name)
         self.copies.held.pop(name, None)
-        if self.former is not None:
-            self.former.held.pop(name, None)
-            self.former.copies.held.pop(name, None)
+        for former in self.formers:
+            former.held.pop(name, None)
+            former.copies.held.pop(name, None)
         self.disband(name)
         return worker
 

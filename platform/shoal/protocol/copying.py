@@ -27,8 +27,8 @@ __all__ = ["Coming", "Enter", "Keep", "Look", "Missing", "Ranges", "Whole", "pro
 
 @dataclass(frozen=True)
 class Keep:
-    """Keep a copy of the shard of `rank` after `steps` committed steps, of `bytes`, and the `table` (so many bytes) of
-    what they are. `era`: see `orders.Keeper`; `sum`: of both."""
+    """Keep a copy of the shard of `rank` after `steps` committed steps, in the shape of the number `shape`: of `bytes`,
+    and the `table` (so many bytes) of what they are. `era`: see `orders.Keeper`; `sum`: of both."""
 
     rank: int
     steps: int
@@ -36,6 +36,7 @@ class Keep:
     bytes: int
     table: int
     sum: int
+    shape: int = 0
     version: int = VERSION
     proof: str = ""
 

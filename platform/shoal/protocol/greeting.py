@@ -35,7 +35,7 @@ __all__ = [
     "proof",
 ]
 
-VERSION = 4
+VERSION = 5
 """Of the protocol, on lifelines and about copies; whoever speaks another is refused."""
 GREETING_LIMIT, GREETING_TIME = 4096, 5.0
 """Of a greeting: longest line in bytes, and the seconds it may take."""

@@ -15,6 +15,7 @@ from shoal_core.mesh import Mesh
 
 __all__ = [
     "CommitLate",
+    "Copy",
     "CopyTo",
     "Fence",
     "Form",
@@ -40,27 +41,41 @@ class Keeper:
 
 @dataclass(frozen=True)
 class Recall:
-    """Go on from the copy of the state after `steps` committed steps that `keeper` holds; None: it is gone."""
+    """Go on from the copy of the state after `steps` committed steps, in the shape of the number `shape`, that `keeper`
+    holds; None: it is gone."""
 
     steps: int
     keeper: Keeper | None
+    shape: int = 0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Of the shard of `rank` in the shape of the number `shape`, that `keeper` gives ranges of at `address`."""
+
+    shape: int
+    rank: int
+    keeper: str
+    address: tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Refill:
-    """Fill a shard from those of the shape `number` after `steps` committed steps; `holders`: some who hold them, all
-    together all of them, and where each serves what it holds."""
+    """Fill a shard from what others hold of the state after `steps` committed steps. `numbers`: the shapes that these
+    are shards of; `holders`: who hold some of them, all together all of it, and where each serves what it holds;
+    `copies`: or who keep copies of those of one shape for others."""
 
-    number: int
     steps: int
+    numbers: tuple[int, ...]
     holders: tuple[tuple[str, tuple[str, int]], ...]
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True)
 class Form:
     """Build (again) the world of a cell, as its `rank` of `size`; load the checkpoint of `restore` steps if given, or
     (`keep`) go on from the state that was kept on leaving the former world, or (`recall`) from a copy, or (`refill`)
-    from what others hold of another shape. `mesh`: of the cell, None for the one that the job names; `shape`: number of
+    from what others hold of other shapes. `mesh`: of the cell, None for the one that the job names; `shape`: number of
     the run's shape that it belongs to."""
 
     cell: int

@@ -214,12 +214,14 @@ class Finished(Word):
 
 @dataclass(frozen=True)
 class CopyHeld(Word):
-    """`worker` holds a whole copy of the shard of `rank` after `steps` committed steps. `era`: see `orders.Keeper`."""
+    """`worker` holds a whole copy of the shard of `rank` after `steps` committed steps, in the shape of the number
+    `shape`. `era`: see `orders.Keeper`."""
 
     worker: str
     rank: int
     steps: int
     era: int
+    shape: int = 0
 
 
 @dataclass(frozen=True)

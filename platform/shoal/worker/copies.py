@@ -48,13 +48,13 @@ class LostCopy(Exception):
 
 
 class CopyServer:
-    """Serves what is on `shelf` on `address` to who knows `secret()`. `kept(rank, steps, era)` is called when a copy
-    has arrived whole. `given`: bytes that others were given, by name."""
+    """Serves what is on `shelf` on `address` to who knows `secret()`. `kept(rank, steps, era, shape)` is called when a
+    copy has arrived whole. `given`: bytes that others were given, by name."""
 
     def __init__(
         self,
         address: str,
-        kept: Callable[[int, int, int], None],
+        kept: Callable[[int, int, int, int], None],
         timeout: float,
         secret: Callable[[], str],
         shelf: Shelf | None = None,
@@ -62,7 +62,7 @@ class CopyServer:
         self._kept, self._secret, self._timeout, self._lock = kept, secret, timeout, threading.Lock()
         self.shelf = Shelf() if shelf is None else shelf
         self.given: Counter[str] = Counter()
-        self._steps: dict[int, list[int]] = {}
+        self._steps: dict[int, list[tuple[int, int]]] = {}
         self._server = Server((address, 0), self._answer)
         threading.Thread(target=self._server.serve_forever, daemon=True, name="copies").start()
 
@@ -94,15 +94,17 @@ class CopyServer:
         said = room(asked.table)
         if receive(line, memoryview(content.numpy().data), said) != asked.sum:
             raise ValueError("the copy was damaged on its way")
-        rank, steps = asked.rank, asked.steps
-        held = Held([content], heard(json.loads(bytes(said)), copy_name(rank, steps), asked.bytes))
+        rank, steps, shape = asked.rank, asked.steps, asked.shape
+        name = copy_name(rank, steps, shape)
+        held = Held([content], heard(json.loads(bytes(said)), name, asked.bytes))
         with self._lock:
             before = self._steps.get(rank, [])
-            now = self._steps[rank] = [*(one for one in before if one < steps), steps][-KEPT:]
-            self.shelf.put(copy_name(rank, steps), held)
+            now = [*sorted(one for one in before if one < (steps, shape)), (steps, shape)][-KEPT:]
+            self._steps[rank] = now
+            self.shelf.put(name, held)
             for one in set(before) - set(now):
-                self.shelf.drop(copy_name(rank, one))
-        self._kept(rank, steps, asked.era)
+                self.shelf.drop(copy_name(rank, *one))
+        self._kept(rank, steps, asked.era, shape)
         line.sendall(encode(Whole(asked.bytes, asked.sum)))
 
     def _serve(self, line: socket.socket) -> None:

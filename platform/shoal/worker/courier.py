@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -56,16 +56,17 @@ class Courier:
         """Bytes a second at which copies go to the keeper; 0 if there is none."""
         return 0.0 if self.keeper is None else self._speed.bytes
 
-    def keep(self, step: Step) -> None:
+    def keep(self, step: Step, shape: int) -> None:
         """Copy the state for a later roll back and, in the background, to the keeper. All ranks' copies are of the
-        same steps: so one that is still on its way is waited for, unless its keeper does not answer."""
+        same steps: so one that is still on its way is waited for, unless its keeper does not answer. `shape`: the
+        number of the cell's."""
         if self._sending is not None:
             self._sending.join(self._timeouts.silence)
             if self._sending.is_alive():
                 self.keeper = None
         step.snapshot.take(step.tensors_by_commit(), step.steps)
         if self.keeper is not None:
-            told = (step.member.rank, step.steps, self.keeper)
+            told = (step.member.rank, step.steps, self.keeper, shape)
             sent = (step.snapshot, step.snapshot.lend(), self.table(step), *told)
             self._sending = threading.Thread(target=self._send, args=sent, daemon=True, name="copy")
             self._sending.start()
@@ -117,30 +118,39 @@ class Courier:
         if (held := self._shelf.get(name)) is not None:
             self._shelf.put(name, Held(tensors, held.table))
 
-    def put_away(self) -> None:
-        """Nobody has ranges of this worker's own state any more."""
+    def put_away(self, but: Collection[int] = ()) -> None:
+        """Nobody has ranges of this worker's own state any more, but of the shapes of these numbers."""
+        kept = tuple(state_name(shape, "") for shape in but)
         for name in self._shelf.names(STATES):
-            self._shelf.drop(name)
+            if not name.startswith(kept):
+                self._shelf.drop(name)
 
-    def refill(self, step: Step, order: Refill) -> tuple[float, int]:
-        """Fill a worker's shard from what others, and itself, hold of another shape. Returns the seconds it took, and
-        the bytes that came from others.
+    def refill(self, step: Step, order: Refill, shape: int) -> tuple[float, int]:
+        """Fill a worker's shard, in the shape of a number, from what others, and itself, hold of other shapes; others
+        may have ranges of it then. Returns the seconds it took, and the bytes that came from others.
 
         Raises:
             LostCopy: some of it is not to be had; the state is nobody's then.
         """
         began, place = time.monotonic(), step.member.cell * step.member.size + step.member.rank
-        name, secret = state_name(order.number, order.steps), self._secret()
-        timeout = self._timeouts.build
-        given = fill(step, name, dict(order.holders), self._shelf, self._own, secret, timeout, place)
+        names = [state_name(number, order.steps) for number in order.numbers]
+        holders = {worker: (address, list(names)) for worker, address in order.holders}
+        for copy in order.copies:
+            _, held = holders.setdefault(copy.keeper, (copy.address, []))
+            held.append(copy_name(copy.rank, order.steps, copy.shape))
+        given = put_together(step, holders, self._shelf, self._own, self._secret(), self._timeouts.build, place)
         step.healed(order.steps)
+        self.open(step, shape)
         return time.monotonic() - began, given.total() - given[self._own]
 
-    def _send(self, snapshot: Snapshot, kept: Kept, table: Table, rank: int, steps: int, keeper: Keeper) -> None:
+    def _send(
+        self, snapshot: Snapshot, kept: Kept, table: Table, rank: int, steps: int, keeper: Keeper, shape: int
+    ) -> None:
         # without the keeper's word to the controller it is no copy
         with contextlib.suppress(OSError, ValueError):
             tensors, start = kept.read(), time.monotonic()
-            size = push(Held(tensors, table), rank, steps, keeper, self._secret(), self._timeouts.build)
+            held, secret = Held(tensors, table), self._secret()
+            size = push(held, rank, steps, keeper, secret, self._timeouts.build, shape)
             self._speed.took(size, time.monotonic() - start)
         snapshot.give_back(kept)
 
@@ -152,18 +162,19 @@ class Courier:
         """
         if order.keeper is None:
             raise LostCopy("its keeper is gone")
-        recall(step.tensors(), step.member.rank, order.steps, order.keeper, self._secret(), self._timeouts.build)
+        where = step.member.rank, order.steps, order.keeper, self._secret(), self._timeouts.build, order.shape
+        recall(step.tensors(), *where)
         step.healed(order.steps)
 
 
 def recall(
-    tensors: list[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float
+    tensors: list[torch.Tensor], rank: int, steps: int, keeper: Keeper, secret: str, timeout: float, shape: int = 0
 ) -> Counter[str]:
-    """Fill a rank's tensors from the copy of them that `keeper` holds. Returns the bytes.
+    """Fill a rank's tensors from the copy of them that `keeper` holds, of the shape of a number. Returns the bytes.
 
     Raises: as `Courier.fetch`.
     """
-    name = copy_name(rank, steps)
+    name = copy_name(rank, steps, shape)
     table, wanted, targets = in_order(tensors, name)
     sizes = {name: sum(tensor.nbytes for tensor in tensors)}
     with Peer(keeper.address, secret, timeout, sizes) as peer:

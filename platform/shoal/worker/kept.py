@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from shoal.protocol.said import Ack
@@ -31,19 +32,21 @@ class KeptStates:
             self._held[state.shape] = state
             self._lay_out()
 
-    def only(self, shape: int) -> None:
-        """What was filled from that of `shape`, and came to nothing, is not kept."""
-        self._held = {number: state for number, state in self._held.items() if number == shape}
+    def only(self, shapes: Collection[int]) -> None:
+        """What was filled from those of `shapes`, and came to nothing, is not kept."""
+        self._held = {number: state for number, state in self._held.items() if number in shapes}
+        self._courier.put_away(shapes)
 
     def make_room(self, last: LastResort) -> None:
         """Have nothing of it on a device: see `world.make_room`."""
         self._held = make_room(self._held, last)
         self._lay_out()
 
-    def let_go(self) -> None:
-        """A generation is joined: nobody needs it any more."""
+    def let_go(self, shape: int) -> None:
+        """A generation of this shape is joined: nobody needs it any more. Of the shape's own others may have ranges
+        until the first commit, if they may already."""
         self._held = {}
-        self._courier.put_away()
+        self._courier.put_away([shape])
 
     def answer(self, shape: int, standing: Ack | None) -> Ack:
         """An answer about the state of `shape`: that of the world which the worker stands in, else what is kept."""

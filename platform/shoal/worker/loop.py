@@ -157,7 +157,7 @@ class Loop:
         self.leave()
         self.inject("left", order)
         if order.refill is not None:
-            self.kept.only(order.refill.number)
+            self.kept.only(order.refill.numbers)
         if self.kit.workload.runs_on != "cpu":
             self.voice.phase = Phase.LEAVING  # of the world to come there is nothing yet that could be cut
             self.kept.make_room(self.kit.last)
@@ -204,7 +204,7 @@ class Loop:
         with self.guarded():
             goes_on = membership.join(order)
             membership.step.inject("joined")
-            self.kept.let_go()
+            self.kept.let_go(self.shape)
             if goes_on:
                 membership.train()
 

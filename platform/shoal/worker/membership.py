@@ -121,6 +121,8 @@ class Membership:
     def _committed(self, commit: Commit) -> None:
         """A step is committed here: nobody else may rely on it before the controller is told."""
         self.voice.committed(commit, self.step)
+        if self.kit.job.elastic is not None:
+            self.kit.courier.put_away()
         self.pace.stepped(commit.seconds)
         if self.step.rhythm.due(self.step.steps) and commit.rolled_back is None:
             self._copy()
@@ -128,7 +130,7 @@ class Membership:
     def _copy(self) -> None:
         """Copy the state into memory, and find out what that costs."""
         start = time.monotonic()
-        self.kit.courier.keep(self.step)
+        self.kit.courier.keep(self.step, self.shape)
         if self.step.rhythm.times(self.step.steps):
             self.step.snapshot.arrived()
         self.step.rhythm.copied(self.step.steps, time.monotonic() - start)

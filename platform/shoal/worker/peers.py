@@ -108,8 +108,9 @@ class Peer:
             raise StoreError(f"{self.where(name)}: {error}", REMEDY) from error
 
 
-def push(held: Held, rank: int, steps: int, keeper: Keeper, secret: str, timeout: float) -> int:
-    """Send a copy of the state of `rank` after `steps` committed steps; returns its bytes when it is held there.
+def push(held: Held, rank: int, steps: int, keeper: Keeper, secret: str, timeout: float, shape: int = 0) -> int:
+    """Send a copy of the state of `rank` after `steps` committed steps, in the shape of a number; returns its bytes
+    when it is held there.
 
     Raises:
         OSError: the keeper is gone or does not answer. ValueError: it does not keep the copy.
@@ -120,7 +121,7 @@ def push(held: Held, rank: int, steps: int, keeper: Keeper, secret: str, timeout
     summed = xxhash.xxh3_64()
     for part in parts:
         summed.update(part)
-    asked = Keep(rank, steps, keeper.era, held.bytes, len(table), summed.intdigest())
+    asked = Keep(rank, steps, keeper.era, held.bytes, len(table), summed.intdigest(), shape)
     with called(keeper.address, secret, asked, timeout) as line:
         for part in parts:
             line.sendall(part)

@@ -23,13 +23,13 @@ CHUNK = 1 << 20
 """Bytes that are summed and sent at a time: few enough to be in the processor's cache still when they are sent."""
 
 
-def copy_name(rank: int, steps: int) -> str:
-    """What the copy of another worker's shard is called."""
-    return f"copy/{rank}/{steps}"
+def copy_name(rank: int, steps: int, shape: int = 0) -> str:
+    """What the copy of another worker's shard is called, of the shape of a number."""
+    return f"copy/{shape}/{rank}/{steps}"
 
 
-def state_name(number: int, steps: int) -> str:
-    """What a worker's own shard is called, after so many committed steps in the shape of this number."""
+def state_name(number: int, steps: int | str) -> str:
+    """What a worker's own shard is called, after so many committed steps ("": any) in the shape of this number."""
     return f"{STATES}{number}/{steps}"
 
 

@@ -150,9 +150,9 @@ class Voice:
                     self.link.send(message)
             self.unsaid.clear()
 
-    def held(self, rank: int, steps: int, era: int) -> None:
+    def held(self, rank: int, steps: int, era: int, shape: int) -> None:
         """A copy has arrived whole. Any thread."""
-        self.link.send(CopyHeld(self.name, rank, steps, era))
+        self.link.send(CopyHeld(self.name, rank, steps, era, shape))
 
     def saved(self, steps: int, address: str, seconds: float, size: int) -> None:
         """A checkpoint is whole. Any thread."""

@@ -134,7 +134,7 @@ class World:
             kit.courier.fetch(step, order.recall)
         if order.refill is not None:
             step.inject("fill")
-            self.filled = kit.courier.refill(step, order.refill)
+            self.filled = kit.courier.refill(step, order.refill, order.shape)
             step.inject("filled")
         mesh = asdict(cell_mesh(workload, order.size))
         about = {"run_id": kit.job.run_id, "workers": order.size, "mesh": mesh, "workload": kit.job.workload}

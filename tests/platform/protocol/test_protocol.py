@@ -22,6 +22,7 @@ from tests.platform.protocol.support.mutants import (
     fenced_but_not_lost,
     late_commit_not_ordered,
     never_back,
+    never_pieced,
     stays_behind,
 )
 from tests.platform.protocol.support.search import explore
@@ -86,6 +87,8 @@ def test_a_controller_is_replaced_at_any_moment_of_a_recovery(fault: str) -> Non
 
 SHAPES = {"one of three": taking({3: (1, 3)}), "three of one": taking({3: (3, 1)})}
 """What three living workers of four become."""
+LARGEST = taking({3: (1, 3), 2: (1, 2), 1: (1, 1)})
+"""One cell of all that live."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -103,6 +106,30 @@ def test_another_fault_on_the_way_to_another_shape(shape: str, second: str) -> N
     hold every shard of one of the two shapes (I7)."""
     found = explore(Aimed(("crash", second), spares=0, steps=1, orders="few", choose=SHAPES[shape]))
     assert found.states > 1_000
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.parametrize("second", ["crash", "still", "restart", pytest.param("cut", marks=pytest.mark.long)])
+def test_what_is_left_of_two_shapes_is_put_together(second: str) -> None:
+    """No step is taken back either while shards of both together are all of the state: cells of one more shape are
+    filled from them."""
+    found = explore(Aimed(("crash", second), spares=0, steps=1, orders="few", choose=LARGEST))
+    assert found.states > 1_000
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.long
+def test_two_deaths_on_the_way_to_another_shape() -> None:
+    """The second may strike while cells are put together of what the first left."""
+    found = explore(Aimed(("crash", "crash", "crash"), spares=0, steps=1, orders="few", choose=LARGEST))
+    assert found.states > 20_000
+    assert set(found.ends) == {"done"}
+
+
+@pytest.mark.parametrize("second", [(), ("still",), ("restart",), ("arrive",)], ids="-".join)
+def test_a_run_that_has_too_few_workers_for_a_cell_takes_a_smaller_shape(second: tuple[str, ...]) -> None:
+    """One of the two workers of the only cell dies at any moment: the other goes on alone, from the checkpoint."""
+    found = explore(Model(("crash", *second), spares=0, cells=1, steps=1, orders="few", choose=LARGEST))
     assert set(found.ends) == {"done"}
 
 
@@ -142,18 +169,23 @@ BROKEN: dict[str, tuple[type[Model], Rule, tuple[str, ...], int, str]] = {
 """A model, its rule, faults and steps, and the invariant that does not hold."""
 
 
-LARGE = "a commit is forgotten"
+SLOW = "a commit is forgotten"
 """What takes longest to find."""
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] if name == LARGE else []) for name in BROKEN]
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name == SLOW else []) for name in BROKEN]
 )
 def test_a_broken_rule_is_found_out(name: str) -> None:
     kind, rule, faults, steps, invariant = BROKEN[name]
     model = kind(faults, spares=0, steps=steps, orders="few", rule=rule)
     with pytest.raises(Violation, match=f"^{invariant}"):
         explore(model, limit=500_000)
+
+
+def test_what_is_left_of_two_shapes_and_not_put_together_is_found_out() -> None:
+    with pytest.raises(Violation, match=r"^I7"):
+        explore(Aimed(("crash", "crash"), spares=0, steps=1, orders="few", rule=never_pieced, choose=LARGEST))
 
 
 @pytest.mark.long

@@ -30,9 +30,9 @@ PATIENCE = 4
 
 @dataclass(frozen=True)
 class Present:
-    """What trains if nothing is reshaped: `cells` cells of `mesh`, those included that spares heal. `lost`: whether
-    workers idle because of a loss, so that nobody need be waited for; `seen`: what the run knows of what things
-    take."""
+    """What trains if nothing is reshaped: `cells` cells of `mesh`, those included that spares heal; without any the
+    state is had from elsewhere, and `mesh` will do too. `lost`: whether workers idle because of a loss, so that nobody
+    need be waited for; `seen`: what the run knows of what things take."""
 
     mesh: Mesh
     cells: int
@@ -82,7 +82,7 @@ def choose(
         room: that nodes have for what a worker holds.
     """
     gone = set(range(present.mesh.workers)) - {one.rank for one in living.values()}
-    if gone:
+    if gone and present.cells:
         return Stay(f"no living worker holds shard {min(gone)}: there is nothing to reshape from")
     hold = bounds.limits.hold_s
     settled = {name: one for name, one in living.items() if one.rank is not None or one.age >= hold}
@@ -143,7 +143,8 @@ def candidates(
     limits = bounds.limits
     for mesh in meshes:
         cells = min(limits.cells[1], workers // mesh.workers, load.micro_batches(mesh))
-        if mesh != present.mesh and cells >= limits.cells[0] and cells * mesh.workers >= limits.min_workers:
+        other = mesh != present.mesh or not present.cells
+        if other and cells >= limits.cells[0] and cells * mesh.workers >= limits.min_workers:
             yield worth(mesh, cells, load, costs)
 
 

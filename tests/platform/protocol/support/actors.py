@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from shoal.decisions.actions import Action, CommitLate, Form, Generation, Pause, Stop
 from shoal.decisions.cells import Cells
 from shoal.decisions.shape import Shape
+from shoal.decisions.state import Former
 from shoal.protocol.said import Committed
 
 __all__ = [
@@ -174,6 +175,8 @@ def freeze(value: Any) -> Any:
         return frozenset(value)
     if isinstance(value, Cells):
         return tuple(value)
+    if type(value) is tuple and value and isinstance(value[0], Former):
+        return tuple(map(freeze, value))
     return value
 
 
@@ -188,8 +191,11 @@ def order_of(action: Action, number: dict[str, int], record: int) -> tuple[Any, 
         case Form(cell, attempt, members, restore, keep, _, shape, refill):
             sources = None
             if refill is not None:
-                holders = tuple(tuple(number[m] for m in of_rank) for of_rank in refill.holders)
-                sources = (refill.number, refill.steps, holders)
+                shards = (
+                    (shape, tuple(tuple(number[m] for m in of_rank) for of_rank in holders))
+                    for shape, holders in refill.shards.items()
+                )
+                sources = (refill.steps, tuple(shards))
             return ("form", (cell, attempt, tuple(number[m] for m in members), restore, keep, shape, sources))
         case Stop(generation, broken, _, known, shape):
             return ("stop", generation, broken, known, shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from shoal import batching
@@ -23,12 +24,16 @@ from tests.platform.protocol.support.actors import (
 if TYPE_CHECKING:
     from tests.platform.protocol.support.scene import Scene
 
+Refill = tuple[int, tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]]
+"""Steps; by the number of each shape, the holders of each rank's shard."""
+
 __all__ = [
     "answer",
     "answer_late",
     "begin",
     "between",
     "commit",
+    "covered",
     "fall",
     "hear",
     "held_by",
@@ -55,7 +60,7 @@ def serve(scene: Scene, i: int) -> None:
         refill = rest[0][6]
         kept = scene.workers[i].kept
         if refill is not None:
-            kept = tuple(one for one in kept if one.shape == refill[0])
+            kept = tuple(one for one in kept if one.shape in dict(refill[1]))
         scene.set(i, doing="forming", form=rest[0], kept=kept)
     elif kind == "generation":
         scene.set(i, doing="meeting", order=rest[0], reach=MEET, unsaid=-1, over="")
@@ -141,19 +146,29 @@ def stand(scene: Scene, i: int) -> None:
             raise Violation(f"w{i} is told to go on from a shard that it does not hold")
         steps, history = kept.steps, kept.history
     if refill is not None:
-        steps = refill[1]
-        (history,) = {source.history for each in sources(scene.workers, refill) for source in each}
+        steps = refill[0]
+        (history,) = {source.history for source, _ in sources(scene.workers, refill)}
         if not scene.model.keeps:
             scene.set(i, kept=())
     scene.set(i, doing="idle", stands=True, steps=steps, history=history, total=-1, done=(), todo=(), broken=False)
     scene.tell(i, Ready(scene.model.names[i], cell, attempt))
 
 
-def sources(crew: Sequence[Worker], refill: tuple[int, int, tuple[tuple[int, ...], ...]]) -> list[list[Kept]]:
-    """What cells of another shape are filled from: of each rank's shard, what those hold who live."""
-    shape, steps, holders = refill
-    living = [[held_by(crew[i], i, shape) for i in each if crew[i].life == "alive"] for each in holders]
-    return [[kept for kept in each if kept is not None and kept.steps == steps] for each in living]
+def sources(crew: Sequence[Worker], refill: Refill) -> list[tuple[Kept, int]]:
+    """What cells of another shape are filled from: shards of those who live, and how many each shape has."""
+    steps, shards = refill
+    asked = [(i, shape, len(holders)) for shape, holders in shards for of_rank in holders for i in of_rank]
+    living = [(held_by(crew[i], i, shape), size) for i, shape, size in asked if crew[i].life == "alive"]
+    return [(kept, size) for kept, size in living if kept is not None and kept.steps == steps]
+
+
+def covered(found: Iterable[tuple[Kept, int]], rank: int = 0, size: int = 1) -> bool:
+    """Whether all of the shard `rank` of `size` (by default the whole state) is part of shards that were found."""
+    at, end = Fraction(rank, size), Fraction(rank + 1, size)
+    for begins, ends in sorted((Fraction(kept.rank, of), Fraction(kept.rank + 1, of)) for kept, of in found):
+        if begins <= at:
+            at = max(at, ends)
+    return at >= end
 
 
 def not_formed(scene: Scene, i: int) -> None:
@@ -242,7 +257,8 @@ def boundary(scene: Scene, i: int) -> None:
             return
         scene.set(i, doing="idle", over="finished")
         assert me.form is not None
-        whole = all(scene.workers[m].steps == me.steps for m in me.form[2])
+        cell = [scene.workers[m] for m in me.form[2]]
+        whole = all(w.steps == me.steps and w.doing not in ("applied", "paused", "late") for w in cell)
         if whole and me.order is not None and me.cell == min(cell for cell, _ in me.order[1]):
             scene.tell(i, Checkpointed(me.steps))  # each member has written its part
         scene.tell(i, Finished(scene.model.names[i], me.generation))

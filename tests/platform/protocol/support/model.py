@@ -169,8 +169,10 @@ class Model:
                 there = [crew[m] for m in me.form[2]]
                 if all(w.form == me.form for w in there):
                     refill = me.form[6]
-                    holders = [] if refill is None else [crew[m] for each in refill[2] for m in each]
-                    filled = refill is None or all(acts.sources(crew, refill))
+                    holders = (
+                        [] if refill is None else [crew[m] for _, ranks in refill[1] for each in ranks for m in each]
+                    )
+                    filled = refill is None or acts.covered(acts.sources(crew, refill), me.form[2].index(i), len(there))
                     if filled:
                         yield "stands in its cell's world", acts.stand
                     if not filled or any(w.life != "alive" for w in [*there, *holders]):

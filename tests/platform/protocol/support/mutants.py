@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from shoal.decisions.actions import Action, CommitLate
 from shoal.decisions.decide import decide
 from shoal.decisions.events import Event, Lost
 from shoal.decisions.modes import Running, Stopping
 from shoal.decisions.state import State
+from shoal.plan.reshape import Choice, Present, Stay, Survivor
 from shoal.protocol.said import Ack, Acked, Committed
 from tests.platform.protocol.support import acts
 from tests.platform.protocol.support.actors import VOTE, Worker, World, reach
@@ -29,6 +31,7 @@ __all__ = [
     "fenced_but_not_lost",
     "late_commit_not_ordered",
     "never_back",
+    "never_pieced",
     "stays_behind",
 ]
 
@@ -109,9 +112,24 @@ def fenced_but_not_lost(state: State, event: Event) -> tuple[State, list[Action]
 def never_back(state: State, event: Event) -> tuple[State, list[Action]]:
     """When cells of another shape do not come about, nobody remembers who holds shards of the former one."""
     before = state.copy()
-    if before.former is not None:
-        before.former.held.clear()
+    for former in before.formers:
+        former.held.clear()
     return decide(before, event)
+
+
+def never_pieced(state: State, event: Event) -> tuple[State, list[Action]]:
+    """Where no shape is whole any more, what is left of several is not put together."""
+    before = state.copy()
+    if before.shape.choose is not None:
+        choose = before.shape.choose
+
+        def alone(living: Mapping[str, Survivor], present: Present, step: int) -> Choice | Stay:
+            return choose(living, present, step) if present.cells else Stay("")
+
+        before.shape = replace(before.shape, choose=alone)
+    after, actions = decide(before, event)
+    after.shape = replace(after.shape, choose=state.shape.choose)
+    return after, actions
 
 
 class LetGo(Model):

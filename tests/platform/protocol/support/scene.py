@@ -11,6 +11,7 @@ from shoal.decisions.state import State
 from shoal.protocol.said import Committed, Phase
 from tests.platform.protocol.support import acts
 from tests.platform.protocol.support.actors import MEET, Published, Violation, Worker, World, order_of
+from tests.platform.protocol.support.shapes import fits
 
 if TYPE_CHECKING:
     from tests.platform.protocol.support.model import Model
@@ -66,15 +67,16 @@ class Scene:
             self.act(action)
 
     def undone(self, before: State) -> None:
-        """Steps are taken back: the living must not hold all that cells of another shape are filled from."""
-        former = before.former
-        if former is None or former.steps != len(self.log):
+        """Steps are taken back: the living must not hold all of the state, in whatever shapes."""
+        living = [(i, worker) for i, worker in enumerate(self.workers) if worker.life == "alive"]
+        if not any(former.steps == len(self.log) for former in before.formers):
             return
-        for shape in (former.shape, before.shape):
-            found = [acts.held_by(me, i, shape.number) for i, me in enumerate(self.workers) if me.life == "alive"]
-            ranks = {held.rank for held in found if held is not None and held.steps == former.steps}
-            if ranks == set(range(shape.workers)):
-                raise Violation(f"I7: steps are taken back, and the living hold all of shape {shape.number}")
+        found = []
+        for shape in (before.shape, *(former.shape for former in before.formers)):
+            held = [acts.held_by(worker, i, shape.number) for i, worker in living]
+            found += [(kept, shape.workers) for kept in held if kept is not None and kept.steps == len(self.log)]
+        if acts.covered(found) and fits(before.shape, len(living)):
+            raise Violation(f"I7: steps are taken back, and the living hold all of the state: {found}")
 
     def record(self, event: Committed) -> None:
         """The first word of a committed step is its record."""

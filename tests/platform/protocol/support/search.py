@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shoal.decisions.modes import Ended, Gathering
 from tests.platform.protocol.support.actors import Violation, World
 from tests.platform.protocol.support.model import Model
+from tests.platform.protocol.support.shapes import fits
 
 __all__ = ["Found", "explore"]
 
@@ -33,7 +34,7 @@ def ending(model: Model, world: World) -> str:
             return "done"
         raise Violation(f"I6: the run ended with {len(world.log)} steps on record")
     living = sum(model.crew[number].life == "alive" for number in world.workers)
-    if isinstance(state.mode, Gathering) and living < model.size:
+    if isinstance(state.mode, Gathering) and not fits(state.shape, living):
         return "waits for a worker"
     raise Violation(f"I6: nothing can happen, and the run is {type(state.mode).__name__} with {living} living workers")
 
