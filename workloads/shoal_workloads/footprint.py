@@ -16,7 +16,6 @@ from functools import lru_cache
 from shoal_core.mesh import Mesh
 from shoal_workloads.activations import FP32, Manner, layer_bytes, layer_parts, waiting_bytes
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.loss import ROWS, ROWS_ON_GPU
 from shoal_workloads.parallel.schedule import Schedule, actions_of, bounded, build, needed_micro_batches
 from shoal_workloads.parallel.schedule.balance import stage_layers
@@ -202,7 +201,7 @@ class _Sizes:
         mesh, parallel = self.mesh, self.config.parallel
         name, count = parallel.schedule, self._micro_batches()
         schedule = _schedule(name, mesh.pp, count, parallel.virtual, parallel.waiting)
-        layers = _layers(self.model, schedule.stages, self.length)
+        layers = stage_layers(self.model, schedule.stages, self.length)
         weights, final = list[_Weights](), schedule.stages - 1
         for stage in schedule.stages_of(place):
             holders = len(schedule.holders(stage)) * mesh.per_stage
@@ -260,11 +259,6 @@ class _Sizes:
         for key, count in then.items():
             total.update({name: count * size for name, size in parts[key].items()})
         return total
-
-
-@lru_cache(maxsize=64)
-def _layers(model: ModelConfig, stages: int, length: int) -> tuple[range, ...]:
-    return tuple(stage_layers(model, stages, length))
 
 
 @lru_cache(maxsize=64)

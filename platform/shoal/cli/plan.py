@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.printable import printable
+from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,14 +22,47 @@ __all__ = ["plan"]
 
 def plan(
     job_file: Annotated[
-        Path, typer.Argument(help="The job: a YAML file, see docs/configuration.md.", metavar="JOB.yaml")
-    ],
+        Path | None, typer.Argument(help="The job: a YAML file, see docs/configuration.md.", metavar="JOB.yaml")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change.", metavar="[KEY.SUB=VALUE]...")
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="Plan for NODESxSLOTS, such as 256x8, instead of the cluster this runs in.")
+        str | None,
+        typer.Option(
+            help="Plan for NODESxSLOTS, such as 256x8, instead of the cluster this runs in; with --model "
+            "NODESxGPUSxKIND, such as 256x8xH800."
+        ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Instead of a job: a model's preset. Says whether it fits, how fast, what it costs."),
+    ] = None,
+    pp: Annotated[int | None, typer.Option(min=1, help="With --model: pipeline ranks; none: what is best.")] = None,
+    ep: Annotated[int | None, typer.Option(min=1, help="With --model: workers that share experts; none: best.")] = None,
+    workers_per_cell: Annotated[int | None, typer.Option(min=1, help="With --model; none: pp x ep.")] = None,
+    schedule: Annotated[str, typer.Option(help="With --model: of the pipeline.")] = "dualpipe",
+    recompute: Annotated[
+        str, typer.Option(help="With --model: what backward makes again: none, norms, ffn or dispatch.")
+    ] = "norms",
+    waiting: Annotated[
+        int | None, typer.Option(min=0, help="With --model: micro-batches whose gradients of weights may wait.")
+    ] = None,
+    seq_len: Annotated[int, typer.Option(min=2, help="With --model: tokens of a sample.")] = 4096,
+    global_batch: Annotated[int, typer.Option(min=1, help="With --model: samples of a step.")] = 15_360,
+    micro_batch: Annotated[int, typer.Option(min=1, help="With --model: samples a worker takes at a time.")] = 1,
+    precision: Annotated[str, typer.Option(help="With --model: bf16 or fp8.")] = "fp8",
+    tokens: Annotated[str | None, typer.Option(help="With --model: of the run, such as 14.8T.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Dollars a GPU and hour; none: the table's.")] = None,
+    hardware: Annotated[Path | None, typer.Option(help="A YAML file with GPUs of your own.")] = None,
+    search: Annotated[bool, typer.Option("--search", help="With --model: the best layouts, and why.")] = False,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="With --model: what failures cost, simulated at Llama 3's rates.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the failures.")] = 0,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="How far such estimates are from published figures.")
+    ] = False,
     per_rack: Annotated[int, typer.Option(min=1, help="With --cluster: nodes of a rack.")] = 16,
     zones: Annotated[int, typer.Option(min=1, help="With --cluster: zones, of whole racks.")] = 1,
     lose: Annotated[
@@ -37,10 +71,26 @@ def plan(
     rows: Annotated[int, typer.Option(min=1, help="Nodes to list at most.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
 ) -> None:
-    """Who would sit where (cell.stage.shard by node), how far copies are kept apart, and what a node's loss would move.
+    """Who would sit where (cell.stage.shard by node), how far copies are kept apart, and what a node's loss would move;
+    or, with --model: whether it fits, how long a step takes, and what a run costs.
 
     Exit code 2: not even one cell fits; the message names the nearest settings that would.
     """
+    from shoal.cli.estimate import Asked, estimated, validated
+
+    if validate:
+        validated(as_json)
+        return
+    if model is not None:
+        asked = Asked(
+            model, cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch, precision,
+            recompute, waiting, tokens, price, hardware, failures, seed,
+        )  # fmt: skip
+        if not estimated(asked, search=search, as_json=as_json):
+            raise typer.Exit(2)
+        return
+    if job_file is None:
+        raise UserError("shoal plan: no job and no model", "shoal plan JOB.yaml, or shoal plan --model deepseek-v3 ...")
     from rich.console import Console
 
     from shoal.config import load_job, parse
@@ -86,7 +136,6 @@ def thought_of(cluster: str, per_rack: int, zones: int) -> list[Node]:
     """
     from shoal.plan import Node, Site
     from shoal.simulate.settings import parse_cluster
-    from shoal_core.errors import UserError
 
     count, slots = parse_cluster(cluster)
     racks = -(-count // per_rack)
@@ -147,7 +196,6 @@ def loss(found: Assignment, nodes: list[Node], wanted: Wanted, name: str | None)
         UserError: no node of that name.
     """
     from shoal.plan import plan as assign
-    from shoal_core.errors import UserError
 
     used = sorted({place.node for place in found.places.values()})
     lost = name or used[0]

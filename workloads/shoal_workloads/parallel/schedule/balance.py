@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from shoal_core.errors import UserError
@@ -76,7 +77,8 @@ def _best(
     return row[-1]
 
 
-def stage_layers(config: ModelConfig, stages: int, seq_len: int = 4096) -> list[range]:
+@lru_cache(maxsize=256)
+def stage_layers(config: ModelConfig, stages: int, seq_len: int = 4096) -> tuple[range, ...]:
     """The layers of the main model that each stage holds; the last may be left with the head and MTP alone.
 
     Raises:
@@ -84,7 +86,7 @@ def stage_layers(config: ModelConfig, stages: int, seq_len: int = 4096) -> list[
     """
     costs = [layer_flops(config, layer, seq_len) for layer in range(config.n_layers)]
     ends = [0, *accumulate(split(costs, stages, head_flops(config, seq_len)))]
-    return [range(start, end) for start, end in pairwise(ends)]
+    return tuple(range(start, end) for start, end in pairwise(ends))
 
 
 def stage_flops(config: ModelConfig, stages: Sequence[range], seq_len: int = 4096) -> list[float]:

@@ -1,0 +1,102 @@
+"""What a step takes and a run costs, against closed forms, published figures and a search by trying all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal_core.errors import UserError
+from shoal_core.mesh import Mesh
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.estimate import Cluster, bill, estimate, hardware
+from shoal_workloads.estimate.layer import Layers
+from shoal_workloads.estimate.published import DEEPSEEK_V3, compared, deepseek_v3
+from shoal_workloads.estimate.search import layouts, search
+from shoal_workloads.parallel.check import check_layout
+from shoal_workloads.parallel.schedule.balance import layer_flops
+
+
+def job(**changes: Any) -> PretrainConfig:
+    return PretrainConfig.model_validate(DEEPSEEK_V3 | changes)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("preset", ["deepseek-v3", "v3-small-16b"])
+def test_a_layers_products_are_its_flops(preset: str, dense: bool) -> None:
+    config = job(model={"preset": preset}, parallel={"ep": 8}, precision="bf16")
+    layers, model = Layers(config, Mesh(ep=8), hardware("H800"), 8), config.model
+    flops = sum(2.0 * one.m * one.n * one.k * one.times for one in layers.products(dense))
+    core = model.n_heads * (model.d_head + model.d_rope + model.d_v) * 4096
+    router = 0 if dense else 2 * model.n_experts * model.d_model
+    expected = layer_flops(model, 0 if dense else model.n_dense) - core - router
+    assert flops / layers.tokens == pytest.approx(expected, rel=1e-12)
+
+
+def test_published_figures_come_out_with_two_constants() -> None:
+    figures = {one.name: one for one in compared()}
+    assert sum(one.fitted for one in figures.values()) == 2
+    assert figures["parameters"].error == 0
+    exact = [one for name, one in figures.items() if name.startswith("DualPipe")]
+    assert len(exact) == 4
+    assert all(one.error == 0 for one in exact)
+    for name in (
+        "step",
+        "tokens a day",
+        "MFU, causal, without MTP",
+        "GPU-hours of pre-training",
+        "step: forward alone",
+    ):
+        assert abs(figures[name].error) < 0.05, figures[name]
+    for name in ("step: backward alone", "step: gradients of weights alone", "step: optimizer"):
+        assert abs(figures[name].error) < 0.21, figures[name]  # missed: docs/planning.md says so
+
+
+def test_a_step_is_its_parts_and_a_bill_its_hours() -> None:
+    found = deepseek_v3()
+    assert sum(found.step.values()) == pytest.approx(found.seconds)
+    assert sum(found.phases.values()) == pytest.approx(
+        sum(found.step[name] for name in ("products", "attention", "element-wise", "exchange", "bubble")), rel=1e-9
+    )
+    whole = bill(found, 14.8e12, 2.0)
+    assert whole.dollars == pytest.approx(2.0 * 2048 * 14.8e12 / found.tokens_per_second / 3600)
+    assert bill(found, 14.8e12, 2.0, 0.5).days == pytest.approx(2 * whole.days)
+
+
+def test_the_search_finds_what_trying_all_finds() -> None:
+    base = job(model={"preset": "laptop-100m"}, batch={"global_batch": 64}, precision="bf16", parallel={})
+    gpu = hardware("A100")
+    tried = []
+    for changes, workers in layouts(base, Cluster(2, 2, "A100", gpu)):
+        config = base.model_copy(update={"parallel": base.parallel.model_copy(update=changes)})
+        try:
+            check_layout(config, workers)
+        except UserError:
+            continue
+        tried.append(estimate(config, Cluster(2, 2, "A100", gpu), workers))
+    sizes = sorted(one.memory.total for one in tried)
+    for memory in (sizes[len(sizes) // 3], sizes[-1]):  # so that some do not fit
+        cluster = Cluster(2, 2, "A100", gpu.model_copy(update={"memory_gb": memory / 1e9}))
+        expected = sorted(one.seconds for one in tried if one.memory.total <= memory)[:3]
+        assert [one.seconds for one in search(base, cluster).best] == pytest.approx(expected)
+    small = Cluster(2, 2, "A100", gpu.model_copy(update={"memory_gb": 1.0}))
+    assert not search(base, small).best
+
+
+def test_hardware_of_ones_own_and_names_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="H800"):
+        hardware("H80")
+    own = tmp_path / "own.yaml"
+    own.write_text("mine: {tflops: {bf16: 1}, sms: 1}")
+    with pytest.raises(UserError, match=r"own.yaml: mine.reached"):
+        hardware("mine", own)
+    with pytest.raises(UserError, match="cannot be read"):
+        hardware("mine", tmp_path / "none.yaml")
+
+
+def test_without_room_for_a_cell_the_field_is_named() -> None:
+    with pytest.raises(UserError, match=r"--cluster: 8 GPUs make no cell of 1024"):
+        estimate(job(), Cluster(1, 8, "H800", hardware("H800")), 1024)
+    with pytest.raises(UserError, match="--global-batch: 1000 samples"):
+        estimate(job(batch={"global_batch": 1000}), Cluster(256, 8, "H800", hardware("H800")), 1024)

@@ -1,0 +1,10 @@
+"""What training takes before anything is rented: memory, time, money, in closed form and by walking the orders that
+the executor walks. Nothing is built, no device is needed."""
+
+from __future__ import annotations
+
+from shoal_workloads.estimate.cost import Bill, bill
+from shoal_workloads.estimate.hardware import Hardware, hardware, known_hardware
+from shoal_workloads.estimate.step import Cluster, Estimate, estimate
+
+__all__ = ["Bill", "Cluster", "Estimate", "Hardware", "bill", "estimate", "hardware", "known_hardware"]

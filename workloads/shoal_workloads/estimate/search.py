@@ -1,0 +1,161 @@
+"""Finds the layouts in which a job's step takes least time on a cluster: an exact search that looks no further once
+nothing that is left could be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+from shoal_core.errors import UserError
+from shoal_core.mesh import Mesh
+from shoal_workloads.activations import Manner, layer_bytes
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.estimate.layer import Layers, total
+from shoal_workloads.estimate.step import WAITING, Cluster, Estimate, estimate
+from shoal_workloads.footprint import footprints
+from shoal_workloads.model.recompute import Level
+from shoal_workloads.parallel.check import check_layout
+from shoal_workloads.parallel.fits import settled
+from shoal_workloads.parallel.schedule.balance import stage_layers
+from shoal_workloads.params import count_parameters
+
+__all__ = ["Found", "search"]
+
+SCHEDULES = ("dualpipe", "dualpipev", "zbv", "zb1p", "interleaved", "1f1b")
+LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
+PAIRS = ("dualpipe", "dualpipev")
+"""Schedules that hide the exchange of rows."""
+BUBBLES = {"1f1b": 1.0, "interleaved": 0.5}
+"""Micro-batches' time that a schedule's bubble takes at least, a pipeline rank."""
+ZERO_BUBBLE = ("dualpipe", "dualpipev", "zbv", "zb1p")
+
+
+@dataclass(frozen=True)
+class Found:
+    """`best`: layouts that fit, the fastest first. `tried`: layouts that there are. `nearest`: of those that do not fit
+    the one that lacks least memory, if none fits."""
+
+    best: tuple[Estimate, ...]
+    tried: int
+    nearest: Estimate | None
+
+
+def search(base: PretrainConfig, cluster: Cluster, keep: int = 3) -> Found:
+    """The `keep` fastest layouts of this job that fit, of all sizes of cell, pipelines, schedules and recomputation."""
+    found = sorted(bounded(base, cluster), key=lambda one: one[0])
+    best: list[Estimate] = []
+    lacking: list[tuple[int, PretrainConfig, int]] = []
+    for bound, config, workers in found:
+        if len(best) == keep and bound >= best[-1].seconds:
+            break
+        try:
+            check_layout(config, workers)
+        except UserError:
+            continue
+        memory = max(footprints(settled(config, workers), workers), key=lambda one: one.total).total
+        if memory <= cluster.hardware.memory_gb * 1e9:
+            best = sorted([*best, estimate(config, cluster, workers)], key=lambda one: one.seconds)[:keep]
+        elif not best:
+            lacking.append((memory, config, workers))
+    nearest = None if best or not lacking else estimate(*least(lacking, cluster))
+    return Found(tuple(best), len(found), nearest)
+
+
+def least(lacking: list[tuple[int, PretrainConfig, int]], cluster: Cluster) -> tuple[PretrainConfig, Cluster, int]:
+    """Of those that do not fit the one that lacks least."""
+    _, config, workers = min(lacking, key=lambda one: one[0])
+    return config, cluster, workers
+
+
+def bounded(base: PretrainConfig, cluster: Cluster) -> Iterator[tuple[float, PretrainConfig, int]]:
+    """Layouts that may fit, with seconds that a step takes at least: what the workers compute, were all stages equal,
+    rows that nothing hides, and the bubble of the schedule."""
+
+    model = base.model
+
+    @cache
+    def busiest(ep: int, recompute: Level, pairs: bool) -> float:
+        """Seconds a micro-batch of one worker."""
+        layers = Layers(changed(base, {"ep": ep, "recompute": recompute}), Mesh(ep=ep), cluster.hardware, cluster.slots)
+
+        def layer(dense: bool) -> float:
+            parts = [one(dense=dense) for one in (layers.forward, layers.input, layers.weight)]
+            computed = sum(total(one, but="exchange") for one in parts)
+            if dense or pairs:
+                return computed
+            return computed + max(0.0, sum(one.get("exchange", 0.0) for one in parts) - layers.beside(2))
+
+        return model.n_dense * layer(True) + (model.n_moe + model.mtp_depth) * layer(False) + total(layers.head())
+
+    @cache
+    def kept(recompute: Level, elsewhere: bool) -> float:
+        """Bytes that a micro-batch keeps in all stages: so many at least are held, by one worker or by its pipeline's
+        stages for as many micro-batches."""
+        manner = Manner(recompute, 2, base.precision == "fp8", fused=True, elsewhere=elsewhere)
+        sizes = (
+            layer_bytes(model, base.batch.micro_batch, base.data.seq_len, dense=i < model.n_dense, manner=manner)
+            for i in range(model.n_layers)
+        )
+        return float(sum(sizes))
+
+    def needed(changes: dict[str, Any], workers: int) -> float:
+        """Bytes that the worker which needs most has at least."""
+        pp, ep = changes["pp"], changes["ep"]
+        others = counted.total - experts
+        held = (others + experts / ep) / pp * (2 if pp > 1 and changes["schedule"] in PAIRS else 1)
+        always = 6 * held if pp > 1 else 0  # parameters in bf16, gradients in float32
+        return always + 8 * counted.total / workers + kept(changes["recompute"], ep > 1)
+
+    counted = count_parameters(model)
+    experts = model.n_moe * model.n_experts * counted.expert
+    for changes, workers in layouts(base, cluster):
+        count, rest = divmod(base.batch.global_batch, workers * base.batch.micro_batch)
+        cells = min(cluster.workers // workers, count)
+        if not cells or rest or needed(changes, workers) > cluster.hardware.memory_gb * 1e9:
+            continue
+        pp, name = changes["pp"], changes.get("schedule", "")
+        most = -(-count // cells)  # of a worker; of a chain pp times as many
+        each = busiest(changes["ep"], changes["recompute"], name in PAIRS)
+        seconds = each * (most + BUBBLES.get(name, 0.0) * (pp - 1) / pp) / (1 - WAITING)
+        yield seconds, changed(base, changes), workers
+
+
+def changed(base: PretrainConfig, changes: dict[str, Any]) -> PretrainConfig:
+    return base.model_copy(update={"parallel": base.parallel.model_copy(update=changes)})
+
+
+def layouts(base: PretrainConfig, cluster: Cluster) -> Iterator[tuple[dict[str, Any], int]]:
+    """Settings of `workload.parallel`, and workers of a cell."""
+    model = base.model
+    experts = [ep for ep in powers(cluster.workers) if model.n_experts % ep == 0]
+
+    @cache
+    def fills(name: str, pp: int) -> bool:
+        """Whether there are layers for all stages."""
+        stages = {"dualpipe": pp, "1f1b": pp, "zb1p": pp}.get(name, 2 * pp)
+        try:
+            stage_layers(model, stages, base.data.seq_len)
+        except UserError:
+            return False
+        return True
+
+    for pp, ep in product(powers(min(cluster.workers, model.n_layers)), experts):
+        for fsdp in powers(cluster.workers // (pp * ep)):
+            workers = pp * fsdp * ep
+            for recompute in LEVELS:
+                shared: dict[str, Any] = {"pp": pp, "ep": ep, "recompute": recompute}
+                if pp == 1:
+                    yield from (({**shared, "reshard_after_forward": again}, workers) for again in (False, True))
+                    continue
+                for name in SCHEDULES:
+                    if fills(name, pp):
+                        for waiting in (None, 4, 1) if name in ZERO_BUBBLE else (None,):
+                            yield {**shared, "schedule": name, "waiting": waiting}, workers
+
+
+def powers(most: int) -> list[int]:
+    """Of two, up to `most`."""
+    return [2**n for n in range(max(0, most).bit_length())]

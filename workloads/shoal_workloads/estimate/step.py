@@ -1,0 +1,241 @@
+"""How long a step of a run takes, and what of a GPU's memory: from a job's own config, its layout and the hardware."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from shoal_core.errors import UserError
+from shoal_core.mesh import Mesh
+from shoal_workloads.config import PretrainConfig
+from shoal_workloads.estimate.hardware import Hardware
+from shoal_workloads.estimate.layer import MOVED, Layers, Seconds, total
+from shoal_workloads.flops import token_flops
+from shoal_workloads.footprint import Footprint, footprints
+from shoal_workloads.parallel.fits import settled
+from shoal_workloads.parallel.schedule import Step, Timeline, actions_of, bounded, build, needed_micro_batches, simulate
+from shoal_workloads.parallel.schedule.actions import Pair
+from shoal_workloads.parallel.schedule.balance import stage_layers
+
+__all__ = ["WAITING", "Cluster", "Estimate", "estimate"]
+
+WAITING = 0.052
+"""Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what
+workers wait for each other besides (rows that experts do not get equally, GPUs that are not equally fast)."""
+BF16, FP32 = 2, 4
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`nodes` of `slots` GPUs of one kind."""
+
+    nodes: int
+    slots: int
+    name: str
+    hardware: Hardware
+
+    @property
+    def workers(self) -> int:
+        return self.nodes * self.slots
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step takes. `memory`: of the worker that needs most; `step`: seconds by what takes them, on average over
+    the pipeline's ranks; `phases`: the same by the kind of action, where there is a pipeline: F, I (the gradient of the
+    input alone), B, W, pair, idle; `samples`: of a step; `cells` of `mesh`, one of which has at most `micro_batches` to
+    do."""
+
+    config: PretrainConfig
+    cluster: Cluster
+    mesh: Mesh
+    cells: int
+    micro_batches: int
+    memory: Footprint
+    step: Mapping[str, float]
+    phases: Mapping[str, float]
+    samples: int
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.cluster.hardware.memory_gb * 1e9
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.step.values())
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.samples * self.config.data.seq_len
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def mfu(self) -> float:
+        """Share of bf16's peak that goes into what the model needs, MTP modules and the head among it, with causal
+        attention: `flops.token_flops`."""
+        flops = self.tokens * token_flops(self.config.model, self.config.data.seq_len)
+        return flops / (self.seconds * self.cluster.workers * self.cluster.hardware.tflops.bf16 * 1e12)
+
+
+def estimate(config: PretrainConfig, cluster: Cluster, workers: int) -> Estimate:
+    """A step of `config` in cells of `workers` on a cluster, as many cells as it has room for.
+
+    Raises:
+        UserError: there is no room for one, or a step cannot be cut for it.
+    """
+    mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
+    config = settled(config, workers)
+    samples, each = config.batch.global_batch, workers * config.batch.micro_batch
+    count, rest = divmod(samples, each)
+    cells = min(cluster.workers // workers, count)
+    if rest:
+        raise UserError(
+            f"--global-batch: {samples} samples cannot be cut for cells of {workers} workers, {each} at once",
+            f"a multiple of {each}, or smaller cells",
+        )
+    if not cells:
+        raise UserError(
+            f"--cluster: {cluster.workers} GPUs make no cell of {workers}", "more nodes, or a smaller --pp or --ep"
+        )
+    layers = Layers(config, mesh, cluster.hardware, cluster.slots)
+    most = -(-count // cells)  # of the cell that has most; in a pipeline so many of each chain
+    memory = footprints(config, workers)
+    if mesh.pp == 1:
+        step, phases = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float]()
+    else:
+        step, phases = piped(config, mesh, layers, most * mesh.pp)
+    step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
+    step |= committed(cluster, mesh, cells, memory)
+    biggest = max(memory, key=lambda one: one.total)
+    return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples)
+
+
+# ---- a pipeline
+
+
+def piped(
+    config: PretrainConfig, mesh: Mesh, layers: Layers, micro_batches: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action."""
+    parallel, model = config.parallel, config.model
+    count = needed_micro_batches(parallel.schedule, mesh.pp, micro_batches)
+    schedule = bounded(build(parallel.schedule, mesh.pp, count, parallel.virtual), parallel.waiting)
+    ranges = stage_layers(model, schedule.stages, config.data.seq_len)
+    final = schedule.stages - 1
+
+    @cache
+    def stage(number: int, kind: str) -> Seconds:
+        """Of one of a stage's actions, I and W apart."""
+        one: Callable[..., Seconds] = {"F": layers.forward, "I": layers.input, "W": layers.weight}[kind]
+        parts = [one(dense=i < model.n_dense) for i in ranges[number]]
+        if number == final:
+            parts += [one(dense=False)] * model.mtp_depth
+            parts += [layers.head()] if kind == "F" else []
+            parts += [layers.merge()] * model.mtp_depth
+        return added(parts)
+
+    @cache
+    def parts_of(numbers: tuple[tuple[int, str], ...], pair: bool) -> Seconds:
+        """Of a step: the exchange is hidden by what computes at the same time, of a pair; else by shared experts."""
+        found = added(stage(number, kind) for number, kind in numbers)
+        exchange, computed = found.get("exchange", 0.0), total(found, but="exchange")
+        moe = {number: sum(i >= model.n_dense for i in ranges[number]) for number, _ in numbers}
+        passes = {"F": 1, "I": 1, "W": 0}
+        beside = computed if pair else sum(layers.beside(passes[kind] * moe[number]) for number, kind in numbers)
+        return {**found, "exchange": max(0.0, exchange - beside)}
+
+    def parts(step: Step) -> Seconds:
+        numbers = [(one.stage, kind) for one in actions_of(step) for kind in ("IW" if one.kind == "B" else one.kind)]
+        return parts_of(tuple(numbers), isinstance(step, Pair))
+
+    done = simulate(schedule, lambda step: total(parts(step)))
+    share = micro_batches / count / mesh.pp  # fewer micro-batches than the schedule takes are not made up
+    step = added(parts(span.step) for rank in done.spans for span in rank)
+    phases = by_kind(done)
+    bubble = sum(done.idle) / mesh.pp
+    return {**{name: seconds * share for name, seconds in step.items()}, "bubble": bubble}, phases
+
+
+def by_kind(done: Timeline) -> dict[str, float]:
+    """Seconds of a rank, on average."""
+    found: Counter[str] = Counter()
+    for rank in done.spans:
+        for span in rank:
+            kind = "pair" if isinstance(span.step, Pair) else span.step.kind
+            found[kind] += span.end - span.start  # type: ignore[assignment]
+    ranks = len(done.spans)
+    return {**{kind: seconds / ranks for kind, seconds in found.items()}, "idle": sum(done.idle) / ranks}
+
+
+# ---- without one
+
+
+def flat(
+    config: PretrainConfig, mesh: Mesh, cluster: Cluster, layers: Layers, micro_batches: int, memory: Footprint
+) -> dict[str, float]:
+    """A step of a cell without a pipeline: see `parallel.fsdp`. Parameters are gathered, and gradients reduced, behind
+    what computes."""
+    model, parallel = config.model, config.parallel
+    blocks = [i < model.n_dense for i in range(model.n_layers)] + [False] * model.mtp_depth
+    parts = [one(dense=dense) for dense in blocks for one in (layers.forward, layers.input, layers.weight)]
+    each = added([*parts, layers.head(), *[layers.merge()] * model.mtp_depth])
+    each["exchange"] = max(0.0, each.get("exchange", 0.0) - layers.beside(2 * blocks.count(False)))
+    step = {name: seconds * micro_batches for name, seconds in each.items()}
+    if mesh.workers > 1:
+        width = FP32 if config.precision == "fp32" else BF16
+        whole = memory.parts["master parameters"] / FP32 * mesh.workers  # experts that others hold are not gathered
+        own = whole - (mesh.ep - 1) / mesh.ep * expert_parameters(config)
+        moved = width * own * (2 if parallel.reshard_after_forward else 1)
+        reduced = FP32 * own
+        often = 1 if parallel.reduce_once is True else micro_batches
+        seconds = (moved * micro_batches + reduced * often) * per_byte(cluster, mesh.workers)
+        step["gather and reduce"] = max(0.0, seconds - sum(step.values()))
+    return step
+
+
+def expert_parameters(config: PretrainConfig) -> float:
+    model = config.model
+    return 3.0 * model.d_model * model.d_expert * model.n_experts * (model.n_moe + model.mtp_depth)
+
+
+# ---- what ends it
+
+
+def committed(cluster: Cluster, mesh: Mesh, cells: int, memory: Sequence[Footprint]) -> dict[str, float]:
+    """The sum across cells, and the optimizer: of the rank that holds most."""
+    hardware = cluster.hardware
+    shard = max(one.parts["master parameters"] for one in memory)
+    moments = max(one.parts["moments"] for one in memory)
+    across = 2 * (cells - 1) / cells * shard / (hardware.network_gb_s * 1e9)
+    updated = (2 * shard + 2 * moments + 2 * shard) / (hardware.memory_tb_s * 1e12 * MOVED)
+    found = {"sum across cells": across, "optimizer": updated}
+    if mesh.pp > 1:  # gradients are reduced to who holds the masters, and parameters gathered, once a step
+        shared = max(max(0, one.parts["gradients"] - one.parts["master parameters"]) for one in memory)
+        held = max(one.parts["parameters"] for one in memory)
+        found["gather and reduce"] = (shared + held * (shared > 0)) * per_byte(cluster, mesh.per_stage)
+    return found
+
+
+def per_byte(cluster: Cluster, workers: int) -> float:
+    """Seconds a byte of what `workers` side by side gather or reduce: all of a node's links carry it in, and it goes
+    on inside."""
+    hardware = cluster.hardware
+    inside = 1 / (hardware.nvlink_gb_s * 1e9)
+    if workers <= cluster.slots:
+        return inside
+    return max(inside, 1 / (cluster.slots * hardware.network_gb_s * 1e9))
+
+
+def added(parts: Iterable[Seconds]) -> dict[str, float]:
+    """The sum, by what takes it."""
+    found: dict[str, float] = {}
+    for one in parts:
+        for name, seconds in one.items():
+            found[name] = found.get(name, 0.0) + seconds
+    return found
