@@ -19,6 +19,7 @@ from typing import Any
 from shoal.testing import Lab
 from shoal.worker.inject import Injector
 from shoal.worker.peers import Peer
+from shoal.worker.rendezvous import Keys
 
 __all__ = ["POINTS", "Gate"]
 
@@ -73,11 +74,17 @@ class Passing:
 
     folder: Path | None = None
     fills = False
+    groups = 0
+
+    def builds(self) -> None:
+        self.groups += 1
+        self.at(f"building{self.groups}")
 
     def at(self, point: str) -> None:
         if self.folder is None or not (self.folder / GATE).exists():
             return
         self.fills |= point == "fill"
+        self.groups *= point != "left"
         if point in AFTER and not self.fills:
             return
         with (self.folder / HITS).open("a") as hits:
@@ -92,7 +99,7 @@ class Passing:
 
 def install() -> None:
     """Have every point passed so in this process, and in those that are forked from it."""
-    passing, hit, read_each = Passing(), Injector.hit, Peer.read_each
+    passing, hit, read_each, told = Passing(), Injector.hit, Peer.read_each, Keys.set
 
     @functools.wraps(hit)
     def held(self: Injector, point: str, *about: Any) -> None:
@@ -105,6 +112,16 @@ def install() -> None:
         read_each(self, *ranges)
         passing.at("filling")
 
-    patches: list[tuple[type, str, Callable[..., None]]] = [(Injector, "hit", held), (Peer, "read_each", filling)]
+    @functools.wraps(told)
+    def building(self: Keys, *value: Any) -> None:
+        told(self, *value)
+        if type(self) is Keys:
+            passing.builds()
+
+    patches: list[tuple[type, str, Callable[..., None]]] = [
+        (Injector, "hit", held),
+        (Peer, "read_each", filling),
+        (Keys, "set", building),
+    ]
     for owner, name, function in patches:
         setattr(owner, name, function)

@@ -155,6 +155,16 @@ class Groups:
         if "gloo" in self.transport.backend:  # of a backend that is not its own torch would only warn
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
 
+    def beside(self) -> Any:
+        """Another group of all in the cell's world, of gloo. Collective.
+
+        Whoever waits there for one that has turned round meanwhile is told by nobody: it comes out within the time that
+        building takes at most, so that it can still answer a stop. What is done in the group may take longer.
+        """
+        made = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._build_timeout))
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), made)
+        return made
+
     def _keys(self, use: str) -> Keys:
         """A store for what is built now; held here until the next of its `use`, since torch holds only its C++ half."""
         self._held[use] = Keys(self._rendezvous, self._build_timeout)

@@ -171,8 +171,7 @@ class Step:
     def enter(self, order: orders.Generation) -> list[Any]:
         """Build the groups of a generation: matching workers over cells, and everybody. Returns groups for the copies
         (source, target) that this worker's cell has a part in: the source's worker is rank 0."""
-        self.groups.leave(self.cross, self.all)
-        self.cross = self.all = None
+        self.abandon()
         self.snapshot.lane.precede()  # a state that is healed is written to
         self.evaluated = max(self.evaluated, order.evaluated)
         self.rhythm.began(order.steps)
@@ -281,9 +280,10 @@ class Step:
             self.cross.check()
 
     def abandon(self) -> None:
-        """This worker takes no part in its generation's sums any more."""
-        if self.cross is not None:
-            self.cross.abandon()
+        """This worker takes no part in its generation's sums any more. Its groups are not let go of here: that waits
+        for what is under way in them, and thereby for others who have walked away too (`Groups.retire`)."""
+        self.groups.leave(self.cross, self.all)
+        self.cross = self.all = None
 
     def share(self) -> list[int]:
         """This cell's micro-batches of a fresh step."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from shoal import checkpoint
 from shoal.config import Job
@@ -120,8 +119,8 @@ class World:
         self._sockets.mark()
         kit.groups.world("world", order.rank, order.size)
         shard = build_shard(workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
-        group, asking = dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
-        bringing = None if kit.disk is None else dist.new_group(backend="gloo")
+        group, asking = kit.groups.beside(), kit.groups.beside()
+        bringing = None if kit.disk is None else kit.groups.beside()
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
         step = self.step = Step(member, workload, shard, kit.groups, kit.job, kit.injector)
