@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 from shoal.cli.simulate import simulate
+from shoal.simulate.measured import by_benchmark
 from shoal.simulate.rules import Change, compared, rules_of, told
 from shoal.simulate.settings import Settings, Times
+from shoal_core.errors import UserError
 
 SMALL = Settings(8, 2, 4, days=0.1, spare_nodes=0, micro_batches=15, times=Times(regroup=1.0, form=2.0, copy=3.0))
 ALL = 16 * 8640.0
@@ -66,3 +69,26 @@ def test_the_command_prints_and_draws_the_rules(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "rules.svg").read_text()
     assert "worker hours" in CliRunner().invoke(app, argv).output
     assert compared(SMALL).keys() == rules.keys()
+
+
+def test_times_are_taken_from_what_the_benchmark_measured(tmp_path: Path) -> None:
+    """Of its medians: 0.5 s from hearing of a death to the next commit but for a step, 0.4 s more to the first step in
+    another shape but for filling it and a step."""
+    medians = {"noticed": 0.02, "next_commit": 0.62, "reshaped": 1.22, "fill": 0.1, "step": 0.1}
+    file = tmp_path / "measured.json"
+    file.write_text(json.dumps({f"{name}_median": value for name, value in medians.items()}))
+    app = typer.Typer()
+    app.command()(simulate)
+    argv = ["--cluster", "8x2", "--workers-per-cell", "4", "--days", "1", "--rules", "--json"]
+    found = CliRunner().invoke(app, [*argv, "--measured", str(file)], catch_exceptions=False)
+    times = json.loads(found.output)["settings"]["times"]
+    assert times["closed"] == 0.02
+    assert times["regroup"] == pytest.approx(0.5 + 2.0 * 16 / 16_384)
+    assert times["form"] == pytest.approx(0.4)
+    assert times["copy"] == Times().copy
+    for text in ('{"noticed_median": 1}', '{"noticed_median": true}', "[]"):
+        file.write_text(text)
+        with pytest.raises(UserError, match=re.escape(str(file))):
+            by_benchmark(Times(), file, 16)
+    with pytest.raises(UserError, match="no such file"):
+        by_benchmark(Times(), tmp_path / "none", 16)

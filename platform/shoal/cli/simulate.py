@@ -32,6 +32,9 @@ def simulate(
     restore: Annotated[float, typer.Option(min=0.0, help="Seconds to load a checkpoint.")] = 120.0,
     start: Annotated[float, typer.Option(min=0.0, help="Seconds to start a worker.")] = 60.0,
     notice: Annotated[float, typer.Option(min=0.0, help="Seconds between a notice and the node's end.")] = 120.0,
+    measured: Annotated[
+        Path | None, typer.Option(help="Take closed, regroup and form from this result of benchmarks/reshape.py.")
+    ] = None,
     elastic: Annotated[
         bool, typer.Option("--elastic", help="Cells may take another shape, of half to twice their workers.")
     ] = False,
@@ -50,6 +53,7 @@ def simulate(
     """
     from rich.console import Console
 
+    from shoal.simulate.measured import by_benchmark
     from shoal.simulate.result import draw, draw_rules, figures_of, render, render_rules, result
     from shoal.simulate.rules import compared
     from shoal.simulate.settings import Settings, Times, parse_cluster
@@ -57,6 +61,8 @@ def simulate(
 
     nodes, slots = parse_cluster(cluster)
     times = Times(step, across, closed, silent, regroup, form, copy, restore, start, notice)
+    if measured is not None:
+        times = by_benchmark(times, measured, nodes * slots)
     settings = Settings(
         nodes, slots, workers_per_cell, days, spare_nodes, micro_batches, checkpoint, rate, seed, times, elastic
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import Protocol
 
@@ -128,11 +129,13 @@ class Cells:
 
 
 def costs_of(settings: Settings) -> Costs:
-    """By the times of a simulation: a shape is counted on until the next failure, on average."""
-    times, often = settings.times, failures_a_second(settings.nodes * settings.slots, settings.rate)
+    """By the times and failures of a simulation: a shape is counted on until the next failure, on average."""
+    times, workers = settings.times, settings.nodes * settings.slots
+    often = failures_a_second(workers, settings.rate)
     bandwidth = STATE / settings.workers / max(times.copy, 1e-9)
     horizon = 1 / often if often else settings.days * 86400
-    return Costs(STATE, bandwidth, leave=times.regroup + times.form, horizon=horizon)
+    failing = {"alone": workers / often if often else inf, "every": settings.checkpoint * times.step}
+    return Costs(STATE, bandwidth, leave=times.regroup + times.form, horizon=horizon, step=times.step, **failing)
 
 
 def meshes_of(settings: Settings) -> tuple[Mesh, ...]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from shoal_core.errors import UserError
 
-__all__ = ["REGROUP", "Settings", "Times", "parse_cluster"]
+__all__ = ["REGROUP", "REGROUP_WORKERS", "Settings", "Times", "parse_cluster"]
 
-REGROUP = 2.0
-"""Seconds of the controller's processor time for 16,384 workers, as `benchmarks/control_scale.py` measured them."""
+REGROUP, REGROUP_WORKERS = 2.0, 16_384
+"""Seconds of the controller's processor time for so many workers, as `benchmarks/control_scale.py` measured them."""
 
 
 @dataclass(frozen=True)
