@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.plan import Assignment, Mesh, Node, Place, Site, Wanted, plan
-from shoal.plan.reshape import Bounds, Costs, Limits, Load, Present, Survivor, choose
+from shoal.plan.reshape import Bounds, Costs, Limits, Load, Present, Room, Survivor, choose
 from shoal.plan.reshape.bounds import meshes_within
 
 NODES, SLOTS, PER_RACK, ZONES = 2048, 8, 16, 4
@@ -50,8 +50,9 @@ def choice(nodes: list[Node], job: Wanted, first: Assignment) -> Callable[[], An
     limits, load = Limits(), Load(SAMPLES, 1)
     bounds = Bounds(tuple(meshes_within(job.mesh, limits, SAMPLES)), limits)
     sites = {node.name: node.site for node in nodes}
-    present, costs = Present(job.mesh, job.cells - len(broken)), Costs(state_bytes=1e13, bandwidth=5e10)
-    return lambda: choose(living, present, bounds, costs, load, sites.__getitem__)
+    present = Present(job.mesh, job.cells - len(broken))
+    costs, room = Costs(state_bytes=1e13, bandwidth=5e10, every=3600.0), Room(lambda node: 2e12)
+    return lambda: choose(living, present, bounds, costs, load, sites.__getitem__, room)
 
 
 def timed(act: Callable[[], Any], times: int) -> dict[str, float]:
