@@ -44,7 +44,8 @@ class Present:
 class Choice:
     """Another shape. `crews`: its workers by cell and rank; `gain`: its speed over the present one's, less 1;
     `seconds`, `bytes` (None: nobody knows): to get there; `idle`: living workers without a seat before and after;
-    `why`: all this in words; `steps`: seconds of the last step before and the first one after, 0 if nobody knows."""
+    `why`: all this in words; `steps`: seconds in which the pending step is ended (of which half is left, on average) and
+    the first one after is trained, 0 if nobody knows."""
 
     mesh: Mesh
     crews: tuple[tuple[str, ...], ...]
@@ -112,7 +113,7 @@ def choose(
         return Stay(f"{used}; {why}: not worth it within {costs.horizon:g} s{short}", again)
     idle = len(living) - held.workers, len(living) - candidate.workers
     gain = candidate.speed / held.speed - 1 if held.speed else inf
-    steps = step_of(held.speed, load, costs) + step_of(candidate.speed, load, costs)
+    steps = step_of(held.speed, load, costs) / 2 + step_of(candidate.speed, load, costs)
     return Choice(candidate.mesh, placed.crews, why + short, gain, seconds, moved, idle, steps)
 
 

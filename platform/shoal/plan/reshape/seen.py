@@ -36,7 +36,7 @@ class Took:
         phases = event.get("phases") or {}
         if event["kind"] == "reshaped":
             trained = event["expected"]["steps"]
-            seconds = max(0.0, event["seconds"] - phases["fill"] - trained)
+            seconds = max(phases["form"], event["seconds"] - trained) - phases["fill"]
             return cls(seconds, phases["fill"], float(event["most"]))
         if event["kind"] != "recovery" or phases.get("join") is None:
             return None
