@@ -44,8 +44,8 @@ class Present:
 class Choice:
     """Another shape. `crews`: its workers by cell and rank; `gain`: its speed over the present one's, less 1;
     `seconds`, `bytes` (None: nobody knows): to get there; `idle`: living workers without a seat before and after;
-    `why`: all this in words; `steps`: seconds in which the pending step is ended (of which half is left, on average) and
-    the first one after is trained, 0 if nobody knows."""
+    `why`: all this in words; `steps`: seconds that what is left of the pending step takes (half, on average) and the
+    first one after, 0 if nobody knows."""
 
     mesh: Mesh
     crews: tuple[tuple[str, ...], ...]
