@@ -25,11 +25,11 @@ def by_benchmark(times: Times, path: Path, workers: int) -> Times:
     found = read_json(path)
     if found is None:
         raise UserError(f"--measured {path}: there is no such file", f"make it: {HOW}")
-    seconds = [found.get(key) for key in KEYS]
-    for key, value in zip(KEYS, seconds, strict=True):
+    for key in KEYS:
+        value = found.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             raise UserError(f"--measured {path}: its {key!r} is no time", f"make it: {HOW}")
-    noticed, commits, reshaped, fill, step = map(float, seconds)
+    noticed, commits, reshaped, fill, step = (float(found[key]) for key in KEYS)
     regroup = commits - noticed - step + REGROUP * workers / REGROUP_WORKERS
     form = reshaped - commits - fill - step
     return replace(times, closed=noticed, regroup=max(0.0, regroup), form=max(0.0, form))

@@ -134,8 +134,9 @@ def costs_of(settings: Settings) -> Costs:
     often = failures_a_second(workers, settings.rate)
     bandwidth = STATE / settings.workers / max(times.copy, 1e-9)
     horizon = 1 / often if often else settings.days * 86400
-    failing = {"alone": workers / often if often else inf, "every": settings.checkpoint * times.step}
-    return Costs(STATE, bandwidth, leave=times.regroup + times.form, horizon=horizon, step=times.step, **failing)
+    alone, every = workers / often if often else inf, settings.checkpoint * times.step
+    leave, step = times.regroup + times.form, times.step
+    return Costs(STATE, bandwidth, leave=leave, horizon=horizon, step=step, alone=alone, every=every)
 
 
 def meshes_of(settings: Settings) -> tuple[Mesh, ...]:
