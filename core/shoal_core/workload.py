@@ -133,6 +133,15 @@ class ReplicaShard(ABC):
 
         return held(self.state_dict()).items()
 
+    def arrangement(self) -> Mapping[str, Any]:
+        """Those of `tensors()` that say where in this shard's the parts of the state lie, by the names that `placed`
+        has for them too: a shard that is filled part by part is given these first, as far as they are to be had
+        (`arranged`). Their values hang on no mesh. Left out: there are none."""
+        return {}
+
+    def arranged(self) -> None:  # noqa: B027 (may be left out)
+        """Called after `arrangement` was written to: the rest of the state is written next, where `placed` says now."""
+
     @abstractmethod
     def loaded(self, step: int) -> None:
         """Called after `tensors()` or `state_dict()` were written to: the state is that of `step` committed steps."""

@@ -204,6 +204,7 @@ class PretrainShard(ReplicaShard):
         """See `ReplicaShard`: of experts that were moved each by its own number."""
         state: dict[str, Any] = {f"router_bias.{i}": bias for i, bias in enumerate(self._biases)}
         state["guard"] = self._guard.state
+        state.update(self.arrangement())
         moved: list[tuple[Piece, torch.Tensor]] = []
         for kind, tensors in self._optimizer.kinds().items():
             for i, (shard, local) in enumerate(zip(self.shards, tensors, strict=True)):
@@ -213,6 +214,15 @@ class PretrainShard(ReplicaShard):
                 else:
                     moved += shard.by_row(f"{kind}.{shard.name}", local, experts)
         return [*held(state).items(), *moved]
+
+    def arrangement(self) -> dict[str, torch.Tensor]:
+        """See `ReplicaShard`: where experts lie, and their load so far."""
+        return {} if self._rebalance is None else self._rebalance.arrangement()
+
+    def arranged(self) -> None:
+        """See `ReplicaShard`."""
+        if self._rebalance is not None:
+            self._rebalance.loaded()
 
     def loaded(self, step: int) -> None:
         """See `ReplicaShard`."""

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -30,7 +30,7 @@ from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.tables import Table, in_order, merged, table_of
 from shoal_core.errors import StoreError
 
-__all__ = ["Courier", "fill", "placed", "put_together", "recall"]
+__all__ = ["Courier", "fill", "filled", "placed", "put_together", "recall"]
 
 LOOKS = 16
 """Workers that are asked at once for what they hold."""
@@ -230,20 +230,38 @@ def put_together(
     Raises:
         LostCopy: some range is not to be had; the shard is nobody's then.
     """
-    wanted, targets = destinations(placed(step))
     with contextlib.ExitStack() as open_ones:
         sources: dict[str, Peer | Shelf] = {
             key: shelf if key == own else open_ones.enter_context(Peer(address, secret, timeout))
             for key, (address, _) in holders.items()
         }
         tables = looked({key: (source, holders[key][1]) for key, source in sources.items()})
-        known = {tensor for table in tables.values() for tensor in table}
-        wanted = {one: want for one, want in wanted.items() if one in known or not one.startswith(OURS)}
         having = {key: Holder(table) for key, table in tables.items()}
         try:
-            return gather(having, sources, wanted, targets, "the workers' memory", own=own, turn=turn)
+            return filled(step, having, sources, own, turn)
         except (Damaged, StoreError, Unfit) as error:
             raise LostCopy(f"the state cannot be put together: {error.problem}") from error
+
+
+def filled(
+    step: Step, holders: Mapping[str, Holder], sources: Mapping[str, Peer | Shelf], own: str, turn: int = 0
+) -> Counter[str]:
+    """The same from holders that were looked at: first what says where in the shard its parts lie, then all the others.
+
+    Raises:
+        Unfit, Damaged, StoreError: as `gather`.
+    """
+    known = {tensor for holder in holders.values() for tensor in holder.table}
+    shard, where = step.shard, "the workers' memory"
+
+    def given(parts: Iterable[tuple[Piece, torch.Tensor]]) -> Counter[str]:
+        return gather(holders, sources, *destinations(parts), where, own=own, turn=turn)
+
+    first = shard.arrangement()
+    counted = given(held({name: tensor for name, tensor in first.items() if name in known}).items())
+    shard.arranged()
+    rest = [(piece, tensor) for piece, tensor in placed(step) if piece.name not in first]
+    return counted + given(one for one in rest if one[0].name in known or not one[0].name.startswith(OURS))
 
 
 def looked(sources: Mapping[str, tuple[Peer | Shelf, Sequence[str]]]) -> dict[str, Table]:

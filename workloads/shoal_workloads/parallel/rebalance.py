@@ -51,6 +51,11 @@ class Rebalance:
         """What a twin needs beside the experts themselves."""
         return [self._held, self._wanted, self._load, self._state]
 
+    def arrangement(self) -> dict[str, torch.Tensor]:
+        """The same by name. Experts lie by it in cells of another shape too: how many workers share them is not in it."""
+        names = ("experts.places", "experts.wanted", "experts.load", "experts.measured")
+        return dict(zip(names, self.tensors(), strict=True))
+
     def loaded(self) -> None:
         """The state was written to: compute by its placement."""
         self._arrived = None
