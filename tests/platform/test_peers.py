@@ -105,6 +105,12 @@ class Shard:
     def placed(self) -> list[tuple[Piece, torch.Tensor]]:
         return self.parts
 
+    def arrangement(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def arranged(self) -> None:
+        pass
+
     def held(self) -> Held:
         return Held(self.tensors_, table_of(self.parts, self.tensors_))
 

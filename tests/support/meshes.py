@@ -41,7 +41,8 @@ class Layout:
     moved: bool = False
 
     def __str__(self) -> str:
-        return "-".join([str(self.workers), *(f"{name}{value}" for name, value in self.parallel), *["moved"] * self.moved])
+        words = [f"{name}{value}" for name, value in self.parallel]
+        return "-".join([str(self.workers), *words, *["moved"] * self.moved])
 
 
 def layout(workers: int, *, moved: bool = False, **parallel: Any) -> Layout:

@@ -1,8 +1,8 @@
 """The pre-training workload, whose workers write down what they have of the state: after every step, and when it was
 filled from the memory of others. By names and places that the model itself tells, not by what fills it.
 
-Into the folder `watch` beside the corpus: `STEP/LAYOUT-RANK-PID.KIND`, with KIND `had` (in memory after so many steps) or `got` (as
-it was filled), and `STEP/PID.given`: how many bytes it had of whom.
+Into the folder `watch` beside the corpus: `STEP/LAYOUT-RANK-PID.KIND`, with KIND `had` (in memory after so many steps)
+or `got` (as it was filled), and `STEP/PID.given`: how many bytes it had of whom.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,8 @@ def parts_of(replica: PretrainShard) -> dict[str, Places]:
             for expert, row in zip(numbers.tolist(), local.detach().clone(), strict=True):
                 found[f"{kind}.{shard.name}"].append((shard.shape, (expert, *shard.first[1:]), row[None]))
     alike = {f"router_bias.{number}": bias for number, bias in enumerate(replica._biases)}
-    progress = replica._progress
-    alike["guard"] = replica._guard.state
-    alike["schedules"] = torch.tensor([progress.step, progress.tokens, progress.batch, progress.lr], dtype=torch.float64)
+    alike["guard"], now = replica._guard.state, replica._progress
+    alike["schedules"] = torch.tensor([now.step, now.tokens, now.batch, now.lr], dtype=torch.float64)
     if moves is not None:
         names = ("experts.places", "experts.wanted", "experts.load", "experts.measured")
         alike |= dict(zip(names, moves.tensors(), strict=True))
@@ -95,7 +94,8 @@ class Watched(Pretrain):
         return WatchedShard(self.config, seed, self._origin)
 
     def build_to_fill(self, seed: int) -> WatchedShard:
-        courier.fill = counted
+        fill: Callable[..., Counter[str]] = counted
+        courier.fill = fill
         return WatchedShard(self.config, None, self._origin)
 
 
@@ -197,7 +197,5 @@ def changes(folder: Path) -> Iterator[Changed]:
             continue
         got = {file.stem: torch.load(file) for file in at.glob("*.got")}
         after = {who.partition("-")[0] for who in got}
-        had = {
-            file.stem: torch.load(file) for file in at.glob("*.had") if file.stem.partition("-")[0] not in after
-        }
+        had = {file.stem: torch.load(file) for file in at.glob("*.had") if file.stem.partition("-")[0] not in after}
         yield Changed(int(at.name), had, got, given)

@@ -52,7 +52,7 @@ class Rebalance:
         return [self._held, self._wanted, self._load, self._state]
 
     def arrangement(self) -> dict[str, torch.Tensor]:
-        """The same by name. Experts lie by it in cells of another shape too: how many workers share them is not in it."""
+        """The same by name. How many workers share the experts is not in it: cells of another shape go by it too."""
         names = ("experts.places", "experts.wanted", "experts.load", "experts.measured")
         return dict(zip(names, self.tensors(), strict=True))
 
