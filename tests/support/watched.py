@@ -95,17 +95,18 @@ class Watched(Pretrain):
 
     def build_to_fill(self, seed: int) -> WatchedShard:
         fill: Callable[..., Counter[str]] = counted
-        courier.fill = fill
+        courier.put_together = fill
         return WatchedShard(self.config, None, self._origin)
 
 
-plain_fill = courier.fill
+plain_fill = courier.put_together
 
 
-def counted(step: Any, name: str, addresses: Any, shelf: Any, own: str, *more: Any) -> Counter[str]:
-    """`courier.fill`, which writes down what came from whom."""
-    given = plain_fill(step, name, addresses, shelf, own, *more)
-    folder = watch_of(step.shard.config) / f"{int(name.rpartition('/')[2]):06d}"
+def counted(step: Any, holders: Any, shelf: Any, own: str, *more: Any) -> Counter[str]:
+    """`courier.put_together`, which writes down what came from whom."""
+    given = plain_fill(step, holders, shelf, own, *more)
+    ((_, names), *_) = holders.values()
+    folder = watch_of(step.shard.config) / f"{int(names[0].rpartition('/')[2]):06d}"
     size = sum(local.nbytes for _, local in courier.placed(step))
     (folder / f"{os.getpid()}.given").write_text(json.dumps({"own": own, "bytes": size, "given": given}))
     return given
