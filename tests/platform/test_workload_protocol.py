@@ -81,7 +81,9 @@ def test_what_a_class_lacks_is_named(name: str, lacks: str) -> None:
 
 
 def test_a_shard_that_lacks_something_is_refused_when_it_is_built() -> None:
-    with pytest.raises(UserError, match=r"Plain\.build returns lacks arranged, arrangement, begin, commit, .*, notes, .*tensors"):
+    with pytest.raises(
+        UserError, match=r"Plain\.build returns lacks arranged, .*, begin, commit, .*, notes, .*tensors"
+    ):
         build_shard(load_workload(f"{__name__}:Plain")(Plain.Config()), 0)
 
 
