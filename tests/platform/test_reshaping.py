@@ -51,7 +51,8 @@ def test_cells_of_another_shape_are_filled_from_what_the_living_hold() -> None:
     assert one(actions, Form) == Form(
         0, run.state.cells[0].attempt, ("w00", "w01", "w10"), shape=number, refill=Refill(6, {0: holders})
     )
-    assert (run.state.shape.cells, run.state.shape.workers, number) == (1, 3, run.state.generation)
+    assert (run.state.shape.cells, run.state.shape.workers) == (1, 3)
+    assert number > 0
     assert one(actions, Decision).rung is Rung.RESHAPE
     assert one(actions, Reshaped) == Reshaped((1, 2), (1, 3), "all of them train", (1, 0), 1, (0.0, 0.0, 0))
     attempt = run.state.cells[0].attempt
@@ -235,10 +236,29 @@ def test_a_controller_that_comes_back_goes_by_the_shape_on_record() -> None:
     living = {worker: Living("n", (0, rank), 5, 8, "inside", 9, 7, Mesh(fsdp=3)) for rank, worker in enumerate(crew)}
     state, events = rebuild(began, as_lived(began, past, living), living)
     assert (state.shape, list(state.live), events) == (shape, [0], [])
+    former = Living("n", phase="spare", kept=((0, 9, 1), (0, 8, 0)))
+    state, _ = rebuild(began, replace(past, changed=9), {**living, "d": former, "e": Living("n", (1, 0), 3, 7, "", 9)})
+    assert [(one.shape, one.steps, one.held) for one in state.formers] == [(began, 9, {"d": 1, "e": 0})]
+    assert rebuild(began, replace(past, changed=8), {**living, "d": former})[0].formers == ()
     behind = Past(6, {0: ("a", "b"), 1: ("c", "d")}, {0: 1, 1: 1}, committed=7)
     state, events = rebuild(began, as_lived(began, behind, living), living)
     assert (state.shape.mesh, state.shape.number, state.generation) == (Mesh(fsdp=3), 7, 8)
     assert [event.where for event in events if isinstance(event, Failed)] == ["between"] * 3
+
+
+def test_the_shape_before_is_on_record_until_a_generation_begins_at_other_steps() -> None:
+    shape = {"number": 3, "cells": 1, "pp": 1, "fsdp": 3, "ep": 1, "ep_node": 1}
+
+    def line(number: int, step: int, shape: Any) -> dict[str, Any]:
+        return {"kind": "generation", "generation": number, "step": step, "time": 0.0, "shape": shape}
+
+    events = [line(0, 0, None), line(1, 5, None), line(3, 9, shape)]
+    past = Past.read(events, 9, 0)
+    assert (past.shape, past.former, past.changed) == (shape, None, 9)
+    assert Past.read([*events, line(4, 9, shape)], 9, 0).changed == 9
+    assert Past.read([*events, line(4, 7, shape)], 9, 0).changed == -1
+    assert Past.read([*events, line(4, 9, None)], 9, 0).former == shape
+    assert Past.read(events[:2], 9, 0).changed == -1
 
 
 def test_a_change_of_shape_is_told_phase_by_phase() -> None:

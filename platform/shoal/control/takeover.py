@@ -123,7 +123,7 @@ def catch_up(one: Run, records: Records, committed: int, said: Sequence[Committe
 
 def living_of(greeting: Greeting) -> Living:
     where = (greeting.seat, greeting.attempt, greeting.generation, greeting.phase, greeting.steps)
-    return Living(greeting.node, *where, greeting.shape, greeting.mesh)
+    return Living(greeting.node, *where, greeting.shape, greeting.mesh, greeting.kept)
 
 
 def commit_of(record: Mapping[str, Any]) -> Committed:

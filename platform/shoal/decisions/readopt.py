@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shoal.decisions.cells import Cell, Cells
+from shoal.decisions.copies import Copies
 from shoal.decisions.events import Event, Joined, Lost
 from shoal.decisions.modes import Running
-from shoal.decisions.state import Shape, State, Worker
+from shoal.decisions.state import Former, Shape, State, Worker
 from shoal.names import node_of
 from shoal.plan import Mesh, Seat
 from shoal.protocol.said import Committed, Failed
@@ -37,30 +38,41 @@ class Past:
     known: bool = True
     shape: Mapping[str, int] | None = None
     """See `record.generations.Membership`."""
+    former: Mapping[str, int] | None = None
+    """The shape before that."""
+    changed: int = -1
+    """Steps at which it changed, if no generation has begun at others since."""
 
     @classmethod
     def read(cls, events: Iterable[Mapping[str, Any]], steps: int, checkpoint: int) -> Past:
         """From the journal, the committed steps on record and the last whole checkpoint."""
         last: Membership | None = None
-        evaluated = -1
+        former: Mapping[str, int] | None = None
+        evaluated = changed = -1
         for event in events:
             if event["kind"] == "run_started":
-                last, evaluated = None, -1
+                last, evaluated, changed = None, -1, -1
             elif event["kind"] == "generation":
-                last = membership(last, event)
+                before, last = last, membership(last, event)
+                if before is not None and before.shape != last.shape:
+                    former, changed = before.shape, last.step
+                elif last.step != changed:
+                    changed = -1
             elif event["kind"] == "evaluation":
                 evaluated = int(event["step"])
         if last is None:
             return cls(committed=steps, checkpoint=checkpoint)
         cells = {int(cell): tuple(crew) for cell, crew in last.cells.items()}
         attempts = {int(cell): int(attempt) for cell, attempt in last.attempts.items()}
-        return cls(last.generation, cells, attempts, steps, min(evaluated, steps), checkpoint, shape=last.shape)
+        where = (last.generation, cells, attempts, steps, min(evaluated, steps), checkpoint)
+        return cls(*where, shape=last.shape, former=former, changed=changed)
 
 
 @dataclass(frozen=True)
 class Living:
     """A living worker's word of what it is doing. `steps`: committed steps of its state (-1: it has none); `shape`,
-    `mesh`: of the cell whose world it stands in, None for the mesh that the job names."""
+    `mesh`: of the cell whose world it stands in, None for the mesh that the job names; `kept`: shape, steps and rank of
+    shards that it keeps beside that."""
 
     node: str
     seat: tuple[int, int] | None = None
@@ -70,6 +82,13 @@ class Living:
     steps: int = -1
     shape: int = 0
     mesh: Mesh | None = None
+    kept: tuple[tuple[int, int, int], ...] = ()
+
+    def rank_of(self, shape: int, steps: int) -> int | None:
+        """The rank of its shard of a shape after so many steps, if it has one."""
+        if self.seat is not None and (self.shape, self.steps) == (shape, steps):
+            return self.seat[1]
+        return next((rank for number, at, rank in self.kept if (number, at) == (shape, steps)), None)
 
 
 def as_lived(shape: Shape, past: Past, living: Mapping[str, Living]) -> Past:
@@ -144,11 +163,13 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Living]) -> tuple[Sta
 
     If all are in place there are no events, and training never notices.
     """
-    shape = shape.again(past.shape)
+    began, shape = shape, shape.again(past.shape)
     state = State.new(shape, {}, past.checkpoint)
     state.committed, state.generation, state.evaluated = past.committed, past.generation, past.evaluated
     state.recorded = past.committed
     state.copies.era = past.generation  # copies made before are not known of; new ones come with the next snapshots
+    if past.changed == past.committed:
+        state.formers = former_of(began.again(past.former), past, living)
     newest = max([*past.attempts.values(), *(said.attempt for said in living.values()), 0])
     empty = Cell((None,) * shape.workers, "empty", newest + AHEAD, newest + AHEAD)
     state.cells = Cells([empty] * shape.cells)
@@ -178,3 +199,10 @@ def rebuild(shape: Shape, past: Past, living: Mapping[str, Living]) -> tuple[Sta
             events.append(Failed(worker, past.generation, "between", "its generation was not on record"))
     events += [Joined(worker, said.node) for worker, said in living.items() if worker not in members]
     return state, events
+
+
+def former_of(shape: Shape, past: Past, living: Mapping[str, Living]) -> tuple[Former, ...]:
+    """What the living keep of the shape that the run was in before, if it has committed nothing in the present one."""
+    ranks = {worker: said.rank_of(shape.number, past.committed) for worker, said in living.items()}
+    held = {worker: rank for worker, rank in ranks.items() if rank is not None}
+    return (Former(shape, past.committed, held, Copies(era=past.generation)),) if held else ()

@@ -139,9 +139,9 @@ def fit(state: State, mode: Gathering, actions: list[Action]) -> bool:
         again = inf if found.again is None else state.now + found.again
         state.considered = Considered(known(state), again)
         return False
-    state.generation = max(1, state.generation + 1)  # the number of no shape before it
+    state.generation += 1
     before, cells = state.shape, len(found.crews)
-    become(state, before.reshaped(state.generation, found.mesh, cells), parts(state, mode))
+    become(state, before.reshaped(unused(state), found.mesh, cells), parts(state, mode))
     mode.since = None
     tell(state, found, (0, before.workers), cells, actions, paused=False)
     return True
@@ -163,7 +163,7 @@ def parts(state: State, mode: Gathering) -> tuple[Former, ...]:
 def form_all(state: State, found: Choice, known: tuple[Former, ...], actions: list[Action]) -> None:
     """Form cells of another shape, to be filled from what is held of those that are `known`."""
     state.generation += 1  # nothing that is still said of the one that ended counts any more
-    become(state, state.shape.reshaped(state.generation, found.mesh, len(found.crews)), known)
+    become(state, state.shape.reshaped(unused(state), found.mesh, len(found.crews)), known)
     held = {former.shape.number: former for former in state.formers if former.held and former.steps == state.committed}
     tried = frozenset(worker for former in held.values() for worker in former.held)
     state.mode, state.watchdog.moved = Gathering(filled={}, tried=tried), None
@@ -188,13 +188,18 @@ def become(state: State, shape: Shape, known: tuple[Former, ...]) -> None:
     """All cells are of this shape from now on, and empty; of those that are `known` what somebody has is remembered. No
     formation gets a name that another had."""
     clear_all(state)
-    newest = max(cell.named for cell in state.cells) + 1
+    newest = unused(state)
     same = next((former for former in known if former.shape.number == shape.number), None)
     state.formers = tuple(one for one in known if one is not same and (one.held or one.copies.held))
     state.copies = Copies(era=state.copies.era) if same is None else same.copies
     state.copies.keepers = {}
     state.shape, state.homes, state.stragglers = shape, {}, Stragglers()
     state.cells = Cells([Cell((None,) * shape.workers, "empty", newest, newest)] * shape.cells)
+
+
+def unused(state: State) -> int:
+    """A number that no formation and no shape has had, whatever controllers there were (`readopt.AHEAD`)."""
+    return max(cell.named for cell in state.cells) + 1
 
 
 def go_back(state: State, mode: Gathering, former: Former) -> None:

@@ -48,7 +48,7 @@ class Greeting:
     `home`: the (cell, rank) it was started for; `seat`: the one it sits on; `attempt`, `generation`: the newest it was
     in; `steps`: committed ones of its state; `copies`: where it keeps copies for others. -1 and None: nothing yet.
     `device`: the number of its own GPU on its node, if the cluster gave it one; `shape`, `mesh`: of the world that it
-    stands in, as in `orders.Form`.
+    stands in, as in `orders.Form`; `kept`: (number of the shape, steps, rank) of shards that it keeps of others.
     """
 
     worker: str
@@ -64,6 +64,7 @@ class Greeting:
     device: str = ""
     shape: int = 0
     mesh: Mesh | None = None
+    kept: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,15 @@ class KeptStates:
         """That of a shape, if there is one."""
         return self._held.get(shape)
 
+    def told(self) -> tuple[tuple[int, int, int], ...]:
+        """Shape, steps and rank of each. Any thread."""
+        return tuple((state.shape, state.steps, state.rank) for state in self._held.values())
+
     def close(self, world: World) -> None:
         """Leave a world, and keep the state if there is a whole one."""
         state = world.close()
         if state is not None:
-            self._held[state.shape] = state
+            self._held = {**self._held, state.shape: state}  # other threads may look at it
             self._lay_out()
 
     def only(self, shapes: Collection[int]) -> None:

@@ -99,7 +99,9 @@ class Loop:
         where = (setup.home, seat, self.attempt, self.voice.generation, beat.phase, beat.steps)
         copies = None if self.copies is None else self.copies.address
         shape = (0, None) if world is None else (world.order.shape, world.order.mesh)
-        return Greeting(setup.name, setup.node, os.getpid(), *where, copies, os.environ.get(VISIBLE, ""), *shape)
+        return Greeting(
+            setup.name, setup.node, os.getpid(), *where, copies, os.environ.get(VISIBLE, ""), *shape, self.kept.told()
+        )
 
     def beat(self) -> Beat:
         """A sign of life."""

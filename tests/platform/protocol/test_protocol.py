@@ -12,6 +12,7 @@ from tests.platform.protocol.support.mutants import (
     BegunAlone,
     CommitAfterAnswer,
     ForgottenCommit,
+    ForgottenShape,
     KeptToItself,
     LateWord,
     LetGo,
@@ -119,9 +120,11 @@ def test_what_is_left_of_two_shapes_is_put_together(second: str) -> None:
 
 
 @pytest.mark.long
-def test_two_deaths_on_the_way_to_another_shape() -> None:
-    """The second may strike while cells are put together of what the first left."""
-    found = explore(Aimed(("crash", "crash", "crash"), spares=0, steps=1, orders="few", choose=LARGEST))
+@pytest.mark.parametrize("also", ["crash", "restart"])
+def test_two_faults_on_the_way_to_another_shape(also: str) -> None:
+    """One may strike while cells are put together of what the other left, or at another controller that knows of the
+    former shape by the record and by who keeps shards of it."""
+    found = explore(Aimed(("crash", "crash", also), spares=0, steps=1, orders="few", choose=LARGEST))
     assert found.states > 20_000
     assert set(found.ends) == {"done"}
 
@@ -186,6 +189,12 @@ def test_a_broken_rule_is_found_out(name: str) -> None:
 def test_what_is_left_of_two_shapes_and_not_put_together_is_found_out() -> None:
     with pytest.raises(Violation, match=r"^I7"):
         explore(Aimed(("crash", "crash"), spares=0, steps=1, orders="few", rule=never_pieced, choose=LARGEST))
+
+
+def test_a_former_shape_that_another_controller_does_not_know_is_found_out() -> None:
+    model = ForgottenShape(("crash", "crash", "restart"), spares=0, steps=1, orders="few", choose=LARGEST)
+    with pytest.raises(Violation, match=r"^I7"):
+        explore(model, limit=100_000)
 
 
 @pytest.mark.long

@@ -145,6 +145,10 @@ class Published(NamedTuple):
     attempts: tuple[tuple[int, int], ...] = ()
     shape: Shape | None = None
     """None: that which the run began with."""
+    former: Shape | None = None
+    """That before."""
+    changed: int = -1
+    """Steps at which it changed, if no generation has begun at others since."""
 
 
 class World(NamedTuple):

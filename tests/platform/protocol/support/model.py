@@ -42,10 +42,10 @@ class Model:
     shape cells take, if they may take another.
     """
 
-    tells_at_a_stop = says_again = corrects = keeps = True
+    tells_at_a_stop = says_again = corrects = keeps = remembers = True
     """Rules that a broken model leaves out: who has a commit that nobody knows says so when a stop comes, and to
     another controller; one that takes over sets right what is not as the record has it; whoever has filled its shard
-    of another shape keeps that of the former one."""
+    of another shape keeps that of the former one, of which a controller that takes over knows."""
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from shoal.plan.reshape import Choice, Present, Stay, Survivor
 from shoal.protocol.said import Ack, Acked, Committed
 from tests.platform.protocol.support import acts
 from tests.platform.protocol.support.actors import VOTE, Worker, World, reach
+from tests.platform.protocol.support.aimed import Aimed
 from tests.platform.protocol.support.model import Model
 from tests.platform.protocol.support.scene import Scene
 
@@ -21,6 +22,7 @@ __all__ = [
     "BegunAlone",
     "CommitAfterAnswer",
     "ForgottenCommit",
+    "ForgottenShape",
     "KeptToItself",
     "LateWord",
     "LetGo",
@@ -136,6 +138,12 @@ class LetGo(Model):
     """A worker lets its shard of the former shape go as soon as it has filled one of the next."""
 
     keeps = False
+
+
+class ForgottenShape(Aimed):
+    """A controller that takes over does not know of shards of the shape before."""
+
+    remembers = False
 
 
 class KeptToItself(Model):

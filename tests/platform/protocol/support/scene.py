@@ -62,19 +62,20 @@ class Scene:
         before = self.model.states[self.controller]
         self.controller, actions = self.model.answer(self.controller, event)
         for action in actions:
-            if isinstance(action, Rewind):
+            if isinstance(action, Rewind) and action.lost:
                 self.undone(before)
             self.act(action)
 
     def undone(self, before: State) -> None:
         """Steps are taken back: the living must not hold all of the state, in whatever shapes."""
         living = [(i, worker) for i, worker in enumerate(self.workers) if worker.life == "alive"]
-        if not any(former.steps == len(self.log) for former in before.formers):
-            return
-        found = []
-        for shape in (before.shape, *(former.shape for former in before.formers)):
+        last, found = self.published_last, []
+        shapes = [former.shape for former in before.formers if former.steps == len(self.log)]
+        if last.former is not None and last.changed == len(self.log):
+            shapes.append(last.former)  # so that another controller knows of it too
+        for shape in {shape.number: shape for shape in (*shapes, before.shape)}.values() if shapes else ():
             held = [acts.held_by(worker, i, shape.number) for i, worker in living]
-            found += [(kept, shape.workers) for kept in held if kept is not None and kept.steps == len(self.log)]
+            found += [(kept, shape.workers) for kept in held if kept is not None and kept.history == self.log]
         if acts.covered(found) and fits(before.shape, len(living)):
             raise Violation(f"I7: steps are taken back, and the living hold all of the state: {found}")
 
@@ -122,7 +123,10 @@ class Scene:
         """What must hold when a generation begins; it goes on record before anybody acts on it."""
         crews, attempts = tuple(sorted(action.cells.items())), tuple(sorted(action.attempts.items()))
         shape = self.model.states[self.controller].shape
-        self.published_last = Published(action.generation, crews, attempts, shape)
+        last = self.published_last
+        before, changed = last.shape or self.model.shape, last.changed if last.changed == action.steps else -1
+        where = (last.former, changed) if before.number == shape.number else (before, action.steps)
+        self.published_last = Published(action.generation, crews, attempts, shape, *where)
         if action.steps != len(self.log):
             raise Violation(f"I3: a generation begins at step {action.steps}, the record ends at {len(self.log)}")
         healed = {target for _, target in action.heals}

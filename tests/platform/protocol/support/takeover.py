@@ -25,10 +25,9 @@ def restart(scene: Scene, *, late: bool, lost: frozenset[int]) -> None:
             scene.set(i, life="gone", inbox=())
     past, before = scene.published_last, scene.model.states[scene.controller]
     living = {scene.model.names[i]: greeting(scene, i) for i, w in enumerate(scene.workers) if w.life == "alive"}
-    told = None if past.shape is None else past.shape.told()
-    record = Past(
-        past.generation, dict(past.cells), dict(past.attempts), len(scene.log), -1, before.checkpoint, True, told
-    )
+    told, former = (None if shape is None else shape.told() for shape in (past.shape, past.former))
+    where = (past.generation, dict(past.cells), dict(past.attempts), len(scene.log), -1, before.checkpoint)
+    record = Past(*where, shape=told, former=former, changed=past.changed if scene.model.remembers else -1)
     shape = scene.model.shape
     state, corrections = rebuild(shape, as_lived(shape, record, living), living)
     words = [unsaid(scene, i) for i, w in enumerate(scene.workers) if w.life == "alive" and w.unsaid >= 0]
@@ -75,4 +74,5 @@ def greeting(scene: Scene, i: int) -> Living:
     if me.doing == "idle":
         over = Phase.FINISHED if me.over == "finished" else Phase.STOPPED
         phase = over if me.stands else Phase.SPARE
-    return Living(scene.model.node[i], seat, attempt, me.generation, phase, me.steps, max(me.shape, 0))
+    kept = tuple((one.shape, one.steps, one.rank) for one in me.kept)
+    return Living(scene.model.node[i], seat, attempt, me.generation, phase, me.steps, max(me.shape, 0), None, kept)
