@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
+from shoal.sections import WIDEST, Autoscale, Section
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import UserError
@@ -29,13 +30,7 @@ RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RESOURCE = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 STEPS = 1_000_000_000
 """More steps than anything trains for."""
-WIDEST = 100_000
-"""More cells, or workers of a cell, than a cluster holds."""
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Checkpoint(Section):
@@ -186,6 +181,9 @@ class Job(Section):
     elastic: Elastic | None = Field(
         None, description="cells may take another shape, with these bounds; left out: they keep theirs"
     )
+    autoscale: Autoscale = Field(
+        Autoscale(), description="ask the cluster's autoscaler for nodes that the run lacks; false: never"
+    )
     not_finite: int = Field(
         10, ge=0, description="steps in a row whose loss or gradient norm may be no number; one more ends the run"
     )
@@ -204,6 +202,11 @@ class Job(Section):
         if run_id in ("mlartifacts", "mlflow.db"):
             raise ValueError("MLflow's own files have that name in the storage folder; choose another")
         return run_id
+
+    @field_validator("autoscale", mode="before")
+    @classmethod
+    def _yes_or_no(cls, autoscale: Any) -> Any:
+        return {"enabled": autoscale} if isinstance(autoscale, bool) else autoscale
 
     @field_validator("storage", mode="before")
     @classmethod

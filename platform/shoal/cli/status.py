@@ -154,6 +154,8 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from shoal.record.sentences import count
+
     parts: list[RenderableType] = [
         Text.assemble((printable(now["run_id"]), "bold"), "  ", state(now), f"  step {progress(now)}"),
         bar(now),
@@ -163,6 +165,10 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
         parts.append(Text(f"The controller {since}: what stands here is old.", style="red"))
     if now.get("behind") is not None:
         parts.append(lag(now["behind"], now.get("behind_most") or 0.0))
+    if now.get("asked"):
+        asked = f"The cluster's autoscaler is asked for {count(now['asked'], 'slot')}"
+        since = time.strftime("%H:%M:%S", time.localtime(now.get("asked_since") or 0.0))
+        parts.append(Text(f"{asked}, since {since}.", style="dim"))
     if now["workers"]:
         parts += [Text(), workers(now)]
     return Group(*parts, *shapes_of(path), Text(), story(path))

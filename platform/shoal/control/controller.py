@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import secrets
 import subprocess
 import time
@@ -17,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shoal import tracking
 from shoal.config import Job
+from shoal.control.asking import Asker, Autoscaler
 from shoal.control.desk import Desk, Ear
-from shoal.control.finish import finish
+from shoal.control.finish import finish, mirror
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
 from shoal.control.mishaps import Mishaps
@@ -50,7 +49,6 @@ from shoal_core.workload import make_workload
 
 __all__ = ["Controller"]
 
-logger = logging.getLogger(__name__)
 WISHES = 5.0
 """Seconds between two looks at a store for what somebody wishes."""
 
@@ -60,7 +58,8 @@ class Controller:
 
     `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none); `about`: what the
     workload said of itself before the start; `again`: another controller ran this job before and died;
-    `session`: whose the run is (`record.lease`), the same for both; `metrics`: are told what goes into the record.
+    `session`: whose the run is (`record.lease`), the same for both; `metrics`: are told what goes into the record;
+    `autoscaler`: of the cluster, if it may have one.
 
     Raises:
         Held: another session has the run now.
@@ -78,6 +77,7 @@ class Controller:
         again: bool = False,
         session: str = "",
         metrics: Metrics | None = None,
+        autoscaler: Autoscaler | None = None,
     ) -> None:
         self.fleet, self.job, self.rundir, self.again = fleet, job, rundir, again
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +116,8 @@ class Controller:
             self.press = Press(self.publisher, self.scribe.pen.settle, self.lifelines.lines, self.waiting, *to)
         wishes = (open_store(job.place), WISHES) if self.press else (open_store(rundir), 1.0)
         self.wishes = Wishes(*wishes, lambda: self.state.crew(), self.lifelines.broadcast, self.scribe.event)
+        started, view = self.spawner.started, lambda: self.survey.nodes
+        self.asker = Asker(job, autoscaler, lambda: self.state, view, started, self.scribe.event)
         self.bulletin = Bulletin(self.status, self.stall, self.desk.take, self.scribe.event)
 
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
@@ -185,7 +187,8 @@ class Controller:
             self.desk.take(Ending(self.lease.lost, at_once=True))
         if not self.ended.is_set():  # what it ended as is told last
             behind = (None, None) if self.press is None else self.press.behind()
-            self.scribe.status(self.state, self.lifelines.lines, stall, self.meeting.lifeline, behind)
+            told = (self.meeting.lifeline, behind, self.asker.told)
+            self.scribe.status(self.state, self.lifelines.lines, stall, *told)
 
     def lost(self, error: LeaseLost) -> None:
         """The record on the store is another's."""
@@ -216,7 +219,7 @@ class Controller:
         try:
             lifeline = await self.lifelines.open(self.fleet.address)
             self.meeting = Meeting(lifeline, self.secret, self.lease.owner)
-            tracker = self.mirror()
+            tracker = mirror(self.job, self.rundir)
             await self.survey.find()
             if self.again:
                 await take_over(self)
@@ -224,8 +227,9 @@ class Controller:
                 await sweep(self)
                 self.begin()
             press = () if self.press is None else (every(self.press.look, failed),)
-            looks = (every(self.watch.look, failed, IN_A_ROW), every(self.survey.look, failed))
-            await keep([*looks, every(self.bulletin.look, failed), every(self.wishes.look, failed), *press], self.ended)
+            looks = (self.survey.look, self.asker.look, self.bulletin.look, self.wishes.look)
+            watch = every(self.watch.look, failed, IN_A_ROW)
+            await keep([watch, *(every(look, failed) for look in looks), *press], self.ended)
         except Exception as error:
             failed(error)
             self.end("failed", f"the controller failed: {type(error).__name__}: {error}")
@@ -240,15 +244,6 @@ class Controller:
         homes = {seat: self.spawner.spawn(self.survey.nodes[node], seat) for seat, node in self.seats.items()}
         self.desk.state = State.new(self.state.shape, homes, self.start)
         self.state.seen = Seen(time.monotonic())
-
-    def mirror(self) -> subprocess.Popen[bytes] | None:
-        """Start the mirror to MLflow; a run does without one that cannot be started."""
-        mlflow = self.job.mlflow
-        try:
-            return tracking.start(self.rundir, mlflow.uri, mlflow.experiment) if mlflow.enabled else None
-        except OSError as error:
-            logger.warning("the mirror to MLflow was not started: %s", error)
-            return None
 
     def end(self, status: str, reason: str) -> None:
         """Note the outcome, so that a controller that takes over from here ends the run too."""

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from shoal import tracking
+from shoal.config import Job
 from shoal.control.press import Press
 from shoal.control.run import Run
 from shoal.record.lease import LeaseLost
@@ -18,7 +19,7 @@ from shoal.record.publish import Publisher
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
 
-__all__ = ["bury", "finish"]
+__all__ = ["bury", "finish", "mirror"]
 
 logger = logging.getLogger(__name__)
 REAPED = 5.0
@@ -27,12 +28,22 @@ REPORT = 120.0
 """Seconds after which a report that is not finished is given up."""
 
 
+def mirror(job: Job, rundir: Path) -> subprocess.Popen[bytes] | None:
+    """Start the mirror to MLflow; a run does without one that cannot be started."""
+    try:
+        return tracking.start(rundir, job.mlflow.uri, job.mlflow.experiment) if job.mlflow.enabled else None
+    except OSError as error:
+        logger.warning("the mirror to MLflow was not started: %s", error)
+        return None
+
+
 def finish(one: Run, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] | None) -> tuple[str, str]:
     """Reap every worker, then close the record: nothing of the run is left when `run.json` says that it ended.
 
     Returns (status, reason), the reason with what of the record could not be written.
     """
     status, reason = outcome
+    one.asker.close(withdraw=not one.lease.succeeded)
     for name in list(one.spawner.started):
         one.spawner.kill(name)
     deadline = time.monotonic() + REAPED

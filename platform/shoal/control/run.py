@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shoal.config import Job
+from shoal.control.asking import Asker
 from shoal.control.desk import Desk, Ear
 from shoal.control.lifelines import Lifelines
 from shoal.control.mishaps import Mishaps
@@ -34,6 +35,7 @@ class Run(Protocol):
     mesh: Mesh
     timeouts: Timeouts
     meeting: Meeting
+    asker: Asker
     desk: Desk
     ear: Ear
     lease: Lease

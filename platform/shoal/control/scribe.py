@@ -140,9 +140,11 @@ class Scribe:
         stall: Stall | None,
         lifeline: tuple[str, int],
         behind: tuple[float | None, float | None] = (None, None),
+        asked: tuple[int, float] | None = None,
     ) -> None:
         """The live picture that `shoal status` shows. `lifeline`: where workers find the controller; `behind`: seconds
-        by which the record on its store is old, if it lies on one, and by which it was at most."""
+        by which the record on its store is old, if it lies on one, and by which it was at most; `asked`: slots that the
+        cluster's autoscaler is asked for, and since when."""
         now, here, seats, mesh = time.monotonic(), list(lines.values()), state.seats, state.shape.mesh
 
         def workers() -> Iterator[dict[str, Any]]:  # in the pen's thread: there may be thousands
@@ -171,6 +173,8 @@ class Scribe:
                 "record": None if stall is None else {"stalled": stall.reason, "lines": stall.lines},
                 "behind": behind[0],
                 "behind_most": behind[1],
+                "asked": asked and asked[0],
+                "asked_since": asked and asked[1],
                 **self.figures,
             },
             workers,

@@ -20,6 +20,7 @@ from shoal.config import Job
 from shoal.control.controller import Controller
 from shoal.control.finish import bury
 from shoal.names import controller_name
+from shoal.on_ray.autoscaler import RayAutoscaler
 from shoal.on_ray.fleet import RayFleet
 from shoal.on_ray.metrics import RunMetrics
 from shoal.record.lease import Held
@@ -70,9 +71,11 @@ class ControllerActor:
         try:
             fleet = RayFleet(str(job.get("slot_resource")))
             checked = Job.model_validate(job)
-            metrics = RunMetrics(self.run_id)
+            metrics, autoscaler = RunMetrics(self.run_id), RayAutoscaler(self.run_id, checked.slot_resource)
             arguments = (fleet, checked, self.rundir, seats, start, about)
-            self.controller = Controller(*arguments, again=self.again, session=session, metrics=metrics)
+            self.controller = Controller(
+                *arguments, again=self.again, session=session, metrics=metrics, autoscaler=autoscaler
+            )
             outcome = asyncio.run(self.controller.run())
         except Held as error:  # the record is another's: not a word goes into it
             outcome = ("failed", str(error))

@@ -22,6 +22,7 @@ __all__ = [
     "on_node",
     "quiet_node",
     "site",
+    "slots_of",
     "view",
     "within_reach",
 ]
@@ -79,6 +80,11 @@ def within_reach(slot_resource: str, mine: Mapping[str, int]) -> list[Node]:
 def of_one_slot(slot_resource: str) -> dict[str, Any]:
     """What an actor asks Ray for that takes one slot. Ray counts GPUs apart, and shows each worker its own alone."""
     return {"num_gpus": 1} if slot_resource == "GPU" else {"resources": {slot_resource: 1}}
+
+
+def slots_of(slot_resource: str, count: int) -> dict[str, float]:
+    """Resources of so many slots of one node."""
+    return {slot_resource: float(count)}
 
 
 def on_node(node: Node) -> Any:

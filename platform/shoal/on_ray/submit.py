@@ -15,7 +15,7 @@ from shoal.on_ray.controller_actor import ControllerActor
 from shoal.on_ray.fleet import find_actor
 from shoal.on_ray.handle import RayRun
 from shoal.on_ray.nodes import living, near_node, quiet_node
-from shoal.on_ray.room import planned
+from shoal.on_ray.room import planned_in_time
 from shoal.plan import Wanted, cell_mesh
 from shoal.preflight import Preflight
 from shoal.record import index, raytrain
@@ -45,7 +45,8 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
         raise UserError(f"run_id: {job.run_id!r} is running now", "choose another run_id, or wait for its end")
     mesh = cell_mesh(ready.workload, job.workers_per_cell)
     spares = None if job.spares == "all" else job.spares
-    assigned = planned(job.slot_resource, Wanted(mesh, job.cells, spares), str(job.run_id))
+    wanted = Wanted(mesh, job.cells, spares)
+    assigned = planned_in_time(job.slot_resource, wanted, str(job.run_id), job.autoscale, print)
     about = ready.about | {"placement": list(assigned.notes)}
     session = secrets.token_hex(8)
     run, publisher = begun(job, session, resume=resume)

@@ -17,7 +17,7 @@ OVER = ("done", "failed", "stopped")
 FIELDS: dict[str, Any] = {"run_id": str, "status": str, "step": int, "written": int | float, "workers": list}
 FIGURES: dict[str, Any] = {"steps": int, "cells": int, "generation": int, "loss": int | float,
                            "tokens_per_second": int | float, "behind": int | float,
-                           "behind_most": int | float}  # fmt: skip
+                           "behind_most": int | float, "asked": int, "asked_since": int | float}  # fmt: skip
 WORKER: dict[str, Any] = {"actor": str, "node": str, "heartbeat_age": int | float, "cell": int | None,
                           "step": int | None}  # fmt: skip
 REMEDY = "remove it: the rest of the record tells the run"
