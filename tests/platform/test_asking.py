@@ -65,7 +65,7 @@ def test_a_run_lacks_seats_and_spares_on_nodes_that_it_may_use() -> None:
     assert lack_of(one, there, {}, 0) == (1,)
     one.aside, one.spares_from = frozenset(), one.now + 1.0
     assert lack_of(one, there, {}, 2) == (), "spares were given up for another run"
-    one.halt = Halt("failed", "over")
+    one.halt = Halt("over", "failed")
     assert lack_of(one, {}, {}, 0) == ()
 
 
@@ -73,7 +73,7 @@ class Story:
     """A run that asks, second by second."""
 
     def __init__(self) -> None:
-        self.now, self.asking, self.open = 100.0, Asking(), ()
+        self.now, self.asking, self.open = 100.0, Asking(), tuple[int, ...]()
         self.lines: list[Any] = []
 
     def go(
@@ -202,7 +202,7 @@ def test_a_controller_that_takes_over_withdraws_what_the_run_needs_no_more(monke
     scaler = FakeAutoscaler()
     scaler.open = (1, 1)
     one, run, told = asker(monkeypatch, scaler)
-    run.halt = Halt("failed", "over")
+    run.halt = Halt("over", "failed")
     asyncio.run(one.look())
     assert scaler.open == ()
     assert [args[0] for args, _ in told] == ["nodes_withdrawn"]

@@ -43,7 +43,8 @@ class Cloud(FakeMultiNodeProvider):
             self._die(node_id)
 
     def _die(self, node_id: str) -> None:
-        self._nodes.pop(node_id)["node"].kill_all_processes(check_alive=False, allow_graceful=False)
+        machine: Any = self._nodes.pop(node_id)["node"]
+        machine.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def name_of(node_id: str) -> str:

@@ -15,6 +15,7 @@ several bundles would wait for all of its nodes, and go on asking for those that
 
 from __future__ import annotations
 
+import importlib
 import json
 import secrets
 from collections import Counter
@@ -22,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ray._private import ray_constants
-from ray.core.generated import autoscaler_pb2
 from ray.experimental import internal_kv
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import get_placement_group
@@ -32,6 +32,7 @@ from shoal.on_ray.nodes import slots_of
 
 __all__ = ["RayAutoscaler"]
 
+messages: Any = importlib.import_module("ray.core.generated.autoscaler_pb2")  # without type information
 MOST = 256
 """Pieces that wait at once; more are asked for once these have come."""
 ANSWER = 10
@@ -56,7 +57,7 @@ class RayAutoscaler:
         types = {*(report.get("active_nodes") or {}), *(report.get("idle_nodes") or {})}
         if not report:
             client = internal_kv.internal_kv_get_gcs_client()
-            said = autoscaler_pb2.GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=ANSWER))
+            said = messages.GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=ANSWER))
             if not said.autoscaling_state.autoscaler_state_version:
                 return False
             types = {node.ray_node_type_name for node in said.cluster_resource_state.node_states}
