@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +37,10 @@ def told(path: Path, kind: str) -> list[dict[str, Any]]:
     return [dict(event) for event in read.events(path) if event["kind"] == kind] if path.exists() else []
 
 
+def status(path: Path) -> dict[str, Any]:
+    return read_json(path / "status.json") or {}
+
+
 def ended(path: Path, job: Any, steps: int) -> dict[str, Any]:
     """How a run ended that lost nothing."""
     output, _ = job.communicate(timeout=600)
@@ -50,6 +56,8 @@ def begun(cluster: Autoscaled, folder: Path, run_id: str, steps: int, **settings
     file = write_job(folder, run_id=run_id, steps=steps, audit={"samples": True}, spares=0, **QUIET, **settings)
     job = cluster.train(file)
     path = folder / "runs" / run_id
+    until(lambda: (path / "steps.jsonl").exists() or job.poll() is not None, "the run did not begin", 600.0)
+    assert job.poll() is None, job.communicate()[0]
     wait_for(path, 3)
     return path, job
 
@@ -77,7 +85,9 @@ def test_a_dead_node_is_replaced_once_the_cloud_mends_its_manners(cluster: Autos
     cluster.behave("mute")
     cluster.kill(machines(path)[-1])
     until(lambda: told(path, "nodes_not_given"), "the cloud was waited for for ever")
-    until(lambda: (read_json(path / "status.json") or {}).get("asked") or told(path, "nodes_asked")[1:], "not again")
+    until(lambda: status(path).get("asked"), "it does not ask again")
+    os.kill(status(path)["controller"]["pid"], signal.SIGKILL)
+    until(lambda: told(path, "controller_back"), "the controller did not come back")
     at = len(read.steps(path))
     cluster.behave("frail")
     until(lambda: told(path, "nodes_short_lived"), "nothing is said of nodes that die")
@@ -88,3 +98,16 @@ def test_a_dead_node_is_replaced_once_the_cloud_mends_its_manners(cluster: Autos
     hurry(tmp_path)
     ended(path, job, 600)
     assert cluster.waiting() == []
+
+
+@pytest.mark.long
+def test_a_run_that_is_dead_asks_for_nothing(cluster: Autoscaled, tmp_path: Path) -> None:
+    path, job = begun(cluster, tmp_path, "dead", 600)
+    cluster.behave("mute")
+    cluster.kill(machines(path)[-1])
+    until(lambda: told(path, "nodes_asked"), "nothing is asked for")
+    assert cluster.waiting()
+    cluster.script("ray.kill(ray.get_actor('dead/controller'))")
+    until(lambda: not cluster.waiting(), "Ray still asks for nodes")
+    job.kill()
+    job.communicate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -52,13 +53,19 @@ class Autoscaled:
         (self.manners / f"kill-{machine}").touch()
 
     def waiting(self) -> list[str]:
-        """Names of the placement groups that wait for a node."""
-        script = "import ray, ray.util as u; ray.init(log_to_driver=False, logging_level='ERROR')\nfor one in "
-        script += "u.placement_group_table().values(): print('group', one['name'], one['state'])"
-        argv = [sys.executable, "-c", script]
-        said = subprocess.run(argv, env=dict(self.environment), capture_output=True, text=True, timeout=300, check=True)
-        lines = [line.split() for line in said.stdout.splitlines() if line.startswith("group ")]
+        """Names of the placement groups that wait for a node, or hold one."""
+        said = self.script(
+            "for one in ray.util.placement_group_table().values(): print('group', one['name'], one['state'])"
+        )
+        lines = [line.split() for line in said.splitlines() if line.startswith("group ")]
         return [name for _, name, state in lines if state != "REMOVED"]
+
+    def script(self, code: str) -> str:
+        """What a driver says that carries out `code`."""
+        joined = "import ray; ray.init(namespace='shoal', log_to_driver=False, logging_level='ERROR')"
+        argv = [sys.executable, "-c", f"{joined}\n{code}"]
+        env = dict(self.environment)
+        return subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, timeout=300, check=True).stdout
 
     @property
     def made(self) -> list[str]:
@@ -81,10 +88,13 @@ def autoscaled(slots: Mapping[int, int]) -> Iterator[Autoscaled]:
         **LOOPBACK_ONLY,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_ADDRESS": f"127.0.0.1:{port}",
         "GLOO_SOCKET_IFNAME": "lo",
         TEMP_DIR: str(folder / "ray"),
     }
+    (folder / "token").write_text(secrets.token_hex(32))
     (folder / "cluster.json").write_text(json.dumps(settings(folder, port, slots)))
     own = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     argv = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
