@@ -129,7 +129,7 @@ def settings(folder: Path, port: int, slots: Mapping[int, int]) -> dict[str, obj
     return {
         "cluster_name": "test",
         "max_workers": sum(slots.values()),
-        "idle_timeout_minutes": 0.2,
+        "idle_timeout_minutes": 2,
         "provider": {
             "type": "external",
             "module": "tests.support.provider.Cloud",

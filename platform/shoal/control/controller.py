@@ -239,9 +239,11 @@ class Controller:
         return outcome
 
     def begin(self) -> None:
-        """Ask for the planned workers of a run that nobody ran before, or that goes on from a checkpoint."""
+        """Ask for the planned workers of a run that nobody ran before, or that goes on from a checkpoint. Seats whose
+        nodes are gone since it was planned are filled as others come."""
         self.scribe.started(self.start, self.about)
-        homes = {seat: self.spawner.spawn(self.survey.nodes[node], seat) for seat, node in self.seats.items()}
+        there = self.survey.nodes
+        homes = {seat: self.spawner.spawn(there[node], seat) for seat, node in self.seats.items() if node in there}
         self.desk.state = State.new(self.state.shape, homes, self.start)
         self.state.seen = Seen(time.monotonic())
 
