@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
-from shoal.sections import WIDEST, Autoscale, Section
+from shoal.sections import WIDEST, Autoscale, Elastic, Section
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import UserError
@@ -93,32 +93,6 @@ class Snapshots(Section):
     def recalls(self) -> bool:
         """Whether copies are kept on other nodes."""
         return self.every != 0 and self.elsewhere
-
-
-class Elastic(Section):
-    """What may change of the cells' shape, where that puts more of the living workers to work."""
-
-    fsdp: bool = Field(True, description="whether the number of FSDP shards may change")
-    ep: list[Annotated[int, Field(ge=1, le=WIDEST)]] | None = Field(
-        None, min_length=1, description="sizes that expert groups may have, the run's own among them; none: any"
-    )
-    pp: list[Annotated[int, Field(ge=1, le=WIDEST)]] | None = Field(
-        None, min_length=1, description="pipeline ranks that there may be, the run's own among them; none: any"
-    )
-    cells: tuple[Annotated[int, Field(ge=1, le=WIDEST)], Annotated[int, Field(ge=1, le=WIDEST)]] = Field(
-        (1, WIDEST), description="the fewest cells of another shape, and the most"
-    )
-    min_workers: int = Field(1, ge=1, le=WIDEST, description="workers that must train in another shape")
-    hold_s: float = Field(
-        30.0, ge=0.0, le=86_400.0, description="seconds for which who comes must have stayed before the run grows"
-    )
-
-    @field_validator("cells")
-    @classmethod
-    def _from_few_to_many(cls, cells: tuple[int, int]) -> tuple[int, int]:
-        if cells[0] > cells[1]:
-            raise ValueError(f"the fewest, {cells[0]}, are more than the most, {cells[1]}; write [fewest, most]")
-        return cells
 
 
 class Injection(Section):

@@ -204,10 +204,6 @@ def _pieces(event: Event) -> str:
     return count(event.get("slots"), "slot") + (f", {each} to a node" if each > 1 else "")
 
 
-def _again(event: Event) -> str:
-    return f"; the next request in {_seconds(event.get('again'))}" if event.get("again") is not None else ""
-
-
 def _evaluation(event: Event) -> str:
     bpb = event.get("bpb")
     value = f"{bpb:.4f}" if isinstance(bpb, int | float) else "unknown"
@@ -324,14 +320,12 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "record_caught_up": _record_caught_up,
     "spares_given": _spares_given,
     "nodes_asked": lambda event: f"The cluster's autoscaler is asked for {_pieces(event)}.",
-    "nodes_came": lambda event: (
-        f"{_listing(event.get('nodes'))} came with {count(event.get('slots'), 'slot')} that were asked for."
-    ),
+    "nodes_came": lambda event: f"{_listing(event.get('nodes'))} came: {count(event.get('slots'), 'slot')} asked for.",
     "nodes_withdrawn": lambda event: f"{count(event.get('slots'), 'slot')} less asked for: no longer needed.",
     "nodes_not_given": lambda event: (
-        f"No node came in {_seconds(event.get('seconds'))} of asking for {_pieces(event)}{_again(event)}."
+        f"No node came for {_pieces(event)}: asked anew in {_seconds(event.get('again'))}."
     ),
-    "nodes_short_lived": lambda event: f"Nodes that came were gone at once{_again(event)}.",
+    "nodes_short_lived": lambda event: f"Nodes came and died: asked for anew in {_seconds(event.get('again'))}.",
     "error": _error,
     "evaluation": _evaluation,
     "controller_back": _controller_back,
