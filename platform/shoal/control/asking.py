@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from shoal.config import Autoscale, Job
+from shoal.config import Job
 from shoal.control.spawn import Started
 from shoal.decisions.asking import Asking, Standing, lack_of, step
 from shoal.decisions.state import State
 from shoal.plan import Node
+from shoal.sections import Autoscale
 
 __all__ = ["Asker", "Autoscaler", "spares_asked"]
 

@@ -82,7 +82,7 @@ def step(
     wanted, there = sum(lack), sum(stands.open)
     if stands.came:
         slots = sum(slots for _, slots in stands.came)
-        names = sorted({living.get(node, node) for node, _ in stands.came})
+        names = sorted({living.get(node, node[:12]) for node, _ in stands.came})  # one may have come a moment ago
         lines.append(Journal("nodes_came", {"nodes": names, "slots": slots, "seconds": now - asking.since}))
         fresh = {**asking.fresh, **{node: now for node, _ in stands.came}}
         # all is taken back: what still waits would take the very slots that are let go for workers

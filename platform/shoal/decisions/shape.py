@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 
 from shoal import batching
-from shoal.config import WIDEST, Job
+from shoal.config import Job
 from shoal.plan import NOWHERE, Mesh, Site, reshape
 from shoal.plan.reshape import (
     Bounds,
@@ -25,6 +25,7 @@ from shoal.plan.reshape import (
 )
 from shoal.saving.interval import LONGEST
 from shoal.saving.rhythm import MOST
+from shoal.sections import WIDEST
 from shoal_core.workload import ORIGIN, Workload
 
 __all__ = ["Choose", "Shape", "bounds_for", "shape_of"]
