@@ -88,6 +88,7 @@ def autoscaled(slots: Mapping[int, int]) -> Iterator[Autoscaled]:
         **LOOPBACK_ONLY,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # beside other tests nothing would ever start
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_ADDRESS": f"127.0.0.1:{port}",
