@@ -4,11 +4,14 @@ into nodes' memory."""
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
 
-from shoal.plan import Mesh
+from shoal.config import Job
+from shoal.decisions.shape import outlives, shape_of
+from shoal.plan import NOWHERE, Mesh, cell_mesh
 from shoal.plan.reshape import (
     Bounds,
     Choice,
@@ -27,6 +30,7 @@ from shoal.plan.reshape import (
     speed,
 )
 from shoal.plan.reshape.costs import step_of
+from shoal_core.workload import make_workload
 
 GB = 1e9
 TWO = Bounds((Mesh(fsdp=2), Mesh()), Limits(cells=(1, 2)))
@@ -137,6 +141,40 @@ def test_a_shape_that_does_not_fit_into_memory_is_refused_by_name() -> None:
     assert isinstance(unsaid, Choice)
     assert unsaid.mesh == Mesh()
     assert unsaid.why.endswith(" s")  # nor does it tell of bytes
+
+
+def job_of(**settings: Any) -> Job:
+    workload = {"path": "shoal_workloads.synthetic:Synthetic", "global_batch": 168, "parameters": 840}
+    shape = {"steps": 10, "cells": 2, "workers_per_cell": 4, "elastic": {"cells": [2, 2]}}
+    return Job.model_validate({"run_id": "a", **shape, "workload": workload, **settings})
+
+
+def test_a_run_chooses_by_its_job_and_by_what_it_has_seen() -> None:
+    job = job_of(checkpoint={"every": 0})
+    workload = make_workload(job.workload)
+    shape = shape_of(job, workload, cell_mesh(workload, 4), lambda node: NOWHERE, memory=lambda node: 1e12)
+    assert shape.choose is not None
+    living = cluster([0, 1, 2, 3, None, None, None])
+    unknown = shape.choose(living, Present(shape.mesh, 1), 5)
+    assert isinstance(unknown, Choice)
+    assert (unknown.mesh, len(unknown.crews), unknown.bytes, unknown.steps) == (Mesh(fsdp=3), 2, None, 0.0)
+    seen = Seen(failures=3, seconds=3600.0, step=1.0, behind=8).held(1_000_000, 4)
+    for _ in range(5):
+        seen = seen.paced(shape.mesh, (0.1,))
+    known = shape.choose(living, Present(shape.mesh, 1, seen=seen), 5)
+    assert isinstance(known, Choice)
+    assert known.bytes is not None
+    assert 4_000_000 < known.bytes < 8_000_000  # of two replicas of 4 MB
+    assert known.steps == pytest.approx(4.2 / 2 + 2.8, rel=0.03)
+    assert "costs 8 steps and all that follow" in known.why
+
+
+def test_states_that_outlive_a_cell_are_as_far_apart_as_the_job_has_it() -> None:
+    assert outlives(job_of(checkpoint={"every": 0}), 2.0) == inf
+    assert outlives(job_of(checkpoint={"every": 50}), 2.0) == 100.0
+    assert outlives(job_of(checkpoint={"every": "auto"}), 2.0) == 3600.0
+    assert outlives(job_of(checkpoint={"every": 50}, snapshots={"every": 4}), 2.0) == 8.0
+    assert outlives(job_of(checkpoint={"every": 50}, snapshots={"every": 4, "elsewhere": False}), 2.0) == 100.0
 
 
 def test_sizes_are_told_in_units_that_suit_them() -> None:

@@ -28,7 +28,7 @@ from shoal.saving.rhythm import MOST
 from shoal.sections import WIDEST
 from shoal_core.workload import ORIGIN, Workload
 
-__all__ = ["Choose", "Shape", "bounds_for", "shape_of"]
+__all__ = ["Choose", "Shape", "bounds_for", "outlives", "shape_of"]
 
 SOME = 4096
 """Steps by whose batches it is told which shapes a run may take: batches grow by few and large steps."""
