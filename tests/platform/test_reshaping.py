@@ -9,13 +9,23 @@ import pytest
 
 from shoal.control.recovery import Recoveries
 from shoal.control.takeover import seen_before
-from shoal.decisions.actions import Decision, Form, Generation, Recall, Refill, Reshaped, Stop
-from shoal.decisions.events import Changed, Ending, Joined, Looked, Lost, Preemption, Surveyed
+from shoal.decisions.actions import Decision, Form, Generation, Hire, Recall, Refill, Reshaped, Stop
+from shoal.decisions.events import (
+    Changed,
+    Ending,
+    Event,
+    Joined,
+    Looked,
+    Lost,
+    Preemption,
+    Surveyed,
+    Unborn,
+)
 from shoal.decisions.modes import Gathering, Pausing, Running
 from shoal.decisions.readopt import Living, Past, as_lived, rebuild
 from shoal.decisions.shape import Shape
 from shoal.ladder import Rung
-from shoal.plan import Mesh
+from shoal.plan import Mesh, Node
 from shoal.plan.reshape import Choice, Present, Stay, Survivor, Took
 from shoal.protocol.said import Committed, CopyHeld, Failed, Ready
 from tests.platform.protocol.support.shapes import taking
@@ -24,10 +34,10 @@ from tests.support.decisions import Run, one
 THREE = taking({3: (1, 3)})
 
 
-def shrunk(choose: Any = THREE) -> Run:
+def shrunk(choose: Any = THREE, hold: float = 0.0) -> Run:
     """Two cells of two workers, of which `w11` has died: three live, and two of them train."""
     run = Run()
-    run.state.shape = replace(run.state.shape, choose=choose)
+    run.state.shape = replace(run.state.shape, choose=choose, hold=hold)
     run.start()
     run.feed(Lost("w11", "died"))
     for worker in ("w00", "w01"):
@@ -223,6 +233,37 @@ def test_a_shape_is_asked_for_when_something_changed_or_it_is_time_to() -> None:
     assert (asked[-1]["w10"], asked[-1]["w01"].rank) == (Survivor("n2", None, 31.0), 1)
     run.feed(Lost("w10", "died"), Surveyed(32.0, ()))
     assert len(asked) == count + 2
+
+
+def test_a_worker_that_is_started_again_on_its_node_is_waited_for() -> None:
+    """`w10` lives on the node of `w11`, so that is there: the run shrinks at once, and is whole again when it comes."""
+    nodes = tuple(Node(name, "", 2) for name in ("n1", "n2"))
+    run = shrunk(hold=30.0)
+    assert (run.state.live, run.state.coming.keys()) == ((0,), {"n2"})
+    assert one(run.feed(Surveyed(1.0, nodes)), Hire) == Hire("n2")
+    run.feed(Surveyed(2.0, nodes, {"new": "n2"}))
+    assert isinstance(run.state.mode, Running)
+    formed = one(run.feed(Joined("new", "n2")), Form)
+    assert (formed.members, formed.shape, run.state.coming) == (("w10", "new"), 0, {})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Surveyed(1.0, (Node("n1", "", 2), Node("n2", "", 1))),  # no slot is free
+        Surveyed(1.0, (Node("n1", "", 2),)),
+        Surveyed(1e6, (Node("n1", "", 2), Node("n2", "", 2)), {"new": "n2"}),
+        Unborn("new", "n2", "no device"),
+    ],
+    ids=["no slot", "gone", "late", "unborn"],
+)
+def test_a_worker_that_does_not_come_is_not_waited_for(event: Event) -> None:
+    run = shrunk(hold=30.0)
+    assert isinstance(run.state.mode, Running)
+    run.feed(event)
+    assert isinstance(run.state.mode, Pausing)
+    gone = shrunk(THREE)
+    assert isinstance(gone.state.mode, Pausing)  # `hold_s: 0` waits for nobody
 
 
 def test_a_controller_that_comes_back_goes_by_the_shape_on_record() -> None:

@@ -230,6 +230,7 @@ def joined(state: State, event: Joined, actions: list[Action]) -> bool:
         actions.append(Journal("worker_ready", where))
     state.heard(event.worker)
     state.tally.unborn.pop(event.node, None)
+    state.coming.pop(event.node, None)
     state.enter(event.worker, Worker(event.node, event.home, state.now))
     return event.home is None or not state.arriving[event.home.cell]
 

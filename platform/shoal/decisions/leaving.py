@@ -123,6 +123,7 @@ def unborn(state: State, worker: str, node: str, why: str, trace: str, actions: 
     actions.append(Release((worker,)))
     actions.append(Journal("not_started", {"actor": worker, "node": node, "how": why, "trace": trace or None}))
     lose(state, worker, why, actions)
+    state.coming.pop(node, None)
     bounds.unborn(state, node, why, actions)
 
 
@@ -141,6 +142,8 @@ def lose(state: State, worker: str, how: str, actions: list[Action]) -> None:
     state.tally.cause = f"{worker} is gone ({how})"
     if gone is not None and gone.node and gone.node not in state.going:
         bounds.strike(state, gone.node, actions)
+        if state.shape.hold and gone.node in state.on_node and state.may_be_used(gone.node):
+            state.coming[gone.node] = state.now + state.watchdog.timeouts.start
     if seat is None:
         return
     if state.halt is not None and not isinstance(state.mode, Pausing | Stopping):

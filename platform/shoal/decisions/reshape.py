@@ -51,14 +51,15 @@ def is_due(state: State) -> bool:
 
 def known(state: State) -> tuple[int, ...]:
     """What the answer hangs on: it changes whenever that does."""
-    return state.generation, state.changes, len(state.going), len(state.aside)
+    return state.generation, state.changes, len(state.going), len(state.aside), len(state.coming)
 
 
 def is_calm(state: State, mode: Running) -> bool:
-    """Whether nothing else is to be done first: no cell is formed, leaves nodes that go, or is through."""
+    """Whether nothing else is to be done first: no cell is formed, leaves nodes that go, or is through, and no worker
+    is started in the place of one whose process died."""
     cells = state.cells
     moves = not all(state.going.values()) or seated_on(state, state.going)
-    unsettled = cells.any("forming") or cells.any("ready") or state.successors or moves or mode.finished
+    unsettled = cells.any("forming") or cells.any("ready") or state.successors or moves or mode.finished or state.coming
     return not unsettled and state.committed < state.shape.steps
 
 

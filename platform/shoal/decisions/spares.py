@@ -33,6 +33,8 @@ def survey(state: State, event: Surveyed, actions: list[Action]) -> None:
     limit = 0 if event.now < state.spares_from else shape.spares
     wanted = spares_wanted(usable, seated, idle, shape.wanted, limit, state.tally.unborn)
     actions += [Hire(node) for node in wanted[:AT_ONCE]]
+    there = {*wanted, *event.asked.values()} & names
+    state.coming = {node: until for node, until in state.coming.items() if node in there and event.now < until}
 
 
 def give_up_spares(state: State, event: Wanted, actions: list[Action]) -> None:

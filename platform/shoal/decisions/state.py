@@ -100,6 +100,8 @@ class State:
     """Workers that sit in none."""
     on_node: dict[str, set[str]] = field(default_factory=dict)
     """Workers by node."""
+    coming: dict[str, float] = field(default_factory=dict)
+    """Living nodes on which a worker died and another is to be started, and until when (monotonic) it is waited for."""
     tainted: set[str] = field(default_factory=set)
     """Workers whose state is not to be trusted, until they are healed."""
     going: dict[str, bool] = field(default_factory=dict)
@@ -160,6 +162,7 @@ class State:
             seats=dict(self.seats),
             idle=set(self.idle),
             on_node={node: set(names) for node, names in self.on_node.items()},
+            coming=dict(self.coming),
             tainted=set(self.tainted),
             going=dict(self.going),
             deadlines=dict(self.deadlines),
@@ -226,6 +229,7 @@ class State:
             self.on_node[worker.node].discard(name)
             if not self.on_node[worker.node]:
                 del self.on_node[worker.node]
+                self.coming.pop(worker.node, None)
         self.idle.discard(name)
         self.copies.held.pop(name, None)
         for former in self.formers:
