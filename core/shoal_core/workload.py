@@ -26,6 +26,7 @@ from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
     from shoal_core.ckpt.pieces import Piece
+    from shoal_core.grid import Grid
 
 __all__ = [
     "ORIGIN",
@@ -86,6 +87,15 @@ class ReplicaShard(ABC):
         """`sums` in memory that is the caller's: other cells' are added to it, and `commit` is given it. What is done
         so far stays with this shard, so that the same can be asked again. Left out: a copy of `sums`."""
         return self.sums().clone()
+
+    def round_to(self, grid: Grid) -> int | None:
+        """For sums that do not hang on the shape of cells: from now on round what each worker makes of its own part of
+        a micro-batch by `grid` before it is added to another's, and hand out `sums` as int64: gradients in units of the
+        grid first, and then whatever else, which must be integers anyway. Returns how many gradients there are. Their
+        norm is the caller's business then: `norm_sq` is not asked for. A micro-batch is accumulated alone, after a
+        `begin`, and the exponent of the grid may change in between. Called once at most. Left out: None, and `sums` are
+        as always; the caller rounds those of a whole micro-batch."""
+        return None
 
     @abstractmethod
     def stats(self) -> list[float]:
@@ -245,6 +255,12 @@ class Workload(ABC):
         raise UserError(
             f"cells of {type(self).__name__} have one shape", "run it without `elastic`, or write its method `shaped`"
         )
+
+    def other_bits(self, own: Mapping[str, int], other: Mapping[str, int]) -> str | None:
+        """Why a run in cells of the shape `other` (sizes as in `shaped`) does not end with the bits of one in cells of
+        the shape `own`, this workload's, although its shards `round_to` a grid. None: it does. Left out: nothing is
+        known."""
+        return "the workload does not say that its sums are the same in cells of another shape"
 
     @property
     def rolls_back(self) -> bool:

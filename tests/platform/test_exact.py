@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.worker.ballot import Ballot, Vote
-from shoal.worker.exact import HEADROOM, UNKNOWN, Fixed
+from shoal.worker.exact import NORM, Fixed
 from shoal.worker.sums import Sums
+from shoal_core.grid import HEADROOM, UNKNOWN
 
 PARTS = 16
 
@@ -24,6 +25,10 @@ def fixed(exponent: int) -> Fixed:
     one.state[0] = exponent
     one.begin()
     return one
+
+
+def largest_of(one: Fixed) -> float:
+    return one.weigh(total(one), 0.0)[-1]
 
 
 def total(one: Fixed) -> torch.Tensor:
@@ -40,7 +45,7 @@ def test_the_total_is_the_same_however_the_parts_are_shared_out(seed: int, cells
     alone.begin()
     for part in parts:
         alone.add(part)
-    alone.follow(alone.value(total(alone)))
+    alone.follow(largest_of(alone))
     exponent = alone.exponent
     one = fixed(exponent)
     for part in parts:
@@ -58,28 +63,28 @@ def test_the_total_is_the_same_however_the_parts_are_shared_out(seed: int, cells
 
 def test_what_outgrows_its_room_is_noticed_and_given_more() -> None:
     one = Fixed(PARTS)
-    one.follow(torch.tensor([1.0]))
+    one.follow(1.0)
     one.begin()
     one.add(torch.tensor([2.0**HEADROOM * 0.9]))
     assert not one.overflow
     one.add(torch.tensor([2.0 ** (HEADROOM + 2)]))
     assert one.overflow
     before = one.exponent
-    assert not one.agree([before, before], one.value(total(one)), again=True)
+    assert not one.agree([before, before], largest_of(one), again=True)
     one.begin()
     one.add(torch.tensor([2.0 ** (HEADROOM + 2)]))
     assert not one.overflow
-    assert one.agree([one.exponent] * 2, one.value(total(one)), again=False)
+    assert one.agree([one.exponent] * 2, largest_of(one), again=False)
 
 
 def test_who_was_stopped_before_learning_the_exponent_takes_it_from_the_others() -> None:
     learned, late = fixed(UNKNOWN), fixed(UNKNOWN)
     for one in (learned, late):
         one.add(torch.tensor([3.0]))
-    assert not learned.agree([UNKNOWN, UNKNOWN], learned.value(total(learned)), again=False)
+    assert not learned.agree([UNKNOWN, UNKNOWN], largest_of(learned), again=False)
     votes = [int(one.state[0]) for one in (learned, late)]
     for one in (learned, late):
-        assert not one.agree(votes, one.value(total(one)), again=False)
+        assert not one.agree(votes, largest_of(one), again=False)
     assert int(learned.state[0]) == int(late.state[0]) == votes[0] != UNKNOWN
 
 
@@ -98,13 +103,14 @@ def test_the_ballot_counts_every_sample_and_figure(exact: bool) -> None:
         cell, rank = divmod(worker, 2)
         figures = {m: [0.1 * (m + 1), 1.0] for m in (cell, cell + 2)}
         taken = [m * 2 + rank for m in figures]
-        vote = Vote(worker, rank, taken, figures, norm_sq=0.5 + rank, pause=worker == 3, again=False)
+        norm = [0.5 + rank, *[0.0] * (NORM - 2), 7.0] if exact else [1.0]
+        vote = Vote(worker, rank, taken, figures, norm, pause=worker == 3, again=False)
         vote = replace(vote, exponent=worker, checksum=7.0 + worker, seconds=worker / 2, copied=worker / 8)
         words.append(ballot.fill(vote, first_cell=cell == 0))
     count = ballot.read(torch.stack(words).sum(0), 0, 0)
     assert count.takers == [0, 1, 2, 3, 0, 1, 2, 3]
     assert count.stats == pytest.approx([2.0, 8.0])
-    assert count.norm_sq == pytest.approx(2.0)
+    assert count.norms == ([[0.5, 0, 0, 0, 7.0], [1.5, 0, 0, 0, 7.0]] if exact else [[2.0]])
     assert (count.pause, count.again, count.exponents) == (True, False, [0, 1, 2, 3] if exact else [])
     assert count.seconds == [0.0, 0.5, 1.0, 1.5]
     assert count.copied == ([0.0, 0.125, 0.25, 0.375] if exact else [])
@@ -114,7 +120,9 @@ def test_the_ballot_counts_every_sample_and_figure(exact: bool) -> None:
 
 
 def test_a_cell_without_a_micro_batch_has_zeros_where_the_others_have_sums() -> None:
-    shard: Any = SimpleNamespace(begin=lambda step: None, sums=lambda: torch.zeros(5, device="meta"))
+    shard: Any = SimpleNamespace(
+        begin=lambda step: None, round_to=lambda grid: None, sums=lambda: torch.zeros(5, device="meta")
+    )
     workload: Any = None
     total = Sums(workload, shard, 0, 1, Fixed(PARTS)).add_up(0, [])
     assert (total.device.type, total.dtype, total.shape) == ("meta", torch.int64, (5,))

@@ -17,12 +17,13 @@ from shoal.saving.rhythm import Rhythm
 from shoal.timeouts import Timeouts
 from shoal.worker import courier as courier_module
 from shoal.worker.courier import Courier
-from shoal.worker.exact import UNKNOWN, Fixed
+from shoal.worker.exact import Fixed
 from shoal.worker.membership import Membership
 from shoal.worker.shelf import Shelf
 from shoal.worker.snapshot import Snapshot
 from shoal.worker.step import Member, Standing, Step
 from shoal_core import lane as lane_module
+from shoal_core.grid import UNKNOWN
 from shoal_core.lane import SMALL, DeviceLane, HostLane, Lane, beside, lane_of
 from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
 from tests.support.late import GARBAGE, Late

@@ -20,20 +20,23 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from shoal import checkpoint
+from shoal import batching, checkpoint
 from shoal.checkpoint import Saver
+from shoal.worker.ballot import Ballot
 from shoal.worker.copies import CopyServer
 from shoal.worker.courier import fill
 from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
 from shoal.worker.shelf import Held, Shelf, state_name
 from shoal.worker.step import world_broke
+from shoal.worker.sums import Sums, largest
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.retention import Keep
 from shoal_core.ckpt.tables import table_of
 from shoal_core.lane import Lane
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.pipeline.pipeline import Pipeline
+from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainShard
 from tests.support import synthetic
 
@@ -288,6 +291,50 @@ def exact(config: PretrainConfig, workers: int, folder: str, order: Sequence[int
         fixed.add(replica.sums())
         figures[m] = replica.stats()
     return fixed.total(), figures
+
+
+@dataclass
+class Exact:
+    """What a rank came to in exact mode: the last metrics, and its part of the state."""
+
+    metrics: dict[str, float]
+    state: list[Piece]
+    biases: np.ndarray
+    guard: list[float]
+
+
+def exact_run(config: PretrainConfig, steps: int, workers: int, folder: str, placed: bool = False) -> Exact | None:
+    """`steps` steps in exact mode of a run of one cell, as its workers take them. placed: experts are placed anew."""
+    place = enter(workers, 1, folder)
+    if place is None:
+        return None
+    replica, workload = synthetic.build(config), Pretrain(config)
+    if placed:
+        replica.generation_began()
+    fixed = Fixed(largest(workload, steps))
+    sums = Sums(workload, replica, place.rank, workers, fixed)
+    metrics: dict[str, float] = {}
+    for number in range(steps):
+        first, last = workload.samples(number)
+        micro_batches = batching.count(first, last, workers, workload.micro_batch)
+        ballot = Ballot(last - first, micro_batches, workers, 1, len(replica.stats()), exact=True, compare=False)
+        for _ in range(3):
+            total = sums.add_up(number, range(micro_batches))
+            words = ballot.fill(sums.vote(place.rank, total), first_cell=True)
+            if workers > 1:
+                dist.all_reduce(words)
+            count = ballot.read(words, number, first)
+            norm_sq, peak = sums.judged(count)
+            if agreed := sums.agreed(count, peak):
+                break
+            sums.forget()
+        assert agreed
+        value = sums.value(total)
+        fixed.follow(peak)
+        metrics = replica.commit(value, count.stats, norm_sq)
+        sums.forget()
+    biases = torch.stack(replica._biases).numpy().copy()
+    return Exact(metrics, state(replica), biases, replica._guard.state.tolist())
 
 
 def die(config: PretrainConfig, workers: int, folder: str, victim: int) -> Any:

@@ -147,6 +147,21 @@ class Pretrain(Workload):
         other._origin = self._origin
         return other
 
+    def other_bits(self, own: Mapping[str, int], other: Mapping[str, int]) -> str | None:
+        """See `Workload`."""
+        parallel, precision = self.config.parallel, self.config.precision
+        if own["pp"] > 1 or other["pp"] > 1:
+            return "a pipeline adds its micro-batches' gradients up before they are rounded"
+        if precision == "fp8":
+            return "FP8 rounds rows that travel to experts, and elsewhere they do not travel"
+        if parallel.dispatch == "hierarchical" and max(own["ep"], other["ep"]) > 1:
+            return "dispatch: hierarchical adds up what comes of a token node by node"
+        if self.config.device == "cuda" and own["ep"] != other["ep"]:
+            return "a GPU multiplies the rows of all experts of a worker at once, and there it would hold others"
+        if precision == "bf16" and (own["fsdp"] * own["ep"] == 1) != (other["fsdp"] * other["ep"] == 1):
+            return "a worker that is alone keeps embedding and norms in float32, where FSDP gathers them in bfloat16"
+        return None
+
     @property
     def reduces_once(self) -> bool:
         """See `Workload`."""

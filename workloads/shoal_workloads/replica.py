@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.state import held
+from shoal_core.grid import Grid
 from shoal_core.workload import ReplicaShard
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.optimizer import Optimizer
@@ -58,6 +59,7 @@ class PretrainShard(ReplicaShard):
         if config.parallel.rebalance and self._exchange is not None:
             self._rebalance = Rebalance(self.model, self.shards, self._exchange, config.parallel.rebalance)
         self._notes: list[dict[str, Any]] = []
+        self._rounds = False
         data = config.data
         self._train = Samples(data.corpus, data.seq_len, data.seed, config.device)
         self._heldout = Samples(data.heldout, data.seq_len, data.seed, config.device) if data.heldout else None
@@ -91,11 +93,18 @@ class PretrainShard(ReplicaShard):
         found, self._notes = [*self.engine.notes(), *self._notes], []
         return found
 
+    def round_to(self, grid: Grid) -> int:
+        """See `ReplicaShard`."""
+        self.engine.round_to(grid)
+        self._rounds = True
+        return self._numel
+
     def sums(self) -> torch.Tensor:
-        """Local gradient shards, then the load of every router, summed over the cell. float32, flat, made anew whenever
-        it is asked for from what every parameter has. Collective."""
-        loads = self._figures.loads.clone()
-        out = torch.empty(self._numel + loads.numel(), device=self.config.device)
+        """Local gradient shards, then the load of every router, summed over the cell. float32, or int64 if they are
+        rounded; flat, made anew whenever it is asked for from what every parameter has. Collective."""
+        dtype = torch.int64 if self._rounds else torch.float32
+        loads = self._figures.loads.to(dtype, copy=True)
+        out = torch.empty(self._numel + loads.numel(), dtype=dtype, device=self.config.device)
         parts = self._optimizer.split(out[: self._numel])
         self.engine.reduce(parts)
         if self._rebalance is not None and self._rebalance.due:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
 from shoal_core.errors import UserError
+from shoal_core.grid import Grid
 from shoal_core.workload import Identity, ReplicaShard, Workload
 
 __all__ = ["Synthetic", "SyntheticConfig"]
@@ -49,10 +50,16 @@ class SyntheticShard(ReplicaShard):
         full = torch.randn(config.parameters, generator=torch.Generator().manual_seed(seed))
         self.vector = full.chunk(self.size)[self.rank].clone()
         self.momentum = torch.zeros_like(self.vector)
+        self.grid: Grid | None = None
         self.begin(0)
 
+    def round_to(self, grid: Grid) -> int:
+        self.grid = grid
+        self.begin(0)
+        return len(self.vector)
+
     def begin(self, step: int) -> None:
-        self.gradient = torch.zeros_like(self.vector)
+        self.gradient = torch.zeros_like(self.vector, dtype=torch.float32 if self.grid is None else torch.int64)
         self.loss, self.samples = 0.0, 0
 
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
@@ -77,6 +84,8 @@ class SyntheticShard(ReplicaShard):
             gradient += distance
             self.loss += float(distance.pow(2).mean()) / 2
             self.samples += 1
+        if self.grid is not None:
+            gradient = self.grid.round(gradient)
         if self.size > 1:
             dist.all_reduce(gradient)
         self.gradient += gradient.chunk(self.size)[self.rank]
@@ -96,7 +105,7 @@ class SyntheticShard(ReplicaShard):
         if not math.isfinite(norm_sq):
             return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures, "roll_back": 1.0}
         self.momentum.mul_(0.9).add_(total / self.config.global_batch)
-        self.vector.sub_(self.momentum, alpha=self.config.lr)
+        self.vector.sub_(self.momentum * self.config.lr)  # two roundings, wherever in a shard an element lies
         return {"loss": loss, "lm_loss": loss, "mtp_loss": 0.0, **figures}
 
     def evaluate(self, part: int, parts: int) -> list[float]:
@@ -156,6 +165,9 @@ class Synthetic(Workload):
                 "choose a multiple of the workers, and one stage",
             )
         return self
+
+    def other_bits(self, own: Mapping[str, int], other: Mapping[str, int]) -> None:
+        return None
 
     @property
     def micro_batch(self) -> int:

@@ -190,11 +190,7 @@ def placed(step: Step) -> list[tuple[Piece, torch.Tensor]]:
     Raises:
         Unfit: a value is no tensor, or is of a type that has no name.
     """
-    fixed, rank = step.sums.fixed, step.member.rank
-    parts = list(step.shard.placed())
-    if fixed is not None:
-        parts += held({f"{OURS}exponent.{rank}": fixed.state}).items()
-    return parts
+    return [*step.shard.placed(), *held(step.sums.state()).items()]
 
 
 def fill(

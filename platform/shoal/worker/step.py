@@ -143,7 +143,7 @@ class Step:
     ) -> None:
         self.member, self.workload, self.shard, self.groups = member, workload, shard, groups
         self.snapshots, self.injector, self.last = job.snapshots, injector, job.steps
-        fixed = Fixed(largest(workload, job.steps, member.size)) if job.reduce == "exact" else None
+        fixed = Fixed(largest(workload, job.steps)) if job.reduce == "exact" else None
         self.sums = Sums(workload, shard, member.rank, member.size, fixed)
         self.snapshot = Snapshot(lane_of(workload.runs_on))
         self.steps, self.evaluated, self.saved = -1, -1, -1
@@ -204,9 +204,7 @@ class Step:
 
     def state_dict(self) -> dict[str, Any]:
         """The same for a checkpoint."""
-        fixed = self.sums.fixed
-        exponent = {} if fixed is None else {f"shoal.exponent.{self.member.rank}": fixed.state}
-        return {**self.shard.state_dict(), **exponent}
+        return {**self.shard.state_dict(), **self.sums.state()}
 
     def run(self) -> Commit:
         """Run the pending step to its commit.
@@ -230,12 +228,14 @@ class Step:
             self.groups.sum(self.cross, total, lambda: self.inject("across"))
             self.total = total
             count = vote(self, total, self.watch.seconds() / fresh)
-            if self.sums.agreed(total, count.exponents, count.again):
+            norm_sq, peak = self.sums.judged(count)
+            if self.sums.agreed(count, peak):
                 break
             self.total, self.todo = None, self.share()
             self.sums.forget()
         self.inject("commit")
-        commit = self.commit(count.stats, count.norm_sq, count.takers)
+        figures = count.stats if self.sums.fixed is None else [*count.stats, peak]
+        commit = self.commit(figures, norm_sq, count.takers)
         self.inject("committed", self.shard.tensors()[0], step=self.steps - 1)
         commit = replace(commit, pause=count.pause, checksums=count.checksums, pace=count.seconds)
         return replace(commit, save=count.save, saving=count.saving)
@@ -292,7 +292,8 @@ class Step:
         return batching.share(micro_batches, self.standing.cells)[self.member.cell]
 
     def commit(self, stats: list[float], norm_sq: float, takers: list[int]) -> Commit:
-        """Apply the optimizer step to the complete total."""
+        """Apply the optimizer step to the complete total. `stats`: the workload's figures; in fixed point then the
+        largest entry of the total."""
         assert self.total is not None, f"step {self.steps} cannot commit: its total is not complete"
         if (fixed := self.sums.fixed) is not None:
             fixed.nan = math.isnan(norm_sq)
@@ -300,8 +301,8 @@ class Step:
         self.snapshot.lane.precede()  # the state may still be on its way into a copy
         self.torn = True
         if fixed is not None:
-            fixed.follow(total)
-        metrics = self.shard.commit(total, stats, norm_sq)
+            fixed.follow(stats[-1])
+        metrics = self.shard.commit(total, stats if fixed is None else stats[:-1], norm_sq)
         self.torn = False
         self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
         seconds, self.since = time.monotonic() - self.since, time.monotonic()

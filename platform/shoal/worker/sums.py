@@ -6,22 +6,24 @@ sums to what was made of it, since a sum that is stopped leaves garbage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from shoal import batching
-from shoal.worker.ballot import Vote
+from shoal.checkpoint import OURS
+from shoal.worker.ballot import Count, Vote
 from shoal.worker.exact import Fixed
 from shoal_core.workload import ReplicaShard, Workload
 
 __all__ = ["Sums", "largest"]
 
 
-def largest(workload: Workload, steps: int, size: int) -> int:
-    """Micro-batches of the largest step of a run of `steps` with `size` workers a cell, if batches only ever grow."""
+def largest(workload: Workload, steps: int) -> int:
+    """Workers' micro-batches of the largest step of a run of `steps`, if batches only ever grow."""
     first, last = workload.samples(steps - 1)
-    return batching.count(first, last, size, workload.micro_batch)
+    return batching.count(first, last, 1, workload.micro_batch)
 
 
 class Sums:
@@ -33,11 +35,17 @@ class Sums:
 
     def __init__(self, workload: Workload, shard: ReplicaShard, rank: int, size: int, fixed: Fixed | None) -> None:
         self.workload, self.shard, self.rank, self.size, self.fixed = workload, shard, rank, size, fixed
+        if fixed is not None:
+            fixed.gradients = shard.round_to(fixed)
         self.done: list[int] = []
         self.taken: list[int] = []
         self.figures: dict[int, list[float]] = {}
         self.begun = -1
         """The step that is being summed up (-1: none)."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What is part of the state beside the shard's, by name; the same on all workers."""
+        return {} if self.fixed is None else {f"{OURS}exponent": self.fixed.state}
 
     def forget(self) -> None:
         """Nothing is done: the next step begins afresh."""
@@ -88,12 +96,29 @@ class Sums:
             rank=self.rank,
             taken=[index - first for index in self.taken],
             figures=self.figures if fixed is not None else {0: self.shard.stats()},
-            norm_sq=self.shard.norm_sq(self.value(total)),
+            norm=self.norm(total),
             pause=False,
             again=fixed is not None and fixed.overflow,
             nan=fixed is not None and fixed.nan,
             exponent=0 if fixed is None else int(fixed.state[0]),
         )
+
+    def norm(self, total: torch.Tensor) -> list[float]:
+        """What this worker says of the norm: see `Vote`."""
+        if self.fixed is not None and self.fixed.gradients is not None:
+            return self.fixed.weigh(total, None)
+        mine = self.shard.norm_sq(self.value(total))
+        return [mine] if self.fixed is None else self.fixed.weigh(total, mine)
+
+    def judged(self, count: Count) -> tuple[float, float]:
+        """The squared norm and the largest entry that all votes say the step has; the latter in fixed point only. No
+        numbers if somebody's sums are none."""
+        if count.nan:
+            return math.nan, math.nan
+        if self.fixed is None:
+            return sum(norm for (norm,) in count.norms), 0.0
+        first, last = self.workload.samples(self.begun)
+        return self.fixed.weighed(count.norms, last - first)
 
     def value(self, total: torch.Tensor) -> torch.Tensor:
         """The float32 sums that a total stands for."""
@@ -102,7 +127,7 @@ class Sums:
         value = self.fixed.value(total)
         return value.fill_(float("nan")) if self.fixed.nan else value
 
-    def agreed(self, total: torch.Tensor, exponents: Sequence[int], again: bool) -> bool:
-        """Whether a step may commit: always, or in fixed point if all holders of the shard agree on its exponent and
-        nothing outgrew it. `exponents`: of every worker, as they voted."""
-        return self.fixed is None or self.fixed.agree(exponents[self.rank :: self.size], self.value(total), again)
+    def agreed(self, count: Count, peak: float) -> bool:
+        """Whether a step may commit: always, or in fixed point if all agree on the exponent and nothing outgrew it.
+        `peak`: the largest entry."""
+        return self.fixed is None or self.fixed.agree(count.exponents, peak, count.again)

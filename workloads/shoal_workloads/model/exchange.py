@@ -23,7 +23,13 @@ __all__ = ["Exchange", "Trip"]
 
 
 class Trip(Protocol):
-    """Tokens to experts and back, once. The methods are called in this order, by all workers that share the experts."""
+    """Tokens to experts and back, once. The methods are called in this order, by all workers that share the experts.
+    `sources`: routes of the rows of each worker, one after the other, as if it were alone; none: they are mixed on
+    their way."""
+
+    @property
+    def sources(self) -> list[Routes] | None:
+        """See there."""
 
     def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         """Wait for the rows of the experts here: (R, D), their gates (R,), and their routes, one choice a row."""

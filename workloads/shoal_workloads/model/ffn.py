@@ -6,6 +6,8 @@ worker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -47,13 +49,34 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(n_experts, 2 * d_hidden, d_model))
         self.down = nn.Parameter(torch.empty(n_experts, d_model, d_hidden))
         self.products = Products()
+        self.tap: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = lambda *weights: weights
+        """gate_up, down -> the same, for one of several sources of rows: it sees what their gradients get from it."""
 
-    def forward(self, x: torch.Tensor, gates: torch.Tensor, routes: Routes, keep: Keep = EVERYTHING) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, gates: torch.Tensor, routes: Routes | list[Routes], keep: Keep = EVERYTHING
+    ) -> torch.Tensor:
         """x: (N, D); gates: (R,), token after token -> (N, D), the outputs of each token's experts weighted and added.
+        Several routes: of rows (R, D), one a choice, of several sources, one after the other; what comes of the rows of
+        one does not hang on the others.
 
         The gate multiplies the hidden activation: the down-projection is linear, and its output need not be kept. Nor
         need copies of x in the order of the experts be: `keep.x` makes x once more, none: x is kept."""
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
+        if isinstance(routes, Routes):
+            return self._through(gate_up, down, x, gates, routes, keep)
+        sizes = [len(of.order) for of in routes]
+        sources = zip(x.split(sizes), gates.split(sizes), routes, strict=True)
+        return torch.cat([self._through(*self.tap(gate_up, down), *source, keep=keep) for source in sources])
+
+    def _through(
+        self,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+        x: torch.Tensor,
+        gates: torch.Tensor,
+        routes: Routes,
+        keep: Keep,
+    ) -> torch.Tensor:
         if self.products.in_blocks(x):
             x = x if keep.x is None else keep.again(lambda: x, keep.x)
             return swiglu_blocks(x, gate_up, down, gates, routes, keep_inner=keep.inner)

@@ -101,7 +101,9 @@ class MoE(nn.Module):
     here.
 
     `placement`: (E,) int64, the place of every shared expert: they are held place after place, and go by their own
-    number everywhere else (router, bias, load). None: every expert in the place of its number. Set by `Rebalance`."""
+    number everywhere else (router, bias, load). None: every expert in the place of its number. Set by `Rebalance`.
+
+    `apart`: the rows of each worker go through the experts by themselves (see `Experts.tap`). Set by `Rounded`."""
 
     def __init__(self, c: ModelConfig, exchange: Exchange | None) -> None:
         super().__init__()
@@ -109,6 +111,7 @@ class MoE(nn.Module):
         self.exchange = exchange
         self.held = c.n_experts // (exchange.ranks if exchange else 1)
         self.placement: torch.Tensor | None = None
+        self.apart = False
         self.router = Router(c)
         self.experts = Experts(self.held, c.d_model, c.d_expert)
         self.shared = SwiGLU(c.d_model, c.n_shared * c.d_expert) if c.n_shared else None
@@ -148,7 +151,10 @@ class MoE(nn.Module):
         # Experts; then combine, behind the balance loss.
         made = keep.x
         again = None if keep.rows or made is None else lambda: trip.dispatched_again(made())
-        trip.combine(self.experts(rows, gates, routes, replace(keep, x=again)))
+        if self.apart and trip.sources is not None:
+            trip.combine(self.experts(rows, gates, trip.sources, replace(keep, x=None)))
+        else:
+            trip.combine(self.experts(rows, gates, routes, replace(keep, x=again)))
         load, balance = self._load(routing), sequence_balance(routing.scores, batch, self.top_k)
         y = trip.combined()
         return y if shared is None else y + shared, load, balance

@@ -36,6 +36,7 @@ __all__ = [
     "Transfer",
     "by_expert",
     "exchange_counts",
+    "in_order",
     "on_host",
     "refuse_garbage",
     "sent_again",
@@ -225,11 +226,15 @@ class _FlatTrip:
         arriving = exchange_counts(load.view(to.ranks, held), to)
         send, receive, least = on_host(load.view(to.ranks, held).sum(dim=1), arriving.sum(dim=1), arriving.amin(dim=1))
         refuse_garbage(receive, least, most=places.numel())
-        self._route = to.route(send, receive)
+        self._route, self._arriving = to.route(send, receive), arriving
         self._here, self._traffic, self._fp8 = by_expert(arriving, sum(receive)), to.traffic, fp8
         self._rows = Transfer(spread(tokens, self._leaving), self._route, fp8=(fp8, False), traffic=to.traffic)
         sorted_gates = gather_rows(gates.flatten(), self._leaving.order, self._leaving.inverse)
         self._gates = Transfer(sorted_gates, self._route, kind="metadata", traffic=to.traffic)
+
+    @property
+    def sources(self) -> list[Routes]:
+        return [in_order(of, rows) for of, rows in zip(self._arriving, self._route.receive, strict=True)]
 
     def dispatched(self) -> tuple[torch.Tensor, torch.Tensor, Routes]:
         return self._rows.land(), self._gates.land(), self._here
@@ -268,6 +273,12 @@ def refuse_garbage(*counts: Sequence[int], most: int) -> None:
     """
     if any(not 0 <= count <= most for row in counts for count in row):
         raise dist.DistBackendError("an exchange left garbage in counts of rows: a peer of the cell is gone")
+
+
+def in_order(counts: torch.Tensor, rows: int) -> Routes:
+    """Routes of `rows` rows that lie by expert, `counts` (H,) of each."""
+    order = torch.arange(rows, device=counts.device)
+    return Routes(order, order, counts, choices=1)
 
 
 def by_expert(arriving: torch.Tensor, rows: int) -> Routes:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from shoal_core.grid import Grid
 from shoal_workloads.model.deepseek import DeepSeekV3, Losses
 from shoal_workloads.parallel.dispatch import Exchange
 from shoal_workloads.parallel.shards import ParamShard
@@ -70,6 +71,12 @@ class Engine(ABC):
     model: DeepSeekV3
     shards: list[ParamShard]
     exchange: Exchange | None
+    grid: Grid | None = None
+    """What gradients are rounded to by `reduce`, if to anything."""
+
+    def round_to(self, grid: Grid) -> None:
+        """From now on `reduce` writes int64, in units of `grid`, for one micro-batch of the cell at a time."""
+        self.grid = grid
 
     @abstractmethod
     def begin(self, step: int) -> None:
@@ -92,8 +99,8 @@ class Engine(ABC):
 
     @abstractmethod
     def reduce(self, parts: Sequence[torch.Tensor]) -> None:
-        """Write every shard's gradient, summed over the cell, to its part, of the shape of its `local`. The engine's
-        own stay and may grow. Collective.
+        """Write every shard's gradient, summed over the cell, to its part, of the shape of its `local`: float32, or
+        int64 if there is a grid. The engine's own stay and may grow. Collective.
 
         Raises:
             RuntimeError: a peer of the cell is gone.

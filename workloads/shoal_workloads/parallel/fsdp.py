@@ -13,10 +13,12 @@ from typing import cast
 import torch
 from torch.distributed.fsdp import FSDPModule
 
+from shoal_core.grid import Grid
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
 from shoal_workloads.parallel.fits import settled
 from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.parallel.rounded import Rounded
 from shoal_workloads.precision.products import Products
 
 __all__ = ["Fsdp"]
@@ -40,9 +42,16 @@ class Fsdp(Engine):
         )
         once = settled(config, workers).parallel.reduce_once and isinstance(self.model, FSDPModule)
         self._once = cast(FSDPModule, self.model) if once else None
+        self._rounded: Rounded | None = None
+
+    def round_to(self, grid: Grid) -> None:
+        """See `Engine`: every worker's gradients by themselves, but for rows of experts on several nodes."""
+        self._rounded = Rounded(self.model, self.shards, self.exchange, grid)
 
     def begin(self, step: int) -> None:
         """See `Engine`."""
+        if self._rounded is not None:
+            self._rounded.begin()
         for shard in self.shards:
             shard.parameter.grad = None
 
@@ -69,6 +78,9 @@ class Fsdp(Engine):
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> None:
         """See `Engine`: FSDP has added them up."""
+        if self._rounded is not None:
+            self._rounded.reduce(parts)
+            return
         for shard, part in zip(self.shards, parts, strict=True):
             grad = shard.local_grad
             if grad is None:

@@ -38,6 +38,8 @@ class Hierarchical(Exchange):
 
 
 class _HierarchicalTrip:
+    sources: None = None
+
     def __init__(
         self, to: Hierarchical, tokens: torch.Tensor, gates: torch.Tensor, places: torch.Tensor, held: int, fp8: bool
     ) -> None:

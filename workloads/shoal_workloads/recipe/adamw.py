@@ -10,12 +10,17 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["AdamW", "AdamWConfig"]
 
 AT_ONCE = 1 << 26
 """Elements that are updated at once, unless one parameter has more."""
+
+
+VECTOR = 64
+"""Elements: a multiple of those that a CPU updates in one go."""
 
 
 class AdamWConfig(BaseModel):
@@ -29,6 +34,24 @@ class AdamWConfig(BaseModel):
     weight_decay: float = Field(default=0.1, ge=0)
     moments: Literal["fp32", "bf16"] = Field(default="fp32", description="the report keeps them in bf16")
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient over the whole model")
+
+
+class Cut:
+    """A parameter, its gradient and its moments in parts of whole vectors, the last of which is padded. What is left
+    over after whole vectors a CPU's kernel rounds otherwise, and what that is hangs on where shards are cut."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        flat = [tensor.view(-1) for tensor in tensors]
+        body = len(flat[0]) - len(flat[0]) % VECTOR
+        self._tails = [one[body:] for one in flat]
+        self._padded = [F.pad(tail, (0, VECTOR - len(tail))) for tail in self._tails]
+        bodies = [[one[:body] for one in flat]] if body else []
+        self.parts = [*bodies, *([self._padded] if len(self._tails[0]) else [])]
+
+    def put_back(self) -> None:
+        """What was made of the padded part is the tensors'."""
+        for tail, padded in zip(self._tails, self._padded, strict=True):
+            tail.copy_(padded[: len(tail)])
 
 
 class AdamW:
@@ -46,14 +69,16 @@ class AdamW:
         c = self.config
         for decay, index in self._runs():
             wide = [(self.m[i].float(), self.v[i].float()) for i in index]  # no copy where they are float32
+            cut = [Cut(self.parameters[i], grads[i], *both) for i, both in zip(index, wide, strict=True)]
+            parts = [part for one in cut for part in one.parts]
             torch._fused_adamw_(
-                [self.parameters[i] for i in index],
-                [grads[i] for i in index],
-                [m for m, _ in wide],
-                [v for _, v in wide],
+                [p for p, _, _, _ in parts],
+                [grad for _, grad, _, _ in parts],
+                [m for _, _, m, _ in parts],
+                [v for _, _, _, v in parts],
                 [],
                 # On a GPU the kernel reads it there; `full` makes it there, where `tensor` would copy and wait.
-                [torch.full((), float(count), device=self.parameters[i].device) for i in index],
+                [torch.full((), float(count), device=part[0].device) for part in parts],
                 lr=lr,
                 beta1=c.beta1,
                 beta2=c.beta2,
@@ -62,6 +87,8 @@ class AdamW:
                 amsgrad=False,
                 maximize=False,
             )
+            for one in cut:
+                one.put_back()
             if c.moments == "bf16":
                 for i, (m, v) in zip(index, wide, strict=True):
                     self.m[i].copy_(m)

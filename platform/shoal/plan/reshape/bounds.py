@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import gcd, isqrt
 
 from shoal_core.errors import UserError
@@ -48,17 +48,12 @@ def bounds_of(workload: Workload, home: Mesh, limits: Limits, batches: Sequence[
     for mesh in meshes_within(home, limits, gcd(*batches) // workload.micro_batch):
         if mesh == home or not passes(workload, mesh):
             continue
-        if exact:
-            refused[mesh] = UNPROMISED
-        else:
+        why = workload.other_bits(asdict(home), asdict(mesh)) if exact else None
+        if why is None:
             meshes.append(mesh)
+        else:
+            refused[mesh] = f"reduce: exact could not promise its bits there: {why}"
     return Bounds(tuple(meshes), limits, refused)
-
-
-UNPROMISED = (
-    "reduce: exact promises its bits for cells of one shape alone: inside a cell gradients are added up before they "
-    "are rounded, and in another not in the same order"
-)
 
 
 def check_limits(limits: Limits, home: Mesh, cells: int) -> None:
@@ -120,7 +115,7 @@ def divisors(number: int) -> list[int]:
 def passes(workload: Workload, mesh: Mesh) -> bool:
     """Whether the workload can be in such cells."""
     try:
-        workload.shaped({"pp": mesh.pp, "fsdp": mesh.fsdp, "ep": mesh.ep, "ep_node": mesh.ep_node})
+        workload.shaped(asdict(mesh))
     except UserError:
         return False
     return True

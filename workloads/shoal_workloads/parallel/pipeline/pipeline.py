@@ -174,8 +174,14 @@ class Pipeline(Engine):
             self._products.settle(self._weights)
 
     def reduce(self, parts: Sequence[torch.Tensor]) -> None:
-        """See `Engine`."""
-        self.zero.scatter(parts)
+        """See `Engine`. What was added up in the pipeline and between its holders is rounded as a whole."""
+        if self.grid is None:
+            self.zero.scatter(parts)
+            return
+        sums = [torch.empty(part.shape, device=part.device) for part in parts]
+        self.zero.scatter(sums)
+        for part, one in zip(parts, sums, strict=True):
+            part.copy_(self.grid.round(one))
 
     def updated(self) -> None:
         """See `Engine`."""
