@@ -65,8 +65,10 @@ class Experts(nn.Module):
         if isinstance(routes, Routes):
             return self._through(gate_up, down, x, gates, routes, keep)
         sizes = [len(of.order) for of in routes]
-        sources = zip(x.split(sizes), gates.split(sizes), routes, strict=True)
-        return torch.cat([self._through(*self.tap(gate_up, down), *source, keep=keep) for source in sources])
+        made = []
+        for rows, mine, of in zip(x.split(sizes), gates.split(sizes), routes, strict=True):
+            made.append(self._through(*self.tap(gate_up, down), rows, mine, of, keep))
+        return torch.cat(made)
 
     def _through(
         self,
