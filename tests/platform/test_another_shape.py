@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shoal.testing import Lab, alone
+from shoal.testing import Lab, alone, assert_no_trace
 from tests.support.corpora import write_corpus
 from tests.support.lab import WORKLOAD, hurry, lab
 
@@ -53,6 +53,21 @@ def test_seven_of_eight_workers_go_on_as_two_cells_of_three(tmp_path: Path) -> N
         (told,) = one.events("reshaped")
         assert (told["before"], told["after"], told["idle"], told["steps_lost"]) == ([1, 4], [2, 3], [3, 1], 0)
         assert told["bytes"] > 0
+
+
+def test_in_exact_mode_another_shape_leaves_no_trace(tmp_path: Path) -> None:
+    """Which is found out with shards that are cut elsewhere: 3,084 entries between 3 and between 4."""
+
+    def disturb(one: Lab) -> None:
+        one.full(5)
+        one.kill_node(one.members(1)[2].rpartition("@")[2])
+        one.until(lambda: one.events("reshaped"))
+        hurry(one)
+
+    settings: dict[str, Any] = {"cells": 2, "workers_per_cell": 4, "elastic": {"hold_s": 0.0, "cells": [2, 2]}}
+    workload = WANTED | {"parameters": 3084, "hurry": str(tmp_path / "hurt" / "hurry")}
+    one = assert_no_trace(tmp_path, NODES, disturb, steps=40, workload=workload, **settings)
+    assert sizes_of(one) == [[4, 4], [4], [3, 3]]
 
 
 @pytest.mark.long

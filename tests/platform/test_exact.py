@@ -126,3 +126,43 @@ def test_a_cell_without_a_micro_batch_has_zeros_where_the_others_have_sums() -> 
     workload: Any = None
     total = Sums(workload, shard, 0, 1, Fixed(PARTS)).add_up(0, [])
     assert (total.device.type, total.dtype, total.shape) == ("meta", torch.int64, (5,))
+
+
+@given(st.lists(st.integers(-(2**BITS), 2**BITS), min_size=1, max_size=9), st.integers(0, 8))
+def test_squares_add_up_exactly_wherever_a_total_is_cut(entries: list[int], where: int) -> None:
+    found = torch.tensor(entries)
+    assert squares(found) == sum(entry * entry for entry in entries)
+    assert squares(found[:where]) + squares(found[where:]) == squares(found)
+
+
+def test_squares_of_many_of_the_largest_do_not_overflow() -> None:
+    many = torch.full((3 << 20,), (1 << BITS) - 1)
+    assert squares(many) == (3 << 20) * ((1 << BITS) - 1) ** 2
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6))
+def test_the_norm_is_the_same_however_gradients_are_cut(seed: int, ranks: int) -> None:
+    gradients = torch.randn(40, generator=torch.Generator().manual_seed(seed)) * 10.0 ** random.Random(seed).uniform(
+        -9, 6
+    )
+    loads = torch.tensor([3, 1 << 25])
+    one = Fixed(PARTS)
+    one.follow(float(gradients.abs().max()))
+    whole = one.round(gradients)
+    words = []
+    for part in whole.tensor_split(sorted(random.Random(seed).choices(range(41), k=ranks - 1))):
+        one.gradients = len(part)
+        words.append(one.weigh(torch.cat([part, loads]), None))
+        assert one.value(torch.cat([part, loads]))[len(part) :].tolist() == [3.0, float(1 << 25)]
+    norm_sq, peak = one.weighed(words, 8)
+    one.gradients = len(whole)
+    assert (norm_sq, peak) == one.weighed([one.weigh(torch.cat([whole, loads]), None)], 8)
+    assert norm_sq == pytest.approx(float(gradients.double().square().sum()) / 64, rel=1e-9)
+    assert peak == pytest.approx(float(gradients.abs().max()))
+
+
+@pytest.mark.parametrize("peak", [0.0, float("nan")])
+def test_a_first_step_with_nothing_to_go_by_commits(peak: float) -> None:
+    one = fixed(UNKNOWN)
+    assert not one.agree([UNKNOWN], peak, again=False)
+    assert one.agree([int(one.state[0])], peak, again=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shoal.testing import Outcome, outcome
+from shoal.testing import Lab, Outcome, assert_no_trace, outcome
 from shoal_core.ckpt import among
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.store import open_store
@@ -79,6 +79,32 @@ def test_a_run_with_two_deaths_ends_with_the_undisturbed_runs_bits(
     assert calm.losses[-1] < calm.losses[0] - 0.1
     assert kinds_of(calm) == KINDS
     assert calm.differences(hurt) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("parallel", "elastic", "after"),
+    [
+        ({"ep": 4, "rebalance": 3}, {"cells": [2, 3], "ep": [4, 2]}, [2, 2, 2]),
+        ({}, {"cells": [2, 2], "ep": [1]}, [3, 3]),
+    ],
+)
+def test_a_run_whose_cells_took_another_shape_ends_with_the_undisturbed_runs_bits(
+    tmp_path: Path, parallel: dict[str, Any], elastic: dict[str, Any], after: list[int]
+) -> None:
+    """Experts that four workers shared are shared by two; what four workers cut is cut by three."""
+    section = workload(write_corpus(tmp_path / "corpus"), parallel)
+    section["model"] |= {"d_model": 36, "d_expert": 12}
+    section["batch"] = {"global_batch": 24, "micro_batch": 1}
+    settings = {"cells": 2, "workers_per_cell": 4, "workload": section, "elastic": {"hold_s": 0.0, **elastic}}
+
+    def disturb(one: Lab) -> None:
+        one.full(3)
+        one.kill_node(one.members(1)[2].rpartition("@")[2])
+
+    one = assert_no_trace(tmp_path, {f"n{i}": 1 for i in range(8)}, disturb, steps=12, **settings)
+    crews = [[len(crew) for crew in event["cells"].values()] for event in one.events("generation")]
+    assert crews == [[4, 4], [4], after], one.story()
 
 
 @pytest.mark.long

@@ -80,6 +80,11 @@ def test_nccl_is_told_to_leave_failures_to_shoal(monkeypatch: pytest.MonkeyPatch
     assert os.environ["NCCL_SOCKET_IFNAME"] == "=eth1"
 
 
+def test_only_a_run_that_promises_its_bits_has_the_cpus_products_fixed() -> None:
+    fixed, free = (variables(Timeouts(20.0), None, exact=exact) for exact in (True, False))
+    assert {variable.name for variable in fixed} - {variable.name for variable in free} == {"MKL_CBWR"}
+
+
 # ---- what is decided
 
 

@@ -115,6 +115,25 @@ def test_averages_that_cannot_be_made_are_told_of() -> None:
             averages.wait()
 
 
+def test_adamw_rounds_alike_wherever_shards_are_cut() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole, grad, m, v = (torch.randn(1001, generator=generator) for _ in range(4))
+
+    def stepped(cut: int) -> list[torch.Tensor]:
+        parts = [part.clone() for part in whole.split(cut)]
+        optimizer = AdamW(parts, AdamWConfig())
+        for place, (one, other) in enumerate(zip(m.split(cut), v.abs().split(cut), strict=True)):
+            optimizer.m[place].copy_(one)
+            optimizer.v[place].copy_(other)
+        optimizer.step([part.clone() for part in grad.split(cut)], 1e-3, 3)
+        return [torch.cat(parts), torch.cat(optimizer.m), torch.cat(optimizer.v)]
+
+    expected = stepped(1001)
+    assert not torch.equal(expected[0], whole)
+    for cut in (1, 3, 64, 100, 999):
+        assert all(torch.equal(one, other) for one, other in zip(stepped(cut), expected, strict=True)), cut
+
+
 def test_adamw_against_torch_and_bf16_moments() -> None:
     torch.manual_seed(0)
     start, grads = [torch.randn(40, 30), torch.randn(30)], [[torch.randn(40, 30), torch.randn(30)] for _ in range(5)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shoal_core.errors import UserError
@@ -36,3 +38,23 @@ def test_a_cell_that_could_not_be_is_refused() -> None:
     for wrong in (sizes(fsdp=3), sizes(pp=2)):
         with pytest.raises(UserError, match="1024 parameters"):
             few.shaped(wrong)
+
+
+def test_where_exact_mode_cannot_promise_its_bits_it_says_why() -> None:
+    def why(own: dict[str, int], other: dict[str, int], **sections: Any) -> str | None:
+        return Pretrain(synthetic.tiny(**sections)).other_bits(own, other)
+
+    for other in (sizes(fsdp=3), sizes(ep=4), sizes(fsdp=2, ep=2), sizes()):
+        assert why(sizes(fsdp=4), other) is None
+        assert why(other, sizes(fsdp=4)) is None
+    assert "a pipeline adds" in str(why(sizes(fsdp=4), sizes(pp=2, fsdp=2)))
+    assert "a pipeline adds" in str(why(sizes(pp=2, fsdp=2), sizes(fsdp=4)))
+    assert "node by node" in str(why(sizes(ep=4), sizes(ep=2), parallel={"dispatch": "hierarchical"}))
+    assert why(sizes(fsdp=4), sizes(fsdp=2), precision="bf16") is None
+    assert "a worker that is alone" in str(why(sizes(fsdp=4), sizes(), precision="bf16"))
+    assert "holds others" not in str(why(sizes(ep=2), sizes(fsdp=2, ep=2), device="cuda"))
+    assert "a GPU multiplies" in str(why(sizes(ep=4), sizes(ep=2), device="cuda"))
+    wide = {"d_model": 128, "d_expert": 128, "d_ffn": 128, "d_kv": 128, "d_q": 128, "n_heads": 4, "d_v": 32}
+    assert "FP8" in str(why(sizes(fsdp=4), sizes(fsdp=2), precision="fp8", model=wide))
+    few = Synthetic(SyntheticConfig())
+    assert few.other_bits(sizes(fsdp=4), sizes(fsdp=2)) is None  # type: ignore[func-returns-value]

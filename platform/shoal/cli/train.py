@@ -100,15 +100,15 @@ def train(
 
 
 def show_timeouts(job: Job) -> None:
-    """Print what follows from the job's patience: every timeout, and what its workers' environment tells NCCL."""
+    """Print what follows from the job's patience: every timeout, and what its workers' environment tells NCCL and kernels."""
     from shoal.timeouts import Timeouts
     from shoal.worker.environment import variables
 
     timeouts = Timeouts(job.patience, job.cells * job.workers_per_cell)
     for name, seconds, meaning in timeouts.explained():
         print(f"{seconds:8.2f} s  {name:12} {meaning}")
-    print("\nIn the environment of every worker, for NCCL:")
-    for name, value, why, fixed in variables(timeouts, None):
+    print("\nIn the environment of every worker:")
+    for name, value, why, fixed in variables(timeouts, None, exact=job.reduce == "exact"):
         print(f"{name}={value}  {why}{'' if fixed else ' One that you set is kept.'}")
 
 

@@ -1,4 +1,5 @@
-"""What a worker's environment tells NCCL and torch's NCCL, set before torch makes a group. Knows no torch.
+"""What a worker's environment tells NCCL, torch's NCCL and the CPU's kernels, set before torch makes a group or
+multiplies. Knows no torch.
 
 Shoal alone notices what is stuck, ends it, and forms it again; torch's own handling would end the process instead, or
 hand out what an aborted collective left behind.
@@ -23,17 +24,18 @@ class Variable(NamedTuple):
     fixed: bool = True
 
 
-def set_up(timeouts: Timeouts, interface: str | None) -> None:
+def set_up(timeouts: Timeouts, interface: str | None, *, exact: bool = False) -> None:
     """Set them for this process, before torch makes a group in it."""
-    for variable in variables(timeouts, interface):
+    for variable in variables(timeouts, interface, exact=exact):
         if variable.fixed:
             os.environ[variable.name] = variable.value
         else:
             os.environ.setdefault(variable.name, variable.value)
 
 
-def variables(timeouts: Timeouts, interface: str | None) -> list[Variable]:
-    """`interface`: the network interface that holds the node's address, if it is known."""
+def variables(timeouts: Timeouts, interface: str | None, *, exact: bool = False) -> list[Variable]:
+    """`interface`: the network interface that holds the node's address, if it is known. `exact`: of a run that promises
+    its bits."""
     found = [
         Variable("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", "torch neither aborts a collective nor ends the process."),
         Variable("TORCH_NCCL_BLOCKING_WAIT", "0", "No wait for a device blocks where nobody can be told anything."),
@@ -46,6 +48,9 @@ def variables(timeouts: Timeouts, interface: str | None) -> list[Variable]:
     ]
     why = "A device has 8 queues by default: a kernel that waits for a peer must not stand before another's."
     found.append(Variable("CUDA_DEVICE_MAX_CONNECTIONS", "32", why, fixed=False))
+    if exact:
+        why = "Products on a CPU do not hang on where their operands lie in memory, which `reduce: exact` is built on."
+        found.append(Variable("MKL_CBWR", "AUTO", why, fixed=False))
     if interface is not None:
         why = "The interface that holds the node's address; one that you set is kept."
         found.append(Variable("NCCL_SOCKET_IFNAME", f"={interface}", why, fixed=False))

@@ -75,7 +75,8 @@ class Worker:
         interface = interface_of(self._address)
         if interface is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-        environment.set_up(Timeouts(float(setup.job.get("patience") or PATIENCE)), interface)
+        timeouts = Timeouts(float(setup.job.get("patience") or PATIENCE))
+        environment.set_up(timeouts, interface, exact=setup.job.get("reduce") == "exact")
         import torch
 
         from shoal.config import Job
