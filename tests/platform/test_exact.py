@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shoal.worker.ballot import Ballot, Vote
 from shoal.worker.exact import NORM, Fixed
 from shoal.worker.sums import Sums
-from shoal_core.grid import HEADROOM, UNKNOWN
+from shoal_core.grid import BITS, HEADROOM, UNKNOWN, squares
 
 PARTS = 16
 

@@ -96,7 +96,12 @@ def test_a_run_whose_cells_took_another_shape_ends_with_the_undisturbed_runs_bit
     section = workload(write_corpus(tmp_path / "corpus"), parallel)
     section["model"] |= {"d_model": 36, "d_expert": 12}
     section["batch"] = {"global_batch": 24, "micro_batch": 1}
-    settings = {"cells": 2, "workers_per_cell": 4, "workload": section, "elastic": {"hold_s": 0.0, **elastic}}
+    settings: dict[str, Any] = {
+        "cells": 2,
+        "workers_per_cell": 4,
+        "workload": section,
+        "elastic": {"hold_s": 0.0, **elastic},
+    }
 
     def disturb(one: Lab) -> None:
         one.full(3)

@@ -100,7 +100,7 @@ def train(
 
 
 def show_timeouts(job: Job) -> None:
-    """Print what follows from the job's patience: every timeout, and what its workers' environment tells NCCL and kernels."""
+    """Print what follows from the job: every timeout, and what its workers' environment tells NCCL and kernels."""
     from shoal.timeouts import Timeouts
     from shoal.worker.environment import variables
 
