@@ -20,7 +20,7 @@ AT_ONCE = 1 << 26
 
 
 VECTOR = 64
-"""Elements: a multiple of those that a CPU updates in one go."""
+"""Elements: a multiple of those that a CPU updates at once."""
 
 
 class AdamWConfig(BaseModel):
@@ -42,11 +42,12 @@ class Cut:
 
     def __init__(self, *tensors: torch.Tensor) -> None:
         flat = [tensor.view(-1) for tensor in tensors]
-        body = len(flat[0]) - len(flat[0]) % VECTOR
-        self._tails = [one[body:] for one in flat]
-        self._padded = [F.pad(tail, (0, VECTOR - len(tail))) for tail in self._tails]
-        bodies = [[one[:body] for one in flat]] if body else []
-        self.parts = [*bodies, *([self._padded] if len(self._tails[0]) else [])]
+        left = len(flat[0]) % VECTOR if flat[0].device.type == "cpu" else 0
+        body = len(flat[0]) - left
+        self._tails = [one[body:] for one in flat] if left else []
+        self._padded = [F.pad(tail, (0, VECTOR - left)) for tail in self._tails]
+        whole = [one[:body] for one in flat] if body else []
+        self.parts = [part for part in (whole, self._padded) if part]
 
     def put_back(self) -> None:
         """What was made of the padded part is the tensors'."""
