@@ -123,7 +123,7 @@ class Shard:
 
 
 def step_of(shard: Shard) -> Any:
-    return SimpleNamespace(shard=shard, sums=SimpleNamespace(fixed=None), member=SimpleNamespace(rank=0))
+    return SimpleNamespace(shard=shard, sums=SimpleNamespace(state=dict), member=SimpleNamespace(rank=0))
 
 
 def server(shelf: Shelf | None = None) -> CopyServer:

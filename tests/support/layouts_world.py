@@ -256,7 +256,7 @@ def refill(config: PretrainConfig, workers: int, folder: str, holders: str) -> A
         return None
     replica = synthetic.build(config)
     step: Any = SimpleNamespace(
-        shard=replica, sums=SimpleNamespace(fixed=None), member=SimpleNamespace(rank=place.rank)
+        shard=replica, sums=SimpleNamespace(state=dict), member=SimpleNamespace(rank=place.rank)
     )
     lines = [path.read_text().split() for path in sorted(Path(holders).glob("memory-*"))]
     addresses = {f"w{rank}": (host, int(port)) for rank, (host, port) in enumerate(lines)}
