@@ -31,6 +31,9 @@ from shoal.cluster.state import HEAD, load
 WORKERS = (6, 6)
 """The fewest, and the most."""
 CHECKPOINT_EVERY = 5
+START_TIMEOUT_S = 5
+"""Of elastic training: for up to 20 s after a node's death Ray Train believes it to be there, and tries to start as
+many workers as before; at its default that takes 60 s to fail."""
 
 
 def train(config: dict[str, Any]) -> None:
@@ -109,6 +112,8 @@ def measure(
         argv = [sys.executable, str(Path(__file__).resolve()), "--drive", str(folder), "--step", str(step)]
         argv += ["--workers", ",".join(map(str, workers))]
         environ = {**os.environ, **connect.environment(cluster), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+        if workers[0] < workers[1]:
+            environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_TIMEOUT_S)
         with (folder / "driver.log").open("wb") as log:
             driver = subprocess.Popen(
                 connect.command(cluster, argv), env=environ, stdout=log, stderr=log, start_new_session=True

@@ -1,7 +1,7 @@
 """A Shoal run on a local cluster that things are done to, one after the other, and what each of them cost.
 
-Used by `recovery.py`. Each case waits until the run is at full strength and a cell's worth of spares is warm, does its
-fault, and waits until it is over.
+Used by `recovery.py` and `reshape_on_ray.py`. Each case waits until the run is at full strength and a cell's worth of
+spares is warm, does its fault, and waits until it is over.
 """
 
 from __future__ import annotations
@@ -46,18 +46,21 @@ def since_kill(kill: Killed, steps: Sequence[dict[str, Any]], cells: int) -> tup
 
 
 class Run:
-    """A Shoal run of `CELLS` x `WORKERS` on `cluster` that goes on until it is closed. `step`: seconds of a step.
+    """A Shoal run of `CELLS` x `WORKERS` on `cluster` that goes on until it is closed. `step`: seconds of a step;
+    `spares`: how many are warm at full strength; `settings`: fields of its job that are to be others.
 
     A step has two micro-batches a cell, which take half of it each; with a cell gone the others do three.
     """
 
-    def __init__(self, cluster: str, folder: Path, step: float) -> None:
+    def __init__(self, cluster: str, folder: Path, step: float, spares: int = WORKERS, **settings: Any) -> None:
         self.cluster, self.path = cluster, folder / "bench"
         workload = {"path": "shoal_workloads.synthetic:Synthetic", "seconds": step / 2, "global_batch": 4 * CELLS}
         job = {"run_id": "bench", "storage": str(folder), "steps": 10**6, "cells": CELLS, "workers_per_cell": WORKERS}
         off = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
+        job |= {**off, "audit": {"samples": True}, "workload": workload} | settings
+        self.cells, self.spares = job["cells"], spares
         file = folder / "job.yaml"
-        file.write_text(yaml.safe_dump({**job, **off, "audit": {"samples": True}, "workload": workload}))
+        file.write_text(yaml.safe_dump(job))
         env = {**os.environ, **connect.environment(cluster)}
         with (folder / "driver.log").open("wb") as log:
             argv = connect.command(cluster, [SHOAL, "train", str(file)])
@@ -90,15 +93,16 @@ class Run:
                 raise SystemExit(f"{what} was waited for in vain: see {self.path} and driver.log beside it")
             time.sleep(0.1)
 
-    def wait_full(self, steps: int, wanted: int = WORKERS) -> None:
-        """Until all cells have committed `steps` more steps in a row and `wanted` spares are warm."""
+    def wait_full(self, steps: int, wanted: int | None = None) -> None:
+        """Until all cells have committed `steps` more steps in a row and `wanted` spares are warm, or all of them."""
         base: list[int] = []
+        wanted = self.spares if wanted is None else wanted
 
         def full() -> bool:
             lines, status = self.steps(), self.status()
             spares = sum(worker["cell"] is None for worker in status["workers"])
-            whole = bool(lines) and lines[-1]["cells"] == CELLS and status.get("generation") == lines[-1]["generation"]
-            if not whole or spares < wanted:
+            whole = bool(lines) and lines[-1]["cells"] == self.cells
+            if not whole or status.get("generation") != lines[-1]["generation"] or spares < wanted:
                 base.clear()
                 return False
             base.append(lines[-1]["step"])
