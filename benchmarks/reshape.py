@@ -48,7 +48,7 @@ import reshape_runs as runs
 from shoal.worker import courier
 
 ANY = {"hold_s": 0.0}
-MODEL_STEPS = 40
+MODEL_STEPS = 24
 
 if __name__ == "__mp_main__":  # so this module is called in the processes of a lab, before their work begins
     courier.fill = runs.saying(courier.fill)

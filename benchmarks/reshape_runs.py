@@ -177,7 +177,7 @@ def undisturbed(steps: int) -> list[float]:
     """Losses of the run that `timed` disturbs."""
     with running(TWO, [], workload=TIMED, steps=steps) as one:
         hurry(one)
-    return [line["loss"] for line in one.steps()]
+        return losses_of(one)
 
 
 def model(steps: int, audits: list[dict[str, Any]]) -> float:
@@ -190,9 +190,15 @@ def model(steps: int, audits: list[dict[str, Any]]) -> float:
             with running(TWO, audits, workload=section, steps=steps) as one:
                 if disturbed:
                     strike(one)
-            curves.append([line["loss"] for line in one.steps()])
-            assert bool(one.events("reshaped")) == disturbed, one.story()
+                curves.append(losses_of(one))
+                assert bool(one.events("reshaped")) == disturbed, one.story()
     return furthest(*curves)
+
+
+def losses_of(one: Lab) -> list[float]:
+    """Of every step, once the run has ended."""
+    one.finished()
+    return [line["loss"] for line in one.steps()]
 
 
 def section_of(folder: Path) -> dict[str, Any]:
@@ -210,8 +216,8 @@ def section_of(folder: Path) -> dict[str, Any]:
 
 
 def furthest(one: Sequence[float], other: Sequence[float]) -> float:
-    """The greatest difference of two curves as far as both go."""
-    return max((abs(mine - theirs) for mine, theirs in zip(one, other, strict=False)), default=0.0)
+    """The greatest difference of the steps of `one` from those of `other`, which goes on at least as long."""
+    return max(abs(mine - theirs) for mine, theirs in zip(one, other[: len(one)], strict=True))
 
 
 # ---- throughput
