@@ -14,10 +14,17 @@ from shoal_core.ckpt.plan import Want
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bytes_of", "destinations", "held", "room", "shared"]
+__all__ = ["bytes_of", "destinations", "held", "room", "shared", "warm_up"]
 
 _boxes: dict[object, Box] = {}
 """Where local tensors lie, by all that it hangs on: torch takes long to say it, and training waits for it."""
+
+
+def warm_up() -> None:
+    """Pay for what the first look at a sharded state imports, more than a second of processor time, before it is
+    waited for."""
+    import torch._dynamo
+    import torch.distributed.tensor  # noqa: F401
 
 
 def held(state: Mapping[str, Any]) -> dict[Piece, torch.Tensor]:

@@ -82,6 +82,7 @@ class Worker:
         from shoal.config import Job
         from shoal.worker.device import take_device
         from shoal.worker.loop import Loop
+        from shoal_core.ckpt import state
         from shoal_core.workload import make_workload
 
         job = Job.model_validate(setup.job)
@@ -89,6 +90,8 @@ class Worker:
         workload = make_workload(job.workload)
         take_device(workload.runs_on)
         workload.warm_up()
+        if job.elastic is not None:
+            state.warm_up()  # else everybody would wait for it in the first change of shape
         loop = Loop(setup, job, workload, self._address)
         with self._lock:
             met = loop.meet(self._meeting)
