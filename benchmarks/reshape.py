@@ -51,7 +51,7 @@ ANY = {"hold_s": 0.0}
 MODEL_STEPS = 24
 
 if __name__ == "__mp_main__":  # so this module is called in the processes of a lab, before their work begins
-    courier.fill = runs.saying(courier.fill)
+    courier.put_together = runs.saying(courier.put_together)
 
 
 def measure(asked: argparse.Namespace) -> None:

@@ -107,16 +107,16 @@ KINDS = ("reshaped", "death")
 # ---- runs in a lab
 
 
-def saying(fill: Callable[..., Counter[str]]) -> Callable[..., Counter[str]]:
-    """`courier.fill`, which puts into the worker's log what came from whom."""
+def saying(put_together: Callable[..., Counter[str]]) -> Callable[..., Counter[str]]:
+    """`courier.put_together`, which puts into the worker's log what came from whom."""
 
-    @functools.wraps(fill)
-    def filled(step: Any, name: Any, addresses: Any, shelf: Any, own: str, *more: Any) -> Counter[str]:
-        given = fill(step, name, addresses, shelf, own, *more)
+    @functools.wraps(put_together)
+    def put(step: Any, holders: Any, shelf: Any, own: str, *more: Any) -> Counter[str]:
+        given = put_together(step, holders, shelf, own, *more)
         os.write(1, f"{FILLED}{json.dumps([own, given])}\n".encode())  # in one: all workers have one log
         return given
 
-    return filled
+    return put
 
 
 @contextmanager
