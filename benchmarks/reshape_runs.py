@@ -58,6 +58,8 @@ STEPS = 4
 LOOK = 0.1
 """Seconds between two looks at a record: seldom enough to leave the cores to the run."""
 FILLED = "filled from "
+KINDS = ("reshaped", "death")
+PHASES = ("pause", "form", "fill", "first_step")
 
 
 # ---- what a record says
@@ -97,11 +99,8 @@ def times_of(path: Path, when: float, generation: int) -> dict[str, float]:
     before = [line["seconds"] for line in steps if line["generation"] == generation and line["time"] < when]
     after = [line["time"] for line in steps if line["generation"] > generation]
     times = {"noticed": death[0]["time"] - when, "next_commit": after[0] - when, "reshaped": told[0]["time"] - when}
-    times |= {"told": told[0]["time"] - told[0]["seconds"] - when, **told[0]["phases"]}
-    return times | {"step": median(before)}
-
-
-KINDS = ("reshaped", "death")
+    times |= {"told": told[0]["time"] - told[0]["seconds"] - when, "step": median(before)}
+    return times | {name: told[0]["phases"][name] for name in PHASES}
 
 
 # ---- runs in a lab
