@@ -336,6 +336,20 @@ def test_a_run_that_grows_tells_of_no_death_and_of_no_size_that_nobody_knew() ->
     assert "1.00 s expected; 0 bytes moved; workers idle: 2 before, 0 after; " in record["sentence"]
 
 
+def test_where_nobody_trained_it_is_told_from_the_death_that_ended_that() -> None:
+    log = Recoveries(wanted=2)
+    log.died(1, "run/w@n", "n", "it broke", 1.0, 1.1)
+    log.pauses(2.0)
+    log.reshaped(Reshaped((1, 4), (2, 3), "more train", (3, 1), 2), 2.2)
+    log.died(0, "run/v@m", "m", "it broke", 9.5, 9.6)
+    log.reshaped(Reshaped((0, 3), (1, 2), "some train", (2, 0), 1, paused=False), 10.0)
+    log.generation([0], 10.5)
+    record = log.in_shape(11.0)
+    assert record is not None
+    phases = {"notice": 0.5, "pause": 0.0, "form": 0.5, "fill": 0.0, "first_step": 0.5}
+    assert record["phases"] == pytest.approx(phases)
+
+
 def test_what_a_run_has_seen_is_told_to_whoever_chooses() -> None:
     asked: list[Present] = []
 

@@ -128,9 +128,10 @@ class Recoveries:
 
     def reshaped(self, change: Reshaped, now: float) -> None:
         """The run takes another shape: its cells are others, and none of them is to be healed."""
+        if not change.paused:  # nobody trained, so nobody had to be told to pause
+            self.pauses(now)
         self.open, self.wanted = {}, change.wanted
-        paused = self.paused if change.paused else now
-        self.shape = Reshaping(change, paused, now, self.struck, lost=self.lost)
+        self.shape = Reshaping(change, self.paused, now, self.struck, lost=self.lost)
 
     def rewound(self, lost: int) -> None:
         self.shape = None
