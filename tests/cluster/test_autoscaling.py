@@ -16,7 +16,7 @@ from shoal.record.jsonl import read_json
 from tests.support.autoscaled import Autoscaled, autoscaled
 from tests.support.jobs import hurry, wait_for, write_job
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 QUIET: dict[str, Any] = {"checkpoint": {"every": 100}, "mlflow": {"enabled": False}}
 
 
@@ -78,7 +78,6 @@ def test_a_run_gets_its_nodes_whatever_their_slots_and_asks_for_no_more_at_its_e
     assert cluster.waiting() == []
 
 
-@pytest.mark.long
 def test_a_dead_node_is_replaced_once_the_cloud_mends_its_manners(cluster: Autoscaled, tmp_path: Path) -> None:
     """One that gives nothing, then one whose nodes die at once, cost lines of the journal: training goes on."""
     path, job = begun(cluster, tmp_path, "replaced", 600, autoscale={"wait_s": 5})
@@ -100,7 +99,6 @@ def test_a_dead_node_is_replaced_once_the_cloud_mends_its_manners(cluster: Autos
     assert cluster.waiting() == []
 
 
-@pytest.mark.long
 def test_a_run_that_is_dead_asks_for_nothing(cluster: Autoscaled, tmp_path: Path) -> None:
     path, job = begun(cluster, tmp_path, "dead", 600)
     cluster.behave("mute")

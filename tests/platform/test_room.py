@@ -1,11 +1,13 @@
-"""Room for a second run: idle spares are asked for, and who holds the slots is named."""
+"""Room for a second run: idle spares are asked for, who holds the slots is named, and nodes are waited for."""
 
 from __future__ import annotations
 
 import pytest
 
+from shoal.decisions.asking import Standing
 from shoal.on_ray import room
 from shoal.plan import Mesh, Node, Wanted
+from shoal.sections import Autoscale
 from shoal_core.errors import UserError
 
 TAKEN = ["a/cell0/stage0/shard0@n1", "a/spare1@n1", "a/spare2@n2", "b/cell0/stage0/shard0@n2"]
@@ -64,3 +66,61 @@ def test_an_empty_cluster_is_refused_as_ever(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_controller_that_does_not_answer_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "find_actor", lambda _: None)
     assert room.ask("a", 1, "c") == 0
+
+
+class Cloud:
+    """An autoscaler whose nodes come at the third look, unless it is `mute`; each takes what was asked for of it until
+    that is given back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, there: bool = True, mute: bool = False) -> None:
+        self.is_there, self.mute, self.looks = there, mute, 0
+        self.free: dict[str, int] = {}
+        self.asked: list[tuple[int, ...]] = []
+        self.now = 0.0
+        monkeypatch.setattr(room, "view", lambda _: [Node(name, name, slots) for name, slots in self.free.items()])
+        monkeypatch.setattr(room, "all_workers", list)
+        monkeypatch.setattr(room, "RayAutoscaler", lambda run_id, slot: self)
+        monkeypatch.setattr(room, "time", self)
+
+    def there(self) -> bool:
+        return self.is_there
+
+    def ask(self, pieces: tuple[int, ...]) -> None:
+        self.asked.append(tuple(pieces))
+        if not pieces and self.looks >= 3 and not self.mute:
+            self.free["n1"] = 2
+
+    def standing(self) -> Standing:
+        self.looks += 1
+        return Standing((1, 1), (("n1", 1), ("n1", 1))) if self.looks >= 3 and not self.mute else Standing((1,) * 4)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+TWO_OF_TWO = Wanted(Mesh(ep=2), 2, 0)
+
+
+def test_a_job_waits_for_the_nodes_of_its_first_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud, said = Cloud(monkeypatch), list[str]()
+    found = room.planned_in_time("slot", TWO_OF_TWO, "c", Autoscale(), said.append)
+    assert found.cells == (0,)
+    assert cloud.asked == [(1, 1, 1, 1), ()]
+    assert "asking the cluster's autoscaler for 4 slots" in said[0]
+
+
+def test_a_job_is_refused_where_no_node_comes_in_time_or_nobody_is_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cloud, autoscale, asked in (
+        (Cloud(monkeypatch, there=False), Autoscale(), []),
+        (Cloud(monkeypatch), Autoscale(enabled=False), []),
+        (Cloud(monkeypatch, mute=True), Autoscale(wait_s=60.0, spares=1), [(1, 1, 1, 1, 1), ()]),
+    ):
+        monkeypatch.setattr(room, "RayAutoscaler", lambda *_, cloud=cloud: cloud)
+        monkeypatch.setattr(room, "time", cloud)
+        with pytest.raises(UserError, match="needs 2 slots, the cluster has 0 free"):
+            room.planned_in_time("slot", TWO_OF_TWO, "c", autoscale, print)
+        assert cloud.asked == asked
+    assert cloud.now >= 60.0
