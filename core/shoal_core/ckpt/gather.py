@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["gather"]
+
+logger = logging.getLogger(__name__)
 
 
 def gather(
@@ -44,6 +47,9 @@ def gather(
         failed = tried(sources, reads, targets, given, last=len(standing) == 1)
         if not failed:
             return given
+        for key, some in by_holder(failed).items():
+            lacks = sum(one.part.block.bytes for one in some)
+            logger.warning("%s: %d bytes come from others than %s: %s", where, lacks, key, some[0].error.problem)
         standing = without(standing, failed)
         wanted, targets = still(failed, wanted, targets)
         try:
@@ -95,6 +101,13 @@ def tried(
         given[read.holder] += read.bytes - sum(one.part.block.bytes for one in lacks)
         failed += lacks
     return failed
+
+
+def by_holder(failed: Iterable[Failed]) -> dict[str, list[Failed]]:
+    found: dict[str, list[Failed]] = defaultdict(list)
+    for one in failed:
+        found[one.holder].append(one)
+    return found
 
 
 def without(holders: Mapping[str, Holder], failed: Iterable[Failed]) -> dict[str, Holder]:

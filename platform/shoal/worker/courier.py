@@ -4,6 +4,7 @@ when the run goes back to it, and parts of many where a cell has another shape t
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 import weakref
@@ -31,6 +32,8 @@ from shoal_core.ckpt.tables import Table, in_order, merged, table_of
 from shoal_core.errors import StoreError
 
 __all__ = ["Courier", "fill", "filled", "placed", "put_together", "recall"]
+
+logger = logging.getLogger(__name__)
 
 LOOKS = 16
 """Workers that are asked at once for what they hold."""
@@ -267,7 +270,8 @@ def looked(sources: Mapping[str, tuple[Peer | Shelf, Sequence[str]]]) -> dict[st
         source, names = one
         try:
             found = source.tables(names[0] if len(names) == 1 else "")
-        except StoreError:
+        except StoreError as error:
+            logger.warning("it is not asked for any of the state: %s", error.problem)
             return {}
         return merged(found[name] for name in names if name in found)
 
