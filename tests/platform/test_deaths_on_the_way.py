@@ -21,7 +21,7 @@ WANTED = WORKLOAD | {"global_batch": 24, "parameters": 3072}
 STEPS = 40
 PAUSED = ("pause", "paused")
 """Until then nobody has a part in the next shape."""
-UNFILLED = (*PAUSED, "form", "left", "fill", "filling")
+UNFILLED = (*PAUSED, "form", "left", "building", "fill", "filling")
 """Until then a shard that one worker holds is nowhere else."""
 ROLES = ("only holder", "holder with a twin", "receiver", "bystander", "controller")
 CASES = [
@@ -62,9 +62,7 @@ def struck(one: Lab, role: str, point: str) -> None:
     if lost is not None:
         one.kill_node(node_of(lost))
     victim = gate.held()
-    if point in UNFILLED:
-        pass
-    elif role == "only holder":
+    if role == "only holder" and point not in UNFILLED:
         gate.came_to("filled", seats)  # so that another has filled each shard that it has
     if role == "bystander":
         (victim,) = {*holders, *others} - set(gate.came_to("form", seats))

@@ -23,11 +23,12 @@ from shoal.worker.rendezvous import Keys
 
 __all__ = ["POINTS", "Gate"]
 
-BEFORE = ("pause", "paused", "form", "left", "fill", "filling", "filled")
+BEFORE = ("pause", "paused", "form", "left", "building", "fill", "filling", "filled")
 AFTER = ("meet", "join", "joined", "commit", "committed")
 """Points of every generation; looked at once the shard was filled from those of another shape."""
 POINTS = (*BEFORE, *AFTER)
-"""Of a change of shape, in order. `filling`: the first ranges of the shard have come from another worker."""
+"""Of a change of shape, in order. `building`: others of the new cell are told where this worker is to be reached, and
+it is connected with none of them yet; `filling`: the first ranges of the shard have come from another worker."""
 LOOK = 0.002
 FOLDER, GATE, HELD, HITS = "gates", "gate.json", "held", "hits"
 
@@ -77,8 +78,10 @@ class Passing:
     groups = 0
 
     def builds(self) -> None:
+        """The second group of a cell begins once the first, its world, stands."""
         self.groups += 1
-        self.at(f"building{self.groups}")
+        if self.groups == 2:
+            self.at("building")
 
     def at(self, point: str) -> None:
         if self.folder is None or not (self.folder / GATE).exists():
