@@ -54,3 +54,27 @@ def test_a_cell_that_failed_to_come_together_is_tried_again() -> None:
     first = one(run.ack("w11", 30, out=True), Form)
     second = one(run.feed(Failed("w00", 0, "form", "reset", first.attempt)), Form)
     assert (second.members, second.keep, second.attempt > first.attempt) == (first.members, True, True)
+
+
+def one_cell_left() -> Run:
+    """Cell 1 broke, and cell 0 goes on; no step is committed since."""
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 30), Checkpointed(20), Lost("w11", "closed"))
+    run.ack("w00", 30)
+    run.ack("w01", 30)
+    run.ack("w10", 30, out=True)
+    return run
+
+
+def test_who_is_in_no_cell_any_more_still_has_its_shard_until_the_next_commit() -> None:
+    run = one_cell_left()
+    run.feed(Lost("w00", "closed"))
+    form = one(run.ack("w01", 30, out=True), Form)
+    assert (form.members, form.keep, form.restore) == (("w10", "w01"), True, None)
+
+
+def test_and_not_after_it() -> None:
+    run = one_cell_left()
+    run.feed(Committed("w00", 1, 31), Lost("w00", "closed"))
+    assert one(run.ack("w01", 31, out=True), Rewind) == Rewind(20, 11)

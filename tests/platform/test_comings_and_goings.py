@@ -22,7 +22,7 @@ from tests.support.lived import undue
 STEPS, FAULTS = 240, 10
 WANTED = WORKLOAD | {"global_batch": 24, "parameters": 3072, "seconds": 0.04}
 SIZES = [(2, 3), (2, 4), (3, 2)]
-BOUNDS = [[2, 2], [1, 2], [2, 3], [1, 8]]
+BOUNDS = [(2, 2), (1, 2), (2, 3), (1, 8)]
 GAPS = [0.05, 0.3, 0.8, 2.0]
 """Seconds between two faults: some are in the middle of what the one before brought about."""
 FEWEST = 2
@@ -38,7 +38,8 @@ def undisturbed() -> Outcome:
 def running(folder: Path, dice: random.Random) -> Iterator[Lab]:
     """Cells of some size that may take others, and not a node more than they need."""
     cells, workers = dice.choice(SIZES)
-    shape = {"cells": cells, "workers_per_cell": workers, "elastic": {"hold_s": 0.0, "cells": dice.choice(BOUNDS)}}
+    bounds = dice.choice([(fewest, most) for fewest, most in BOUNDS if fewest <= cells <= most])
+    shape = {"cells": cells, "workers_per_cell": workers, "elastic": {"hold_s": 0.0, "cells": bounds}}
     nodes = {f"n{number}": 1 for number in range(cells * workers)}
     with lab(folder, nodes, steps=STEPS, audit={"samples": True}, workload=dict(WANTED), **shape) as one:
         one.full(3)

@@ -20,7 +20,7 @@ from shoal.decisions.modes import Gathering, Pausing, Running, Stopping
 from shoal.decisions.recall import form_recalled, newer_copies
 from shoal.decisions.reshape import enough, go_back, piece, reshape
 from shoal.decisions.seating import combine, fill, holders, movable, release
-from shoal.decisions.state import State
+from shoal.decisions.state import Left, State
 from shoal.ladder import Rung
 
 __all__ = ["begin_of", "conclude", "descend", "form_first_again"]
@@ -57,6 +57,7 @@ def start_over(state: State, mode: Pausing | Stopping, actions: list[Action]) ->
         for worker, ack in mode.acks.items()
         if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
     }
+    held |= state.left.of(state.committed, state.shape.number)
     for former in state.formers:
         for worker in [w for w, ack in mode.acks.items() if not ack.former]:
             former.held.pop(worker, None)  # it has joined the generation that ended
@@ -90,7 +91,9 @@ def begin(
     for c in cells:
         state.cells[c] = replace(state.cells[c], phase="live", ready=frozenset())
     members = {c: tuple(state.cells[c].people()) for c in cells}
-    state.tainted -= {worker for crew in members.values() for worker in crew}
+    for worker in (worker for crew in members.values() for worker in crew):
+        state.tainted.discard(worker)
+        state.left.held.pop(worker, None)  # it has its state by what it answers from now on
     halts = state.halt is not None
     actions.append(
         Generation(
@@ -138,6 +141,7 @@ def go_on(state: State, mode: Pausing | Stopping, whole: Sequence[int], actions:
         leaving -= {min(whole)}
     stay = [c for c in whole if c not in leaving]
     done = {c: mode.acks[state.crew([c])[0]].done for c in stay}
+    state.left = left_by(state, mode, broken)
     for index in sorted(broken | leaving):
         state.empty(index)
     joining = state.cells.within("ready")
@@ -156,6 +160,14 @@ def go_on(state: State, mode: Pausing | Stopping, whole: Sequence[int], actions:
         actions.append(Decision(Rung.DRAIN, tuple(whole), reason))
     else:
         actions.append(Decision(Rung.RETRY, tuple(whole), "nobody died: same step again"))
+
+
+def left_by(state: State, mode: Pausing | Stopping, broken: Set[int]) -> Left:
+    """What members of cells that broke keep now, in this generation and in those since the newest step."""
+    steps, number = state.committed, state.shape.number
+    found = {worker: ack.rank for worker in state.crew(broken) if (ack := mode.acks[worker]).steps == steps}
+    found = {worker: rank for worker, rank in found.items() if rank >= 0 and worker not in state.tainted}
+    return Left(steps, number, {**state.left.of(steps, number), **found})
 
 
 def broken_decisions(state: State, broken: Sequence[int]) -> list[Decision]:
@@ -275,7 +287,7 @@ def undo(state: State, mode: Gathering, steps: int, rung: Rung, where: str, acti
         copies.undo(steps, state.generation)
     for former in state.formers:
         former.held.clear()
-    state.newest, state.recorded = None, steps
+    state.newest, state.recorded, state.left = None, steps, Left()
     state.mode = fresh = Gathering()
     return fresh
 

@@ -23,7 +23,7 @@ from shoal.plan.reshape import Seen
 from shoal.protocol.said import Ack, Committed
 from shoal.timeouts import Timeouts
 
-__all__ = ["Considered", "Former", "Shape", "State", "Worker"]
+__all__ = ["Considered", "Former", "Left", "Shape", "State", "Worker"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,19 @@ class Former:
         return tuple(map(tuple, found))
 
 
+@dataclass
+class Left:
+    """What living members of cells that broke still keep: their shards (`held`: of which rank) after `steps` committed
+    steps, in the shape of this number. It counts until another step is committed."""
+
+    steps: int = -1
+    number: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+
+    def of(self, steps: int, number: int) -> dict[str, int]:
+        return self.held if (self.steps, self.number) == (steps, number) else {}
+
+
 @dataclass(frozen=True)
 class Considered:
     """What was `known` when another shape was last asked for, and the time (monotonic) from which on that is done
@@ -80,6 +93,7 @@ class State:
     halt: Halt | None = None
     """Set when the run cannot go on."""
     formers: tuple[Former, ...] = ()
+    left: Left = field(default_factory=Left)
     """Shapes of before, the newest first."""
     unsaved: str = "nothing was said of it"
     saving: str = ""
@@ -168,6 +182,7 @@ class State:
             deadlines=dict(self.deadlines),
             copies=self.copies.copy(),
             formers=tuple(former.copy() for former in self.formers),
+            left=replace(self.left, held=dict(self.left.held)),
             unrecorded=dict(self.unrecorded),
             tally=self.tally.copy(),
             stragglers=self.stragglers.copy(),
@@ -232,6 +247,7 @@ class State:
                 self.coming.pop(worker.node, None)
         self.idle.discard(name)
         self.copies.held.pop(name, None)
+        self.left.held.pop(name, None)
         for former in self.formers:
             former.held.pop(name, None)
             former.copies.held.pop(name, None)
