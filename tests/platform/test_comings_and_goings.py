@@ -19,8 +19,8 @@ from shoal.testing import alone as by_itself
 from tests.support.lab import WORKLOAD, hurry, lab
 from tests.support.lived import undue
 
-STEPS, FAULTS = 240, 10
-WANTED = WORKLOAD | {"global_batch": 24, "parameters": 3072, "seconds": 0.04}
+STEPS, FAULTS = 80, 10
+WANTED = WORKLOAD | {"global_batch": 24, "parameters": 3072, "seconds": 0.1}
 SIZES = [(2, 3), (2, 4), (3, 2)]
 BOUNDS = [(2, 2), (1, 2), (2, 3), (1, 8)]
 GAPS = [0.05, 0.3, 0.8, 2.0]
