@@ -24,6 +24,8 @@ __all__ = ["GROUPS", "WORLD", "Groups", "Stopped", "leave_world"]
 
 SHORTEST, LONGEST = 0.0002, 0.002
 """Seconds between two looks at what is waited for: a fiftieth of the wait so far, within these."""
+PATIENCE = 5
+"""Times a group's timeout that gloo waits for a peer to connect (`Pair::waitUntilConnected`)."""
 WORLD, GROUPS, ACROSS = "world", "groups", "across"
 """What stores are used for."""
 
@@ -148,7 +150,7 @@ class Groups:
             store=dist.PrefixStore(key, self._keys(WORLD)),
             rank=rank,
             world_size=size,
-            timeout=timedelta(seconds=self._build_timeout),
+            timeout=timedelta(seconds=self._build_timeout / (PATIENCE if self.transport.backend == "gloo" else 1)),
             device_id=self.transport.device_id,
         )
         self.transport.check()
@@ -156,12 +158,12 @@ class Groups:
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), dist.group.WORLD)
 
     def beside(self) -> Any:
-        """Another group of all in the cell's world, of gloo. Collective.
+        """Another group of all in the cell's world, of gloo; its members have met. Collective.
 
         Whoever waits there for one that has turned round meanwhile is told by nobody: it comes out within the time that
         building takes at most, so that it can still answer a stop. What is done in the group may take longer.
         """
-        made = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._build_timeout))
+        made = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._build_timeout / PATIENCE))
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), made)
         return made
 

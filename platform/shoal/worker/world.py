@@ -119,6 +119,7 @@ class World:
         self._sockets.mark()
         kit.groups.world("world", order.rank, order.size)
         shard = build_shard(workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
+        kit.groups.meet("beside", order.size)  # some build their shard sooner than others
         group, asking = kit.groups.beside(), kit.groups.beside()
         bringing = None if kit.disk is None else kit.groups.beside()
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
