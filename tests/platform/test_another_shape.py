@@ -157,3 +157,18 @@ def test_a_run_that_lost_its_only_cell_goes_on_in_a_smaller_one_from_copies(tmp_
         (told,) = one.events("reshaped")
         assert told["steps_lost"] < 4
         assert [line["loss"] for line in one.steps()] == pytest.approx(undisturbed(60), rel=1e-5)
+
+
+@pytest.mark.long
+def test_a_process_that_is_started_again_on_its_node_changes_no_shape(tmp_path: Path) -> None:
+    """The other cell commits the next step; the change of shape waits for who is started there, and is not made."""
+    settings: dict[str, Any] = {"cells": 2, "workers_per_cell": 2, "workload": dict(WANTED)}
+    settings["elastic"] = {"hold_s": 30.0}
+    with lab(tmp_path, {"n0": 2, "n1": 2}, steps=100, **settings) as one:
+        one.full(5)
+        one.kill(one.members(1)[0])
+        one.until(lambda: len(one.events("generation")) > 2)
+        hurry(one)
+        unharmed(one, 100)
+        assert [event["rung"] for event in one.events("decision")] == ["shrink"], one.story()
+        assert sizes_of(one) == [[2, 2], [2], [2, 2]]
