@@ -93,12 +93,12 @@ class State:
     halt: Halt | None = None
     """Set when the run cannot go on."""
     formers: tuple[Former, ...] = ()
-    left: Left = field(default_factory=Left)
     """Shapes of before, the newest first."""
+    left: Left = field(default_factory=Left)
     unsaved: str = "nothing was said of it"
+    """Why the last checkpoint that failed did."""
     saving: str = ""
     """What keeps checkpoints from becoming whole, as it was told; "" once one is."""
-    """Why the last checkpoint that failed did."""
     successors: dict[int, Cell] = field(default_factory=dict)
     """Cells formed on spares beside the live ones that they are to take the place of, whose nodes go."""
     homes: Mapping[Seat, str] = field(default_factory=dict)
