@@ -43,22 +43,30 @@ class Grid:
 
     def round(self, part: torch.Tensor) -> torch.Tensor:
         """A part of the sums (of any float type) in units of the grid: int64, of the same shape."""
-        peak = float(part.abs().max()) if part.numel() else 0.0
+        peak = largest(part)
         if not math.isfinite(peak):
             self.nan = True
         elif peak > math.ldexp(1.0, BITS - self._room - self.exponent):
             self.overflow = True
         else:
-            return torch.ldexp(part.double(), torch.tensor(self.exponent)).round_().to(torch.int64)
+            return part.double().mul_(math.ldexp(1.0, self.exponent)).round_().to(torch.int64)
         return torch.zeros_like(part, dtype=torch.int64)
 
     def value(self, total: torch.Tensor) -> torch.Tensor:
         """The float32 values of int64 sums."""
-        return torch.ldexp(total.double(), torch.tensor(-self.exponent)).float()
+        return total.double().mul_(math.ldexp(1.0, -self.exponent)).float()
 
     def fit(self, peak: float) -> int:
         """The exponent for sums whose largest entry is about `peak`."""
         return BITS - HEADROOM - self._room - math.frexp(peak)[1]
+
+
+def largest(part: torch.Tensor) -> float:
+    """The magnitude of the largest entry; no number if there is one that is none."""
+    if not part.numel():
+        return 0.0
+    low, high = part.aminmax()
+    return float(torch.maximum(-low, high))
 
 
 def squares(total: torch.Tensor) -> int:
