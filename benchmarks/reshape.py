@@ -22,10 +22,10 @@ model of DeepSeek-V3's kind (experts, MTP, averages) that is killed once.
 **on one Ray cluster** (`reshape_on_ray.py`): the same two times, `--on-ray` kills, beside `--ray-train` kills of Ray
 Train's elastic training, from a node's death to the first step of the workers that are left. 0: leave it out.
 
-**throughput**, workers killed one by one from 8 down to 2: with every shape allowed (`any`); with two cells (`two`,
-down to 3: these are one cell of two, whose state nobody else holds); with `elastic` off (`dropped`, one kill: the other
-cell goes on alone, until it loses a worker too). Samples a second by the median of steps that follow. `share`: against
-(throughput of 8) x survivors / 8; `counted`: what it is by counting micro-batches; `over_dropping`: against `dropped`.
+**throughput**, workers killed one by one from 8 down to 2: with every shape allowed (`any`); with two cells (`two`);
+with `elastic` off (`dropped`, one kill: the other cell goes on alone, until it loses a worker too). Samples a second by
+the median of steps that follow. `share`: against (throughput of 8) x survivors / 8; `counted`: what it is by
+counting micro-batches; `over_dropping`: against `dropped`.
 
 Every run is stopped and its record audited: steps lost, samples repeated and skipped. `--table` prints FILE as the
 tables of docs/reshape.md.
@@ -81,7 +81,7 @@ def measure(asked: argparse.Namespace) -> None:
 
     down = range(runs.EVERYBODY, 1, -1)
     kinds: dict[str, tuple[Any, dict[int, int]]] = {"any": (ANY, {n: n for n in down})}
-    kinds["two"] = runs.TWO, {n: n - n % runs.CELLS for n in down[:-1]}
+    kinds["two"] = runs.TWO, {n: n - n % runs.CELLS for n in down}
     kinds["dropped"] = None, {runs.EVERYBODY: runs.EVERYBODY, runs.EVERYBODY - 1: runs.WORKERS}
     for name, (elastic, seats) in kinds.items():
         result["throughput"][name] = runs.descent(asked.seconds, elastic, seats, result["audits"])
