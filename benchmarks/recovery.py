@@ -14,7 +14,7 @@ warm spares, and a lost node is replaced by a fresh one.
 - pause (drain, controller): the longest step from the fault until it is over, beside the median of 100 steps before.
 
 FILE is written after each fault: the same command goes on where it was stopped, and `--keep` leaves the cluster up for
-the next one.
+the next one. `--table` prints FILE as rows of docs/recovery.md, and measures nothing.
 """
 
 from __future__ import annotations
@@ -96,6 +96,26 @@ def summary(cases: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def rows(cases: dict[str, Any]) -> Generator[str, None, None]:
+    """Of every case: medians, the worst and the loads; then its phases, if it has any."""
+
+    def spread(one: dict[str, float], name: str) -> str:
+        return f"{one[f'{name}_median']:.2f}, worst {one[f'{name}_max']:.2f}"
+
+    for case, about in cases.items():
+        if not (each := about["each"]):
+            continue
+        loads = [fault["load"] for fault in each]
+        names = [name for name, value in each[0].items() if type(value) in (int, float) and name != "load"]
+        told = " | ".join(f"{name} {spread(medians(each), name)}" for name in names)
+        lost = sum(run["steps_lost"] for run in about.get("runs", []))
+        yield f"| {case} ({len(each)}) | {told} | {lost} | load {min(loads):.0f} to {max(loads):.0f} |"
+        phases = [fault["phases"] for fault in each if fault.get("phases")]
+        if phases:
+            spent = (f"{name} {median(one[name] or 0.0 for one in phases):.2f}" for name in phases[0])
+            yield f"| its phases, medians | {' | '.join(spent)} |"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, required=True)
@@ -104,7 +124,11 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=5, help="of Ray Train, each kind")
     options.add_argument("--step", type=float, default=0.1, help="seconds of a step at full strength")
     options.add_argument("--keep", action="store_true", help="leave the cluster up")
+    options.add_argument("--table", action="store_true", help="print what FILE has as rows of markdown")
     asked = options.parse_args()
+    if asked.table:
+        print("\n".join(rows(json.loads(asked.json.read_text())["cases"])))
+        return
     wanted = asked.cases.split(",")
     if unknown := set(wanted) - {*CASES, *RAY}:
         options.error(f"--cases: {', '.join(sorted(unknown))} unknown: choose from {', '.join([*CASES, *RAY])}")
