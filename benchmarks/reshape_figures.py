@@ -36,9 +36,10 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
             str(row["survivors"]): row["throughput"] / alone["throughput"] for row in alive
         }
     shoal, ray_train = (result.get("cluster", {}).get(whose, []) for whose in ("shoal", "ray_train"))
-    found |= {f"cluster_{name}": value for name, value in (spread(shoal) | spread(ray_train)).items()}
+    found |= {f"cluster_{name}": value for name, value in spread(shoal).items()}
+    found |= {f"ray_train_{name}": value for name, value in spread(ray_train).items()}
     if shoal and ray_train:
-        found["sooner_than_ray_train"] = found["cluster_first_step_median"] / found["cluster_reshaped_median"]
+        found["sooner_than_ray_train"] = found["ray_train_first_step_median"] / found["cluster_reshaped_median"]
     return found | result["loss"] | {name: sum(one[name] for one in audits) for name in (audits[0] if audits else ())}
 
 
@@ -105,9 +106,9 @@ def of_cluster(result: dict[str, Any]) -> Iterator[Row]:
     if "cluster_reshaped_median" in result:
         times = " and ".join(timed(result, f"cluster_{name}") for name in ("next_commit", "reshaped"))
         yield "on a Ray cluster: next commit, first step in the new shape", "", times, None
-    if "cluster_first_step_median" in result:
+    if "ray_train_first_step_median" in result:
         sooner = result.get("sooner_than_ray_train", 0.0)
-        found = f"{timed(result, 'cluster_first_step')}: **{sooner:.0f} x**"
+        found = f"{timed(result, 'ray_train_first_step')}: **{sooner:.0f} x**"
         yield "there Ray Train's elastic training: first step again", "20 x later", found, sooner >= 20
 
 
