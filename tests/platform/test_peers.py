@@ -347,6 +347,36 @@ def test_no_more_is_held_than_a_few_blocks_beside_the_state(monkeypatch: pytest.
         assert (0 < alive["most"] <= most) if most else alive["most"] == 0
 
 
+@pytest.mark.parametrize("before", ["ep 2", "fsdp 2"])
+def test_the_process_is_no_larger_than_with_the_new_state_and_a_few_blocks(
+    monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """By what the system counts of it, while others read from it too: 64 MiB that were not there, 8 of 1 MiB beside,
+    and what threads and tables take."""
+    mib = 1 << 20
+    monkeypatch.setitem(SHAPES, "experts", (8, 1 << 12, 1 << 10))
+    monkeypatch.setattr(gather_module, "allot", partial(plan_module.allot, at_once=mib))
+    state = whole_state()
+    having, shard = holders(before, 2, 1, state), Shard("fsdp 2", 0)
+    large = next(tensor for tensor in shard.tensors_ if tensor.nbytes == 64 * mib)
+    large.untyped_storage().resize_(0)  # gives its memory back
+    large.untyped_storage().resize_(64 * mib)
+    first = largest()
+    given = filled(shard, having)
+    grown = largest(reset=False) - first
+    assert 64 * mib < given.total() == shard.bytes
+    assert shard.holds(state)
+    assert 64 * mib <= grown <= (64 + 8 + 8) * mib
+
+
+def largest(*, reset: bool = True) -> int:
+    """Bytes of memory that this process had at most since this was reset, which it is to what it has now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
 def content(mesh: str, rank: int, state: Mapping[str, torch.Tensor]) -> dict[Piece, memoryview]:
     """What a rank has of a state, to be saved."""
     return {piece: bytes_of(part.clone()) for piece, part in Shard(mesh, rank, state).parts}
