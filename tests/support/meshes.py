@@ -159,9 +159,7 @@ def fill(
         for tensor, first in zip(replica._rebalance.tensors(), places(replica, moved=False), strict=True):
             tensor.copy_(first)
     replica.loaded(0)
-    step: Any = SimpleNamespace(
-        shard=replica, sums=SimpleNamespace(fixed=None), member=SimpleNamespace(rank=replica._rank)
-    )
+    step: Any = SimpleNamespace(shard=replica, sums=SimpleNamespace(state=dict))
     tables = {key: Holder(memory.table) for key, memory in holders.items()}
     given = courier.filled(step, tables, {key: memory.shelf for key, memory in holders.items()}, own, turn)
     known = {name for memory in holders.values() for name in memory.table}
