@@ -6,19 +6,18 @@ validated by the `Config` of the class that `workload.path` names.
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 from shoal.sections import WIDEST, Autoscale, Elastic, Section
+from shoal.wording import explain, infinite
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.ckpt.retention import Keep
 from shoal_core.errors import UserError
@@ -30,7 +29,6 @@ RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RESOURCE = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 STEPS = 1_000_000_000
 """More steps than anything trains for."""
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 class Checkpoint(Section):
@@ -95,6 +93,16 @@ class Snapshots(Section):
         return self.every != 0 and self.elsewhere
 
 
+class Failures(Section):
+    """How often training may go back to what was saved: to copies in other nodes' memory, or to a checkpoint. What is
+    healed without that is no failure."""
+
+    most: int | None = Field(None, ge=0, le=STEPS, description="times; once more ends the run; none: any number")
+    preemptions: int | None = Field(
+        None, ge=0, le=STEPS, description="the same, where all that died were nodes that were announced to go"
+    )
+
+
 class Injection(Section):
     """A fault on order, for drills: see `shoal.worker.inject`."""
 
@@ -133,7 +141,7 @@ class Job(Section):
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads a worker computes with")
     slot_resource: str = Field(
-        "slot", pattern=RESOURCE, description="the Ray resource one worker takes one of; GPU: its own GPU"
+        "slot", pattern=RESOURCE, description="the Ray resource one worker takes one of: GPU: its own GPU; or CPU"
     )
     reduce: Literal["fast", "exact"] = Field(
         "fast", description="exact: sums in fixed point, so that recoveries leave no trace, to the last bit"
@@ -150,6 +158,7 @@ class Job(Section):
     stragglers: Literal["name", "replace"] = Field(
         "name", description="what to do about a cell that is slow step after step: only name it, or replace its slowest"
     )
+    failures: Failures = Failures()
     audit: Audit = Audit()
     snapshots: Snapshots = Snapshots()
     elastic: Elastic | None = Field(
@@ -199,7 +208,7 @@ class Job(Section):
     @field_validator("slot_resource")
     @classmethod
     def _counted_by_workers(cls, resource: str) -> str:
-        if resource in ("CPU", "memory", "object_store_memory"):
+        if resource in ("memory", "object_store_memory"):
             raise ValueError(f"Ray hands out {resource} by itself; name a custom resource, such as slot")
         return resource
 
@@ -261,71 +270,6 @@ def parse(model: type[Model], settings: Mapping[str, Any], *, source: str, prefi
     for key in infinite(found.model_dump(exclude_unset=True), prefix):
         raise UserError(f"{source}: {key!r}: must be a finite number", "write a number such as 1.0e-3")
     return found
-
-
-def infinite(value: Any, key: str) -> Iterator[str]:
-    """Keys of the numbers that are not finite, at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield key.rstrip(".")
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from infinite(item, f"{key}{name}.")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from infinite(item, f"{key}{index}.")
-
-
-def explain(model: type[BaseModel], where: tuple[int | str, ...], kind: str, message: str, prefix: str) -> str:
-    """One field's error in words."""
-    key = prefix + ".".join(str(part) for part in where if re.fullmatch(r"\w+", str(part)))  # not a union's branch
-    if kind == "extra_forbidden":
-        known = fields_at(model, where[:-1])
-        near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.0)
-        stem = key.rpartition(".")[0]
-        nearest = f"{stem}.{near[0]}" if stem and near else (near[0] if near else "")
-        return f"unknown key {key!r}" + (f", did you mean {nearest!r}?" if nearest else "")
-    if kind == "missing":
-        return f"{key!r} is missing"
-    return f"{key!r}: {message.removeprefix('Value error, ')}{allowed(model, where)}"
-
-
-def allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> str:
-    """The range of a number's field in words; empty for other fields."""
-    limits: list[str] = []
-    for part in names(where):
-        field = model.model_fields.get(part)
-        if field is None:
-            break
-        limits = [
-            f"{words} {getattr(limit, name):,}"
-            for limit in field.metadata
-            for name, words in BOUNDS.items()
-            if isinstance(getattr(limit, name, None), int | float)
-        ]
-        model = section_of(field.annotation) or model
-    return f" (allowed: {', '.join(limits)})" if limits else ""
-
-
-def fields_at(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the section that `where` leads to."""
-    for part in names(where):
-        field = model.model_fields.get(part)
-        inner = None if field is None else section_of(field.annotation)
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def names(where: tuple[int | str, ...]) -> list[str]:
-    """The keys of a path, without places in lists."""
-    return [part for part in where if isinstance(part, str)]
-
-
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, or may hold, or holds a list of; None if it is a value."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def load_job(path: Path, overrides: Iterable[str]) -> Job:

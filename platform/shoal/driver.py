@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from shoal_core.errors import UserError
 from shoal_core.store import local_folder
 from shoal_core.workload import ORIGIN
 
-__all__ = ["ControllerDied", "Run", "check_same", "follow", "log_of", "unfinished"]
+__all__ = ["ControllerDied", "Orders", "Run", "check_same", "follow", "log_of", "unfinished"]
 
 PATIENCE = 60.0
 """Seconds from a run's last word until a driver stops waiting for its controller's (the report is written between)."""
@@ -84,7 +85,8 @@ def log_of(path: Path) -> str:
 
 class Orders:
     """Passes signals to end (Ctrl-C, `ray job stop`) on to a run: the first asks it to save the state and end, the
-    second to end at once, the third ends this driver. `given_up`: the controller is not heard of any more."""
+    second to end at once, the third ends this driver. They are taken while this lasts, if this is the main thread,
+    which alone may. `given_up`: the controller is not heard of any more; `signal`: the first that came."""
 
     def __init__(self, run: Run, path: Path) -> None:
         self._run, self._path = run, path
@@ -93,12 +95,23 @@ class Orders:
         self._heard = 0.0
         self._written = 0.0
         self.given_up = False
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
         self._patience = UNHEARD if local_folder(address_of(path)) is not None else UNPUBLISHED
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._take)
+
+    def __enter__(self) -> Orders:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _take(self, number: int, frame: object) -> None:
         """In the middle of anything: only note it."""
+        self.signal = self.signal or number
         self._names.append(signal.Signals(number).name)
 
     def look(self) -> None:
@@ -133,10 +146,9 @@ def say(line: str) -> None:
     print(f"shoal: {line}", file=sys.stderr, flush=True)
 
 
-def follow(run: Run, path: Path, show: Show) -> tuple[str, str]:
-    """Show a run as it goes, until it ends; returns (status, reason). A signal to end ends the run in order (`Orders`);
-    if its controller does not answer, the driver alone ends."""
-    orders = Orders(run, path)
+def follow(run: Run, path: Path, show: Show, orders: Orders) -> tuple[str, str]:
+    """Show a run as it goes, until it ends; returns (status, reason). What `orders` take ends the run in order; if its
+    controller does not answer, the driver alone ends."""
     since = time.time() - 1.0
 
     def over() -> bool:

@@ -44,12 +44,14 @@ FISH = (
 class Preflight:
     """A job that can start: with its id, its workload, what that says of itself, and where to go on from.
 
-    `notes`: what its owner should know, a sentence each; `passed`: checkpoints that are not used, and why."""
+    `resumes`: its run goes on; `notes`: what its owner should know, a sentence each; `passed`: checkpoints that are not
+    used, and why."""
 
     job: Job
     workload: Workload
     about: dict[str, Any]
     start: int
+    resumes: bool = False
     notes: list[str] = field(default_factory=list)
     passed: list[tuple[Folder, str]] = field(default_factory=list)
 
@@ -120,4 +122,4 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
     if job.elastic is not None:
         notes.append(remark(bounds_for(job, workload, mesh), mesh))
     job = job.model_copy(update={"workload": {**job.workload, ORIGIN: asdict(origin)}})
-    return Preflight(job, workload, about, start, notes, found.passed)
+    return Preflight(job, workload, about, start, resume, notes, found.passed)

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["printable", "printable_values"]
+__all__ = ["figure", "printable", "printable_values"]
 
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Control and format characters, halves of surrogate pairs, line and paragraph separators."""
@@ -44,3 +44,8 @@ def printable_values(value: Any) -> Any:
 def _escape(character: str) -> str:
     """As Python writes it in a literal: `\\n`, `\\x1b`, `\\u202e`."""
     return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def figure(value: float | None, form: str) -> str:
+    """A number in a format of Python's; a dash where there is none."""
+    return "-" if value is None else format(value, form)

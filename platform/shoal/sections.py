@@ -29,7 +29,9 @@ class Elastic(Section):
     cells: tuple[Annotated[int, Field(ge=1, le=WIDEST)], Annotated[int, Field(ge=1, le=WIDEST)]] = Field(
         (1, WIDEST), description="the fewest cells of another shape, and the most"
     )
-    min_workers: int = Field(1, ge=1, le=WIDEST, description="workers that must train in another shape")
+    min_workers: int = Field(
+        1, ge=1, le=WIDEST, description="workers that must be there at first, and train in another shape"
+    )
     hold_s: float = Field(
         30.0, ge=0.0, le=86_400.0, description="seconds for which who comes must have stayed before the run grows"
     )

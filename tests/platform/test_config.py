@@ -46,7 +46,7 @@ def test_overrides_reach_into_sections_and_are_read_as_yaml() -> None:
         ("workload.deep=[{a: .nan}]", "'workload.deep.0.a': must be a finite number"),
         ("storage=''", "'storage': is empty"),
         ('storage="a\\nb"', "'storage'"),
-        ("slot_resource=CPU", "Ray hands out CPU by itself"),
+        ("slot_resource=memory", "Ray hands out memory by itself"),
         ("slot_resource='a b'", "'slot_resource'"),
         ("run_id=mlflow.db", "MLflow's own files"),
         ("workload.x={a: 1, a: 2}", "'a' stands in line 1 already"),

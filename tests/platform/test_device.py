@@ -33,7 +33,14 @@ def job(folder: Path, **settings: Any) -> Job:
     )
 
 
-@pytest.mark.parametrize(("resource", "asked"), [("GPU", {"num_gpus": 1}), ("slot", {"resources": {"slot": 1}})])
+@pytest.mark.parametrize(
+    ("resource", "asked"),
+    [
+        ("GPU", {"num_cpus": 0, "num_gpus": 1}),
+        ("CPU", {"num_cpus": 1}),
+        ("slot", {"num_cpus": 0, "resources": {"slot": 1}}),
+    ],
+)
 def test_ray_is_asked_for_a_gpu_as_it_wants_to_be(resource: str, asked: dict[str, Any]) -> None:
     assert of_one_slot(resource) == asked
 

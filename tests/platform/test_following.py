@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shoal import driver
-from shoal.cli.train import Printer, done, on_record, threads_tell
 from shoal.config import Job
 from shoal.record.rundir import RunDir
+from shoal.train.launch import done, on_record
+from shoal.train.watch import Printer, threads_tell
 from shoal_core.errors import UserError
 
 
@@ -52,13 +52,14 @@ def job(tmp_path: Path) -> Job:
     return job
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """A driver takes signals for itself."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def followed(run: driver.Run, job: Job, show: driver.Show = lambda kind, line: None) -> tuple[str, str, int | None]:
+    """How it ended, and the signal that was sent. A driver takes signals for itself, and gives them back."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    path = Path(job.storage) / "one"
+    with driver.Orders(run, path) as orders:
+        status, reason = driver.follow(run, path, show, orders)
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return status, reason, orders.signal
 
 
 def end(job: Job, **figures: Any) -> None:
@@ -91,13 +92,13 @@ def test_the_record_tells_the_end_if_the_controller_cannot(
     monkeypatch.setattr(driver, "PATIENCE", 0.2)
     end(job, status="stopped", reason="by hand")
     seen: list[str] = []
-    found = driver.follow(run, Path(job.storage) / "one", lambda kind, line: seen.append(line["kind"]))
-    assert found == ("stopped", "by hand")
+    found = followed(run, job, lambda kind, line: seen.append(line["kind"]))
+    assert found == ("stopped", "by hand", None)
     assert seen == ["run_ended"]
 
 
 def test_a_controller_that_died_leaves_a_run_to_go_on_with(job: Job) -> None:
-    status, reason = driver.follow(Dead(), Path(job.storage) / "one", lambda kind, line: None)
+    status, reason, _ = followed(Dead(), job)
     assert status == "failed"
     assert "the controller died (killed); go on with `shoal train ... --resume run_id=one`" in reason
 
@@ -108,8 +109,8 @@ def test_a_driver_whose_cluster_is_gone_obeys_a_signal(
     monkeypatch.setattr(driver, "UNHEARD", 0.2)
     run = Silent()
     threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
-    status, reason = driver.follow(run, Path(job.storage) / "one", lambda kind, line: None)
-    assert status == "left"
+    status, reason, sent = followed(run, job)
+    assert (status, sent) == ("left", signal.SIGINT)
     assert "its controller does not answer" in reason
     assert run.orders == [("stopped by SIGINT", True)]
     assert "told to save its state and end" in capsys.readouterr().err
@@ -120,9 +121,18 @@ def test_a_second_signal_ends_the_run_at_once_and_a_third_the_driver(job: Job, m
     run = Silent()
     for number in (1, 2, 3):
         threading.Timer(0.3 * number, signal.raise_signal, (signal.SIGTERM,)).start()
-    status, _ = driver.follow(run, Path(job.storage) / "one", lambda kind, line: None)
-    assert status == "left"
+    status, _, sent = followed(run, job)
+    assert (status, sent) == ("left", signal.SIGTERM)
     assert run.orders == [("stopped by SIGTERM", True), ("stopped by SIGTERM", False)]
+
+
+def test_a_driver_that_is_not_the_main_thread_takes_no_signals(job: Job) -> None:
+    end(job, status="stopped", reason="by hand")
+    found: list[tuple[str, str, int | None]] = []
+    thread = threading.Thread(target=lambda: found.append(followed(Dead(), job)))
+    thread.start()
+    thread.join()
+    assert found == [("stopped", "by hand", None)]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
 
 from shoal.record import layout, raytrain
+from shoal.train.outcome import filesystem
 from shoal_core.ckpt import alone, among
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.retention import Keep, Saved
@@ -82,6 +83,11 @@ def test_ray_opens_a_run_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert found.checkpoint.path == f"bucket/runs/a/checkpoints/{name_of(10)}"
         with found.checkpoint.as_directory() as folder:
             assert "COMMITTED.json" in os.listdir(folder)
+        odd = "s3://bucket/my runs/é+%20#1/a"  # taken as it is written, at the endpoint that AWS's tools take
+        write(odd, 20, metrics={"loss": 2.0}, bpb=None)
+        raytrain.refresh(open_store(odd), Keep())
+        files, where = filesystem(odd)
+        assert Result.from_path(where, storage_filesystem=files).metrics == {"step": 19, "loss": 2.0}
 
 
 def test_a_list_that_somebody_damaged_is_told(tmp_path: Path) -> None:

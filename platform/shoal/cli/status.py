@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.printable import printable
+from shoal.printable import figure, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from shoal.record.finding import Found
 
-__all__ = ["Storage", "figure", "runs", "status", "told"]
+__all__ = ["Storage", "runs", "status", "told"]
 
 Storage = Annotated[
     str | None,
@@ -143,10 +143,6 @@ def state(now: Mapping[str, Any]) -> Text:
 
 def progress(now: Mapping[str, Any]) -> str:
     return f"{now['step']:,}" + (f" of {now['steps']:,}" if now["steps"] else "")
-
-
-def figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:

@@ -12,9 +12,11 @@ from typing import Any
 from shoal.control.lifelines import Line
 from shoal.control.press import persistently
 from shoal.control.run import Run
+from shoal.decisions import bounds
 from shoal.decisions.events import TakenOver
 from shoal.decisions.figures import not_finite
 from shoal.decisions.readopt import Living, Past, as_lived, heard, rebuild, unrecorded
+from shoal.ladder import Rung
 from shoal.plan.reshape import Seen, Took
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import Committed, Phase
@@ -23,7 +25,7 @@ from shoal.record.place import checkpoints_in
 from shoal_core.ckpt import among
 from shoal_core.store import patiently
 
-__all__ = ["take_over"]
+__all__ = ["take_over", "went_back"]
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -46,6 +48,7 @@ async def take_over(one: Run) -> None:
     early, one.ear.early = one.ear.early, None
     one.state.told = {worker: number for worker, number in heard(events).items() if worker in living}
     one.state.tally.roll_backs = sum(event["kind"] == "rolled_back" for event in events)
+    one.state.tally.deaths, one.state.tally.backs = went_back(events)
     catch_up(one, records, lived.committed, [message for _, message in early if isinstance(message, Committed)])
     one.since, one.state.tally.failures = failed_before(events, one.since)
     one.state.seen = seen_before(events, time.monotonic() - (time.time() - one.since))
@@ -91,6 +94,24 @@ def seen_before(events: Records, since: float) -> Seen:
         elif took := Took.told(event):
             seen = seen.changed(took)
     return seen
+
+
+def went_back(events: Records) -> tuple[tuple[int, int], tuple[int, int]]:
+    """`Tally.deaths` and `Tally.backs`, as the journal has them."""
+    deaths, backs, going = (0, 0), (0, 0), set[str]()
+    for event in events:
+        match event["kind"]:
+            case "run_started":
+                deaths, backs, going = (0, 0), (0, 0), set()
+            case "node_draining":
+                going.add(event["node"])
+            case "generation":
+                deaths = (0, 0)
+            case "death" if event["cell"] is not None:
+                deaths = bounds.struck(deaths, announced=event["node"] in going)
+            case "decision" if event["rung"] in (Rung.RECALL, Rung.RESTORE):
+                backs = bounds.counted(backs, deaths)
+    return deaths, backs
 
 
 async def find_workers(one: Run, since: float) -> dict[str, Line]:

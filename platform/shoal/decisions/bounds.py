@@ -20,10 +20,13 @@ __all__ = [
     "WINDOW",
     "committed",
     "count_fatal",
+    "counted",
     "erred",
     "exhausted",
     "out_of_memory",
     "strike",
+    "struck",
+    "turned_back",
     "unborn",
 ]
 
@@ -75,6 +78,31 @@ def committed(state: State, steps: int) -> None:
     tally.fruitless = tally.spent = 0
     if steps > tally.furthest:
         tally.furthest, tally.still = steps, 0
+
+
+def struck(deaths: tuple[int, int], *, announced: bool) -> tuple[int, int]:
+    """A worker with a seat died, on a node that was announced to go or not."""
+    return deaths[0] + announced, deaths[1] + (not announced)
+
+
+def counted(backs: tuple[int, int], deaths: tuple[int, int]) -> tuple[int, int]:
+    """The run goes back to what was saved: for a preemption, if all who died stood on nodes that were announced."""
+    announced, others = deaths
+    preempted = bool(announced) and not others
+    return backs[0] + (not preempted), backs[1] + preempted
+
+
+def turned_back(state: State) -> str:
+    """Count that the run goes back to what was saved. Returns why it is to be given up instead, or ""."""
+    tally, shape = state.tally, state.shape
+    tally.backs = counted(tally.backs, tally.deaths)
+    for times, most, what in zip(
+        tally.backs, (shape.failures, shape.preemptions), ("failures", "preemptions"), strict=True
+    ):
+        if most is not None and times > most:
+            allowed = "none is allowed" if not most else f"{most} are allowed"
+            return f"no living cell holds every shard, after {what}: to go back to what was saved, {allowed}"
+    return ""
 
 
 def out_of_memory(state: State, node: str, message: str) -> str:

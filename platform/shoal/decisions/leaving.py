@@ -114,6 +114,8 @@ def died(state: State, event: Lost, actions: list[Action]) -> None:
     """A worker that was there is dead: tell, then do without it."""
     seat = state.seats.get(event.worker)
     live = seat is not None and state.cells[seat.cell].phase == "live"
+    if seat is not None:
+        state.tally.deaths = bounds.struck(state.tally.deaths, announced=event.node in state.going)
     actions.append(Death(event.worker, event.node, event.pid, event.how, event.alive, seat, state.committed, live=live))
     lose(state, event.worker, event.how, actions)
 

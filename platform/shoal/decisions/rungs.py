@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from shoal import batching
+from shoal.decisions import bounds
 from shoal.decisions.actions import Action, Decision, Generation, Rewind
 from shoal.decisions.cells import Formation
 from shoal.decisions.commits import put_on_record
 from shoal.decisions.halt import end
-from shoal.decisions.modes import Gathering, Pausing, Running, Stopping
+from shoal.decisions.modes import Gathering, Halt, Pausing, Running, Stopping
 from shoal.decisions.recall import form_recalled, newer_copies
 from shoal.decisions.reshape import enough, go_back, piece, reshape
 from shoal.decisions.seating import combine, fill, holders, movable, release
@@ -87,6 +88,7 @@ def begin(
         todo = {c: [] for c in cells}
     state.generation += 1
     state.mode, state.watchdog.moved = Running(tuple(cells)), None
+    state.tally.deaths = (0, 0)
     state.tally.fruitless += 1
     for c in cells:
         state.cells[c] = replace(state.cells[c], phase="live", ready=frozenset())
@@ -258,6 +260,8 @@ def take_recall(state: State, mode: Gathering, actions: list[Action]) -> bool:
     found = newer_copies(state)
     if found is None:
         return False
+    if spent(state, actions):
+        return True
     where = f"the copies of step {found.steps} in the memory of other nodes"
     form_recalled(state, undo(state, mode, found.steps, Rung.RECALL, where, actions), actions)
     return True
@@ -265,12 +269,22 @@ def take_recall(state: State, mode: Gathering, actions: list[Action]) -> bool:
 
 def take_restore(state: State, mode: Gathering, actions: list[Action]) -> bool:
     """Back to the last checkpoint."""
+    if spent(state, actions):
+        return True
     where = f"the checkpoint of step {state.checkpoint}" if state.checkpoint else "the initial state"
     undo(state, mode, state.checkpoint, Rung.RESTORE, where, actions)
     for index in range(state.shape.cells):
         state.empty(index)
     fill(state, actions)
     return True
+
+
+def spent(state: State, actions: list[Action]) -> bool:
+    """Count that the run goes back to what was saved, or end it for that."""
+    if reason := bounds.turned_back(state):
+        state.halt = Halt(reason)
+        end(state, actions)
+    return state.halt is not None
 
 
 def undo(state: State, mode: Gathering, steps: int, rung: Rung, where: str, actions: list[Action]) -> Gathering:

@@ -62,6 +62,11 @@ class Shape:
     """Steps in a row that may be no numbers."""
     roll_backs: int = 10
     """Bad steps that may be taken back."""
+    failures: int | None = None
+    """Times that it may go back to what was saved, unless nodes that were announced to go were all that died; None: any
+    number."""
+    preemptions: int | None = None
+    """The same where they were."""
     replace_stragglers: bool = False
     """Whether who is slow for long is replaced, if a spare is there."""
     spares: int | None = None
@@ -132,6 +137,8 @@ def shape_of(
         patience=job.patience,
         not_finite=job.not_finite,
         roll_backs=job.snapshots.roll_backs,
+        failures=job.failures.most,
+        preemptions=job.failures.preemptions,
         replace_stragglers=job.stragglers == "replace",
         spares=None if job.spares == "all" else job.spares,
         most=WIDEST if job.elastic is None else job.elastic.cells[1],

@@ -35,6 +35,10 @@ class Tally:
     """Bad steps of this session that were taken back."""
     erred: int = 0
     """Times that the controller's own code failed over a word or a record, since the last step on record."""
+    deaths: tuple[int, int] = (0, 0)
+    """Of workers with a seat since the last generation began, on nodes that were announced to go, and on others."""
+    backs: tuple[int, int] = (0, 0)
+    """Times that this session went back to what was saved, after failures and after preemptions."""
     cause: str = ""
     """What went wrong last: the reason of an end that only counts."""
 

@@ -118,7 +118,6 @@ class RayFleet:
             name=setup.name,
             namespace=NAMESPACE,
             lifetime="detached",
-            num_cpus=0,
             scheduling_strategy=on_node(node),
             **of_one_slot(self._slot),
         ).remote(setup)

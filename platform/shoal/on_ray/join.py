@@ -7,17 +7,18 @@ import os
 import socket
 import sys
 import threading
+from typing import Any
 
 import grpc
 import ray
 from ray._private import services
 
-from shoal.cluster.token import token, wants_token
+from shoal.cluster.token import check_environment, token, wants_token
 from shoal.on_ray import NAMESPACE
 from shoal_core.errors import UserError
 from shoal_core.passing import TEMP_DIR
 
-__all__ = ["connect", "leave"]
+__all__ = ["connect", "connect_or_start", "leave"]
 
 CONNECT_S, ANSWER_S = 5.0, 10.0
 LEAVE_S = 1.5
@@ -50,6 +51,34 @@ def connect() -> None:
         raise wants_token(os.environ.get("RAY_ADDRESS", "")) from error
     except (ConnectionError, ValueError) as error:
         raise UserError("there is no Ray cluster to train on", NONE) from error
+
+
+def connect_or_start(slot_resource: str) -> None:
+    """Join the cluster that this process belongs to, that RAY_ADDRESS names, or that `ray start` began on this machine;
+    where there is none, or RAY_ADDRESS is `local`, start Ray here, with a slot a core. It ends with this process.
+
+    Raises:
+        UserError: the cluster does not answer, or wants another token; or there is none, and no GPU here.
+    """
+    if ray.is_initialized():
+        return
+    check_environment()
+    named: Any = None  # by the environment, or noted by `ray start`; "auto" would be any that runs here
+    if services.canonicalize_bootstrap_address(named, os.environ.get(TEMP_DIR)) is not None:
+        connect()
+        return
+    cores = os.cpu_count() or 1
+    slots = {} if slot_resource in ("CPU", "GPU") else {slot_resource: float(cores)}
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        resources=slots,
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config={"worker_niceness": 0},  # Ray's 15 would have them wait for whatever else runs here
+    )
 
 
 def leave(code: int) -> None:

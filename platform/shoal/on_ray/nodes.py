@@ -78,8 +78,10 @@ def within_reach(slot_resource: str, mine: Mapping[str, int]) -> list[Node]:
 
 
 def of_one_slot(slot_resource: str) -> dict[str, Any]:
-    """What an actor asks Ray for that takes one slot. Ray counts GPUs apart, and shows each worker its own alone."""
-    return {"num_gpus": 1} if slot_resource == "GPU" else {"resources": {slot_resource: 1}}
+    """What an actor asks Ray for that takes one slot. Ray counts CPUs and GPUs apart, and shows each worker its own GPU
+    alone."""
+    apart = {"GPU": {"num_cpus": 0, "num_gpus": 1}, "CPU": {"num_cpus": 1}}
+    return apart.get(slot_resource, {"num_cpus": 0, "resources": {slot_resource: 1}})
 
 
 def slots_of(slot_resource: str, count: int) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 from pathlib import Path
 
 import ray
 
 from shoal import tracking
 from shoal.config import Job
+from shoal.driver import unfinished
 from shoal.names import controller_name
 from shoal.on_ray import NAMESPACE
 from shoal.on_ray.controller_actor import ControllerActor
@@ -31,6 +33,9 @@ from shoal_core.store import local_folder, open_store
 
 __all__ = ["nodes_in_words", "submit"]
 
+LEAVES = 10.0
+"""Seconds within which the controller of a run that has ended is gone."""
+
 
 def submit(ready: Preflight, *, resume: bool) -> RayRun:
     """Start the controller of a checked job.
@@ -41,12 +46,18 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
     """
     job = ready.job
     name = controller_name(str(job.run_id))
-    if find_actor(name) is not None:
+    if held(name, job):
         raise UserError(f"run_id: {job.run_id!r} is running now", "choose another run_id, or wait for its end")
     mesh = cell_mesh(ready.workload, job.workers_per_cell)
     spares = None if job.spares == "all" else job.spares
     wanted = Wanted(mesh, job.cells, spares)
     assigned = planned_in_time(job.slot_resource, wanted, str(job.run_id), job.autoscale, print)
+    if job.elastic is not None and len(assigned.nodes()) < job.elastic.min_workers:
+        raise UserError(
+            f"elastic.min_workers: {count(job.elastic.min_workers, 'worker')} at least, and there is room for "
+            f"{len(assigned.nodes())} in whole cells",
+            "wait for nodes, or ask for fewer",
+        )
     about = ready.about | {"placement": list(assigned.notes)}
     session = secrets.token_hex(8)
     run, publisher = begun(job, session, resume=resume)
@@ -68,6 +79,16 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
     ).remote(job.model_dump(mode="json"), places, ready.start, about, tracking.credentials(), session)
     return RayRun(controller)
+
+
+def held(name: str, job: Job) -> bool:
+    """Whether a controller has the run. That of one that has just ended is waited for: it goes by itself."""
+    deadline = time.monotonic() + LEAVES
+    while find_actor(name) is not None:
+        if unfinished(job) or time.monotonic() > deadline:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def begun(job: Job, session: str, *, resume: bool) -> tuple[RunDir, Publisher | None]:
