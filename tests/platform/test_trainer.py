@@ -215,6 +215,20 @@ def test_a_run_is_restored_with_the_settings_on_its_record_unless_a_secret_is_mi
         ShoalTrainer.restore(str(record))
 
 
+def test_the_controller_of_a_run_that_has_just_ended_is_waited_for_and_no_other(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shoal.on_ray import submit
+
+    job = trainer(record.parent).job
+    there = [True, True, False]
+    monkeypatch.setattr(submit, "find_actor", lambda name: there.pop(0) or None)
+    assert submit.held("a/controller", job)  # its record has no end
+    RunDir(record).write_run({"status": "stopped"})
+    assert not submit.held("a/controller", job)
+    assert there == []
+
+
 def test_to_import_shoal_train_brings_neither_ray_nor_torch() -> None:
     code = "import sys, shoal.train; from shoal.train import ShoalTrainer; print({'ray', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
