@@ -89,8 +89,11 @@ def measure(asked: argparse.Namespace) -> None:
     if asked.on_ray or asked.ray_train:
         import reshape_on_ray  # here: the processes of a lab, which import this module, have no use for it
 
-        result["cluster"] = reshape_on_ray.measure(asked.on_ray, asked.ray_train, result["audits"], print)
-        done("on one Ray cluster")
+        result["cluster"] = {"shoal": [], "ray_train": []}
+        try:
+            reshape_on_ray.measure(result["cluster"], asked.on_ray, asked.ray_train, result["audits"], print)
+        finally:
+            done("on one Ray cluster")
     result["load_after"] = os.getloadavg()
     done("all")
 

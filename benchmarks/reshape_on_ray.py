@@ -27,12 +27,19 @@ FEWEST = 2
 PORT = 8297
 
 
-def measure(repeats: int, kills: int, audits: list[dict[str, Any]], say: Callable[[str], None]) -> dict[str, Any]:
-    """Figures of each kill: `shoal`'s and `ray_train`'s."""
+def measure(
+    found: dict[str, list[dict[str, Any]]],
+    repeats: int,
+    kills: int,
+    audits: list[dict[str, Any]],
+    say: Callable[[str], None],
+) -> None:
+    """Add the figures of each kill to `found`: `shoal`'s and `ray_train`'s."""
     with cluster(say):
-        found: dict[str, Any] = {"shoal": list(reshaped(repeats, audits))}
-        found["ray_train"] = list(ray_train_baseline.measure(CLUSTER, range(kills), "node", STEP, (FEWEST, EVERYBODY)))
-    return found
+        for one in reshaped(repeats, audits) if repeats else ():
+            found["shoal"].append(one)
+        for other in ray_train_baseline.measure(CLUSTER, range(kills), "node", STEP, (FEWEST, EVERYBODY)):
+            found["ray_train"].append(other)
 
 
 @contextmanager
