@@ -145,7 +145,10 @@ def test_a_run_that_lost_its_only_cell_goes_on_in_a_smaller_one_from_copies(tmp_
     settings: dict[str, Any] = {"cells": 1, "workers_per_cell": 4, "elastic": {"hold_s": 0.0, "cells": [1, 1]}}
     settings |= {"workload": dict(WANTED), "snapshots": {"every": 2, "elsewhere": True}}
     with lab(tmp_path, {f"n{number}": 1 for number in range(5)}, steps=60, **settings) as one:
-        one.full(9, spares=1)
+        one.full(5, spares=1)
+        one.kill_controller()  # its successor finds the spare there, and has it keep all copies
+        one.until(lambda: one.events("controller_back"))
+        one.full(6, spares=1)
         for victim in one.members(0)[1:3]:
             one.kill_node(victim.rpartition("@")[2])
         one.until(lambda: one.events("reshaped"))

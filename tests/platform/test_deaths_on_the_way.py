@@ -24,8 +24,15 @@ PAUSED = ("pause", "paused")
 UNFILLED = (*PAUSED, "form", "left", "building", "fill", "filling")
 """Until then a shard that one worker holds is nowhere else."""
 ROLES = ("only holder", "holder with a twin", "receiver", "bystander", "controller")
+SHORT = {("only holder", "filled"), ("receiver", "filling"), ("controller", "joined")}
+"""Not long: the others are of the same kinds."""
 CASES = [
-    pytest.param(role, point, id=f"{role} at {point}".replace(" ", "-"))
+    pytest.param(
+        role,
+        point,
+        id=f"{role} at {point}".replace(" ", "-"),
+        marks=() if (role, point) in SHORT else pytest.mark.long,
+    )
     for role in ROLES
     for point in POINTS
     if not (role == "bystander" and point in PAUSED)  # it is a receiver as well as any
@@ -80,7 +87,6 @@ def node_of(worker: str) -> str:
     return worker.rpartition("@")[2]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("role", "point"), CASES)
 def test_a_death_on_the_way_to_another_shape(tmp_path: Path, role: str, point: str) -> None:
     """The run is done, every step and the state at its end are the undisturbed one's, and no step is lost wherever a

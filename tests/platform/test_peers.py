@@ -23,7 +23,7 @@ from shoal.protocol.orders import Keeper
 from shoal.timeouts import Timeouts
 from shoal.worker import peers as peers_module
 from shoal.worker.copies import CopyServer, LostCopy
-from shoal.worker.courier import Courier, fill, put_together
+from shoal.worker.courier import Courier, put_together
 from shoal.worker.peers import Peer, push
 from shoal.worker.shelf import Held, Shelf, copy_name, heard_tables
 from shoal_core.ckpt import gather as gather_module
@@ -149,7 +149,8 @@ def filled(
 ) -> Counter[str]:
     addresses = {key: one.address for key, one in having.items()}
     shelf = having[own].shelf if own else Shelf()
-    return fill(step_of(shard), NAME, addresses, shelf, own, secret, timeout, turn)
+    holders = {key: (address, [NAME]) for key, address in addresses.items()}
+    return put_together(step_of(shard), holders, shelf, own, secret, timeout, turn)
 
 
 @pytest.fixture(autouse=True)

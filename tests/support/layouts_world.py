@@ -24,7 +24,7 @@ from shoal import batching, checkpoint
 from shoal.checkpoint import Saver
 from shoal.worker.ballot import Ballot
 from shoal.worker.copies import CopyServer
-from shoal.worker.courier import fill
+from shoal.worker.courier import put_together
 from shoal.worker.exact import Fixed
 from shoal.worker.groups import leave_world
 from shoal.worker.shelf import Held, Shelf, state_name
@@ -260,7 +260,8 @@ def refill(config: PretrainConfig, workers: int, folder: str, holders: str) -> A
     )
     lines = [path.read_text().split() for path in sorted(Path(holders).glob("memory-*"))]
     addresses = {f"w{rank}": (host, int(port)) for rank, (host, port) in enumerate(lines)}
-    given = fill(step, state_name(0, 2), addresses, Shelf(), "", "s", 60.0, turn=place.rank)
+    having = {key: (address, [state_name(0, 2)]) for key, address in addresses.items()}
+    given = put_together(step, having, Shelf(), "", "s", 60.0, turn=place.rank)
     replica.loaded(2)
     named = sum(local.nbytes for _, local in replica.placed())
     return state(replica), named, given

@@ -77,7 +77,8 @@ def where(tensor: torch.Tensor) -> tuple[int, int]:
 def kit_of(runs_on: str, last: LastResort) -> Any:
     """What forming and leaving a cell ask of a worker's kit."""
     workload, courier = SimpleNamespace(runs_on=runs_on), Courier(Timeouts(60.0), str, Shelf(), "w0")
-    return SimpleNamespace(workload=workload, groups=mock.Mock(), last=last, job=mock.Mock(), courier=courier)
+    mocks = {name: mock.Mock() for name in ("groups", "job", "injector")}
+    return SimpleNamespace(workload=workload, last=last, courier=courier, **mocks)
 
 
 def forming(monkeypatch: pytest.MonkeyPatch, runs_on: str, build: Callable[[RetainedState | None], Any]) -> Any:

@@ -61,7 +61,7 @@ class Spawner:
     def adopt(self, meeting: Meeting) -> list[str]:
         """Ask living workers that a former controller started to speak to this one; returns those that are there."""
         found = []
-        for name in self._fleet.workers(self._run_id):
+        for name in self.living():
             self._spares = max(self._spares, spare_number(name) or 0)
             self.started[name] = Started(node_of(name), time.monotonic())  # before it can answer
             self._unheard.add(name)
@@ -71,6 +71,10 @@ class Spawner:
                 self._unheard.discard(name)
                 del self.started[name]
         return found
+
+    def living(self) -> list[str]:
+        """Workers of the run that the fleet knows of, whoever started them."""
+        return self._fleet.workers(self._run_id)
 
     def kill(self, name: str, grace: float = 0.0) -> None:
         """Fence a worker, after `grace` seconds; one that is gone already is no error. What follows from its end waits

@@ -29,6 +29,9 @@ __all__ = ["take_over", "went_back"]
 
 Records = Sequence[Mapping[str, Any]]
 
+LOOK = 1.0
+"""Seconds between two looks at whether workers that have not spoken yet are still there."""
+
 
 async def take_over(one: Run) -> None:
     """Find the workers, and what was known. Training does not wait for this."""
@@ -115,11 +118,15 @@ def went_back(events: Records) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 async def find_workers(one: Run, since: float) -> dict[str, Line]:
-    """Ask all workers to speak to this controller; who does not in time is ended."""
+    """Ask all workers to speak to this controller; who does not in time, or is gone meanwhile, is ended."""
     asked = await asyncio.to_thread(one.spawner.adopt, one.meeting)
-    lines = one.lifelines.lines
-    while set(asked) - lines.keys() and time.monotonic() - since < one.timeouts.meet:
+    lines, looked = one.lifelines.lines, time.monotonic()
+    awaited = set(asked)
+    while awaited - lines.keys() and time.monotonic() - since < one.timeouts.meet:
         await asyncio.sleep(0.01)
+        if time.monotonic() - looked > LOOK:
+            awaited &= set(await asyncio.to_thread(one.spawner.living))
+            looked = time.monotonic()
     for mute in set(asked) - lines.keys():
         one.spawner.kill(mute)
     return {worker: line for worker, line in lines.items() if line.greeting.phase is not Phase.UNBORN}

@@ -31,7 +31,7 @@ from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.tables import Table, in_order, merged, table_of
 from shoal_core.errors import StoreError
 
-__all__ = ["Courier", "fill", "filled", "placed", "put_together", "recall"]
+__all__ = ["Courier", "filled", "placed", "put_together", "recall"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,22 +194,6 @@ def placed(step: Step) -> list[tuple[Piece, torch.Tensor]]:
         Unfit: a value is no tensor, or is of a type that has no name.
     """
     return [*step.shard.placed(), *held(step.sums.state()).items()]
-
-
-def fill(
-    step: Step,
-    name: str,
-    addresses: Mapping[str, Address],
-    shelf: Shelf,
-    own: str,
-    secret: str,
-    timeout: float,
-    turn: int = 0,
-) -> Counter[str]:
-    """Fill a worker's new shard from what others, and itself, hold by this name. `addresses`: of the holders, by their
-    names. Others, and what it raises, as `put_together`."""
-    holders = {key: (address, [name]) for key, address in addresses.items()}
-    return put_together(step, holders, shelf, own, secret, timeout, turn)
 
 
 def put_together(

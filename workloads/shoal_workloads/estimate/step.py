@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -164,11 +163,9 @@ def piped(
 
 def by_kind(done: Timeline) -> dict[str, float]:
     """Seconds of a rank, on average."""
-    found: Counter[str] = Counter()
-    for rank in done.spans:
-        for span in rank:
-            kind = "pair" if isinstance(span.step, Pair) else span.step.kind
-            found[kind] += span.end - span.start  # type: ignore[assignment]
+    spans = [span for rank in done.spans for span in rank]
+    kinds = ["pair" if isinstance(span.step, Pair) else span.step.kind for span in spans]
+    found = added({kind: span.end - span.start} for kind, span in zip(kinds, spans, strict=True))
     ranks = len(done.spans)
     return {**{kind: seconds / ranks for kind, seconds in found.items()}, "idle": sum(done.idle) / ranks}
 
