@@ -78,3 +78,20 @@ def test_and_not_after_it() -> None:
     run = one_cell_left()
     run.feed(Committed("w00", 1, 31), Lost("w00", "closed"))
     assert one(run.ack("w01", 31, out=True), Rewind) == Rewind(20, 11)
+
+
+def test_who_got_no_seat_when_a_cell_was_put_together_still_has_its_shard() -> None:
+    run = Run()
+    run.start()
+    run.feed(Committed("w00", 0, 30), Checkpointed(20), Lost("w11", "closed"))
+    for worker in ("w00", "w01"):  # theirs is not broken, but they have left it
+        run.ack(worker, 30, out=True)
+    form = one(run.ack("w10", 30, out=True), Form)
+    first, second = form.members
+    assert form.keep
+    assert second == "w01"
+    run.feed(*(Ready(member, 0, form.attempt) for member in form.members))
+    run.feed(Lost(first, "closed"))
+    (other,) = {"w00", "w10"} - {first}
+    again = one(run.ack(second, 30, out=True), Form)
+    assert (again.members, again.keep, again.restore) == ((other, second), True, None)

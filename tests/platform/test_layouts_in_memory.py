@@ -197,8 +197,8 @@ def test_stages_of_four_of_two_of_one_and_of_four(tmp_path: Path) -> None:
     workload = section(
         tmp_path / "corpus", model={"n_layers": 4}, ema_decay=0.9, parallel={"pp": 4, "schedule": "dualpipe"}
     )
-    elastic = {"hold_s": 0.0, "cells": [2, 3], "pp": [4, 2, 1], "ep": [1], "fsdp": False}
-    found = check(tmp_path, befall, 3, steps=18, workload=workload, elastic=elastic)
+    elastic = {"hold_s": 1.5, "cells": [2, 3], "pp": [4, 2, 1], "ep": [1], "fsdp": False}  # new nodes come together
+    found = check(tmp_path, befall, 3, steps=30, workload=workload, elastic=elastic)
     assert found == [[1, 4], [3, 2], [3, 1], [2, 4]]
 
 

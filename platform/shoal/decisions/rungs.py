@@ -59,6 +59,7 @@ def start_over(state: State, mode: Pausing | Stopping, actions: list[Action]) ->
         if ack.rank >= 0 and ack.steps == state.committed and worker not in state.tainted
     }
     held |= state.left.of(state.committed, state.shape.number)
+    state.left = Left(state.committed, state.shape.number, dict(held))  # whoever gets no seat keeps its shard
     for former in state.formers:
         for worker in [w for w, ack in mode.acks.items() if not ack.former]:
             former.held.pop(worker, None)  # it has joined the generation that ended

@@ -58,8 +58,8 @@ class Former:
 
 @dataclass
 class Left:
-    """What living members of cells that broke still keep: their shards (`held`: of which rank) after `steps` committed
-    steps, in the shape of this number. It counts until another step is committed."""
+    """What living workers that are in no cell any more still keep: their shards (`held`: of which rank) after `steps`
+    committed steps, in the shape of this number. It counts until another step is committed."""
 
     steps: int = -1
     number: int = 0
