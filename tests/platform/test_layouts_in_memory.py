@@ -137,7 +137,7 @@ def test_one_stage_of_two_and_back(tmp_path: Path) -> None:
 
     workload = section(tmp_path / "corpus", model={"n_layers": 4}, parallel={"pp": 2, "schedule": "zbv"})
     elastic = {"hold_s": 0.0, "cells": [2, 3], "pp": [2, 1], "ep": [1], "fsdp": False}
-    found = check(tmp_path, befall, 2, seats=4, steps=14, workers_per_cell=2, workload=workload, elastic=elastic)
+    found = check(tmp_path, befall, 2, seats=4, steps=40, workers_per_cell=2, workload=workload, elastic=elastic)
     assert found == [[1, 2], [3, 1], [2, 2]]
 
 

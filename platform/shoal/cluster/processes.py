@@ -81,8 +81,11 @@ def kill_redis(state: ClusterState) -> list[int]:
 def _kill_all(living: Callable[[], list[int]], whose: str) -> list[int]:
     deadline = time.monotonic() + OUTLIVED
     killed: list[int] = []
-    while pids := living():
-        if time.monotonic() > deadline:
+    looked = 0  # at nothing, one time after the other: who dies may have had a child while the first was taken
+    while looked < 2:
+        pids = living()
+        looked = 0 if pids else looked + 1
+        if pids and time.monotonic() > deadline:
             raise TimeoutError(f"{whose}: processes {pids} outlive SIGKILL")
         killed += [pid for pid in pids if _signal(pid, signal.SIGKILL) and pid not in killed]
         time.sleep(0.01)
