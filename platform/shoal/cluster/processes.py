@@ -41,9 +41,7 @@ def pids_of(state: ClusterState, node: NodeState) -> list[int]:
         wanted = f"{MARK}={mark(state, node)}".encode()
         found = _with_descendants([pid for pid in pids if wanted in _read(pid, "environ").split(b"\0")], pids)
     return sorted(
-        pid
-        for pid in found
-        if pid != os.getpid() and _alive(pid) and KEEPER not in _read(pid, "cmdline") and not _is_redis(state, pid)
+        pid for pid in found if pid != os.getpid() and _alive(pid) and _counts(pid) and not _is_redis(state, pid)
     )
 
 
@@ -94,6 +92,12 @@ def _kill_all(living: Callable[[], list[int]], whose: str) -> list[int]:
 
 def _all() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _counts(pid: int) -> bool:
+    """Whether it is no keeper, nor one that is ending, whose command line is gone before it is a zombie."""
+    command = _read(pid, "cmdline")
+    return bool(command) and KEEPER not in command
 
 
 def _alive(pid: int) -> bool:
