@@ -50,3 +50,21 @@ def test_failures_are_priced_by_the_controllers_own_decisions() -> None:
     for name, dollars in found["dollars_with_failures"].items():
         nodes = 8 + (1 if "spare node" in name else 0)
         assert dollars == pytest.approx(found["dollars"] / found["trains_with_failures"][name] * nodes / 8)
+
+
+def test_people_are_told_the_layout_the_parts_and_the_bill() -> None:
+    done = CliRunner().invoke(app, [*V3, "--recompute", "dispatch", "--waiting", "4", "--tokens", "14.8T"])
+    assert done.exit_code == 0
+    told = " ".join(done.stdout.split())
+    assert "deepseek-v3 on 256x8 H800: 2 cells of pp 16 x fsdp 1 x ep 64, dualpipe, waiting 4" in told
+    assert "memory: fits, 76.8 of 80 GB" in told
+    assert "$5,7" in told
+    assert "bubble" in told
+
+
+def test_the_errors_against_published_figures_are_told() -> None:
+    done = CliRunner().invoke(app, ["plan", "--validate", "--json"])
+    figures = {one["name"]: one for one in json.loads(done.stdout)}
+    assert figures["step"]["error"] == pytest.approx(figures["step"]["ours"] / 19.926 - 1)
+    assert sum(one["fitted"] for one in figures.values()) == 2
+    assert "fitted" in CliRunner().invoke(app, ["plan", "--validate"]).stdout

@@ -76,7 +76,8 @@ def plan(
 
     Exit code 2: not even one cell fits; the message names the nearest settings that would.
     """
-    from shoal.cli.estimate import Asked, estimated, validated
+    from shoal.cli.bill import validated
+    from shoal.cli.estimate import Asked, estimated
 
     if validate:
         validated(as_json)

@@ -18,7 +18,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.hardware import Hardware
 from shoal_workloads.parallel.traffic import row_bytes
 
-__all__ = ["FINE", "MOVED", "Layers", "Product", "Seconds", "total"]
+__all__ = ["BF16", "FINE", "FP32", "MOVED", "Layers", "Product", "Seconds", "total"]
 
 Seconds = Mapping[str, float]
 """By what takes them: `products`, `attention`, `element-wise`, `exchange`."""
@@ -32,6 +32,7 @@ TILE = 128
 MOVED = 0.8
 """Of the memory's peak, that what only moves bytes reaches: assumed."""
 BF16, FP32 = 2, 4
+"""Bytes."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.hardware import Hardware
-from shoal_workloads.estimate.layer import MOVED, Layers, Seconds, total
+from shoal_workloads.estimate.layer import BF16, FP32, MOVED, Layers, Seconds, total
 from shoal_workloads.flops import token_flops
 from shoal_workloads.footprint import Footprint, footprints
 from shoal_workloads.parallel.fits import settled
@@ -23,7 +23,6 @@ __all__ = ["WAITING", "Cluster", "Estimate", "estimate"]
 WAITING = 0.052
 """Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what
 workers wait for each other besides (rows that experts do not get equally, GPUs that are not equally fast)."""
-BF16, FP32 = 2, 4
 
 
 @dataclass(frozen=True)
