@@ -23,7 +23,7 @@ from shoal_data.sources.parquet import parquet_columns
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks, changed
 
-__all__ = ["Documents", "Quarantined", "read_piece"]
+__all__ = ["Documents", "Quarantined", "check_unchanged", "in_runs", "read_piece"]
 
 UNKNOWN_LANGUAGE = "und"
 _LARGEST = 2 << 30  # bytes of a compressed text file, unpacked: a few KB may hold as many zeros as they like
@@ -54,7 +54,7 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
         StoreError: the store does not give the file.
         UserError: the file is not what it was when `piece` was planned, seen before the first or after the last byte.
     """
-    _check_unchanged(piece)
+    check_unchanged(piece)
     lost: list[Quarantined] = []
     try:
         for columns in _READERS[piece.format](piece, column, lost):
@@ -64,11 +64,11 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
         raise
     except Exception as error:  # whatever a parser says of broken bytes: the next piece goes on
         lost.append(Quarantined(piece.path, piece.row or None, f"unreadable {piece.format}: {words(error)}", None))
-    _check_unchanged(piece)
-    quarantine.extend(_in_runs(lost))
+    check_unchanged(piece)
+    quarantine.extend(in_runs(lost))
 
 
-def _check_unchanged(piece: Piece) -> None:
+def check_unchanged(piece: Piece) -> None:
     if piece.stamp and not reads_are_conditional(piece.path) and stamp_of(piece.path) != piece.stamp:
         raise changed(piece.path)
 
@@ -173,10 +173,10 @@ def _in_one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _in_runs(lost: Sequence[Quarantined]) -> list[Quarantined]:
+def in_runs(lost: Sequence[Quarantined]) -> list[Quarantined]:
     """What is lost of a file by row, with one entry for many neighbours of one cause: there may be millions of them.
 
-    >>> _in_runs([Quarantined("a", row, "null text") for row in range(7, 1007)])
+    >>> in_runs([Quarantined("a", row, "null text") for row in range(7, 1007)])
     [Quarantined(file='a', row=7, cause='null text', rows=1000)]
     """
     found: list[Quarantined] = []

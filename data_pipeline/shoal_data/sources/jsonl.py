@@ -21,7 +21,7 @@ from shoal_data.sources.columns import Columns, Quarantined, words
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks
 
-__all__ = ["jsonl_columns"]
+__all__ = ["Gap", "jsonl_columns", "stretches"]
 
 _STRETCH = 1 << 30  # bytes of whole lines that are held, to see whether the checksum of what they come from is right
 _AT_ONCE = 16 << 20  # bytes of lines that Arrow reads at a time
@@ -36,8 +36,8 @@ _ORIGIN = "JSON lines"
 def jsonl_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
     """The documents of `piece`; lines that are none go to `lost`. A blank line is no loss, but has a number."""
     row = piece.row
-    for stretch in _stretches(blocks(piece)):
-        if isinstance(stretch, _Gap):
+    for stretch in stretches(blocks(piece)):
+        if isinstance(stretch, Gap):
             lost.append(Quarantined(piece.path, row, stretch.cause, stretch.rows))
             row += stretch.rows or 0
             continue
@@ -47,7 +47,7 @@ def jsonl_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterato
 
 
 @dataclass(frozen=True)
-class _Gap:
+class Gap:
     """Lines that cannot be read; how many, unless none follow."""
 
     cause: str
@@ -65,7 +65,7 @@ def _in_smaller_ones(stretch: bytes) -> Iterator[bytes]:
         first = last
 
 
-def _stretches(content: Iterator[bytes]) -> Iterator[bytes | _Gap]:
+def stretches(content: Iterator[bytes]) -> Iterator[bytes | Gap]:
     """`content` in whole lines, about `_STRETCH` bytes at a time, and the gaps in it."""
     held: list[bytes] = []
     size = lines = 0  # bytes held, and of them bytes of whole lines
@@ -99,7 +99,7 @@ def _stretches(content: Iterator[bytes]) -> Iterator[bytes | _Gap]:
             within = within or not gap.endswith(b"\n")
             rows = None if damage.rest is None else gap.count(b"\n") + within
             held, size, lines = [], 0, 0
-            yield _Gap(damage.cause, rows)
+            yield Gap(damage.cause, rows)
             if damage.rest is None:
                 return
             content = damage.rest
