@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
-from shoal.sections import WIDEST, Autoscale, Elastic, Section
+from shoal.sections import WIDEST, Autoscale, Elastic, Notify, Section
 from shoal.wording import explain, infinite
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.ckpt.retention import Keep
@@ -172,6 +172,7 @@ class Job(Section):
     )
     inject: list[Injection] = Field([], description="faults on order, for drills")
     mlflow: Mlflow = Mlflow()
+    notify: Notify | None = Field(None, description="who is told what happens to the run; left out: nobody")
     workload: dict[str, Any] = Field(description="`path: package.module:Class`, the rest is the workload's own")
 
     @property

@@ -62,14 +62,14 @@ def check_same(job: Job) -> None:
     """Check that the job is the one that its run, which is running, was started with.
 
     Raises:
-        UserError: it runs with other settings. Where it is mirrored to does not count.
+        UserError: it runs with other settings. Where it is mirrored to, and who is told, does not count.
     """
     recorded = flat_masked(read.config(local_record(job.place)))
     asked = flat_masked(job.model_dump(mode="json"))
     different = sorted(
         key
         for key in recorded.keys() | asked.keys()
-        if recorded.get(key) != asked.get(key) and not key.startswith((f"workload.{ORIGIN}.", "mlflow."))
+        if recorded.get(key) != asked.get(key) and not key.startswith((f"workload.{ORIGIN}.", "mlflow.", "notify"))
     )
     if different:
         raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from shoal import batching, tracking
+from shoal import batching, hooks, tracking
 from shoal import resume as going_on
 from shoal.config import Job, parse
 from shoal.decisions.shape import bounds_for
@@ -106,6 +106,7 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
         )
     about = workload.preflight(job.workers_per_cell)
     mesh = cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide
+    hooks.check(job.notify)
     check_writable(job.storage)
     path = check_run_id(job.storage, str(job.run_id), resume)
     found = going_on.find(path) if resume else going_on.Found()

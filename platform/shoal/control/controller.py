@@ -11,7 +11,7 @@ import gc
 import secrets
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from shoal.control.finish import finish, mirror
 from shoal.control.fleet import Fleet
 from shoal.control.lifelines import Lifelines, Line
 from shoal.control.mishaps import Mishaps
+from shoal.control.notifier import Notifier
 from shoal.control.orders import carry_out, sweep
 from shoal.control.press import Press, persistently
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
-from shoal.control.scribe import Metrics, Scribe
+from shoal.control.scribe import Listener, Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.takeover import take_over
 from shoal.control.timers import IN_A_ROW, Bulletin, Survey, Watch, every, keep
@@ -58,7 +59,7 @@ class Controller:
 
     `seats`: node of each (cell, rank); `start`: steps of the checkpoint to go on from (0: none); `about`: what the
     workload said of itself before the start; `again`: another controller ran this job before and died;
-    `session`: whose the run is (`record.lease`), the same for both; `metrics`: are told what goes into the record;
+    `session`: whose the run is (`record.lease`), the same for both; `listeners`: are told what goes into the record;
     `autoscaler`: of the cluster, if it may have one.
 
     Raises:
@@ -76,7 +77,7 @@ class Controller:
         *,
         again: bool = False,
         session: str = "",
-        metrics: Metrics | None = None,
+        listeners: Sequence[Listener] = (),
         autoscaler: Autoscaler | None = None,
     ) -> None:
         self.fleet, self.job, self.rundir, self.again = fleet, job, rundir, again
@@ -95,7 +96,8 @@ class Controller:
         # what is done
         self.publisher = None if local_folder(job.place) else persistently(partial(hold, job.place, session, rundir))
         self.lease = Lease(rundir, session)
-        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, metrics)
+        self.notifier = Notifier(job, start, self.event)
+        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, (*listeners, self.notifier))
         self.mishaps = Mishaps(self.failed)
         self.recoveries, self.rendezvous = Recoveries(job.cells), Rendezvous()
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
@@ -123,7 +125,7 @@ class Controller:
     def setup(self, name: str, node: str, seat: Seat | None) -> Setup:
         """What a worker needs to know to start."""
         home = None if seat is None else (seat.cell, seat.rank)
-        job = self.job.model_dump(mode="json", exclude={"mlflow"})  # its address may hold a password
+        job = self.job.model_dump(mode="json", exclude={"mlflow", "notify"})  # no matter of theirs
         return Setup(name, node, home, job, self.rundir, self.meeting)
 
     @property
@@ -163,6 +165,10 @@ class Controller:
         return self.spawner.asked(now, self.survey.nodes)
 
     # ---- what is written
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """A line of the journal."""
+        self.scribe.event(kind, **fields)
 
     def failed(self, trace: str) -> None:
         """The controller's own code failed: put that into the journal."""
@@ -227,7 +233,7 @@ class Controller:
                 await sweep(self)
                 self.begin()
             press = () if self.press is None else (every(self.press.look, failed),)
-            looks = (self.survey.look, self.asker.look, self.bulletin.look, self.wishes.look)
+            looks = (self.survey.look, self.asker.look, self.bulletin.look, self.wishes.look, self.notifier.look)
             watch = every(self.watch.look, failed, IN_A_ROW)
             await keep([watch, *(every(look, failed) for look in looks), *press], self.ended)
         except Exception as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shoal import tracking
 from shoal.config import Job
+from shoal.control.notifier import Notifier
 from shoal.control.press import Press
 from shoal.control.run import Run
 from shoal.record.lease import LeaseLost
@@ -62,6 +63,7 @@ def finish(one: Run, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] 
     if unwritten:
         reason = f"{reason}; {unwritten}"
         logger.warning(unwritten)
+    one.notifier.close()
     try:
         subprocess.run([sys.executable, "-m", "shoal.report", str(one.rundir)], check=False, timeout=REPORT)
         to = one.job.mlflow
@@ -85,10 +87,20 @@ def publish(press: Press) -> str:
 
 
 def bury(
-    rundir: Path, actor: str, outcome: tuple[str, str], error: BaseException, publisher: Publisher | None = None
+    rundir: Path,
+    actor: str,
+    outcome: tuple[str, str],
+    error: BaseException,
+    publisher: Publisher | None = None,
+    job: Job | None = None,
 ) -> None:
-    """Close the record of a run whose controller could not live, as far as it can be written, and published."""
+    """Close the record of a run whose controller could not live, as far as it can be written, and published; people are
+    told that it ended."""
     status, reason = outcome
+    if job is not None:
+        notifier = Notifier(job, 0, lambda kind, **fields: None)
+        notifier.event({"kind": "run_ended", "time": time.time(), "status": status, "reason": reason})
+        notifier.close()
     try:
         run = RunDir(rundir)
         run.append_event("error", actor=actor, trace="".join(traceback.format_exception(error)))

@@ -10,6 +10,7 @@ from shoal.control.asking import Asker
 from shoal.control.desk import Desk, Ear
 from shoal.control.lifelines import Lifelines
 from shoal.control.mishaps import Mishaps
+from shoal.control.notifier import Notifier
 from shoal.control.press import Press
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
@@ -41,6 +42,7 @@ class Run(Protocol):
     lease: Lease
     lifelines: Lifelines
     mishaps: Mishaps
+    notifier: Notifier
     press: Press | None
     recoveries: Recoveries
     rendezvous: Rendezvous

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,15 +22,15 @@ from shoal.record.summary import summarize
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, Workload
 
-__all__ = ["Metrics", "Scribe"]
+__all__ = ["Listener", "Scribe"]
 
 FLUSH = 10.0
 """Seconds at the end of a run in which a record that is stalled may come to itself."""
 STATUS = {Gathering: "starting", Running: "running", Pausing: "recovering", Stopping: "recovering", Ended: "done"}
 
 
-class Metrics(Protocol):
-    """Takes a run's figures for a monitoring system, from the very lines of its record."""
+class Listener(Protocol):
+    """Takes the very lines of a run's record as they are told: for a monitoring system, for people. Raises nothing."""
 
     def step(self, record: Mapping[str, Any]) -> None:
         """Take a line of `steps.jsonl`."""
@@ -40,7 +40,7 @@ class Metrics(Protocol):
 
 
 class Scribe:
-    """Has one run's record written, and its `metrics` told; nothing here waits for a disk. `guard`: see `RunDir`."""
+    """Has one run's record written, and its `listeners` told; nothing here waits for a disk. `guard`: see `RunDir`."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Scribe:
         path: Path,
         workload: Workload,
         guard: Callable[[], None] = lambda: None,
-        metrics: Metrics | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.job, self.workload = job, workload
 
@@ -60,7 +60,7 @@ class Scribe:
         self.pen = Pen(self.run)
         self.when: float | None = None
         self.figures: dict[str, Any] = {}
-        self.metrics = metrics
+        self.listeners = listeners
 
     def started(self, start: int, about: Mapping[str, Any]) -> None:
         """A session begins: what the record holds of steps from `start` on was not saved, and is taken back."""
@@ -85,11 +85,11 @@ class Scribe:
 
     def event(self, kind: str, **fields: Any) -> None:
         """A line of the journal."""
-        self._measure(self.pen.event(kind, **fields))
+        self._told(self.pen.event(kind, **fields))
 
-    def _measure(self, line: Mapping[str, Any]) -> None:
-        if self.metrics is not None:
-            self.metrics.event(line)
+    def _told(self, line: Mapping[str, Any]) -> None:
+        for listener in self.listeners:
+            listener.event(line)
 
     def step(self, message: Committed, generation: int) -> float:
         """A committed step, from the first worker that told of it. Returns the seconds it took.
@@ -109,8 +109,8 @@ class Scribe:
         entry = self.pen.step(record, self.shares(message, step, first))
         self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message.seconds, 1e-9)}
         self.figures |= {name: entry[name] for name in layout.GPU_FIGURES if name in entry}
-        if self.metrics is not None:
-            self.metrics.step(entry)
+        for listener in self.listeners:
+            listener.step(entry)
         return message.seconds
 
     @staticmethod
@@ -126,7 +126,7 @@ class Scribe:
         """Who holds what from now on, in cells of which shape."""
         crews = {str(cell): crew for cell, crew in action.cells.items()}
         attempts = {str(cell): attempt for cell, attempt in action.attempts.items()}
-        self._measure(self.pen.generation(action.generation, action.steps, crews, attempts, shape.told()))
+        self._told(self.pen.generation(action.generation, action.steps, crews, attempts, shape.told()))
         if self.when is None:
             self.when = time.time()
 

@@ -37,7 +37,7 @@ GRACE = 3.0
 @ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
 class ControllerActor:
     """Runs one job; see `Controller` for the arguments. `credentials`: variables of the environment by which the
-    mirror to MLflow is let in."""
+    mirror to MLflow is let in, and that the hooks of `notify` need."""
 
     def __init__(
         self,
@@ -68,13 +68,14 @@ class ControllerActor:
         self, job: dict[str, Any], seats: dict[tuple[int, int], str], start: int, about: dict[str, Any], session: str
     ) -> None:
         fleet: RayFleet | None = None
+        checked: Job | None = None
         try:
             fleet = RayFleet(str(job.get("slot_resource")))
             checked = Job.model_validate(job)
-            metrics, autoscaler = RunMetrics(self.run_id), RayAutoscaler(self.run_id, checked.slot_resource)
+            listeners, autoscaler = (RunMetrics(self.run_id),), RayAutoscaler(self.run_id, checked.slot_resource)
             arguments = (fleet, checked, self.rundir, seats, start, about)
             self.controller = Controller(
-                *arguments, again=self.again, session=session, metrics=metrics, autoscaler=autoscaler
+                *arguments, again=self.again, session=session, listeners=listeners, autoscaler=autoscaler
             )
             outcome = asyncio.run(self.controller.run())
         except Held as error:  # the record is another's: not a word goes into it
@@ -85,7 +86,7 @@ class ControllerActor:
             logger.exception("the controller failed")
             outcome = ("failed", f"the controller failed: {type(error).__name__}: {error}")
             publisher = None if self.controller is None else self.controller.publisher
-            bury(self.rundir, controller_name(self.run_id), outcome, error, publisher)
+            bury(self.rundir, controller_name(self.run_id), outcome, error, publisher, checked)
             if fleet is not None:
                 fleet.kill_all(self.run_id)
         logger.info("the run ended: %s (%s)", *outcome)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from shoal import tracking
+from shoal import hooks, tracking
 from shoal.config import Job
 from shoal.driver import unfinished
 from shoal.names import controller_name
@@ -71,13 +71,14 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
         publisher.round()
         publisher.close()
     places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
+    credentials = tracking.credentials() | hooks.credentials(job.notify)
     controller = ControllerActor.options(  # type: ignore[attr-defined]
         name=name,
         namespace=NAMESPACE,
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), places, ready.start, about, tracking.credentials(), session)
+    ).remote(job.model_dump(mode="json"), places, ready.start, about, credentials, session)
     return RayRun(controller)
 
 

@@ -141,14 +141,6 @@ def _checkpoint_failed(event: Event) -> str:
     )
 
 
-def _checkpoints_swept(event: Event) -> str:
-    return f"Saves before this session left parts of {', '.join(map(str, event.get('folders') or ()))}: removed."
-
-
-def _last_save(event: Event) -> str:
-    return f"Before nodes go, {in_words(event)}."
-
-
 def _checkpoint_passed_over(event: Event) -> str:
     where = f" It lies at {event['path']}." if event.get("path") else ""
     return f"The checkpoint of step {event.get('step')} is not gone on from{_because(event)}.{where}"
@@ -191,8 +183,19 @@ def _record_behind(event: Event) -> str:
     )
 
 
-def _record_caught_up(event: Event) -> str:
-    return f"The record on its store is whole again, after {_seconds(event.get('seconds'))}."
+def _no_progress(event: Event) -> str:
+    return (
+        f"No step has been committed for {_seconds(event.get('seconds'))}: {count(event.get('step'), 'step')} so far."
+    )
+
+
+def _checkpoint_overdue(event: Event) -> str:
+    last = f"the last whole one is of step {event['last']}" if event.get("last") else "none is whole yet"
+    return f"A checkpoint is overdue at step {event.get('step')}: {last}."
+
+
+def _notify_failed(event: Event) -> str:
+    return f"Nobody could be told by the {event.get('channel')}{_because(event)}. Training goes on; it is tried again."
 
 
 def _spares_given(event: Event) -> str:
@@ -213,14 +216,6 @@ def _evaluation(event: Event) -> str:
 def _controller_back(event: Event) -> str:
     workers = count(event.get("workers"), "worker")
     return f"The controller died; a new one took over {workers} in {_seconds(event.get('seconds'))}, training went on."
-
-
-def _node_draining(event: Event) -> str:
-    return f"Node {event.get('node')} will be taken away: its workers move."
-
-
-def _node_aside(event: Event) -> str:
-    return f"Node {event.get('node')} is set aside{_because(event)}."
 
 
 def _device_failed(event: Event) -> str:
@@ -292,10 +287,6 @@ def _experts_placed(event: Event) -> str:
     )
 
 
-def _run_ended(event: Event) -> str:
-    return f"The run ended ({event.get('status')}){_because(event)}."
-
-
 _SENTENCES: dict[str, Callable[[Event], str]] = {
     "run_started": _run_started,
     "config_changed": _config_changed,
@@ -310,14 +301,22 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "checkpoint": _checkpoint,
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_passed_over": _checkpoint_passed_over,
-    "checkpoints_swept": _checkpoints_swept,
-    "last_save": _last_save,
+    "checkpoints_swept": lambda event: (
+        f"Saves before this session left parts of {', '.join(map(str, event.get('folders') or ()))}: removed."
+    ),
+    "last_save": lambda event: f"Before nodes go, {in_words(event)}.",
     "not_started": _not_started,
     "formation_failed": _formation_failed,
     "record_stalled": _record_stalled,
     "record_gap": _record_gap,
     "record_behind": _record_behind,
-    "record_caught_up": _record_caught_up,
+    "record_caught_up": lambda event: (
+        f"The record on its store is whole again, after {_seconds(event.get('seconds'))}."
+    ),
+    "no_progress": _no_progress,
+    "checkpoint_overdue": _checkpoint_overdue,
+    "notified": lambda event: f"People were told by the {event.get('channel')}.",
+    "notify_failed": _notify_failed,
     "spares_given": _spares_given,
     "nodes_asked": lambda event: f"The cluster's autoscaler is asked for {_pieces(event)}.",
     "nodes_came": lambda event: f"{_listing(event.get('nodes'))} came: {count(event.get('slots'), 'slot')} asked for.",
@@ -329,8 +328,8 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "error": _error,
     "evaluation": _evaluation,
     "controller_back": _controller_back,
-    "node_draining": _node_draining,
-    "node_aside": _node_aside,
+    "node_draining": lambda event: f"Node {event.get('node')} will be taken away: its workers move.",
+    "node_aside": lambda event: f"Node {event.get('node')} is set aside{_because(event)}.",
     "device_failed": _device_failed,
     "fenced": _fenced,
     "rewound": _rewound,
@@ -342,5 +341,5 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "pipeline_step": _pipeline_step,
     "experts_placed": _experts_placed,
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",
-    "run_ended": _run_ended,
+    "run_ended": lambda event: f"The run ended ({event.get('status')}){_because(event)}.",
 }

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shoal import hooks
 from shoal.config import Job
 from shoal.plan import first_plan
 from shoal.record import layout, read
@@ -75,8 +76,9 @@ class Lab:
             self._start = find(self.path).steps if resume else 0
         else:
             self._begin_record(resume)
-        variables = tuple((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
-        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")), backend, variables)
+        wanted = hooks.variables(Job.model_validate(self.job).notify)
+        passed = (pair for pair in os.environ.items() if pair[0].startswith("AWS_") or pair[0] in wanted)
+        self._folders = processes.Folders(folder, Path(tempfile.mkdtemp(prefix="lab-")), backend, tuple(passed))
         self._cluster = Cluster(self._folders, nodes, cable)
         self.alive, self.drains, self.processes = self._cluster.alive, self._cluster.drains, self._cluster.processes
         self._warden = processes.answer(self._folders.sockets / processes.WARDEN, self._cluster.reply)

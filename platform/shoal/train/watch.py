@@ -59,7 +59,9 @@ def threads_tell(log: TextIO) -> Iterator[None]:
 class Printer:
     """A line for every event people care about, and for about fifty steps of a run."""
 
-    QUIET = frozenset({"drain", "generation", "worker_ready", "config_changed", "run_ending", "pipeline_step"})
+    QUIET = frozenset(
+        {"drain", "generation", "worker_ready", "config_changed", "run_ending", "pipeline_step", "notified"}
+    )
 
     def __init__(self, steps: int, out: TextIO) -> None:
         self.steps, self.every, self.out = steps, max(1, steps // 50), out
