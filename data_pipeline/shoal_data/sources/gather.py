@@ -27,6 +27,8 @@ _MADE = (
     "blocks.crc32",
     "job/job.json",
     "shards/000000.arrow",
+    "chat.json",
+    "samples.arrow",
 )
 _NAMED = re.compile(r"([^/=*?\[\]~:]+)=(.+)", re.DOTALL)
 

@@ -9,9 +9,12 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from shoal.cli.chat import chat
+
 __all__ = ["app"]
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Text to tokenizer to corpus, and back.")
+app.command()(chat)
 
 Inputs = Annotated[
     list[str],

@@ -1,0 +1,227 @@
+"""A tokenizer with its own chat template: conversations to token ids, and which of them are answers.
+
+Where the template marks answers (`{% generation %}`), its marks count. Elsewhere an answer is what the template adds to
+the conversation before it, with the words that ask for an answer (`add_generation_prompt`): that only tells where
+answers are if what comes first is rendered alike with and without what follows, which is checked for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_core.errors import UserError
+from shoal_data.chat.conversations import Conversation, NoConversationError, strings
+from shoal_data.sources.columns import words
+
+__all__ = ["ChatTokenizer", "Encoded"]
+
+_MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation in tokens.
+
+    Attributes:
+        ids: int32, (n,).
+        answer: which tokens are of an answer: one that has a character of it, as in transformers; (n,).
+        across: how many tokens lie across the beginning or the end of an answer.
+    """
+
+    ids: npt.NDArray[np.int32]
+    answer: npt.NDArray[np.bool_]
+    across: int = 0
+
+
+class ChatTokenizer:
+    """The tokenizer of a Hugging Face folder, and its chat template.
+
+    Args:
+        folder: with tokenizer.json and tokenizer_config.json; nothing is downloaded, and no code of it is run but the
+            template, which Jinja runs in a sandbox.
+        template: a file with another template (Jinja); empty: the tokenizer's own.
+        answers: "all" of a conversation's, or the "last" one.
+        plain: a prompt and its completion, where they are text, are encoded as they stand and end with the end of text.
+
+    Raises:
+        UserError: transformers is missing; the folder has no tokenizer that can be used; the template is no Jinja.
+    """
+
+    def __init__(self, folder: str | Path, template: str = "", answers: str = "all", plain: bool = False) -> None:
+        self._of = _tokenizer(folder)
+        if template:
+            self._of.chat_template = _text_of(template)
+        self.answers, self.plain = answers, plain
+        if plain and self._of.eos_token_id is None:
+            raise UserError(
+                f"--tokenizer {folder}: it names no end of text (eos_token), which ends a completion",
+                "name one in its tokenizer_config.json, or leave out --plain",
+            )
+        self.special = sorted(
+            {token.content for token in self._of.added_tokens_decoder.values() if token.special} - {""}
+        )
+        self._forged = re.compile("|".join(map(re.escape, self.special)) or r"(?!)")
+        state = [self._of.backend_tokenizer.to_str(), self._of.chat_template, self._of.special_tokens_map]
+        self.digest = hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """How many ids there are, added tokens included."""
+        return len(self._of)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens stand for, control tokens included."""
+        return str(self._of.decode(list(ids), skip_special_tokens=False))
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[Encoded | NoConversationError]:
+        """Each conversation in tokens, or why it cannot be trained on."""
+        found: list[Encoded | NoConversationError] = []
+        rendered: list[tuple[int, str, list[tuple[int, int]]]] = []
+        for conversation in conversations:
+            try:
+                self._check_control_tokens(conversation)
+                if conversation.plain and self.plain:
+                    found.append(self._pair(conversation))
+                    continue
+                text, spans = self._render(conversation)
+                rendered.append((len(found), text, spans))
+                found.append(NoConversationError())
+            except NoConversationError as error:
+                found.append(error)
+        if rendered:
+            texts = [text for _, text, _ in rendered]
+            tokens = self._of(texts, add_special_tokens=False, return_offsets_mapping=True)
+            every = zip(rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True)
+            for (at, _, spans), ids, offsets in every:
+                found[at] = _with_answers(ids, offsets, spans)
+        return [
+            NoConversationError("no token of an answer that others come before")
+            if isinstance(one, Encoded) and not one.answer[1:].any()
+            else one
+            for one in found
+        ]
+
+    def _check_control_tokens(self, conversation: Conversation) -> None:
+        for at, message in enumerate(conversation.messages):
+            for text in strings(message):
+                if forged := self._forged.search(text):
+                    raise NoConversationError(f"message {at} spells the control token {forged[0]}")
+
+    def _pair(self, conversation: Conversation) -> Encoded:
+        prompt, completion = (message["content"] for message in conversation.messages)
+        before = [one for one in self._of(prompt)["input_ids"] if one != self._of.eos_token_id]
+        after = [*self._of(completion, add_special_tokens=False)["input_ids"], self._of.eos_token_id]
+        answer = np.arange(len(before) + len(after)) >= len(before)
+        return Encoded(np.array(before + after, np.int32), answer)
+
+    def _render(self, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
+        """Text, and where in it answers begin and end."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            tools: Any = conversation.tools
+            template = self._of.get_chat_template(tools=tools)
+        except ValueError as error:
+            raise UserError(
+                f"{self._of.name_or_path}: {words(error)}",
+                "give --template FILE, a Jinja chat template; or --plain, for `prompt` and `completion` that are text",
+            ) from None
+        turns = [
+            at
+            for at, message in enumerate(conversation.messages)
+            if message["role"] == "assistant" and at >= conversation.first
+        ]
+        turns = turns[-1:] if self.answers == "last" else turns
+
+        def render(until: int, **settings: Any) -> Any:
+            try:
+                return render_jinja_template(
+                    conversations=[conversation.messages[:until]],
+                    tools=tools,
+                    chat_template=template,
+                    **{**self._of.special_tokens_map, **settings},
+                )
+            except Exception as error:  # a template may raise what it likes, and is the user's
+                raise NoConversationError(f"the chat template does not take it: {words(error)}") from None
+
+        whole = len(conversation.messages)
+        if _MARKS_ANSWERS.search(template):
+            texts, marked = render(whole, return_assistant_tokens_mask=True)
+            return texts[0], _chosen(marked[0], conversation, self.answers)
+        text = str(render(whole)[0][0])
+        spans = []
+        for turn in turns:
+            before = str(render(turn, add_generation_prompt=True)[0][0])
+            after = text if turn == whole - 1 else str(render(turn + 1)[0][0])
+            if not (after.startswith(before) and text.startswith(after)):
+                raise NoConversationError(
+                    f"message {turn}: the chat template renders what comes before the answer otherwise once the rest "
+                    "follows, so that it cannot be told which tokens are the answer: give a --template that marks "
+                    "answers with {% generation %}, or try --answers last"
+                )
+            spans.append((len(before), len(after)))
+        return text, spans
+
+
+def _chosen(marked: Iterable[tuple[int, int]], conversation: Conversation, answers: str) -> list[tuple[int, int]]:
+    """Of the spans that a template marked those that are to be trained on."""
+    spans = [(int(first), int(last)) for first, last in marked]
+    roles = [message["role"] for message in conversation.messages]
+    prompted = roles[: conversation.first].count("assistant")
+    if (prompted or answers == "last") and len(spans) != roles.count("assistant"):
+        raise NoConversationError(
+            f"the chat template marks {len(spans)} answers of {roles.count('assistant')} turns of role assistant, so "
+            "that it cannot be told which are meant"
+        )
+    return spans[-1:] if answers == "last" else spans[prompted:]
+
+
+def _with_answers(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Encoded:
+    places = np.array(offsets, np.int64).reshape(-1, 2)
+    begin, end = places[:, 0], places[:, 1]
+    answer = np.zeros(len(ids), bool)
+    across = 0
+    for first, last in spans:
+        answer |= (begin < last) & (end > first)
+        across += int((((begin < first) & (end > first)) | ((begin < last) & (end > last))).sum())
+    return Encoded(np.array(ids, np.int32), answer, across)
+
+
+def _tokenizer(folder: str | Path) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise UserError(
+            f"conversations need transformers, which is not installed ({words(error)})", "pip install 'shoal[hf]'"
+        ) from error
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        raise UserError(
+            f"--tokenizer {folder}: no folder with tokenizer_config.json",
+            "name a folder of a Hugging Face model or tokenizer on this machine",
+        )
+    try:
+        found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whatever kind: it says what is wrong with these files
+        raise UserError(f"--tokenizer {folder}: {words(error)}", "mend the folder, or name another") from error
+    if not found.is_fast:
+        raise UserError(
+            f"--tokenizer {folder}: it has no tokenizer.json, which tells where tokens lie in the text",
+            "name a folder that has one",
+        )
+    return found
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--template {file}: {words(error)}", "name a file with a Jinja chat template") from error
