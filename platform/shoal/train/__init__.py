@@ -9,7 +9,9 @@
 ...     run_config=ray.train.RunConfig(name="first", storage_path="s3://bucket/runs"),
 ... ).fit()
 
-To import this package costs nothing: Ray comes with what is first used of it.
+`workload` may be a class as well: a subclass of `TorchWorkload` is any PyTorch model (docs/your-model.md).
+
+To import this package costs nothing: Ray or torch comes with what is first used of it.
 """
 
 from __future__ import annotations
@@ -20,13 +22,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.train.outcome import RunStopped, read_result
     from shoal.train.trainer import ShoalTrainer
+    from shoal_workloads.torchmodel.workload import TorchWorkload
 
-__all__ = ["RunStopped", "ShoalTrainer", "read_result"]
+__all__ = ["RunStopped", "ShoalTrainer", "TorchWorkload", "read_result"]
 
-_WHERE = {"RunStopped": "outcome", "ShoalTrainer": "trainer", "read_result": "outcome"}
+_WHERE = {
+    "RunStopped": "shoal.train.outcome",
+    "ShoalTrainer": "shoal.train.trainer",
+    "TorchWorkload": "shoal_workloads.torchmodel.workload",
+    "read_result": "shoal.train.outcome",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(import_module(_WHERE[name]), name)
