@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from shoal.config import Job, parse
 from shoal.record.masking import MASK
 from shoal.storage import settle
 from shoal.train import mapping
+from shoal.train.importing import check_not_imported, path_of
 from shoal.train.launch import Ended, Resume, check, go
 from shoal_core.errors import UserError
 
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["ShoalTrainer"]
 
 SOURCE = "ShoalTrainer"
-IMPORTED = re.compile(r"[A-Za-z_]\w*")
 
 
 class ShoalTrainer:
-    """A run of a workload: `package.module:Class`, or that class, which every worker can import, with the settings
-    `workload_config`.
+    """A run of a workload: `package.module:Class`, or that class, which every worker can import (from the script that
+    makes the trainer too, under `if __name__ == "__main__":`), with the settings `workload_config`.
 
     `scaling_config`, `run_config`: Ray Train's, each field taken as docs/ray-train.md says or refused by name.
     `shoal_config`: what Ray has no word for, as in a job file: `steps`, `workers_per_cell` (1 if it is not said),
@@ -52,6 +51,7 @@ class ShoalTrainer:
         run_config: RunConfig | RunConfigV2 | None = None,
         shoal_config: Mapping[str, Any] | None = None,
     ) -> None:
+        check_not_imported()
         from ray.train import RunConfig, ScalingConfig  # seconds
 
         own = dict(shoal_config or {})
@@ -130,19 +130,3 @@ class ShoalTrainer:
         from shoal.train.outcome import result_of
 
         return result_of(self.run(partial(join.connect_or_start, self.job.slot_resource)))
-
-
-def path_of(workload: str | type) -> str:
-    """How a worker imports a workload.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if isinstance(workload, str):
-        return workload
-    if workload.__module__ == "__main__" or not IMPORTED.fullmatch(workload.__qualname__):
-        raise UserError(
-            f"workload: no worker can import {workload.__qualname__} of {workload.__module__}",
-            "put the class into a module of its own, beside the script, and import it from there",
-        )
-    return f"{workload.__module__}:{workload.__qualname__}"
