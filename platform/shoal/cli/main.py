@@ -18,6 +18,7 @@ from shoal.cli.report import report
 from shoal.cli.schedule import schedule
 from shoal.cli.simulate import simulate
 from shoal.cli.status import runs, status
+from shoal.cli.top import top
 from shoal.cli.train import stop, train
 from shoal.printable import printable
 from shoal.record.masking import mask_text
@@ -35,6 +36,7 @@ app.command()(demo)
 app.command()(train)
 app.command()(stop)
 app.command()(status)
+app.command()(top)
 app.command()(report)
 app.command()(profile)
 app.command()(runs)

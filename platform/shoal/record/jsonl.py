@@ -19,7 +19,18 @@ from typing import Any
 from shoal_core.errors import UserError
 from shoal_core.files import parse_json, replace_file
 
-__all__ = ["DAMAGED", "Appender", "Tail", "dumps", "json_object", "line_of", "read_json", "read_lines", "repair"]
+__all__ = [
+    "DAMAGED",
+    "Appender",
+    "Tail",
+    "dumps",
+    "json_object",
+    "last_lines",
+    "line_of",
+    "read_json",
+    "read_lines",
+    "repair",
+]
 
 _BLOCK = 1 << 16
 SEAM = " \n"
@@ -116,6 +127,36 @@ def read_lines(path: Path, check: Check | None = None) -> Iterator[dict[str, Any
         return
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})", DAMAGED) from error
+
+
+def last_lines(path: Path, size: int, check: Check | None = None) -> list[dict[str, Any]]:
+    """The last whole lines of `path`, in order, as many as `size` bytes hold, and at least one if there is one. What it
+    costs does not grow with the file.
+
+    Raises:
+        UserError: as `read_lines`; a line is named by where it begins, in bytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            while True:
+                start = max(0, end - size)
+                file.seek(start)
+                block = file.read(end - start)
+                first = block.find(b"\n") + 1 if start else 0  # what begins before the block is left out
+                last = block.rfind(b"\n") + 1
+                if start == 0 or last > first:
+                    break
+                size *= 4
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", DAMAGED) from error
+    found, at = [], start + first
+    for line in block[first:last].splitlines(keepends=True):
+        found.append(_parse(line, f"{path}: the line at byte {at}", check))
+        at += len(line)
+    return found
 
 
 def repair(path: Path) -> int:

@@ -13,11 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from shoal.record import generations, layout
-from shoal.record.jsonl import DAMAGED, Tail, read_lines
+from shoal.record.jsonl import DAMAGED, Tail, last_lines, read_lines
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 
-__all__ = ["LARGEST", "config", "events", "follow", "plan", "readable", "samples", "steps", "tail_events", "tail_steps"]
+__all__ = [
+    "LARGEST",
+    "config",
+    "events",
+    "follow",
+    "last_events",
+    "last_steps",
+    "plan",
+    "readable",
+    "samples",
+    "steps",
+    "tail_events",
+    "tail_steps",
+]
 
 LARGEST = 1e300
 """No figure is larger; whole numbers of JSON may be of any size."""
@@ -41,6 +54,16 @@ def steps(path: Path) -> list[dict[str, Any]]:
 def events(path: Path) -> list[dict[str, Any]]:
     """The journal, in order."""
     return list(read_lines(Path(path) / layout.EVENTS, _wrong_event))
+
+
+def last_steps(path: Path, size: int) -> list[dict[str, Any]]:
+    """The last committed steps, as many as `size` bytes hold (`last_lines`)."""
+    return last_lines(Path(path) / layout.STEPS, size, _wrong_step)
+
+
+def last_events(path: Path, size: int) -> list[dict[str, Any]]:
+    """The last lines of the journal, as many as `size` bytes hold (`last_lines`)."""
+    return last_lines(Path(path) / layout.EVENTS, size, _wrong_event)
 
 
 def samples(path: Path) -> Iterator[dict[str, Any]]:
