@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from shoal.train import ShoalTrainer
 from shoal.train.importing import path_of
 from shoal_core.errors import UserError
 
@@ -58,5 +57,5 @@ def test_a_script_that_trains_whenever_it_is_imported_is_refused(
     trains = "\nfrom shoal.train import ShoalTrainer\nif __name__ != '__main__':\n    ShoalTrainer(Mine)\n"
     ours = run_as_main(CLASS + trains, tmp_path / "train_mine_4.py", monkeypatch)
     with pytest.raises(UserError, match="whenever it is imported") as refused:
-        ShoalTrainer(ours)
+        path_of(ours)
     assert "if __name__ == '__main__'" in refused.value.remedy

@@ -33,13 +33,13 @@ class Net(nn.Module):
 
     shift: torch.Tensor
 
-    def __init__(self, width: int, layers: int, dropout: float) -> None:
+    def __init__(self, width: int, layers: int, dropout: float, point: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(WORDS, width)
         self.layers = nn.ModuleList(Block(width, dropout) for _ in range(layers))
         self.head = nn.Linear(width, WORDS)
         self.head.weight = self.embedding.weight
-        self.temperature = nn.Parameter(torch.tensor(1.5))
+        self.temperature = nn.Parameter(torch.tensor(1.5) if point else torch.tensor([1.5]))
         self.register_buffer("shift", torch.randn(width))
         self.layers[0].norm.requires_grad_(False)  # type: ignore[union-attr]
 
@@ -78,10 +78,11 @@ class Language(TorchWorkload):
         width: int = 12
         layers: int = 2
         dropout: float = 0.1
+        point: bool = True
         length: int = SAMPLES
 
     def build_model(self, config: Config) -> nn.Module:
-        return Net(config.width, config.layers, config.dropout)
+        return Net(config.width, config.layers, config.dropout, config.point)
 
     def dataset(self, config: Config) -> Words:
         return Words(config.length)

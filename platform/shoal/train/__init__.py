@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.train.outcome import RunStopped, read_result
     from shoal.train.trainer import ShoalTrainer
+    from shoal_workloads.torchmodel.corpus import CorpusTokens
     from shoal_workloads.torchmodel.workload import TorchWorkload
 
-__all__ = ["RunStopped", "ShoalTrainer", "TorchWorkload", "read_result"]
+__all__ = ["CorpusTokens", "RunStopped", "ShoalTrainer", "TorchWorkload", "read_result"]
 
 _WHERE = {
+    "CorpusTokens": "shoal_workloads.torchmodel.corpus",
     "RunStopped": "shoal.train.outcome",
     "ShoalTrainer": "shoal.train.trainer",
     "TorchWorkload": "shoal_workloads.torchmodel.workload",

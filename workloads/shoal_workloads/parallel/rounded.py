@@ -1,7 +1,7 @@
 """Gradients that do not hang on the shape of the cell: what one worker makes of its own samples is rounded to fixed
 point before it is added to anything of another's (`reduce: exact`).
 
-Where FSDP adds up the workers' gradients, it is given a sum of integers instead (`_Scatter`). Where experts are shared,
+Where FSDP adds up the workers' gradients, it is given a sum of integers instead (`Scatter`). Where experts are shared,
 the rows of each worker go through them by themselves, in products of the same rows in the same order whoever holds the
 expert, and each worker's part of the weights' gradients is rounded (`_Taps`). Cells whose workers share no experts take
 the same way without sending anything (`Alone`): elsewhere tokens would be summed by another kernel.
@@ -25,7 +25,7 @@ from shoal_workloads.model.permute import Routes, counts_of, gather_rows, routes
 from shoal_workloads.parallel.dispatch import Exchange, Flat, in_order
 from shoal_workloads.parallel.shards import ParamShard
 
-__all__ = ["Rounded"]
+__all__ = ["Rounded", "Scatter"]
 
 
 class Rounded:
@@ -35,7 +35,7 @@ class Rounded:
     def __init__(self, model: DeepSeekV3, shards: Sequence[ParamShard], exchange: Exchange | None, grid: Grid) -> None:
         self._shards, self._grid = shards, grid
         self._taps: dict[int, tuple[_Taps, int]] = {}  # by the parameter
-        plain = _Scatter(grid, None)
+        plain = Scatter(grid, None)
         self._scatters = [plain]
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -50,7 +50,7 @@ class Rounded:
             taps = _Taps(grid)
             moe.experts.tap = taps
             if isinstance(moe.experts, FSDPModule):
-                self._scatters.append(_Scatter(grid, taps))
+                self._scatters.append(Scatter(grid, taps))
                 moe.experts.set_custom_reduce_scatter(self._scatters[-1])
             self._taps |= {id(p): (taps, place) for place, p in enumerate((moe.experts.gate_up, moe.experts.down))}
 
@@ -80,7 +80,7 @@ class Rounded:
                 part.copy_(self._grid.round(grad))
 
 
-class _Scatter(ReduceScatter):
+class Scatter(ReduceScatter):
     """What FSDP adds up gradients with: integers, kept in `sums` by the memory of what FSDP is handed, whose values
     mean nothing. `taps`: which have the gradients already, as integers."""
 

@@ -25,14 +25,13 @@ class Loss:
     figures: torch.Tensor
 
 
-def loss_of(workload: TorchWorkload, model: nn.Module, batch: Any) -> Loss:
+def loss_of(workload: TorchWorkload, model: nn.Module, batch: Any, device: str) -> Loss:
     """Ask for the loss of a batch.
 
     Raises:
         UserError: what is returned is no sum and count.
     """
-    config = workload.config
-    with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast(device, torch.bfloat16, enabled=workload.config.precision == "bf16"):
         found = workload.loss(model, batch)
     who = f"{type(workload).__name__}.loss"
     wanted = 2 if not workload.figures else 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,9 @@ __all__ = ["Dataset", "Items", "moved"]
 
 
 class Dataset(Protocol):
-    """What has a length and an item at every index below it."""
+    """What has a length and an item at every index below it. It may have `__getitems__`, for the items of several
+    indices at once; `ordered`, if it brings its own order: then an index is a position in the global order, of any
+    epoch; and `expect`, which is told what will be read next."""
 
     def __len__(self) -> int: ...
 
@@ -29,27 +31,42 @@ class Items:
         from shoal_data.reading.order import SampleOrder
 
         self._dataset, self._seed, self._collate = dataset, seed, collate
-        self._order = None if order is None else SampleOrder([len(dataset)], None, order)
+        own = order is None or getattr(dataset, "ordered", False)
+        self._order = None if own or order is None else SampleOrder([len(dataset)], None, order)
 
     def indices(self, positions: Sequence[int]) -> list[int]:
-        """Which item stands at each position, of any epoch."""
+        """What the dataset is asked for, for these positions of any epoch."""
         if self._order is None:
             return list(positions)
         return [int(index) for index in self._order(np.asarray(positions, dtype=np.int64))[1]]
 
-    def batch(self, positions: Sequence[int]) -> Any:
-        """What `collate` makes of the items at these positions."""
-        items = []
+    def items(self, positions: Sequence[int]) -> list[Any]:
+        """The items at these positions."""
+        if hasattr(self._dataset, "__getitems__"):
+            with seeded(key_of("items", self._seed, *positions)):
+                return list(self._dataset.__getitems__(self.indices(positions)))
+        found = []
         for position, index in zip(positions, self.indices(positions), strict=True):
             with seeded(key_of("item", self._seed, position)):
-                items.append(self._dataset[index])
-        return self._collate(items)
+                found.append(self._dataset[index])
+        return found
+
+    def batch(self, positions: Sequence[int]) -> Any:
+        """What `collate` makes of the items at these positions."""
+        return self._collate(self.items(positions))
+
+    def expect(self, coming: Iterable[Sequence[int]]) -> None:
+        """Tell the dataset what will be read next, batch after batch, if it wants to know."""
+        if hasattr(self._dataset, "expect"):
+            self._dataset.expect(self.indices(positions) for positions in coming)
 
 
 def moved(batch: Any, device: str) -> Any:
     """A batch with its tensors on a device: in lists, tuples and mappings too, and whatever has a method `to`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
     if hasattr(batch, "to"):
-        return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch.to(device)
+        return batch.to(device)
     if isinstance(batch, dict):
         return type(batch)({key: moved(value, device) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -9,12 +9,13 @@ micro-batch: those stand the same in cells of every shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from shoal_core.grid import Grid
 from shoal_core.workload import ReplicaShard
 from shoal_workloads.recipe.ema import Ema
 from shoal_workloads.recipe.guard import Guard
@@ -23,7 +24,7 @@ from shoal_workloads.torchmodel.losses import Loss, loss_of
 from shoal_workloads.torchmodel.optimizer import Ours, Theirs, Updates
 from shoal_workloads.torchmodel.order import Items, moved
 from shoal_workloads.torchmodel.randomness import key_of, seeded
-from shoal_workloads.torchmodel.spread import spread, whole_blocks
+from shoal_workloads.torchmodel.spread import Rounds, spread, whole_blocks
 
 if TYPE_CHECKING:
     from shoal_workloads.torchmodel.workload import TorchWorkload
@@ -55,6 +56,7 @@ class TorchShard(ReplicaShard):
         self._guard = Guard(self.config.guard)
         self._train = workload.items
         self._heldout = workload.heldout_items
+        self._rounds: Rounds | None = None
         self._notes: list[dict[str, Any]] = []
         self.begin(0)
 
@@ -62,23 +64,39 @@ class TorchShard(ReplicaShard):
         """See `ReplicaShard`."""
         self._step = step
         self._seen = torch.zeros(2 + len(self.workload.figures), dtype=torch.float64, device=self.config.device)
+        if self._rounds is not None:
+            self._rounds.begin()
         for shard in self._trained:
             shard.parameter.grad = None
 
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
         """See `ReplicaShard`: one micro-batch after the other, of each the part that is this worker's by its rank."""
-        for ids in micro_batches:
-            each = len(ids) // self._workers
-            mine = ids[self._rank * each : (self._rank + 1) * each]
+        for mine in map(self._mine, micro_batches):
             with seeded(key_of("step", self.config.seed, self._step, mine[0])):
                 loss = self._loss(self._train, mine)
                 loss.total.backward()
             self._seen += loss.figures
 
+    def expect(self, steps: Iterable[Sequence[Sequence[int]]]) -> None:
+        """See `ReplicaShard`: the dataset is told, if it wants to know."""
+        self._train.expect(self._mine(ids) for micro_batches in steps for ids in micro_batches)
+
+    def round_to(self, grid: Grid) -> int | None:
+        """See `ReplicaShard`. A parameter without dimensions is added up otherwise."""
+        if self._cut < self._numel:
+            return None
+        self._rounds = Rounds(self.model, grid)
+        return self._numel
+
     def sums(self) -> torch.Tensor:
-        """Local gradient shards of all that is trained, summed over the cell, flat. What has no dimensions comes last,
-        and is whole everywhere."""
-        out = torch.empty(self._numel, device=self.config.device)
+        """Local gradient shards of all that is trained, summed over the cell, flat: float32, or int64 if they are
+        rounded. What has no dimensions comes last, and is whole everywhere."""
+        out = torch.empty(
+            self._numel, dtype=torch.float32 if self._rounds is None else torch.int64, device=self.config.device
+        )
+        if self._rounds is not None:
+            self._rounds.write(self._trained, self._split(out))
+            return out
         for shard, part in zip(self._trained, self._split(out), strict=True):
             grad = shard.local_grad
             part.zero_() if grad is None else part.copy_(grad)
@@ -186,9 +204,14 @@ class TorchShard(ReplicaShard):
         first, last = self.workload.samples(self._step)
         return last - first
 
+    def _mine(self, ids: Sequence[int]) -> Sequence[int]:
+        """Of a micro-batch of the cell the part that is this worker's."""
+        each = len(ids) // self._workers
+        return ids[self._rank * each : (self._rank + 1) * each]
+
     def _loss(self, items: Items, ids: Sequence[int]) -> Loss:
-        batch = moved(items.batch(ids), self.config.device)
-        return loss_of(self.workload, self.model, batch)
+        device = self.config.device
+        return loss_of(self.workload, self.model, moved(items.batch(ids), device), device)
 
     def _split(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of a flat tensor in the shapes of the local parameters that are trained."""

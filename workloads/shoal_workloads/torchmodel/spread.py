@@ -13,9 +13,46 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
+from shoal_core.grid import Grid
+from shoal_workloads.parallel.rounded import Scatter
 from shoal_workloads.parallel.shards import ParamShard
 
-__all__ = ["Spread", "default_blocks", "spread", "whole_blocks"]
+__all__ = ["Rounds", "Spread", "default_blocks", "spread", "whole_blocks"]
+
+
+class Rounds:
+    """Gradients of one worker's `shards` of `model`, summed over the cell in units of `grid`, of one micro-batch of the
+    cell: what each worker makes of its own samples is rounded before it is added to another's. Changes the model."""
+
+    def __init__(self, model: nn.Module, grid: Grid) -> None:
+        self._grid, self._scatter = grid, Scatter(grid, None)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_custom_reduce_scatter(self._scatter)
+
+    def begin(self) -> None:
+        """Forget all gradients."""
+        self._scatter.sums.clear()
+
+    def write(self, shards: Sequence[ParamShard], parts: Sequence[torch.Tensor]) -> None:
+        """Write every shard's gradient to its part, int64.
+
+        Raises:
+            RuntimeError: a block was called several times, and its gradients were added up otherwise.
+        """
+        left = set(self._scatter.sums)
+        for shard, part in zip(shards, parts, strict=True):
+            grad = shard.local_grad
+            if grad is None:
+                part.zero_()
+            elif shard.mesh is None:
+                part.copy_(self._grid.round(grad))
+            else:  # FSDP cuts what it is handed into the gradients of shards, and of the integers the same are these
+                storage = grad.untyped_storage().data_ptr()
+                left.discard(storage)
+                part.copy_(self._scatter.sums[storage].as_strided(grad.shape, grad.stride(), grad.storage_offset()))
+        if left:
+            raise RuntimeError("reduce: exact: a block of the model is called several times in one forward")
 
 
 @dataclass(frozen=True)

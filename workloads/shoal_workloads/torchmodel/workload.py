@@ -34,6 +34,7 @@ from shoal_workloads.torchmodel.order import Dataset, Items
 from shoal_workloads.torchmodel.shard import TorchShard
 from shoal_workloads.torchmodel.spread import default_blocks
 from shoal_workloads.torchmodel.theirs import their_code
+from shoal_workloads.torchmodel.trial import try_out
 
 __all__ = ["TorchWorkload"]
 
@@ -50,6 +51,7 @@ class TorchWorkload(Workload):
     def __init__(self, config: Any) -> None:
         self.config = config
         self._origin = (0, 0)
+        self._tried: list[str] = []
 
     # ---- what you write
 
@@ -105,6 +107,7 @@ class TorchWorkload(Workload):
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         """Check what the user wrote, and describe the run."""
         found, batch = self.blueprint, self.config.global_batch
+        self._tried = try_out(self)
         length = len(self.data)
         trained = sum(torch.Size(shape).numel() for shape, _ in found.trained.values())
         about = {"parameters": found.parameters, "samples": length, "samples_per_step": batch}
@@ -139,7 +142,7 @@ class TorchWorkload(Workload):
 
     def remarks(self, start: int, steps: int) -> list[str]:
         """See `Workload`."""
-        found, config = [], self.config
+        found, config = list(self._tried), self.config
         if config.schedule != "constant" and steps > config.schedule_steps:
             end = f"at {config.final_lr:.3g} of its peak"
             found.append(f"schedule_steps: the learning rate stays {end} from step {config.schedule_steps:,} on")
@@ -172,6 +175,16 @@ class TorchWorkload(Workload):
                 "leave pp and ep at 1",
             )
         return copy.copy(self)
+
+    def other_bits(self, own: Mapping[str, int], other: Mapping[str, int]) -> str | None:
+        """See `Workload`."""
+        if own["fsdp"] == other["fsdp"]:
+            return None
+        if points := [name for name, (shape, _) in self.blueprint.trained.items() if not shape]:
+            return f"gradients of {points[0]}, which has no dimensions, are added up before they are rounded"
+        if self.own_optimizer is not None:
+            return "an optimizer of torch's may round what is left over at the end of a shard otherwise"
+        return None
 
     @property
     def rolls_back(self) -> bool:
