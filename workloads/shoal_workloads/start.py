@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from shoal_core.ckpt import alone
+from shoal_core.ckpt.among import remove
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.errors import UserError
@@ -21,7 +22,7 @@ from shoal_workloads.extension import STEPS, Phase, extended
 from shoal_workloads.pretrain import Pretrain
 from shoal_workloads.replica import PretrainShard
 
-__all__ = ["check_target", "extend_checkpoint", "new_place", "write_start"]
+__all__ = ["check_target", "drop_half_written", "extend_checkpoint", "new_place", "write_start"]
 
 
 def new_place(address: str | Path) -> Path | Store:
@@ -47,6 +48,15 @@ def check_target(target: str | Path) -> None:
     new_place(target)
     if Folder.at(target).steps:
         raise UserError(f"{target}: is the name of a checkpoint after training", "call it step-00000000")
+
+
+def drop_half_written(target: str | Path) -> None:
+    """Remove from this address what was to become a checkpoint and did not, because who wrote it was killed.
+
+    Raises:
+        StoreError: the store keeps it.
+    """
+    remove(Folder.at(target), marker=False)
 
 
 def write_start(replica: PretrainShard, section: dict[str, Any], target: str | Path) -> None:

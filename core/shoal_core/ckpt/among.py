@@ -19,7 +19,19 @@ from shoal_core.ckpt.whole import read_marker
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import Store
 
-__all__ = ["Whole", "delete", "folders", "last_whole", "prune", "reading", "saved", "set_aside", "sweep", "whole"]
+__all__ = [
+    "Whole",
+    "delete",
+    "folders",
+    "last_whole",
+    "prune",
+    "reading",
+    "remove",
+    "saved",
+    "set_aside",
+    "sweep",
+    "whole",
+]
 
 logger = logging.getLogger(__name__)
 

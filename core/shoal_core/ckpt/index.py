@@ -16,7 +16,8 @@ from shoal_core.ckpt.dtypes import itemsize
 __all__ = ["INDEX", "Block", "Described", "File", "Index", "Tensor", "digest", "is_name", "number"]
 
 INDEX = "index.json"
-VERSION = 3
+VERSION, SPARSE = 3, 4
+"""The second has tensors of zeros, of which nothing lies in the files."""
 NAME = re.compile(r"g\d+-[0-9a-f]+-\d+(-\d+)?\.safetensors")
 """Of a file of tensors: generation, attempt, rank, part."""
 LARGEST = 1 << 62
@@ -40,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Tensor:
-    """`shape`: of the whole, which `blocks` tile."""
+    """`shape`: of the whole, which `blocks` tile. In an index, without any block it is all zero."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -95,7 +96,8 @@ class Index:
             }
             for name, tensor in sorted(self.tensors.items())
         }
-        said = {"version": VERSION, "files": files, "tensors": tensors}
+        version = VERSION if all(tensor.blocks for tensor in self.tensors.values()) else SPARSE
+        said = {"version": version, "files": files, "tensors": tensors}
         return json.dumps(said, separators=(",", ":")).encode()
 
     @classmethod
@@ -108,10 +110,11 @@ class Index:
         """
         try:
             said = json.loads(content)
-            if said["version"] != VERSION:
+            if said["version"] not in (VERSION, SPARSE):
                 raise ValueError(f"it is of version {said['version']!r}")
+            sparse = said["version"] == SPARSE
             files = {name: parse_file(name, file) for name, file in said["files"].items()}
-            tensors = {name: parse_tensor(name, tensor, files) for name, tensor in said["tensors"].items()}
+            tensors = {name: parse_tensor(name, one, files, sparse=sparse) for name, one in said["tensors"].items()}
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"it is not of the form of one ({type(error).__name__}: {error})") from error
         index = cls(files, tensors)
@@ -149,12 +152,12 @@ def parse_file(name: str, said: Mapping[str, Any]) -> File:
     return File(size, header, digest(said["sha256"]))
 
 
-def parse_tensor(name: str, said: Mapping[str, Any], files: Mapping[str, File]) -> Tensor:
-    """A tensor as the index tells of it. Raises: as `parse_file`."""
+def parse_tensor(name: str, said: Mapping[str, Any], files: Mapping[str, File], *, sparse: bool) -> Tensor:
+    """A tensor as the index tells of it. sparse: it may be one of zeros. Raises: as `parse_file`."""
     dtype, shape = said["dtype"], tuple(map(number, said["shape"]))
     size = itemsize(dtype)
     blocks = tuple(parse_block(block, size, files) for block in said["blocks"])
-    if not tile(shape, [block.box for block in blocks]):
+    if not (sparse and not blocks) and not tile(shape, [block.box for block in blocks]):
         raise ValueError(f"the blocks of {name} are not the tensor of shape {list(shape)}")
     return Tensor(dtype, shape, blocks)
 

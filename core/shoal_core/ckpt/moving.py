@@ -17,6 +17,7 @@ from shoal_core.ckpt.plan import Read, Want, plan
 from shoal_core.ckpt.read import READERS, believed, header_of
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.ckpt.zeros import stored
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import local_folder
 
@@ -34,7 +35,7 @@ def copy(source: Checkpoint, target: Folder) -> int:
     tensors = source.index.tensors
     wanted = {name: Want(tensor.dtype, tensor.shape, (whole(tensor.shape),)) for name, tensor in tensors.items()}
     reads: dict[str, list[Read]] = {name: [] for name in source.index.files}
-    for read in plan(source.index, wanted, source.folder.address):
+    for read in plan(source.index, stored(tensors, wanted), source.folder.address):
         reads[read.file].append(read)
     about = source.marker["index"]
     try:

@@ -27,6 +27,7 @@ __all__ = [
     "Want",
     "allot",
     "allot_all",
+    "check_kind",
     "merged",
     "plan",
     "read_of",
@@ -233,10 +234,7 @@ def tiers_of(
         if tensor is None:
             continue
         known = True
-        if (tensor.shape, tensor.dtype) != (want.shape, want.dtype):
-            there, asked = f"{list(tensor.shape)} {tensor.dtype}", f"{list(want.shape)} {want.dtype}"
-            problem = f"{key or where}: does not hold this workload's state: {name} is {there} there, {asked} here"
-            raise Unfit(problem, REMEDY)
+        check_kind(name, want, tensor, key or where)
         found[holder.near] += [
             (block.box, (key, block))
             for block in tensor.blocks
@@ -245,6 +243,18 @@ def tiers_of(
     if not known:
         raise Unfit(f"{where}: does not hold this workload's state: there is no tensor {name}", REMEDY)
     return [regions_of(found[near]) for near in sorted(found)]
+
+
+def check_kind(name: str, want: Want, tensor: Tensor, where: str) -> None:
+    """Hold what is asked for of a tensor against what is there.
+
+    Raises:
+        Unfit: it has another shape or dtype.
+    """
+    if (tensor.shape, tensor.dtype) != (want.shape, want.dtype):
+        there, asked = f"{list(tensor.shape)} {tensor.dtype}", f"{list(want.shape)} {want.dtype}"
+        problem = f"{where}: does not hold this workload's state: {name} is {there} there, {asked} here"
+        raise Unfit(problem, REMEDY)
 
 
 def regions_of(found: Sequence[tuple[Box, tuple[str, Block]]]) -> list[tuple[Box, list[tuple[str, Block]]]]:

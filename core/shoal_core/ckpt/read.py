@@ -14,6 +14,7 @@ from shoal_core.ckpt.errors import Damaged
 from shoal_core.ckpt.index import Block, File, Index
 from shoal_core.ckpt.plan import Part, Read, Want, plan, read_of
 from shoal_core.ckpt.state import bytes_of, room
+from shoal_core.ckpt.zeros import stored
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +127,7 @@ def check(source: Source, index: Index) -> None:
     for name, file in index.files.items():
         header_of(source, name, file)
     wanted = {name: Want(tensor.dtype, tensor.shape, (whole(tensor.shape),)) for name, tensor in index.tensors.items()}
-    in_parallel(lambda read: believed(source, read), plan(index, wanted, ""))
+    in_parallel(lambda read: believed(source, read), plan(index, stored(index.tensors, wanted), ""))
 
 
 def in_parallel(work: Callable[[Read], T], reads: Iterable[Read]) -> list[T]:

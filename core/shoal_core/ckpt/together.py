@@ -22,6 +22,7 @@ from shoal_core.ckpt.remembered import Remembered
 from shoal_core.ckpt.state import destinations, held
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.ckpt.write import Attempt, Written, commit, committed, write
+from shoal_core.ckpt.zeros import set_zeros
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import patiently
 
@@ -292,6 +293,7 @@ def load(
         wanted, targets = destinations(held(state).items())
         sources: dict[str, Source] = {str(number): source for number, source in enumerate([*nearer, folder])}
         holders = {name: Holder(known, number) for number, name in enumerate(sources)}
+        wanted = set_zeros(known, wanted, targets, folder.address)
         if memory:
             remembered = Remembered(checkpoint.index, wanted, memory)
             sources["memory"], holders["memory"] = remembered, Holder(remembered.table, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,13 +13,13 @@ from typing import Any, NamedTuple
 from shoal_core.ckpt.boxes import Box, rows
 from shoal_core.ckpt.errors import Earlier
 from shoal_core.ckpt.folder import Folder
-from shoal_core.ckpt.index import Block, File, Index, Tensor
+from shoal_core.ckpt.index import Block, Described, File, Index, Tensor
 from shoal_core.ckpt.marker import MARKER, made, parse
 from shoal_core.ckpt.pieces import Piece
 from shoal_core.ckpt.safetensors import header, parts
 from shoal_core.errors import StoreError
 
-__all__ = ["Attempt", "Written", "commit", "committed", "write"]
+__all__ = ["Attempt", "Written", "commit", "committed", "in_order", "write"]
 
 PART = 5_000_000_000
 """Bytes of tensors in a file, which object stores and their tools still like."""
@@ -26,6 +27,8 @@ AT_ONCE = 1 << 24
 """Bytes of blocks that are hashed one after the other by one thread, and written meanwhile."""
 HASHERS = 2
 """Threads that hash a file's blocks."""
+BEHIND = 4
+"""Times `AT_ONCE` that may wait for them: who makes content as it is written keeps no more of it."""
 FILE = re.compile(r"-(\d+)(-\d+)?\.safetensors")
 """Ends the name of a rank's file."""
 
@@ -109,6 +112,11 @@ def write(
     return written
 
 
+def in_order(pieces: Sequence[Piece]) -> list[Piece]:
+    """`pieces` as `write` asks for their content."""
+    return [piece for part in parts(pieces, PART) for piece in part]
+
+
 def write_file(
     folder: Folder,
     name: str,
@@ -119,7 +127,7 @@ def write_file(
 ) -> None:
     head = header(pieces, {"format": "pt"})
     at = len(head)
-    waiting: list[Future[list[tuple[str, Block]]]] = []
+    waiting: deque[Future[list[tuple[str, Block]]]] = deque()
     with ThreadPoolExecutor(HASHERS, thread_name_prefix="checkpoint-hash") as pool:
         with folder.writer(name) as writer:
             writer.write(head)
@@ -127,6 +135,8 @@ def write_file(
                 waiting.append(pool.submit(hashed, batch, name, at))
                 writer.write_all([part.content for part in batch])
                 at += sum(len(part.content) for part in batch)
+                if len(waiting) > BEHIND:
+                    written.blocks += waiting.popleft().result()
         for blocks in waiting:
             written.blocks += blocks.result()
     written.files[name] = File(at, len(head), digest(head))
@@ -174,9 +184,11 @@ def commit(
     about: Mapping[str, Any],
     *,
     replace: bool,
+    zeros: Described | None = None,
 ) -> int | None:
     """Make a checkpoint of what all ranks have written. pieces: all that they wrote; about: what its marker says,
-    `steps` among it. Returns its bytes; none if there is a whole one by now, which stays unless `replace`.
+    `steps` among it; zeros: tensors that hold nothing else, which nobody wrote. Returns its bytes; none if there is a
+    whole one by now, which stays unless `replace`.
 
     Raises:
         StoreError: the store does not take it, or has lost a file.
@@ -191,6 +203,7 @@ def commit(
         name: Tensor(kinds[name].dtype, kinds[name].shape, tuple(sorted(found, key=lambda block: block.box)))
         for name, found in blocks.items()
     }
+    tensors |= {name: Tensor(dtype, shape, ()) for name, (shape, dtype) in (zeros or {}).items()}
     content = Index(files, tensors).written()
     folder.put(attempt.index, content)
     index = {"file": attempt.index, "bytes": len(content), "sha256": digest(content)}

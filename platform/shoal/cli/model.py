@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["eval_app", "export", "generate", "import_", "params"]
 
@@ -52,7 +55,11 @@ def import_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a checkpoint that a run starts from: of a Hugging Face checkpoint, or of a run's, to extend its context."""
+    """Make a checkpoint that a run starts from: of a Hugging Face checkpoint, or of a run's, to extend its context.
+
+    A Hugging Face checkpoint may be in fp32, fp16, bf16 or DeepSeek's FP8 with its scales; it is read in place, a few
+    rows at a time, also from a store. What is missing, extra or cut off is told before anything is written.
+    """
     from shoal.config import read_yaml
     from shoal_core.errors import UserError
     from shoal_workloads.hf.load import import_checkpoint
@@ -65,7 +72,12 @@ def import_(
 
         _print({"out": out, **extend_checkpoint(source, extend, settings["workload"], out)}, as_json)
         return
-    _print({"out": out, **import_checkpoint(source, settings["workload"], out)}, as_json)
+    with _progress() as bar:
+        task = bar.add_task("written", total=None)
+        found = import_checkpoint(
+            source, settings["workload"], out, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    _print({"out": out, **found}, as_json)
 
 
 @eval_app.command("bpb")
@@ -160,6 +172,15 @@ def params(
         where = ".".join(str(part) for part in ("model", *first["loc"]))
         raise UserError(f"{where}: {first['msg']}", "see docs/model.md for the fields") from error
     _print(asdict(count_parameters(config)), as_json)
+
+
+def _progress() -> Progress:
+    """A bar of bytes beside what is printed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, transient=True, console=Console(stderr=True))
 
 
 def _print(figures: dict[str, Any], as_json: bool) -> None:

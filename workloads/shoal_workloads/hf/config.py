@@ -7,9 +7,12 @@ from typing import Any
 from shoal_core.errors import UserError
 from shoal_workloads.model.config import ModelConfig, YarnConfig
 
-__all__ = ["from_hf_config", "to_hf_config"]
+__all__ = ["BLOCK", "from_hf_config", "scaled_blocks", "to_hf_config"]
 
 ARCHITECTURE = "DeepseekV3ForCausalLM"
+
+BLOCK = (128, 128)
+"""Rows and columns of an FP8 weight that share a scale, where it is not said."""
 
 # theirs -> ours, where both hold the same number
 FIELDS = {
@@ -93,8 +96,7 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
     missing = [name for name in FIELDS if name not in found and name not in ("q_lora_rank", "initializer_range")]
     if missing:
         raise UserError(f"{where}: no field {missing[0]!r}", remedy)
-    if found.get("quantization_config"):
-        raise UserError(f"{where}: quantized weights (quantization_config) are not read", "convert it to bf16 first")
+    scaled_blocks(found, where)
     fields = {ours: found[theirs] for theirs, ours in FIELDS.items() if theirs in found}
     rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
     fields["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", 1e4))
@@ -111,3 +113,25 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
     elif kind != "default":
         raise UserError(f"{where}: rope_type is {kind!r}, expected 'default' or 'yarn'", remedy)
     return ModelConfig.model_validate({**fields, "mtp_depth": found.get("num_nextn_predict_layers", 0)})
+
+
+def scaled_blocks(found: dict[str, Any], where: str) -> tuple[int, int]:
+    """Rows and columns of FP8 weights that share a scale, by `config.json`. where: its path, for messages.
+
+    Raises:
+        UserError: the weights are quantised in another form.
+    """
+    said = found.get("quantization_config")
+    if not said:
+        return BLOCK
+    form = {key: said.get(key) for key in ("quant_method", "fmt")} if isinstance(said, dict) else said
+    sizes = said.get("weight_block_size", list(BLOCK)) if isinstance(said, dict) else None
+    if form not in ({"quant_method": "fp8", "fmt": "e4m3"}, {"quant_method": "fp8", "fmt": None}):
+        raise UserError(
+            f"{where}: quantization_config is {form}, expected quant_method 'fp8', fmt 'e4m3'",
+            "convert it to bf16 first",
+        )
+    match sizes:
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    raise UserError(f"{where}: weight_block_size is {sizes!r}, expected [128, 128] or the like", "see its publisher")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 
+from shoal_core.ckpt.boxes import Box
 from shoal_core.errors import UserError
+from shoal_workloads.hf.files import Files
 from shoal_workloads.hf.names import Part, parts_of
+from shoal_workloads.hf.values import SCALE, check_values, scale_of, values
 from shoal_workloads.model.config import ModelConfig
 
-__all__ = ["check", "cut", "fill"]
+__all__ = ["box_of", "check", "cut", "part_values"]
 
-FLOATS = ("F32", "BF16", "F16", "F64")
-"""Types of weights, by safetensors' names."""
 MANY = 1000
 """Tensors that are missing, beyond which they are not counted."""
+
+
+def box_of(part: Part) -> Box:
+    """Where `part.theirs` lies in our tensor `part.ours`."""
+    cut_along = sum(isinstance(place, slice) for place in part.index)
+    places = [*part.index, *(slice(0, size) for size in part.shape[cut_along:])]
+    return Box(
+        tuple(place.start if isinstance(place, slice) else place for place in places),
+        tuple(place.stop - place.start if isinstance(place, slice) else 1 for place in places),
+    )
 
 
 def cut(part: Part, ours: torch.Tensor) -> torch.Tensor:
@@ -24,36 +33,40 @@ def cut(part: Part, ours: torch.Tensor) -> torch.Tensor:
     return (_swap(found) if part.swap else found).contiguous()
 
 
-def check(c: ModelConfig, held: Mapping[str, tuple[tuple[int, ...], str]], *, mtp: bool, where: str) -> None:
-    """Hold what a checkpoint's headers say against the model `c`, before anything of either is allocated.
-
-    held: shape and safetensors' name of the type of each tensor, by their names.
+def check(c: ModelConfig, files: Files, *, mtp: bool, block: tuple[int, int]) -> None:
+    """Hold what a checkpoint's headers say against the model `c`, before anything of either is allocated. block: rows
+    and columns that share a scale where weights are FP8.
 
     Raises:
         UserError: tensors are missing or unknown, or one has another shape or is of a type that is no weight's.
     """
+    where = files.store.address
     missing: list[Part] = []
-    left = dict(held)
+    left = set(files.tensors)
     for part in parts_of(c, mtp=mtp):
-        found = left.pop(part.theirs, None)
+        found = files.tensors.get(part.theirs)
         if found is None:
             missing += [] if part.copy else [part]
             if len(missing) > MANY:
                 break
-        elif not part.copy and found[0] != part.shape:
-            raise UserError(f"{where}: {part.theirs} has shape {list(found[0])}, expected {list(part.shape)}")
-        elif found[1] not in FLOATS:
+            continue
+        left -= {part.theirs, scale_of(part.theirs, found) or ""}
+        if part.copy:
+            continue
+        if found.shape != part.shape:
             raise UserError(
-                f"{where}: {part.theirs} is of type {found[1]}, no weight's",
-                f"convert it to one of {', '.join(FLOATS)}",
+                f"{files.where(part.theirs)} has shape {list(found.shape)}, expected {list(part.shape)}",
+                "its config.json describes another model; give its own",
             )
+        check_values(files, part.theirs, block)
     if missing:
         first = f"{where}: tensor {missing[0].theirs} is missing, expected shape {list(missing[0].shape)}"
         raise UserError(first + _more(len(missing)), "give the checkpoint's own config.json and all of its files")
     for part in parts_of(c, mtp=True):  # MTP modules that are not asked for may stand there
-        left.pop(part.theirs, None)
+        left -= {part.theirs, f"{part.theirs}{SCALE}"}
     if left:
-        first = f"{where}: extra tensor {min(left)}"
+        name = min(left)
+        first = f"{files.store.where(files.tensors[name].file)}: extra tensor {name}"
         raise UserError(first + _more(len(left)), "its config.json describes another model; give its own")
 
 
@@ -61,24 +74,16 @@ def _more(count: int) -> str:
     return "" if count == 1 else f", and more than {MANY:,} more" if count > MANY else f", and {count - 1:,} more"
 
 
-def fill(
-    c: ModelConfig, read: Callable[[str], torch.Tensor], *, mtp: bool, where: str, ours: dict[str, torch.Tensor]
-) -> None:
-    """Copy a checkpoint, which was checked, into our tensors. read: a tensor by its name there.
+def part_values(files: Files, part: Part, box: Box, block: tuple[int, int]) -> torch.Tensor:
+    """What lies in the `box` of our tensor `part.ours`, of which `part` has all: whole rows of it; float32.
 
-    Raises:
-        UserError: a weight is not finite.
+    Raises: as `values`.
     """
-    for part in parts_of(c, mtp=mtp):
-        if part.copy:
-            continue
-        found = read(part.theirs)
-        if not bool(found.isfinite().all()):
-            raise UserError(
-                f"{where}: {part.theirs} holds values that are not finite", "give a checkpoint that is whole"
-            )
-        target = ours[part.ours]
-        (target[part.index] if part.index else target).copy_(_swap(found) if part.swap else found)
+    inner = box_of(part)
+    skipped = len(inner.offsets) - len(part.shape)
+    offsets = tuple(mine - start for mine, start in zip(box.offsets, inner.offsets, strict=True))
+    found = values(files, part.theirs, Box(offsets[skipped:], box.lengths[skipped:]), block)
+    return (_swap(found) if part.swap else found).contiguous()
 
 
 def _swap(matrix: torch.Tensor) -> torch.Tensor:
