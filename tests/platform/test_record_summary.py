@@ -96,6 +96,14 @@ def test_one_evaluation_has_no_before(tmp_path: Path) -> None:
     assert (summarize(run.path)["bpb"], summarize(run.path)["bpb_before"]) == (3.0, None)
 
 
+def test_a_held_out_loss_has_its_own_name(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "job", {}, resume=False)
+    for step, loss in ((0, 3.0), (4, 2.0)):
+        run.append_event("evaluation", step=step, heldout_loss=loss)
+    found = summarize(run.path)
+    assert (found["bpb"], found["heldout_loss"], found["heldout_loss_before"]) == (None, 2.0, 3.0)
+
+
 @given(ids=st.lists(st.lists(st.integers(0, 13), max_size=6), min_size=1, max_size=4))
 def test_the_audit_counts_as_plain_python_does(tmp_path_factory: pytest.TempPathFactory, ids: list[list[int]]) -> None:
     run = RunDir.create(tmp_path_factory.mktemp("runs"), "job", {}, resume=False)
@@ -236,6 +244,7 @@ def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:
      "full strength after 0.50 s; no step was lost."),
     ({"kind": "recovery", "sentence": "All well."}, "All well."),
     ({"kind": "evaluation", "step": 4, "bpb": 1.5}, "Held-out text at step 4: 1.5000 bits a byte."),
+    ({"kind": "evaluation", "step": 4, "heldout_loss": 1.5}, "Held-out loss at step 4: 1.5000."),
     ({"kind": "run_ended", "status": "done"}, "The run ended (done)."),
 ])  # fmt: skip
 def test_sentences(event: dict[str, Any], told: str) -> None:

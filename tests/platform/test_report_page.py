@@ -149,6 +149,19 @@ def test_a_run_without_a_step_or_without_most_figures_has_a_page(tmp_path: Path)
     assert "unknown" in Page(build(run.path).read_text()).text
 
 
+def test_a_held_out_loss_stands_where_bits_a_byte_would(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "tuned", {}, resume=False)
+    run.append_event("run_started", run_id="tuned", steps=2, cells=1, workers_per_cell=1, time=START)
+    run.append_event("evaluation", step=0, heldout_loss=3.5, time=START + 1)
+    for step in range(2):
+        run.append_step({"step": step, "time": START + 2 + step, "loss": 3.0, "lm_loss": 3.0, "tokens": 10,
+                         "samples": [step, step + 1], "cells": 1, "generation": 0, "seconds": 1.0})  # fmt: skip
+    run.append_event("evaluation", step=2, heldout_loss=2.25, time=START + 4)
+    text = Page(build(run.path).read_text()).text
+    assert "3.500 → 2.250" in text
+    assert "Held-out loss" in text
+
+
 def test_long_runs_make_small_pages(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "long", {}, resume=False)
     run.append_event("run_started", run_id="long", steps=30_000, cells=1, workers_per_cell=1, time=START)

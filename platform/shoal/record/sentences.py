@@ -208,7 +208,9 @@ def _pieces(event: Event) -> str:
 
 
 def _evaluation(event: Event) -> str:
-    bpb = event.get("bpb")
+    bpb, loss = event.get("bpb"), event.get("heldout_loss")
+    if bpb is None and isinstance(loss, int | float):
+        return f"Held-out loss at step {event.get('step')}: {loss:.4f}."
     value = f"{bpb:.4f}" if isinstance(bpb, int | float) else "unknown"
     return f"Held-out text at step {event.get('step')}: {value} bits a byte."
 

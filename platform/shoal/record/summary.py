@@ -36,7 +36,10 @@ def _figures(path: Path) -> dict[str, Any]:
     steps, events = read.steps(path), read.events(path)
     kinds = Counter(event["kind"] for event in events)
     recoveries = [event for event in events if event["kind"] == "recovery"]
-    bpb = [event["bpb"] for event in events if event["kind"] == "evaluation" and event.get("bpb") is not None]
+    evaluations = [event for event in events if event["kind"] == "evaluation"]
+    bpb, heldout = (
+        [event[name] for event in evaluations if event.get(name) is not None] for name in ("bpb", "heldout_loss")
+    )
     last: Line = steps[-1] if steps else {}
     audit = committed_ids_audit(path, steps)
     ended = events[-1] if events and events[-1]["kind"] == "run_ended" else None
@@ -56,6 +59,8 @@ def _figures(path: Path) -> dict[str, Any]:
         "loss_first": steps[0]["loss"] if steps else None,
         "bpb": bpb[-1] if bpb else None,
         "bpb_before": bpb[0] if len(bpb) > 1 else None,
+        "heldout_loss": heldout[-1] if heldout else None,
+        "heldout_loss_before": heldout[0] if len(heldout) > 1 else None,
         "deaths": kinds["death"],
         "nodes_lost": kinds["node_lost"],
         "recoveries": len(recoveries),

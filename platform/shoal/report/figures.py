@@ -68,8 +68,13 @@ def recovery_marks(history: History) -> tuple[list[float], list[str]]:
 
 
 def loss_figure(history: History) -> Figure:
-    """Main and MTP loss by step, with what they should stay below, the recoveries, and held-out bits per byte."""
-    evaluations = [event for event in history.kind("evaluation") if event.get("bpb") is not None]
+    """Main and MTP loss by step, with what they should stay below, the recoveries, and a held-out figure."""
+    figures = {
+        name: [event for event in history.kind("evaluation") if event.get(name) is not None]
+        for name in ("bpb", "heldout_loss")
+    }
+    heldout = "bpb" if figures["bpb"] else "heldout_loss"
+    evaluations = figures[heldout]
     fig = figure(10.5, 3.9)
     panels = axes(fig, 1, 2, widths=(3.2, 1)) if len(evaluations) > 1 else axes(fig)
     ax = panels[0]
@@ -90,19 +95,20 @@ def loss_figure(history: History) -> Figure:
     ax.margins(x=0.01)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(panels) > 1:
-        heldout_panel(panels[1], [float(e["step"]) for e in evaluations], [float(e["bpb"]) for e in evaluations])
+        found = [(float(event["step"]), float(event[heldout])) for event in evaluations]
+        heldout_panel(panels[1], found, "text, bits a byte" if heldout == "bpb" else "loss")
     return fig
 
 
-def heldout_panel(ax: Axes, steps: list[float], bpb: list[float]) -> None:
-    """Bits per byte on held-out text, by committed steps."""
-    ax.plot(steps, bpb, color=INK, marker="o", markersize=5)
+def heldout_panel(ax: Axes, points: Sequence[tuple[float, float]], what: str) -> None:
+    """(committed steps, figure) of held-out samples. what: the figure, in words."""
+    ax.plot(*zip(*points, strict=True), color=INK, marker="o", markersize=5)
     for index, place, side in ((0, 8, "left"), (-1, -15, "right")):
         ax.annotate(
-            f"{bpb[index]:.3f}", (steps[index], bpb[index]), xytext=(0, place), textcoords="offset points",
+            f"{points[index][1]:.3f}", points[index], xytext=(0, place), textcoords="offset points",
             ha=side, color=INK, fontsize=10,
         )  # fmt: skip
-    ax.set_title("Held-out text, bits a byte", loc="left")
+    ax.set_title(f"Held-out {what}", loc="left")
     ax.set_xlabel("committed steps")
     ax.margins(x=0.08, y=0.2)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))

@@ -143,6 +143,11 @@ def tiles(history: History) -> str:
         learning = tile(
             "Learning?", f"{run['bpb_before']:.3f} → {run['bpb']:.3f}", more, run["bpb"] < run["bpb_before"]
         )
+    elif run["heldout_loss"] is not None and run["heldout_loss_before"] is not None:
+        before, after = run["heldout_loss_before"], run["heldout_loss"]
+        learning = tile(
+            "Learning?", f"{before:.3f} → {after:.3f}", f"held-out loss; training loss {loss}", after < before
+        )
     else:
         better = first is not None and last is not None and last < first
         learning = tile("Learning?", loss, "next-token loss, nats; no held-out evaluation", better)
