@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
 
+from shoal.cli.estimate import Asked, config_of
 from shoal.cli.main import app
+from shoal_workloads.estimate import Cluster, hardware
+from shoal_workloads.estimate.search import search
 
 KEYS = {
     "memory_peak_bytes", "memory_parts", "step_seconds", "step_parts", "tokens_per_second", "mfu",
@@ -38,18 +42,61 @@ def test_what_does_not_fit_ends_with_2_and_says_by_how_much() -> None:
     assert f"needs {more:.1f} GB more" in found["reasons"][0]
 
 
+SMALL = [
+    "plan", "--model", "v3-small-16b", "--cluster", "8x8xH100", "--pp", "1", "--ep", "8", "--global-batch", "512",
+    "--workers-per-cell", "16", "--precision", "bf16", "--json",
+]  # fmt: skip
+
+
 def test_failures_are_priced_by_the_controllers_own_decisions() -> None:
-    small = ["plan", "--model", "v3-small-16b", "--cluster", "8x8xH100", "--pp", "1", "--ep", "8", "--tokens", "20B"]
-    done = CliRunner().invoke(
-        app,
-        [*small, "--global-batch", "512", "--workers-per-cell", "16", "--precision", "bf16", "--failures", "--json"],
-    )
+    done = CliRunner().invoke(app, [*SMALL, "--tokens", "20B", "--failures", "--spot", "--seeds", "2"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert all(0 < share <= 1 for share in found["trains_with_failures"].values())
-    for name, dollars in found["dollars_with_failures"].items():
-        nodes = 8 + (1 if "spare node" in name else 0)
-        assert dollars == pytest.approx(found["dollars"] / found["trains_with_failures"][name] * nodes / 8)
+    policies = {one["name"]: one for one in found["policies"]}
+    assert len(policies) == 8
+    for name, one in policies.items():
+        assert len(one["trains"]) == 2
+        assert all(0 < share <= 1 for share in one["trains"])
+        price = 1.25 if one["spot"] else 2.5
+        paid = found["gpu_hours"] * (8 + one["spare_nodes"]) / 8 * price
+        assert one["dollars"] == pytest.approx(paid / (sum(one["trains"]) / 2)), name
+        assert one["dollars_least"] == pytest.approx(paid / max(one["trains"]))
+        assert one["dollars_least"] <= one["dollars"] <= one["dollars_most"]
+        assert found["dollars_with_failures"][name] == one["dollars"]
+    assert list(found["dollars_with_failures"].values()) == sorted(found["dollars_with_failures"].values())
+    told = " ".join(found["reasons"])
+    assert all(word in told for word in ("2024-07", "2026-11", "--rate", "--spot-price", "--preemptions"))
+    again = CliRunner().invoke(app, [*SMALL, "--tokens", "20B", "--failures", "--spot", "--seeds", "2"])
+    assert json.loads(again.stdout) == found
+
+
+def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
+    money, days = (
+        json.loads(CliRunner().invoke(app, [*SMALL, *said]).stdout) for said in (["--budget", "5000"], ["--days", "3"])
+    )
+    assert money["dollars"] == pytest.approx(5000)
+    assert days["days"] == pytest.approx(3)
+    assert days["tokens"] == pytest.approx(3 * 86400 * days["tokens_per_second"])
+    failing = json.loads(CliRunner().invoke(app, [*SMALL, "--budget", "5000", "--failures", "--seeds", "1"]).stdout)
+    best = failing["policies"][0]
+    assert best["dollars"] == pytest.approx(5000)
+    assert failing["tokens"] < money["tokens"]
+    clash = CliRunner().invoke(app, [*SMALL, "--budget", "5000", "--days", "3"])
+    assert "--budget and --days" in str(clash.exception)
+
+
+@pytest.mark.long  # every model is searched
+def test_without_a_model_all_are_told_and_where_none_fits_the_smallest_cluster() -> None:
+    asked = ["plan", "--cluster", "1x8xA100", "--days", "3", "--precision", "bf16", "--global-batch", "256", "--json"]
+    rows = {one["model"]: one for one in json.loads(CliRunner().invoke(app, asked).stdout)}
+    assert rows["laptop-100m"]["days"] == pytest.approx(3)
+    assert rows["deepseek-v3"]["tokens"] is None
+    (told,) = re.findall(r"but on (\d+) nodes of 8", rows["deepseek-v3"]["why"])
+    nodes = int(told)
+    cluster = Cluster(nodes, 8, "A100", hardware("A100"))
+    config = config_of(Asked("deepseek-v3", "", global_batch=256, precision="bf16"))
+    assert search(config, cluster, keep=1).best
+    assert not search(config, Cluster(nodes // 2, 8, "A100", hardware("A100")), keep=1).best
 
 
 def test_people_are_told_the_layout_the_parts_and_the_bill() -> None:

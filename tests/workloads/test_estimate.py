@@ -13,7 +13,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate import Cluster, bill, estimate, hardware
 from shoal_workloads.estimate.layer import Layers
 from shoal_workloads.estimate.published import DEEPSEEK_V3, compared, deepseek_v3
-from shoal_workloads.estimate.search import layouts, search
+from shoal_workloads.estimate.search import layouts, search, smallest
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.schedule.balance import layer_flops
 
@@ -82,6 +82,16 @@ def test_the_search_finds_what_trying_all_finds() -> None:
         assert [one.seconds for one in search(base, cluster).best] == pytest.approx(expected)
     small = Cluster(2, 2, "A100", gpu.model_copy(update={"memory_gb": 1.0}))
     assert not search(base, small).best
+
+
+def test_the_smallest_cluster_is_the_first_of_all_that_fits() -> None:
+    base = job(model={"preset": "v3-small-16b"}, batch={"global_batch": 32}, precision="bf16", parallel={})
+    gpu = hardware("A100")
+    fitting = [nodes for nodes in range(1, 9) if search(base, Cluster(nodes, 1, "A100", gpu), keep=1).best]
+    found = smallest(base, Cluster(1, 1, "A100", gpu))
+    assert found is not None
+    assert fitting[0] == found.nodes > 1
+    assert smallest(base, Cluster(1, 1, "A100", gpu.model_copy(update={"memory_gb": 4.0}))) is None
 
 
 def test_hardware_of_ones_own_and_names_that_nobody_knows(tmp_path: Path) -> None:

@@ -5,27 +5,82 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
+    from shoal.simulate.policies import Tried
     from shoal_workloads.estimate import Bill, Estimate
 
-__all__ = ["LEVELS", "Policy", "layout_of", "shown", "validated", "values"]
+__all__ = ["LEVELS", "Priced", "Trainable", "layout_of", "shown", "trainable_table", "validated", "values"]
 
 LEVELS: dict[str, bool | str] = {"none": False, "norms": True, "ffn": "ffn", "dispatch": "dispatch"}
 """Levels of recomputation, by the words of `--recompute`."""
 
 
 @dataclass(frozen=True)
-class Policy:
-    """A way to live with failures: what it is called, the share of time in which the run gets on with it, and what the
-    run costs then, its spare nodes paid for."""
+class Priced:
+    """A policy with what the run costs by it, its spare nodes paid for: `dollars` on average, `least` of the seed with
+    which it gets on best, `most` of that with which it does worst. A run that gets nowhere costs without end."""
 
-    name: str
-    trains: float
-    cost: Bill
+    tried: Tried
+    days: float
+    dollars: float
+    least: float
+    most: float
+
+    def times(self, share: float) -> Priced:
+        """The same for so many times the tokens."""
+        return Priced(self.tried, *(share * value for value in (self.days, self.dollars, self.least, self.most)))
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """How far a model could be trained; `why`: what keeps it from being."""
+
+    model: str
+    found: Estimate | None
+    cost: Bill | None
+    why: str
+
+    @property
+    def parameters(self) -> int:
+        from shoal_workloads.params import count_parameters
+
+        return 0 if self.found is None else count_parameters(self.found.config.model).total
+
+    def values(self) -> dict[str, Any]:
+        """For a program."""
+        cost = self.cost
+        return {
+            "model": self.model,
+            "parameters": self.parameters or None,
+            "layout": None if self.found is None else layout_of(self.found),
+            "tokens": None if cost is None else cost.tokens,
+            "days": None if cost is None else cost.days,
+            "dollars": None if cost is None else cost.dollars,
+            "why": self.why or None,
+        }
+
+
+def trainable_table(rows: Sequence[Trainable]) -> Table:
+    """A line for each model that could be."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title="without failures", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for name in ("parameters", "tokens", "a parameter", "days", "dollars", "MFU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in rows:
+        if one.cost is not None and one.found is not None:
+            size, tokens = one.parameters, one.cost.tokens
+            figures = [in_short(size), in_short(tokens), in_short(tokens / size), f"{one.cost.days:.1f}"]
+            table.add_row(one.model, *figures, dollars(one.cost.dollars), f"{one.found.mfu:.0%}")
+    return table
 
 
 def layout_of(found: Estimate) -> str:
@@ -48,7 +103,7 @@ def number(value: float, unit: str) -> str:
     return f"{said} {unit}".rstrip()
 
 
-def values(found: Estimate, cost: Bill | None, policies: Sequence[Policy], reasons: Sequence[str]) -> dict[str, Any]:
+def values(found: Estimate, cost: Bill | None, policies: Sequence[Priced], reasons: Sequence[str]) -> dict[str, Any]:
     """For a program; bytes, seconds, dollars. What hangs on a number of tokens is null without one."""
     from shoal_workloads.estimate import bill
 
@@ -67,8 +122,9 @@ def values(found: Estimate, cost: Bill | None, policies: Sequence[Policy], reaso
         "gpu_hours": None if cost is None else cost.gpu_hours,
         "days": None if cost is None else cost.days,
         "dollars": None if cost is None else cost.dollars,
-        "dollars_with_failures": {one.name: one.cost.dollars for one in policies} if policies and cost else None,
-        "trains_with_failures": {one.name: one.trains for one in policies} or None,
+        "tokens": None if cost is None else cost.tokens,
+        "dollars_with_failures": {one.tried.policy.name: finite(one.dollars) for one in policies} or None,
+        "policies": [policy_values(one) for one in policies] or None,
         "layout": {
             "cells": found.cells, "workers_per_cell": found.mesh.workers, "pp": found.mesh.pp, "fsdp": found.mesh.fsdp,
             "ep": found.mesh.ep, "schedule": parallel.schedule if found.mesh.pp > 1 else None,
@@ -79,7 +135,23 @@ def values(found: Estimate, cost: Bill | None, policies: Sequence[Policy], reaso
     }  # fmt: skip
 
 
-def shown(model: str, found: Estimate, cost: Bill, whole: bool, policies: Sequence[Policy]) -> Iterator[RenderableType]:
+def policy_values(one: Priced) -> dict[str, Any]:
+    """A policy for a program; dollars of the whole run if it has a number of tokens, else of 10^12."""
+    policy = one.tried.policy
+    return {
+        "name": policy.name, "spare_nodes": policy.spare_nodes, "elastic": policy.elastic, "spot": policy.spot,
+        "checkpoint_every": one.tried.checkpoint, "trains": list(one.tried.trains), "ended": one.tried.ended,
+        "days": finite(one.days), "dollars": finite(one.dollars),
+        "dollars_least": finite(one.least), "dollars_most": finite(one.most),
+    }  # fmt: skip
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if isfinite(value) else None
+
+
+def shown(model: str, found: Estimate, cost: Bill, whole: bool, policies: Sequence[Priced]) -> Iterator[RenderableType]:
     """The same for a terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -103,12 +175,43 @@ def shown(model: str, found: Estimate, cost: Bill, whole: bool, policies: Sequen
     if whole:
         yield f"{cost.tokens:.4g} tokens: {cost.days:.1f} days, {cost.gpu_hours:,.0f} GPU-hours, ${cost.dollars:,.0f}"
     if policies:
-        table = Table("with Llama 3's failures", title_justify="left", box=SIMPLE_HEAD)
-        for name in ("trains", "days", "dollars"):
-            table.add_column(name, justify="right")
-        for one in sorted(policies, key=lambda policy: policy.cost.dollars):
-            table.add_row(one.name, f"{one.trains:.2%}", f"{one.cost.days:.1f}", f"${one.cost.dollars:,.0f}")
-        yield table
+        yield failing_table(policies, whole)
+
+
+def failing_table(policies: Sequence[Priced], whole: bool) -> Table:
+    """Ways to live with failures, the cheapest first."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    of = "the run" if whole else "10^12 tokens"
+    title = f"{of} with failures, simulated {len(policies[0].tried.trains)} times"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("nodes", no_wrap=True)
+    for name in ("trains", "save every", "days", "dollars", "from", "to"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in policies:
+        ended = f" ({one.tried.ended} ended)" if one.tried.ended else ""
+        steps = f"{one.tried.checkpoint} steps"
+        money = map(dollars, (one.dollars, one.least, one.most))
+        table.add_row(one.tried.policy.name + ended, f"{one.tried.mean:.2%}", steps, f"{one.days:.1f}", *money)
+    return table
+
+
+def in_short(value: float) -> str:
+    """671B, 14.8T."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e4)):
+        if value >= size:
+            return f"{value / (1e3 if unit == 'K' else size):.4g}{unit}"
+    return f"{value:,.0f}"
+
+
+def dollars(value: float) -> str:
+    """$10,747, $574.7K, $5.747M."""
+    if not isfinite(value):
+        return "-"
+    if value < 100_000:
+        return f"${value:,.0f}"
+    return f"${value / 1e3:.1f}K" if value < 999_950 else f"${value / 1e6:,.3f}M"
 
 
 def validated(as_json: bool) -> None:

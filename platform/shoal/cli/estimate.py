@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.bill import LEVELS, Policy, layout_of, shown, values
+from shoal.cli.bill import LEVELS, Priced, Trainable, layout_of, shown, trainable_table, values
+from shoal.cli.failing import Rates, priced
 from shoal.printable import printable
 from shoal_core.errors import UserError
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "estimated", "parse_gpus"]
 
-DAYS = 14.0
-"""Simulated at most."""
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -41,10 +41,11 @@ class Asked:
     recompute: str = "norms"
     waiting: int | None = None
     tokens: str | None = None
+    budget: float | None = None
+    days: float | None = None
     price: float | None = None
     hardware: Path | None = None
-    failures: bool = False
-    seed: int = 0
+    rates: Rates | None = None
 
 
 def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
@@ -63,22 +64,86 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
         found = estimate(config, cluster, workers)
         if not found.fits:
             reasons.append(lacks(found))
-    tokens = None if asked.tokens is None else count_of(asked.tokens)
     price = cluster.hardware.price
     each = price.dollars if asked.price is None else asked.price
     if asked.price is None:
         reasons.append(f"${price.dollars:.2f} a GPU and hour: {price.source}, {price.of} (--price says otherwise)")
-    cost = bill(found, tokens or 1e12, each)
-    policies = failing(asked, found, cost) if asked.failures else []
+    cost = bill(found, wanted(asked, found, each) or 1e12, each)
+    policies = [] if asked.rates is None else priced(found, cost, asked.rates)
+    reasons += [] if asked.rates is None else asked.rates.words(cluster.hardware)
+    if policies and (asked.budget or asked.days):
+        cost, policies = within(asked, cost, policies)
+        reasons.append(f"{policies[0].tried.policy.name}: enough for {cost.tokens:.3g} tokens")
+    whole = asked.tokens is not None or asked.budget is not None or asked.days is not None
     if as_json:
-        print(json.dumps(values(found, cost if tokens else None, policies, reasons), indent=2))
+        print(json.dumps(values(found, cost if whole else None, policies, reasons), indent=2))
         return found.fits
     console = Console(markup=False, highlight=False)
-    for part in shown(asked.model, found, cost, tokens is not None, policies):
+    for part in shown(asked.model, found, cost, whole, policies):
         console.print(part)
     for reason in reasons:
         console.print(f"- {printable(reason)}")
     return found.fits
+
+
+def wanted(asked: Asked, found: Estimate, price: float) -> float | None:
+    """Tokens of the run: as said, or as many as the money or the days are enough for where nothing fails.
+
+    Raises:
+        UserError: more than one of them is said.
+    """
+    from shoal_workloads.estimate import bill
+
+    said = [name for name in ("tokens", "budget", "days") if getattr(asked, name) is not None]
+    if len(said) > 1:
+        raise UserError(f"--{said[0]} and --{said[1]} both say how long the run is", "say one of them")
+    if asked.budget is not None:
+        if not price:
+            raise UserError("--price: at 0 dollars a budget is enough for anything", "say --days or --tokens")
+        return asked.budget / bill(found, 1.0, price).dollars
+    if asked.days is not None:
+        return asked.days * 86400 * found.tokens_per_second
+    return None if asked.tokens is None else count_of(asked.tokens)
+
+
+def within(asked: Asked, cost: Bill, policies: Sequence[Priced]) -> tuple[Bill, list[Priced]]:
+    """As many tokens as the money, or the days, are enough for by the policy with which they are enough for most, which
+    comes first."""
+    key: Callable[[Priced], float] = (lambda one: one.dollars) if asked.budget else (lambda one: one.days)
+    found = sorted(policies, key=key)
+    share = (asked.budget or asked.days or 0.0) / key(found[0])
+    whole = replace(cost, tokens=cost.tokens * share, seconds=cost.seconds * share)
+    return whole, [one.times(share) for one in found]
+
+
+def trainable(asked: Asked, *, as_json: bool) -> None:
+    """Print what the money or the days of `asked` are enough for, model by model, each in its best layout."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from shoal_workloads.estimate import bill
+    from shoal_workloads.model.presets import PRESETS
+
+    cluster = parse_gpus(asked.cluster, asked.hardware)
+    each = cluster.hardware.price.dollars if asked.price is None else asked.price
+    rows = list[Trainable]()
+    console = Console(markup=False, highlight=False)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for model in progress.track(PRESETS, description="models"):
+            try:
+                found, reasons = searched(config_of(replace(asked, model=model)), cluster)
+            except UserError as error:
+                rows.append(Trainable(model, None, None, error.problem))
+                continue
+            cost = bill(found, wanted(asked, found, each) or 0.0, each) if found.fits else None
+            rows.append(Trainable(model, found, cost, "" if found.fits else reasons[0]))
+    if as_json:
+        print(json.dumps([one.values() for one in rows], indent=2))
+        return
+    console.print(trainable_table(rows))
+    for one in rows:
+        if one.why:
+            console.print(f"- {one.model}: {printable(one.why)}")
 
 
 # ---- what is asked for
@@ -160,7 +225,7 @@ def searched(config: PretrainConfig, cluster: Cluster) -> tuple[Estimate, list[s
     Raises:
         UserError: there is no layout at all.
     """
-    from shoal_workloads.estimate.search import search
+    from shoal_workloads.estimate.search import search, smallest
 
     found = search(config, cluster)
     if found.best:
@@ -168,13 +233,17 @@ def searched(config: PretrainConfig, cluster: Cluster) -> tuple[Estimate, list[s
         reasons = [f"the fastest of {found.tried} layouts that fit: {layout_of(best)}"]
         reasons += [f"then {layout_of(one)}: {one.seconds / best.seconds - 1:+.1%}, {why(one, best)}" for one in others]
         return best, reasons
+    more = smallest(config, cluster)
+    enough = "and on no cluster of them" if more is None else f"but on {more.nodes} nodes of {more.slots}"
     if found.nearest is None:
         raise UserError(
             f"--cluster: on {cluster.nodes} nodes of {cluster.slots} {cluster.name} {config.model.preset} fits in no "
-            "layout: parameters, gradients and what one micro-batch keeps are more than the memory",
-            "more nodes, or GPUs with more memory",
+            f"layout, {enough}: parameters, gradients and what one micro-batch keeps are more than the memory",
+            "more nodes, or GPUs with more memory"
+            if more is None
+            else f"--cluster {more.nodes}x{more.slots}x{more.name}",
         )
-    return found.nearest, [f"no layout fits: {lacks(found.nearest)}"]
+    return found.nearest, [f"no layout fits, {enough}: {lacks(found.nearest)}"]
 
 
 def checked(config: PretrainConfig, workers: int) -> None:
@@ -195,6 +264,8 @@ def lacks(found: Estimate) -> str:
     more = found.memory.total / 1e9 - memory
     config = found.config.model_copy(update={"device_gb": memory})
     change = nearest(config, found.mesh.workers)
+    if change is not None and change.get("workers_per_cell", 0) > found.cluster.workers:
+        change = None
     remedy = (
         "" if change is None else "; it fits with " + ", ".join(f"{name}={value}" for name, value in change.items())
     )
@@ -208,37 +279,3 @@ def why(one: Estimate, best: Estimate) -> str:
     if more[name] <= 0:
         return "no part takes longer"
     return f"for {name} {more[name]:.2f} s more"
-
-
-# ---- failures
-
-
-def failing(asked: Asked, found: Estimate, cost: Bill) -> list[Policy]:
-    """What the run costs when workers fail as Llama 3's did, by the controller's own decisions in simulation: with
-    spare nodes, without, and changing its shape."""
-    from shoal.simulate.result import result
-    from shoal.simulate.settings import Settings, Times
-    from shoal.simulate.simulation import Simulation
-    from shoal_workloads.estimate import bill
-
-    cluster, step = found.cluster, found.seconds
-    across = found.step["sum across cells"] + found.step["optimizer"]
-    days = min(DAYS, cost.days)
-    spares = max(1, cluster.nodes // 64)
-    policies = []
-    for name, spare, elastic in (
-        ("no spares", 0, False),
-        ("another shape", 0, True),
-        (f"{spares} spare nodes", spares, False),
-    ):
-        times = Times(step=step, across=across)
-        settings = Settings(
-            cluster.nodes, cluster.slots, found.mesh.workers, days, spare, found.micro_batches, 100, 1.0, asked.seed,
-            times, elastic,
-        )  # fmt: skip
-        simulation = Simulation(settings)
-        simulation.run()
-        trains = float(result(simulation)["ettr"])
-        paid = bill(found, cost.tokens, cost.price, trains)
-        policies.append(Policy(name, trains, replace(paid, gpus=(cluster.nodes + spare) * cluster.slots)))
-    return policies

@@ -53,13 +53,31 @@ def plan(
     micro_batch: Annotated[int, typer.Option(min=1, help="With --model: samples a worker takes at a time.")] = 1,
     precision: Annotated[str, typer.Option(help="With --model: bf16 or fp8.")] = "fp8",
     tokens: Annotated[str | None, typer.Option(help="With --model: of the run, such as 14.8T.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0.01, help="Dollars: how many tokens they are enough for, instead of --tokens.")
+    ] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0.01, help="How many tokens so many days are enough for, instead of --tokens.")
+    ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Dollars a GPU and hour; none: the table's.")] = None,
     hardware: Annotated[Path | None, typer.Option(help="A YAML file with GPUs of your own.")] = None,
     search: Annotated[bool, typer.Option("--search", help="With --model: the best layouts, and why.")] = False,
     failures: Annotated[
-        bool, typer.Option("--failures", help="With --model: what failures cost, simulated at Llama 3's rates.")
+        bool,
+        typer.Option(
+            "--failures",
+            help="With --model: what failures cost, simulated: without spares, in other shapes, with spare nodes; "
+            "how often to save; the cheapest first.",
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the failures.")] = 0,
+    rate: Annotated[float, typer.Option(min=0, help="With --failures: a factor on Llama 3's rates.")] = 1.0,
+    spot: Annotated[
+        bool, typer.Option("--spot", help="With --failures: nodes too that may be taken away at any time.")
+    ] = False,
+    spot_price: Annotated[float | None, typer.Option(min=0, help="With --spot; none: the table's.")] = None,
+    preemptions: Annotated[float, typer.Option(min=0, help="With --spot: how often a day a node is taken away.")] = 0.1,
+    seeds: Annotated[int, typer.Option(min=1, help="With --failures: simulated so many times.")] = 3,
+    seed: Annotated[int, typer.Option(help="With --failures: the first.")] = 0,
     validate: Annotated[
         bool, typer.Option("--validate", help="How far such estimates are from published figures.")
     ] = False,
@@ -72,22 +90,27 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
 ) -> None:
     """Who would sit where (cell.stage.shard by node), how far copies are kept apart, and what a node's loss would move;
-    or, with --model: whether it fits, how long a step takes, and what a run costs.
+    or, with --model: whether it fits, how long a step takes, and what a run costs; or, with --budget or --days and no
+    model: which models could be trained, and how far.
 
     Exit code 2: not even one cell fits; the message names the nearest settings that would.
     """
     from shoal.cli.bill import validated
-    from shoal.cli.estimate import Asked, estimated
+    from shoal.cli.estimate import Asked, estimated, trainable
+    from shoal.cli.failing import Rates
 
     if validate:
         validated(as_json)
         return
-    if model is not None:
+    if model is not None or (job_file is None and (budget or days)):
+        rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None
         asked = Asked(
-            model, cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch, precision,
-            recompute, waiting, tokens, price, hardware, failures, seed,
+            model or "", cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch,
+            precision, recompute, waiting, tokens, budget, days, price, hardware, rates,
         )  # fmt: skip
-        if not estimated(asked, search=search, as_json=as_json):
+        if model is None:
+            trainable(asked, as_json=as_json)
+        elif not estimated(asked, search=search, as_json=as_json):
             raise typer.Exit(2)
         return
     if job_file is None:

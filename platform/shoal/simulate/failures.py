@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-__all__ = ["CAUSES", "Cause", "Failure", "draw", "failures_a_second"]
+__all__ = ["CAUSES", "PREEMPTED", "Cause", "Failure", "draw", "failures_a_second", "preemptions"]
 
 OBSERVED_GPU_HOURS = 54 * 24 * 16_384
-HOUR = 3600.0
+HOUR, DAY = 3600.0, 86400.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ CAUSES = (
     Cause("CPU", 2),
     Cause("system memory", 2),
 )
+PREEMPTED = Cause("preempted", 0, shows="notice", repair=HOUR)
+"""A node that may be taken away is, and another comes for it: after an hour, which is assumed."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,14 @@ def draw(gpus: int, seconds: float, rate: float, random: Random) -> Iterator[Fai
         if time >= seconds:
             return
         yield Failure(time, random.choices(CAUSES, weights)[0], random.random())
+
+
+def preemptions(nodes: int, seconds: float, per_day: float, random: Random) -> Iterator[Failure]:
+    """Nodes that are taken away, in order of time, a Poisson process. `per_day`: of a node."""
+    per_second = per_day * nodes / DAY
+    time = 0.0
+    while per_second > 0:
+        time += random.expovariate(per_second)
+        if time >= seconds:
+            return
+        yield Failure(time, PREEMPTED, random.random())

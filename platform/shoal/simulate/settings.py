@@ -44,7 +44,8 @@ class Times:
 @dataclass(frozen=True)
 class Settings:
     """`nodes` of `slots` workers of which `spare_nodes` more stand by; cells of `workers`; `micro_batches` a cell and
-    step at full strength; a checkpoint every `checkpoint` steps; `rate`: a factor on Llama 3's failure rates."""
+    step at full strength; a checkpoint every `checkpoint` steps; `rate`: a factor on Llama 3's failure rates;
+    `preemptions`: how often a day each node is taken away besides."""
 
     nodes: int
     slots: int
@@ -58,6 +59,7 @@ class Settings:
     times: Times = field(default_factory=Times)
     elastic: bool = False
     """Whether cells may take another shape, of half to twice their workers."""
+    preemptions: float = 0.0
 
     def __post_init__(self) -> None:
         if self.nodes * self.slots % self.workers:

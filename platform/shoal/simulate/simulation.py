@@ -26,7 +26,7 @@ from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Ready
 from shoal.simulate.clock import Clock
 from shoal.simulate.cluster import Cluster
 from shoal.simulate.era import Era
-from shoal.simulate.failures import draw
+from shoal.simulate.failures import draw, preemptions
 from shoal.simulate.ledger import Ledger
 from shoal.simulate.rules import chooser
 from shoal.simulate.settings import Settings
@@ -77,8 +77,11 @@ class Simulation:
 
     def run(self) -> None:
         """Simulate to the end of the days, or of the run."""
-        slots = (self.settings.nodes + self.settings.spare_nodes) * self.settings.slots
-        for failure in draw(slots, self.end, self.settings.rate, Random(self.settings.seed)):
+        settings = self.settings
+        nodes = settings.nodes + settings.spare_nodes
+        breaks = draw(nodes * settings.slots, self.end, settings.rate, Random(settings.seed))
+        taken = preemptions(nodes, self.end, settings.preemptions, Random(f"preemptions {settings.seed}"))
+        for failure in (*breaks, *taken):
             self.clock.at(failure.time, lambda failure=failure: self.cluster.strike(failure))  # type: ignore[misc]
         while not self.outcome and self.clock.tick(self.end):
             pass

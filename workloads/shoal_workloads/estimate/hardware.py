@@ -35,9 +35,10 @@ class Attention(_Entry):
 
 
 class Price(_Entry):
-    """Dollars a GPU and hour, and of when and where they are."""
+    """Dollars a GPU and hour, also of one that may be taken away at any time, and of when and where they are."""
 
     dollars: float = Field(ge=0)
+    spot: float | None = Field(default=None, ge=0)
     of: str
     source: str
 

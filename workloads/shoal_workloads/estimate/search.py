@@ -22,7 +22,7 @@ from shoal_workloads.parallel.fits import settled
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.params import count_parameters
 
-__all__ = ["Found", "search"]
+__all__ = ["Found", "search", "smallest"]
 
 SCHEDULES = ("dualpipe", "dualpipev", "zbv", "zb1p", "interleaved", "1f1b")
 LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
@@ -30,6 +30,8 @@ PAIRS = ("dualpipe", "dualpipev")
 """Schedules that hide the exchange of rows."""
 BUBBLES = {"1f1b": 1.0, "interleaved": 0.5}
 """Micro-batches' time that a schedule's bubble takes at least, a pipeline rank."""
+MOST = 1 << 17
+"""GPUs of a cluster that is looked for."""
 ZERO_BUBBLE = ("dualpipe", "dualpipev", "zbv", "zb1p")
 
 
@@ -62,6 +64,17 @@ def search(base: PretrainConfig, cluster: Cluster, keep: int = 3) -> Found:
             lacking.append((memory, config, workers))
     nearest = None if best or not lacking else estimate(*least(lacking, cluster))
     return Found(tuple(best), len(found), nearest)
+
+
+def smallest(base: PretrainConfig, cluster: Cluster) -> Cluster | None:
+    """The fewest nodes of this kind on which the job fits in some layout; none up to `MOST` GPUs. Cells are powers of
+    two, of which a batch fills so many at most, so no number between two has a layout that the lower has not."""
+    for workers in powers(min(MOST, base.batch.global_batch // base.batch.micro_batch)):
+        nodes = -(-workers // cluster.slots)
+        more = Cluster(nodes, cluster.slots, cluster.name, cluster.hardware)
+        if nodes > cluster.nodes and search(base, more, keep=1).best:
+            return more
+    return None
 
 
 def least(lacking: list[tuple[int, PretrainConfig, int]], cluster: Cluster) -> tuple[PretrainConfig, Cluster, int]:
