@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoal.cluster.state import known_clusters, load
 from shoal_core.errors import UserError
 from shoal_core.passing import TEMP_DIR, own_cluster, passing
 from shoal_core.store import local_folder, open_store
+from shoal_core.store.address import parsed
 
-__all__ = ["check_writable", "lasting", "own_folder", "settle"]
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+__all__ = ["arrow_filesystem", "check_writable", "lasting", "own_folder", "settle"]
 
 DEFAULT = "runs"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables by which AWS's own tools find another S3, and pyarrow does not."""
 VARIABLE = "SHOAL_STORAGE"
 """Names the storage in the environment of commands and jobs that name none."""
 
@@ -96,3 +103,19 @@ def check_writable(storage: str) -> None:
         raise UserError(f"storage: {there} is no folder", remedy)
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"storage: {there} cannot be written", remedy)
+
+
+def arrow_filesystem(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Where pyarrow finds a run, or what lies in it: folders and S3 are all that holds records. Nothing of a path is
+    decoded."""
+    import pyarrow.fs
+
+    folder = local_folder(place)
+    if folder is not None:
+        return pyarrow.fs.LocalFileSystem(), str(folder)
+    found = parsed(place)
+    endpoint = found.endpoint or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
+    scheme, _, host = endpoint.rpartition("://") if endpoint else ("", "", None)
+    region = found.options.get("region")
+    files = pyarrow.fs.S3FileSystem(endpoint_override=host, scheme=scheme or None, region=region)
+    return files, f"{found.root}/{found.path.strip('/')}"

@@ -15,7 +15,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
 
 from shoal.record import layout, raytrain
-from shoal.train.outcome import filesystem
+from shoal.storage import arrow_filesystem
 from shoal_core.ckpt import alone, among
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.retention import Keep, Saved
@@ -86,7 +86,7 @@ def test_ray_opens_a_run_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         odd = "s3://bucket/my runs/é+%20#1/a"  # taken as it is written, at the endpoint that AWS's tools take
         write(odd, 20, metrics={"loss": 2.0}, bpb=None)
         raytrain.refresh(open_store(odd), Keep())
-        files, where = filesystem(odd)
+        files, where = arrow_filesystem(odd)
         assert Result.from_path(where, storage_filesystem=files).metrics == {"step": 19, "loss": 2.0}
 
 

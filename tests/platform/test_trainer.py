@@ -13,7 +13,6 @@ import pyarrow.fs
 import pytest
 import ray.train
 from ray.train import Checkpoint
-from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.api.result import Result
@@ -116,7 +115,6 @@ def test_how_often_a_run_goes_back_and_which_checkpoints_stay(tmp_path: Path) ->
         ({}, {"resources_per_worker": {"CPU": 2}}, {}, "ScalingConfig.resources_per_worker"),
         ({}, {"resources_per_worker": {"CPU": 1}, "use_gpu": True}, {}, "ScalingConfig.resources_per_worker"),
         ({}, {}, {"storage_filesystem": pyarrow.fs.LocalFileSystem()}, "RunConfig.storage_filesystem"),
-        ({}, {}, {"callbacks": [UserCallback()]}, "RunConfig.callbacks"),
         ({}, {}, {"worker_runtime_env": {"pip": ["x"]}}, "RunConfig.worker_runtime_env"),
         ({}, {}, {"logging_config": LoggingConfig(log_level="DEBUG")}, "LoggingConfig.log_level='DEBUG'"),
         ({}, {}, {"failure_config": FailureConfig(controller_failure_limit=2)}, "controller_failure_limit=2"),

@@ -10,7 +10,10 @@ import asyncio
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,8 +24,12 @@ from shoal.control.controller import Controller
 from shoal.control.finish import bury
 from shoal.names import controller_name
 from shoal.on_ray.autoscaler import RayAutoscaler
+from shoal.on_ray.board import Board
+from shoal.on_ray.callbacks import Callbacks
 from shoal.on_ray.fleet import RayFleet
 from shoal.on_ray.metrics import RunMetrics
+from shoal.on_ray.train_state import Myself, TrainState
+from shoal.on_ray.views import View, Views
 from shoal.record.lease import Held
 from shoal.record.place import own_folder
 from shoal_core.store import join, local_folder
@@ -32,12 +39,14 @@ __all__ = ["ControllerActor"]
 logger = logging.getLogger(__name__)
 GRACE = 3.0
 """Seconds that the actor stays after the end, for the driver to read the outcome."""
+TOLD = 5.0
+"""Seconds at the end of a run for Ray to take how it ended, and as many for callbacks to hear of it."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
 class ControllerActor:
     """Runs one job; see `Controller` for the arguments. `credentials`: variables of the environment by which the
-    mirror to MLflow is let in, and that the hooks of `notify` need."""
+    mirror to MLflow is let in, and that the hooks of `notify` need; `callbacks`: `shoal.on_ray.callbacks.packed`."""
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class ControllerActor:
         about: dict[str, Any],
         credentials: dict[str, str] | None = None,
         session: str = "",
+        callbacks: bytes = b"",
     ) -> None:
         os.environ.update(credentials or {})
         self.run_id = str(job.get("run_id"))
@@ -58,17 +68,24 @@ class ControllerActor:
         self.outcome: Future[tuple[str, str]] = Future()
         log.begin(controller_name(self.run_id), self._committed)
         logger.info("the controller begins%s", ", where another one died" if self.again else "")
-        arguments = (job, seats, start, about, session)
+        arguments = (job, seats, start, about, session, callbacks)
         threading.Thread(target=self._run, args=arguments, daemon=True, name="controller").start()
 
     def __repr__(self) -> str:
         return controller_name(self.run_id)
 
     def _run(
-        self, job: dict[str, Any], seats: dict[tuple[int, int], str], start: int, about: dict[str, Any], session: str
+        self,
+        job: dict[str, Any],
+        seats: dict[tuple[int, int], str],
+        start: int,
+        about: dict[str, Any],
+        session: str,
+        callbacks: bytes,
     ) -> None:
         fleet: RayFleet | None = None
         checked: Job | None = None
+        watchers: list[Views | Callbacks] = []
         try:
             fleet = RayFleet(str(job.get("slot_resource")))
             checked = Job.model_validate(job)
@@ -77,6 +94,7 @@ class ControllerActor:
             self.controller = Controller(
                 *arguments, again=self.again, session=session, listeners=listeners, autoscaler=autoscaler
             )
+            watchers = self._watchers(checked, session, callbacks)
             outcome = asyncio.run(self.controller.run())
         except Held as error:  # the record is another's: not a word goes into it
             outcome = ("failed", str(error))
@@ -90,6 +108,8 @@ class ControllerActor:
             if fleet is not None:
                 fleet.kill_all(self.run_id)
         logger.info("the run ended: %s (%s)", *outcome)
+        for watcher in watchers:
+            watcher.close(TOLD)
         self.outcome.set_result(outcome)
         if fleet is not None:
             fleet.close()
@@ -98,6 +118,23 @@ class ControllerActor:
             return
         # the driver may be gone, and nobody else would remove this actor
         threading.Timer(GRACE, ray.kill, (self.myself,)).start()
+
+    def _watchers(self, job: Job, session: str, callbacks: bytes) -> list[Views | Callbacks]:
+        """What reads the run's record from now on: what Ray shows of it, and the user's callbacks."""
+        kinds: dict[str, Callable[[], View]] = {
+            "Train state": lambda: TrainState(job, session, Myself()),
+            "Train board": lambda: Board(self.run_id, session),
+        }
+        found: list[Views | Callbacks] = [Views(self.rundir, kinds, since=0.0 if self.again else time.time())]
+        if callbacks:
+            found.append(Callbacks(callbacks, self.rundir, session, again=self.again, journal=self._journal))
+        for one in found:
+            one.start()
+        return found
+
+    def _journal(self, kind: str, **fields: Any) -> None:
+        if self.controller is not None and self.controller.loop is not None:
+            self.controller.later(partial(self.controller.scribe.event, kind, **fields))
 
     def _committed(self) -> int:
         return -1 if self.controller is None else self.controller.state.committed

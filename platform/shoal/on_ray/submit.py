@@ -37,8 +37,8 @@ LEAVES = 10.0
 """Seconds within which the controller of a run that has ended is gone."""
 
 
-def submit(ready: Preflight, *, resume: bool) -> RayRun:
-    """Start the controller of a checked job.
+def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
+    """Start the controller of a checked job. `callbacks`: `shoal.on_ray.callbacks.packed`.
 
     Raises:
         UserError: too few slots, or the run id is in use, by a controller on another cluster perhaps.
@@ -78,7 +78,7 @@ def submit(ready: Preflight, *, resume: bool) -> RayRun:
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), places, ready.start, about, credentials, session)
+    ).remote(job.model_dump(mode="json"), places, ready.start, about, credentials, session, callbacks)
     return RayRun(controller)
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "EVENTS",
     "EVENT_FIELDS",
     "GPU_FIGURES",
+    "INNER",
     "LEASE",
     "MLFLOW",
     "PLAN",
@@ -58,6 +59,8 @@ class StepRecord(TypedDict):
 STEP_FIELDS: tuple[str, ...] = tuple(StepRecord.__annotations__)
 # Of these, what a workload computes: null where it does not.
 STEP_FIGURES: tuple[str, ...] = ("loss", "lm_loss", "mtp_loss", "grad_norm", "lr")
+INNER: tuple[str, ...] = ("stats", "norm_sq")
+"""What a line of `steps.jsonl` holds for other workers alone."""
 # What the platform adds where workers compute on GPUs (`shoal.worker.device.figures`).
 GPU_FIGURES: tuple[str, ...] = ("tokens_per_second_per_gpu", "mfu", "peak_memory_bytes")
 
@@ -132,6 +135,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "nodes_short_lived": ("nodes", "again"),
     "error": ("actor", "step", "samples", "trace"),
     "evaluation": ("step", "bpb"),
+    "callback_failed": ("callback", "problem", "times"),
     "run_ending": ("status", "reason"),
     "run_ended": ("status", "reason"),
 }

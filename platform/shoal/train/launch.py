@@ -52,8 +52,8 @@ def check(job: Job, resume: Resume = "no", allow: Collection[str] = ()) -> Prefl
     return ready
 
 
-def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], None]) -> Ended:
-    """Bring a job to its end. `connect`: joins the cluster.
+def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], None], callbacks: bytes = b"") -> Ended:
+    """Bring a job to its end. `connect`: joins the cluster; `callbacks`: `shoal.on_ray.callbacks.packed`.
 
     Raises:
         UserError: it cannot start, or runs now with other settings.
@@ -68,6 +68,8 @@ def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], N
         if found := handle.find_run(str(job.run_id)):
             driver.check_same(job)
             print(f"run {job.run_id} is running: following it")
+            if callbacks:
+                print("note: of callbacks it has those that it was started with")
             return watch(job, found)
     ready = check(job, resume, allow)
     if ready is None:
@@ -75,7 +77,7 @@ def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], N
     connect()
     asked = f"{count(ready.job.cells, 'cell')} of {count(ready.job.workers_per_cell, 'worker')}"
     print(f"cluster: {submit.nodes_in_words(ready.job.slot_resource)}; asking for {asked}")
-    return watch(ready.job, submit.submit(ready, resume=ready.resumes))
+    return watch(ready.job, submit.submit(ready, resume=ready.resumes, callbacks=callbacks))
 
 
 def on_record(job: Job) -> bool:

@@ -172,6 +172,17 @@ def kept(given: Given) -> Settings:
     return {"checkpoint": {"keep": newest, **best}}
 
 
+def called(given: Given) -> Settings:
+    """A user's callbacks: no setting comes of them. Others of Ray's hook into a controller that does not run here."""
+    for one in given.value or ():
+        if "UserCallback" not in {base.__name__ for base in type(one).__mro__}:
+            raise given.refused(
+                f"{type(one).__name__} belongs to Ray Train's own controller, which does not run here",
+                "make it a ray.train.UserCallback",
+            )
+    return {}
+
+
 CHECKPOINT: Mapping[str, Rule] = {
     "num_to_keep": kept,
     "checkpoint_score_attribute": met,  # by the rule above, and so is the next
@@ -204,9 +215,7 @@ RUN: Mapping[str, Rule] = {
     ),
     "failure_config": section(lambda: FAILURE),
     "checkpoint_config": section(lambda: CHECKPOINT),
-    "callbacks": only(
-        [], None, why="they are not called yet", remedy="read the run's events.jsonl, or metrics_dataframe at the end"
-    ),
+    "callbacks": called,
     "worker_runtime_env": only(
         {}, None, why="workers have that of their job", remedy="give it to ray.init or `ray job submit --runtime-env`"
     ),

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.fs
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
 
 from shoal.names import is_worker
 from shoal.record import layout, read
 from shoal.record.place import from_root, local_record
+from shoal.storage import arrow_filesystem
 from shoal.train.launch import Ended
 from shoal_core.errors import UserError
-from shoal_core.store import local_folder
-from shoal_core.store.address import parsed
 
-__all__ = ["RunStopped", "failure", "filesystem", "read_result", "result_of"]
+__all__ = ["RunStopped", "failure", "read_result", "result_of"]
 
-INNER = ("stats", "norm_sq")
-"""Of a step's line, what only other workers need."""
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Variables by which AWS's own tools find another S3, and pyarrow does not."""
 ENDS = ("run_started", "run_ended")
 """Events of which the last says whether a run has ended."""
 
@@ -63,7 +56,7 @@ def read_result(path: str) -> Result:
     if not (record / layout.EVENTS).exists():
         raise UserError(f"{path}: there is no run", "name storage_path/name of one")
     rows = figures(record)
-    files, where = filesystem(place)
+    files, where = arrow_filesystem(place)
     ended = next((event for event in reversed(read.events(record)) if event["kind"] in ENDS), None)
     status = ended["status"] if ended is not None and ended["kind"] == "run_ended" else None
     return replace(
@@ -74,19 +67,6 @@ def read_result(path: str) -> Result:
     )
 
 
-def filesystem(place: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Where pyarrow finds a run: folders and S3 are all that holds records. Nothing of a path is decoded."""
-    folder = local_folder(place)
-    if folder is not None:
-        return pyarrow.fs.LocalFileSystem(), str(folder)
-    found = parsed(place)
-    endpoint = found.endpoint or next(filter(None, map(os.environ.get, ENDPOINTS)), None)
-    scheme, _, host = endpoint.rpartition("://") if endpoint else ("", "", None)
-    region = found.options.get("region")
-    files = pyarrow.fs.S3FileSystem(endpoint_override=host, scheme=scheme or None, region=region)
-    return files, f"{found.root}/{found.path.strip('/')}"
-
-
 def figures(record: Path) -> list[dict[str, Any]]:
     """What is known of every committed step, as in `steps.jsonl`, with the held-out figures where it was evaluated."""
     held_out = {
@@ -95,7 +75,7 @@ def figures(record: Path) -> list[dict[str, Any]]:
         if event["kind"] == "evaluation"
     }
     return [
-        {key: value for key, value in line.items() if key not in INNER} | held_out.get(line["step"], {})
+        {key: value for key, value in line.items() if key not in layout.INNER} | held_out.get(line["step"], {})
         for line in read.steps(record)
     ]
 

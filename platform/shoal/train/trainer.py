@@ -54,15 +54,19 @@ class ShoalTrainer:
         check_not_imported()
         from ray.train import RunConfig, ScalingConfig  # seconds
 
+        from shoal.on_ray.callbacks import Given, packed
+
         own = dict(shoal_config or {})
-        scaling = mapping.settings(scaling_config or ScalingConfig(), mapping.SCALING, own)
-        run = mapping.settings(run_config or RunConfig(), mapping.RUN, own)
+        scaling_config, run_config = scaling_config or ScalingConfig(), run_config or RunConfig()
+        scaling = mapping.settings(scaling_config, mapping.SCALING, own)
+        run = mapping.settings(run_config, mapping.RUN, own)
         own.pop("workers_per_cell", None)  # which the number of workers was divided by
         rays = mapping.merged(scaling, run, "two configs of Ray's say it")
         said = mapping.merged(rays, own, "a config of Ray Train's says it (docs/ray-train.md has which)")
         said["workload"] = {**(workload_config or {}), "path": path_of(workload)}
         job = parse(Job, {"spares": 0, **said}, source=SOURCE)
         self._is(job.model_copy(update={"storage": settle(job.storage, Path(SOURCE))}), "if begun")
+        self._callbacks = packed(Given(run_config, scaling_config, workload_config or {}))
 
     @classmethod
     def of(cls, job: Job, resume: Resume = "no", allow: Collection[str] = ()) -> Self:
@@ -100,6 +104,7 @@ class ShoalTrainer:
 
     def _is(self, job: Job, resume: Resume, allow: Collection[str] = ()) -> None:
         self.job, self._resume, self._allow = job, resume, allow
+        self._callbacks = b""
 
     def check(self) -> None:
         """Check all that can be without a cluster, and start nothing.
@@ -115,7 +120,7 @@ class ShoalTrainer:
         Raises:
             UserError: it cannot start.
         """
-        return go(self.job, self._resume, self._allow, connect)
+        return go(self.job, self._resume, self._allow, connect, self._callbacks)
 
     def fit(self) -> Result:
         """Bring the run to its end on the cluster there is, or on this machine. Ctrl-C ends it once its state is saved,
