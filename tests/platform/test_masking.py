@@ -21,6 +21,8 @@ SECRET = "HUNTER2"
         f"postgresql://u:a\n{SECRET}@h/db",
         f"HTTPS://u:{SECRET}@h",
         f"two of them: redis://:{SECRET}@h and redis://:{SECRET}@i",
+        f"RuntimeError: password={SECRET} is refused",
+        f'url: a: {{"x": "token={SECRET}"}}',
         f"mysql://h/db?password={SECRET}",
         f"mssql://h/db?pwd={SECRET}&x=1",
         f"postgresql://h/db?user=u&pass={SECRET}",

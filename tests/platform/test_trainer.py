@@ -13,6 +13,8 @@ import pyarrow.fs
 import pytest
 import ray.train
 from ray.train import Checkpoint
+from ray.train.v2._internal.state import schema
+from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.api.result import Result
@@ -61,9 +63,29 @@ def test_the_page_names_every_field_and_every_public_attribute() -> None:
     page = (Path(__file__).parents[2] / "docs/ray-train.md").read_text()
     configs = (ScalingConfig, RunConfig, FailureConfig, CheckpointConfig, LoggingConfig)
     names = {field.name for config in (*configs, Result) for field in fields(config)}
-    names |= {*dir(Result), *dir(Checkpoint), *vars(Checkpoint("/tmp"))}
+    names |= {*dir(Result), *dir(Checkpoint), *vars(Checkpoint("/tmp")), *dir(UserCallback)}
     missing = [name for name in names if not name.startswith("_") and not re.search(rf"[`.]{name}[`(]", page)]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("title", "kinds"),
+    [
+        ("TrainRun", (schema.TrainRun, schema.DecoratedTrainRun)),
+        ("TrainRunAttempt", (schema.TrainRunAttempt, schema.DecoratedTrainRunAttempt)),
+        ("TrainWorker", (schema.TrainWorker, schema.DecoratedTrainWorker)),
+    ],
+)
+def test_the_page_has_a_table_of_every_field_of_the_state(title: str, kinds: tuple[Any, ...]) -> None:
+    page = (Path(__file__).parents[2] / "docs/ray-train.md").read_text()
+    table = page.partition(f"| `{title}` | |")[2].partition("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])}
+    assert named == {name for kind in kinds for name in kind.model_fields}
+
+
+def test_every_status_of_a_run_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs/ray-train.md").read_text()
+    assert [status.value for status in schema.RunStatus if f"`{status.value}`" not in page] == []
 
 
 def test_a_field_that_a_later_ray_adds_is_refused_by_name() -> None:

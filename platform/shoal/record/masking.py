@@ -57,7 +57,7 @@ def mask_text(text: str) -> str:
     text = _without_user_info(text)
     text = _WEBHOOK.sub(rf"\1/{MASK}", text)
     text = _HEADER.sub(rf"\1\2{MASK}", text)
-    text = _OPTION.sub(_assigned, _ASSIGNED.sub(_assigned, text))
+    text = _OPTION.sub(_assigned, _assignments(text))
     text = _BEARER.sub(rf"\1 {MASK}", text)
     text = _USER_INFO.sub(f"{MASK}@", text)
     return _BY_FORM.sub(MASK, text)
@@ -115,6 +115,19 @@ def _hides(name: str, value: Any) -> bool:
         return False
     bare = name.lower() == "key" and isinstance(value, str) and not re.fullmatch(r"[a-z][a-z_.]{0,30}", value)
     return bare or _is_credential(name)
+
+
+def _assignments(text: str) -> str:
+    """`text` with the values of `a=b` and the like masked. What `RuntimeError: ` stands before is looked at too."""
+    parts, done, at = [], 0, 0
+    while found := _ASSIGNED.search(text, at):
+        shown = _assigned(found)
+        if shown == found[0] and ":" in found["sign"]:
+            at = found.start("value")
+            continue
+        parts += [text[done : found.start()], shown]
+        done = at = found.end()
+    return "".join([*parts, text[done:]])
 
 
 def _assigned(found: re.Match[str]) -> str:
