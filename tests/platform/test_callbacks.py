@@ -43,12 +43,12 @@ class Notes(UserCallback):
 
 
 class Raises(UserCallback):
-    def after_report(self, **told: Any) -> None:
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
         raise RuntimeError("password=hunter2 is refused")
 
 
 class Hangs(UserCallback):
-    def after_report(self, **told: Any) -> None:
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
         GO.wait(60)
 
 
@@ -67,7 +67,8 @@ def until(found: Callable[[], Any], what: str) -> None:
 
 
 def given(*some: UserCallback) -> bytes:
-    config = RunConfig(name="a", storage_path="/tmp/runs", callbacks=list(some))
+    config: Any = RunConfig
+    config = config(name="a", storage_path="/tmp/runs", callbacks=list(some))
     return packed(Given(config, ScalingConfig(num_workers=2), {"lr": 0.1}))
 
 
