@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -80,6 +82,8 @@ class Language(TorchWorkload):
         dropout: float = 0.1
         point: bool = True
         length: int = SAMPLES
+        seconds: float = 0.0  # that a batch takes, until the file `hurry` is there
+        hurry: Path | None = None
 
     def build_model(self, config: Config) -> nn.Module:
         return Net(config.width, config.layers, config.dropout, config.point)
@@ -91,6 +95,8 @@ class Language(TorchWorkload):
         return Words(11)
 
     def loss(self, model: nn.Module, batch: torch.Tensor) -> tuple[Any, ...]:
+        if self.config.hurry is not None and not self.config.hurry.exists():
+            time.sleep(self.config.seconds)
         read, wanted = batch[:, :-1].clamp(min=0), batch[:, 1:].clone()
         wanted[batch[:, 0] % 5 == 0] = -100
         logits = model(read)

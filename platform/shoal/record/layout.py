@@ -87,6 +87,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "profile": ("step", "actor", "steps", "path", "problem"),
     "pipeline_step": ("step", "cell", "schedule", "planned", "measured", "planned_idle", "measured_idle"),
     "experts_placed": ("step", "cell", "measured", "before", "after"),
+    "nothing_counted": ("step", "cell"),
     "recovery": (
         "rung",
         "cell",

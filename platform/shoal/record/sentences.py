@@ -348,6 +348,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "profile": _profile,
     "pipeline_step": _pipeline_step,
     "experts_placed": _experts_placed,
+    "nothing_counted": lambda event: f"Of the samples of step {event.get('step')} nothing counts: it changes nothing.",
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",
     "run_ended": lambda event: f"The run ended ({event.get('status')}){_because(event)}.",
 }

@@ -104,6 +104,34 @@ def test_shards_come_to_what_one_process_does_dropout_included(kind: str, pair: 
             assert "model.temperature" not in rows
 
 
+class Nothing(Language):
+    """Where nothing counts in the second step."""
+
+    step = 0
+
+    def loss(self, model: nn.Module, batch: torch.Tensor) -> tuple[Any, ...]:
+        total, count, sums = super().loss(model, batch)
+        counts = self.step != 1
+        return total * counts, count * counts, {"right": sums["right"] * counts}
+
+
+def test_a_step_of_which_nothing_counts_changes_nothing() -> None:
+    workload = Nothing(Nothing.Config.model_validate({"global_batch": BATCH}))
+    shard = workload.build(3)
+    for step in range(3):
+        workload.step = step
+        before = [tensor.clone() for tensor in shard.tensors()]
+        shard.begin(step)
+        shard.accumulate([range(BATCH * step, BATCH * (step + 1))])
+        total = shard.sums()
+        figures = shard.commit(total, shard.stats(), shard.norm_sq(total))
+        changed = any(not torch.equal(one, other) for one, other in zip(before, shard.tensors(), strict=True))
+        assert changed is (step != 1)
+        assert shard.notes() == ([{"kind": "nothing_counted", "step": 1}] if step == 1 else [])
+        told = [value for name, value in figures.items() if name != "lr"]
+        assert any(told) is changed
+
+
 def rounded(settings: dict[str, Any]) -> list[torch.Tensor]:
     """The whole gradients of one micro-batch of four samples, in units of a grid."""
     shard = make_workload(settings).build(3)
