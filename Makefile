@@ -5,7 +5,7 @@ PYTEST := $(BIN)/python -m pytest
 # how the tests are shared out, which mostly wait: over two processes; `make test SHARED=` takes one
 SHARED ?= -n 2 --no-loadscope-reorder
 
-.PHONY: setup demo test test-long lint clean
+.PHONY: setup browser demo test test-long lint clean
 
 setup: .venv/ready
 
@@ -18,6 +18,12 @@ setup: .venv/ready
 	@$(BIN)/python -m shoal_data.bpe.compile
 	@touch $@
 
+# the dashboard's page is looked at by Debian's Chromium; without it those tests fail and say what to install
+browser:
+	@if ! { command -v chromium && command -v chromedriver; } >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing chromium and chromium-driver"; \
+	  apt-get update -q && apt-get install -qy --no-install-recommends chromium chromium-driver; fi
+
 demo: setup
 	$(BIN)/shoal demo
 
@@ -27,7 +33,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint browser
 	$(PYTEST) $(SHARED) -m "not long"
 
 # Triton runs its kernels in its interpreter there; a CPU needs it for nothing else

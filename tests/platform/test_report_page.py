@@ -13,8 +13,8 @@ import pytest
 from shoal.record.rundir import RunDir
 from shoal.report import build
 from shoal.report.history import Clock, History, Stay, stays, unigram_entropy
+from shoal.report.lanes import lanes
 from shoal.report.page import waits
-from shoal.report.timeline import lanes
 from shoal_core.errors import UserError
 
 BATCH, STEPS = 8, 90
@@ -191,10 +191,9 @@ def test_stays_follow_the_journal() -> None:
 
 def test_workers_share_the_lane_of_one_slot_and_huge_runs_keep_the_struck_nodes(tmp_path: Path) -> None:
     history = History.read(demo_record(tmp_path).path)
-    assert [node for node, _ in lanes(history)] == [f"node{1 + index // 2}" for index in range(8)]
+    assert [node for node, _ in lanes(history.stays, ())] == [f"node{1 + index // 2}" for index in range(8)]
     many = [Stay(f"r/w{i}@n{i:04}", f"n{i:04}", "0", START, START + 9) for i in range(2048)]
-    struck = {"time": START + 5, "kind": "death", "actor": "r/w2000@n2000", "node": "n2000"}
-    found = lanes(History(**{**vars(history), "stays": many, "events": [struck]}))
+    found = lanes(many, {"n2000"})
     assert len(found) == 64
     assert "n2000" in [node for node, _ in found]
 

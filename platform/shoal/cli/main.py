@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from shoal import log
-from shoal.cli import ckpt, cluster, data, model
+from shoal.cli import ckpt, cluster, dashboard, data, model
 from shoal.cli.chaos import EPILOG, chaos
 from shoal.cli.demo import demo
 from shoal.cli.plan import plan
@@ -38,6 +38,7 @@ app.command()(stop)
 app.command()(status)
 app.command()(top)
 app.command()(report)
+app.command(epilog=dashboard.EPILOG)(dashboard.dashboard)
 app.command()(profile)
 app.command()(runs)
 app.command(epilog=EPILOG)(chaos)

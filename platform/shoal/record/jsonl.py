@@ -27,6 +27,7 @@ __all__ = [
     "json_object",
     "last_lines",
     "line_of",
+    "parse_line",
     "read_json",
     "read_lines",
     "repair",
@@ -99,7 +100,12 @@ def json_object(text: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _parse(line: bytes, where: str, check: Check | None = None) -> dict[str, Any]:
+def parse_line(line: bytes, where: str, check: Check | None = None) -> dict[str, Any]:
+    """The object that a whole line holds. where: which line, for errors.
+
+    Raises:
+        UserError: it holds none, or `check` finds something wrong with it.
+    """
     try:
         value = parse_json(line)
     except (ValueError, RecursionError) as error:
@@ -122,7 +128,7 @@ def read_lines(path: Path, check: Check | None = None) -> Iterator[dict[str, Any
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return  # its writer may go on, and what then comes is no line but the rest of this one
-                yield _parse(line, f"{path}:{number}", check)
+                yield parse_line(line, f"{path}:{number}", check)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -154,7 +160,7 @@ def last_lines(path: Path, size: int, check: Check | None = None) -> list[dict[s
         raise UserError(f"{path} cannot be read ({error.strerror})", DAMAGED) from error
     found, at = [], start + first
     for line in block[first:last].splitlines(keepends=True):
-        found.append(_parse(line, f"{path}: the line at byte {at}", check))
+        found.append(parse_line(line, f"{path}: the line at byte {at}", check))
         at += len(line)
     return found
 
@@ -260,7 +266,7 @@ class Tail:
             self._stayed = 0
             del self._seen[number:]
             self._seen.append(mark)
-            found.append(_parse(line, f"{self.path}:{self._line}", self._check))
+            found.append(parse_line(line, f"{self.path}:{self._line}", self._check))
         self._file.seek(-len(line), os.SEEK_CUR)
         return found
 

@@ -18,6 +18,7 @@ from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 
 __all__ = [
+    "COUNTED",
     "LARGEST",
     "config",
     "events",
@@ -30,6 +31,7 @@ __all__ = [
     "steps",
     "tail_events",
     "tail_steps",
+    "wrong_step",
 ]
 
 LARGEST = 1e300
@@ -43,7 +45,7 @@ def steps(path: Path) -> list[dict[str, Any]]:
 
     def wrong(line: dict[str, Any]) -> str | None:
         nonlocal last
-        if problem := _wrong_step(line):
+        if problem := wrong_step(line):
             return problem
         before, last = last, line["step"]
         return None if before < last else f"tells of step {last} after step {before}"
@@ -58,7 +60,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def last_steps(path: Path, size: int) -> list[dict[str, Any]]:
     """The last committed steps, as many as `size` bytes hold (`last_lines`)."""
-    return last_lines(Path(path) / layout.STEPS, size, _wrong_step)
+    return last_lines(Path(path) / layout.STEPS, size, wrong_step)
 
 
 def last_events(path: Path, size: int) -> list[dict[str, Any]]:
@@ -73,7 +75,7 @@ def samples(path: Path) -> Iterator[dict[str, Any]]:
 
 def tail_steps(path: Path) -> Tail:
     """The committed steps as they come."""
-    return Tail(Path(path) / layout.STEPS, _wrong_step)
+    return Tail(Path(path) / layout.STEPS, wrong_step)
 
 
 def tail_events(path: Path) -> Tail:
@@ -157,7 +159,8 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _wrong_step(line: dict[str, Any]) -> str | None:
+def wrong_step(line: dict[str, Any]) -> str | None:
+    """What of a line of `steps.jsonl` is not as docs/record.md says; None: nothing."""
     if not _count(line.get("step")):
         return "has no step number"
     samples = line.get("samples")

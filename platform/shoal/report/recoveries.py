@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.record.sentences import sentence
 from shoal.report.history import History
+from shoal.report.phases import lasted, phases_of
 from shoal.report.style import PHASES
 
 __all__ = ["recoveries"]
@@ -68,19 +69,3 @@ def row(history: History, event: Mapping[str, Any], scale: float) -> str:
         f"<li><p>{escape(sentence(event) or '')}</p>\n<div class=bar>{parts}{mark}</div>\n"
         f"<p class=small>began {began:.1f} s into the run; seconds: {told}</p></li>"
     )
-
-
-def phases_of(event: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of those that took place, one after the other: what shards took to be filled is part of forming cells."""
-    known = {name: float(took) for name, took in (event.get("phases") or {}).items() if took is not None}
-    if event["kind"] == "reshaped" and "form" in known:
-        known["form"] -= known.get("fill", 0.0)
-    return known
-
-
-def lasted(event: Mapping[str, Any]) -> float:
-    """Seconds from its beginning until it is told."""
-    if event["kind"] == "reshaped":
-        notice = (event.get("phases") or {}).get("notice") or 0.0
-        return float((event.get("seconds") or 0.0) + notice)
-    return float(event.get("full_strength") or event.get("next_commit") or 0.0)

@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 from shoal.report.figures import speed_panel
 from shoal.report.history import History, Stay
+from shoal.report.lanes import lanes
 from shoal.report.style import GRID, INK, MUTED, TROUBLE, axes, cell_colour, figure
 
-__all__ = ["lanes", "timeline_figure"]
+__all__ = ["timeline_figure"]
 
-MOST_LANES = 64
 TOP = -1.5
 """Place of the events over the lanes, of which the first is at 0."""
 LETTER = 0.0085
@@ -27,29 +27,9 @@ MARKS = {
 }
 
 
-def lanes(history: History) -> list[tuple[str, list[Stay]]]:
-    """`(node, stays)` a lane: workers one after the other on one slot of a node share a lane. When there are more than
-    `MOST_LANES`, those of nodes that saw a death come first and the rest is left out."""
-    found: list[tuple[str, list[Stay]]] = []
-    by_actor: dict[tuple[str, str], list[Stay]] = {}
-    for stay in history.stays:
-        by_actor.setdefault((stay.node, stay.actor), []).append(stay)
-    for (node, _), mine in sorted(by_actor.items(), key=lambda item: (item[0][0], item[1][0].start)):
-        free = (lane for name, lane in found if name == node and lane[-1].end <= mine[0].start)
-        lane = next(free, None)
-        if lane is None:
-            found.append((node, list(mine)))
-        else:
-            lane.extend(mine)
-    if len(found) > MOST_LANES:
-        struck = {event.get("node") for event in history.kind("death", "node_lost")}
-        found = sorted(found, key=lambda item: item[0] not in struck)[:MOST_LANES]
-    return sorted(found, key=lambda item: item[0])
-
-
 def timeline_figure(history: History) -> Figure:
     """Tokens a second over the lanes of all workers, on one axis of time."""
-    rows = lanes(history)
+    rows = lanes(history.stays, {event.get("node") for event in history.kind("death", "node_lost")})
     height = max(1.6, 0.2 * len(rows) + 0.9)
     fig = figure(10.5, 2.1 + height)
     speed, places = axes(fig, 2, 1, heights=(1.9, height))

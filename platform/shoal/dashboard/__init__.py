@@ -1,0 +1,1 @@
+"""The live page of runs: pure views of their records, and a small server on loopback that hands them to a browser."""
