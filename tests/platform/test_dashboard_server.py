@@ -233,9 +233,11 @@ def test_what_is_no_run_and_no_storage_is_named(tmp_path: Path) -> None:
 
 def test_the_command_prints_where_it_listens_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    command = [sys.executable, "-c", "from shoal.cli.main import run; run()", "dashboard", str(run.path), "--json"]
-    restored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **restored) as process:
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from shoal.cli.main import run; run()"
+    )
+    command = [sys.executable, "-c", script, "dashboard", str(run.path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
         assert told["url"] == f"http://127.0.0.1:{told['port']}/"
