@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_named_before_work_starts(tmp_path: Path) -> None
 
 
 REFUSED = (
-    "a.csv A.CSV.GZ a.tar.gz a.zip a.arrow a.jsonl.bz2 a.parquet.gz a.jsonl.part a.parquet.bak a.pdf a.npy a.sqlite "
+    "a.csv A.CSV.GZ a.tar.gz a.zip a.arrow.gz a.jsonl.bz2 a.parquet.gz a.jsonl.part a.parquet.bak a.pdf a.npy a.sqlite "
     "a.jsonl.gzip a.warc.gz"
 )
 KINDS = {

@@ -227,7 +227,7 @@ def test_what_the_store_raises_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("shoal_data.sources.parquet.open_file", lambda path, stamp, file=file: file)
         lost: list[Any] = []
         try:
-            rows = sum(len(found.row) for found in parquet_columns(piece, "text", lost))
+            rows = sum(len(found.row) for found in parquet_columns(piece, "text", None, lost))
         except StoreError:
             raised += 1
             assert lost == []

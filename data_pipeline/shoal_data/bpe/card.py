@@ -60,16 +60,16 @@ def write_card(folder: Place, tokenizer: bytes, sample: Sequence[Documents], mer
     _plot(folder / "compression.png", curve)
 
 
-def read_sample(parts: Sequence[Part], column: str) -> list[Documents]:
+def read_sample(parts: Sequence[Part], column: str, join: str | None) -> list[Documents]:
     """Some 8 MB of the training text, as much from the beginning of every part."""
     share = _SAMPLE_BYTES // max(1, len(parts))
-    return [documents for part in parts for documents in _beginning(part, column, share)]
+    return [documents for part in parts for documents in _beginning(part, column, join, share)]
 
 
-def _beginning(part: Part, column: str, size: int) -> Iterator[Documents]:
+def _beginning(part: Part, column: str, join: str | None, size: int) -> Iterator[Documents]:
     quarantine: list[Quarantined] = []  # counting has said what is broken
     for piece in part.pieces:
-        for read in read_piece(piece, column, quarantine):
+        for read in read_piece(piece, column, quarantine, join):
             ends = np.cumsum(pc.binary_length(read.text).to_numpy())
             count = min(len(ends), 1 + int(np.searchsorted(ends, size)))
             text = pa.concat_arrays([read.text.slice(0, count)])  # a copy: the rest need not stay in memory

@@ -31,12 +31,19 @@ _PARTITION_BYTES = 2 << 30  # of text; each partition's distinct words fit in me
 
 
 def count_words(
-    parts: Sequence[Part], column: str, pattern: str, folder: Place, min_count: int, session: RaySession
+    parts: Sequence[Part],
+    column: str,
+    join: str | None,
+    pattern: str,
+    folder: Place,
+    min_count: int,
+    session: RaySession,
 ) -> tuple[pa.LargeBinaryArray, npt.NDArray[np.int64]]:
     """Distinct pre-tokens of all parts and how often each occurs (64-bit).
 
     Args:
         column: column or field with the text.
+        join: what is put between the strings of a list, where the column holds lists.
         pattern: pre-tokenizer, a key of `shoal_data.tokenizer.patterns.PATTERNS`.
         folder: where partial sums are kept.
         min_count: leave out words that occur less often in all parts together.
@@ -46,6 +53,7 @@ def count_words(
     partitions = max(1, size // _PARTITION_BYTES)
     settings = {
         "column": column,
+        "join": join,
         "pattern": pattern,
         "folder": address_of(folder),
         "partitions": partitions,
@@ -102,7 +110,7 @@ def _count_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     counter = WordCounter(settings["pattern"])
     documents = size = 0
     for piece in part.pieces:
-        for read in read_piece(piece, settings["column"], quarantine):
+        for read in read_piece(piece, settings["column"], quarantine, settings["join"]):
             counter.add_text(read.text)
             documents += len(read.text)
             size += pc.sum(pc.binary_length(read.text)).as_py()

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from shoal_data.bpe.count_job import count_words, forget, has_words, quarantined
 from shoal_data.bpe.merges import Merges, learn_merges
 from shoal_data.bpe.special_names import check_special
 from shoal_data.files import sweep_temporary, write_json, write_lines, write_whole
-from shoal_data.jobs.claim import FORMAT, check_out, claim
+from shoal_data.jobs.claim import FORMAT, as_recorded, check_out, claim
 from shoal_data.jobs.imports import import_early
 from shoal_data.jobs.lock import held
 from shoal_data.jobs.session import RaySession
@@ -45,6 +45,8 @@ class TrainOptions:
     Attributes:
         vocab_size: entries of the vocabulary, special tokens and the 256 bytes included.
         column: column or field that holds the text.
+        join: what is put between the strings of a list, where the column holds lists.
+        split: which of the datasets of a folder that `datasets` wrote, where there are several.
         pattern: pre-tokenizer, a key of `shoal_data.tokenizer.patterns.PATTERNS`.
         min_frequency: pairs that occur less often are not merged.
         min_word_count: pre-tokens that occur less often are left out, which bounds the memory of the merge loop on
@@ -60,6 +62,8 @@ class TrainOptions:
     min_word_count: int = 1
     special: Mapping[str, int] = field(default_factory=lambda: {name: at for at, name in enumerate(SPECIAL_TOKENS)})
     part_bytes: int = 0
+    join: str | None = None
+    split: str | None = None
 
 
 def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Place:
@@ -82,11 +86,11 @@ def train(inputs: Sequence[str], out: str | Path, options: TrainOptions) -> Plac
     check_apart(inputs, str(out))
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
-        parts = plan_parts(inputs, options.column, options.part_bytes)
+        parts = plan_parts(inputs, options.column, options.part_bytes, join=options.join, split=options.split)
         path = folder / "tokenizer.json"
         if not path.exists():
             use_ray(session, parts, wait=False)
-        plan = {"format": FORMAT, "options": asdict(options), "parts": [part.to_json() for part in parts]}
+        plan = {"format": FORMAT, "options": as_recorded(options), "parts": [part.to_json() for part in parts]}
         with held(folder):
             claim(folder, json.loads(json.dumps(plan)), ["tokenizer.json", "job/counts-*.arrow"])
             if not path.exists():
@@ -100,7 +104,8 @@ def _train(folder: Place, parts: Sequence[Part], options: TrainOptions, session:
     sweep_temporary(folder)
     sweep_temporary(job)
     compile_loops()  # once, here, and not in every worker
-    words, counts = count_words(parts, options.column, options.pattern, job, options.min_word_count, session)
+    column, join, pattern = options.column, options.join, options.pattern
+    words, counts = count_words(parts, column, join, pattern, job, options.min_word_count, session)
     left_out = quarantined(parts, job)
     write_lines(folder / "quarantine.jsonl", left_out)
     if not len(words):
@@ -117,7 +122,7 @@ def _train(folder: Place, parts: Sequence[Part], options: TrainOptions, session:
         )
         from shoal_data.bpe.card import read_sample, write_card  # brings a plotting library, slowly
 
-        sample = read_sample(parts, options.column)
+        sample = read_sample(parts, options.column, options.join)
         merges = learning.result()
     _check_merges(merges, options, len(alphabet))
     content = _assemble(merges, specials, options).to_str().encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from shoal_data.files import write_json
 from shoal_data.jobs.lock import LOCK
 from shoal_data.place import Place, is_address, place_at
 
-__all__ = ["FORMAT", "belongs", "check_out", "claim", "difference"]
+__all__ = ["FORMAT", "as_recorded", "belongs", "check_out", "claim", "difference"]
 
 #: of `job/job.json`; jobs of another format are not gone on with
 FORMAT = 2
@@ -60,6 +61,14 @@ def check_out(out: str | Path) -> Place:
 def belongs(folder: Place) -> bool:
     """Whether a job has begun in `folder`."""
     return (folder / "job" / "job.json").exists()
+
+
+def as_recorded(options: Any) -> dict[str, Any]:
+    """A dataclass of options as plain values, without `join` and `split` where they are left out: the records of jobs
+    that began before there were such options hold neither.
+    """
+    later = ("join", "split")
+    return {name: value for name, value in asdict(options).items() if value is not None or name not in later}
 
 
 def claim(folder: Place, job: dict[str, Any], results: Sequence[str]) -> None:

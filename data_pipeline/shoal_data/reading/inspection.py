@@ -21,10 +21,11 @@ from shoal_data.reading.reader import Corpus
 from shoal_data.reading.store import LocalStore
 from shoal_data.tokenizer.rules import token_texts
 
-__all__ = ["document_lengths", "documents", "draw", "show", "write_documents"]
+__all__ = ["document_lengths", "documents", "draw", "figures", "show", "write_documents"]
 
 #: shards whose documents' lengths are drawn, in a folder and on S3
 _SHARDS_LOOKED_AT, _SHARDS_FETCHED = 64, 8
+_SHOWN = 200  # tokens of a document
 #: what terminals act on and JSON leaves as it is: control characters above ASCII's, and those that turn text around
 _ACTED_ON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -94,6 +95,25 @@ def write_documents(address: str | Path, out: BinaryIO) -> None:
         out.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", line).encode() + b"\n")
 
 
+def figures(address: str | Path, count: int, picture: Place | None = None) -> dict[str, Any]:
+    """What `show` prints, as plain values, with the same picture drawn.
+
+    Returns:
+        `documents`, the first `count`: `source, file, row, lang, bytes, tokens, pieces` (the first 200 tokens' texts);
+        `by_source`, `by_lang`: tokens, documents and bytes by name; `picture`: where it is.
+    """
+    corpus = Corpus.open(address)
+    decode = _Decoder(corpus)
+    found = []
+    for row, ids in itertools.islice(documents(corpus), count):
+        fields = {key: row[key] for key in ("source", "file", "row", "lang", "bytes")}
+        found.append({**fields, "tokens": len(ids), "pieces": decode.pieces(ids[:_SHOWN])})
+    totals = {by: corpus.manifest.totals.get(by, {}) for by in ("by_source", "by_lang")}
+    picture = picture or _place_of_picture(corpus)
+    draw(corpus, picture)
+    return {"documents": found, **totals, "picture": str(picture)}
+
+
 def show(address: str | Path, count: int, picture: Place | None = None, fit: Callable[[str], str] = str) -> None:
     """Print the first `count` documents with a bar between tokens, and the composition, and draw it into `picture`: if
     None, into `inspect.png` in the corpus's folder, or in the current one where the corpus lies on S3.
@@ -105,16 +125,19 @@ def show(address: str | Path, count: int, picture: Place | None = None, fit: Cal
     decode = _Decoder(corpus)
     for row, ids in itertools.islice(documents(corpus), count):
         print(fit(f"--- {row['file']} row {row['row']} ({row['lang']}): {row['bytes']:,} bytes, {len(ids):,} tokens"))
-        print(fit("│".join(decode.pieces(ids[:200]))))
+        print(fit("│".join(decode.pieces(ids[:_SHOWN]))))
     for by in ("by_source", "by_lang"):
         for name, counts in corpus.manifest.totals.get(by, {}).items():
             figures = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
             rate = counts["bytes"] / max(1, counts["tokens"])
             print(fit(f"{by[3:]:>8} {name}: {figures}, {rate:.2f} bytes a token"))
-    if picture is None:
-        picture = (corpus.store.folder if isinstance(corpus.store, LocalStore) else Path()) / "inspect.png"
+    picture = picture or _place_of_picture(corpus)
     draw(corpus, picture, fit)
     print(fit(f"lengths and composition: {picture}"))
+
+
+def _place_of_picture(corpus: Corpus) -> Path:
+    return (corpus.store.folder if isinstance(corpus.store, LocalStore) else Path()) / "inspect.png"
 
 
 def document_lengths(corpus: Corpus) -> npt.NDArray[np.int64]:

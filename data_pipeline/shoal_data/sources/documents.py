@@ -7,7 +7,7 @@ give bytes, or a file is no longer what it was when the work was planned, the wo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shoal_core.errors import UserError
+from shoal_data.sources.arrow_ipc import arrow_columns
 from shoal_data.sources.columns import Columns, Quarantined, words
+from shoal_data.sources.dataset_folder import MAPPED, mapped_stamp
+from shoal_data.sources.fields import joined, plain
 from shoal_data.sources.filesystem import reads_are_conditional, stamp_of
 from shoal_data.sources.formats import is_packed
 from shoal_data.sources.jsonl import jsonl_columns
+from shoal_data.sources.mapped import mapped_columns
 from shoal_data.sources.parquet import parquet_columns
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks, changed
@@ -47,8 +51,14 @@ class Documents:
     lang: pa.StringArray
 
 
-def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iterator[Documents]:
+def read_piece(
+    piece: Piece, column: str, quarantine: list[Quarantined], join: str | None = None
+) -> Iterator[Documents]:
     """The documents of `piece`, in batches that fit in memory; what is broken goes to `quarantine` at the end.
+
+    Args:
+        column: the column or field with the text, within structs by its path (`a.b`).
+        join: what to put between the strings of a list; None: lists are no text.
 
     Raises:
         StoreError: the store does not give the file.
@@ -57,8 +67,8 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
     check_unchanged(piece)
     lost: list[Quarantined] = []
     try:
-        for columns in _READERS[piece.format](piece, column, lost):
-            if (found := _documents_of(piece.path, columns, lost)) is not None:
+        for columns in _READERS[piece.format](piece, column, join, lost):
+            if (found := _documents_of(piece.path, columns, join, lost)) is not None:
                 yield found
     except (UserError, MemoryError):  # neither proves anything about the bytes
         raise
@@ -69,15 +79,17 @@ def read_piece(piece: Piece, column: str, quarantine: list[Quarantined]) -> Iter
 
 
 def check_unchanged(piece: Piece) -> None:
-    if piece.stamp and not reads_are_conditional(piece.path) and stamp_of(piece.path) != piece.stamp:
+    if not piece.stamp or reads_are_conditional(piece.path):
+        return
+    if (mapped_stamp(piece.path) if piece.format == MAPPED else stamp_of(piece.path)) != piece.stamp:
         raise changed(piece.path)
 
 
-def _documents_of(path: str, columns: Columns, lost: list[Quarantined]) -> Documents | None:
+def _documents_of(path: str, columns: Columns, join: str | None, lost: list[Quarantined]) -> Documents | None:
     """The documents of `columns`; what is none goes to `lost`, and so do all of them if Arrow finds them damaged."""
     bad: list[Quarantined] = []
     try:
-        found = _clean(path, columns, bad)
+        found = _clean(path, replace(columns, text=joined(columns.text, join)), bad)
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -119,9 +131,7 @@ def _valid_text(
     lost: list[Quarantined],
 ) -> pa.LargeStringArray:
     """The column as text; a row that is not UTF-8 becomes a null, goes to `lost` and out of `keep`."""
-    if pa.types.is_dictionary(column.type):
-        column.validate(full=True)  # an index may point past its dictionary
-        column = column.cast(column.type.value_type)
+    column = plain(column)
     try:
         text = _in_one(column.cast(pa.large_string()))
         text.validate(full=True)  # a string column read from a file may hold bytes that are not UTF-8
@@ -156,10 +166,7 @@ def _tags(lang: pa.ChunkedArray | None, count: int) -> pa.StringArray:
     if lang is None:
         return none.fill_null(UNKNOWN_LANGUAGE)
     try:
-        if pa.types.is_dictionary(lang.type):
-            lang.validate(full=True)
-            lang = lang.cast(lang.type.value_type)
-        raw = _in_one(lang.cast(pa.binary()))  # numbers and what is nested do not cast
+        raw = _in_one(plain(lang).cast(pa.binary()))  # numbers and what is nested do not cast
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return none.fill_null(UNKNOWN_LANGUAGE)
     try:
@@ -199,7 +206,7 @@ def in_runs(lost: Sequence[Quarantined]) -> list[Quarantined]:
     return found
 
 
-def _text_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
+def _text_columns(piece: Piece, column: str, join: str | None, lost: list[Quarantined]) -> Iterator[Columns]:
     """The whole file, which is whole or lost."""
     held: list[bytes] = []
     size = 0
@@ -218,8 +225,10 @@ def _text_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterato
     yield Columns(text, None, np.zeros(1, np.int64), "", "text")
 
 
-_READERS: dict[str, Callable[[Piece, str, list[Quarantined]], Iterator[Columns]]] = {
+_READERS: dict[str, Callable[[Piece, str, str | None, list[Quarantined]], Iterator[Columns]]] = {
+    "arrow": arrow_columns,
     "parquet": parquet_columns,
     "jsonl": jsonl_columns,
+    MAPPED: mapped_columns,
     "text": _text_columns,
 }

@@ -1,17 +1,18 @@
-"""What a file is, by its name: Parquet, JSON lines or a text, compressed or not, or something that is not read."""
+"""What a file is, by its name: Parquet, Arrow, JSON lines or a text, compressed or not, or nothing that is read."""
 
 from __future__ import annotations
 
-__all__ = ["JSON_LINES", "PACKED", "PARQUET", "extensions", "format_of", "is_packed", "refusal"]
+__all__ = ["ARROW", "JSON_LINES", "PACKED", "PARQUET", "extensions", "format_of", "is_packed", "refusal"]
 
 JSON_LINES = (".jsonl", ".ndjson", ".json", ".jsonlines", ".jl", ".ldjson")
 PARQUET = (".parquet", ".pq", ".parq")
+ARROW = (".arrow", ".ipc", ".feather")
 PACKED = (".gz", ".zst")
 
 #: extensions that are not read, by what to do about them; whatever is not here is text
 _REFUSED = {
     "write it as Parquet first: python -c \"import pandas; pandas.read_csv('FILE').to_parquet('FILE.parquet')\"": (
-        ".csv .tsv .psv .xlsx .xls .ods .arrow .feather .ipc .avro .orc .h5 .hdf5 .dta .sav .rds"
+        ".csv .tsv .psv .xlsx .xls .ods .avro .orc .h5 .hdf5 .dta .sav .rds"
     ),
     "unpack it first": ".zip .tar .tgz .tbz .tbz2 .txz .tzst .7z .rar .iso .jar .whl .deb .rpm",
     "unpack it, or pack it anew as .gz or .zst": ".bz2 .xz .lz4 .lzma .br .snappy .sz .lzo .z",
@@ -26,6 +27,7 @@ _REFUSED = {
     ),
     "finish the download or the copy, or leave it out": ".part .partial .crdownload .incomplete .tmp .swp .lock",
 }
+_TABLES = (*PARQUET, *ARROW, *JSON_LINES)
 _REMEDIES = {extension: remedy for remedy, names in _REFUSED.items() for extension in names.split()}
 
 
@@ -45,10 +47,12 @@ def is_packed(path: str) -> bool:
 
 
 def format_of(path: str) -> str:
-    """`parquet`, `jsonl` or `text`."""
+    """`parquet`, `arrow`, `jsonl` or `text`."""
     found = [extension for extension in extensions(path) if extension not in PACKED][:1]
     if found and found[0] in PARQUET:
         return "parquet"
+    if found and found[0] in ARROW:
+        return "arrow"
     return "jsonl" if found and found[0] in JSON_LINES else "text"
 
 
@@ -62,9 +66,11 @@ def refusal(path: str) -> tuple[str, str] | None:
     if last in PACKED:
         if before in PARQUET:
             return f"Parquet within {last} is not read", f"unpack it: Parquet is compressed in itself ({last} on top)"
+        if before in ARROW:
+            return f"Arrow within {last} is not read", "unpack it: a compressed Arrow file cannot be cut into parts"
         last, before = before, ""
     if last in _REMEDIES:
         return f"{last} is not read", _REMEDIES[last]
-    if before in (*PARQUET, *JSON_LINES) and before != ".json" and last not in (*PARQUET, *JSON_LINES):
+    if before in _TABLES and before != ".json" and last not in _TABLES:
         return f"{before} or {last}?", f"rename it so that it ends in {before}, if it is that, or leave it out"
     return None

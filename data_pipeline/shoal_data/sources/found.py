@@ -23,12 +23,14 @@ class Found:
         size: in bytes.
         stamp: what tells its content from what it was before or is later: its size, and its time or its etag.
         identity: the same for all names of one file.
+        format: how it is read, where its name does not say it.
     """
 
     path: str
     size: int
     stamp: str
     identity: str = ""
+    format: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from shoal_core.errors import UserError
+from shoal_data.sources.dataset_folder import SavedDataset, open_saved
 from shoal_data.sources.filesystem import Found, is_local, list_files
 from shoal_data.sources.formats import format_of, refusal
 from shoal_data.sources.found import Listing, Problem, refuse
@@ -57,12 +58,13 @@ def _names(path: str) -> list[str]:
     return path.partition("?")[0].split("/")
 
 
-def gather(inputs: Sequence[str], said: Callable[[int], None]) -> list[tuple[str, Found]]:
+def gather(inputs: Sequence[str], said: Callable[[int], None], split: str | None = None) -> list[tuple[str, Found]]:
     """The files that `inputs` name and their sources, in their order; the first name of a file counts.
 
     Args:
         inputs: globs, each with an optional `NAME=` in front that names its source.
         said: called with how many more names were looked at.
+        split: which of the datasets of a folder that `datasets` wrote, where there are several.
 
     Raises:
         UserError: a glob that matches nothing, or files that cannot be read.
@@ -71,22 +73,40 @@ def gather(inputs: Sequence[str], said: Callable[[int], None]) -> list[tuple[str
     found: list[tuple[str, Found]] = []
     problems: list[Problem] = []
     folders = passed = dangling = 0
+    chosen = False
     for pattern in inputs:
         name, listing = _look(pattern, said)
+        saved = _saved(listing, split)
         problems += listing.problems
-        if not listing.files and not listing.problems:
+        if not listing.files and not listing.problems and not saved:
             raise _nothing(pattern, name, listing)
+        for dataset in saved:
+            problems += dataset.problems
+            found += [(name or dataset.name, file) for file in dataset.files]
+            chosen = chosen or dataset.chosen
         problems += _not_read(listing)
         found += [(name, file) for file in listing.files]
         folders += len(listing.folders)
         passed += listing.passed
         dangling += listing.dangling
     refuse(problems)
+    if split is not None and not chosen:
+        raise UserError(
+            f"--split {split!r}: no --input is a folder with several splits that `datasets` wrote",
+            "leave it out, or name the folder that holds dataset_dict.json",
+        )
     files = _once(found)
     _say(folders, "folders match as well and were not entered: `**` in a pattern stands for folders of any depth")
     _say(passed, "side files were passed over (dot-files, _SUCCESS, _metadata, .crc)")
     _say(dangling, "links that could have been folders lead nowhere: what they led to is not read")
     return files
+
+
+def _saved(listing: Listing, split: str | None) -> list[SavedDataset]:
+    """The folders of `listing` that `datasets` wrote, which are taken out of it."""
+    opened = {folder: open_saved(folder, split) for folder in listing.folders}
+    listing.folders = [folder for folder, saved in opened.items() if saved is None]
+    return [saved for saved in opened.values() if saved is not None]
 
 
 def _look(pattern: str, said: Callable[[int], None]) -> tuple[str, Listing]:

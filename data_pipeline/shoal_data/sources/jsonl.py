@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from shoal_data.sources.columns import Columns, Quarantined, words
+from shoal_data.sources.json_field import JsonField, NoDocument
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks
 
@@ -33,16 +34,16 @@ _MARK = b"\xef\xbb\xbf"
 _ORIGIN = "JSON lines"
 
 
-def jsonl_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
+def jsonl_columns(piece: Piece, column: str, join: str | None, lost: list[Quarantined]) -> Iterator[Columns]:
     """The documents of `piece`; lines that are none go to `lost`. A blank line is no loss, but has a number."""
-    row = piece.row
+    row, field = piece.row, JsonField(column, join)
     for stretch in stretches(blocks(piece)):
         if isinstance(stretch, Gap):
             lost.append(Quarantined(piece.path, row, stretch.cause, stretch.rows))
             row += stretch.rows or 0
             continue
         for lines in _in_smaller_ones(stretch):
-            yield from _columns(piece.path, lines, row, column, lost)
+            yield from _columns(piece.path, lines, row, field, lost)
             row += lines.count(b"\n") + (not lines.endswith(b"\n"))
 
 
@@ -109,23 +110,24 @@ def stretches(content: Iterator[bytes]) -> Iterator[bytes | Gap]:
             return
 
 
-def _columns(path: str, content: bytes, row: int, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
+def _columns(path: str, content: bytes, row: int, field: JsonField, lost: list[Quarantined]) -> Iterator[Columns]:
     """The documents of some whole lines, the first of which is line `row` of the file."""
     starts, ends = _lines(content)
     some = np.flatnonzero(ends > starts)
     if len(some) == 0:
         return
-    fields = [column] if column == "lang" else [column, "lang"]
-    table = _table(content, fields, len(some)) if _are_objects(content, starts[some], ends[some]) else None
+    table = None
+    if _are_objects(content, starts[some], ends[some]):
+        table = _table(content, field.schema(tags=field.tagged), len(some))
     if table is not None:
-        tags = table["lang"] if column != "lang" else None
-        yield Columns(table[column], tags, row + some, f"no text in field {column!r}", _ORIGIN)
+        tags = table["lang"] if field.tagged else None
+        yield Columns(field.text(table), tags, row + some, f"no text in field {field.name!r}", _ORIGIN)
     elif len(content) > _SMALL and len(cuts := _cuts(starts, len(content))) > 2:
         for first, last in itertools.pairwise(cuts):
             end = starts[last] if last < len(starts) else len(content)
-            yield from _columns(path, content[starts[first] : end], row + first, column, lost)
+            yield from _columns(path, content[starts[first] : end], row + first, field, lost)
     else:
-        yield from _one_by_one(path, content, starts, ends, row, column, lost)
+        yield from _one_by_one(path, content, starts, ends, row, field, lost)
 
 
 def _lines(content: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -154,10 +156,8 @@ def _are_objects(content: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArra
     return bool((values[starts] == ord("{")).all() and (values[ends - 1] == ord("}")).all())
 
 
-def _table(content: bytes, fields: Sequence[str], count: int) -> pa.Table | None:
-    """The text in `fields` of `count` lines as Arrow reads it, or None if it does not read a row for each."""
-    types = [pa.large_string(), pa.string()]
-    schema = pa.schema(list(zip(fields, types, strict=False)))
+def _table(content: bytes, schema: pa.Schema, count: int) -> pa.Table | None:
+    """The fields of `schema` in `count` lines as Arrow reads them, or None if it does not read a row for each."""
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(content),
@@ -175,7 +175,7 @@ def _one_by_one(
     starts: npt.NDArray[np.int64],
     ends: npt.NDArray[np.int64],
     row: int,
-    column: str,
+    field: JsonField,
     lost: list[Quarantined],
 ) -> Iterator[Columns]:
     texts: list[str] = []
@@ -186,8 +186,8 @@ def _one_by_one(
         if not line:
             continue
         try:
-            text, tag = _judged(line, column)
-        except _NoDocumentError as error:
+            text, tag = _judged(line, field)
+        except NoDocument as error:
             lost.append(Quarantined(path, number, str(error)))
         else:
             texts.append(text)
@@ -198,53 +198,44 @@ def _one_by_one(
     yield Columns(column_of_text, column_of_tags, np.array(rows, np.int64), "", _ORIGIN)
 
 
-class _NoDocumentError(Exception):
-    """Why a line is no document."""
-
-
-def _judged(line: bytes, column: str) -> tuple[str, str | None]:
+def _judged(line: bytes, field: JsonField) -> tuple[str, str | None]:
     """Text and language tag of a line without space around it.
 
     Raises:
-        _NoDocumentError: it has none.
+        NoDocument: it has none.
     """
     if line == _TOO_LONG.strip():
-        raise _NoDocumentError(f"a line of more than {_LONGEST >> 20} MiB")
+        raise NoDocument(f"a line of more than {_LONGEST >> 20} MiB")
     if line.startswith(b"["):
-        raise _NoDocumentError(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")
+        raise NoDocument(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")
     if not line.startswith(b"{") or line == b"{":
         # One cause for all lines of a pretty-printed file, so that one entry names them.
-        raise _NoDocumentError(_NOT_JSON + "no object, or not a whole one (jq -c . makes one line of each)")
+        raise NoDocument(_NOT_JSON + "no object, or not a whole one (jq -c . makes one line of each)")
     try:
         # A byte that is not UTF-8 does harm in the text alone; a number may have any length.
         value = _JSON.decode(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
-        judged = _judged_by_arrow(line, column)
+        judged = _judged_by_arrow(line, field)
         if judged is None:
-            raise _NoDocumentError(_NOT_JSON + _in_words(error)) from None
+            raise NoDocument(_NOT_JSON + _in_words(error)) from None
         return judged
-    text, tag = value.get(column), value.get("lang") if column != "lang" else None
-    if text is None:
-        raise _NoDocumentError(f"no text in field {column!r}")
-    if not isinstance(text, str):
-        raise _NoDocumentError(f"no text in field {column!r} but {_KINDS.get(type(text), 'a number')}")
+    text, tag = field.checked(field.value(value)), value.get("lang") if field.tagged else None
     if not _is_utf8(text):
-        raise _NoDocumentError(_bad_text(text))
+        raise NoDocument(_bad_text(text))
     return text, tag if isinstance(tag, str) and _is_utf8(tag) else None
 
 
-def _judged_by_arrow(line: bytes, column: str) -> tuple[str, str | None] | None:
+def _judged_by_arrow(line: bytes, field: JsonField) -> tuple[str, str | None] | None:
     """What Arrow makes of a line that Python's `json` does not take: of deep nesting, for one."""
-    table = _table(line, [column], 1) if line.endswith(b"}") else None
+    table = _table(line, field.schema(tags=False), 1) if line.endswith(b"}") else None
     if table is None:
         return None
     try:
-        text = table[column][0].as_py()
+        text = field.text(table)[0].as_py()
     except UnicodeDecodeError as error:
-        raise _NoDocumentError(f"invalid UTF-8 at byte {error.start}") from None
-    if text is None:
-        raise _NoDocumentError(f"no text in field {column!r}")
-    tagged = _table(line, [column, "lang"], 1) if column != "lang" else None
+        raise NoDocument(f"invalid UTF-8 at byte {error.start}") from None
+    text = field.checked(text)
+    tagged = _table(line, field.schema(tags=True), 1) if field.tagged else None
     try:
         return text, tagged["lang"][0].as_py() if tagged is not None else None
     except UnicodeDecodeError:
@@ -257,7 +248,6 @@ def _number(_: str) -> float:
 
 _JSON = json.JSONDecoder(parse_int=_number, parse_float=_number)
 _NOT_JSON = "unreadable JSON line: "
-_KINDS = {dict: "an object", list: "a list", bool: "true or false"}
 
 
 def _is_utf8(text: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from shoal_data.sources.formats import JSON_LINES, PACKED, PARQUET
+from shoal_data.sources.formats import ARROW, JSON_LINES, PACKED, PARQUET
 
 __all__ = ["source_name", "source_names"]
 
@@ -56,7 +56,8 @@ def source_names(paths: Sequence[str]) -> list[str]:
 
 def _stem(name: str) -> str:
     """Without the extensions that say what is in it, or without the last one if none does."""
-    known = (*JSON_LINES, *PARQUET, *PACKED, ".txt", ".text", ".md", ".snappy", ".zstd", ".gzip", ".lz4", ".brotli")
+    tables = (*JSON_LINES, *PARQUET, *ARROW)
+    known = (*tables, *PACKED, ".txt", ".text", ".md", ".snappy", ".zstd", ".gzip", ".lz4", ".brotli")
     stem = name
     while stem.lower().endswith(known) and "." in stem[1:]:
         stem = stem.rpartition(".")[0]

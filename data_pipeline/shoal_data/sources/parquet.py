@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 
 from shoal_core.errors import UserError
 from shoal_data.sources.columns import Columns, Quarantined, words
+from shoal_data.sources.fields import extract, locate, unfit
 from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import Piece
 
 __all__ = ["parquet_columns"]
 
 
-def parquet_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Columns]:
+def parquet_columns(piece: Piece, column: str, join: str | None, lost: list[Quarantined]) -> Iterator[Columns]:
     """The row groups of `piece`; those that cannot be read go to `lost`.
 
     Where the whole file is of no use, the piece with its first row group says so.
@@ -24,14 +25,16 @@ def parquet_columns(piece: Piece, column: str, lost: list[Quarantined]) -> Itera
     with open_file(piece.path, piece.stamp) as opened:
         try:
             file = pq.ParquetFile(opened, page_checksum_verification=True, arrow_extensions_enabled=False)
-            text, lang = _leaf(file, column), None if column == "lang" else _leaf(file, "lang")
-            cause = _unfit(file.schema_arrow, column)
+            schema = file.schema_arrow
+            cause = unfit(schema, column, join)
+            text = None if cause else _leaf(schema, column)
+            lang = None if column == "lang" else _leaf(schema, "lang")
         except UserError:
             raise
         except Exception as error:
             lost.append(Quarantined(piece.path, piece.row or None, f"unreadable Parquet: {words(error)}", None))
             return
-        if text is None or cause:
+        if text is None:
             if piece.first == 0:
                 lost.append(Quarantined(piece.path, None, cause, file.metadata.num_rows))
             return
@@ -59,32 +62,18 @@ def _adds_up(footer: pq.FileMetaData) -> bool:
     return sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups)) == footer.num_rows
 
 
-def _unfit(schema: pa.Schema, column: str) -> str:
-    """Why a file of `schema` has no text in `column`; empty if it may have."""
-    count = schema.names.count(column)
-    if count != 1:
-        names = ", ".join(schema.names)
-        return (
-            f"{count} columns {column!r}: it is not clear which is meant"
-            if count
-            else f"no column {column!r} (it has {names})"
-        )
-    kind = schema.field(column).type
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    try:
-        pa.nulls(0, value).cast(pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return f"the text column {column!r} is {kind}, not text"
-    return ""
-
-
-def _leaf(file: pq.ParquetFile, column: str) -> int | None:
-    """Which of Parquet's columns, where nested ones count as many, the only flat column of a name is."""
-    fields = list(file.schema_arrow)
-    found = [at for at, field in enumerate(fields) if field.name == column]
-    if len(found) != 1 or pa.types.is_nested(fields[found[0]].type):
+def _leaf(schema: pa.Schema, column: str) -> int | None:
+    """Which of Parquet's columns, where nested ones count as many, is the only one that `column` means."""
+    found = locate(schema, column)
+    if len(found) != 1:
         return None
-    return sum(_leaves(field.type) for field in fields[: found[0]])
+    (first, *rest) = found[0]
+    before = sum(_leaves(field.type) for field in list(schema)[:first])
+    kind = schema.field(first).type
+    for at in rest:
+        before += sum(_leaves(kind.field(other).type) for other in range(at))
+        kind = kind.field(at).type
+    return before if _leaves(kind) == 1 else None
 
 
 def _leaves(kind: pa.DataType) -> int:
@@ -103,9 +92,16 @@ def _row_group(
     if lang is not None:
         try:
             table = file.reader.read_row_group(group, column_indices=sorted((text, lang)), use_threads=False)
-            return table.column(int(text > lang)), table.column(int(lang > text))
+            return _innermost(table.column(int(text > lang))), table.column(int(lang > text))
         except UserError:
             raise
         except Exception:  # the text may be whole; the tags are not worth it
             pass
-    return file.reader.read_row_group(group, column_indices=[text], use_threads=False).column(0), None
+    return _innermost(file.reader.read_row_group(group, column_indices=[text], use_threads=False).column(0)), None
+
+
+def _innermost(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """What the structs hold of which one column alone was read."""
+    while pa.types.is_struct(column.type):
+        column = extract(column, [0])
+    return column

@@ -6,6 +6,8 @@ The plan is a pure function of the files and their stamps, so that a job that is
 from __future__ import annotations
 
 import codecs
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +19,8 @@ import pyarrow.parquet as pq
 
 from shoal_core.errors import UserError
 from shoal_data.progress import Count
+from shoal_data.sources.arrow_messages import BrokenArrow, messages
+from shoal_data.sources.dataset_folder import MAPPED, data_files
 from shoal_data.sources.filesystem import Found, is_local
 from shoal_data.sources.formats import format_of, is_packed
 from shoal_data.sources.gather import gather
@@ -35,12 +39,12 @@ _QUEUED = 1 << 10
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of one input file: row groups of Parquet, lines of JSONL, or the whole file.
+    """A stretch of one input file: row groups of Parquet, batches of Arrow, lines of JSONL, or the whole file.
 
     Attributes:
         path: the file, as it was found.
-        format: `parquet`, `jsonl` or `text`.
-        first, last: half-open range of row groups (Parquet) or bytes (JSONL); 0, 0 for the whole file.
+        format: `parquet`, `arrow`, `jsonl` or `text`.
+        first, last: half-open range of row groups (Parquet) or bytes (Arrow, JSONL); 0, 0 for the whole file.
         row: number of the first row.
         size: bytes of text, estimated.
         stamp: what tells the file's content from a later one (see `stamp_of`); empty where nothing is to be compared.
@@ -73,7 +77,9 @@ class Part:
         return Part(value["id"], value["source"], tuple(Piece(**piece) for piece in value["pieces"]))
 
 
-def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
+def plan_parts(
+    inputs: Sequence[str], column: str, target: int, *, join: str | None = None, split: str | None = None
+) -> list[Part]:
     """Cut the files that `inputs` name into parts of about `target` bytes of text.
 
     Args:
@@ -81,14 +87,16 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
         column: the column or field with the text.
         target: bytes of text a part; small files share a part, large ones are cut at row groups or lines. 0 to choose:
             an eighth of the text, within 4 to 32 MiB, so that small jobs run in parallel and large ones stay few.
+        join: what is put between the strings of a list, where the column holds lists.
+        split: which of the datasets of a folder that `datasets` wrote, where there are several.
 
     Raises:
         UserError: a glob that matches nothing; files that cannot be read, of a kind that is not read, or that change;
-            a few Parquet files, none of which has the column.
+            a few Parquet or Arrow files, none of which has text in the column.
         StoreError: a store that does not answer.
     """
     with Count("planning", "names") as named:
-        files = gather(inputs, named.advance)
+        files = gather(inputs, named.advance, split)
     text = sum(_text_size(file) for _, file in files)
     target = target or min(_LARGEST, max(_SMALLEST, text // 8))
     by_source: dict[str, list[Piece]] = {}
@@ -100,8 +108,13 @@ def plan_parts(inputs: Sequence[str], column: str, target: int) -> list[Part]:
     for source in sorted(by_source):
         for group in _grouped(by_source[source], target):
             parts.append(Part(len(parts), source, tuple(group)))
-    check_column([file.path for _, file in files], column)
+    check_column([path for _, file in files for path in _with_columns(file)], column, join)
     return parts
+
+
+def _with_columns(file: Found) -> list[str]:
+    """The files whose schema is that of a file's rows."""
+    return data_files(file.path.rpartition("/")[0]) if file.format == MAPPED else [file.path]
 
 
 def _grouped(pieces: Sequence[Piece], target: int) -> Iterator[list[Piece]]:
@@ -139,9 +152,13 @@ def _cut(files: Sequence[Found], target: int) -> Iterator[list[Piece]]:
 
 def _pieces(file: Found, target: int) -> list[Piece]:
     """The pieces of a file; where nothing is to be cut, its whole content."""
-    kind = format_of(file.path)
+    kind = file.format or format_of(file.path)
     if kind == "parquet":
         pieces = _row_groups(file, target)
+    elif kind == "arrow":
+        pieces = _batches(file, target)
+    elif kind == MAPPED:
+        pieces = _picked(file, target)
     elif kind == "jsonl" and not is_packed(file.path):
         pieces = _lines(file, target)
     else:
@@ -170,6 +187,45 @@ def _row_groups(file: Found, target: int) -> list[Piece]:
             pieces.append(Piece(file.path, "parquet", first, group + 1, row, held))
             first, row, held, rows = group + 1, row + rows, 0, 0
     return pieces or [Piece(file.path, "parquet", 0, 0, 0, 0)]
+
+
+def _batches(file: Found, target: int) -> list[Piece]:
+    """Cut between record batches, by their bytes."""
+    pieces: list[Piece] = []
+    first = row = rows = last = 0
+    try:
+        with open_file(file.path, file.stamp) as opened:
+            for message in messages(opened, file.size):
+                if message.kind == "batch":
+                    first = first or message.first
+                    last, rows = message.last, rows + message.rows
+                    if last - first >= target:
+                        pieces.append(Piece(file.path, "arrow", first, last, row, last - first))
+                        first, row, rows = 0, row + rows, 0
+    except BrokenArrow:  # the task that reads on from there says what is wrong and quarantines it
+        first = first or last
+        if pieces and first == file.size:
+            return pieces
+        return [*pieces, Piece(file.path, "arrow", first, file.size if first else 0, row, file.size - first)]
+    if first or not pieces:
+        pieces.append(Piece(file.path, "arrow", first, last, row, last - first))
+    return pieces
+
+
+def _picked(file: Found, target: int) -> list[Piece]:
+    """Cut between the indices that pick the rows of a saved dataset, taking all rows to be of one size.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    try:
+        with open_file(file.path) as opened:
+            rows = sum(message.rows for message in messages(opened, opened.seek(0, os.SEEK_END)))
+    except BrokenArrow as error:
+        raise UserError(f"{file.path}: {error}", "fetch the folder again") from error
+    count = max(1, min(rows, -(-file.size // target)))
+    bounds = [rows * number // count for number in range(count + 1)]
+    return [Piece(file.path, MAPPED, a, b, a, file.size // count) for a, b in itertools.pairwise(bounds)]
 
 
 def _lines(file: Found, target: int) -> list[Piece]:

@@ -29,7 +29,7 @@ _PARTITION_BYTES = 2 << 30  # of text: some 10 MB of hashes where documents have
 _MOST_PARTITIONS = 256
 
 
-def find_duplicates(parts: Sequence[Part], column: str, folder: Place) -> None:
+def find_duplicates(parts: Sequence[Part], column: str, join: str | None, folder: Place) -> None:
     """Write, for every part, which of its documents came before in the order of parts and rows.
 
     Content is compared by 128 bits of BLAKE2b.
@@ -38,6 +38,7 @@ def find_duplicates(parts: Sequence[Part], column: str, folder: Place) -> None:
     partitions = min(_MOST_PARTITIONS, 1 + text // _PARTITION_BYTES)
     settings = {
         "column": column,
+        "join": join,
         "folder": address_of(folder),
         "parts": len(parts),
         "partitions": partitions,
@@ -77,7 +78,7 @@ def _hash_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     size = 0
     found = [np.zeros((2, 0), np.uint64)]
     for piece in part.pieces:
-        for documents in read_piece(piece, settings["column"], quarantine):
+        for documents in read_piece(piece, settings["column"], quarantine, settings["join"]):
             size += pc.sum(pc.binary_length(documents.text)).as_py()
             found.append(_hashes_of(documents.text))
     high, low = np.concatenate(found, axis=1)

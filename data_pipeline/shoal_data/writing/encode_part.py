@@ -61,7 +61,7 @@ def encode_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
     corpus, recipe = place_at(settings["corpus"]), Recipe(**settings["recipe"])
     encoder = load_encoder(settings["tokenizer"], settings["digest"], settings["engine"])
     quarantine: list[Quarantined] = []
-    documents = _read(part, settings["column"], quarantine)
+    documents = _read(part, settings["column"], settings["join"], quarantine)
     if recipe.strict and quarantine:
         first = quarantine[0]
         where = first.file if first.row is None else f"{first.file}, row {first.row}"
@@ -92,10 +92,10 @@ def encode_part(part: Part, settings: dict[str, Any]) -> dict[str, int]:
 _FIGURES = {"documents": "documents", "tokens": "tokens", "bytes": "text_bytes"}
 
 
-def _read(part: Part, column: str, quarantine: list[Quarantined]) -> pa.Table:
+def _read(part: Part, column: str, join: str | None, quarantine: list[Quarantined]) -> pa.Table:
     tables = []
     for piece in part.pieces:
-        for read in read_piece(piece, column, quarantine):
+        for read in read_piece(piece, column, quarantine, join):
             path = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(read.row), np.int32)), pa.array([read.path]))
             columns = {"file": path, "row": pa.array(read.row), "lang": read.lang, "text": read.text}
             tables.append(pa.table(columns))

@@ -7,7 +7,6 @@ import importlib.metadata
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from shoal_core.errors import UserError
 from shoal_data.files import sha256_file, write_json, write_lines, write_whole
+from shoal_data.jobs.claim import as_recorded
 from shoal_data.place import Place
 from shoal_data.reading.manifest import MANIFEST, Manifest, Shards
 from shoal_data.reading.manifest_check import check_manifest
@@ -75,7 +75,7 @@ def finish(corpus: Place, parts: Sequence[Part], encoder: Encoder, options: Toke
         weights=weights,
         special=specials_of(encoder, recipe),
         totals=_totals(records, rows),
-        options=asdict(options),
+        options=as_recorded(options),
         version=importlib.metadata.version("shoal"),
     )
     check_manifest(manifest, str(corpus / MANIFEST), "choose another --out, or delete this folder")

@@ -66,7 +66,9 @@ class TokenizeOptions:
     """What the corpus is made from; recorded in its manifest.
 
     Attributes:
-        column: column or field that holds the text.
+        column: column or field that holds the text, within structs and objects by its path (`a.b`).
+        join: what is put between the strings of a list, where the column holds lists.
+        split: which of the datasets of a folder that `datasets` wrote, where there are several.
         part_bytes: bytes of text a task works on; 0 to choose by the size of the text.
         recipe: what happens to documents on the way.
     """
@@ -74,6 +76,8 @@ class TokenizeOptions:
     column: str = "text"
     part_bytes: int = 0
     recipe: Recipe = field(default_factory=Recipe)
+    join: str | None = None
+    split: str | None = None
 
     def check(self) -> None:
         """Raises UserError on a setting out of range."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from shoal_core.errors import StoreError, UserError
 from shoal_data.files import sweep_temporary, write_whole
-from shoal_data.jobs.claim import FORMAT, belongs, check_out, claim, difference
+from shoal_data.jobs.claim import FORMAT, as_recorded, belongs, check_out, claim, difference
 from shoal_data.jobs.imports import import_early
 from shoal_data.jobs.lock import held
 from shoal_data.jobs.session import RaySession
@@ -52,7 +52,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
     _check_file(tokenizer)
     import_early()
     with RaySession() as session:  # a cluster that is named is joined meanwhile
-        parts = plan_parts(inputs, options.column, options.part_bytes)
+        parts = plan_parts(inputs, options.column, options.part_bytes, join=options.join, split=options.split)
         _check_sources(options.recipe, parts)
         use_ray(session, _missing(corpus, parts), wait=False)
         encoder = load_encoder(tokenizer)
@@ -60,7 +60,7 @@ def tokenize(inputs: Sequence[str], tokenizer: str | Path, out: str | Path, opti
         plan = {
             "format": FORMAT,
             "tokenizer": encoder.digest,
-            "options": asdict(options),
+            "options": as_recorded(options),
             "parts": [part.to_json() for part in parts],
         }
         job = json.loads(json.dumps(plan))
@@ -127,9 +127,10 @@ def _encode(
         "digest": encoder.digest,
         "engine": encoder.engine,
         "column": options.column,
+        "join": options.join,
         "recipe": asdict(options.recipe),
     }
     job = corpus / "job"
     if options.recipe.deduplicate:
-        find_duplicates(parts, options.column, job)
+        find_duplicates(parts, options.column, options.join, job)
     run_parts("tokenize", encode_part, missing, settings, ["documents", "tokens"], job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,9 +19,19 @@ app.command()(chat)
 
 Inputs = Annotated[
     list[str],
-    typer.Option("--input", help="Files or globs (quoted): Parquet, JSONL, text; NAME=GLOB names their source."),
+    typer.Option(
+        "--input",
+        help="Files or globs (quoted): Parquet, Arrow, JSONL, text; a folder that `datasets` saved; here, s3:// or "
+        "hf://datasets/...; NAME=GLOB names their source.",
+    ),
 ]
-Column = Annotated[str, typer.Option(help="Column or field that holds the text.")]
+Column = Annotated[str, typer.Option(help="Column or field that holds the text; `a.b` within structs and objects.")]
+Join = Annotated[
+    str | None,
+    typer.Option(help="What to put between the strings, where the column holds lists of them, such as '\\n'."),
+]
+Split = Annotated[str | None, typer.Option(help="Which split of a folder or data set that has several.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
 Number = TypeVar("Number", int, float)
 CorpusAddress = Annotated[
     str,
@@ -40,16 +51,22 @@ def tokenizer_train(
     min_frequency: Annotated[int, typer.Option(help="Pairs that occur less often are not merged.")] = 0,
     min_word_count: Annotated[int, typer.Option(help="Leave out rarer pre-tokens: bounds memory on huge text.")] = 1,
     special: Annotated[list[str] | None, typer.Option(help="NAME=ID, a special token at a chosen id.")] = None,
+    join: Join = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a byte-level BPE tokenizer on text."""
     from shoal.cluster.inside import go_inside
     from shoal_data.bpe.train import TrainOptions, train
 
-    options = TrainOptions(vocab_size, column, pattern, min_frequency, min_word_count)
+    options = TrainOptions(
+        vocab_size, column, pattern, min_frequency, min_word_count, join=unescaped(join), split=split
+    )
     if special:
         options = replace(options, special=_pairs("--special", special, int, "a whole number"))
     go_inside()
-    print(train(inputs, out, options))
+    path = str(train(inputs, out, options))
+    print(json.dumps({"tokenizer": path}) if as_json else path)
 
 
 @app.command()
@@ -69,6 +86,9 @@ def tokenize(
     mixture: Annotated[list[str] | None, typer.Option(help="SOURCE=WEIGHT, one for each source.")] = None,
     part_bytes: Annotated[int, typer.Option(help="Text a task works on, and its memory by it; 0 chooses.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Broken input is an error, not quarantined.")] = False,
+    join: Join = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
     from shoal.cluster.inside import go_inside
@@ -81,12 +101,20 @@ def tokenize(
     weights = _pairs("--mixture", mixture, float, "a number") if mixture else None
     recipe = Recipe(seed, shuffle, bos, fim_rate, split_rate, deduplicate, weights, strict)
     go_inside()
-    manifest = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe))
+    manifest = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe, unescaped(join), split))
     totals = manifest.totals
+    if as_json:
+        print(json.dumps({"out": out, **totals}))
+        return
     print(f"{out}: {totals['tokens']:,} tokens, {totals['documents']:,} documents, {totals['bytes']:,} bytes of text")
     if totals["quarantined"]:
         path = place_at(out) / "quarantine.jsonl"
         print(f"left out: {extent(read_lines(path))}; {path} says which and why")
+
+
+def unescaped(join: str | None) -> str | None:
+    """What --join names: a line break and a tab may be typed as `\\n` and `\\t`."""
+    return None if join is None else join.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _pairs(option: str, values: list[str], kind: Callable[[str], Number], what: str) -> dict[str, Number]:
@@ -110,12 +138,16 @@ def _pairs(option: str, values: list[str], kind: Callable[[str], Number], what: 
 @app.command()
 def sample(
     out: Annotated[str, typer.Option(help="Folder or s3://bucket/prefix for train-*.parquet and heldout.parquet.")],
+    as_json: AsJson = False,
 ) -> None:
     """Gather text that every machine has: the Python standard library's sources, about 10 MB."""
     from shoal_data.jobs.claim import check_out
     from shoal_data.sources.sample import write_sample
 
     size = write_sample(check_out(out))
+    if as_json:
+        print(json.dumps({"out": out, **size}))
+        return
     print(f"{out}: {size['train']:,} bytes to train on, {size['heldout']:,} held out")
 
 
@@ -123,6 +155,7 @@ def sample(
 def verify(
     corpus: CorpusAddress,
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only, not checksums.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that every file of a corpus is what its manifest says."""
     from shoal_data.progress import Progress
@@ -136,7 +169,11 @@ def verify(
         said.advance(done - said.done)
 
     manifest = check(corpus, full=not quick, progress=progress)
-    print(f"{corpus}: {len(manifest.shards)} shards, {manifest.shards.tokens.sum():,} tokens: all as written")
+    shards, tokens = len(manifest.shards), int(manifest.shards.tokens.sum())
+    if as_json:
+        print(json.dumps({"corpus": corpus, "shards": shards, "tokens": tokens, "full": not quick}))
+        return
+    print(f"{corpus}: {shards} shards, {tokens:,} tokens: all as written")
 
 
 @app.command()
@@ -147,12 +184,16 @@ def inspect(
         str | None,
         typer.Option(help="PNG for lengths and composition (CORPUS/inspect.png; of a corpus on S3, ./inspect.png)."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show documents decoded with token boundaries, and what the corpus is made of."""
     from shoal.printable import printable
     from shoal_data.place import place_at
-    from shoal_data.reading.inspection import show
+    from shoal_data.reading.inspection import figures, show
 
+    if as_json:
+        print(json.dumps(figures(corpus, documents, place_at(picture) if picture else None)))
+        return
     show(corpus, documents, place_at(picture) if picture else None, partial(printable, lines=True))
 
 
