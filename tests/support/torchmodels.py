@@ -105,6 +105,16 @@ class Language(TorchWorkload):
         return total, (wanted >= 0).sum(), {"right": right}
 
 
+class FromWeights(Language):
+    """Begins with what lies in a folder."""
+
+    class Config(Language.Config):
+        folder: str
+
+    def weights(self, config: Config) -> str:  # type: ignore[override]
+        return config.folder
+
+
 class WithSgd(Language):
     """Its optimizer begins otherwise than with zeros: dampening spares the first gradient."""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from shoal.testing import World, alone
+from shoal_core.errors import UserError
 from shoal_core.grid import Grid
 from shoal_core.workload import make_workload
+from shoal_workloads.torchmodel.building import built
 from shoal_workloads.torchmodel.shard import TorchShard
 from tests.support.torchmodels import Language, WithSgd
 
@@ -102,6 +106,29 @@ def test_shards_come_to_what_one_process_does_dropout_included(kind: str, pair: 
             assert rows["model.layers.1.up.weight"] == [shares[0][rank], 12]
             assert rows["ema.embedding.weight"] == [shares[1][rank], 12]
             assert "model.temperature" not in rows
+
+
+def initial(settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The state of a shard that was just built, whole."""
+    state = make_workload(settings).build(3).state_dict()
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}
+
+
+def test_initial_values_are_read_from_a_folder_whatever_the_shape(tmp_path: Path, pair: World) -> None:
+    model = built(Language(Language.Config(global_batch=BATCH)), seed=77)
+    weights = {name: value for name, value in model.state_dict().items() if name != "embedding.weight"}  # the head's is
+    save_file(weights, tmp_path / "model.safetensors")
+    settings = section("FromWeights", folder=str(tmp_path), ema_decay=0.9)
+    make_workload(settings).preflight(2)
+    for state in (initial(settings), *pair.run(initial, settings)):
+        for name, value in model.named_parameters():
+            assert torch.equal(state[f"model.{name}"], value)
+            assert torch.equal(state.get(f"ema.{name}", value), value)
+        assert torch.equal(state["buffer.shift"], model.shift)  # type: ignore[arg-type]
+    del weights["head.bias"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"head\.bias"):
+        make_workload(settings).preflight(2)
 
 
 class Nothing(Language):

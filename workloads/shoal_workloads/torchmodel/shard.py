@@ -25,6 +25,7 @@ from shoal_workloads.torchmodel.optimizer import Ours, Theirs, Updates
 from shoal_workloads.torchmodel.order import Items, moved
 from shoal_workloads.torchmodel.randomness import key_of, seeded
 from shoal_workloads.torchmodel.spread import Rounds, spread, whole_blocks
+from shoal_workloads.torchmodel.weights import Weights
 
 if TYPE_CHECKING:
     from shoal_workloads.torchmodel.workload import TorchWorkload
@@ -37,10 +38,13 @@ class TorchShard(ReplicaShard):
 
     def __init__(self, workload: TorchWorkload, seed: int, *, state_follows: bool = False) -> None:
         """seed: of the initial values. Collective over the cell. Each worker holds the whole model, in the memory of
-        the CPU, until its part is cut out; if its state follows, it takes no memory for that."""
+        the CPU, until its part is cut out; if its state follows, or is read, it takes no memory for that."""
         self.workload, self.config = workload, workload.config
         device = self.config.device
-        model = hollow(workload, seed) if state_follows else built(workload, seed)
+        address = None if state_follows else workload.start
+        drawn = not state_follows and address is None
+        model = built(workload, seed) if drawn else hollow(workload, seed)
+        weights = None if address is None else Weights.of(address, model)
         found = spread(model, whole_blocks(model, workload.blocks(model)), device)
         self.model, self.shards, self._rank, self._workers = found.model, found.shards, found.rank, found.workers
         cut, points = ([s for s in self.shards if bool(s.shape) is dims] for dims in (True, False))
@@ -50,6 +54,8 @@ class TorchShard(ReplicaShard):
         self._numel = sum(p.numel() for p in self._parameters)
         self._frozen = [shard for shard in self.shards if not shard.parameter.requires_grad]
         self._buffers = kept_buffers(self.model)
+        if weights is not None:
+            weights.read(self.shards, self._buffers)
         make = workload.own_optimizer
         self._updates: Updates = Ours(self._parameters, self.config) if make is None else Theirs(self._parameters, make)
         self._averages = Ema(self._parameters, self.config.ema_decay) if self.config.ema_decay else None

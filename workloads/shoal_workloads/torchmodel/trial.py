@@ -15,6 +15,7 @@ from shoal_workloads.torchmodel.optimizer import check_by_element
 from shoal_workloads.torchmodel.order import moved
 from shoal_workloads.torchmodel.randomness import seeded
 from shoal_workloads.torchmodel.theirs import their_code
+from shoal_workloads.torchmodel.weights import Weights
 
 if TYPE_CHECKING:
     from shoal_workloads.torchmodel.workload import TorchWorkload
@@ -37,7 +38,10 @@ def try_out(workload: TorchWorkload) -> list[str]:
     name, config, notes = type(workload).__name__, workload.config, list[str]()
     if taken := TAKEN & set(workload.figures):
         raise UserError(f"{name}.figures: {', '.join(sorted(taken))} is a figure already", "give it another name")
-    check_blocks(workload, hollow(workload, 0))
+    empty = hollow(workload, 0)
+    check_blocks(workload, empty)
+    if workload.start is not None:
+        Weights.of(workload.start, empty).check(empty)
     if workload.own_optimizer is not None:
         with their_code(f"{name}.optimizer"):
             check_by_element(workload.own_optimizer, [len(shape) for shape, _ in workload.blueprint.trained.values()])

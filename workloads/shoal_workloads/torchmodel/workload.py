@@ -89,7 +89,8 @@ class TorchWorkload(Workload):
         raise NotImplementedError
 
     def weights(self, config: Any) -> str | None:
-        """A folder of safetensors files whose names are the model's: initial values. Left out: `build_model`'s."""
+        """A folder or store of safetensors whose names are the model's: initial values, of which each worker reads
+        its own rows. Left out: those of `build_model`."""
         return None
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -226,6 +227,12 @@ class TorchWorkload(Workload):
     def heldout_length(self) -> int:
         """Samples that are evaluated."""
         return 0 if self._heldout is None else min(len(self._heldout), self.config.heldout_samples)
+
+    @property
+    def start(self) -> str | None:
+        """Where initial values lie, if the user says so."""
+        with their_code(f"{type(self).__name__}.weights"):
+            return self.weights(self.config)
 
     @property
     def own_optimizer(self) -> Make | None:
