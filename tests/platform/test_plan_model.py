@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.estimate import Asked, config_of
 from shoal.cli.main import app
+from shoal.report.planned import GROUPS, group_of
 from shoal_workloads.estimate import Cluster, hardware
 from shoal_workloads.estimate.search import search
 
@@ -97,6 +99,39 @@ def test_without_a_model_all_are_told_and_where_none_fits_the_smallest_cluster()
     config = config_of(Asked("deepseek-v3", "", global_batch=256, precision="bf16"))
     assert search(config, cluster, keep=1).best
     assert not search(config, Cluster(nodes // 2, 8, "A100", hardware("A100")), keep=1).best
+
+
+def test_a_picture_shows_memory_pipeline_and_cost(tmp_path: Path) -> None:
+    asked = [
+        *V3,
+        "--recompute",
+        "dispatch",
+        "--waiting",
+        "4",
+        "--tokens",
+        "14.8T",
+        "--picture",
+        str(tmp_path / "p.svg"),
+    ]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    drawn = (tmp_path / "p.svg").read_text()
+    for words in ("over a step: 76.8 GB", "80 GB", "gradients of weights that wait", "rank 15"):
+        assert words in drawn
+    policies = [*SMALL, "--failures", "--seeds", "1", "--picture", str(tmp_path / "flat.svg")]
+    assert CliRunner().invoke(app, policies).exit_code == 0
+    drawn = (tmp_path / "flat.svg").read_text()
+    assert "when it needs most" in drawn
+    assert "other shapes" in drawn
+    assert "rank 0" not in drawn
+    wrong = CliRunner().invoke(app, [*V3, "--picture", str(tmp_path / "p.jpg")])
+    assert "neither .svg nor .png" in str(wrong.exception)
+
+
+def test_every_part_of_a_memory_has_a_colour() -> None:
+    found = json.loads(CliRunner().invoke(app, [*V3, "--recompute", "dispatch", "--waiting", "4", "--json"]).stdout)
+    groups = {group_of(part) for part in found["memory_parts"]}
+    assert groups == set(GROUPS) - {"commit"}  # of another moment
+    assert group_of("gradients, flat") == group_of("bucket") == "commit"
 
 
 def test_people_are_told_the_layout_the_parts_and_the_bill() -> None:

@@ -10,7 +10,7 @@ import pytest
 from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.estimate import Cluster, bill, estimate, hardware
+from shoal_workloads.estimate import Cluster, bill, estimate, hardware, memory_over_step
 from shoal_workloads.estimate.layer import Layers
 from shoal_workloads.estimate.published import DEEPSEEK_V3, compared, deepseek_v3
 from shoal_workloads.estimate.search import layouts, search, smallest
@@ -62,6 +62,21 @@ def test_a_step_is_its_parts_and_a_bill_its_hours() -> None:
     whole = bill(found, 14.8e12, 2.0)
     assert whole.dollars == pytest.approx(2.0 * 2048 * 14.8e12 / found.tokens_per_second / 3600)
     assert bill(found, 14.8e12, 2.0, 0.5).days == pytest.approx(2 * whole.days)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"])
+def test_memory_over_a_step_begins_and_ends_low_and_its_most_is_what_must_fit(schedule: str) -> None:
+    parallel = {"pp": 4, "ep": 8, "schedule": schedule, "recompute": "dispatch"}
+    config = job(model={"preset": "v3-small-16b"}, batch={"global_batch": 256}, precision="bf16", parallel=parallel)
+    found = estimate(config, Cluster(8, 8, "H800", hardware("H800")), 32)
+    held = [(time, sum(parts.values())) for time, parts in memory_over_step(found)]
+    assert found.timeline is not None
+    assert [time for time, _ in held] == sorted(time for time, _ in held)
+    assert held[-1][0] == found.timeline.makespan
+    assert max(size for _, size in held) == pytest.approx(found.memory.total, rel=1e-9)
+    assert held[-2][1] < held[len(held) // 2][1]  # nothing of a micro-batch is left
+    kept = [name for name in memory_over_step(found)[-2][1] if name.startswith("activations")]
+    assert all(memory_over_step(found)[-2][1][name] == 0 for name in kept)
 
 
 def test_the_search_finds_what_trying_all_finds() -> None:

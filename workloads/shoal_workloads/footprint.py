@@ -22,7 +22,7 @@ from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
 from shoal_workloads.params import count_parameters
 
-__all__ = ["GB", "Footprint", "footprint", "footprints"]
+__all__ = ["GB", "Footprint", "footprint", "footprints", "over_step"]
 
 GB = 10**9
 CONTEXT = 1 * GB
@@ -33,6 +33,8 @@ SPARE = 0.03
 """Of all the rest, that the allocator cannot use."""
 FLAT = 1
 """Copies of a worker's gradients, float32, when a step commits: the total over cells, which is scaled in place."""
+_Kept = tuple[int, str]
+"""A stage, and of a micro-batch what it keeps (`kept`) or what waits (`waits`)."""
 BEFORE = {"F": {"kept": 1}, "B": {}, "I": {"kept": -1, "waits": 1}, "W": {}}
 AFTER = {"F": {}, "B": {"kept": -1}, "I": {}, "W": {"waits": -1}}
 """Micro-batches of a stage of which more, or fewer, are held before an action comes to its end, and after."""
@@ -202,6 +204,12 @@ class _Sizes:
         name, count = parallel.schedule, self._micro_batches()
         schedule = _schedule(name, mesh.pp, count, parallel.virtual, parallel.waiting)
         layers = stage_layers(self.model, schedule.stages, self.length)
+        computing, committing = self.moments(place, schedule, layers)
+        return _larger(place, {**computing, **self._peak(schedule, place, layers)}, committing)
+
+    def moments(self, place: int, schedule: Schedule, layers: Sequence[range]) -> tuple[dict[str, int], dict[str, int]]:
+        """While it computes, less what its micro-batches keep; and while it commits."""
+        mesh = self.mesh
         weights, final = list[_Weights](), schedule.stages - 1
         for stage in schedule.stages_of(place):
             holders = len(schedule.holders(stage)) * mesh.per_stage
@@ -225,12 +233,11 @@ class _Sizes:
         hidden = self.tokens * self.model.d_model * self.width
         computing = {
             **always,
-            **self._peak(schedule, place, layers),
             **self.at_work(last=final in schedule.stages_of(place)),
             "pipeline buffers": 4 * hidden,
         }
         committing = {**always, "gradients, flat": FLAT * FP32 * mine, "bucket": bucket}
-        return _larger(place, computing, committing)
+        return computing, committing
 
     def _micro_batches(self) -> int:
         """Of a chain: enough to see the most that are in flight."""
@@ -241,24 +248,56 @@ class _Sizes:
 
     def _peak(self, schedule: Schedule, place: int, layers: Sequence[range]) -> Counter[str]:
         """What this rank's micro-batches keep when it is most, walking its order."""
-        stages, final = schedule.stages_of(place), schedule.stages - 1
-        parts = {(stage, "kept"): self.chunk(layers[stage], last=stage == final) for stage in stages}
-        parts |= {(stage, "waits"): self.waiting(layers[stage], last=stage == final) for stage in stages}
+        parts = self.kept(schedule, place, layers)
         sizes = {key: part.total() for key, part in parts.items()}
-        now = Counter[tuple[int, str]]()  # micro-batches
-        held, most, then = 0, 0, dict[tuple[int, str], int]()
-        for step in schedule.orders[place]:
-            for changes in (BEFORE, AFTER):  # of a pair the forward adds before the backward frees
-                for action in actions_of(step):
-                    for what, count in changes[action.kind].items():
-                        now[action.stage, what] += count
-                        held += count * sizes[action.stage, what]
-                if held > most:
-                    most, then = held, dict(now)
-        total = Counter[str]()
-        for key, count in then.items():
-            total.update({name: count * size for name, size in parts[key].items()})
-        return total
+        most, then = 0, dict[_Kept, int]()
+        for held, now in _walked(schedule, place, sizes):
+            if held > most:
+                most, then = held, dict(now)
+        return _summed(parts, then)
+
+    def kept(self, schedule: Schedule, place: int, layers: Sequence[range]) -> dict[_Kept, Counter[str]]:
+        """What a micro-batch keeps of each stage of a rank, until its backward pass, and until its gradients of weights
+        are made."""
+        stages, final = schedule.stages_of(place), schedule.stages - 1
+        found: dict[_Kept, Counter[str]] = {}
+        for stage in stages:
+            found[stage, "kept"] = self.chunk(layers[stage], last=stage == final)
+            found[stage, "waits"] = self.waiting(layers[stage], last=stage == final)
+        return found
+
+
+def _walked(schedule: Schedule, place: int, sizes: Mapping[_Kept, int]) -> Iterator[tuple[int, Counter[_Kept]]]:
+    """A rank's order: before and after each of its steps the bytes that are kept, and micro-batches by what of them
+    is, in the same object each time."""
+    now, held = Counter[_Kept](), 0
+    for step in schedule.orders[place]:
+        for changes in (BEFORE, AFTER):  # of a pair the forward adds before the backward frees
+            for action in actions_of(step):
+                for what, count in changes[action.kind].items():
+                    now[action.stage, what] += count
+                    held += count * sizes[action.stage, what]
+            yield held, now
+
+
+def _summed(parts: Mapping[_Kept, Counter[str]], counts: Mapping[_Kept, int]) -> Counter[str]:
+    total = Counter[str]()
+    for key, count in counts.items():
+        total.update({name: count * size for name, size in parts[key].items()})
+    return total
+
+
+def over_step(config: PretrainConfig, workers: int, place: int, schedule: Schedule) -> list[dict[str, int]]:
+    """Bytes of a worker on pipeline rank `place`, by part, before and after each step of its order; what is at work for
+    a moment is counted all the time, and the moment of the commit comes last."""
+    mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
+    one = _Sizes(config, mesh)
+    layers = stage_layers(config.model, schedule.stages, config.data.seq_len)
+    computing, committing = one.moments(place, schedule, layers)
+    parts = one.kept(schedule, place, layers)
+    sizes = {key: part.total() for key, part in parts.items()}
+    walked = [_spared({**computing, **_summed(parts, now)}) for _, now in _walked(schedule, place, sizes)]
+    return [*walked, _spared(committing)]
 
 
 @lru_cache(maxsize=64)
@@ -268,5 +307,9 @@ def _schedule(name: str, pp: int, micro_batches: int, virtual: int | None, waiti
 
 def _larger(place: int, *moments: Mapping[str, int]) -> Footprint:
     """The moment that takes most, with what the allocator cannot use."""
-    most = max(moments, key=lambda parts: sum(parts.values()))
-    return Footprint(place, {**most, "spare": int(SPARE * sum(most.values()))})
+    return Footprint(place, _spared(max(moments, key=lambda parts: sum(parts.values()))))
+
+
+def _spared(parts: Mapping[str, int]) -> dict[str, int]:
+    """With what the allocator cannot use."""
+    return {**parts, "spare": int(SPARE * sum(parts.values()))}

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class Asked:
     price: float | None = None
     hardware: Path | None = None
     rates: Rates | None = None
+    picture: Path | None = None
 
 
 def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
@@ -74,6 +76,8 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
     if policies and (asked.budget or asked.days):
         cost, policies = within(asked, cost, policies)
         reasons.append(f"{policies[0].tried.policy.name}: enough for {cost.tokens:.3g} tokens")
+    if asked.picture is not None:
+        draw_plan(found, policies, asked.picture)
     whole = asked.tokens is not None or asked.budget is not None or asked.days is not None
     if as_json:
         print(json.dumps(values(found, cost if whole else None, policies, reasons), indent=2))
@@ -84,6 +88,26 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
     for reason in reasons:
         console.print(f"- {printable(reason)}")
     return found.fits
+
+
+def draw_plan(found: Estimate, policies: Sequence[Priced], path: Path) -> None:
+    """Write the picture of an estimate.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from shoal.report.pipeline import Bar
+    from shoal.report.planned import Cost, plan_figure
+    from shoal.report.style import draw
+    from shoal_workloads.estimate import memory_over_step
+
+    done = found.timeline
+    lanes = (
+        [] if done is None else [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in done.spans]
+    )
+    costs = [Cost(one.tried.policy.name, one.dollars, one.least, one.most) for one in policies if one.most < inf]
+    memory = memory_over_step(found)
+    draw(plan_figure(memory, found.cluster.hardware.memory_gb * 1e9, lanes, costs), "The plan of a run", path)
 
 
 def wanted(asked: Asked, found: Estimate, price: float) -> float | None:

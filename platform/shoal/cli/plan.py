@@ -78,6 +78,12 @@ def plan(
     preemptions: Annotated[float, typer.Option(min=0, help="With --spot: how often a day a node is taken away.")] = 0.1,
     seeds: Annotated[int, typer.Option(min=1, help="With --failures: simulated so many times.")] = 3,
     seed: Annotated[int, typer.Option(help="With --failures: the first.")] = 0,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --model: memory over the step, the pipeline and what failures cost: a .svg or .png file."
+        ),
+    ] = None,
     validate: Annotated[
         bool, typer.Option("--validate", help="How far such estimates are from published figures.")
     ] = False,
@@ -106,7 +112,7 @@ def plan(
         rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None
         asked = Asked(
             model or "", cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch,
-            precision, recompute, waiting, tokens, budget, days, price, hardware, rates,
+            precision, recompute, waiting, tokens, budget, days, price, hardware, rates, picture,
         )  # fmt: skip
         if model is None:
             trainable(asked, as_json=as_json)

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from shoal.report.style import CELLS, INK, axes, figure
 
-__all__ = ["Bar", "Lanes", "pipeline_figure"]
+__all__ = ["Bar", "Lanes", "draw_lanes", "pipeline_figure"]
 
 COLOURS = {"F": "#e0952f", "B": CELLS[0], "I": "#6fa8d6", "W": CELLS[1]}
 NAMES = {"F": "forward", "B": "backward", "I": "gradient of the input", "W": "gradient of the weights"}
@@ -42,7 +42,7 @@ def pipeline_figure(planned: Lanes, measured: Lanes | None = None, unit: str = "
     fig = figure(WIDTH, height * len(panels) + 0.35)
     span = max(_end(lanes) - _begin(lanes) for _, lanes in panels)
     for ax, (title, lanes) in zip(axes(fig, len(panels)), panels, strict=True):
-        _draw(ax, lanes, span)
+        draw_lanes(ax, lanes, span)
         ax.set_title(
             f"{title}: {_end(lanes) - _begin(lanes):.4g} {unit}".rstrip() + f", idle {_idle(lanes):.1%}", loc="left"
         )
@@ -69,9 +69,10 @@ def _idle(lanes: Lanes) -> float:
     return 1.0 - busy / (len(lanes) * (_end(lanes) - _begin(lanes)))
 
 
-def _draw(ax: Axes, lanes: Lanes, span: float) -> None:
-    """All lanes of one panel; time starts at 0."""
+def draw_lanes(ax: Axes, lanes: Lanes, span: float | None = None) -> None:
+    """All lanes of one panel; time starts at 0, and the axis ends at `span`, or with them."""
     begin, length = _begin(lanes), _end(lanes) - _begin(lanes)
+    span = span or length
     found = [ACTION.findall(bar.step) for lane in lanes for bar in lane]
     stages = 1 + max(int(stage) for actions in found for _, stage, _ in actions)
     room = (WIDTH - 1.2) * 72 / span  # points a unit of time

@@ -5,6 +5,16 @@ from __future__ import annotations
 
 from shoal_workloads.estimate.cost import Bill, bill
 from shoal_workloads.estimate.hardware import Hardware, hardware, known_hardware
-from shoal_workloads.estimate.step import Cluster, Estimate, estimate
+from shoal_workloads.estimate.step import Cluster, Estimate, estimate, memory_over_step
 
-__all__ = ["Bill", "Cluster", "Estimate", "Hardware", "bill", "estimate", "hardware", "known_hardware"]
+__all__ = [
+    "Bill",
+    "Cluster",
+    "Estimate",
+    "Hardware",
+    "bill",
+    "estimate",
+    "hardware",
+    "known_hardware",
+    "memory_over_step",
+]

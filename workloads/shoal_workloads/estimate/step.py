@@ -12,13 +12,22 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.hardware import Hardware
 from shoal_workloads.estimate.layer import BF16, FP32, MOVED, Layers, Seconds, total
 from shoal_workloads.flops import token_flops
-from shoal_workloads.footprint import Footprint, footprints
+from shoal_workloads.footprint import Footprint, footprints, over_step
 from shoal_workloads.parallel.fits import settled
-from shoal_workloads.parallel.schedule import Step, Timeline, actions_of, bounded, build, needed_micro_batches, simulate
+from shoal_workloads.parallel.schedule import (
+    Schedule,
+    Step,
+    Timeline,
+    actions_of,
+    bounded,
+    build,
+    needed_micro_batches,
+    simulate,
+)
 from shoal_workloads.parallel.schedule.actions import Pair
 from shoal_workloads.parallel.schedule.balance import stage_layers
 
-__all__ = ["WAITING", "Cluster", "Estimate", "estimate"]
+__all__ = ["WAITING", "Cluster", "Estimate", "estimate", "memory_over_step"]
 
 WAITING = 0.052
 """Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what
@@ -55,6 +64,8 @@ class Estimate:
     step: Mapping[str, float]
     phases: Mapping[str, float]
     samples: int
+    timeline: Timeline | None = None
+    """Of the pipeline, in seconds."""
 
     @property
     def fits(self) -> bool:
@@ -105,13 +116,13 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int) -> Estimate
     most = -(-count // cells)  # of the cell that has most; in a pipeline so many of each chain
     memory = footprints(config, workers)
     if mesh.pp == 1:
-        step, phases = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float]()
+        step, phases, done = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float](), None
     else:
-        step, phases = piped(config, mesh, layers, most * mesh.pp)
+        step, phases, done = piped(config, mesh, layers, most * mesh.pp)
     step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
     step |= committed(cluster, mesh, cells, memory)
     biggest = max(memory, key=lambda one: one.total)
-    return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples)
+    return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, done)
 
 
 # ---- a pipeline
@@ -119,11 +130,12 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int) -> Estimate
 
 def piped(
     config: PretrainConfig, mesh: Mesh, layers: Layers, micro_batches: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action."""
-    parallel, model = config.parallel, config.model
-    count = needed_micro_batches(parallel.schedule, mesh.pp, micro_batches)
-    schedule = bounded(build(parallel.schedule, mesh.pp, count, parallel.virtual), parallel.waiting)
+) -> tuple[dict[str, float], dict[str, float], Timeline]:
+    """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action;
+    and when."""
+    model = config.model
+    schedule = schedule_of(config, mesh, micro_batches)
+    count = schedule.micro_batches
     ranges = stage_layers(model, schedule.stages, config.data.seq_len)
     final = schedule.stages - 1
 
@@ -157,7 +169,26 @@ def piped(
     step = added(parts(span.step) for rank in done.spans for span in rank)
     phases = by_kind(done)
     bubble = sum(done.idle) / mesh.pp
-    return {**{name: seconds * share for name, seconds in step.items()}, "bubble": bubble}, phases
+    return {**{name: seconds * share for name, seconds in step.items()}, "bubble": bubble}, phases, done
+
+
+def schedule_of(config: PretrainConfig, mesh: Mesh, micro_batches: int) -> Schedule:
+    """Of so many micro-batches of a chain, or of as many more as it takes."""
+    parallel = config.parallel
+    count = needed_micro_batches(parallel.schedule, mesh.pp, micro_batches)
+    return bounded(build(parallel.schedule, mesh.pp, count, parallel.virtual), parallel.waiting)
+
+
+def memory_over_step(found: Estimate) -> list[tuple[float, Mapping[str, int]]]:
+    """What the worker that needs most holds, by part, and from when on in the step (seconds); without a pipeline what
+    it holds when that is most. The last moment is the commit's."""
+    if found.timeline is None:
+        return [(0.0, found.memory.parts)]
+    place = found.memory.place
+    schedule = schedule_of(found.config, found.mesh, found.micro_batches * found.mesh.pp)
+    held = over_step(found.config, found.mesh.workers, place, schedule)
+    times = [time for span in found.timeline.spans[place] for time in (span.start, span.end)]
+    return list(zip([*times, found.timeline.makespan], held, strict=True))
 
 
 def by_kind(done: Timeline) -> dict[str, float]:
