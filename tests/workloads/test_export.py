@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from shoal.cli import model as commands
+from shoal_core.ckpt import alone
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.marker import MARKER, seal
 from shoal_core.ckpt.whole import Checkpoint as Stored
@@ -168,11 +169,16 @@ def test_damage_is_read_by_nobody(checkpoint: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "hf").exists()
     assert not list(tmp_path.glob(".hf*"))
 
-    diverged = {name: tensor * math.inf for name, tensor in Checkpoint(checkpoint).weights().items()}
+    real = alone.read_boxes
+
+    def diverged(stored: Stored, boxes: Any) -> Any:
+        return {name: [part * math.inf for part in parts] for name, parts in real(stored, boxes).items()}
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoint, "weights", lambda *_, **__: diverged)
+        patch.setattr(alone, "read_boxes", diverged)
         with pytest.raises(UserError, match="not finite"):
             export(checkpoint, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_another_tokenizer_than_the_one_trained_with_is_refused(

@@ -30,21 +30,22 @@ __all__ = ["Checkpoint"]
 
 class Checkpoint:
     """Attributes:
+    stored: its marker and its index.
     address, steps, config: where it lies, how many steps it stands for, what was trained.
     shapes: shape of every tensor by name (`model.NAME`, `ema.NAME`, `router_bias.I`, ...).
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Open the checkpoint at the address `path`.
+    def __init__(self, path: str | Path | Stored) -> None:
+        """Open the checkpoint at the address `path`, or take one that is open.
 
         Raises:
             UserError: it is not whole, or not as it was committed, or of another workload.
         """
-        self._stored = Stored.open(Folder.at(path))
-        said, self.steps, self.address = self._stored.marker, self._stored.steps, self._stored.folder.address
+        stored = path if isinstance(path, Stored) else Stored.open(Folder.at(path))
+        self.stored, said, self.steps, self.address = stored, stored.marker, stored.steps, stored.folder.address
         self._data: dict[str, Any] = {}
-        self.shapes = {name: tensor.shape for name, tensor in self._stored.index.tensors.items()}
-        where = self._stored.folder.where(MARKER)
+        self.shapes = {name: tensor.shape for name, tensor in stored.index.tensors.items()}
+        where = stored.folder.where(MARKER)
         try:
             self.config = PretrainConfig.model_validate(own_settings(said["workload"]))
             self._data = (said["workload"].get(ORIGIN) or {}).get("data") or {}
@@ -96,7 +97,19 @@ class Checkpoint:
         for name in wanted:
             if name not in self.shapes:
                 raise UserError(f"{self.address}: tensor {name} is missing", "use a checkpoint of this version")
-        return alone.read(self._stored, wanted)
+        return alone.read(self.stored, wanted)
+
+    def kind_of_weights(self, *, ema: bool) -> str:
+        """What begins the names of parameters, or of their averages if `ema`, before a dot.
+
+        Raises:
+            UserError: averages are asked for and none were kept.
+        """
+        if ema and not any(name.startswith("ema.") for name in self.shapes):
+            raise UserError(
+                f"{self.address}: holds no averages", "train with workload.ema_decay=0.999, or leave --ema out"
+            )
+        return "ema" if ema else "model"
 
     def weights(self, *, ema: bool = False) -> dict[str, torch.Tensor]:
         """Parameters by the model's names and `router_bias.I`; the averages instead of the parameters if `ema`.
@@ -104,11 +117,6 @@ class Checkpoint:
         Raises:
             UserError: averages are asked for and none were kept.
         """
-        kind = "ema." if ema else "model."
-        names = [name for name in self.shapes if name.startswith(kind)]
-        if ema and not names:
-            raise UserError(
-                f"{self.address}: holds no averages", "train with workload.ema_decay=0.999, or leave --ema out"
-            )
-        biases = [name for name in self.shapes if name.startswith("router_bias.")]
-        return {name.removeprefix(kind): tensor for name, tensor in self.load([*names, *biases]).items()}
+        kind = f"{self.kind_of_weights(ema=ema)}."
+        names = [name for name in self.shapes if name.startswith((kind, "router_bias."))]
+        return {name.removeprefix(kind): tensor for name, tensor in self.load(names).items()}

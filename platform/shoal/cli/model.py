@@ -23,18 +23,28 @@ Ema = Annotated[bool, typer.Option("--ema", help="The averages of the parameters
 
 
 def export(
-    checkpoint: CheckpointArgument,
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint, RUN/checkpoints/step-00000100, or a run, whose newest is taken.")
+    ],
     out: Annotated[str, typer.Argument(help="New folder to write, or an address such as s3://bucket/model.")],
     format: Annotated[Literal["hf"], typer.Option(help="hf: safetensors, config.json and tokenizer.")] = "hf",
     ema: Ema = False,
     with_mtp: Annotated[bool, typer.Option("--with-mtp", help="Keep the MTP modules, as a draft head.")] = False,
     dtype: Annotated[Literal["bf16", "fp32"], typer.Option(help="Type of the weights.")] = "bf16",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Of a TorchWorkload: whose tokenizer comes along (a folder), if not that it began from."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a checkpoint in a format that other tools load: `hf` is what transformers reads."""
+    """Write a checkpoint in a format that other tools load: `hf` is what transformers reads.
+
+    Of a TorchWorkload these are safetensors by the model's own names; if its model is one of transformers, with the
+    config.json beside them that from_pretrained asks for.
+    """
     from shoal_workloads.hf.export import export as write
 
-    figures = write(checkpoint, out, ema=ema, mtp=with_mtp, dtype=dtype)
+    figures = write(checkpoint, out, ema=ema, mtp=with_mtp, dtype=dtype, tokenizer=tokenizer)
     _print({"out": out, "format": format, **figures}, as_json)
 
 

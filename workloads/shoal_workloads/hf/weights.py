@@ -11,7 +11,7 @@ from shoal_workloads.hf.names import Part, parts_of
 from shoal_workloads.hf.values import SCALE, check_values, scale_of, values
 from shoal_workloads.model.config import ModelConfig
 
-__all__ = ["box_of", "check", "cut", "part_values"]
+__all__ = ["box_of", "check", "cut", "part_values", "swapped"]
 
 MANY = 1000
 """Tensors that are missing, beyond which they are not counted."""
@@ -30,7 +30,7 @@ def box_of(part: Part) -> Box:
 def cut(part: Part, ours: torch.Tensor) -> torch.Tensor:
     """The tensor they call `part.theirs`, contiguous, of our tensor `part.ours`."""
     found = ours[part.index] if part.index else ours
-    return (_swap(found) if part.swap else found).contiguous()
+    return (swapped(found) if part.swap else found).contiguous()
 
 
 def check(c: ModelConfig, files: Files, *, mtp: bool, block: tuple[int, int]) -> None:
@@ -83,9 +83,10 @@ def part_values(files: Files, part: Part, box: Box, block: tuple[int, int]) -> t
     skipped = len(inner.offsets) - len(part.shape)
     offsets = tuple(mine - start for mine, start in zip(box.offsets, inner.offsets, strict=True))
     found = values(files, part.theirs, Box(offsets[skipped:], box.lengths[skipped:]), block)
-    return (_swap(found) if part.swap else found).contiguous()
+    return (swapped(found) if part.swap else found).contiguous()
 
 
-def _swap(matrix: torch.Tensor) -> torch.Tensor:
+def swapped(matrix: torch.Tensor) -> torch.Tensor:
+    """The halves of its columns in the other order."""
     left, right = matrix.chunk(2, dim=1)
     return torch.cat([right, left], dim=1)
