@@ -14,11 +14,11 @@ from shoal.record import grip, layout, manifest
 from shoal.record import read as records
 from shoal.record.fetch import Copy
 from shoal.record.grip import take
-from shoal.record.jsonl import Tail
 from shoal.record.lease import Held, Holder, LeaseLost
 from shoal.record.manifest import Manifest, Part
 from shoal.record.publish import Publisher
 from shoal.record.rundir import RunDir
+from shoal.record.tails import Tail
 from shoal_core.errors import StoreError, UserError
 from shoal_core.store import open_store
 from shoal_core.store.local import LocalStore

@@ -17,8 +17,9 @@ import pytest
 
 from shoal.record import jsonl, layout, read
 from shoal.record.finding import find_run
-from shoal.record.jsonl import Tail, read_lines, repair
+from shoal.record.jsonl import read_lines, repair
 from shoal.record.rundir import RunDir, check_run_id
+from shoal.record.tails import Tail
 from shoal_core.errors import UserError
 
 CONFIG: dict[str, Any] = {"steps": 4, "cells": 2, "mlflow": {"uri": "http://me:hunter2@host:5000"}}

@@ -55,17 +55,9 @@ def logged_step(storage: Path) -> int:
         return -1
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables: making them takes seconds, copying them none."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def storage(tmp_path: Path, database: Path) -> Path:
-    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
+def storage(tmp_path: Path, mlflow_database: Path) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(mlflow_database.read_bytes())
     return tmp_path
 
 

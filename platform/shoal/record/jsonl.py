@@ -7,11 +7,9 @@ or died doing so), and the next writer cuts it off.
 from __future__ import annotations
 
 import errno
-import io
 import json
 import math
 import os
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,10 @@ from shoal_core.files import parse_json, replace_file
 __all__ = [
     "DAMAGED",
     "Appender",
-    "Tail",
     "dumps",
     "json_object",
     "last_lines",
     "line_of",
-    "parse_line",
     "read_json",
     "read_lines",
     "repair",
@@ -101,10 +97,10 @@ def json_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def parse_line(line: bytes, where: str, check: Check | None = None) -> dict[str, Any]:
-    """The object that a whole line holds. where: which line, for errors.
+    """The JSON object in a line. where: which one, for errors.
 
     Raises:
-        UserError: it holds none, or `check` finds something wrong with it.
+        UserError: it is none, or `check` finds something wrong with it.
     """
     try:
         value = parse_json(line)
@@ -231,64 +227,3 @@ class Appender:
     def close(self) -> None:
         """Release the file."""
         os.close(self._file)
-
-
-class Tail:
-    """Reads a growing file of JSON lines, from another process than its writer's.
-
-    When the file is replaced (steps were taken back), it is read again from its start, and of the lines that stayed
-    those seen before are left out. No clock is asked: it may have been set back meanwhile."""
-
-    def __init__(self, path: Path, check: Check | None = None) -> None:
-        self.path, self._check = path, check
-        self._file: io.BufferedReader | None = None
-        self._line = 0
-        self._seen = array("q")
-        """Of each line seen: its hash."""
-        self._stayed = 0
-        """How many of the lines that are there stayed when the file was replaced."""
-
-    def read(self) -> list[dict[str, Any]]:
-        """The lines finished since the last call; never waits.
-
-        Raises:
-            UserError: a finished line is no JSON object, or not what it should be.
-        """
-        if not self._open():
-            return []
-        assert self._file is not None
-        found: list[dict[str, Any]] = []
-        while (line := self._file.readline()).endswith(b"\n"):
-            number, mark = self._line, hash(line.rstrip())
-            self._line += 1
-            if number < self._stayed and number < len(self._seen) and self._seen[number] == mark:
-                continue
-            self._stayed = 0
-            del self._seen[number:]
-            self._seen.append(mark)
-            found.append(parse_line(line, f"{self.path}:{self._line}", self._check))
-        self._file.seek(-len(line), os.SEEK_CUR)
-        return found
-
-    def _open(self) -> bool:
-        try:
-            now = os.stat(self.path)
-        except FileNotFoundError:
-            return self._file is not None
-        # An inode cannot be used again while it is held open, so a different one means a different file.
-        if self._file is not None and os.path.samestat(os.fstat(self._file.fileno()), now):
-            return True
-        self.close()
-        self._file = io.BufferedReader(io.FileIO(self.path))
-        self._line = self._stayed = 0
-        if self._seen:
-            seams = [number for number, line in enumerate(self._file, start=1) if line.endswith(SEAM.encode())]
-            self._stayed = seams[-1] if seams else 0
-            self._file.seek(0)
-        return True
-
-    def close(self) -> None:
-        """Release the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None

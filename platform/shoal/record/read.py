@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.record import generations, layout
-from shoal.record.jsonl import DAMAGED, Tail, last_lines, read_lines
+from shoal.record.jsonl import DAMAGED, last_lines, read_lines
+from shoal.record.tails import After, Tail
 from shoal.yamlfile import load_yaml, read_text
 from shoal_core.errors import UserError
 
@@ -22,6 +23,7 @@ __all__ = [
     "LARGEST",
     "config",
     "events",
+    "first_event",
     "follow",
     "last_events",
     "last_steps",
@@ -29,6 +31,7 @@ __all__ = [
     "readable",
     "samples",
     "steps",
+    "steps_after",
     "tail_events",
     "tail_steps",
     "wrong_step",
@@ -78,9 +81,19 @@ def tail_steps(path: Path) -> Tail:
     return Tail(Path(path) / layout.STEPS, wrong_step)
 
 
-def tail_events(path: Path) -> Tail:
-    """The journal as it grows."""
-    return Tail(Path(path) / layout.EVENTS, _wrong_event)
+def tail_events(path: Path, start: tuple[int, int] = (0, 0)) -> Tail:
+    """The journal as it grows; `start`: see `Tail`."""
+    return Tail(Path(path) / layout.EVENTS, _wrong_event, start)
+
+
+def steps_after(path: Path, step: int) -> After:
+    """The committed steps after `step` (-1: all) as they come, each number once though it may be taken back."""
+    return After(Path(path) / layout.STEPS, "step", step, wrong_step)
+
+
+def first_event(path: Path) -> dict[str, Any] | None:
+    """The first line of the journal; None: there is none yet."""
+    return next(read_lines(Path(path) / layout.EVENTS, _wrong_event), None)
 
 
 def plan(path: Path) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, gr
     from shoal.tracking.mirror import Mirror  # takes seconds, on a busy machine minutes; a signal may come meanwhile
 
     record = Mirror(path, uri, experiment)
-    delay, ended_at, asked_at = 0.0, None, 0.0
+    delay, ended_at, asked_at, failing = 0.0, None, 0.0, False
     while True:
         now = time.monotonic()
         if record.ended is not None and ended_at is None:
@@ -123,11 +123,15 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, gr
                 if stop.told or record.ended is not None:
                     record.close()
                 return 0
-            delay = POLL
+            if failing:
+                logger.warning("MLflow takes the record again")
+            delay, failing = POLL, False
         except UserError:  # a damaged record does not mend itself
             raise
         except Exception as error:  # whatever the store raises: it may be back later, and the record waits on the file
-            logger.warning("MLflow does not take the record: %s: %s", type(error).__name__, str(error)[:300])
+            if not failing:
+                logger.warning("MLflow does not take the record, training goes on: %s", in_a_line(error))
+            failing = True
             if stopping.is_set() and time.monotonic() > max(asked_at, record.progress) + grace:
                 give_up(record.path)
                 return GAVE_UP
@@ -136,6 +140,11 @@ def mirror(path: Path, uri: str, experiment: str, stop: Stop, attended: bool, gr
             stop.wait(delay)
         else:
             time.sleep(POLL)
+
+
+def in_a_line(error: Exception) -> str:
+    """What a store raised: it may be a page of HTML."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def locked(file: TextIO) -> bool:

@@ -16,6 +16,7 @@ from shoal.record import layout, read
 from shoal.record.jsonl import dumps, read_json
 from shoal.record.masking import flat_masked, mask_text
 from shoal.record.sentences import sentence
+from shoal.record.tails import After, Tail
 from shoal.tracking.place import artifacts_of
 from shoal.tracking.store import RunStore, fit_name
 from shoal_core.files import replace_file
@@ -26,10 +27,14 @@ logger = logging.getLogger(__name__)
 NOT_METRICS = {"step", "time", "samples"}
 STATUS = {"done": "FINISHED", "stopped": "KILLED"}
 STEPS_PER_CALL = 50
+LAST = 4096
+"""Bytes of the journal that are looked at for its last line."""
+RECOVERIES, LOST = "shoal.recoveries", "shoal.steps_lost"
 
 
 class Mirror:
-    """Reads one record and keeps one MLflow run equal to it. `sync` may fail at any point and be called again."""
+    """Reads one record and keeps one MLflow run equal to it. `sync` may fail at any point and be called again. What the
+    MLflow run has of the record is not read again, nor asked for: to begin in the middle costs what to begin costs."""
 
     def __init__(self, path: Path, uri: str, experiment: str) -> None:
         self.path = path
@@ -42,14 +47,13 @@ class Mirror:
 
     def _begin(self) -> None:
         """Nothing of the record is read yet."""
-        self._tails = {"step": read.tail_steps(self.path), "event": read.tail_events(self.path)}
+        self._steps: After | None = None
+        self._journal: Tail | None = None
         self._lines: list[tuple[str, dict[str, Any]]] = []  # read, not known to be logged
         self._step = -1
         self._events = 0
-        self._recoveries: list[dict[str, Any]] = []
-        self._lost = 0
+        self._recoveries = self._lost = 0
         self._store: RunStore | None = None
-        self._record: str | None = None
         self._described = True
         self.ended: dict[str, Any] | None = None
 
@@ -69,40 +73,45 @@ class Mirror:
             self._send()
 
     def _send(self) -> None:
-        if not self._lines:
-            self._read()
-        if self._record is None:
+        last = read.last_events(self.path, LAST)[-1:]
+        if not last:
             return
+        self.ended = last[0] if last[0]["kind"] == "run_ended" else None
         store = self._store or self._open()
+        if not self._lines:
+            self._read(store)
         while self._lines:
-            count, metrics, step, events = self._batch()
+            count, metrics, step, events, tags = self._batch(store)
             if step > store.step or events > store.events:
-                store.log(metrics, max(step, store.step), max(events, store.events))
+                at = store.at if count < len(self._lines) or self._journal is None else self._journal.position
+                store.log(metrics, max(step, store.step), max(events, store.events), at, tags)
                 self.progress = time.monotonic()
             self._step, self._events = step, events
+            self._recoveries, self._lost = _counts(tags, self._recoveries, self._lost)
             del self._lines[:count]
         if not self._described:
-            self._describe(store)
+            store.log_file(self.path / layout.EVENTS)
+            self._described = True
 
-    def _read(self) -> None:
-        found = [[(kind, line) for line in tail.read()] for kind, tail in self._tails.items()]
+    def _read(self, store: RunStore) -> None:
+        if self._steps is None or self._journal is None:
+            self._steps, self._journal = read.steps_after(self.path, store.step), read.tail_events(self.path, store.at)
+            self._step = store.step
+            self._recoveries, self._lost = _counts(store.tags, 0, 0)
+            events = self._journal.read()
+            self._events = self._journal.position[1] - len(events)
+        else:
+            events = self._journal.read()
+        found = [[("step", line) for line in self._steps.read()], [("event", line) for line in events]]
         # By time, but never changing the order within a file: what is logged is told by counting its lines.
         self._lines = list(heapq.merge(*found, key=lambda pair: pair[1]["time"]))
-        for event in (line for kind, line in self._lines if kind == "event"):
-            self._record = self._record or f"{fit_name(self.path.name)}@{event['time']:.6f}"
-            if event["kind"] == "recovery":
-                self._recoveries.append(event)
-                self._described = False
-            elif event["kind"] == "rewound":
-                self._lost += event.get("lost") or 0
-                self._described = False
-            elif event["kind"] in ("run_started", "run_ended"):
-                self.ended = event if event["kind"] == "run_ended" else None
 
     def _open(self) -> RunStore:
-        assert self._record is not None
+        first = read.first_event(self.path)
+        assert first is not None  # there is a last one
+        record = f"{fit_name(self.path.name)}@{first['time']:.6f}"
         known = (read_json(self.path / layout.MLFLOW) or {}).get("mlflow_run_id")
-        store = RunStore.open(self._uri, self._experiment, self._artifacts, self.path.name, self._record, known)
+        store = RunStore.open(self._uri, self._experiment, self._artifacts, self.path.name, record, known)
         if known is not None and known != store.run_id:
             told = "the MLflow run %s is not there any more: %s has the whole record from now on"
             logger.warning(told, known, store.run_id)
@@ -121,28 +130,34 @@ class Mirror:
         }
         replace_file(self.path / layout.MLFLOW, dumps(about, indent=1) + "\n")
 
-    def _batch(self) -> tuple[int, list[Metric], int, int]:
-        """The next lines: how many, their metrics not yet logged, and where the record stands after them."""
-        assert self._store is not None
+    def _batch(self, store: RunStore) -> tuple[int, list[Metric], int, int, dict[str, Any]]:
+        """The next lines: how many, their metrics not yet logged, where the record stands after them, and the tags that
+        they change."""
         metrics: list[Metric] = []
         step, events, count = self._step, self._events, 0
+        recoveries, lost = self._recoveries, self._lost
+        tags: dict[str, Any] = {}
         for kind, line in self._lines[:STEPS_PER_CALL]:
             count += 1
             if kind == "step":
                 step = line["step"]
-                if step > self._store.step:
+                if step > store.step:
                     metrics.extend(_step_metrics(line))
             else:
                 events += 1
-                if events > self._store.events:
-                    metrics.extend(_event_metrics(line, step + 1))
-        return count, metrics, step, events
-
-    def _describe(self, store: RunStore) -> None:
-        told = {f"shoal.recovery.{index}": sentence(event) for index, event in enumerate(self._recoveries, start=1)}
-        store.set_tags({"shoal.recoveries": len(self._recoveries), "shoal.steps_lost": self._lost, **told})
-        store.log_file(self.path / layout.EVENTS)
-        self._described = True
+                if events <= store.events:
+                    continue
+                metrics.extend(_event_metrics(line, step + 1))
+                if line["kind"] == "recovery":
+                    recoveries += 1
+                    tags[f"shoal.recovery.{recoveries}"] = sentence(line)
+                elif line["kind"] == "rewound":
+                    lost += line.get("lost") or 0
+                else:
+                    continue
+                tags |= {RECOVERIES: recoveries, LOST: lost}
+                self._described = False
+        return count, metrics, step, events, tags
 
     def close(self) -> None:
         """Log the files of the end and mark the MLflow run as ended. Everything else must be synced."""
@@ -152,9 +167,28 @@ class Mirror:
             if (self.path / name).exists():
                 self._store.log_file(self.path / name)
         ended = self.ended or {"status": "stopped", "time": time.time()}
+        self._store.log_metrics(_predicted(read_json(self.path / layout.RUN) or {}, ended["time"]))
         self._store.set_tags({"shoal.status": ended.get("status")})
         self._store.end(STATUS.get(str(ended.get("status")), "FAILED"), ended["time"])
         self._tell(self._store, complete=True)
+
+
+def _counts(tags: Mapping[str, Any], recoveries: int, lost: int) -> tuple[int, int]:
+    """Recoveries and steps lost by an MLflow run's tags; as given where they do not say."""
+    return int(tags.get(RECOVERIES, recoveries)), int(tags.get(LOST, lost))
+
+
+def _predicted(run: Mapping[str, Any], at: float) -> list[Metric]:
+    """What was `predicted` of a run, if `run.json` has such a section, and beside each figure what it came to, if that
+    has the same name there."""
+    section = run.get("predicted")
+    if not isinstance(section, Mapping):
+        return []
+    gpu = run.get("gpu")
+    came = {**run, **gpu} if isinstance(gpu, Mapping) else run
+    predicted = {f"predicted.{key}": value for key, value in section.items()}
+    actual = {f"actual.{key}": came[key] for key in section if key in came}
+    return _metrics(predicted | actual, at, int(run.get("steps") or 0))
 
 
 def _step_metrics(line: Mapping[str, Any]) -> list[Metric]:

@@ -40,8 +40,9 @@ def fit_value(value: Any) -> str:
 class RunStore:
     """The MLflow run that carries the tag `shoal.record`.
 
-    `steps` and `events` say how much of the record it holds: the number of the last step, and how many lines of the
-    journal. They are a tag of the MLflow run itself, written with the metrics they speak of.
+    `step` and `events` say how much of the record it holds: the number of the last step, and how many lines of the
+    journal, `at`: a byte of the journal and the lines before it, all of which it holds. They are a tag of the MLflow
+    run itself, written after the metrics they speak of, so that no history is ever asked for.
     """
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
@@ -49,9 +50,12 @@ class RunStore:
         self._params: dict[str, str] = dict(run.data.params)
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
-        logged = json.loads(run.data.tags.get(LOGGED, '{"step": -1, "events": 0}'))
+        self.tags: dict[str, str] = dict(run.data.tags)
+        logged = json.loads(self.tags.get(LOGGED, '{"step": -1, "events": 0}'))
         self.step: int = logged["step"]
         self.events: int = logged["events"]
+        start, lines = logged.get("at", (0, 0))
+        self.at: tuple[int, int] = (start, lines)
 
     @classmethod
     def open(
@@ -100,20 +104,27 @@ class RunStore:
             self._client.log_batch(self.run_id, tags=part)
         self._params.update({param.key: param.value for param in new})
 
-    def log(self, metrics: Sequence[Metric], step: int, events: int) -> None:
-        """Log what the record says up to `step` and line `events` of the journal; one call unless it is too big.
+    def log(
+        self, metrics: Sequence[Metric], step: int, events: int, at: tuple[int, int], tags: Mapping[str, Any]
+    ) -> None:
+        """Log what the record says up to `step` and line `events` of the journal; `tags` count with it.
 
         Metrics bear the record's own times, so a database takes a repetition after a crash in mid-call for the same."""
         for part in _parts(metrics, METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=part)
-        tag = RunTag(LOGGED, json.dumps({"step": step, "events": events}))
-        self._client.log_batch(self.run_id, tags=[tag])
-        self.step, self.events = step, events
+        told = json.dumps({"step": step, "events": events, "at": at})
+        for part in _parts([*_run_tags(tags), RunTag(LOGGED, told)], PAIRS_PER_CALL):
+            self._client.log_batch(self.run_id, tags=part)
+        self.step, self.events, self.at = step, events, at
+
+    def log_metrics(self, metrics: Sequence[Metric]) -> None:
+        """Log metrics that belong to no line of the record."""
+        for part in _parts(metrics, METRICS_PER_CALL):
+            self._client.log_batch(self.run_id, metrics=part)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set or replace tags."""
-        values = [RunTag(fit_name(key), fit_value(value)) for key, value in tags.items()]
-        for part in _parts(values, PAIRS_PER_CALL):
+        for part in _parts(_run_tags(tags), PAIRS_PER_CALL):
             self._client.log_batch(self.run_id, tags=part)
 
     def gone(self) -> bool:
@@ -146,6 +157,10 @@ def _known_run(client: MlflowClient, run_id: str, record: str) -> Run | None:
             return None
         raise
     return run if run.info.lifecycle_stage == "active" and run.data.tags.get(RECORD) == record else None
+
+
+def _run_tags(tags: Mapping[str, Any]) -> list[RunTag]:
+    return [RunTag(fit_name(key), fit_value(value)) for key, value in tags.items()]
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
