@@ -13,6 +13,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate import Cluster, bill, estimate, hardware, memory_over_step
 from shoal_workloads.estimate.layer import Layers
 from shoal_workloads.estimate.published import DEEPSEEK_V3, compared, deepseek_v3
+from shoal_workloads.estimate.scaling import scaled
 from shoal_workloads.estimate.search import layouts, search, smallest
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.schedule.balance import layer_flops
@@ -77,6 +78,23 @@ def test_memory_over_a_step_begins_and_ends_low_and_its_most_is_what_must_fit(sc
     assert held[-2][1] < held[len(held) // 2][1]  # nothing of a micro-batch is left
     kept = [name for name in memory_over_step(found)[-2][1] if name.startswith("activations")]
     assert all(memory_over_step(found)[-2][1][name] == 0 for name in kept)
+
+
+def test_rows_to_more_experts_stay_as_hidden_and_to_finer_ones_only_node_by_node() -> None:
+    config = job()
+    found = list(scaled(config, Cluster(256, 8, "H800", hardware("H800")), 64))
+    more, finer = ([one for one in found if one.way == way] for way in ("more experts", "finer experts"))
+    assert [one.nodes for one in more] == [one.nodes for one in finer] == [8, 16, 32, 64]
+    assert len({one.parameters - one.experts * config.model.d_model * 58 for one in finer}) == 1  # but for the routers
+    for one in more:  # a token has as many copies to send but for the share of its own node: a closed form
+        away = (1 - 1 / one.nodes) / (1 - 1 / 8)
+        assert one.flat == pytest.approx(more[0].flat * away)
+        assert one.hierarchical == pytest.approx(more[0].hierarchical * away)
+        assert (one.copies_flat, one.copies) == (8 * (1 - 1 / one.nodes), 4 * (1 - 1 / one.nodes))
+    assert finer[0].flat == more[0].flat
+    assert finer[-1].copies_flat == pytest.approx(8 * more[-1].copies_flat)
+    assert finer[-1].copies == more[-1].copies
+    assert finer[-1].flat / finer[-1].hierarchical > more[-1].flat / more[-1].hierarchical
 
 
 def test_the_search_finds_what_trying_all_finds() -> None:

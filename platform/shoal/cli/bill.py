@@ -14,8 +14,19 @@ if TYPE_CHECKING:
 
     from shoal.simulate.policies import Tried
     from shoal_workloads.estimate import Bill, Estimate
+    from shoal_workloads.estimate.scaling import Scaled
 
-__all__ = ["LEVELS", "Priced", "Trainable", "layout_of", "shown", "trainable_table", "validated", "values"]
+__all__ = [
+    "LEVELS",
+    "Priced",
+    "Trainable",
+    "layout_of",
+    "scaling_table",
+    "shown",
+    "trainable_table",
+    "validated",
+    "values",
+]
 
 LEVELS: dict[str, bool | str] = {"none": False, "norms": True, "ffn": "ffn", "dispatch": "dispatch"}
 """Levels of recomputation, by the words of `--recompute`."""
@@ -80,6 +91,22 @@ def trainable_table(rows: Sequence[Trainable]) -> Table:
             size, tokens = one.parameters, one.cost.tokens
             figures = [in_short(size), in_short(tokens), in_short(tokens / size), f"{one.cost.days:.1f}"]
             table.add_row(one.model, *figures, dollars(one.cost.dollars), f"{one.found.mfu:.0%}")
+    return table
+
+
+def scaling_table(rows: Sequence[Scaled]) -> Table:
+    """A line for each size, both ways to grow one under the other."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    title = "seconds of exchange over seconds of computing: below 1 it can be hidden"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("way", no_wrap=True)
+    for name in ("times", "experts", "a token", "nodes", "size", "flat", "hierarchical"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in rows:
+        sizes = [f"{value:,}" for value in (one.times, one.experts, one.top_k, one.nodes)]
+        table.add_row(one.way, *sizes, in_short(one.parameters), f"{one.flat:.2f}", f"{one.hierarchical:.2f}")
     return table
 
 

@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.bill import LEVELS, Priced, Trainable, layout_of, shown, trainable_table, values
+from shoal.cli.bill import LEVELS, Priced, Trainable, layout_of, scaling_table, shown, trainable_table, values
 from shoal.cli.failing import Rates, priced
 from shoal.printable import printable
 from shoal_core.errors import UserError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "estimated", "parse_gpus"]
 
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
+EXPERT_NODES = 8
+"""Nodes that share a layer's experts, where `--ep` does not say it: DeepSeek-V3's (report, section 3.2)."""
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -88,6 +90,28 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
     for reason in reasons:
         console.print(f"- {printable(reason)}")
     return found.fits
+
+
+def scaling(asked: Asked, *, as_json: bool) -> None:
+    """Print, and draw, what the exchange of rows takes beside computing as model and cluster grow together."""
+    from rich.console import Console
+
+    from shoal_workloads.estimate.scaling import scaled
+
+    cluster, config = parse_gpus(asked.cluster, asked.hardware), config_of(asked)
+    ep = asked.ep or min(EXPERT_NODES * cluster.slots, config.model.n_experts)
+    checked(config.model_copy(update={"parallel": config.parallel.model_copy(update={"pp": 1, "ep": ep})}), ep)
+    rows = list(scaled(config, cluster, ep))
+    if asked.picture is not None:
+        from shoal.report.planned import Ratio, scaling_figure
+        from shoal.report.style import draw
+
+        drawn = [Ratio(one.way, one.nodes, one.flat, one.hierarchical) for one in rows]
+        draw(scaling_figure(drawn), "Exchange beside computing", asked.picture)
+    if as_json:
+        print(json.dumps([vars(one) for one in rows], indent=2))
+    else:
+        Console().print(scaling_table(rows))
 
 
 def draw_plan(found: Estimate, policies: Sequence[Priced], path: Path) -> None:

@@ -62,6 +62,10 @@ def plan(
     price: Annotated[float | None, typer.Option(min=0, help="Dollars a GPU and hour; none: the table's.")] = None,
     hardware: Annotated[Path | None, typer.Option(help="A YAML file with GPUs of your own.")] = None,
     search: Annotated[bool, typer.Option("--search", help="With --model: the best layouts, and why.")] = False,
+    scaling: Annotated[
+        bool,
+        typer.Option("--scaling", help="With --model: whether experts' rows stay hidden as model and cluster grow."),
+    ] = False,
     failures: Annotated[
         bool,
         typer.Option(
@@ -103,6 +107,7 @@ def plan(
     """
     from shoal.cli.bill import validated
     from shoal.cli.estimate import Asked, estimated, trainable
+    from shoal.cli.estimate import scaling as scaled
     from shoal.cli.failing import Rates
 
     if validate:
@@ -114,7 +119,9 @@ def plan(
             model or "", cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch,
             precision, recompute, waiting, tokens, budget, days, price, hardware, rates, picture,
         )  # fmt: skip
-        if model is None:
+        if scaling and model is not None:
+            scaled(asked, as_json=as_json)
+        elif model is None:
             trainable(asked, as_json=as_json)
         elif not estimated(asked, search=search, as_json=as_json):
             raise typer.Exit(2)

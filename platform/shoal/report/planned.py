@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shoal.report.pipeline import Lanes, draw_lanes
-from shoal.report.style import CELLS, INK, MUTED, TROUBLE, axes, figure
+from shoal.report.style import CELLS, INK, LOSS, MUTED, TROUBLE, axes, figure
 
-__all__ = ["Cost", "plan_figure"]
+__all__ = ["Cost", "Ratio", "plan_figure", "scaling_figure"]
 
 WIDTH = 10.5
 GROUPS = {
@@ -36,6 +36,34 @@ class Cost(NamedTuple):
     mean: float
     least: float
     most: float
+
+
+class Ratio(NamedTuple):
+    """Exchange beside computing, where a layer's experts are shared by so many nodes."""
+
+    way: str
+    nodes: int
+    flat: float
+    hierarchical: float
+
+
+def scaling_figure(rows: Sequence[Ratio]) -> Figure:
+    """A panel for each way to grow; below the line the exchange can be hidden."""
+    ways = list(dict.fromkeys(one.way for one in rows))
+    fig = figure(WIDTH, 2.8)
+    for ax, way in zip(axes(fig, columns=len(ways)), ways, strict=True):
+        found = [one for one in rows if one.way == way]
+        nodes = [one.nodes for one in found]
+        ax.plot(nodes, [one.flat for one in found], "o-", color=LOSS[1], label="flat")
+        ax.plot(nodes, [one.hierarchical for one in found], "o-", color=LOSS[0], label="hierarchical")
+        ax.axhline(1.0, color=TROUBLE, linewidth=1.0)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(nodes, [str(count) for count in nodes])
+        ax.set_ylim(0, 1.1 * max(1.0, *(one.flat for one in rows)))
+        ax.set_xlabel("nodes that share a layer's experts")
+        ax.set_title(f"Exchange / computing, {way}", loc="left")
+        ax.legend(loc="upper left", fontsize=9, labelcolor=INK, frameon=False)
+    return fig
 
 
 def group_of(part: str) -> str:
