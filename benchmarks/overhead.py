@@ -55,10 +55,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of some steps: the seconds of each, and what a step took of a processor."""
+    """Of some steps: the seconds of each, and what a step took of a processor; and every step's loss, if it is told."""
 
     seconds: list[float]
     cpu: float
+    losses: Sequence[float] = ()
 
 
 def settings(folder: Path) -> dict[str, Setting]:
@@ -124,6 +125,7 @@ def bare(setting: Setting, steps: int) -> Figures:
     ]
     for process in processes:
         process.start()
+    there.close()  # so that nobody waits for who died
     answers = [here.recv() for _ in processes]
     for process in processes:
         process.join()
@@ -147,7 +149,7 @@ def with_shoal(setting: Setting, steps: int, reduce: str) -> Figures:
         assert len(lines) == steps, one.story()
         (first, begin), (last, end) = seen[0], seen[-1]
         busy = median(end[worker] - begin[worker] for worker in begin) / (last - first)
-        return Figures([line["worker_seconds"] for line in lines[WARM:]], busy)
+        return Figures([line["worker_seconds"] for line in lines[WARM:]], busy, [line["loss"] for line in lines])
 
 
 def cpu_seconds(pid: int) -> float:

@@ -30,7 +30,10 @@ from shoal.cluster.state import HEAD, load
 
 WORKERS = (6, 6)
 """The fewest, and the most."""
+HERE = Path(__file__).resolve()
 CHECKPOINT_EVERY = 5
+PHASE = 11
+"""By how many steps of a checkpoint interval kills move on from one to the next."""
 START_TIMEOUT_S = 5
 """Of elastic training: for up to 20 s after a node's death Ray Train believes it to be there, and tries to start as
 many workers as before; at its default that takes 60 s to fail."""
@@ -102,14 +105,21 @@ def drive(folder: Path, step: float, workers: tuple[int, int]) -> None:
 
 
 def measure(
-    cluster: str, numbers: Iterable[int], what: str = "node", step: float = 0.1, workers: tuple[int, int] = WORKERS
+    cluster: str,
+    numbers: Iterable[int],
+    what: str = "node",
+    step: float = 0.1,
+    workers: tuple[int, int] = WORKERS,
+    driver_file: Path = HERE,
+    checkpoint_every: int = CHECKPOINT_EVERY,
 ) -> Iterator[dict[str, Any]]:
     """For each of `numbers` kill a worker (of that rank, modulo how many there are), or the node it is on. Yields
     `first_step` and `next_step` (seconds from the kill to the first step again, and to the first beyond where the run
-    stood), `steps_lost` (steps done a second time), `step` (where it stood), `workers` (that go on)."""
+    stood), `steps_lost` (steps done a second time), `step` (where it stood), `workers` (that go on).
+    `driver_file`: whose `--drive` trains, with a checkpoint every so many steps."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        argv = [sys.executable, str(Path(__file__).resolve()), "--drive", str(folder), "--step", str(step)]
+        argv = [sys.executable, str(driver_file), "--drive", str(folder), "--step", str(step)]
         argv += ["--workers", ",".join(map(str, workers))]
         environ = {**os.environ, **connect.environment(cluster), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
         if workers[0] < workers[1]:
@@ -120,15 +130,18 @@ def measure(
             )
         try:
             for number in numbers:
-                yield kill_one(cluster, folder, number, what, replaced=workers[0] == workers[1])
+                replaced = workers[0] == workers[1]
+                yield kill_one(cluster, folder, number, what, checkpoint_every, replaced=replaced)
         finally:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
 
 
-def kill_one(cluster: str, folder: Path, number: int, what: str, *, replaced: bool) -> dict[str, Any]:
+def kill_one(
+    cluster: str, folder: Path, number: int, what: str, checkpoint_every: int, *, replaced: bool
+) -> dict[str, Any]:
     """Wait for a dozen steps of all workers (a different phase of the checkpoint interval each time), kill, wait."""
-    attempt = wait_for(folder, lambda steps: running(folder, steps, 12 + number % CHECKPOINT_EVERY))
+    attempt = wait_for(folder, lambda steps: running(folder, steps, 12 + PHASE * number % checkpoint_every))
     crew = crew_of(folder, attempt)
     victim = crew[number % len(crew)]
     if what == "node":

@@ -1,0 +1,24 @@
+"""A model of one's own, on whatever cluster there is or on this machine: `python docs/examples/first_model.py`."""
+
+import torch
+from ray.train import ScalingConfig
+
+from shoal.train import ShoalTrainer, TorchWorkload
+
+
+class Line(TorchWorkload):
+    def build_model(self, config):
+        return torch.nn.Linear(1, 1)
+
+    def dataset(self, config):
+        return [(torch.tensor([x / 100]), torch.tensor([3 * x / 100 + 2])) for x in range(100)]
+
+    def loss(self, model, batch):
+        x, y = batch
+        return (model(x) - y).square().sum(), len(x)
+
+
+if __name__ == "__main__":
+    settings = {"global_batch": 10, "lr": 0.1}
+    trainer = ShoalTrainer(Line, workload_config=settings, shoal_config={"steps": 100}, scaling_config=ScalingConfig(2))
+    print(trainer.fit().metrics)
