@@ -85,7 +85,11 @@ def test_averages_types_and_the_tokenizer_come_along(tmp_path: Path) -> None:
     shard, place = trained(section, tmp_path / "run", steps=2)
     marked = {"steps": 2, "samples": 8, "workload": {**section, "begins_from": str(began)}}
     alone.write(Folder.at(place), shard.state_dict(), marked, replace=True)
-    export(place, tmp_path / "hf", ema=True)
+    (began / "generation_config.json").write_text('{"temperature": 0.25}')
+    said = export(place, tmp_path / "hf", ema=True)
+    came = ["chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(said["beside"]) == came
+    assert "0.25" in (tmp_path / "hf" / "generation_config.json").read_text()
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     weights = {"model.safetensors", "config.json", "generation_config.json"}
     assert names == weights | {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from benchmarks.import_hf import multiplied_out, write_fp8
 from shoal.checkpoint import load
+from shoal.resume import find, state_differs
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.moving import copy
 from shoal_core.ckpt.whole import Checkpoint as Stored
@@ -33,6 +34,7 @@ from shoal_workloads.hf.load import import_checkpoint
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.optimizer import Optimizer
 from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.shapes import state_of
 
 SECTION: dict[str, Any] = {
     "model": {},
@@ -77,7 +79,7 @@ def source(shape: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def imported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("imported") / "step-00000000"
+    out = tmp_path_factory.mktemp("run") / "checkpoints" / "step-00000000"
     import_checkpoint(source, SECTION, out)
     return out
 
@@ -125,6 +127,10 @@ def test_of_moments_nothing_is_stored_and_they_are_zero(imported: Path, tmp_path
     assert all(not tensor.any() for tensor in found.load(moments).values())
     numel = sum(torch.Size(shape).numel() for name, shape in found.shapes.items() if name.startswith("model."))
     assert sum(path.stat().st_size for path in imported.glob("*.safetensors")) < 4.2 * numel
+    resumed = find(imported.parents[1])  # by a run whose storage this is
+    assert resumed.folder is not None
+    assert resumed.folder.address == str(imported)
+    assert state_differs(resumed.tensors, state_of(found.config)) == ""
     copy(stored, Folder.at(tmp_path / imported.name))
     before, after = found.weights(), Checkpoint(tmp_path / imported.name).weights()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

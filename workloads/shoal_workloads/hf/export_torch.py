@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ TOKENIZER = (
     "merges.txt",
     "chat_template*",
 )
-"""Files beside the weights that a run began from, which come along."""
+"""Names of a tokenizer's files."""
+GENERATION = "generation_config.json"
 
 
 def is_of_torch(stored: Checkpoint) -> bool:
@@ -58,8 +60,11 @@ def write_model(
     """Write the model of a checkpoint to `folder`. tokenizer: a folder or an address whose tokenizer comes along; none:
     that of the weights that the run began from.
 
-    Returns and raises: as `write_tensors`; UserError too: the class, its settings or its model are not those of the
-        checkpoint, or no averages were kept.
+    Returns:
+        What `write_tensors` does, and `beside`, the names of the files that came along.
+
+    Raises: as `write_tensors`; UserError too: the class, its settings or its model are not those of the checkpoint, no
+        averages were kept, or there is no tokenizer in a folder that was named.
     """
     try:
         workload = make_workload(stored.marker["workload"])
@@ -69,13 +74,16 @@ def write_model(
     assert isinstance(workload, TorchWorkload)
     model = hollow(workload, 0)
     tensors = _tensors(stored, model, ema=ema, dtype=dtype)
-    beside = workload.weights(workload.config) if tokenizer is None else tokenizer
-    if beside is not None:
-        _copy_tokenizer(beside, folder, asked=tokenizer is not None)
     if _is_of_transformers(model):
         _check_names(stored, model, tensors)
         _write_config(model, folder, dtype)
-    return write_tensors(stored, folder, tensors)
+    began = workload.weights(workload.config)
+    copied = [] if began is None else _copied(began, folder, (GENERATION,))
+    tokenizer_at = began if tokenizer is None else tokenizer
+    files = [] if tokenizer_at is None else _copied(tokenizer_at, folder, TOKENIZER)
+    if tokenizer is not None and not files:
+        raise UserError(f"{tokenizer}: holds no tokenizer", "name a folder with tokenizer.json")
+    return {**write_tensors(stored, folder, tensors), "beside": [*copied, *files]}
 
 
 def _tensors(stored: Checkpoint, model: nn.Module, *, ema: bool, dtype: torch.dtype) -> list[Wanted]:
@@ -140,12 +148,11 @@ def _write_config(model: Any, folder: Path, dtype: torch.dtype) -> None:
         model.generation_config.save_pretrained(folder)
 
 
-def _copy_tokenizer(address: str, folder: Path, *, asked: bool) -> None:
-    """Raises: UserError: there is none, where one was `asked` for."""
+def _copied(address: str, folder: Path, patterns: Sequence[str]) -> list[str]:
+    """Copy the files at an address whose names are of one of the `patterns`; which they are."""
     store = open_store(address)
-    names = [one.name for one in store.list() if any(fnmatch(one.name, pattern) for pattern in TOKENIZER)]
-    if asked and not names:
-        raise UserError(f"{store.address}: holds no tokenizer", "name a folder with tokenizer.json")
-    for name in names:
-        if "/" not in name:
-            (folder / name).write_bytes(store.get(name))
+    names = [one.name for one in store.list() if "/" not in one.name]
+    found = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+    for name in found:
+        (folder / name).write_bytes(store.get(name))
+    return found
