@@ -17,7 +17,7 @@ from shoal_core.grid import Grid
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.parallel.engine import Engine, Factors, Figures, Read
 from shoal_workloads.parallel.fits import settled
-from shoal_workloads.parallel.layout import layout_of, shard_model
+from shoal_workloads.parallel.layout import layout_of, let_go, shard_model
 from shoal_workloads.parallel.rounded import Rounded
 from shoal_workloads.precision.products import Products
 
@@ -49,7 +49,9 @@ class Fsdp(Engine):
         self._rounded = Rounded(self.model, self.shards, self.exchange, grid)
 
     def begin(self, step: int) -> None:
-        """See `Engine`."""
+        """See `Engine`. What an evaluation gathered is let go of: no backward did it, and since then the state may have
+        been written to."""
+        let_go(self.model)
         if self._rounded is not None:
             self._rounded.begin()
         for shard in self.shards:

@@ -27,7 +27,7 @@ from shoal_workloads.parallel.exchange import make_exchange
 from shoal_workloads.parallel.shards import ParamShard
 from shoal_workloads.precision.products import Products
 
-__all__ = ["Layout", "layout_of", "shard_model"]
+__all__ = ["Layout", "layout_of", "let_go", "shard_model"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,13 @@ def shard_model(
     for moe in model.moe_layers():
         moe.router.bias.zero_()
     return model, [_shard(name, p, layout) for name, p in model.named_parameters()]
+
+
+def let_go(model: nn.Module) -> None:
+    """Have every parameter gathered anew before it is computed with."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _fully_shard(model: DeepSeekV3, layout: Layout, policy: MixedPrecisionPolicy, reshard_after_forward: bool) -> None:

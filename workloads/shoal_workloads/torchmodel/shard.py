@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from shoal_core.grid import Grid
 from shoal_core.workload import ReplicaShard
+from shoal_workloads.parallel.layout import let_go
 from shoal_workloads.recipe.ema import Ema
 from shoal_workloads.recipe.guard import Guard
 from shoal_workloads.torchmodel.building import built, hollow, kept_buffers
@@ -68,6 +69,7 @@ class TorchShard(ReplicaShard):
 
     def begin(self, step: int) -> None:
         """See `ReplicaShard`."""
+        let_go(self.model)  # what an evaluation gathered, if that was the last
         self._step = step
         self._seen = torch.zeros(2 + len(self.workload.figures), dtype=torch.float64, device=self.config.device)
         if self._rounds is not None:
