@@ -6,13 +6,14 @@ validated by the `Config` of the class that `workload.path` names.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from shoal.printable import printable
 from shoal.record.masking import mask_text
@@ -26,6 +27,7 @@ from shoal_core.store import join, local_folder, open_store
 __all__ = ["Injection", "Job", "load_job", "merge_overrides", "parse", "read_yaml"]
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SELECTS = r"!?(in\([\w.-]+(, ?[\w.-]+)*\)|[\w.-]*)"
 RESOURCE = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 STEPS = 1_000_000_000
 """More steps than anything trains for."""
@@ -143,6 +145,19 @@ class Job(Section):
     slot_resource: str = Field(
         "slot", pattern=RESOURCE, description="the Ray resource one worker takes one of: GPU: its own GPU; or CPU"
     )
+    slot_needs: dict[str, Annotated[float, Field(gt=0, lt=1e18)]] = Field(
+        {},
+        description="what a worker takes beside, or how much of the slot's resource if not one: {CPU: 8, memory: 16e9}",
+    )
+    slot_labels: dict[str, str] = Field(
+        {}, description="labels of the nodes whose slots the run may take, in the words of Ray's label selectors"
+    )
+    worker_runtime_env: dict[str, Any] = Field(
+        {}, description="runtime environment of the workers, in Ray's words, over that of the job"
+    )
+    log: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="from which level on controller and workers log; SHOAL_LOG of their environment goes before"
+    )
     reduce: Literal["fast", "exact"] = Field(
         "fast", description="exact: sums in fixed point, so that recoveries leave no trace, to the last bit"
     )
@@ -212,6 +227,39 @@ class Job(Section):
         if resource in ("memory", "object_store_memory"):
             raise ValueError(f"Ray hands out {resource} by itself; name a custom resource, such as slot")
         return resource
+
+    @field_validator("slot_labels")
+    @classmethod
+    def _a_selector(cls, labels: dict[str, str]) -> dict[str, str]:
+        wrong = [f"{name}={wanted}" for name, wanted in labels.items() if not re.fullmatch(SELECTS, wanted) or not name]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is none of Ray's selectors: value, !value, in(a, b), !in(a, b)")
+        return labels
+
+    @field_validator("worker_runtime_env")
+    @classmethod
+    def _of_workers_alone(cls, env: dict[str, Any]) -> dict[str, Any]:
+        for name in ("working_dir", "py_modules"):
+            given = env.get(name) or []
+            for one in [given] if isinstance(given, str) else given:
+                if "://" not in str(one):
+                    raise ValueError(
+                        f"{name}: {one} is a folder of this machine, which Ray uploads for a whole job alone: give it "
+                        "to ray.init or `ray job submit`, or name it by a URI"
+                    )
+        try:
+            json.dumps(env, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"holds what the record cannot: {error}") from error
+        return env
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Self:
+        if self.slot_needs.get("GPU", 1) != 1:
+            raise ValueError("slot_needs: a worker computes on one GPU")
+        if "object_store_memory" in self.slot_needs:
+            raise ValueError("slot_needs: Ray hands out object_store_memory by itself")
+        return self
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from shoal.cluster import api, local
+from shoal.cluster import api, connect, local
 from shoal.cluster.launch import NODE_LABEL
 from shoal.cluster.state import load
 from shoal.record import read
+from shoal.record.jsonl import read_json
 from tests.support.jobs import WORKLOAD, hurry, submit, wait_for, write_job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
@@ -116,3 +122,50 @@ def test_a_kill_and_a_head_that_comes_back_as_ray_tells_them(cluster: str, tmp_p
     assert (over["status"], over["status_detail"]) == ("FINISHED", "every step is committed")
     assert over["attempts"][-1]["status"] == "FINISHED"
     assert all(attempt["end_time_ns"] for attempt in over["attempts"])
+
+
+def test_callbacks_hear_all_of_a_run_whose_controller_dies_and_workers_stand_where_they_may(
+    cluster: str, tmp_path: Path
+) -> None:
+    alive = {node["labels"].get(NODE_LABEL, "") for node in api.ray_nodes(load(CLUSTER)) if node["state"] == "ALIVE"}
+    allowed = sorted(name for name in alive if name.startswith("node"))[-1]
+    script = str(Path(__file__).parent / "ray_trainer.py")
+    argv = connect.command(cluster, [sys.executable, script, str(tmp_path), allowed])
+    driver = subprocess.Popen(
+        argv, env={**os.environ, **connect.environment(cluster)}, stdout=subprocess.PIPE, text=True
+    )
+    path, told = tmp_path / "runs" / "told", tmp_path / "told.jsonl"
+
+    def heard() -> list[Run]:
+        return [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
+
+    def within(found: Callable[[], Any], what: str) -> None:
+        end = time.monotonic() + 400
+        while not found():
+            assert driver.poll() is None, what
+            assert time.monotonic() < end, what
+            time.sleep(0.1)
+
+    within(lambda: len(heard()) > 5, "callbacks hear nothing")
+    ready = [event for event in read.events(path) if event["kind"] == "worker_ready"]
+    assert {event["node"] for event in ready} == {allowed}
+    for event in ready:
+        assert b"MARK=of the workers" in Path(f"/proc/{event['pid']}/environ").read_bytes().split(b"\0")
+    status = read_json(path / "status.json") or {}
+    os.kill(status["controller"]["pid"], signal.SIGKILL)
+    within(lambda: any(event["kind"] == "controller_back" for event in read.events(path)), "no controller came back")
+    before = len(heard())
+    within(lambda: len(heard()) > before + 3, "the callbacks of the new controller hear nothing")
+    os.kill(ready[1]["pid"], signal.SIGKILL)
+    within(lambda: any("died" in line for line in heard()), "of a death nobody heard")
+    hurry(tmp_path)
+    output, _ = driver.communicate(timeout=600)
+    assert driver.returncode == 0, output
+    assert f"watch it: shoal top told, shoal dashboard told, {load(CLUSTER).dashboard_url}{RUNS}\n" in output
+    assert "(of those with " in output
+    assert "A callback failed, Raises.after_report: it raised RuntimeError: it has a fault." in output
+    assert {line["name"] for line in heard() if "name" in line} == {"told"}
+    assert {line["step"] for line in heard() if "step" in line} == set(range(300))
+    assert [line["files"] for line in heard() if line.get("step") == 299 and line["files"]] == [
+        len(list((path / "checkpoints" / "step-00000300").iterdir()))
+    ]

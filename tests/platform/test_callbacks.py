@@ -150,7 +150,7 @@ def test_one_that_raises_or_hangs_is_told_and_the_others_are_called(
     assert [line["times"] for line in journal.of("Raises.after_report")] == [1, 2, 4]
     told = sentence(journal.of("Raises.after_report")[-1])
     assert told is not None
-    assert told.startswith("The callback Raises.after_report failed (4 times), and training goes on: it raised Runtime")
+    assert told.startswith("A callback failed, Raises.after_report: it raised RuntimeError")
     assert "hunter2" not in told
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shoal.config import Job
-from shoal.on_ray.nodes import of_one_slot
+from shoal.on_ray.slots import Slot
 from shoal.preflight import preflight
 from shoal.record.sentences import gpu_words
 from shoal.worker.device import CudaStopwatch, Stopwatch, figures, stopwatch, take_device
@@ -42,7 +42,7 @@ def job(folder: Path, **settings: Any) -> Job:
     ],
 )
 def test_ray_is_asked_for_a_gpu_as_it_wants_to_be(resource: str, asked: dict[str, Any]) -> None:
-    assert of_one_slot(resource) == asked
+    assert Slot(resource).options() == asked
 
 
 def test_a_workload_on_gpus_is_refused_on_slots_that_bring_none(tmp_path: Path) -> None:

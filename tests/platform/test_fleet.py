@@ -10,13 +10,14 @@ import ray
 
 from shoal.on_ray import nodes
 from shoal.on_ray.fleet import RayFleet, cause_of
+from shoal.on_ray.slots import Slot
 
 
 class Away(RayFleet):
     """A cluster whose head is away until `back` is set."""
 
     def __init__(self) -> None:
-        super().__init__("slot")
+        super().__init__(Slot("slot"))
         self.back = threading.Event()
         self.done: list[str] = []
 
@@ -56,7 +57,7 @@ def test_the_controller_sits_where_nothing_is_taken_away(
 ) -> None:
     records = [{"NodeID": name, "Alive": "dead" not in own, "Resources": own} for name, own in offers.items()]
     monkeypatch.setattr(ray, "nodes", lambda: records)
-    assert nodes.quiet_node("slot", "own") == chosen
+    assert nodes.quiet_node(Slot("slot"), "own") == chosen
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ray.util import placement_group
 from shoal.decisions.asking import Standing
 from shoal.on_ray import autoscaler
 from shoal.on_ray.autoscaler import RayAutoscaler, messages
+from shoal.on_ray.slots import Slot
 
 
 class FakeRay:
@@ -38,7 +39,7 @@ class FakeRay:
 
 def test_pieces_are_groups_of_their_own_and_stand_until_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = FakeRay(monkeypatch)
-    one, other = RayAutoscaler("a", "GPU"), RayAutoscaler("b", "slot")
+    one, other = RayAutoscaler("a", Slot("GPU")), RayAutoscaler("b", Slot("slot", {"CPU": 2}, {"zone": "a"}))
     other.ask((1,))
     one.ask((4, 4, 1), avoid=("bad", "worse"))
     assert one.standing() == Standing((4, 4, 1))
@@ -52,14 +53,15 @@ def test_pieces_are_groups_of_their_own_and_stand_until_they_are_not_wanted(monk
     one.ask(())
     assert one.standing() == Standing()
     assert other.standing() == Standing((1,))
-    assert ray.groups[ray.waiting()[0]]["selector"] is None
+    assert ray.groups[ray.waiting()[0]]["selector"] == [{"zone": "a"}]
+    assert ray.groups[ray.waiting()[0]]["bundles"] == [{"slot": 1.0, "CPU": 2}]
 
 
 def test_a_piece_that_a_node_came_for_is_given_back_and_one_whose_node_died_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ray = FakeRay(monkeypatch)
-    one = RayAutoscaler("a", "slot")
+    one = RayAutoscaler("a", Slot("slot"))
     one.ask((1, 1, 1))
     came, lost, _ = ray.waiting()
     ray.groups[came] |= {"state": "CREATED", "bundles_to_node_id": {0: "n1"}}
@@ -97,7 +99,7 @@ def test_an_autoscaler_is_known_by_the_types_of_its_nodes(
     client = SimpleNamespace(get_cluster_status=lambda timeout_s: said)
     store = SimpleNamespace(_internal_kv_get=lambda key: stored, internal_kv_get_gcs_client=lambda: client)
     monkeypatch.setattr(autoscaler, "internal_kv", store)
-    assert RayAutoscaler("a", "slot").there() is there
+    assert RayAutoscaler("a", Slot("slot")).there() is there
 
 
 def test_ray_still_has_what_this_counts_on() -> None:

@@ -11,6 +11,7 @@ from ray.train.v2._internal.execution.controller.state import TrainControllerSta
 from ray.train.v2._internal.state import schema, state_actor
 
 from shoal.config import Job
+from shoal.on_ray.slots import Slot
 from shoal.on_ray.train_state import train_attempt, train_run
 from shoal.record import raystate
 from shoal.record.raystate import RunState
@@ -149,7 +150,7 @@ def test_the_installed_rays_schema_takes_it() -> None:
     known = {(D, 13): {"ActorID": "a13", "Address": {"NodeID": "n", "IPAddress": "10.0.0.1"}}}
     heal = [ready(D, 13, 5), DIES, LEFT, generation(1, {"0": [A, B]})]
     state, _ = told(*BEGUN, *heal)
-    attempt = train_attempt("s", "GPU", state.attempts[0], state, known)
+    attempt = train_attempt("s", Slot("GPU"), state.attempts[0], state, known)
     assert isinstance(attempt, schema.TrainRunAttempt)
     assert (attempt.run_id, attempt.status) == ("s", schema.RunAttemptStatus.ERRORED)
     assert [(one.world_rank, one.local_rank, one.node_rank, one.pid) for one in attempt.workers] == [

@@ -6,6 +6,7 @@ import pytest
 
 from shoal.decisions.asking import Standing
 from shoal.on_ray import room
+from shoal.on_ray.slots import Slot
 from shoal.plan import Mesh, Node, Wanted
 from shoal.sections import Autoscale
 from shoal_core.errors import UserError
@@ -34,7 +35,7 @@ class Cluster:
 @pytest.mark.parametrize(("cells", "spares", "fit"), [(1, 2, 1), (2, 2, 2), (2, 1, 1)])
 def test_other_runs_make_room(monkeypatch: pytest.MonkeyPatch, cells: int, spares: int, fit: int) -> None:
     cluster = Cluster(monkeypatch, spares)
-    found = room.planned("slot", Wanted(Mesh(ep=1), cells, 0), "c")
+    found = room.planned(Slot("slot"), Wanted(Mesh(ep=1), cells, 0), "c")
     assert len(found.cells) == fit
     assert f"run a gave up {min(cells, spares)} idle spare" in found.notes[-1]
     assert cluster.asked[0] == ("a", cells, "c")
@@ -43,14 +44,14 @@ def test_other_runs_make_room(monkeypatch: pytest.MonkeyPatch, cells: int, spare
 def test_nobody_is_asked_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, 2)
     cluster.free["n1"] = 1
-    room.planned("slot", Wanted(Mesh(ep=1), 1, 0), "c")
+    room.planned(Slot("slot"), Wanted(Mesh(ep=1), 1, 0), "c")
     assert cluster.asked == []
 
 
 def test_who_holds_the_slots_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, 0)
     with pytest.raises(UserError, match="taken are 3 by run a, 1 by run b") as refused:
-        room.planned("slot", Wanted(Mesh(ep=1), 1, 0), "c")
+        room.planned(Slot("slot"), Wanted(Mesh(ep=1), 1, 0), "c")
     assert "wait for their end" in refused.value.remedy
     assert [other for other, _, _ in cluster.asked] == ["a", "b"]
 
@@ -59,7 +60,7 @@ def test_an_empty_cluster_is_refused_as_ever(monkeypatch: pytest.MonkeyPatch) ->
     Cluster(monkeypatch, 0)
     monkeypatch.setattr(room, "all_workers", list)
     with pytest.raises(UserError, match="no node has any") as refused:
-        room.planned("slot", Wanted(Mesh(ep=1), 1, 0), "c")
+        room.planned(Slot("slot"), Wanted(Mesh(ep=1), 1, 0), "c")
     assert "run" not in refused.value.problem
 
 
@@ -106,7 +107,7 @@ TWO_OF_TWO = Wanted(Mesh(ep=2), 2, 0)
 
 def test_a_job_waits_for_the_nodes_of_its_first_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     cloud, said = Cloud(monkeypatch), list[str]()
-    found = room.planned_in_time("slot", TWO_OF_TWO, "c", Autoscale(), said.append)
+    found = room.planned_in_time(Slot("slot"), TWO_OF_TWO, "c", Autoscale(), said.append)
     assert found.cells == (0,)
     assert cloud.asked == [(1, 1, 1, 1), ()]
     assert "asking the cluster's autoscaler for 4 slots" in said[0]
@@ -121,6 +122,6 @@ def test_a_job_is_refused_where_no_node_comes_in_time_or_nobody_is_to_be_asked(m
         monkeypatch.setattr(room, "RayAutoscaler", lambda *_, cloud=cloud: cloud)
         monkeypatch.setattr(room, "time", cloud)
         with pytest.raises(UserError, match="needs 2 slots, the cluster has 0 free"):
-            room.planned_in_time("slot", TWO_OF_TWO, "c", autoscale, print)
+            room.planned_in_time(Slot("slot"), TWO_OF_TWO, "c", autoscale, print)
         assert cloud.asked == asked
     assert cloud.now >= 60.0

@@ -21,6 +21,7 @@ from ray.train.v2.api.result import Result
 
 from shoal.record import raytrain
 from shoal.record.rundir import RunDir
+from shoal.storage import arrow_filesystem
 from shoal.train import RunStopped, ShoalTrainer, mapping, outcome, read_result
 from shoal.train.launch import Ended
 from shoal_core.ckpt.retention import Keep
@@ -28,6 +29,7 @@ from shoal_core.errors import UserError
 from shoal_core.store import open_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")  # Ray's own
+LOCAL, S3 = pyarrow.fs.LocalFileSystem(), pyarrow.fs.S3FileSystem
 SYNTHETIC = "shoal_workloads.synthetic:Synthetic"
 Words = dict[str, Any]
 
@@ -125,20 +127,53 @@ def test_how_often_a_run_goes_back_and_which_checkpoints_stay(tmp_path: Path) ->
     assert (job.checkpoint.keep, job.checkpoint.score_order) == ("all", "max")
 
 
+def test_where_workers_stand_and_what_they_take(tmp_path: Path) -> None:
+    job = trainer(tmp_path, None, {"num_workers": 2, "label_selector": [{"zone": "!a"}] * 2}).job
+    assert (job.slot_labels, job.slot_needs) == ({"zone": "!a"}, {})
+    wants: Words = {"resources_per_worker": {"CPU": 8, "memory": 1e9}, "use_gpu": True, "accelerator_type": "H100"}
+    job = trainer(tmp_path, None, wants).job
+    assert (job.slot_resource, job.threads) == ("GPU", 8)
+    assert job.slot_needs == {"CPU": 8, "memory": 1e9, "accelerator_type:H100": 0.001}
+    job = trainer(tmp_path, {"threads": 1}, {"resources_per_worker": {"CPU": 2}}).job
+    assert (job.slot_resource, job.slot_needs, job.threads) == ("CPU", {"CPU": 2}, 1)
+    job = trainer(tmp_path, None, {"resources_per_worker": {"slot": 1, "CPU": 0.5}}).job
+    assert (job.slot_resource, job.slot_needs, job.threads) == ("slot", {"CPU": 0.5}, 1)
+    env = {"env_vars": {"A": "b"}, "working_dir": "s3://b/code.zip"}
+    job = trainer(tmp_path, worker_runtime_env=env, logging_config=LoggingConfig(log_level="debug")).job
+    assert (job.worker_runtime_env, job.log) == (env, "debug")
+
+
+def test_a_filesystem_becomes_the_address_that_every_worker_opens(tmp_path: Path) -> None:
+    def at(files: Any, path: str) -> str:
+        return trainer(tmp_path, storage_filesystem=files, storage_path=path).job.storage
+
+    assert at(LOCAL, str(tmp_path)) == str(tmp_path)
+    assert at(pyarrow.fs.SubTreeFileSystem(str(tmp_path), LOCAL), "runs/mine") == str(tmp_path / "runs/mine")
+    files = S3(endpoint_override="h:9000", scheme="http", region="eu")
+    found = at(files, "bucket/runs")
+    assert arrow_filesystem(found) == (files, "bucket/runs")
+    assert arrow_filesystem(at(S3(region="eu"), "bucket/runs")) == (S3(region="eu"), "bucket/runs")
+
+
 @pytest.mark.parametrize(
     ("own", "scaling", "run", "names"),
     [
         ({}, {"num_workers": 0}, {}, "ScalingConfig.num_workers=0"),
         ({"workers_per_cell": 2}, {"num_workers": 3}, {}, "ScalingConfig.num_workers=3"),
         ({}, {"placement_strategy": "SPREAD"}, {}, "ScalingConfig.placement_strategy='SPREAD'"),
-        ({}, {"label_selector": {"zone": "a"}}, {}, "ScalingConfig.label_selector"),
-        ({}, {"accelerator_type": "H100"}, {}, "ScalingConfig.accelerator_type"),
+        ({}, {"label_selector": [{"zone": "a"}, {"zone": "b"}], "num_workers": 2}, {}, "ScalingConfig.label_selector"),
+        ({}, {"label_selector": {"zone": "(a"}}, {}, "'slot_labels'"),
         ({}, {"use_tpu": True}, {}, "ScalingConfig.use_tpu"),
-        ({}, {"resources_per_worker": {"CPU": 2}}, {}, "ScalingConfig.resources_per_worker"),
-        ({}, {"resources_per_worker": {"CPU": 1}, "use_gpu": True}, {}, "ScalingConfig.resources_per_worker"),
-        ({}, {}, {"storage_filesystem": pyarrow.fs.LocalFileSystem()}, "RunConfig.storage_filesystem"),
-        ({}, {}, {"worker_runtime_env": {"pip": ["x"]}}, "RunConfig.worker_runtime_env"),
-        ({}, {}, {"logging_config": LoggingConfig(log_level="DEBUG")}, "LoggingConfig.log_level='DEBUG'"),
+        ({}, {"resources_per_worker": {"GPU": 2}, "use_gpu": True}, {}, "ScalingConfig.resources_per_worker"),
+        ({}, {"resources_per_worker": {"memory": 1e9}}, {}, "ScalingConfig.resources_per_worker"),
+        ({}, {}, {"storage_filesystem": pyarrow.fs._MockFileSystem()}, "RunConfig.storage_filesystem"),
+        ({}, {}, {"storage_filesystem": LOCAL, "storage_path": "runs"}, "RunConfig.storage_filesystem"),
+        ({}, {}, {"storage_filesystem": LOCAL, "storage_path": "s3://b/runs"}, "RunConfig.storage_filesystem"),
+        ({}, {}, {"storage_filesystem": S3(access_key="a", secret_key="b")}, "RunConfig.storage_filesystem"),
+        ({}, {}, {"worker_runtime_env": {"working_dir": "."}}, "'worker_runtime_env'"),
+        ({}, {}, {"worker_runtime_env": {"py_modules": ["s3://b/x.zip", "/x"]}}, "'worker_runtime_env'"),
+        ({}, {}, {"worker_runtime_env": {"pip": object}}, "'worker_runtime_env'"),
+        ({}, {}, {"logging_config": LoggingConfig(log_level="CRITICAL")}, "LoggingConfig.log_level='CRITICAL'"),
         ({}, {}, {"failure_config": FailureConfig(controller_failure_limit=2)}, "controller_failure_limit=2"),
         ({"run_id": "b"}, {}, {}, "run_id: a config of Ray Train's says it"),
         ({"checkpoint": {"keep": 2}}, {}, {}, "checkpoint.keep: a config of Ray Train's says it"),

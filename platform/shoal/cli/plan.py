@@ -15,6 +15,7 @@ from shoal_core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from shoal.config import Job
     from shoal.plan import Assignment, Node, Wanted
 
 __all__ = ["plan"]
@@ -140,7 +141,7 @@ def plan(
     workload = kind(parse(kind.Config, own_settings(job.workload), source=str(job_file), prefix="workload."))
     mesh = cell_mesh(workload, job.workers_per_cell)
     wanted = Wanted(mesh, job.cells, None if job.spares == "all" else job.spares)
-    nodes = live(job.slot_resource) if cluster is None else thought_of(cluster, per_rack, zones)
+    nodes = live(job) if cluster is None else thought_of(cluster, per_rack, zones)
     found = assign(nodes, wanted)
     if as_json:
         print(json.dumps(as_values(found), indent=2))
@@ -156,13 +157,14 @@ def plan(
     console.print(printable(loss(found, nodes, wanted, lose)))
 
 
-def live(slot_resource: str) -> list[Node]:
+def live(job: Job) -> list[Node]:
     """The cluster this runs in, without what other runs hold."""
     from shoal.on_ray.join import connect
     from shoal.on_ray.nodes import view
+    from shoal.on_ray.slots import Slot
 
     connect()
-    return view(slot_resource)
+    return view(Slot.of(job))
 
 
 def thought_of(cluster: str, per_rack: int, zones: int) -> list[Node]:

@@ -28,7 +28,7 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from ray.util.placement_group import get_placement_group
 
 from shoal.decisions.asking import Standing
-from shoal.on_ray.nodes import slots_of
+from shoal.on_ray.slots import Slot
 
 __all__ = ["RayAutoscaler"]
 
@@ -44,10 +44,10 @@ UNTYPED = ("", "node_")
 
 
 class RayAutoscaler:
-    """A `shoal.control.asking.Autoscaler` of the connected cluster, for one run. `slot_resource`: what it takes."""
+    """A `shoal.control.asking.Autoscaler` of the connected cluster, for one run. `slot`: what a worker takes."""
 
-    def __init__(self, run_id: str, slot_resource: str) -> None:
-        self._prefix, self._slot = f"{run_id}/asks/", slot_resource
+    def __init__(self, run_id: str, slot: Slot) -> None:
+        self._prefix, self._slot = f"{run_id}/asks/", slot
 
     def there(self) -> bool:
         """Whether the cluster has an autoscaler that could start nodes. (A cluster whose nodes have types, as KubeRay
@@ -85,10 +85,10 @@ class RayAutoscaler:
                 missing[size] -= 1
             else:
                 remove_placement_group(get_placement_group(name))
-        selector = [{NODE_ID: f"!in({','.join(avoid)})"}] if avoid else None
+        labels = {**self._slot.labels, **({NODE_ID: f"!in({','.join(avoid)})"} if avoid else {})}
         for size in missing.elements():
             name = f"{self._prefix}{size}/{secrets.token_hex(6)}"
-            placement_group([slots_of(self._slot, size)], name=name, bundle_label_selector=selector)
+            placement_group([self._slot.of_many(size)], name=name, bundle_label_selector=[labels] if labels else None)
 
     def _pieces(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """(name, slots, what Ray knows of it) of each that was not given back."""

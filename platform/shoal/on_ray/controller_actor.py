@@ -28,6 +28,7 @@ from shoal.on_ray.board import Board
 from shoal.on_ray.callbacks import Callbacks
 from shoal.on_ray.fleet import RayFleet
 from shoal.on_ray.metrics import RunMetrics
+from shoal.on_ray.slots import Slot
 from shoal.on_ray.train_state import Myself, TrainState
 from shoal.on_ray.views import View, Views
 from shoal.record.lease import Held
@@ -66,7 +67,7 @@ class ControllerActor:
         self.myself = ray.get_runtime_context().current_actor
         self.controller: Controller | None = None
         self.outcome: Future[tuple[str, str]] = Future()
-        log.begin(controller_name(self.run_id), self._committed)
+        log.begin(controller_name(self.run_id), self._committed, least=str(job.get("log", "info")))
         logger.info("the controller begins%s", ", where another one died" if self.again else "")
         arguments = (job, seats, start, about, session, callbacks)
         threading.Thread(target=self._run, args=arguments, daemon=True, name="controller").start()
@@ -87,9 +88,10 @@ class ControllerActor:
         checked: Job | None = None
         watchers: list[Views | Callbacks] = []
         try:
-            fleet = RayFleet(str(job.get("slot_resource")))
+            slot = Slot.of(Job.model_construct(**job))
+            fleet = RayFleet(slot)  # which ends the workers of a job that cannot be checked, too
             checked = Job.model_validate(job)
-            listeners, autoscaler = (RunMetrics(self.run_id),), RayAutoscaler(self.run_id, checked.slot_resource)
+            listeners, autoscaler = (RunMetrics(self.run_id),), RayAutoscaler(self.run_id, slot)
             arguments = (fleet, checked, self.rundir, seats, start, about)
             self.controller = Controller(
                 *arguments, again=self.again, session=session, listeners=listeners, autoscaler=autoscaler

@@ -1,4 +1,4 @@
-"""The controller's fleet on a Ray cluster: a worker is a detached, named actor that holds one unit of a resource."""
+"""The controller's fleet on a Ray cluster: a worker is a detached, named actor that holds a slot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import ray
 from shoal.names import is_worker, node_of, run_of
 from shoal.on_ray import NAMESPACE
 from shoal.on_ray.drain import draining_nodes
-from shoal.on_ray.nodes import of_one_slot, on_node, within_reach
+from shoal.on_ray.nodes import on_node, within_reach
+from shoal.on_ray.slots import Slot
 from shoal.on_ray.worker_actor import WorkerActor
 from shoal.plan import Node
 from shoal.worker.setup import Meeting, Setup
@@ -54,9 +55,9 @@ class RayFleet:
     thread, in order.
     """
 
-    def __init__(self, slot_resource: str) -> None:
+    def __init__(self, slot: Slot) -> None:
         self.address: str = ray.util.get_node_ip_address()
-        self._slot = slot_resource
+        self._slot = slot
         self._handles: dict[str, Any] = {}
         self._asked: dict[str, float] = {}
         """When (monotonic) each worker that may hold a slot was asked for."""
@@ -119,7 +120,7 @@ class RayFleet:
             namespace=NAMESPACE,
             lifetime="detached",
             scheduling_strategy=on_node(node),
-            **of_one_slot(self._slot),
+            **self._slot.options(),
         ).remote(setup)
 
         def warm(answer: Future[Any]) -> None:

@@ -18,7 +18,7 @@ from shoal.on_ray import NAMESPACE
 from shoal_core.errors import UserError
 from shoal_core.passing import TEMP_DIR
 
-__all__ = ["connect", "connect_or_start", "leave"]
+__all__ = ["connect", "connect_or_start", "dashboard", "leave"]
 
 CONNECT_S, ANSWER_S = 5.0, 10.0
 LEAVE_S = 1.5
@@ -79,6 +79,11 @@ def connect_or_start(slot_resource: str) -> None:
         logging_level=logging.ERROR,
         _system_config={"worker_niceness": 0},  # Ray's 15 would have them wait for whatever else runs here
     )
+
+
+def dashboard() -> str:
+    """The address of the dashboard of the cluster that is joined; empty if it has none."""
+    return str(ray._private.worker.get_dashboard_url() or "")
 
 
 def leave(code: int) -> None:

@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from shoal.cluster.launch import DRIVER_RESOURCE, NODE_LABEL
 from shoal.on_ray.drain import draining_nodes
+from shoal.on_ray.slots import Slot
 from shoal.plan import Node, Site
 
 __all__ = [
@@ -18,11 +19,9 @@ __all__ = [
     "ZONE_LABELS",
     "living",
     "near_node",
-    "of_one_slot",
     "on_node",
     "quiet_node",
     "site",
-    "slots_of",
     "view",
     "within_reach",
 ]
@@ -39,54 +38,43 @@ def site(labels: Mapping[str, str]) -> Site:
     return Site(labels.get(RACK_LABEL, ""), zone)
 
 
-def living(slot_resource: str) -> list[Node]:
-    """The living nodes, by name, with all their slots (taken or not)."""
+def living(slot: Slot) -> list[Node]:
+    """The living nodes, by name, with all their slots (taken or not). One that the slot's labels do not pick has
+    none."""
     found = []
     for record in ray.nodes():
         if record["Alive"]:
             labels = record.get("Labels", {})
             name = labels.get(NODE_LABEL) or record["NodeManagerAddress"]
             offers = record["Resources"]
-            slots, memory = int(offers.get(slot_resource, 0)), float(offers.get("memory", 0.0))
+            slots, memory = slot.count(offers) if slot.on(labels) else 0, float(offers.get("memory", 0.0))
             found.append(Node(name, record["NodeID"], slots, site=site(labels), memory=memory))
     return sorted(found, key=lambda node: node.name)
 
 
-def free(slot_resource: str) -> dict[str, int]:
+def free(slot: Slot) -> dict[str, int]:
     """Slots that nobody holds, by Ray's id of the node."""
     available: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()  # no public call says it
-    return {ray_id: int(resources.get(slot_resource, 0)) for ray_id, resources in available.items()}
+    return {ray_id: slot.count(resources) for ray_id, resources in available.items()}
 
 
-def view(slot_resource: str) -> list[Node]:
+def view(slot: Slot) -> list[Node]:
     """The cluster as a new run finds it: living nodes with the slots that no other run holds."""
-    slots, leaving = free(slot_resource), draining_nodes()
+    slots, leaving = free(slot), draining_nodes()
     return [
-        replace(node, slots=slots.get(node.ray_id, 0), draining=node.ray_id in leaving)
-        for node in living(slot_resource)
+        replace(node, slots=min(node.slots, slots.get(node.ray_id, 0)), draining=node.ray_id in leaving)
+        for node in living(slot)
         if node.slots
     ]
 
 
-def within_reach(slot_resource: str, mine: Mapping[str, int]) -> list[Node]:
+def within_reach(slot: Slot, mine: Mapping[str, int]) -> list[Node]:
     """The living nodes with the slots that no other run holds. `mine`: those this run holds, by the node's name."""
-    slots = free(slot_resource)
+    slots = free(slot)
     return [
         replace(node, slots=min(node.slots, slots.get(node.ray_id, 0) + mine.get(node.name, 0)))
-        for node in living(slot_resource)
+        for node in living(slot)
     ]
-
-
-def of_one_slot(slot_resource: str) -> dict[str, Any]:
-    """What an actor asks Ray for that takes one slot. Ray counts CPUs and GPUs apart, and shows each worker its own GPU
-    alone."""
-    apart = {"GPU": {"num_cpus": 0, "num_gpus": 1}, "CPU": {"num_cpus": 1}}
-    return apart.get(slot_resource, {"num_cpus": 0, "resources": {slot_resource: 1}})
-
-
-def slots_of(slot_resource: str, count: int) -> dict[str, float]:
-    """Resources of so many slots of one node."""
-    return {slot_resource: float(count)}
 
 
 def on_node(node: Node) -> Any:
@@ -99,12 +87,12 @@ def near_node(ray_id: str) -> Any:
     return NodeAffinitySchedulingStrategy(ray_id, soft=True)
 
 
-def quiet_node(slot_resource: str, own: str) -> str:
+def quiet_node(slot: Slot, own: str) -> str:
     """Where a controller sits (a Ray node id): a node for drivers, which outlives the head, if there is one; else one
     without slots (the head), since training nodes are those that are taken away; else the driver's `own`."""
 
     def rank(record: dict[str, Any]) -> tuple[bool, bool, bool]:
         offers = record["Resources"]
-        return DRIVER_RESOURCE not in offers, offers.get(slot_resource, 0) > 0, record["NodeID"] != own
+        return DRIVER_RESOURCE not in offers, offers.get(slot.resource, 0) > 0, record["NodeID"] != own
 
     return str(min((record for record in ray.nodes() if record["Alive"]), key=rank)["NodeID"])

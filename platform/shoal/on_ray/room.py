@@ -14,6 +14,7 @@ from shoal.names import controller_name, run_of
 from shoal.on_ray.autoscaler import RayAutoscaler
 from shoal.on_ray.fleet import all_workers, find_actor
 from shoal.on_ray.nodes import view
+from shoal.on_ray.slots import Slot
 from shoal.plan import Assignment, Node, Wanted, plan
 from shoal.plan.lack import lacking
 from shoal.record.sentences import count
@@ -26,14 +27,14 @@ ANSWER = 10.0
 """Seconds for another run's controller to answer, and for the slots it gives up to be free."""
 
 
-def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
+def planned(slot: Slot, wanted: Wanted, run_id: str) -> Assignment:
     """The plan of a job on the free slots of the connected cluster. If they are too few for its seats, other runs give
     idle spares up for it.
 
     Raises:
         UserError: not even one cell fits; names the runs that hold the other slots.
     """
-    free = sum(node.slots for node in usable(slot_resource))
+    free = sum(node.slots for node in usable(slot))
     missing = max(0, wanted.cells * wanted.mesh.workers - free)
     held = holders(all_workers()) if missing else Counter()
     given: Counter[str] = Counter()
@@ -42,11 +43,11 @@ def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
             given[other] = ask(other, missing - given.total(), run_id)
     deadline = time.monotonic() + ANSWER
     while given.total() and time.monotonic() < deadline:
-        if sum(node.slots for node in usable(slot_resource)) >= free + given.total():
+        if sum(node.slots for node in usable(slot)) >= free + given.total():
             break
         time.sleep(0.1)
     try:
-        found = plan(view(slot_resource), wanted)
+        found = plan(view(slot), wanted)
         notes = (f"run {other} gave up {count(spares, 'idle spare')}" for other, spares in (+given).items())
         return replace(found, notes=(*found.notes, *notes))
     except UserError as error:
@@ -56,7 +57,7 @@ def planned(slot_resource: str, wanted: Wanted, run_id: str) -> Assignment:
 
 
 def planned_in_time(
-    slot_resource: str, wanted: Wanted, run_id: str, autoscale: Autoscale, say: Callable[[str], None]
+    slot: Slot, wanted: Wanted, run_id: str, autoscale: Autoscale, say: Callable[[str], None]
 ) -> Assignment:
     """The same; where not one cell fits and the cluster has an autoscaler, once nodes for one have come. `say`: is told
     what is waited for.
@@ -65,14 +66,14 @@ def planned_in_time(
         UserError: no cell fits, and nothing more can be had or has come in time.
     """
     try:
-        return planned(slot_resource, wanted, run_id)
+        return planned(slot, wanted, run_id)
     except UserError:
-        autoscaler = RayAutoscaler(f"{run_id}/start", slot_resource)
+        autoscaler = RayAutoscaler(f"{run_id}/start", slot)
         if not autoscale.enabled or not autoscaler.there():
             raise
     mesh, began = wanted.mesh, time.monotonic()
     slots = wanted.cells * mesh.workers + spares_asked(autoscale, wanted.spares or 0)
-    lack = lacking(usable(slot_resource), {}, slots, mesh.ep_node)
+    lack = lacking(usable(slot), {}, slots, mesh.ep_node)
     say(
         f"too few slots for a cell: asking the cluster's autoscaler for {count(sum(lack), 'slot')}, and waiting for "
         f"those of one cell, for {autoscale.wait_s:g} s at most"
@@ -82,23 +83,23 @@ def planned_in_time(
         while time.monotonic() - began < autoscale.wait_s:
             time.sleep(0.5)
             came = sum(slots for _, slots in autoscaler.standing().came)
-            if came + sum(node.slots for node in usable(slot_resource)) >= mesh.workers:
+            if came + sum(node.slots for node in usable(slot)) >= mesh.workers:
                 break
     finally:
         autoscaler.ask(())
     settled = time.monotonic() + ANSWER
     while True:
         try:
-            return planned(slot_resource, wanted, run_id)
+            return planned(slot, wanted, run_id)
         except UserError:
             if time.monotonic() > settled:  # what came is free again, and still too little
                 raise
             time.sleep(0.2)
 
 
-def usable(slot_resource: str) -> list[Node]:
+def usable(slot: Slot) -> list[Node]:
     """The nodes with free slots, but for those that go."""
-    return [node for node in view(slot_resource) if not node.draining]
+    return [node for node in view(slot) if not node.draining]
 
 
 def holders(names: Iterable[str]) -> Counter[str]:

@@ -18,6 +18,7 @@ from shoal.on_ray.fleet import find_actor
 from shoal.on_ray.handle import RayRun
 from shoal.on_ray.nodes import living, near_node, quiet_node
 from shoal.on_ray.room import planned_in_time
+from shoal.on_ray.slots import Slot
 from shoal.plan import Wanted, cell_mesh
 from shoal.preflight import Preflight
 from shoal.record import index, raytrain
@@ -48,10 +49,11 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
     name = controller_name(str(job.run_id))
     if held(name, job):
         raise UserError(f"run_id: {job.run_id!r} is running now", "choose another run_id, or wait for its end")
+    slot = Slot.of(job)
     mesh = cell_mesh(ready.workload, job.workers_per_cell)
     spares = None if job.spares == "all" else job.spares
     wanted = Wanted(mesh, job.cells, spares)
-    assigned = planned_in_time(job.slot_resource, wanted, str(job.run_id), job.autoscale, print)
+    assigned = planned_in_time(slot, wanted, str(job.run_id), job.autoscale, print)
     if job.elastic is not None and len(assigned.nodes()) < job.elastic.min_workers:
         raise UserError(
             f"elastic.min_workers: {count(job.elastic.min_workers, 'worker')} at least, and there is room for "
@@ -77,7 +79,7 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
         namespace=NAMESPACE,
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
-        scheduling_strategy=near_node(quiet_node(job.slot_resource, ray.get_runtime_context().get_node_id())),
+        scheduling_strategy=near_node(quiet_node(slot, ray.get_runtime_context().get_node_id())),
     ).remote(job.model_dump(mode="json"), places, ready.start, about, credentials, session, callbacks)
     return RayRun(controller)
 
@@ -108,7 +110,7 @@ def begun(job: Job, session: str, *, resume: bool) -> tuple[RunDir, Publisher | 
     return RunDir.create(job.storage, str(job.run_id), settings, resume), None
 
 
-def nodes_in_words(slot_resource: str) -> str:
+def nodes_in_words(slot: Slot) -> str:
     """The cluster in one line."""
-    nodes = [node for node in living(slot_resource) if node.slots]
-    return f"{count(len(nodes), 'node')}, {count(sum(node.slots for node in nodes), 'slot')}"
+    nodes = [node for node in living(slot) if node.slots]
+    return f"{count(len(nodes), 'node')}, {count(sum(node.slots for node in nodes), 'slot')}{slot.words()}"

@@ -13,6 +13,7 @@ import ray
 from ray._private.state import actors
 
 from shoal.config import Job
+from shoal.on_ray.slots import Slot
 from shoal.record.masking import masked
 from shoal.record.raystate import Attempt, RunState
 
@@ -81,7 +82,7 @@ class TrainState:
         for number, attempt in state.attempts.items():
             if self._attempts.get(number) != attempt:
                 known = self._actors(attempt, state)
-                told = train_attempt(self._session, self._job.slot_resource, attempt, state, known)
+                told = train_attempt(self._session, Slot.of(self._job), attempt, state, known)
                 self._actor.create_or_update_train_run_attempt.remote(told).future().result(ANSWER)
                 self._attempts[number] = attempt
         run = train_run(self._session, self._job, state, self._myself)
@@ -104,11 +105,11 @@ def life_of(actor: Any) -> tuple[str, int]:
     return number, actors(number).get("NumRestarts", 0)
 
 
-def train_attempt(session: str, slot_resource: str, attempt: Attempt, state: RunState, known: Known) -> Any:
+def train_attempt(session: str, slot: Slot, attempt: Attempt, state: RunState, known: Known) -> Any:
     """A generation as Ray's `TrainRunAttempt`. A worker that Ray does not know of has an empty actor id."""
     from ray.train.v2._internal.state import schema
 
-    each = schema.TrainResources(resources=resources_of(slot_resource))
+    each = schema.TrainResources(resources=slot.takes)
     nodes: dict[str, int] = {}
     beside: dict[str, int] = {}
     workers = []
@@ -166,7 +167,7 @@ def run_settings(job: Job) -> Any:
     """A job in Ray's words, its secrets masked."""
     from ray.train.v2._internal.state import schema
 
-    most, kept = job.cells * job.workers_per_cell, job.checkpoint
+    most, kept, slot = job.cells * job.workers_per_cell, job.checkpoint, Slot.of(job)
     data = schema.ExecutionOptions(  # Ray Data brings nothing to these workers
         resource_limits={},
         exclude_resources={},
@@ -181,7 +182,8 @@ def run_settings(job: Job) -> Any:
         scaling_config=schema.ScalingConfig(
             num_workers=most if job.elastic is None else (min(job.elastic.min_workers, most), most),
             use_gpu=job.slot_resource == "GPU",
-            resources_per_worker=resources_of(job.slot_resource),
+            resources_per_worker=slot.takes,
+            bundle_label_selector=dict(slot.labels) or None,
             placement_strategy="PACK",
             use_tpu=False,
         ),
@@ -194,7 +196,7 @@ def run_settings(job: Job) -> Any:
         run_config=schema.RunConfig(
             name=str(job.run_id),
             failure_config=schema.FailureConfig(max_failures=failures, controller_failure_limit=ANY_NUMBER),
-            worker_runtime_env={},
+            worker_runtime_env=masked(job.worker_runtime_env),
             checkpoint_config=schema.CheckpointConfig(
                 num_to_keep=None if kept.keep == "all" else max(kept.keep, kept.keep_best),
                 checkpoint_score_attribute=kept.score if kept.keep_best else None,
@@ -203,11 +205,6 @@ def run_settings(job: Job) -> Any:
             storage_path=masked(job.storage),
         ),
     )
-
-
-def resources_of(slot_resource: str) -> dict[str, float]:
-    """What a worker takes, in Ray's words."""
-    return {slot_resource: 1.0}
 
 
 def nanoseconds(seconds: float) -> int:

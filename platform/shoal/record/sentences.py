@@ -220,11 +220,6 @@ def _controller_back(event: Event) -> str:
     return f"The controller died; a new one took over {workers} in {_seconds(event.get('seconds'))}, training went on."
 
 
-def _callback_failed(event: Event) -> str:
-    times = f" ({event['times']} times)" if (event.get("times") or 1) > 1 else ""
-    return f"The callback {event.get('callback')} failed{times}, and training goes on: {event.get('problem')}."
-
-
 def _device_failed(event: Event) -> str:
     what = "has no memory left" if event.get("what") == "memory" else "cannot be used any more"
     return (
@@ -336,7 +331,7 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "evaluation": _evaluation,
     "controller_back": _controller_back,
     "node_draining": lambda event: f"Node {event.get('node')} will be taken away: its workers move.",
-    "callback_failed": _callback_failed,
+    "callback_failed": lambda event: f"A callback failed, {event.get('callback')}: {event.get('problem')}.",
     "node_aside": lambda event: f"Node {event.get('node')} is set aside{_because(event)}.",
     "device_failed": _device_failed,
     "fenced": _fenced,

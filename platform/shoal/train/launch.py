@@ -60,6 +60,7 @@ def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], N
     """
     from shoal import driver
     from shoal.on_ray import handle, submit  # Ray: seconds
+    from shoal.on_ray.slots import Slot
     from shoal.record.sentences import count
     from shoal.train.watch import watch
 
@@ -68,6 +69,7 @@ def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], N
         if found := handle.find_run(str(job.run_id)):
             driver.check_same(job)
             print(f"run {job.run_id} is running: following it")
+            print(watched(job))
             if callbacks:
                 print("note: of callbacks it has those that it was started with")
             return watch(job, found)
@@ -76,8 +78,22 @@ def go(job: Job, resume: Resume, allow: Collection[str], connect: Callable[[], N
         return Ended(job, "done", "all of its steps were done before")
     connect()
     asked = f"{count(ready.job.cells, 'cell')} of {count(ready.job.workers_per_cell, 'worker')}"
-    print(f"cluster: {submit.nodes_in_words(ready.job.slot_resource)}; asking for {asked}")
+    print(f"cluster: {submit.nodes_in_words(Slot.of(ready.job))}; asking for {asked}")
+    print(watched(ready.job))
     return watch(ready.job, submit.submit(ready, resume=ready.resumes, callbacks=callbacks))
+
+
+def watched(job: Job) -> str:
+    """Where a run can be watched, in one line."""
+    from shoal.on_ray.join import dashboard
+
+    at = dashboard()
+    ways = [
+        f"shoal top {job.run_id}",
+        f"shoal dashboard {job.run_id}",
+        *([f"http://{at}/api/train/v2/runs/v1"] if at else []),
+    ]
+    return f"watch it: {', '.join(ways)}"
 
 
 def on_record(job: Job) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlencode
 
 from shoal_core.errors import UserError
 
@@ -124,20 +125,33 @@ def grown_after(given: Given) -> Settings:
 
 
 def slot(given: Given) -> Settings:
-    """What a worker holds: one unit of one resource."""
+    """What a worker takes: one unit of a resource, which names the slot, and others beside. It computes with as many
+    threads as it takes CPUs, as Ray's workers do."""
     asked = {name: amount for name, amount in (given.value or {}).items() if amount}
-    gpu = bool(given.config.use_gpu)
-    if gpu:
+    if given.config.use_gpu:
         asked.setdefault("GPU", 1)
+    cpus = asked.get("CPU", 0)
     if not asked:
         asked = {"CPU": 1}
-    if list(asked.values()) != [1]:
-        raise given.refused(
-            "a worker of Shoal's holds one unit of one resource",
-            'name it alone: {"GPU": 1} (with use_gpu=True), {"CPU": 1}, or one of your own; give it threads by '
-            'shoal_config={"threads": N}',
-        )
-    return {"slot_resource": next(iter(asked))}
+    if asked.get("GPU", 1) != 1:
+        raise given.refused("a worker computes on one GPU", 'say {"GPU": 1} and more workers')
+    own = [name for name in asked if name not in ("CPU", "memory")]
+    name = "GPU" if "GPU" in asked else own[0] if own else "CPU"
+    if "CPU" not in asked and name == "CPU":
+        raise given.refused("a worker takes memory and nothing else", 'name the CPU too: {"CPU": 1, "memory": ...}')
+    needs = {other: float(amount) for other, amount in asked.items() if (other, amount) != (name, 1)}
+    if (accelerator := given.config.accelerator_type) is not None:
+        needs[f"accelerator_type:{accelerator}"] = 0.001  # Ray's own way: each such node offers one
+    threads = {"threads": int(cpus)} if cpus > 1 and "threads" not in given.own else {}
+    return {"slot_resource": name, "slot_needs": needs, **threads}
+
+
+def picked(given: Given) -> Settings:
+    """Labels of the nodes that count, the same for all workers."""
+    each = given.value if isinstance(given.value, list) else [given.value]
+    if any(one != each[0] for one in each):
+        raise given.refused("the workers of a run are alike: any may take another's place", "give one selector for all")
+    return {"slot_labels": dict(each[0])} if each[0] else {}
 
 
 SCALING: Mapping[str, Rule] = {
@@ -150,8 +164,8 @@ SCALING: Mapping[str, Rule] = {
         why="Shoal places by itself: a cell on few nodes, copies of one shard apart",
         remedy="leave it out; `shoal plan` shows the places",
     ),
-    "label_selector": unused("offer a resource on those nodes alone, and name it in resources_per_worker"),
-    "accelerator_type": unused("offer a resource on those nodes alone, and name it in resources_per_worker"),
+    "label_selector": picked,
+    "accelerator_type": met,  # by the rule of resources_per_worker
     "trainer_resources": unused("leave it out: the controller takes none"),
     "use_tpu": unused("train on GPUs or CPUs", "Shoal knows no TPUs"),
     "topology": unused("train on GPUs or CPUs", "Shoal knows no TPUs"),
@@ -202,23 +216,73 @@ FAILURE: Mapping[str, Rule] = {
     "preemption_grace_s": met,
 }
 
-LOGGING: Mapping[str, Rule] = {
-    "log_level": only("INFO", why="this is not handed on", remedy="set SHOAL_LOG in the environment of the job"),
-}
+LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "WARN": "warning", "ERROR": "error"}
+
+
+def logs_from(given: Given) -> Settings:
+    """From which level on controller and workers log."""
+    if given.value not in LEVELS:
+        raise given.refused("Shoal's log has no such level", f"say one of {', '.join(LEVELS)}")
+    return {"log": LEVELS[given.value]}
+
+
+LOGGING: Mapping[str, Rule] = {"log_level": logs_from}
+
+
+def environment(given: Given) -> Settings:
+    """The runtime environment of the workers."""
+    return {"worker_runtime_env": dict(given.value)} if given.value else {}
+
+
+def stored(given: Given) -> Settings:
+    """Where runs lie. A filesystem beside it becomes the address that every worker opens."""
+    files = given.config.storage_filesystem
+    if files is None:
+        return {"storage": given.value}
+    return {"storage": address(given, files, str(given.value))}
+
+
+def address(given: Given, files: Any, path: str) -> str:
+    """The address of what lies at `path` of a pyarrow filesystem.
+
+    Raises:
+        UserError: no address says it.
+    """
+    refused = Given("RunConfig.storage_filesystem", files, None, given.config, given.own).refused
+    remedy = "say where it is by storage_path alone: a folder that all nodes share, or s3://bucket/runs?endpoint_override=..."
+    if "://" in path:
+        raise refused(f"storage_path={path!r} is an address of its own", "leave the filesystem out")
+    kind = getattr(files, "type_name", type(files).__name__)
+    if kind == "subtree":
+        return address(given, files.base_fs, f"{files.base_path.rstrip('/')}/{path.strip('/')}")
+    if kind == "local":
+        if not path.startswith("/"):
+            raise refused(f"{path} is no path from the root", "begin it with /")
+        return path
+    if kind != "s3":
+        raise refused(
+            f"every worker opens the storage by its address, and of a {kind} filesystem none is known", remedy
+        )
+    (options,) = files.__reduce__()[1]
+    said = {name: options[name] for name in ("endpoint_override", "region", "scheme") if options.get(name)}
+    if not options.get("endpoint_override"):
+        said.pop("scheme", None)
+    if any(options.get(name) for name in ("access_key", "session_token", "role_arn", "anonymous", "tls_ca_file_path")):
+        raise refused(
+            "it was given credentials or another way in, which an address does not hold",
+            "leave them to the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role), and " + remedy,
+        )
+    return f"s3://{path.strip('/')}" + (f"?{urlencode(said)}" if said else "")
+
 
 RUN: Mapping[str, Rule] = {
     "name": key("run_id"),
-    "storage_path": key("storage"),
-    "storage_filesystem": unused(
-        "say where it is by storage_path alone: a folder that all nodes share, or s3://bucket/runs?endpoint_override=...",
-        "every worker opens the storage by its address",
-    ),
+    "storage_path": stored,
+    "storage_filesystem": met,  # by the rule above
     "failure_config": section(lambda: FAILURE),
     "checkpoint_config": section(lambda: CHECKPOINT),
     "callbacks": called,
-    "worker_runtime_env": only(
-        {}, None, why="workers have that of their job", remedy="give it to ray.init or `ray job submit --runtime-env`"
-    ),
+    "worker_runtime_env": environment,
     "logging_config": section(lambda: LOGGING),
     "sync_config": unused("leave it out"),
     "verbose": unused("leave it out"),

@@ -45,7 +45,7 @@ class Worker:
         self._loop: Loop | None = None
         self.warm = threading.Event()
         """It has said its first word to a controller."""
-        log.begin(setup.name, self.steps)
+        log.begin(setup.name, self.steps, least=setup.job.get("log", "info"))
         lend(setup.name)
         threading.Thread(target=self._guarded, args=(self._train,), daemon=True, name="train").start()
 
