@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.chaos.plan import FAULTS
+from shoal.cli.figures import AsJson, alone, give
 from shoal.cli.status import Storage, told
 from shoal.printable import printable
 
@@ -31,6 +32,7 @@ def chaos(
     cluster: Annotated[
         str, typer.Option("--name", help="The local cluster (`shoal cluster up`) it runs on.")
     ] = "local",
+    as_json: AsJson = False,
 ) -> None:
     """Do random faults to a run: a drill, or a test of your settings.
 
@@ -49,6 +51,9 @@ def chaos(
     target = LocalTarget(cluster, path, lasting=parse_seconds(lasting))
     target.check(kinds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which undoes what lasts
-    with followed(path, told):
+    with followed(path, told), alone(as_json):
         done = unleash(target, plan, until, lambda line: print(printable(line), flush=True))
+    if as_json:
+        give({"run": run, "faults": done, "record": str(path)})
+        return
     print(f"{done} faults; see `shoal status {run}` and the report in {printable(path)}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import sys
 import time
 from dataclasses import asdict
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from shoal.cli.figures import AsJson, alone, give
 from shoal.cluster import chaos, connect, local
 from shoal.cluster.state import token_file
 from shoal.printable import printable
@@ -21,7 +21,6 @@ from shoal_core.errors import UserError
 app = typer.Typer(no_args_is_help=True, help="A real Ray cluster of several nodes on this machine.")
 
 Name = Annotated[str, typer.Option("--name", help="the cluster's name")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 LabelList = Annotated[
     list[str] | None,
     typer.Option("--labels", help="Ray node labels, as node1,node2:rack=a,zone=z or zone=z for all; may be repeated"),
@@ -49,22 +48,27 @@ def up(
         bool,
         typer.Option("--redis", help="the head may die: its control store on Redis, a node `steady` for drivers"),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start a head and NODES nodes, and return when all have joined."""
     signal.signal(signal.SIGTERM, _interrupt)  # like Ctrl-C: nothing is left behind
     started = time.monotonic()
-    local.up(
-        name,
-        nodes=nodes,
-        slots=slots,
-        cpus=cpus,
-        mode=mode,
-        dashboard_port=dashboard_port,
-        object_store_mb=object_store_mb,
-        labels=parse_labels(labels or []),
-        on_redis=redis,
-        say=say,
-    )
+    with alone(as_json):
+        local.up(
+            name,
+            nodes=nodes,
+            slots=slots,
+            cpus=cpus,
+            mode=mode,
+            dashboard_port=dashboard_port,
+            object_store_mb=object_store_mb,
+            labels=parse_labels(labels or []),
+            on_redis=redis,
+            say=say,
+        )
+    if as_json:
+        give({**asdict(local.describe(name)), "token_file": str(token_file(name))})
+        return
     named = "" if name == local.DEFAULT_NAME else f" --name {name}"
     say(f"the dashboard asks for a token, once a browser: cat {shlex.quote(str(token_file(name)))}")
     say(f'a shell finds the cluster after: eval "$(shoal cluster env{named})"')
@@ -76,7 +80,7 @@ def status(name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """The cluster's nodes, as they were made and as Ray sees them."""
     found = local.describe(name)
     if as_json:
-        print(json.dumps(asdict(found)))
+        give(asdict(found))
         return
     print(f"{found.name} ({found.mode}, {found.phase})  dashboard {found.dashboard_url}  Ray {found.gcs_address}")
     for node in found.nodes:
@@ -96,18 +100,22 @@ def kill_node(
     """SIGKILL every process of a node at once, as if its machine had died."""
     kill = local.kill_node(name, node)
     if as_json:
-        print(json.dumps(asdict(kill)))
+        give(asdict(kill))
         return
     say(f"{node}: {len(kill.pids)} processes killed at {kill.time:.3f} (unix), gone {kill.seconds * 1e3:.0f} ms later")
 
 
 @app.command("restart-head")
-def restart_head(name: Name = local.DEFAULT_NAME) -> None:
+def restart_head(name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """Start a dead head again, on the cluster's Redis; nodes, workers and runs are still there."""
     signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
-    local.restart_head(name, say=say)
-    say(f"the head is back after {time.monotonic() - started:.1f} s")
+    with alone(as_json):
+        local.restart_head(name, say=say)
+        seconds = time.monotonic() - started
+        say(f"the head is back after {seconds:.1f} s")
+    if as_json:
+        give({"seconds": seconds})
 
 
 @app.command("add-node")
@@ -116,14 +124,18 @@ def add_node(
     cpus: Annotated[int | None, typer.Option(help="CPUs it offers to Ray tasks; by default as many as slots.")] = None,
     labels: LabelList = None,
     name: Name = local.DEFAULT_NAME,
+    as_json: AsJson = False,
 ) -> None:
     """Add a node, named by the next number, and return when it has joined."""
     signal.signal(signal.SIGTERM, _interrupt)
     parsed = parse_labels(labels or [])
     if set(parsed) - {"*"}:
         raise UserError("--labels: the new node has no name yet", "give KEY=VALUE alone")
-    node = local.add_node(name, slots=slots, cpus=cpus, labels=parsed.get("*", {}), say=say)
-    say(f"{node.name} at {node.ip}")
+    with alone(as_json):
+        node = local.add_node(name, slots=slots, cpus=cpus, labels=parsed.get("*", {}), say=say)
+        say(f"{node.name} at {node.ip}")
+    if as_json:
+        give({"node": node.name, "ip": node.ip})
 
 
 @app.command()
@@ -131,6 +143,7 @@ def drain(
     node: Annotated[str, typer.Argument(help="node1, node2, ...")],
     deadline: Annotated[float, typer.Option(help="seconds until the node is taken away")] = 30.0,
     name: Name = local.DEFAULT_NAME,
+    as_json: AsJson = False,
 ) -> None:
     """Tell Ray that a node will be preempted, as a cloud does before it takes the machine away."""
     os.environ.update(connect.environment(name))  # before Ray is imported
@@ -141,33 +154,43 @@ def drain(
     if not node_id:
         raise UserError(f"cluster {name}: no living node {node!r} {found.error}".rstrip(), "shoal cluster status")
     ends = ray_drain.drain_node(found.gcs_address, node_id, deadline, "shoal cluster drain")
-    say(f"{node}: drained, to be taken away at {ends:.1f} (unix), in {deadline:.0f} s")
+    with alone(as_json):
+        say(f"{node}: drained, to be taken away at {ends:.1f} (unix), in {deadline:.0f} s")
+    if as_json:
+        give({"node": node, "ends": ends, "deadline": deadline})
 
 
 @app.command("freeze-node")
-def freeze_node(node: str, name: Name = local.DEFAULT_NAME) -> None:
+def freeze_node(node: str, name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """SIGSTOP every process of a node: it keeps its connections and answers nothing."""
     at, pids = chaos.freeze_node(name, node)
-    say(f"{node}: {len(pids)} processes frozen at {at:.3f} (unix)")
+    _told(f"{node}: {len(pids)} processes frozen at {at:.3f} (unix)", {"node": node, "time": at, "pids": pids}, as_json)
 
 
 @app.command("thaw-node")
-def thaw_node(node: str, name: Name = local.DEFAULT_NAME) -> None:
+def thaw_node(node: str, name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """SIGCONT every process of a frozen node."""
     at, pids = chaos.thaw_node(name, node)
-    say(f"{node}: {len(pids)} processes thawed at {at:.3f} (unix)")
+    _told(f"{node}: {len(pids)} processes thawed at {at:.3f} (unix)", {"node": node, "time": at, "pids": pids}, as_json)
 
 
 @app.command("partition")
-def partition(node: str, name: Name = local.DEFAULT_NAME) -> None:
+def partition(node: str, name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """Cut a node's network: packets vanish, no connection is reset (netns mode)."""
-    say(f"{node}: cut off at {chaos.partition(name, node):.3f} (unix)")
+    at = chaos.partition(name, node)
+    _told(f"{node}: cut off at {at:.3f} (unix)", {"node": node, "time": at}, as_json)
 
 
 @app.command("heal-link")
-def heal_link(node: str, name: Name = local.DEFAULT_NAME) -> None:
+def heal_link(node: str, name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """Give a node its network back."""
-    say(f"{node}: reachable again at {chaos.heal_link(name, node):.3f} (unix)")
+    at = chaos.heal_link(name, node)
+    _told(f"{node}: reachable again at {at:.3f} (unix)", {"node": node, "time": at}, as_json)
+
+
+def _told(line: str, figures: dict[str, Any], as_json: bool) -> None:
+    """Say what was done, to people or to a program."""
+    give(figures) if as_json else say(line)
 
 
 @app.command()
@@ -187,8 +210,11 @@ def execute(
 
 
 @app.command("env")
-def env(name: Name = local.DEFAULT_NAME) -> None:
+def env(name: Name = local.DEFAULT_NAME, as_json: AsJson = False) -> None:
     """Print `export` lines for a shell, so that `ray job submit` finds the cluster."""
+    if as_json:
+        give(connect.environment(name))
+        return
     for key, value in connect.environment(name).items():
         print(f"export {key}={shlex.quote(value)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,8 +10,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from shoal.cli.chat import chat
+from shoal.cli.figures import AsJson, give
 
-__all__ = ["app"]
+__all__ = ["Column", "Join", "Split", "app", "unescaped"]
 
 app = typer.Typer(name="data", no_args_is_help=True, help="Text to tokenizer to corpus, and back.")
 app.command()(chat)
@@ -31,7 +31,6 @@ Join = Annotated[
     typer.Option(help="What to put between the strings, where the column holds lists of them, such as '\\n'."),
 ]
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or data set that has several.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
 Number = TypeVar("Number", int, float)
 CorpusAddress = Annotated[
     str,
@@ -66,7 +65,7 @@ def tokenizer_train(
         options = replace(options, special=_pairs("--special", special, int, "a whole number"))
     go_inside()
     path = str(train(inputs, out, options))
-    print(json.dumps({"tokenizer": path}) if as_json else path)
+    give({"tokenizer": path}) if as_json else print(path)
 
 
 @app.command()
@@ -104,7 +103,7 @@ def tokenize(
     manifest = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe, unescaped(join), split))
     totals = manifest.totals
     if as_json:
-        print(json.dumps({"out": out, **totals}))
+        give({"out": out, **totals})
         return
     print(f"{out}: {totals['tokens']:,} tokens, {totals['documents']:,} documents, {totals['bytes']:,} bytes of text")
     if totals["quarantined"]:
@@ -146,7 +145,7 @@ def sample(
 
     size = write_sample(check_out(out))
     if as_json:
-        print(json.dumps({"out": out, **size}))
+        give({"out": out, **size})
         return
     print(f"{out}: {size['train']:,} bytes to train on, {size['heldout']:,} held out")
 
@@ -171,7 +170,7 @@ def verify(
     manifest = check(corpus, full=not quick, progress=progress)
     shards, tokens = len(manifest.shards), int(manifest.shards.tokens.sum())
     if as_json:
-        print(json.dumps({"corpus": corpus, "shards": shards, "tokens": tokens, "full": not quick}))
+        give({"corpus": corpus, "shards": shards, "tokens": tokens, "full": not quick})
         return
     print(f"{corpus}: {shards} shards, {tokens:,} tokens: all as written")
 
@@ -192,7 +191,7 @@ def inspect(
     from shoal_data.reading.inspection import figures, show
 
     if as_json:
-        print(json.dumps(figures(corpus, documents, place_at(picture) if picture else None)))
+        give(figures(corpus, documents, place_at(picture) if picture else None))
         return
     show(corpus, documents, place_at(picture) if picture else None, partial(printable, lines=True))
 

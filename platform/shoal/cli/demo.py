@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli.figures import AsJson, alone, give
 from shoal.printable import printable
 
 __all__ = ["demo"]
@@ -20,6 +21,7 @@ def demo(
     ] = "runs",
     kill: Annotated[bool, typer.Option(help="Kill a node at a third of the run, and another at two thirds.")] = True,
     keep: Annotated[bool, typer.Option(help="Leave the cluster up at the end.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start five Ray nodes here, build a corpus, train on it, kill two nodes on the way, and say what that cost.
 
@@ -30,7 +32,7 @@ def demo(
     from rich.console import Console
 
     from shoal.demo.run import demo as run
-    from shoal.demo.summary import show
+    from shoal.demo.summary import figures, show
 
     console = Console(highlight=False, soft_wrap=True)
     start = time.monotonic()
@@ -39,6 +41,9 @@ def demo(
         console.print(f"[dim]{time.monotonic() - start:6.1f} s[/dim]  ", end="")
         console.print(printable(line), markup=False)
 
-    outcome = run(storage, overrides or [], kill=kill, keep=keep, say=say)
-    show(outcome, console, keep)
-    console.print(f"\nThe demo took {time.monotonic() - start:.0f} s.")
+    with alone(as_json):
+        outcome = run(storage, overrides or [], kill=kill, keep=keep, say=say)
+        show(outcome, console, keep)
+        console.print(f"\nThe demo took {time.monotonic() - start:.0f} s.")
+    if as_json:
+        give(figures(outcome))

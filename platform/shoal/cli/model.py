@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from shoal.cli.data import Column, Join, Split, unescaped
+from shoal.cli.figures import AsJson, give
+from shoal.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -18,7 +24,6 @@ eval_app = typer.Typer(no_args_is_help=True, help="Evaluate a checkpoint.")
 CheckpointArgument = Annotated[
     str, typer.Argument(help="A checkpoint: RUN/checkpoints/step-00000100, here or in a store (s3://...).")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")]
 Ema = Annotated[bool, typer.Option("--ema", help="The averages of the parameters instead of the parameters.")]
 
 
@@ -93,28 +98,43 @@ def import_(
 @eval_app.command("bpb")
 def bpb(
     checkpoint: CheckpointArgument,
-    data: Annotated[str, typer.Option(help="Corpus of `shoal data tokenize`: a folder, or s3://bucket/prefix.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Corpus of `shoal data tokenize` (a folder, or s3://bucket/prefix), or any input of that: text, "
+            "JSONL, Parquet, Arrow, a folder that `datasets` saved, hf://datasets/..."
+        ),
+    ],
     samples: Annotated[int | None, typer.Option(min=1, help="Only the first ones.")] = None,
     ema: Ema = False,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    column: Column = "text",
+    join: Join = None,
+    split: Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bits per byte on a corpus, comparable across tokenizers."""
+    """Bits per byte on a corpus or on text, comparable across tokenizers."""
     from rich.console import Console
     from rich.progress import Progress
 
     from shoal_workloads.evaluate import bits_per_byte
+    from shoal_workloads.heldout_text import corpus_of
 
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
+    with (
+        corpus_of(checkpoint, data, column=column, join=unescaped(join), split=split) as (corpus, left_out),
+        Progress(transient=True, console=Console(stderr=True)) as bar,
+    ):
         task = bar.add_task("samples", total=None)
         found = bits_per_byte(
             checkpoint,
-            data,
+            corpus,
             samples=samples,
             ema=ema,
             device=device,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    if left_out:
+        print(f"left out: {printable(left_out)}", file=sys.stderr)
     _print(found, as_json)
 
 
@@ -126,11 +146,11 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     speculative: Annotated[bool, typer.Option("--speculative", help="Draft with the MTP modules.")] = False,
     ema: Ema = False,
+    as_json: AsJson = False,
 ) -> None:
     """Continue a text, to see what a model has learnt."""
     from tokenizers import Tokenizer
 
-    from shoal.printable import printable
     from shoal_core.errors import UserError
     from shoal_data.reading.reader import Corpus
     from shoal_workloads.checkpoint import Checkpoint
@@ -148,7 +168,11 @@ def generate(
         raise UserError("the prompt is empty", "give at least one character")
     model = build_model(source, ema=ema)
     found = go_on(model, ids, tokens, temperature=temperature, seed=seed, speculative=speculative)
-    print(printable(prompt + tokenizer.decode(found.tokens), lines=True))
+    text = prompt + tokenizer.decode(found.tokens)
+    if as_json:
+        give({"text": text, "prompt": prompt, **asdict(found), "acceptance": found.acceptance})
+        return
+    print(printable(text, lines=True))
     if speculative:
         print(
             f"\n[{len(found.tokens)} tokens in {found.passes} passes; {found.accepted} of {found.drafted} drafted "
@@ -162,8 +186,6 @@ def params(
     as_json: AsJson = False,
 ) -> None:
     """Count the parameters of a model in closed form."""
-    from dataclasses import asdict
-
     from pydantic import ValidationError
 
     from shoal.yamlfile import load_yaml

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli.figures import AsJson, give
 from shoal.cli.status import Storage
 from shoal.printable import printable
 from shoal_core.errors import UserError
@@ -33,6 +34,7 @@ def profile(
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="What a GPU's memory holds, instead of a trace.")] = False,
     storage: Storage = None,
+    as_json: AsJson = False,
 ) -> None:
     """Have steps of a run that trains profiled: a trace of each chosen worker for https://ui.perfetto.dev, or, with
     --memory, a snapshot for https://pytorch.org/memory_viz."""
@@ -44,7 +46,7 @@ def profile(
 
     path = find_run(run, storage)
     if steps is None:
-        listed(address_of(path))
+        listed(address_of(path), as_json)
         return
     first, last = parsed(steps)
     now = snapshot(path)
@@ -57,16 +59,23 @@ def profile(
     if memory and device_of(path) != "cuda":
         raise UserError("--memory: this run computes on CPUs, whose memory torch does not record", "leave it out")
     leave(open_store(address_of(path)), Wish(first, last, tuple(worker or ()), memory))
-    there = printable(join(address_of(path), "profiles"))
-    print(f"asked for; the journal of {printable(path.name)} tells when it is there: {there}")
+    there = join(address_of(path), "profiles")
+    if as_json:
+        asked = {"first": first, "last": last, "workers": list(worker or ()), "memory": memory}
+        give({"run": path.name, "asked": asked, "profiles": there})
+        return
+    print(f"asked for; the journal of {printable(path.name)} tells when it is there: {printable(there)}")
 
 
-def listed(address: str) -> None:
+def listed(address: str, as_json: bool) -> None:
     """Print which profiles lie at a run's address, oldest first, and how large they are."""
     from shoal.record.beside import PROFILES, profiles
     from shoal_core.store import join
 
     found = profiles(address)
+    if as_json:
+        give([{"path": join(address, entry.name), "bytes": entry.bytes} for entry in found])
+        return
     for entry in found:
         print(f"{entry.bytes:>13,}  {printable(join(address, entry.name))}")
     if not found:

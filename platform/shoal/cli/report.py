@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli.figures import AsJson, give
 from shoal.cli.status import Storage
 from shoal.printable import printable
 
@@ -19,10 +20,15 @@ def report(
     picture: Annotated[
         Path | None, typer.Option(help="Draw only who trained where and when, into this .svg or .png.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write report.html into the run's directory from its record, or one picture of it, and print where it is."""
     from shoal import report as made
     from shoal.record.finding import find_run
 
     path = find_run(run, storage)
-    print(printable(made.build(path) if picture is None else made.picture(path, picture)))
+    written = str(made.build(path) if picture is None else made.picture(path, picture))
+    if as_json:
+        give({"run": path.name, "picture" if picture else "report": written})
+        return
+    print(printable(written))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from shoal.record.jsonl import read_json
 from shoal.record.place import address_of
 from shoal_core.errors import UserError
 
-__all__ = ["deaths", "show"]
+__all__ = ["deaths", "figures", "show"]
 
 WIDTH, HEIGHT = 72, 9
 """Of the chart, in characters and lines."""
@@ -82,6 +83,19 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
         console.print(
             f"  cluster   still up: shoal cluster status --name {CLUSTER}; end it: shoal cluster down --name {CLUSTER}"
         )
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """What `show` tells, as plain values: the nodes that were killed, seconds by part, and the record's summary."""
+    path = outcome.path
+    return {
+        "run": path.name,
+        "record": address_of(path),
+        "report": str(path / layout.REPORT),
+        "killed": [asdict(kill) for kill in outcome.kills],
+        "seconds": outcome.seconds,
+        "summary": read_json(path / layout.RUN),
+    }
 
 
 def deaths(kills: Sequence[Killed], recoveries: Sequence[Mapping[str, Any]]) -> Table:

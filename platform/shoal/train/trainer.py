@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ray.train import Result, RunConfig, ScalingConfig
     from ray.train.v2.api.config import RunConfig as RunConfigV2  # what `ray.train.RunConfig` is when it runs
 
+    from shoal.preflight import Preflight
+
 __all__ = ["ShoalTrainer"]
 
 SOURCE = "ShoalTrainer"
@@ -106,13 +108,13 @@ class ShoalTrainer:
         self.job, self._resume, self._allow = job, resume, allow
         self._callbacks = b""
 
-    def check(self) -> None:
-        """Check all that can be without a cluster, and start nothing.
+    def check(self) -> Preflight | None:
+        """Check all that can be without a cluster, show it, and start nothing; None: all of the run's steps are done.
 
         Raises:
             UserError: what is wrong, and the remedy.
         """
-        check(self.job, self._resume, self._allow)
+        return check(self.job, self._resume, self._allow)
 
     def run(self, connect: Callable[[], None]) -> Ended:
         """Bring the run to its end, shown on standard output. `connect`: joins the cluster.
