@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +16,13 @@ from typer.testing import CliRunner
 
 from shoal.cli.main import app
 from shoal_core.errors import StoreError, UserError
+from shoal_data.chat.samples import PackedSamples
 from shoal_data.jobs import lease
 from shoal_data.jobs.lock import held
 from shoal_data.place import Remote, place_at
 from shoal_data.writing import encode_part, tokenize
 from shoal_data.writing.options import Recipe, TokenizeOptions
+from tests.support.conversations import conversations, write_jsonl, write_tokenizer
 from tests.support.s3_server import account
 
 ODD = "a b/100% of #1 + ä 日本"
@@ -121,3 +125,25 @@ def test_a_job_that_was_taken_for_dead_says_so(s3: Any, monkeypatch: pytest.Monk
     with pytest.raises(StoreError, match="another job took it over"), held(place):
         lose()
     assert lock.read_bytes() == other
+
+
+def test_conversations_are_packed_there(s3: Any, tmp_path: Path) -> None:
+    """From S3 to S3, the same samples as in a folder; again, nothing is done."""
+    source = write_jsonl(tmp_path / "in.jsonl", [*conversations(20), {"messages": []}])
+    s3.upload_file(str(source), "data", f"{ODD}/in.jsonl")
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    outs = (f"s3://data/{ODD}/sft", str(tmp_path / "sft"))
+    figures = []
+    for out, name in zip(outs, (f"s3://data/{ODD}/in.jsonl", source), strict=True):
+        options = ("--input", name, "--tokenizer", tokenizer, "--seq-len", 128, "--out", out)
+        figures.append(json.loads(shoal("data", "chat", *options, "--json")))
+        said = shoal("data", "chat", *options, "--show", 1).decode()
+        assert "left out: 1 row in 1 file" in said
+        assert re.search(r"--- sample 0\n.*<\|im_start\|>assistant\n\[\[[a-z ]+<\|im_end\|>\n\]\]", said, re.DOTALL)
+    there, here = map(PackedSamples, outs)
+    assert there.fingerprint == here.fingerprint
+    assert [there[at].labels.tolist() for at in range(len(there))] == [
+        here[at].labels.tolist() for at in range(len(here))
+    ]
+    assert figures == [{**figures[0], "out": out} for out in outs]
+    assert (figures[0]["conversations"], figures[0]["samples"]) == (20, len(here))

@@ -165,19 +165,22 @@ def test_bad_rows_are_told_by_file_row_and_cause(chatml: Path, tmp_path: Path) -
     assert not (tmp_path / "strict" / "out" / "chat.json").exists()
 
 
-def test_parquet_of_structs(chatml: Path, tmp_path: Path) -> None:
-    """Rows of which some have keys that others lack, in several row groups, and JSON lines beside them."""
+def test_tables_of_structs(chatml: Path, tmp_path: Path) -> None:
+    """Rows of which some have keys that others lack, in several row groups, files or lines: the same samples."""
+    from datasets import Dataset
+
     rows = conversations(20)
     for row in rows[::2]:
         row["messages"][0]["name"] = "somebody"
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=7)
     write_jsonl(tmp_path / "in.jsonl", rows)
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"), num_shards=2)
     every = {}
-    for kind in ("parquet", "jsonl"):
-        prepare([str(tmp_path / f"in.{kind}")], str(chatml), str(tmp_path / kind), ChatOptions(128))
-        every[kind] = documents(tmp_path / kind)
-    assert every["parquet"] == every["jsonl"]
-    assert len(every["jsonl"]) == 20
+    for source in ("in.parquet", "in.jsonl", "saved"):
+        prepare([str(tmp_path / source)], str(chatml), str(tmp_path / f"of-{source}"), ChatOptions(128))
+        every[source] = documents(tmp_path / f"of-{source}")
+    assert every["in.parquet"] == every["in.jsonl"] == every["saved"]
+    assert len(every["saved"]) == 20
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "text.parquet")
     with pytest.raises(UserError, match=r"no column `messages`, nor `prompt` and `completion` \(it has text\)"):
         prepare([str(tmp_path / "text.parquet")], str(chatml), str(tmp_path / "none"), ChatOptions(128))
@@ -214,8 +217,10 @@ def test_a_folder_is_whole_or_not_there_and_made_once(
     assert after == before
     with pytest.raises(UserError, match="--seq-len was 256, is 128"):
         prepare([source], str(chatml), str(out), ChatOptions(128))
-    with pytest.raises(UserError, match="its tokenizer had the SHA-256"):
+    with pytest.raises(UserError, match=r"--template was \w+, is \w+"):
         prepare([source], str(write_tokenizer(tmp_path / "other", MARKED)), str(out), ChatOptions(256))
+    with pytest.raises(UserError, match="its tokenizer had the SHA-256"):
+        prepare([source], str(write_tokenizer(tmp_path / "small", vocab_size=280)), str(out), ChatOptions(256))
     damaged = bytearray(before["samples.arrow"][1])
     damaged[len(damaged) // 2] ^= 1
     (out / "samples.arrow").write_bytes(damaged)
@@ -244,7 +249,7 @@ def test_what_cannot_be_used_is_refused_with_a_remedy(chatml: Path, tmp_path: Pa
         (source, tmp_path, {}, "no folder with tokenizer_config.json"),
         (source, chatml, {"seq_len": 1}, "--seq-len 1"),
         (source, chatml, {"template": str(tmp_path / "none")}, "--template .*No such file"),
-        (str(tmp_path / "in.txt"), chatml, {}, "conversations are read from JSON lines and Parquet"),
+        (str(tmp_path / "in.txt"), chatml, {}, "conversations are read from JSON lines, Parquet and Arrow"),
     ):
         with pytest.raises(UserError, match=problem) as told:
             prepare([inputs], str(tokenizer), str(tmp_path / "out"), ChatOptions(**{"seq_len": 64, **options}))  # type: ignore[arg-type]

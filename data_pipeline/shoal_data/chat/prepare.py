@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from shoal_data.place import Place
 from shoal_data.progress import Count
 from shoal_data.sources.causes import common_causes
 from shoal_data.sources.columns import Quarantined
+from shoal_data.sources.dataset_folder import MAPPED
 from shoal_data.sources.documents import in_runs
 from shoal_data.sources.formats import format_of
 from shoal_data.sources.gather import check_apart, gather
@@ -51,6 +53,7 @@ class ChatOptions:
         plain: prompt and completion that are text are taken as they stand, without the chat template.
         template: file with another chat template than the tokenizer's.
         strict: a bad row is an error instead of a line in quarantine.jsonl.
+        split: which split of a folder that has several.
     """
 
     seq_len: int
@@ -59,6 +62,7 @@ class ChatOptions:
     plain: bool = False
     template: str = ""
     strict: bool = False
+    split: str | None = None
 
     def check(self) -> None:
         """Raises UserError on a setting out of range."""
@@ -84,12 +88,12 @@ def prepare(inputs: Sequence[str], tokenizer: str, out: str, options: ChatOption
     options.check()
     folder = check_out(out)
     check_apart(inputs, out)
-    pieces = _pieces(inputs)
+    pieces = _pieces(inputs, options.split)
     chat = ChatTokenizer(tokenizer, options.template, options.answers, options.plain)
     parts = [Part(at, "", (piece,)).to_json() for at, piece in enumerate(pieces)]
-    job = json.loads(
-        json.dumps({"format": FORMAT, "tokenizer": chat.digest, "options": asdict(options), "parts": parts})
-    )
+    settings = {**asdict(options), "template": chat.template_digest}
+    plan = {"format": FORMAT, "tokenizer": chat.digest, "options": settings, "parts": parts}
+    job = json.loads(json.dumps(plan))
     if (finished := _finished(folder, job)) is not None:
         return finished
     with held(folder):
@@ -101,19 +105,25 @@ def prepare(inputs: Sequence[str], tokenizer: str, out: str, options: ChatOption
         with Count("conversations", "rows") as count:
             for at, piece in enumerate(pieces):
                 taken.take(at, piece, chat, count.advance)
-        return _write(folder, pieces, chat, options, taken)
+        return _write(folder, pieces, chat, settings, taken)
 
 
-def _pieces(inputs: Sequence[str]) -> list[Piece]:
+def _pieces(inputs: Sequence[str], split: str | None) -> list[Piece]:
     with Count("planning", "names") as named:
-        files = [file for _, file in gather(inputs, named.advance)]
-    for file in files:
-        if format_of(file.path) not in READ:
+        files = [file for _, file in gather(inputs, named.advance, split)]
+    kinds = [file.format or format_of(file.path) for file in files]
+    for file, kind in zip(files, kinds, strict=True):
+        if kind == MAPPED:
             raise UserError(
-                f"{file.path}: conversations are read from JSON lines and Parquet, not from other text",
-                "name .jsonl or .parquet files, or write them in one of these first",
+                f"{file.path}: a dataset whose rows this file picks, which is not read for conversations",
+                "save it again: dataset.flatten_indices().save_to_disk(FOLDER)",
             )
-    return [Piece(file.path, format_of(file.path), 0, 0, 0, file.size, file.stamp) for file in files]
+        if kind not in READ:
+            raise UserError(
+                f"{file.path}: conversations are read from JSON lines, Parquet and Arrow, not from other text",
+                "name such files, or a folder that `datasets` saved",
+            )
+    return [Piece(file.path, kind, 0, 0, 0, file.size, file.stamp) for file, kind in zip(files, kinds, strict=True)]
 
 
 def _finished(folder: Place, job: dict[str, object]) -> ChatManifest | None:
@@ -199,18 +209,19 @@ def _batches(
 
 
 def _write(
-    folder: Place, pieces: Sequence[Piece], chat: ChatTokenizer, options: ChatOptions, taken: _Taken
+    folder: Place, pieces: Sequence[Piece], chat: ChatTokenizer, settings: dict[str, Any], taken: _Taken
 ) -> ChatManifest:
     """Pack what is taken; samples, quarantine and, last of all, the manifest."""
+    seq_len = taken.options.seq_len
     if not taken.ids:
         causes = common_causes(asdict(entry) for entry in taken.quarantine)
         if dropped := taken.counts["dropped"]:
-            causes = "; ".join(filter(None, (causes, f"{dropped:,} of more than {options.seq_len:,} tokens")))
+            causes = "; ".join(filter(None, (causes, f"{dropped:,} of more than {seq_len:,} tokens")))
         raise UserError(
             f"{folder}: no conversation is left: {causes or 'the files are empty'}", "mend --input, or the options"
         )
     lengths = np.array([len(ids) for ids in taken.ids], np.int64)
-    samples = pack(lengths, options.seq_len)
+    samples = pack(lengths, seq_len)
     order = np.concatenate([np.array(sample, np.int64) for sample in samples])
     sizes = np.array([len(sample) for sample in samples])
     labels = [_labels(ids, answer) for ids, answer in zip(taken.ids, taken.answer, strict=True)]
@@ -231,7 +242,7 @@ def _write(
     write_lines(folder / "quarantine.jsonl", [asdict(entry) for entry in taken.quarantine])
     answers = sum(int((one != IGNORED).sum()) for one in labels)
     manifest = ChatManifest(
-        seq_len=options.seq_len,
+        seq_len=seq_len,
         tokenizer=chat.digest,
         vocab_size=chat.size,
         inputs=[piece.path for piece in pieces],
@@ -247,7 +258,7 @@ def _write(
             role: {"file": name, "sha256": digest_of(folder / name)}
             for role, name in (("samples", SAMPLES), ("quarantine", "quarantine.jsonl"))
         },
-        options=asdict(options),
+        options=settings,
         version=importlib.metadata.version("shoal"),
     )
     write_json(folder / MANIFEST, manifest.to_json())

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal_core.errors import UserError
+from shoal_data.sources.arrow_ipc import batches
 from shoal_data.sources.columns import Quarantined, words
 from shoal_data.sources.documents import check_unchanged
 from shoal_data.sources.jsonl import Gap, stretches
@@ -16,9 +18,9 @@ from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import blocks
 
-__all__ = ["COLUMNS", "READ", "rows_of"]
+__all__ = ["READ", "rows_of"]
 
-COLUMNS = ("messages", "prompt", "completion", "tools")
+_COLUMNS = ("messages", "prompt", "completion", "tools")
 Row = tuple[int, dict[str, Any]]
 
 
@@ -75,11 +77,9 @@ def _object(line: bytes) -> dict[str, Any] | str:
 def _of_parquet(piece: Piece, lost: list[Quarantined]) -> Iterator[Row]:
     with open_file(piece.path, piece.stamp) as opened:
         file = pq.ParquetFile(opened, page_checksum_verification=True, arrow_extensions_enabled=False)
-        names = [name for name in COLUMNS if name in file.schema_arrow.names]
-        if "messages" not in names and not {"prompt", "completion"} <= set(names):
-            there = ", ".join(file.schema_arrow.names)
-            cause = f"no column `messages`, nor `prompt` and `completion` (it has {there})"
-            lost.append(Quarantined(piece.path, None, cause, file.metadata.num_rows))
+        names = _columns(file.schema_arrow)
+        if not names:
+            lost.append(Quarantined(piece.path, None, _without(file.schema_arrow), file.metadata.num_rows))
             return
         row = 0
         for group in range(file.num_row_groups):
@@ -95,5 +95,36 @@ def _of_parquet(piece: Piece, lost: list[Quarantined]) -> Iterator[Row]:
             row += rows
 
 
-READ: dict[str, Callable[[Piece, list[Quarantined]], Iterator[Row]]] = {"jsonl": _of_jsonl, "parquet": _of_parquet}
+def _of_arrow(piece: Piece, lost: list[Quarantined]) -> Iterator[Row]:
+    for row, batch in batches(piece, lost):
+        names = _columns(batch.schema)
+        if not names:
+            lost.append(Quarantined(piece.path, None, _without(batch.schema), None))
+            return
+        try:
+            batch.validate(full=True)
+            values = batch.select(names).to_pylist()
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            lost.append(Quarantined(piece.path, row, f"unreadable Arrow batch: {words(error)}", len(batch)))
+        else:
+            yield from enumerate(values, start=row)
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    """Columns to read of a table; none where it has no conversations."""
+    names = [name for name in _COLUMNS if name in schema.names]
+    return names if "messages" in names or {"prompt", "completion"} <= set(names) else []
+
+
+def _without(schema: pa.Schema) -> str:
+    return f"no column `messages`, nor `prompt` and `completion` (it has {', '.join(schema.names)})"
+
+
+READ: dict[str, Callable[[Piece, list[Quarantined]], Iterator[Row]]] = {
+    "arrow": _of_arrow,
+    "jsonl": _of_jsonl,
+    "parquet": _of_parquet,
+}
 """By the format of a piece: what reads its rows."""

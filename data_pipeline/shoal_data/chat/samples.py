@@ -29,12 +29,12 @@ class ChatManifest:
 
     Attributes:
         seq_len: tokens of a sample at most.
-        tokenizer: digest of the tokenizer and its chat template.
+        tokenizer: digest of the tokenizer (`ChatTokenizer.digest`).
         vocab_size: ids that the tokenizer may give.
         inputs: the files that were read; `file` of a sample counts in them.
         totals: conversations, samples, tokens, answers (tokens that are predicted), and what was left out.
         files: by role, name and SHA-256.
-        options: what it was made with.
+        options: what it was made with; `template` is the digest of the chat template.
         version: of Shoal.
     """
 
@@ -117,6 +117,10 @@ class PackedSamples:
     Args:
         address: the folder, or s3://bucket/prefix.
 
+    Attributes:
+        manifest: what they were made of.
+        fingerprint: the same for the same samples.
+
     Raises:
         UserError: it is none, or damaged: every byte is compared with the manifest.
     """
@@ -124,6 +128,7 @@ class PackedSamples:
     def __init__(self, address: str | Path) -> None:
         folder = place_at(address)
         self.manifest = ChatManifest.read(folder)
+        self.fingerprint = self.manifest.files["samples"]["sha256"]
         batch = read_batch(folder / SAMPLES, 0)
         self._columns = {name: batch.column(name) for name in ("input_ids", "labels", "lengths")}
 

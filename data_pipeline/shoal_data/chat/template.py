@@ -8,6 +8,7 @@ answers are if what comes first is rendered alike with and without what follows,
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from shoal_core.errors import UserError
 from shoal_data.chat.conversations import Conversation, NoConversationError, strings
+from shoal_data.chat.samples import IGNORED
 from shoal_data.sources.columns import words
 
 __all__ = ["ChatTokenizer", "Encoded"]
@@ -42,6 +44,14 @@ class Encoded:
     across: int = 0
 
 
+@dataclass(frozen=True)
+class _Rendered:
+    """A conversation as text; `answers`: where in it they begin and end, in characters."""
+
+    text: str
+    answers: list[tuple[int, int]]
+
+
 class ChatTokenizer:
     """The tokenizer of a Hugging Face folder, and its chat template.
 
@@ -51,6 +61,9 @@ class ChatTokenizer:
         template: a file with another template (Jinja); empty: the tokenizer's own.
         answers: "all" of a conversation's, or the "last" one.
         plain: a prompt and its completion, where they are text, are encoded as they stand and end with the end of text.
+
+    Attributes:
+        digest, template_digest: SHA-256 of what the tokenizer does, and of its template.
 
     Raises:
         UserError: transformers is missing; the folder has no tokenizer that can be used; the template is no Jinja.
@@ -66,49 +79,44 @@ class ChatTokenizer:
                 f"--tokenizer {folder}: it names no end of text (eos_token), which ends a completion",
                 "name one in its tokenizer_config.json, or leave out --plain",
             )
-        self.special = sorted(
-            {token.content for token in self._of.added_tokens_decoder.values() if token.special} - {""}
-        )
-        self._forged = re.compile("|".join(map(re.escape, self.special)) or r"(?!)")
-        state = [self._of.backend_tokenizer.to_str(), self._of.chat_template, self._of.special_tokens_map]
-        self.digest = hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
+        special = sorted({token.content for token in self._of.added_tokens_decoder.values() if token.special} - {""})
+        self._forged = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        self.digest = _digest([self._of.backend_tokenizer.to_str(), self._of.special_tokens_map])
+        self.template_digest = _digest(self._of.chat_template)
 
     @property
     def size(self) -> int:
         """How many ids there are, added tokens included."""
         return len(self._of)
 
-    def text(self, ids: Sequence[int]) -> str:
-        """What tokens stand for, control tokens included."""
-        return str(self._of.decode(list(ids), skip_special_tokens=False))
+    def shown(self, ids: Sequence[int], labels: Sequence[int]) -> str:
+        """What tokens stand for, control tokens included, with [[ ]] around what is predicted."""
+        parts = []
+        for predicted, some in itertools.groupby(zip(ids, labels, strict=True), key=lambda one: one[1] != IGNORED):
+            text = str(self._of.decode([one for one, _ in some], skip_special_tokens=False))
+            parts.append(f"[[{text}]]" if predicted else text)
+        return "".join(parts)
 
     def encode(self, conversations: Sequence[Conversation]) -> list[Encoded | NoConversationError]:
         """Each conversation in tokens, or why it cannot be trained on."""
-        found: list[Encoded | NoConversationError] = []
-        rendered: list[tuple[int, str, list[tuple[int, int]]]] = []
-        for conversation in conversations:
-            try:
-                self._check_control_tokens(conversation)
-                if conversation.plain and self.plain:
-                    found.append(self._pair(conversation))
-                    continue
-                text, spans = self._render(conversation)
-                rendered.append((len(found), text, spans))
-                found.append(NoConversationError())
-            except NoConversationError as error:
-                found.append(error)
-        if rendered:
-            texts = [text for _, text, _ in rendered]
-            tokens = self._of(texts, add_special_tokens=False, return_offsets_mapping=True)
-            every = zip(rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True)
-            for (at, _, spans), ids, offsets in every:
-                found[at] = _with_answers(ids, offsets, spans)
+        found = [self._begun(conversation) for conversation in conversations]
+        texts = [one.text for one in found if isinstance(one, _Rendered)]
+        tokens = self._of(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {}
+        encoded = zip(tokens.get("input_ids", ()), tokens.get("offset_mapping", ()), strict=True)
+        done = [_with_answers(next(encoded), one.answers) if isinstance(one, _Rendered) else one for one in found]
         return [
-            NoConversationError("no token of an answer that others come before")
+            NoConversationError("no token of an answer that another comes before")
             if isinstance(one, Encoded) and not one.answer[1:].any()
             else one
-            for one in found
+            for one in done
         ]
+
+    def _begun(self, conversation: Conversation) -> Encoded | _Rendered | NoConversationError:
+        try:
+            self._check_control_tokens(conversation)
+            return self._pair(conversation) if conversation.plain and self.plain else self._render(conversation)
+        except NoConversationError as error:
+            return error
 
     def _check_control_tokens(self, conversation: Conversation) -> None:
         for at, message in enumerate(conversation.messages):
@@ -123,8 +131,7 @@ class ChatTokenizer:
         answer = np.arange(len(before) + len(after)) >= len(before)
         return Encoded(np.array(before + after, np.int32), answer)
 
-    def _render(self, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
-        """Text, and where in it answers begin and end."""
+    def _render(self, conversation: Conversation) -> _Rendered:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -156,7 +163,7 @@ class ChatTokenizer:
         whole = len(conversation.messages)
         if _MARKS_ANSWERS.search(template):
             texts, marked = render(whole, return_assistant_tokens_mask=True)
-            return texts[0], _chosen(marked[0], conversation, self.answers)
+            return _Rendered(texts[0], _chosen(marked[0], conversation, self.answers))
         text = str(render(whole)[0][0])
         spans = []
         for turn in turns:
@@ -169,7 +176,7 @@ class ChatTokenizer:
                     "answers with {% generation %}, or try --answers last"
                 )
             spans.append((len(before), len(after)))
-        return text, spans
+        return _Rendered(text, spans)
 
 
 def _chosen(marked: Iterable[tuple[int, int]], conversation: Conversation, answers: str) -> list[tuple[int, int]]:
@@ -185,7 +192,13 @@ def _chosen(marked: Iterable[tuple[int, int]], conversation: Conversation, answe
     return spans[-1:] if answers == "last" else spans[prompted:]
 
 
-def _with_answers(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Encoded:
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _with_answers(tokens: tuple[Sequence[int], Sequence[tuple[int, int]]], spans: Sequence[tuple[int, int]]) -> Encoded:
+    """tokens: ids, and where in the text each lies; spans: where answers do."""
+    ids, offsets = tokens
     places = np.array(offsets, np.int64).reshape(-1, 2)
     begin, end = places[:, 0], places[:, 1]
     answer = np.zeros(len(ids), bool)

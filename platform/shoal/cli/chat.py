@@ -13,7 +13,11 @@ __all__ = ["chat"]
 def chat(
     inputs: Annotated[
         list[str],
-        typer.Option("--input", help="Files or globs (quoted): JSON lines, Parquet; here, s3:// or hf://datasets/..."),
+        typer.Option(
+            "--input",
+            help="Files or globs (quoted): JSON lines, Parquet, Arrow; a folder that `datasets` saved; here, s3:// or "
+            "hf://datasets/...",
+        ),
     ],
     tokenizer: Annotated[str, typer.Option(help="Folder of the Hugging Face model: its tokenizer and chat template.")],
     seq_len: Annotated[int, typer.Option(help="Tokens of a sample at most: as many conversations share one as fit.")],
@@ -28,7 +32,9 @@ def chat(
         bool, typer.Option("--plain", help="`prompt` and `completion` as they stand, without the chat template.")
     ] = False,
     template: Annotated[str, typer.Option(help="File with another chat template (Jinja) than the tokenizer's.")] = "",
+    split: Annotated[str | None, typer.Option(help="Which split of a folder that has several.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error, not quarantined.")] = False,
+    show: Annotated[int, typer.Option(min=0, help="How many samples to print, with [[ ]] around what is learnt.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")] = False,
 ) -> None:
     """Conversations (`messages`, or `prompt` and `completion`) to packed samples with loss on answers only.
@@ -41,15 +47,30 @@ def chat(
     from shoal_data.place import place_at
     from shoal_data.sources.causes import extent
 
-    options = ChatOptions(seq_len, too_long, answers, plain, template, strict)
+    options = ChatOptions(seq_len, too_long, answers, plain, template, strict, split)
     manifest = prepare(inputs, tokenizer, out, options)
     if as_json:
         print(json.dumps({"out": out, "seq_len": seq_len, **manifest.totals}))
     else:
         print("\n".join(_lines(out, manifest.totals, seq_len)))
+        if show:
+            _show(out, tokenizer, template, show)
         if manifest.totals["quarantined"]:
             path = place_at(out) / "quarantine.jsonl"
             print(f"left out: {extent(read_lines(path))}; {path} says which and why")
+
+
+def _show(out: str, tokenizer: str, template: str, count: int) -> None:
+    from shoal.printable import printable
+    from shoal_data.chat.samples import PackedSamples
+    from shoal_data.chat.template import ChatTokenizer
+
+    samples = PackedSamples(out)
+    of = ChatTokenizer(tokenizer, template)
+    for number in range(min(count, len(samples))):
+        sample = samples[number]
+        print(f"--- sample {number}")
+        print(printable(of.shown(sample.input_ids.tolist(), sample.labels.tolist()), lines=True))
 
 
 def _lines(out: str, totals: dict[str, int], seq_len: int) -> list[str]:
