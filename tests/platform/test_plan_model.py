@@ -13,6 +13,7 @@ from shoal.cli.estimate import Asked, config_of
 from shoal.cli.main import app
 from shoal.report.planned import GROUPS, group_of
 from shoal_workloads.estimate import Cluster, hardware
+from shoal_workloads.estimate.published import DEEPSEEK_V3
 from shoal_workloads.estimate.search import search
 
 KEYS = {
@@ -132,6 +133,26 @@ def test_every_part_of_a_memory_has_a_colour() -> None:
     groups = {group_of(part) for part in found["memory_parts"]}
     assert groups == set(GROUPS) - {"commit"}  # of another moment
     assert group_of("gradients, flat") == group_of("bucket") == "commit"
+
+
+def test_a_job_is_reckoned_as_its_model_is(tmp_path: Path) -> None:
+    parallel = {**DEEPSEEK_V3["parallel"], "recompute": "dispatch", "waiting": 4}
+    job = {
+        "run_id": "big", "steps": 1000, "cells": 2, "workers_per_cell": 1024, "storage": str(tmp_path),
+        "workload": {"path": "shoal_workloads.pretrain:Pretrain", **DEEPSEEK_V3, "parallel": parallel},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    done = CliRunner().invoke(app, ["plan", str(tmp_path / "job.yaml"), "--cluster", "256x8xH800", "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    model = [*V3, "--recompute", "dispatch", "--waiting", "4", "--json"]
+    same = json.loads(CliRunner().invoke(app, model).stdout)
+    for key in ("memory_parts", "step_seconds", "mfu", "layout"):
+        assert found[key] == same[key]
+    assert found["tokens"] == 1000 * 15_360 * 4096
+    assert found["days"] == pytest.approx(1000 * found["step_seconds"] / 86400)
+    more = CliRunner().invoke(app, ["plan", str(tmp_path / "job.yaml"), "cells=3", "--cluster", "256x8xH800"])
+    assert "3 cells of 1024 workers" in str(more.exception)
 
 
 def test_people_are_told_the_layout_the_parts_and_the_bill() -> None:

@@ -16,6 +16,7 @@ from shoal.printable import printable
 from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
+    from shoal.config import Job
     from shoal_workloads.config import PretrainConfig
     from shoal_workloads.estimate import Bill, Cluster, Estimate
 
@@ -54,9 +55,7 @@ class Asked:
 
 def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
     """Print the estimate. Returns whether it fits."""
-    from rich.console import Console
-
-    from shoal_workloads.estimate import bill, estimate
+    from shoal_workloads.estimate import estimate
 
     cluster, config = parse_gpus(asked.cluster, asked.hardware), config_of(asked)
     reasons = list[str]()
@@ -68,11 +67,38 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
         found = estimate(config, cluster, workers)
         if not found.fits:
             reasons.append(lacks(found))
+    return told(asked, found, reasons, None, as_json=as_json)
+
+
+def of_job(job: Job, config: PretrainConfig, asked: Asked, *, as_json: bool) -> bool:
+    """The same of a job, its cells and steps as it says. Returns whether it fits."""
+    from shoal_workloads.estimate import estimate
+
+    cluster, reasons = parse_gpus(asked.cluster, asked.hardware), list[str]()
+    if config.device != "cuda":
+        reasons.append("workload.device=cpu: reckoned as if it were cuda")
+    if config.precision == "fp32":
+        reasons.append("workload.precision=fp32: products are reckoned at the rate of bf16")
+    found = estimate(config.model_copy(update={"device": "cuda"}), cluster, job.workers_per_cell, job.cells)
+    if not found.fits:
+        reasons.append(lacks(found))
+    tokens = config.batch.samples(job.steps - 1, config.data.seq_len)[1] * config.data.seq_len
+    return told(asked, found, reasons, float(tokens), as_json=as_json)
+
+
+def told(asked: Asked, found: Estimate, reasons: list[str], tokens: float | None, *, as_json: bool) -> bool:
+    """Print an estimate with its bill, of so many tokens where nothing else is asked for. Returns whether it fits."""
+    from rich.console import Console
+
+    from shoal_workloads.estimate import bill
+
+    cluster = found.cluster
     price = cluster.hardware.price
     each = price.dollars if asked.price is None else asked.price
     if asked.price is None:
         reasons.append(f"${price.dollars:.2f} a GPU and hour: {price.source}, {price.of} (--price says otherwise)")
-    cost = bill(found, wanted(asked, found, each) or 1e12, each)
+    length = wanted(asked, found, each) or tokens
+    cost = bill(found, length or 1e12, each)
     policies = [] if asked.rates is None else priced(found, cost, asked.rates)
     reasons += [] if asked.rates is None else asked.rates.words(cluster.hardware)
     if policies and (asked.budget or asked.days):
@@ -80,12 +106,11 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
         reasons.append(f"{policies[0].tried.policy.name}: enough for {cost.tokens:.3g} tokens")
     if asked.picture is not None:
         draw_plan(found, policies, asked.picture)
-    whole = asked.tokens is not None or asked.budget is not None or asked.days is not None
     if as_json:
-        print(json.dumps(values(found, cost if whole else None, policies, reasons), indent=2))
+        print(json.dumps(values(found, cost if length else None, policies, reasons), indent=2))
         return found.fits
     console = Console(markup=False, highlight=False)
-    for part in shown(asked.model, found, cost, whole, policies):
+    for part in shown(asked.model, found, cost, length is not None, policies):
         console.print(part)
     for reason in reasons:
         console.print(f"- {printable(reason)}")

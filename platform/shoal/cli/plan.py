@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,8 +32,8 @@ def plan(
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="Plan for NODESxSLOTS, such as 256x8, instead of the cluster this runs in; with --model "
-            "NODESxGPUSxKIND, such as 256x8xH800."
+            help="Plan for NODESxSLOTS, such as 256x8, instead of the cluster this runs in; NODESxGPUSxKIND, such as "
+            "256x8xH800: whether the job or the --model fits there, how fast, what it costs."
         ),
     ] = None,
     model: Annotated[
@@ -107,19 +108,19 @@ def plan(
     Exit code 2: not even one cell fits; the message names the nearest settings that would.
     """
     from shoal.cli.bill import validated
-    from shoal.cli.estimate import Asked, estimated, trainable
+    from shoal.cli.estimate import Asked, estimated, of_job, trainable
     from shoal.cli.estimate import scaling as scaled
     from shoal.cli.failing import Rates
 
     if validate:
         validated(as_json)
         return
+    rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None
+    asked = Asked(
+        model or "", cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch, precision,
+        recompute, waiting, tokens, budget, days, price, hardware, rates, picture,
+    )  # fmt: skip
     if model is not None or (job_file is None and (budget or days)):
-        rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None
-        asked = Asked(
-            model or "", cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch,
-            precision, recompute, waiting, tokens, budget, days, price, hardware, rates, picture,
-        )  # fmt: skip
         if scaling and model is not None:
             scaled(asked, as_json=as_json)
         elif model is None:
@@ -135,11 +136,22 @@ def plan(
     from shoal.plan import Wanted, cell_mesh
     from shoal.plan import plan as assign
     from shoal_core.workload import load_workload, own_settings
+    from shoal_workloads.pretrain import Pretrain
 
     job = load_job(job_file, overrides or [])
     kind = load_workload(str(job.workload.get("path")))
     workload = kind(parse(kind.Config, own_settings(job.workload), source=str(job_file), prefix="workload."))
     mesh = cell_mesh(workload, job.workers_per_cell)
+    if cluster is not None and cluster.count("x") > 1:
+        if not isinstance(workload, Pretrain):
+            raise UserError(
+                f"--cluster {cluster}: what a {kind.__name__} takes on such GPUs is not known",
+                "--cluster NODESxSLOTS says who would sit where",
+            )
+        asked = replace(asked, model=str(job_file))
+        if not of_job(job, workload.config, asked, as_json=as_json):
+            raise typer.Exit(2)
+        return
     wanted = Wanted(mesh, job.cells, None if job.spares == "all" else job.spares)
     nodes = live(job) if cluster is None else thought_of(cluster, per_rack, zones)
     found = assign(nodes, wanted)

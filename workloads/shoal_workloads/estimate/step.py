@@ -92,8 +92,8 @@ class Estimate:
         return flops / (self.seconds * self.cluster.workers * self.cluster.hardware.tflops.bf16 * 1e12)
 
 
-def estimate(config: PretrainConfig, cluster: Cluster, workers: int) -> Estimate:
-    """A step of `config` in cells of `workers` on a cluster, as many cells as it has room for.
+def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int | None = None) -> Estimate:
+    """A step of `config` in so many `cells` of `workers` on a cluster; none: as many as it has room for.
 
     Raises:
         UserError: there is no room for one, or a step cannot be cut for it.
@@ -102,7 +102,14 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int) -> Estimate
     config = settled(config, workers)
     samples, each = config.batch.global_batch, workers * config.batch.micro_batch
     count, rest = divmod(samples, each)
-    cells = min(cluster.workers // workers, count)
+    room = min(cluster.workers // workers, count)
+    if cells is not None and cells > room:
+        raise UserError(
+            f"{cells} cells of {workers} workers: {cluster.workers} GPUs, and a batch that has {count} shares for such "
+            f"cells, are enough for {room}",
+            f"cells={room}, more nodes, or a larger batch",
+        )
+    cells = cells or room
     if rest:
         raise UserError(
             f"--global-batch: {samples} samples cannot be cut for cells of {workers} workers, {each} at once",
