@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def test_a_name_that_was_made_to_lead_here_is_refused(tmp_path: Path, host: str,
             status, _, text = ask(server, path, Host=host) if path != "/news?run=run0" or code != 200 else (200, {}, "")
             assert status == (404 if path.startswith("/..") and code == 200 else code)
             assert code == 200 or text == "r" or "run_id" not in text
+
+
+def test_another_page_is_refused_but_may_lead_here(tmp_path: Path) -> None:
+    with serving(begun(tmp_path).path) as server:
+        asked = {
+            path: ask(server, path, **{"Sec-Fetch-Site": "cross-site"})[0] for path in ("/", "/runs", "/news?run=run0")
+        }
+        assert asked == {"/": 200, "/runs": 403, "/news?run=run0": 403}
+        assert ask(server, "/runs", **{"Sec-Fetch-Site": "same-origin"})[0] == 200
 
 
 def test_elsewhere_than_on_loopback_the_token_is_needed(tmp_path: Path) -> None:
@@ -204,7 +214,7 @@ def test_who_leaves_frees_the_run(tmp_path: Path) -> None:
         while watched.watchers:  # it is noticed when something is to be told
             run.append_step(line(step))
             step += 1
-            server.desk.announce()
+            time.sleep(0.05)
 
 
 def test_a_run_on_a_store_is_brought_as_it_grows_and_never_written_to(empty_storage: str, tmp_path: Path) -> None:

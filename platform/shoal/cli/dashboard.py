@@ -11,7 +11,7 @@ import typer
 from shoal.cli.status import Storage
 from shoal.printable import printable
 
-__all__ = ["dashboard"]
+__all__ = ["EPILOG", "dashboard"]
 
 EPILOG = """Examples: [bold]shoal dashboard[/bold] shows the run last active; [bold]shoal dashboard my-run --open[/bold]
 opens the browser; [bold]shoal dashboard s3://bucket/runs[/bold] shows runs on a store. From another machine:

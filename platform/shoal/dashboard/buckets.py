@@ -10,7 +10,7 @@ import numpy as np
 
 from shoal.record.columns import Columns, Floats
 
-__all__ = ["BESIDE", "MOST", "RATE", "curves", "figures_of", "size_for"]
+__all__ = ["BESIDE", "MOST", "RATE", "curves", "figures_of", "size_for", "values_of"]
 
 MOST = 1024
 """Points of a curve."""

@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -93,7 +94,8 @@ class Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who left in the middle is nobody's fault."""
+        if not isinstance(sys.exception(), OSError):  # who left in the middle is nobody's fault
+            super().handle_error(request, client_address)
 
     def close(self) -> None:
         """End streams and stop listening."""
@@ -120,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             except ValueError:
                 self._answer(400, "text/plain", "this is no address\n")
                 return
-            if (refused := self._refused(asked)) is not None:
+            if (refused := self._refused(parts.path, asked)) is not None:
                 self._answer(403, "text/plain", refused)
                 return
             match parts.path:
@@ -135,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
                 case _:
                     self._answer(404, "text/plain", "there is nothing here\n")
 
-    def _refused(self, asked: dict[str, list[str]]) -> str | None:
+    def _refused(self, path: str, asked: dict[str, list[str]]) -> str | None:
+        if path != "/" and self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+            return "another page asks for this\n"  # it could not read the answer, but hold places for callers
         if not self.server.knows(self.headers.get("Host", "")):
             return "this server is not called so: open the address that shoal dashboard printed\n"
         token = self.server.token

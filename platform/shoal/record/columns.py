@@ -17,7 +17,7 @@ from shoal.record.jsonl import DAMAGED, parse_line
 from shoal.record.read import COUNTED, LARGEST, wrong_step
 from shoal_core.errors import UserError
 
-__all__ = ["MOST", "Columns", "StepColumns"]
+__all__ = ["MOST", "Columns", "Floats", "StepColumns"]
 
 MOST = 256
 """Figures of a line; a record that tells of more is damaged or hostile."""

@@ -17,7 +17,7 @@ from shoal.record.status import aged, snapshot
 from shoal_core.errors import UserError
 from shoal_core.store import Store, join, local_folder, open_store, open_under, split
 
-__all__ = ["HOME", "Address", "Found", "find", "find_run", "runs"]
+__all__ = ["HOME", "Address", "Found", "find", "find_run", "key", "runs"]
 
 HOME = "runs"
 """Where runs are looked for when no storage is named, beside those that this user started (`shoal.record.index`)."""

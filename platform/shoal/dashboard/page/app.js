@@ -87,7 +87,7 @@ function take(update, first) {
     run.clock = clockOf(run.lanes ? run.lanes.sessions : [], run.curves ? [...run.curves.time.slice(0, 1), ...run.curves.time, run.head.last] : [run.head.last || 0]);
   }
   run.fresh = {...(run.fresh || {}), ...Object.fromEntries(Object.keys(update).map((part) => [part, true]))};
-  if (update.curves && $("span").value !== "all") window_();
+  if (update.curves && $("span").value !== "all") askSpan();
   redraw();
 }
 
@@ -260,7 +260,7 @@ function read(share) {
 }
 
 /** The curves of the chosen span, asked for: at most once at a time. */
-async function window_() {
+async function askSpan() {
   if (state.asking) return;
   state.asking = true;
   try {
@@ -276,7 +276,7 @@ async function window_() {
 function spanned() {
   $("own").hidden = $("span").value !== "own";
   for (const run of shownRuns()) run.shown = undefined;
-  if ($("span").value === "all") redraw(); else window_();
+  if ($("span").value === "all") redraw(); else askSpan();
 }
 
 function drawFigures(run) {

@@ -109,10 +109,10 @@ function plot(figure, place, series, view) {
     root.append(draw("line", {class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: at, y2: at}),
       draw("text", {x: EDGE.left - 7, y: at + 4, "text-anchor": "end"}, short(value, 3)));
   }
-  for (const at of ticks(from, to, width / 110)) {
+  const across = view.across === "time" ? timeTicks(from, to, width / 90) : ticks(from, to, width / 110).map((at) => [at, short(at, 3)]);
+  for (const [at, words] of across) {
     if (at > to || at < from) continue;
-    root.append(draw("text", {x: x(at), y: HEIGHT - 5, "text-anchor": "middle"},
-      view.across === "time" ? duration(at).replace(/ 0 (s|min|h)$/, "") : short(at, 3)));
+    root.append(draw("text", {x: x(at), y: HEIGHT - 5, "text-anchor": "middle"}, words));
   }
   root.append(draw("line", {class: "axis", x1: EDGE.left, x2: width - EDGE.right, y1: HEIGHT - EDGE.bottom, y2: HEIGHT - EDGE.bottom}));
   for (const [began, ended] of view.troubles) {

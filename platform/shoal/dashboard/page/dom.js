@@ -88,6 +88,16 @@ function ticks(low, high, about) {
   return found;
 }
 
+const TIMES = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400];
+
+/** Round seconds for an axis between two ends, about so many, and what they are called. */
+function timeTicks(low, high, about) {
+  const step = TIMES.find((one) => (high - low) / one <= about) || TIMES.at(-1) * Math.ceil((high - low) / TIMES.at(-1) / about);
+  const places = high - low < 2 ? ticks(low, high, about) : [];
+  for (let at = Math.ceil(low / step) * step; high - low >= 2 && at <= high; at += step) places.push(at);
+  return places.map((at) => [at, duration(at).replace(/\.0 s$/, " s").replace(/ 0 (s|min|h)$/, "")]);
+}
+
 /** The colour of the series of this number, as a custom property. */
 const tone = (number) => `var(--c${((number % SERIES) + SERIES) % SERIES})`;
 const DASHES = [null, "7 3", "2 3", "9 3 2 3", "12 4", "4 2"];

@@ -52,11 +52,10 @@ function drawTimeline(place, run) {
   const height = down + 26;
   const x = (time) => left + (run.clock(time) / whole) * (width - left - 12);
   const root = draw("svg", {width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"});
-  for (const at of ticks(0, whole, width / 120)) {
-    if (at > whole) continue;
+  for (const [at, words] of timeTicks(0, whole, width / 90)) {
     const line = left + (at / whole) * (width - left - 12);
     root.append(draw("line", {class: "grid", x1: line, x2: line, y1: top - 6, y2: down + 4}),
-      draw("text", {x: line, y: height - 6, "text-anchor": "middle"}, duration(at).replace(/ 0 (s|min|h)$/, "").replace(".0 s", " s")));
+      draw("text", {x: line, y: height - 6, "text-anchor": "middle"}, words));
   }
   for (const told of run.story) {
     if (told.began === undefined) continue;
