@@ -198,6 +198,7 @@ function drawCurves() {
     troubles: runs.length === 1 ? troubles(runs[0], across) : []};
   view.reading = state.reading === null ? null : view.extent[0] + state.reading * (view.extent[1] - view.extent[0]);
   const place = $("curves"), many = runs.length > 1, rows = [];
+  place.classList.toggle("many", many);
   const drawn = figures().map((name) => [name, seriesOf(runs, name, across)]).filter(([, series]) => series.length);
   const key = drawn.map(([name]) => name).join("\n");
   if (place.dataset.key !== key) {

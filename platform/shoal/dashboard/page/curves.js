@@ -102,14 +102,14 @@ function plot(figure, place, series, view) {
   const y = (value) => HEIGHT - EDGE.bottom - ((scale(value) - bottom) / (top - bottom)) * (HEIGHT - EDGE.bottom - EDGE.top);
 
   const root = draw("svg", {width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true"});
-  const marks = scale === Math.log10 ? ticks(bottom, top, 3).map((at) => 10 ** at) : ticks(low, high, 3);
+  const marks = scale === Math.log10 ? ticks(bottom, top, 3).map((at) => 10 ** at) : ticks(low, high, 4);
   for (const value of marks) {
     const at = y(value);
     if (at < EDGE.top - 1 || at > HEIGHT - EDGE.bottom + 1) continue;
     root.append(draw("line", {class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: at, y2: at}),
       draw("text", {x: EDGE.left - 7, y: at + 4, "text-anchor": "end"}, short(value, 3)));
   }
-  const across = view.across === "time" ? timeTicks(from, to, width / 90) : ticks(from, to, width / 110).map((at) => [at, short(at, 3)]);
+  const across = view.across === "time" ? timeTicks(from, to, width / 90) : ticks(from, to, width / 75).map((at) => [at, short(at, 3)]);
   for (const [at, words] of across) {
     if (at > to || at < from) continue;
     root.append(draw("text", {x: x(at), y: HEIGHT - 5, "text-anchor": "middle"}, words));
