@@ -39,6 +39,7 @@ from shoal.protocol.said import (
 COMMIT = Committed("w", 3, 7, 0.25, 2, {"loss": 1 / 3, "tokens": 5, "lr": None}, (0.1, 2.0), 1e-300, (0, 1), ("w", "v"))
 SAYS = [
     Beat(Phase.ACROSS, 7),
+    Beat(Phase.ACROSS, 7, {"cpu_utilization_percentage": 12.5, "disk_usage_megabytes": 7}),
     CannotStart("w", "RuntimeError: no", "Traceback"),
     Ready("w", 1, 2),
     Adopted("w", 3, 0.5),

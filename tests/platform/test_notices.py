@@ -21,6 +21,8 @@ from shoal.config import Job, parse
 from shoal.control.notifier import Notifier
 from shoal.decisions.notices import LINES, Gathered, Message, checkpoint_overdue
 from shoal.hooks import Command, HookFailed, Webhook, check
+from shoal.record import layout
+from shoal.record.jsonl import read_json
 from shoal_core.errors import UserError
 from tests.support.lab import hurry, lab
 
@@ -357,6 +359,7 @@ def test_a_run_tells_of_its_recovery_and_its_end_and_no_secret_stays(
     notify = {"url_env": "SHOAL_T_URL", "token_env": "SHOAL_T_TOKEN", "command": ["/nowhere"], "wait_s": 0.0}
     with lab(tmp_path, {"n0": 2, "n1": 2, "n2": 2}, steps=400, cells=2, workers_per_cell=2, notify=notify) as one:
         one.full(3, spares=2)
+        one.until(lambda: set((read_json(one.path / layout.STATUS) or {}).get("nodes", {})) == set(one.alive))
         one.kill(one.members(1)[0])
         one.until(lambda: one.events("notified"))
         one.kill_controller()

@@ -20,6 +20,7 @@ from shoal.record import layout, read, tails
 from shoal.record.jsonl import parse_line
 from shoal.record.rundir import RunDir
 from shoal.record.tails import After
+from shoal.worker.machine import Machine
 from tests.support.mirrored import a_recovery, a_run, a_step
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -171,6 +172,42 @@ def test_mfu_and_what_was_predicted_are_mirrored_beside_what_it_came_to(storage:
     told = {name: value for name, value in only_run(storage).data.metrics.items() if "." in name}
     assert told == {"predicted.mfu": 0.45, "actual.mfu": 0.41, "predicted.tokens_per_second": 1000.0,
                     "actual.tokens_per_second": 900.0, "predicted.days": 3.5}  # fmt: skip
+
+
+def test_every_node_has_system_metrics_now_and_then(storage: Path) -> None:
+    run = a_run(storage, 3)
+    mirror = mirror_of(run)
+    picture = {"run_id": "job", "status": "running", "step": 3, "workers": []}
+    figures = {"cpu_utilization_percentage": 50.0, "odd name/:": 1.0, "none": None}
+    for second in range(25):
+        nodes = {"n1": figures | {"cpu_utilization_percentage": float(second)}, "10.0.0.2:x/..": figures}
+        run.write_status({**picture, "written": 1000.0 + second, "nodes": nodes})
+        mirror.sync()
+    points = history(storage, "system/n1/cpu_utilization_percentage")
+    assert points == [(3, 0.0), (3, 10.0), (3, 20.0)]
+    names = {name for name in only_run(storage).data.metrics if name.startswith("system/")}
+    assert names == {"system/n1/cpu_utilization_percentage", "system/n1/odd name__",
+                     "system/10.0.0.2_x_../cpu_utilization_percentage", "system/10.0.0.2_x_../odd name__"}  # fmt: skip
+    run.append_event("run_ended", status="done")
+    run.write_status({**picture, "written": 2000.0, "nodes": {"n1": figures}})
+    mirror.sync()
+    assert len(history(storage, "system/n1/cpu_utilization_percentage")) == 3
+
+
+def test_a_machine_tells_figures_by_mlflows_names_and_not_all_the_time() -> None:
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    for monitor in monitors:
+        monitor.collect_metrics()
+    one = Machine(period=3600.0)
+    found = one.figures()
+    assert found is not None
+    assert set(found) == {name for monitor in monitors for name in monitor.metrics}
+    assert 0 < found["system_memory_usage_percentage"] <= 100
+    assert one.figures() is None
 
 
 class Wrong(http.server.BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,8 @@ PAUSE = 0.5
 class Line:
     """A worker that is connected. `greeting`: its first word; `heard`: monotonic time of its last; `deaf`: seconds
     since then in which the controller did not listen; `since`: time of its last change of phase or step; `told`,
-    `published`: numbers of its last word that was decided upon, and that it was told is published."""
+    `published`: numbers of its last word that was decided upon, and that it was told is published; `machine`: the last
+    figures of its node that it told."""
 
     greeting: Greeting
     transport: asyncio.Transport
@@ -60,6 +61,7 @@ class Line:
     steps: int = -1
     told: int = -1
     published: int = -1
+    machine: Mapping[str, float] | None = None
 
     worker: str = field(init=False)
     node: str = field(init=False)
@@ -214,6 +216,7 @@ class Lifelines:
         if isinstance(message, Beat):
             if (line.phase, line.steps) != (message.phase, message.steps):
                 line.phase, line.steps, line.since = message.phase, message.steps, now
+            line.machine = message.node or line.machine
             return
         if getattr(message, "worker", line.worker) != line.worker:
             raise ValueError("it spoke in another's name")

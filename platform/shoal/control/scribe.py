@@ -175,6 +175,7 @@ class Scribe:
                 "behind_most": behind[1],
                 "asked": asked and asked[0],
                 "asked_since": asked and asked[1],
+                "nodes": {line.node: line.machine for line in here if line.machine},
                 **self.figures,
             },
             workers,

@@ -75,10 +75,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life. `steps`: committed steps of its state (-1: it has none)."""
+    """A sign of life. `steps`: committed steps of its state (-1: it has none); `node`: now and then, figures of its
+    node (`worker.machine`)."""
 
     phase: Phase
     steps: int
+    node: Mapping[str, Number] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ STATUS = {"done": "FINISHED", "stopped": "KILLED"}
 STEPS_PER_CALL = 50
 LAST = 4096
 """Bytes of the journal that are looked at for its last line."""
+NODES_EVERY, NODES_A_SECOND = 10.0, 20.0
+"""Seconds between two looks at how busy nodes are, and nodes in a second at most."""
+SYSTEM = "system"
+"""MLflow shows what is called so as system metrics."""
 RECOVERIES, LOST = "shoal.recoveries", "shoal.steps_lost"
 
 
@@ -55,6 +59,8 @@ class Mirror:
         self._recoveries = self._lost = 0
         self._store: RunStore | None = None
         self._described = True
+        self._nodes_due = 0.0
+        self._system: list[Metric] = []
         self.ended: dict[str, Any] | None = None
 
     def sync(self) -> None:
@@ -89,6 +95,7 @@ class Mirror:
             self._step, self._events = step, events
             self._recoveries, self._lost = _counts(tags, self._recoveries, self._lost)
             del self._lines[:count]
+        self._look_at_nodes(store)
         if not self._described:
             store.log_file(self.path / layout.EVENTS)
             self._described = True
@@ -105,6 +112,21 @@ class Mirror:
         found = [[("step", line) for line in self._steps.read()], [("event", line) for line in events]]
         # By time, but never changing the order within a file: what is logged is told by counting its lines.
         self._lines = list(heapq.merge(*found, key=lambda pair: pair[1]["time"]))
+
+    def _look_at_nodes(self, store: RunStore) -> None:
+        """Log figures of every node as system metrics, now and then: what `status.json` says of now."""
+        status = read_json(self.path / layout.STATUS) if self.ended is None else None
+        nodes = (status or {}).get("nodes")
+        if status is None or not isinstance(nodes, Mapping):
+            return
+        written = float(status["written"])
+        if written >= self._nodes_due:
+            self._nodes_due = written + max(NODES_EVERY, len(nodes) / NODES_A_SECOND)
+            for node, figures in nodes.items():
+                told = {f"{SYSTEM}/{fit_name(node)}/{fit_name(name)}": figures[name] for name in figures}
+                self._system.extend(_metrics(told, written, self._step + 1, fit=str))
+        store.log_metrics(self._system)
+        self._system.clear()
 
     def _open(self) -> RunStore:
         first = read.first_event(self.path)
@@ -212,9 +234,9 @@ def _event_metrics(event: Mapping[str, Any], step: int) -> list[Metric]:
     return []
 
 
-def _metrics(figures: Mapping[str, Any], at: float, step: int) -> list[Metric]:
+def _metrics(figures: Mapping[str, Any], at: float, step: int, fit: Callable[[str], str] = fit_name) -> list[Metric]:
     return [
-        Metric(fit_name(key), float(value), int(at * 1000), step)
+        Metric(fit(key), float(value), int(at * 1000), step)
         for key, value in figures.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < read.LARGEST
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from shoal.config import Job
@@ -27,6 +28,7 @@ from shoal.worker.inject import Injector
 from shoal.worker.kept import KeptStates
 from shoal.worker.lastresort import LastResort
 from shoal.worker.link import Link
+from shoal.worker.machine import Machine
 from shoal.worker.membership import Membership, ack_of
 from shoal.worker.profiler import Profiler
 from shoal.worker.rendezvous import Rendezvous
@@ -52,7 +54,8 @@ class Loop:
         self.meeting = setup.meeting
         """With the controller that is obeyed; its secret proves to other workers too that this one is of the run."""
         self.link = Link(timeouts, publishes=local_folder(job.storage) is None)
-        self.link.progress, self.link.urgent = self.beat, self.urgent
+        self.machine = Machine()
+        self.link.progress, self.link.urgent = self.progress, self.urgent
         self.rendezvous = Rendezvous(self.link.ask)
         self.link.dropped = self.rendezvous.lost
         self.voice = Voice(setup.name, self.link, job.audit.samples, self.calls)
@@ -106,6 +109,10 @@ class Loop:
     def beat(self) -> Beat:
         """A sign of life."""
         return self.voice.beat(None if (world := self.world) is None else world.step)
+
+    def progress(self) -> Beat:
+        """A sign of life, now and then with figures of the node."""
+        return replace(self.beat(), node=self.machine.figures())
 
     def urgent(self, order: orders.Order) -> bool:
         """What cannot wait for the training thread; true if that was all."""
