@@ -273,6 +273,14 @@ def test_what_an_import_left_that_ended_early_is_in_nobodys_way(source: Path, tm
     assert not {path.name for path in out.iterdir()} & set(left)
     with pytest.raises(UserError, match="exists"):
         import_checkpoint(source, SECTION, out)
+    kept = {"step-00000005": left, "run": [*left, "run.json"], "step-00000000.old": [*left, "ASIDE-0a.json"]}
+    for name, files in kept.items():  # another's save that may be under way, a run, what was set aside
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_bytes(b"theirs")
+        with pytest.raises(UserError, match="exists"):
+            import_checkpoint(source, SECTION, tmp_path / name)
+        assert {path.name for path in (tmp_path / name).iterdir()} == set(files)
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from shoal_core.ckpt import alone
-from shoal_core.ckpt.among import remove
+from shoal_core.ckpt.among import half_written, remove
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.errors import UserError
@@ -51,12 +51,15 @@ def check_target(target: str | Path) -> None:
 
 
 def drop_half_written(target: str | Path) -> None:
-    """Remove from this address what was to become a checkpoint and did not, because who wrote it was killed.
+    """Remove from this address what was to become a checkpoint of 0 steps and did not, because who wrote it was killed;
+    where anything else lies too, nothing is touched.
 
     Raises:
         StoreError: the store keeps it.
     """
-    remove(Folder.at(target), marker=False)
+    folder = Folder.at(target)
+    if not folder.steps and half_written(folder):
+        remove(folder, marker=False)
 
 
 def write_start(replica: PretrainShard, section: dict[str, Any], target: str | Path) -> None:

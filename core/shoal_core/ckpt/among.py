@@ -23,6 +23,7 @@ __all__ = [
     "Whole",
     "delete",
     "folders",
+    "half_written",
     "last_whole",
     "prune",
     "reading",
@@ -175,6 +176,11 @@ def remove(folder: Folder, *, marker: bool) -> bool:
         folder.delete([MARKER])
     folder.delete(sorted(gone - {MARKER}))
     return bool(gone or unfinished)
+
+
+def half_written(folder: Folder) -> bool:
+    """Whether nothing lies in a folder but what a save, if any, has left that did not come to its end."""
+    return all(OWN.fullmatch(name) and name != MARKER and not name.startswith(ASIDE) for name in folder.sizes())
 
 
 def drop_unfinished(store: Store, within: str) -> int:
