@@ -29,6 +29,7 @@ from shoal_core.errors import UserError
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.evaluate import build_model
+from shoal_workloads.hf import load as load_module
 from shoal_workloads.hf.files import INDEX, Files
 from shoal_workloads.hf.load import import_checkpoint
 from shoal_workloads.model.config import ModelConfig
@@ -168,7 +169,7 @@ def test_each_rank_of_a_run_that_starts_from_it_reads_its_part(imported: Path, p
     assert all(zero for _, _, zero in answers)
 
 
-def test_what_is_read_of_the_checkpoint_is_each_byte_once(
+def test_each_byte_of_the_checkpoint_is_read_once_and_soon_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
@@ -181,8 +182,23 @@ def test_what_is_read_of_the_checkpoint_is_each_byte_once(
         return found
 
     monkeypatch.setattr(Files, "read", counted)
+    made, real_values = list[int](), load_module.part_values
+
+    def values(*words: Any) -> torch.Tensor:
+        found = real_values(*words)
+        made.append(found.nbytes)
+        return found
+
+    monkeypatch.setattr(load_module, "part_values", values)
     told: list[tuple[int, int]] = []
-    figures = import_checkpoint(source, SECTION, tmp_path / "out", lambda *one: told.append(one))
+    ahead: list[int] = []
+
+    def progress(done: int, size: int) -> None:
+        told.append((done, size))
+        ahead.append(sum(made) - done)
+
+    figures = import_checkpoint(source, SECTION, tmp_path / "out", progress)
+    assert max(ahead) <= load_module.AHEAD * max(made)  # what is in memory, but for what is being hashed
     files = Files.open(source)
     copies = [name for name in files.tensors if "layers.3.embed" in name or "shared_head.head" in name]
     taken = [stored.bytes for name, stored in files.tensors.items() if "_scale_inv" not in name and name not in copies]
