@@ -41,7 +41,7 @@ def of_ray(wanted: str, labels: dict[str, str]) -> bool:
     return node._satisfies_label_constraints([request]) > 0
 
 
-@pytest.mark.parametrize(("wanted", "zone"), itertools.product(SAID, ["a", "b", "c", "inner", None]))
+@pytest.mark.parametrize(("wanted", "zone"), list(itertools.product(SAID, ["a", "b", "c", "inner", None])))
 def test_a_selector_picks_the_nodes_that_ray_picks(wanted: str, zone: str | None) -> None:
     labels = {"rack": "a"} | ({} if zone is None else {"zone": zone})
     assert validate_label_selector({"zone": wanted}) is None

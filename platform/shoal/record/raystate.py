@@ -155,11 +155,11 @@ class RunState:
         if event["rung"] == Rung.SHRINK:
             self._goes_without({str(event["cell"])})
         if event["rung"] != Rung.GROW:
-            self.leaving += phases["decide"] or 0.0
-        self.starting += sum(phases[name] or 0.0 for name in ("place", "join", "state"))
+            self.leaving += phases.get("decide") or 0.0
+        self.starting += sum(phases.get(name) or 0.0 for name in ("place", "join", "state"))
 
     def _end(self, event: Mapping[str, Any]) -> None:
-        self.ended, self.detail = event["time"], event["reason"]
+        self.ended, self.detail = event["time"], event.get("reason") or ""
         if self._ending is not None:
             self.leaving += self.ended - self._ending
         by_controller = "controller" in self.detail.partition(":")[0]
