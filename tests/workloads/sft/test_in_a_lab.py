@@ -10,6 +10,7 @@ import torch
 
 from shoal.testing import Lab, alone, assert_exactly_once, lab, preload
 from shoal_data.chat.prepare import ChatOptions, prepare
+from shoal_workloads.hf.export import export
 from tests.support.conversations import conversations, write_jsonl
 from tests.support.finetuning import load, one_by_one, summed_loss, write_model
 
@@ -49,7 +50,11 @@ def base_loss(model: Path) -> float:
 
 
 def test_a_worker_is_killed_and_the_held_out_loss_falls(tmp_path: Path) -> None:
-    """2 cells of 2 workers, 20 steps; every loss is what one process comes to that trains alone."""
+    """2 cells of 2 workers, 20 steps; every loss is what one process comes to that trains alone.
+
+    transformers finds the held-out loss of the first evaluation in the folder that the run began from, and that of the
+    last one in the folder that is exported.
+    """
     steps, workload = 20, section(tmp_path, 120)
     nodes = dict.fromkeys(("a", "b", "c"), 2)
     told = {"audit": {"samples": True}, "evaluation": {"enabled": True}}
@@ -63,6 +68,8 @@ def test_a_worker_is_killed_and_the_held_out_loss_falls(tmp_path: Path) -> None:
     before, after = held_out(run)
     assert before == pytest.approx(base_loss(tmp_path / "model"), rel=1e-5)
     assert after < before
+    export(run.path / f"checkpoints/step-{steps:08d}", tmp_path / "tuned", dtype="fp32")
+    assert base_loss(tmp_path / "tuned") == pytest.approx(after, rel=1e-5)
 
 
 @pytest.mark.long
