@@ -4,10 +4,10 @@
 
 `delay`: a run is written ten lines a second while headless Chromium shows it; of each step, from just before its line
 is written to the moment the page's own script has drawn it. `open`: a record of `--steps` steps with deaths and
-recoveries; from the navigation to the first complete picture, each time by a server that never read it. `cost`: a run
-of two cells of two workers under the lab's control plane; stretches with and without a dashboard whose stream is read,
-by turns, and steps a second in each; beside it the processor time of the dashboard's process, which is what it takes
-where cores are full. The browser runs on the machine of whoever looks, and is not counted.
+recoveries; from the navigation, right after the address is printed, to the first complete picture, each time by another
+server. `cost`: a run of two cells of two workers under the lab's control plane; stretches with and without a dashboard
+whose stream is read, by turns, and steps a second in each; beside it the processor time of the dashboard's process,
+which is what it takes where cores are full. The browser runs on the machine of whoever looks, and is not counted.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ def dashboard(
 
     desk = opened(target, storage)
     server = Server(desk, host, port)
+    desk.read_ahead()
     if server.token is not None:
         print(
             f"shoal: {printable(host)} can be reached from elsewhere, and the page is not encrypted. Whoever has the "

@@ -21,6 +21,8 @@ __all__ = ["Desk", "opened"]
 
 LISTED_S = 2.0
 """Seconds for which a list of runs is good enough."""
+AHEAD_S = 30.0
+"""Seconds for which the first run is read before anybody asks for it."""
 MOST_LISTED = 200
 """Runs of a storage that are listed, the last active ones."""
 
@@ -55,6 +57,17 @@ class Desk:
             if address is None:
                 return None
             return self._watched.setdefault(key, Watched(address, self.announce))
+
+    def read_ahead(self) -> None:
+        """Begin to read the run that the page shows first, in a thread, while somebody's browser opens it."""
+
+        def read() -> None:
+            runs = self.runs()["runs"]
+            if runs and (first := self.watched(runs[0]["key"])) is not None:
+                with first.watching():
+                    time.sleep(AHEAD_S)
+
+        threading.Thread(target=read, daemon=True, name="dashboard").start()
 
     @property
     def version(self) -> int:
