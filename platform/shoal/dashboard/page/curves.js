@@ -118,7 +118,7 @@ function plot(figure, place, series, view) {
   for (const [began, ended] of view.troubles) {
     if (ended < from || began > to) continue;
     const start = x(Math.max(from, began));
-    root.append(draw("rect", {class: "trouble", x: start, y: EDGE.top, width: Math.max(2, x(Math.min(to, ended)) - start), height: HEIGHT - EDGE.top - EDGE.bottom}));
+    root.append(draw("rect", {class: "trouble", x: start, y: EDGE.top, width: Math.max(view.troubles.length > 20 ? 0.7 : 2, x(Math.min(to, ended)) - start), height: HEIGHT - EDGE.top - EDGE.bottom}));
   }
   for (const one of series) {
     const colour = tone(one.number);

@@ -1,6 +1,5 @@
 // What happened: a picture of nodes over time with every mark on it, and the sentences.
 
-const LANE = 15;
 const SHAPES = {
   recovery: "M0 -6L6 5L-6 5Z", loss: "M-5 -5L5 5M5 -5L-5 5", checkpoint: "M0 -5.5L5.5 0L0 5.5L-5.5 0Z",
   evaluation: "M4.5 0A4.5 4.5 0 1 1 -4.5 0A4.5 4.5 0 1 1 4.5 0Z", run: "M-4 -5H5V1H-4V6H-5.5V-6H-4Z", other: "M2 0A2 2 0 1 1 -2 0A2 2 0 1 1 2 0Z",
@@ -39,7 +38,8 @@ function clockOf(sessions, times) {
 }
 
 function drawTimeline(place, run) {
-  const rows = run.lanes.rows, end = run.head.last || 0, whole = Math.max(run.clock(end), 1e-3);
+  const rows = [...run.lanes.rows].sort((one, other) => one.node.localeCompare(other.node, "en", {numeric: true}));
+  const lane = rows.length > 32 ? 9 : 15, end = run.head.last || 0, whole = Math.max(run.clock(end), 1e-3);
   const names = rows.map((row) => row.node), letters = Math.max(6, ...names.map((name) => name.length));
   const left = Math.min(190, 14 + 6.4 * Math.min(letters, 26)), width = Math.max(220, place.clientWidth), top = 42;
   const lanes = [];
@@ -47,7 +47,7 @@ function drawTimeline(place, run) {
   rows.forEach((row, index) => {
     down += index && row.node !== rows[index - 1].node ? 6 : 0;
     lanes.push(down);
-    down += LANE;
+    down += lane;
   });
   const height = down + 26;
   const x = (time) => left + (run.clock(time) / whole) * (width - left - 12);
@@ -68,14 +68,14 @@ function drawTimeline(place, run) {
   rows.forEach((row, index) => {
     if (!index || row.node !== rows[index - 1].node) {
       const name = row.node.length > 26 ? row.node.slice(0, 25) + "…" : row.node;
-      root.append(draw("text", {x: left - 8, y: lanes[index] + 11, "text-anchor": "end"}, name));
+      root.append(draw("text", {x: left - 8, y: lanes[index] + lane / 2 + 4, "text-anchor": "end"}, name));
     }
     for (const [cell, start, until, died] of row.stays) {
       const from = x(start), to = x(until ?? end);
-      const bar = draw("rect", {x: from, y: lanes[index] + 1, width: Math.max(1, to - from), height: LANE - 3, rx: 2});
+      const bar = draw("rect", {x: from, y: lanes[index] + 1, width: Math.max(1, to - from), height: lane - 3, rx: 2});
       if (cell === null) fill(bar, {fill: "var(--line)"}, []); else fill(bar, {fill: tone(Number(cell) || 0)}, []);
-      if (cell !== null && to - from > 46) root.append(bar, labelled(from + 6, lanes[index] + 10.5, `cell ${cell}`)); else root.append(bar);
-      if (died) root.append(draw("path", {class: "cross", d: SHAPES.loss, transform: `translate(${to} ${lanes[index] + LANE / 2 - 0.5})`}));
+      if (cell !== null && to - from > 46 && lane > 12) root.append(bar, labelled(from + 6, lanes[index] + 10.5, `cell ${cell}`)); else root.append(bar);
+      if (died) root.append(draw("path", {class: "cross", d: SHAPES.loss, transform: `translate(${to} ${lanes[index] + lane / 2 - 0.5})`}));
     }
   });
   let last = {};
