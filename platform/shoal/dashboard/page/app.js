@@ -6,7 +6,7 @@ const MOST_RUNS = 6, MOST_FIGURES = 16;
 
 const state = {
   list: [], runs: new Map(), chosen: [], figures: null, stream: null, due: false, older: 40, reading: null, drag: null,
-  spoken: null, retry: null,
+  retry: null,
 };
 
 const shownRuns = () => state.chosen.map((key) => state.runs.get(key)).filter((run) => run !== undefined);
@@ -33,8 +33,7 @@ async function listRuns() {
   const before = state.chosen.join();
   state.chosen = state.chosen.filter((key) => known.has(key));
   if (!state.chosen.length && state.list.length) {
-    const wanted = memory.get("run");
-    state.chosen = [(location.hash === "#last" && state.list.some((run) => run.key === wanted)) ? wanted : state.list[0].key];
+    state.chosen = [state.list[0].key];
   }
   drawChoices();
   if (state.chosen.join() !== before) listen();
@@ -78,9 +77,8 @@ function take(update, first) {
   if (update.curves) run.curves = merged(run.curves, update.curves);
   for (const part of ["figures", "map", "lanes", "heldout", "quiet"]) if (update[part]) run[part] = update[part];
   if (update.story) {
-    const before = run.story.length;
     run.story = run.story.slice(0, update.story.at).concat(update.story.entries);
-    if (update.run === state.chosen[0]) speak(run, before ? update.story.entries : update.story.entries.slice(-12));
+    if (update.run === state.chosen[0]) speak(update.story.entries);
   }
   if (run.head) {
     run.over = ["done", "failed", "stopped"].includes(run.head.status);
@@ -92,7 +90,7 @@ function take(update, first) {
 }
 
 /** The newest of what matters, for eyes and for screen readers. */
-function speak(run, entries) {
+function speak(entries) {
   const matters = entries.filter((told) => MAIN.has(told.group));
   if (!matters.length) return;
   const told = matters[matters.length - 1];
@@ -209,7 +207,7 @@ function drawCurves() {
   }
   drawn.forEach(([name, series], index) => {
     const figure = place.children[index];
-    plot(name, figure.lastChild, series, view);
+    plot(figure.lastChild, series, view);
     const words = readings(series, view.reading, many);
     say(figure.firstChild.lastChild, words);
     figure.lastChild.setAttribute("aria-label", `${title(name)}: ${words}`);

@@ -82,9 +82,9 @@ function extent(runs, across) {
   return low <= high ? [low, high > low ? high : low + 1] : [0, 1];
 }
 
-/** Draws one figure into its place; `view`: across, log, extent, reading (where on the axis, or
+/** Draws one figure's series into its place; `view`: across, log, extent, reading (where on the axis, or
     null), troubles (from and to). */
-function plot(figure, place, series, view) {
+function plot(place, series, view) {
   const width = Math.max(200, place.clientWidth), [from, to] = view.extent;
   const usable = (value) => value !== null && (!view.log || value > 0);
   let [low, high] = [Infinity, -Infinity];
