@@ -6,7 +6,7 @@ const MOST_RUNS = 6, MOST_FIGURES = 16;
 
 const state = {
   list: [], runs: new Map(), chosen: [], figures: null, stream: null, due: false, older: 40, reading: null, drag: null,
-  retry: null,
+  names: [], retry: null,
 };
 
 const shownRuns = () => state.chosen.map((key) => state.runs.get(key)).filter((run) => run !== undefined);
@@ -30,13 +30,14 @@ async function listRuns() {
   say($("where"), found.storage ? `Runs in ${found.storage}.` : "");
   if (found.problem) told(found.problem);
   const known = new Set(state.list.map((run) => run.key));
-  const before = state.chosen.join();
+  const former = state.chosen.join();
   state.chosen = state.chosen.filter((key) => known.has(key));
   if (!state.chosen.length && state.list.length) {
-    state.chosen = [state.list[0].key];
+    const before = state.list.filter((run) => state.names.includes(run.name)).map((run) => run.key);
+    state.chosen = before.length ? before : [state.list[0].key];
   }
   drawChoices();
-  if (state.chosen.join() !== before) listen();
+  if (state.chosen.join() !== former) listen();
   if (!state.list.length) say($("sentence"), "There is no run here yet. This page finds the first one by itself.");
 }
 
@@ -54,6 +55,7 @@ function listen() {
     connected(false);
     if (stream.readyState !== EventSource.CLOSED || state.stream !== stream) return;
     clearTimeout(state.retry); // the server was started anew: its keys are others
+    state.names = shownRuns().map((run) => run.name);
     state.retry = setTimeout(() => { state.chosen = []; listRuns().catch(() => connected(false)); }, 2000);
   };
 }
