@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,8 +67,8 @@ def moved(batch: Any, device: str) -> Any:
         return batch.to(device, non_blocking=True)
     if hasattr(batch, "to"):
         return batch.to(device)
-    if isinstance(batch, dict):
-        return type(batch)({key: moved(value, device) for key, value in batch.items()})
+    if isinstance(batch, Mapping):
+        return {key: moved(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(moved(value, device) for value in batch))
     if isinstance(batch, (list, tuple)):

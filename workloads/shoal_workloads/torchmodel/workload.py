@@ -208,8 +208,8 @@ class TorchWorkload(Workload):
         return blueprint(self)
 
     @cached_property
-    def data(self) -> Dataset:
-        """The dataset, opened once in a process."""
+    def data(self) -> Any:
+        """The dataset, opened once in a process: a `Dataset`, and what else the user's has."""
         return self._opened("dataset")
 
     @cached_property
