@@ -4,10 +4,11 @@
 
 Both train the model of docs/examples/gpt.py on the same samples, with AdamW and the same clip, in two processes of one
 thread each, which share the model (FSDP2, gathered block by block) over gloo. A step has `--micro-batches` for each of
-them. The bare loop is what one would write: `fully_shard`, gradients reduced with the last micro-batch, torch's fused
-AdamW, `clip_grad_norm_`, the loss added over the two. With Shoal (`shoal.testing`: worker, controller and record,
-without Ray) a step is a transaction besides. They take turns, `--rounds` times; of each round the ratio of the medians
-of a step, and of the processor time that a worker takes for one, which other work on the machine disturbs less.
+them, whose gradients are reduced with the last, or `--each` by itself. The bare loop is what one would write:
+`fully_shard`, torch's fused AdamW, `clip_grad_norm_`, the loss added over the two. With Shoal (`shoal.testing`:
+worker, controller and record, without Ray) a step is a transaction besides. They take turns, `--rounds` times; of each
+round the ratio of the medians of a step, and of the processor time that a worker takes for one, which other work on the
+machine disturbs less.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def bare_worker(section: Mapping[str, Any], rank: int, port: int, steps: int, an
     for step in range(steps):
         total = torch.zeros(())
         for number in range(micro_batches):
-            model.set_requires_gradient_sync(number == micro_batches - 1)
+            model.set_requires_gradient_sync(not config.reduce_once or number == micro_batches - 1)
             first = step * config.global_batch + (number * WORKERS + rank) * config.micro_batch
             indices = order(np.arange(first, first + config.micro_batch))[1]
             summed, count = made.loss(model, default_collate([dataset[int(index)] for index in indices]))
@@ -111,10 +112,13 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=60)
     options.add_argument("--width", type=int, default=256)
     options.add_argument("--micro-batches", type=int, default=2, help="of each worker, in a step")
+    options.add_argument("--each", action="store_true", help="reduce gradients after each micro-batch")
     options.add_argument("--json", type=Path)
     asked = options.parse_args()
     batch = {"global_batch": WORKERS * MICRO_BATCH * asked.micro_batches, "micro_batch": MICRO_BATCH}
-    setting = Setting(1, WORKERS, {"path": PATH, "width": asked.width, "lr": 1e-3, **batch})
+    setting = Setting(
+        1, WORKERS, {"path": PATH, "width": asked.width, "lr": 1e-3, "reduce_once": not asked.each, **batch}
+    )
     found: dict[str, Any] = {"date": date.today().isoformat(), "load": [os.getloadavg()[0]], "rounds": []}
     for number in range(asked.rounds):
         if number % 2 == 0:

@@ -96,8 +96,8 @@ def test_shards_come_to_what_one_process_does_dropout_included(kind: str, pair: 
     """Matrices have 7 rows, or 23: the last of four workers has one, or five; of what has no rows each has all."""
     settings = section(kind, ema_decay=0.9)
     expected = alone(settings, STEPS, seed=3)
-    for world in (pair, four):
-        for rank, (losses, state, rows) in enumerate(world.run(in_a_cell, settings)):
+    for world, once in ((pair, False), (pair, True), (four, False)):
+        for rank, (losses, state, rows) in enumerate(world.run(in_a_cell, settings | {"reduce_once": once})):
             assert losses == pytest.approx(expected.losses, rel=1e-5)
             assert state.keys() == expected.state.keys()
             for name, value in state.items():

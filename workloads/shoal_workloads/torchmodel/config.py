@@ -42,6 +42,11 @@ class TorchConfig(BaseModel):
         default="fp32", description="bf16: torch.autocast; parameters, gradients and moments are float32"
     )
     device: Literal["cpu", "cuda"] = "cpu"
+    reduce_once: bool = Field(
+        default=False,
+        description="workers of a cell add their gradients up once for all micro-batches that they are given together: "
+        "less traffic, and room for the gradients of the whole model",
+    )
     heldout_samples: int = Field(
         default=64, gt=0, description="samples of the held-out set that are evaluated, the first"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 from shoal_core.grid import Grid
 from shoal_core.workload import ReplicaShard
@@ -78,8 +79,11 @@ class TorchShard(ReplicaShard):
             shard.parameter.grad = None
 
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
-        """See `ReplicaShard`: one micro-batch after the other, of each the part that is this worker's by its rank."""
-        for mine in map(self._mine, micro_batches):
+        """See `ReplicaShard`: one micro-batch after the other, of each the part that is this worker's by its rank.
+        What is reduced once is so with the last of them, since the sums may be asked for next."""
+        for left, mine in zip(reversed(range(len(micro_batches))), map(self._mine, micro_batches), strict=True):
+            if isinstance(self.model, FSDPModule) and self.config.reduce_once:
+                self.model.set_requires_gradient_sync(left == 0)
             with seeded(key_of("step", self.config.seed, self._step, mine[0])):
                 loss = self._loss(self._train, mine)
                 loss.total.backward()
