@@ -76,6 +76,19 @@ def test_from_pretrained_has_equal_logits(name: str, tmp_path: Path, monkeypatch
         export(tmp_path / "run", tmp_path / "hf")
 
 
+def test_a_checkpoint_that_a_run_begins_from_comes_back_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = transformers.AutoConfig.for_model(**MODELS["qwen3 tied"])
+    before = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+    before.save_pretrained(tmp_path / "began")
+    section = causal(model=MODELS["qwen3 tied"], begins_from=str(tmp_path / "began"))
+    trained(section, tmp_path / "run", steps=0)
+    export(tmp_path / "run", tmp_path / "hf", dtype="bf16")
+    one, other = (load_file(tmp_path / folder / "model.safetensors") for folder in ("began", "hf"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
 def test_averages_types_and_the_tokenizer_come_along(tmp_path: Path) -> None:
     began = tmp_path / "began"
     began.mkdir()
