@@ -47,6 +47,11 @@ class Raises(UserCallback):
         raise RuntimeError("password=hunter2 is refused")
 
 
+class Leaves(UserCallback):
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        raise SystemExit(1)
+
+
 class Hangs(UserCallback):
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
         GO.wait(60)
@@ -136,7 +141,7 @@ def test_one_that_raises_or_hangs_is_told_and_the_others_are_called(
 ) -> None:
     monkeypatch.setattr(callbacks, "HANGS", 0.05)
     journal = Journal()
-    one = Callbacks(given(Raises(), Notes(), Hangs()), run.path, "s", again=False, journal=journal)
+    one = Callbacks(given(Raises(), Leaves(), Notes(), Hangs()), run.path, "s", again=False, journal=journal)
     one.start()
     begin(run)
     for number in range(4):
@@ -148,6 +153,7 @@ def test_one_that_raises_or_hangs_is_told_and_the_others_are_called(
     until(lambda: len(kinds("report")) == 4, "who stands beside one that raises was not told all")
     until(lambda: len(journal.of("Raises.after_report")) == 3, "not told as often as it should be")
     assert [line["times"] for line in journal.of("Raises.after_report")] == [1, 2, 4]
+    assert "it raised SystemExit" in journal.of("Leaves.after_report")[0]["problem"]
     told = sentence(journal.of("Raises.after_report")[-1])
     assert told is not None
     assert told.startswith("A callback failed, Raises.after_report: it raised RuntimeError")

@@ -154,7 +154,7 @@ class Callbacks:
                 self._call("after_exception", worker_exceptions={rank: RuntimeError(line["trace"])})
 
     def _report(self, figures: dict[str, Any], checkpoint: Any) -> None:
-        self._call("after_report", metrics=[figures], checkpoint=checkpoint)
+        self._call("after_report", metrics=[dict(figures)], checkpoint=checkpoint)
 
     def _call(self, method: str, **arguments: Any) -> None:
         if self._calls is None:
@@ -165,7 +165,7 @@ class Callbacks:
             self._now = (name, time.monotonic())
             try:
                 getattr(callback, method)(run_context=context, **arguments)
-            except Exception as error:
+            except BaseException as error:  # one that would leave the process (SystemExit) ends nothing here
                 self._tell(name, f"it raised {type(error).__name__}: {error}")
             finally:
                 self._now = None
