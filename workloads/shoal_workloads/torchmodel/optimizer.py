@@ -16,7 +16,7 @@ from shoal_core.errors import UserError
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.torchmodel.config import TorchConfig
 
-__all__ = ["Ours", "Theirs", "Updates", "check_by_element", "kept"]
+__all__ = ["Make", "Ours", "Theirs", "Updates", "check_by_element", "kept"]
 
 Make = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 
