@@ -167,6 +167,13 @@ def cpu(process: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def told(figures: dict[str, Any]) -> dict[str, Any]:
+    """These figures, printed, with the load of this machine in the minute before."""
+    found = {**figures, "load": os.getloadavg()[0]}
+    print(json.dumps(found, indent=1), flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", nargs="*", choices=[[], "delay", "open", "cost"], default=[])
@@ -183,13 +190,11 @@ def main() -> None:
         if {"delay", "open"} & set(wanted):
             with browser(folder / "profile") as driver:
                 if "delay" in wanted:
-                    found["delay"] = delay(folder, driver, arguments.lines)
+                    found["delay"] = told(delay(folder, driver, arguments.lines))
                 if "open" in wanted:
-                    found["open"] = opening(folder, driver, arguments.steps, arguments.repeats)
+                    found["open"] = told(opening(folder, driver, arguments.steps, arguments.repeats))
         if "cost" in wanted:
-            found["cost"] = cost(folder / "lab", arguments.pairs, arguments.seconds)
-    found["load"] = os.getloadavg()[0]
-    print(json.dumps(found, indent=1), flush=True)
+            found["cost"] = told(cost(folder / "lab", arguments.pairs, arguments.seconds))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found))
 

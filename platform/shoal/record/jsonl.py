@@ -19,11 +19,14 @@ from shoal_core.files import parse_json, replace_file
 
 __all__ = [
     "DAMAGED",
+    "SEAM",
     "Appender",
+    "Check",
     "dumps",
     "json_object",
     "last_lines",
     "line_of",
+    "parse_line",
     "read_json",
     "read_lines",
     "repair",
