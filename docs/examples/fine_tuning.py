@@ -11,7 +11,7 @@ from shoal_data.chat.prepare import ChatOptions, prepare
 from shoal_workloads.hf.export import export
 
 if __name__ == "__main__":
-    model, train, heldout, folder = sys.argv[1:]
+    model, train, heldout, folder = (str(Path(path).absolute()) for path in sys.argv[1:])  # workers have other folders
     for name, conversations in (("train", train), ("heldout", heldout)):
         prepare([conversations], model, f"{folder}/{name}", ChatOptions(seq_len=256))
     result = ShoalTrainer(
@@ -25,6 +25,6 @@ if __name__ == "__main__":
         },
         shoal_config={"steps": 20, "mlflow": {"enabled": False}},
         scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(name="tuned", storage_path=str(Path(folder).absolute())),
+        run_config=RunConfig(name="tuned", storage_path=folder),
     ).fit()
     print(export(result.checkpoint.path, f"{folder}/model"))
