@@ -22,7 +22,7 @@ from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
 from shoal_workloads.params import count_parameters
 
-__all__ = ["GB", "Footprint", "footprint", "footprints", "over_step"]
+__all__ = ["COMMUNICATORS", "CONTEXT", "GB", "SPARE", "Footprint", "footprint", "footprints", "over_step"]
 
 GB = 10**9
 CONTEXT = 1 * GB

@@ -20,6 +20,7 @@ __all__ = [
     "LEVELS",
     "Priced",
     "Trainable",
+    "dollars",
     "layout_of",
     "scaling_table",
     "shown",

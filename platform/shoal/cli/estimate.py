@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.bill import LEVELS, Priced, Trainable, layout_of, scaling_table, shown, trainable_table, values
+from shoal.cli.bill import LEVELS, Priced, layout_of, shown, values
 from shoal.cli.failing import Rates, priced
 from shoal.printable import printable
 from shoal_core.errors import UserError
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from shoal_workloads.config import PretrainConfig
     from shoal_workloads.estimate import Bill, Cluster, Estimate
 
-__all__ = ["Asked", "estimated", "parse_gpus"]
+__all__ = ["Asked", "checked", "config_of", "estimated", "of_job", "parse_gpus", "searched", "wanted"]
 
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
-EXPERT_NODES = 8
-"""Nodes that share a layer's experts, where `--ep` does not say it: DeepSeek-V3's (report, section 3.2)."""
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -117,28 +115,6 @@ def told(asked: Asked, found: Estimate, reasons: list[str], tokens: float | None
     return found.fits
 
 
-def scaling(asked: Asked, *, as_json: bool) -> None:
-    """Print, and draw, what the exchange of rows takes beside computing as model and cluster grow together."""
-    from rich.console import Console
-
-    from shoal_workloads.estimate.scaling import scaled
-
-    cluster, config = parse_gpus(asked.cluster, asked.hardware), config_of(asked)
-    ep = asked.ep or min(EXPERT_NODES * cluster.slots, config.model.n_experts)
-    checked(config.model_copy(update={"parallel": config.parallel.model_copy(update={"pp": 1, "ep": ep})}), ep)
-    rows = list(scaled(config, cluster, ep))
-    if asked.picture is not None:
-        from shoal.report.planned import Ratio, scaling_figure
-        from shoal.report.style import draw
-
-        drawn = [Ratio(one.way, one.nodes, one.flat, one.hierarchical) for one in rows]
-        draw(scaling_figure(drawn), "Exchange beside computing", asked.picture)
-    if as_json:
-        print(json.dumps([vars(one) for one in rows], indent=2))
-    else:
-        Console().print(scaling_table(rows))
-
-
 def draw_plan(found: Estimate, policies: Sequence[Priced], path: Path) -> None:
     """Write the picture of an estimate.
 
@@ -187,36 +163,6 @@ def within(asked: Asked, cost: Bill, policies: Sequence[Priced]) -> tuple[Bill, 
     share = (asked.budget or asked.days or 0.0) / key(found[0])
     whole = replace(cost, tokens=cost.tokens * share, seconds=cost.seconds * share)
     return whole, [one.times(share) for one in found]
-
-
-def trainable(asked: Asked, *, as_json: bool) -> None:
-    """Print what the money or the days of `asked` are enough for, model by model, each in its best layout."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from shoal_workloads.estimate import bill
-    from shoal_workloads.model.presets import PRESETS
-
-    cluster = parse_gpus(asked.cluster, asked.hardware)
-    each = cluster.hardware.price.dollars if asked.price is None else asked.price
-    rows = list[Trainable]()
-    console = Console(markup=False, highlight=False)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for model in progress.track(PRESETS, description="models"):
-            try:
-                found, reasons = searched(config_of(replace(asked, model=model)), cluster)
-            except UserError as error:
-                rows.append(Trainable(model, None, None, error.problem))
-                continue
-            cost = bill(found, wanted(asked, found, each) or 0.0, each) if found.fits else None
-            rows.append(Trainable(model, found, cost, "" if found.fits else reasons[0]))
-    if as_json:
-        print(json.dumps([one.values() for one in rows], indent=2))
-        return
-    console.print(trainable_table(rows))
-    for one in rows:
-        if one.why:
-            console.print(f"- {one.model}: {printable(one.why)}")
 
 
 # ---- what is asked for

@@ -108,9 +108,11 @@ def plan(
     Exit code 2: not even one cell fits; the message names the nearest settings that would.
     """
     from shoal.cli.bill import validated
-    from shoal.cli.estimate import Asked, estimated, of_job, trainable
-    from shoal.cli.estimate import scaling as scaled
+    from shoal.cli.estimate import Asked, estimated, of_job
+    from shoal.cli.estimate_torch import of_torch_job
     from shoal.cli.failing import Rates
+    from shoal.cli.overviews import scaling as scaled
+    from shoal.cli.overviews import trainable
 
     if validate:
         validated(as_json)
@@ -137,19 +139,24 @@ def plan(
     from shoal.plan import plan as assign
     from shoal_core.workload import load_workload, own_settings
     from shoal_workloads.pretrain import Pretrain
+    from shoal_workloads.torchmodel.workload import TorchWorkload
 
     job = load_job(job_file, overrides or [])
     kind = load_workload(str(job.workload.get("path")))
     workload = kind(parse(kind.Config, own_settings(job.workload), source=str(job_file), prefix="workload."))
     mesh = cell_mesh(workload, job.workers_per_cell)
     if cluster is not None and cluster.count("x") > 1:
-        if not isinstance(workload, Pretrain):
+        asked = replace(asked, model=str(job_file))
+        if isinstance(workload, Pretrain):
+            fits = of_job(job, workload.config, asked, as_json=as_json)
+        elif isinstance(workload, TorchWorkload):
+            fits = of_torch_job(job, workload, asked, as_json=as_json)
+        else:
             raise UserError(
                 f"--cluster {cluster}: what a {kind.__name__} takes on such GPUs is not known",
                 "--cluster NODESxSLOTS says who would sit where",
             )
-        asked = replace(asked, model=str(job_file))
-        if not of_job(job, workload.config, asked, as_json=as_json):
+        if not fits:
             raise typer.Exit(2)
         return
     wanted = Wanted(mesh, job.cells, None if job.spares == "all" else job.spares)

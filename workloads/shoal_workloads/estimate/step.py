@@ -27,7 +27,7 @@ from shoal_workloads.parallel.schedule import (
 from shoal_workloads.parallel.schedule.actions import Pair
 from shoal_workloads.parallel.schedule.balance import stage_layers
 
-__all__ = ["WAITING", "Cluster", "Estimate", "estimate", "memory_over_step"]
+__all__ = ["WAITING", "Cluster", "Estimate", "estimate", "memory_over_step", "per_byte"]
 
 WAITING = 0.052
 """Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what

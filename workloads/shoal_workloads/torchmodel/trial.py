@@ -20,7 +20,7 @@ from shoal_workloads.torchmodel.weights import Weights
 if TYPE_CHECKING:
     from shoal_workloads.torchmodel.workload import TorchWorkload
 
-__all__ = ["try_out"]
+__all__ = ["LARGEST", "try_out"]
 
 LARGEST = 100_000_000
 """Parameters of the largest model that is built whole here."""

@@ -1,0 +1,98 @@
+"""What a user's model takes, before anything is rented: against what it takes here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from docs.examples.digits import Digits
+from docs.examples.gpt import GPT
+from shoal.cli.main import app
+from shoal_core.errors import UserError
+from shoal_workloads.estimate import Cluster, hardware
+from shoal_workloads.estimate.torchmodel import counted, torch_estimate
+from shoal_workloads.torchmodel.workload import TorchWorkload
+
+H100 = Cluster(1, 8, "H100", hardware("H100"))
+
+
+def two_layers(width: int = 24) -> TorchWorkload:
+    class Two(TorchWorkload):
+        def build_model(self, config: Any) -> nn.Module:
+            return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 1))
+
+        def dataset(self, config: Any) -> Sized:  # type: ignore[override]
+            return [(torch.randn(8), torch.randn(1)) for _ in range(64)]
+
+        def loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
+            x, y = batch
+            return ((model(x) - y) ** 2).sum(), len(x)
+
+    return Two(Two.Config(global_batch=64, micro_batch=4))
+
+
+@pytest.mark.parametrize("values", [True, False])
+def test_flops_and_kept_bytes_are_the_closed_form(values: bool) -> None:
+    found = counted(two_layers(), values=values)
+    assert found.parameters == found.trained == found.rest == 8 * 24 + 24 + 24 + 1
+    # forward, gradients of weights and of the second layer's input
+    assert found.flops == 4 * (2 * 8 * 24 * 2 + 2 * 24 * 3)
+    x, hidden, difference = 4 * 8, 4 * 24, 4 * 1
+    assert found.kept == 4 * (x + hidden + difference)  # ReLU's output is the second layer's input
+
+
+@pytest.mark.parametrize("kind", [Digits, GPT])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_shapes_alone_count_what_values_do(kind: type[TorchWorkload], precision: str) -> None:
+    workload = kind(kind.Config(global_batch=32, micro_batch=2, precision=precision))
+    assert counted(workload, values=False) == counted(workload, values=True)
+
+
+def test_what_is_held_is_what_a_shard_holds() -> None:
+    """Alone in a cell: parameters, moments and gradients to the byte."""
+    workload = two_layers()
+    shard = workload.build(0)
+    memory = torch_estimate(workload, H100, 1, 8).memory
+    held = sum(p.numel() * p.element_size() for p in shard.model.parameters())
+    state = sum(t.numel() * t.element_size() for t in shard.tensors()) - 3 * 8  # less the guard's
+    shard.accumulate([[0, 1, 2, 3]])
+    assert memory["parameters"] == held
+    assert memory["parameters"] + memory["optimizer"] == state
+    sums = shard.sums()
+    assert memory["gradients"] == memory["gradients, flat"] == sums.numel() * sums.element_size()
+    assert memory["parameters, gathered"] == 0
+
+
+def test_what_looks_at_values_is_refused_without_them() -> None:
+    class Looks(type(two_layers())):  # type: ignore[misc]
+        def loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
+            total, count = super().loss(model, batch)
+            return total, count if total.item() > 0 else 1
+
+    with pytest.raises(UserError, match="Looks looks at values"):
+        counted(Looks(Looks.Config(global_batch=8)), values=False)
+
+
+def test_a_job_of_ones_own_model_is_priced(tmp_path: Path) -> None:
+    job = {
+        "run_id": "mine", "steps": 1000, "cells": 4, "workers_per_cell": 2, "storage": str(tmp_path),
+        "workload": {"path": "docs.examples.gpt:GPT", "global_batch": 64, "micro_batch": 2},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    asked = ["plan", str(tmp_path / "job.yaml"), "--cluster", "1x8xH100", "--price", "2"]
+    done = CliRunner().invoke(app, [*asked, "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    assert found["memory_peak_bytes"] == sum(found["memory_parts"].values())
+    assert found["step_seconds"] == pytest.approx(sum(found["step_parts"].values()))
+    assert found["dollars"] == pytest.approx(1000 * found["step_seconds"] / 3600 * 8 * 2)
+    assert "1,000 steps" in CliRunner().invoke(app, asked).stdout
+    small = CliRunner().invoke(app, [*asked[:3], "1x4xH100"])
+    assert "4 GPUs are too few for 4 cells of 2 workers" in str(small.exception)

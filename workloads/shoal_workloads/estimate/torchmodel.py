@@ -1,0 +1,206 @@
+"""What training a user's model takes: its own code runs once over a micro-batch without values, which counts the FLOPs
+and what backward keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from shoal_core.errors import UserError
+from shoal_workloads.estimate.layer import MOVED
+from shoal_workloads.estimate.step import WAITING, Cluster, per_byte
+from shoal_workloads.footprint import COMMUNICATORS, CONTEXT, SPARE
+from shoal_workloads.torchmodel.building import built
+from shoal_workloads.torchmodel.losses import loss_of
+from shoal_workloads.torchmodel.spread import whole_blocks
+from shoal_workloads.torchmodel.trial import LARGEST
+from shoal_workloads.torchmodel.workload import TorchWorkload
+
+__all__ = ["Counted", "TorchEstimate", "counted", "torch_estimate"]
+
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of one micro-batch of a worker: `flops` of the products, forward and backward; bytes `kept` between the two. Of
+    the model: numbers of `parameters`, of those `trained`, of the largest of its blocks that FSDP gathers by itself,
+    and of the `rest`, which is gathered with the whole; bytes of its `buffers`."""
+
+    flops: float
+    kept: int
+    parameters: int
+    trained: int
+    largest: int
+    rest: int
+    buffers: int
+
+
+@dataclass(frozen=True)
+class TorchEstimate:
+    """A step in `cells` of `workers`. `memory`: bytes of a worker, by part; `step`: seconds, by what takes them."""
+
+    cluster: Cluster
+    cells: int
+    workers: int
+    micro_batches: int
+    samples: int
+    flops: float
+    memory: Mapping[str, int]
+    step: Mapping[str, float]
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.cluster.hardware.memory_gb * 1e9
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.step.values())
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return sum(self.memory.values())
+
+    @property
+    def mfu(self) -> float:
+        """Share of bf16's peak that goes into products."""
+        return self.flops / (self.seconds * self.cells * self.workers * self.cluster.hardware.tflops.bf16 * 1e12)
+
+
+def counted(workload: TorchWorkload, *, values: bool | None = None) -> Counted:
+    """Run `loss` and its backward pass over the first micro-batch: with `values`, or with tensors that have shapes
+    alone; None: with values if the model is as small as one that is tried before a run. Without, a model may take
+    another way (masks of attention that it would leave out).
+
+    Raises:
+        UserError: what the user wrote raised, or looks at values of which there are none.
+    """
+    if values is None:
+        values = workload.blueprint.parameters <= LARGEST
+    first = workload.samples(0)[0]
+    batch = workload.items.batch(range(first, first + workload.micro_batch))
+    fake, flops = FakeTensorMode(), FlopCounterMode(display=False)
+    if not values:
+        batch = tree_map_only(torch.Tensor, fake.from_tensor, batch)
+    try:
+        with nullcontext() if values else fake:
+            model = built(workload, 0)
+            kept = Kept(model)
+            with flops, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+                total = loss_of(workload, model, batch, "cpu").total
+                size = kept.size
+                total.backward()
+    except RuntimeError as error:
+        if values:
+            raise
+        raise UserError(
+            f"{type(workload).__name__} looks at values, and cannot be reckoned without them ({error})",
+            "give the count of its loss as a tensor (no .item(), no branch on what a tensor holds)",
+        ) from error
+    blocks = whole_blocks(model, workload.blocks(model))
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    buffers = sum(one.numel() * one.element_size() for one in model.buffers())
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    largest, rest = max(sizes, default=0), parameters - sum(sizes)
+    return Counted(float(flops.get_total_flops()), size, parameters, trained, largest, rest, buffers)
+
+
+class Kept:
+    """Bytes that autograd keeps for backward, each storage once, less parameters and buffers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._own = {storage(one) for one in (*model.parameters(), *model.buffers())}
+        self._alive = dict[int, torch.UntypedStorage]()
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        key = storage(tensor)
+        if key not in self._own:
+            self._alive[key] = tensor.untyped_storage()
+        return tensor
+
+    @property
+    def size(self) -> int:
+        return sum(one.nbytes() for one in self._alive.values())
+
+
+def storage(tensor: torch.Tensor) -> int:
+    """What tells a storage from others, also where none has an address."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def torch_estimate(workload: TorchWorkload, cluster: Cluster, workers: int, cells: int) -> TorchEstimate:
+    """A step of a user's model in so many cells.
+
+    Raises:
+        UserError: there is no room for them, a batch cannot be cut for them, or `counted` cannot count.
+    """
+    found, config = counted(workload), workload.config
+    count, rest = divmod(config.global_batch, workers * config.micro_batch)
+    if rest:
+        raise UserError(
+            f"workload.global_batch: {config.global_batch} samples cannot be cut for cells of {workers} workers, "
+            f"{workers * config.micro_batch} at once",
+            f"a multiple of {workers * config.micro_batch}",
+        )
+    if cells * workers > cluster.workers:
+        raise UserError(
+            f"--cluster: {cluster.workers} GPUs are too few for {cells} cells of {workers} workers",
+            f"cells={max(1, cluster.workers // workers)}, or more nodes",
+        )
+    cells = min(cells, count)
+    most = ceil(count / cells)
+    memory = memory_of(workload, found, workers)
+    return TorchEstimate(
+        cluster, cells, workers, most, config.global_batch, found.flops * count * workers, memory,
+        step_of(workload, found, cluster, workers, cells, most),
+    )  # fmt: skip
+
+
+def memory_of(workload: TorchWorkload, found: Counted, workers: int) -> dict[str, int]:
+    """Bytes of a worker at its fullest: the largest block at work, all that is kept, and its gradients beside it."""
+    several = workers > 1
+    shard, mine = ceil(found.parameters / workers), ceil(found.trained / workers)
+    together = FP32 * (found.rest + 2 * found.largest) if several else 0  # the next block is gathered meanwhile
+    parts = {
+        "parameters": FP32 * shard,
+        "parameters, gathered": together,
+        "buffers": found.buffers,
+        "gradients": FP32 * mine,
+        "gradients, not reduced yet": FP32 * 2 * found.largest if several else 0,
+        "optimizer": 2 * FP32 * mine,
+        "averages": FP32 * mine if workload.config.ema_decay else 0,
+        "activations": found.kept,
+        "gradients, flat": FP32 * mine,
+        "context": CONTEXT,
+        "communicators": COMMUNICATORS if several else 0,
+    }
+    return {**parts, "spare": int(SPARE * sum(parts.values()))}
+
+
+def step_of(
+    workload: TorchWorkload, found: Counted, cluster: Cluster, workers: int, cells: int, most: int
+) -> dict[str, float]:
+    """Seconds by part. What is kept is written once and read once, and its gradients are."""
+    hardware = cluster.hardware
+    rate = hardware.tflops.bf16 * hardware.reached.bf16 * 1e12
+    products = most * found.flops / rate
+    moved_bytes = most * 4 * found.kept / (hardware.memory_tb_s * 1e12 * MOVED)
+    step = {"products": products, "element-wise": moved_bytes}
+    if workers > 1:  # gathered forward and backward, gradients reduced; behind what computes
+        traffic = most * FP32 * (2 * found.parameters + found.trained) * per_byte(cluster, workers)
+        step["gather and reduce"] = max(0.0, traffic - products - moved_bytes)
+    step["waiting"] = WAITING / (1 - WAITING) * sum(step.values())
+    mine = FP32 * ceil(found.trained / workers)
+    step["sum across cells"] = 2 * (cells - 1) / cells * mine / (hardware.network_gb_s * 1e9)
+    step["optimizer"] = 8 * mine / (hardware.memory_tb_s * 1e12 * MOVED)
+    return step
