@@ -10,5 +10,5 @@
 
 Arrows run one way, from each room to those after it: `writing | bpe | chat`, `reading`, `tokenizer`, `jobs`, `sources`,
 and then the modules beside the rooms (`files`, `arrow`, `progress`, `retry`, `place`). Ray is known to
-`jobs` alone. Programs outside of the project come in by `reader` and `errors`.
+`jobs` alone. Programs outside of the project come in by `build`, `reader`, `inspection` and `errors`.
 """

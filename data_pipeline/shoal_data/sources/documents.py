@@ -21,6 +21,7 @@ from shoal_data.sources.dataset_folder import MAPPED, mapped_stamp
 from shoal_data.sources.fields import joined, plain
 from shoal_data.sources.filesystem import reads_are_conditional, stamp_of
 from shoal_data.sources.formats import is_packed
+from shoal_data.sources.hub_dataset import STREAMED, streamed_columns
 from shoal_data.sources.jsonl import jsonl_columns
 from shoal_data.sources.mapped import mapped_columns
 from shoal_data.sources.parquet import parquet_columns
@@ -231,4 +232,5 @@ _READERS: dict[str, Callable[[Piece, str, str | None, list[Quarantined]], Iterat
     "jsonl": jsonl_columns,
     MAPPED: mapped_columns,
     "text": _text_columns,
+    STREAMED: lambda piece, column, join, lost: streamed_columns(piece.path, column, join, lost),
 }

@@ -55,7 +55,7 @@ def find_files(pattern: str) -> list[Found]:
 
 def reads_are_conditional(path: str) -> bool:
     """Whether a file opened with its stamp gives bytes of that content and no other, so that nobody need ask again."""
-    return path.startswith("s3://")
+    return path.startswith(("s3://", "dataset://"))  # the latter name a commit
 
 
 def stamp_of(path: str) -> str:

@@ -13,6 +13,7 @@ from shoal_data.sources.filesystem import Found, is_local, list_files
 from shoal_data.sources.formats import format_of, refusal
 from shoal_data.sources.found import Listing, Problem, refuse
 from shoal_data.sources.globs import has_magic, match_path
+from shoal_data.sources.hub_dataset import SCHEME, open_dataset
 from shoal_data.sources.local_files import describe
 from shoal_data.sources.names import source_names
 
@@ -103,8 +104,11 @@ def gather(inputs: Sequence[str], said: Callable[[int], None], split: str | None
 
 
 def _saved(listing: Listing, split: str | None) -> list[SavedDataset]:
-    """The folders of `listing` that `datasets` wrote, which are taken out of it."""
-    opened = {folder: open_saved(folder, split) for folder in listing.folders}
+    """The datasets among the folders of `listing`, which are taken out of it."""
+    opened = {
+        folder: open_dataset(folder) if folder.startswith(SCHEME) else open_saved(folder, split)
+        for folder in listing.folders
+    }
     listing.folders = [folder for folder, saved in opened.items() if saved is None]
     return [saved for saved in opened.values() if saved is not None]
 
@@ -114,6 +118,9 @@ def _look(pattern: str, said: Callable[[int], None]) -> tuple[str, Listing]:
 
     `NAME=` is part of the path where that exists: `year=2024/*.jsonl` in a folder that holds `year=2024`.
     """
+    source, scheme, address = pattern.partition(SCHEME)
+    if scheme and (not source or source.endswith("=")):
+        return source[:-1], Listing(folders=[f"{scheme}{address}"])
     named = _NAMED.fullmatch(pattern)
     if not named:
         return "", list_files(pattern, said)

@@ -16,7 +16,7 @@ from shoal_data.sources.globs import fixed_part, has_magic, match_path
 if TYPE_CHECKING:
     from huggingface_hub import HfFileSystem
 
-__all__ = ["find", "ranges", "stamp"]
+__all__ = ["asked", "find", "ranges", "stamp"]
 
 Result = TypeVar("Result")
 
@@ -152,6 +152,34 @@ def _call(url: str, ask: Callable[[HfFileSystem], Result]) -> Result:
             return _explained(url, lambda: ask(_hub()))
 
     return retried(url, one, _ATTEMPTS)
+
+
+def asked(what: str, ask: Callable[[], Result], passed: tuple[type[Exception], ...] = ()) -> Result:
+    """What a function that asks the Hub returns, asked again where another answer may come.
+
+    Args:
+        what: it is about, for messages.
+        passed: errors that say nothing about the Hub, raised as they are.
+
+    Raises:
+        StoreError: no answer is to be had.
+    """
+
+    def one() -> Result | Exception:
+        def answer() -> Result | Exception:
+            try:
+                return ask()
+            except passed as error:
+                if any(_status(cause) for cause in _causes(error)):
+                    raise
+                return error
+
+        return _explained(what, answer)
+
+    found = retried(what, one, _ATTEMPTS)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _explained(url: str, ask: Callable[[], Result]) -> Result:

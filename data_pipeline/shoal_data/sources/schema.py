@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from shoal_core.errors import StoreError, UserError
 from shoal_data.sources.fields import leaf_names, locate, nearest, unfit
 from shoal_data.sources.formats import format_of
+from shoal_data.sources.hub_dataset import SCHEME, streamed_schema
 from shoal_data.sources.opening import open_file
 
 __all__ = ["check_column"]
@@ -24,16 +25,19 @@ def check_column(paths: Sequence[str], column: str, join: str | None) -> None:
     Raises:
         UserError: no file has it, or none has text in it.
     """
-    if not paths or len(paths) > _MOST or any(format_of(path) not in ("parquet", "arrow") for path in paths):
+    if not paths or len(paths) > _MOST or not all(_says(path) for path in paths):
         return
     schemas: list[pa.Schema] = []
     for path in paths:
         try:
-            schemas.append(_schema(path))
+            schema = _schema(path)
         except StoreError:
             raise
         except (OSError, ValueError, pa.ArrowException):
             return  # who reads it says what is wrong, and quarantines it
+        if schema is None:
+            return
+        schemas.append(schema)
     causes = [unfit(schema, column, join) for schema in schemas]
     if not all(causes):
         return
@@ -46,7 +50,14 @@ def check_column(paths: Sequence[str], column: str, join: str | None) -> None:
     raise UserError(f"{path}: {cause}", "name the column with the text")
 
 
-def _schema(path: str) -> pa.Schema:
+def _says(path: str) -> bool:
+    """Whether what lies at `path` says what columns it has."""
+    return path.startswith(SCHEME) or format_of(path) in ("parquet", "arrow")
+
+
+def _schema(path: str) -> pa.Schema | None:
+    if path.startswith(SCHEME):
+        return streamed_schema(path)
     with open_file(path) as file:
         if format_of(path) == "parquet":
             return pq.read_schema(file)

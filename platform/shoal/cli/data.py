@@ -18,7 +18,7 @@ app = typer.Typer(name="data", no_args_is_help=True, help="Text to tokenizer to 
 app.command()(chat)
 
 Inputs = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--input",
         help="Files or globs (quoted): Parquet, Arrow, JSONL, text; a folder that `datasets` saved; here, s3:// or "
@@ -30,6 +30,12 @@ Join = Annotated[
     str | None,
     typer.Option(help="What to put between the strings, where the column holds lists of them, such as '\\n'."),
 ]
+HubDataset = Annotated[
+    list[str] | None,
+    typer.Option(help="A data set of the Hugging Face Hub, ORG/NAME (with --split), as input; NAME=ORG/NAME too."),
+]
+Config = Annotated[str | None, typer.Option(help="Of --dataset: its configuration, where it has several.")]
+Revision = Annotated[str | None, typer.Option(help="Of --dataset: branch, tag or commit; by default the newest.")]
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or data set that has several.")]
 Number = TypeVar("Number", int, float)
 CorpusAddress = Annotated[
@@ -40,11 +46,12 @@ CorpusAddress = Annotated[
 
 @app.command("tokenizer-train")
 def tokenizer_train(
-    inputs: Inputs,
     out: Annotated[
         str, typer.Option(help="Folder or s3://bucket/prefix for tokenizer.json and its card: new or empty.")
     ],
     vocab_size: Annotated[int, typer.Option(help="Entries, special tokens and the 256 bytes included.")],
+    inputs: Inputs = None,
+    dataset: HubDataset = None,
     column: Column = "text",
     pattern: Annotated[str, typer.Option(help="Pre-tokenizer: deepseek-v3, gpt2 or cl100k.")] = "deepseek-v3",
     min_frequency: Annotated[int, typer.Option(help="Pairs that occur less often are not merged.")] = 0,
@@ -52,6 +59,8 @@ def tokenizer_train(
     special: Annotated[list[str] | None, typer.Option(help="NAME=ID, a special token at a chosen id.")] = None,
     join: Join = None,
     split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a byte-level BPE tokenizer on text."""
@@ -64,17 +73,18 @@ def tokenizer_train(
     if special:
         options = replace(options, special=_pairs("--special", special, int, "a whole number"))
     go_inside()
-    path = str(train(inputs, out, options))
+    path = str(train(_gathered(inputs, dataset, config, split, revision), out, options))
     give({"tokenizer": path}) if as_json else print(path)
 
 
 @app.command()
 def tokenize(
-    inputs: Inputs,
     tokenizer: Annotated[str, typer.Option(help="A byte-level BPE tokenizer.json: a path, or s3://...")],
     out: Annotated[
         str, typer.Option(help="Folder that all nodes see, or s3://bucket/prefix, for the corpus: new or empty.")
     ],
+    inputs: Inputs = None,
+    dataset: HubDataset = None,
     column: Column = "text",
     seed: Annotated[int, typer.Option(help="Names everything random.")] = 0,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Order documents by the seed.")] = False,
@@ -87,6 +97,8 @@ def tokenize(
     strict: Annotated[bool, typer.Option("--strict", help="Broken input is an error, not quarantined.")] = False,
     join: Join = None,
     split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
     """Encode text into a corpus of token shards; run again, it finishes what is missing."""
@@ -100,7 +112,8 @@ def tokenize(
     weights = _pairs("--mixture", mixture, float, "a number") if mixture else None
     recipe = Recipe(seed, shuffle, bos, fim_rate, split_rate, deduplicate, weights, strict)
     go_inside()
-    manifest = build(inputs, tokenizer, out, TokenizeOptions(column, part_bytes, recipe, unescaped(join), split))
+    named = _gathered(inputs, dataset, config, split, revision)
+    manifest = build(named, tokenizer, out, TokenizeOptions(column, part_bytes, recipe, unescaped(join), split))
     totals = manifest.totals
     if as_json:
         give({"out": out, **totals})
@@ -109,6 +122,22 @@ def tokenize(
     if totals["quarantined"]:
         path = place_at(out) / "quarantine.jsonl"
         print(f"left out: {extent(read_lines(path))}; {path} says which and why")
+
+
+def _gathered(
+    inputs: list[str] | None, dataset: list[str] | None, config: str | None, split: str | None, revision: str | None
+) -> list[str]:
+    """All inputs that the options name. Raises UserError: there are none, or options without their --dataset."""
+    from shoal_core.errors import UserError
+    from shoal_data.sources.hub_dataset import dataset_input
+
+    if not dataset and (config is not None or revision is not None):
+        raise UserError("--config and --revision are of a --dataset, and none is named", "leave them out")
+    if not inputs and not dataset:
+        raise UserError(
+            "neither --input nor --dataset is given", "name the text: --input 'FILES' or --dataset ORG/NAME"
+        )
+    return [*(inputs or []), *(dataset_input(one, config, split, revision) for one in dataset or [])]
 
 
 def unescaped(join: str | None) -> str | None:
