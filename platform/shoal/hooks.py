@@ -22,7 +22,7 @@ from shoal.printable import printable
 from shoal.sections import Notify
 from shoal_core.errors import UserError
 
-__all__ = ["Command", "Hook", "HookFailed", "Webhook", "check", "credentials", "hooks_of"]
+__all__ = ["Command", "Hook", "HookFailed", "Webhook", "check", "credentials", "hooks_of", "variables"]
 
 
 class HookFailed(Exception):
