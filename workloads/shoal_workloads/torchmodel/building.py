@@ -63,7 +63,9 @@ def hollow(workload: TorchWorkload, seed: int) -> nn.Module:
 
 def blueprint(workload: TorchWorkload) -> Blueprint:
     """Raises: as `built`."""
-    model = _on_meta(workload, 0) or built(workload, 0)
+    model = _on_meta(workload, 0)
+    if model is None:
+        model = built(workload, 0)
     trained: dict[str, tuple[tuple[int, ...], str]] = {}
     frozen: dict[str, tuple[tuple[int, ...], str]] = {}
     for name, p in model.named_parameters():
@@ -72,7 +74,7 @@ def blueprint(workload: TorchWorkload) -> Blueprint:
 
 
 def kept_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers that are part of the model's state, each once."""
+    """Buffers that are part of the model's state, by name."""
     found: dict[str, torch.Tensor] = {}
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
