@@ -91,6 +91,22 @@ def test_there_and_back(checkpoint: Path, section: dict[str, Any], tmp_path: Pat
     assert all(torch.equal(averages[name], new[name]) for name in new)
 
 
+def test_mtp_modules_that_a_checkpoint_lacks_are_those_of_a_new_run(
+    checkpoint: Path, section: dict[str, Any], tmp_path: Path
+) -> None:
+    export(checkpoint, tmp_path / "hf", dtype="fp32")
+    import_checkpoint(tmp_path / "hf", section, tmp_path / "back")
+    new = Pretrain(PretrainConfig.model_validate(section)).build(0).state_dict()
+    old = Checkpoint(checkpoint).weights()
+    for found in (Checkpoint(tmp_path / "back").weights(), Checkpoint(tmp_path / "back").weights(ema=True)):
+        assert found.keys() == old.keys()
+        for name, tensor in found.items():
+            expected = new[f"model.{name}"] if name.startswith("mtp.") else old[name]
+            if name in ("router_bias.2", "router_bias.3"):  # of the two modules
+                expected = torch.zeros_like(tensor)
+            assert torch.equal(tensor, expected), name
+
+
 def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "hf", dtype="fp32")
     weights = load_file(tmp_path / "hf" / "model.safetensors")
