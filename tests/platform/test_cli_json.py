@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from shoal.cli.figures import alone, give
 from shoal.cli.main import app
+from shoal_core.errors import UserError
 
 NO_RESULT = {
     "cluster exec": "what it runs prints, not Shoal",
@@ -95,3 +96,18 @@ def test_timeouts_are_given_whole(tmp_path: Path) -> None:
     assert [f"{row['seconds']:8.2f} s  {row['name']:12} {row['meaning']}" for row in rows] == said.splitlines()[
         : len(rows)
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "neither --input nor --dataset"),
+        (["--input", "a", "--revision", "v1"], "--config and --revision are of a --dataset"),
+        (["--dataset", "https://x"], "no name of a data set"),
+    ],
+)
+def test_input_that_is_not_named_is_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    argv = ["data", "tokenize", "--tokenizer", "t.json", "--out", str(tmp_path / "o"), *options]
+    done = CliRunner().invoke(app, argv)
+    assert isinstance(done.exception, UserError)
+    assert message in done.exception.problem
