@@ -1,1 +1,1 @@
-"""Hugging Face's format of the DeepSeek-V3 architecture: names, configuration, export and import."""
+"""Hugging Face's format: import and export of the DeepSeek-V3 architecture, and of any model by its tensors' names."""
