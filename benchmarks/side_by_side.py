@@ -46,7 +46,6 @@ NODES, WORKERS, BATCH = 3, 2, 32
 EPOCH = -(-len(ray_train_before.get_dataset()) // (WORKERS * BATCH))
 """Steps."""
 ENDLESS = 10**6
-SLOW = "SHOAL_BENCH_MICRO_BATCH_S"
 
 
 # ---- Ray Train
@@ -95,14 +94,17 @@ def drive(folder: Path, step: float) -> None:
 
 
 class Slow(ray_train_after.Digits):
-    """The workload of the script, each micro-batch of which takes longer."""
+    """The workload of the script, each micro-batch of which takes so many seconds longer."""
+
+    class Config(ray_train_after.Digits.Config):
+        seconds: float
 
     def loss(self, model: Any, batch: Any) -> Any:
-        time.sleep(float(os.environ[SLOW]))
+        time.sleep(self.config.seconds)
         return super().loss(model, batch)
 
 
-def drive_shoal(folder: Path) -> None:
+def drive_shoal(folder: Path, step: float) -> None:
     """Shoal's driver, inside the cluster: runs until it is told to end."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
@@ -110,7 +112,7 @@ def drive_shoal(folder: Path) -> None:
 
     ShoalTrainer(
         "benchmarks.side_by_side:Slow",
-        workload_config={"lr": 1e-3, "global_batch": WORKERS * BATCH, "micro_batch": BATCH},
+        workload_config={"lr": 1e-3, "global_batch": WORKERS * BATCH, "micro_batch": BATCH, "seconds": step},
         shoal_config={"steps": ENDLESS, "audit": {"samples": True}, "mlflow": {"enabled": False}},
         scaling_config=ScalingConfig(num_workers=WORKERS),
         run_config=RunConfig(name="after", storage_path=str(folder), failure_config=FailureConfig(max_failures=-1)),
@@ -122,8 +124,8 @@ def measure_shoal(cluster: str, numbers: Iterable[int], step: float) -> Iterator
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         run = folder / "after"
-        argv = connect.command(cluster, [sys.executable, str(HERE), "--drive-shoal", str(folder)])
-        environ = {**os.environ, **connect.environment(cluster), SLOW: str(step)}
+        argv = connect.command(cluster, [sys.executable, str(HERE), "--drive-shoal", str(folder), "--step", str(step)])
+        environ = {**os.environ, **connect.environment(cluster)}
         with (folder / "driver.log").open("wb") as log:
             driver = subprocess.Popen(argv, env=environ, stdout=log, stderr=log, process_group=0)
         try:
@@ -202,7 +204,7 @@ def main() -> None:
         drive(asked.drive, asked.step)
         return
     if asked.drive_shoal:
-        drive_shoal(asked.drive_shoal)
+        drive_shoal(asked.drive_shoal, asked.step)
         return
     load = os.getloadavg()[0]
     local.up(CLUSTER, nodes=NODES, slots=1, say=print)

@@ -19,6 +19,10 @@ class Line(TorchWorkload):
 
 
 if __name__ == "__main__":
-    settings = {"global_batch": 10, "lr": 0.1}
-    trainer = ShoalTrainer(Line, workload_config=settings, shoal_config={"steps": 100}, scaling_config=ScalingConfig(2))
+    trainer = ShoalTrainer(
+        Line,
+        workload_config={"global_batch": 10, "lr": 0.1},
+        shoal_config={"steps": 100},
+        scaling_config=ScalingConfig(num_workers=2),
+    )
     print(trainer.fit().metrics)
