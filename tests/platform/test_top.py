@@ -184,9 +184,8 @@ def test_a_live_run_is_seen_as_its_record_has_it(run: RunDir) -> None:
 
 def test_an_ended_run_shows_its_end(run: RunDir) -> None:
     crews = {str(cell): [f"job/spare{rank}@n{cell}" for rank in range(4)] for cell in range(2)}
-    run.replace_plan(
-        [{"generation": 0, "time": 1.0, "assignment": {}}, {"generation": 1, "time": 2.0, "assignment": crews}]
-    )
+    saving = {"generation": 1, "time": 2.0, "assignment": {"0": crews["0"]}}  # one more, in which nobody trained
+    run.replace_plan([{"generation": 0, "time": 1.0, "assignment": crews}, saving])
     run.append_event("run_ended", status="done", reason="every step is committed")
     run.write_status({"run_id": "job", "status": "done", "step": 20, "steps": 20})
     view = Eye(run.path).look()

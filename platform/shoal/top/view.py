@@ -127,7 +127,7 @@ def seats_of(
 
 
 def seats_at_the_end(plan: Mapping[str, Sequence[str]], stages: int) -> list[Seat]:
-    """Where workers sat in the last generation of a run that is over. plan: of each cell its actors, by rank."""
+    """Where workers sat in a generation of a run that is over. plan: of each cell its actors, by rank."""
     found = []
     for cell, crew in sorted((int(cell), crew) for cell, crew in plan.items()):
         per_stage = max(1, len(crew) // max(1, stages))
@@ -181,16 +181,20 @@ class Eye:
             behind=None if over else now.get("behind"),
             behind_most=now.get("behind_most"),
             asked=now.get("asked"),
-            seats=self._seats(now, events, over=over),
+            seats=self._seats(now, events, last.get("generation"), over=over),
             spares=sorted(printable(worker["node"]) for worker in now["workers"] if worker["cell"] is None),
             events=told(events),
         )
 
-    def _seats(self, now: Mapping[str, Any], events: Sequence[Mapping[str, Any]], *, over: bool) -> list[Seat]:
+    def _seats(
+        self, now: Mapping[str, Any], events: Sequence[Mapping[str, Any]], trained: int | None, *, over: bool
+    ) -> list[Seat]:
+        """`trained`: the generation of the last step; a run that is stopped has one more, which only saves."""
         shape = self._shape(now, events)
         if over or not now["workers"]:
             generations = (read_json(self.path / layout.PLAN) or {}).get("generations") or [{"assignment": {}}]
-            found = seats_at_the_end(generations[-1]["assignment"], shape[1])
+            last = [one for one in generations if one.get("generation") == trained] or generations
+            found = seats_at_the_end(last[-1]["assignment"], shape[1])
             if over or not found:
                 return [_printable(seat) for seat in found]
         dead = {}
