@@ -11,7 +11,7 @@ from shoal.dashboard.palette import stylesheet
 
 __all__ = ["SCRIPTS", "document", "policy"]
 
-SCRIPTS = ("dom.js", "curves.js", "crew.js", "timeline.js", "app.js")
+SCRIPTS = ("dom.js", "curves.js", "crew.js", "timeline.js", "head.js", "app.js")
 """In the order in which they stand in the page."""
 
 
