@@ -163,14 +163,14 @@ def full(steps: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def wait_for(run: Path, condition: Any, timeout_s: float = 240.0) -> Any:
-    """What `condition(steps)` returns, once it is true. Raises SystemExit: it does not become true."""
+    """What `condition(steps)` returns, once it is true. Raises SystemExit: it does not become true, or the run ends."""
     end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (run / "run.json").exists():
         if (run / "steps.jsonl").exists() and (found := condition(read.steps(run))):
             return found
         time.sleep(0.05)
     log = (run.parent / "driver.log").read_text(errors="replace")
-    raise SystemExit(f"Shoal did not go on within {timeout_s:.0f} s; its driver's log ends:\n{log[-3000:]}")
+    raise SystemExit(f"Shoal ended, or did not go on within {timeout_s:.0f} s; its driver's log ends:\n{log[-3000:]}")
 
 
 # ---- both

@@ -61,7 +61,7 @@ def test_from_nothing_to_a_job_on_several_nodes_it_is_two_commands(
 
 
 def test_a_killed_worker_costs_shoal_no_step_and_ray_train_some(tmp_path: Path) -> None:
-    """Both go on; what it costs each is printed, and asserted of Shoal's steps alone."""
+    """Both go on. Ray Train's worker is killed before its first checkpoint; how long each takes is printed."""
     file = tmp_path / "found.json"
     argv = [sys.executable, str(ROOT / "benchmarks/side_by_side.py"), "--kills", "1", "--json", str(file)]
     told = subprocess.run(argv, env={**os.environ}, capture_output=True, text=True, timeout=900)
@@ -70,5 +70,5 @@ def test_a_killed_worker_costs_shoal_no_step_and_ray_train_some(tmp_path: Path) 
     (ours,), (theirs,) = found["kills"]["shoal"], found["kills"]["ray_train"]
     print(f"Shoal {ours}, Ray Train {theirs}: {found['ratio']} times sooner")
     assert ours["steps_lost"] == 0
-    assert ours["next_step"] > 0
-    assert theirs["next_step"] > 0
+    assert theirs["steps_lost"] > 0
+    assert (ours["step"] >= 12, theirs["step"] >= 12) == (True, True)
