@@ -222,6 +222,20 @@ def test_what_is_damaged_is_told_and_what_was_read_before_stays(tmp_path: Path) 
     assert reader.picture.head()["step"] == STEPS
 
 
+def test_an_event_whose_fields_are_wrong_is_told_and_the_page_goes_on(tmp_path: Path) -> None:
+    run = demo_record(tmp_path)
+    reader = Reader(run.path)
+    reader.look()
+    before, _ = reader.picture.since(Seen())
+    run.append_event("worker_ready", actor=None, node=None)
+    assert reader.look()
+    assert "what docs/record.md says" in str(reader.problem)
+    after, _ = reader.picture.since(Seen())
+    assert {name: after[name] for name in ("map", "lanes", "heldout")} == {
+        name: before[name] for name in ("map", "lanes", "heldout")
+    }
+
+
 def test_a_controller_that_says_nothing_is_told(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "r", {}, resume=False)
     run.append_event("run_started", run_id="r", steps=9, cells=1, workers_per_cell=1)

@@ -56,9 +56,12 @@ class Picture:
         self._next_commits: list[float] = []
         self._begun: Event | None = None
         self._ended: Event | None = None
+        self._drawn = self._draw()
 
     def take_events(self, events: Iterable[Event]) -> None:
-        """New lines of the journal, in order."""
+        """New lines of the journal, in order. What is drawn of them is made here: where a field of one is not what
+        docs/record.md says, this fails, and what was drawn before stays.
+        """
         for raw in events:
             event = printable_values(raw)
             self.events.append(event)
@@ -66,6 +69,7 @@ class Picture:
             self._count(event)
             if (told := entry(raw)) is not None:
                 self.told.append(told)
+        self._drawn = self._draw()
 
     def take_status(self, status: dict[str, Any] | None) -> None:
         """The live picture as it is now (`shoal.record.status.aged`); None: there is none."""
@@ -88,7 +92,7 @@ class Picture:
         if now.told != seen.told:
             found["story"] = {"at": seen.told, "entries": self.told[seen.told :]}
         if now.events != seen.events:
-            found |= {"map": self.crew.picture(), "lanes": self.lanes(), "heldout": self.heldout()}
+            found |= self._drawn
         if now.status != seen.status or now.events != seen.events:
             found["quiet"] = self.quiet()
         return found, now
@@ -163,6 +167,9 @@ class Picture:
         """Workers of which nothing was heard for a while: seconds by actor."""
         workers = (self._status or {}).get("workers") or ()
         return {one["actor"]: round(one["heartbeat_age"], 1) for one in workers if one["heartbeat_age"] > QUIET}
+
+    def _draw(self) -> dict[str, Any]:
+        return {"map": self.crew.picture(), "lanes": self.lanes(), "heldout": self.heldout()}
 
     def _state(self) -> str:
         if self._status is not None:
