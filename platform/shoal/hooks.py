@@ -55,6 +55,12 @@ def check(notify: Notify | None) -> None:
             raise UserError(f"notify: the environment has no {name}", f"export {name} where `shoal train` runs")
     if notify is not None and notify.url_env is not None:
         _address(notify.url_env, os.environ[notify.url_env])
+    if notify is not None and notify.token_env is not None and not _sendable(os.environ[notify.token_env]):
+        raise UserError(
+            f"notify.token_env: what {notify.token_env} holds is no token: it has blanks, line ends or characters "
+            "that no header takes",
+            f"export {notify.token_env} as the token alone",
+        )
 
 
 def variables(notify: Notify | None) -> list[str]:
@@ -89,14 +95,17 @@ def _address(name: str, address: str) -> str:
     remedy = f"let {name} be http://HOST/... or https://HOST/..."
     try:
         parts = urlsplit(address)
-        fit = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and address.isprintable() and " " not in address
-        )
+        fit = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and _sendable(address)
     except ValueError:
         fit = False
     if not fit:
         raise UserError(f"notify.url_env: what {name} holds is no address of HTTP", remedy)
     return address
+
+
+def _sendable(text: str) -> bool:
+    """Whether a request takes it as it is."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

@@ -94,6 +94,8 @@ class Notify(Section):
     def _without_secrets(cls, command: list[str] | None) -> list[str] | None:
         if command is not None and (not command[0].strip() or has_secret(shlex.join(command))):
             raise ValueError("is empty, or holds what looks like a credential: name its variable in command_env")
+        if command is not None and any("\0" in word for word in command):
+            raise ValueError("has a NUL character, which no program can be given")
         return command
 
     @model_validator(mode="after")

@@ -327,6 +327,7 @@ def test_a_command_that_fails_or_hangs_is_ended_with_all_that_it_began(tmp_path:
      ({"url_env": "https://hooks.slack.com/services/T0/B0"}, "'notify.url_env'"),
      ({"command": ["x"], "on": ["all"]}, "'notify.on"),
      ({"command": ["curl", "-H", "Authorization: Bearer abcdef"]}, "looks like a credential"),
+     ({"command": ["x", "a\0b"]}, "NUL character"),
      ({"command": ["x"], "token_env": "A"}, "token_env is sent to url_env")],
 )  # fmt: skip
 def test_what_is_wrong_with_the_section_is_named(settings: dict[str, Any], problem: str) -> None:
@@ -343,6 +344,23 @@ def test_what_the_environment_lacks_is_said_before_the_start(monkeypatch: pytest
         check(job.notify)
     monkeypatch.setenv("SHOAL_T_URL", f"hooks.slack.com/{SECRET}")
     with pytest.raises(UserError, match="SHOAL_T_URL holds is no address") as caught:
+        check(job.notify)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "name"),
+    [("https://h:port/x", "t", "SHOAL_T_URL"), ("https://h/\xe9", "t", "SHOAL_T_URL"),
+     ("https://h/x", f"{SECRET}\n", "SHOAL_T_TOKEN"), ("https://h/x", f"\u2019{SECRET}", "SHOAL_T_TOKEN")],
+)  # fmt: skip
+def test_what_no_request_can_hold_is_said_before_the_start(
+    monkeypatch: pytest.MonkeyPatch, url: str, token: str, name: str
+) -> None:
+    settings = {"url_env": "SHOAL_T_URL", "token_env": "SHOAL_T_TOKEN"}
+    job = Job.model_validate({"steps": 1, "workload": {}, "notify": settings})
+    monkeypatch.setenv("SHOAL_T_URL", url)
+    monkeypatch.setenv("SHOAL_T_TOKEN", token)
+    with pytest.raises(UserError, match=f"what {name} holds is no") as caught:
         check(job.notify)
     assert SECRET not in str(caught.value)
 
