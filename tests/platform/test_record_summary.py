@@ -245,6 +245,8 @@ def test_every_kind_of_event_has_a_sentence_even_with_nothing_known() -> None:
     ({"kind": "recovery", "sentence": "All well."}, "All well."),
     ({"kind": "evaluation", "step": 4, "bpb": 1.5}, "Held-out text at step 4: 1.5000 bits a byte."),
     ({"kind": "evaluation", "step": 4, "heldout_loss": 1.5}, "Held-out loss at step 4: 1.5000."),
+    ({"kind": "evaluation", "step": 4, "accuracy": 0.5, "bpb": None}, "Evaluation at step 4: accuracy 0.5000."),
+    ({"kind": "evaluation", "step": 4, "bpb": None}, "Evaluation at step 4: nothing was measured."),
     ({"kind": "run_ended", "status": "done"}, "The run ended (done)."),
 ])  # fmt: skip
 def test_sentences(event: dict[str, Any], told: str) -> None:

@@ -211,8 +211,14 @@ def _evaluation(event: Event) -> str:
     bpb, loss = event.get("bpb"), event.get("heldout_loss")
     if bpb is None and isinstance(loss, int | float):
         return f"Held-out loss at step {event.get('step')}: {loss:.4f}."
-    value = f"{bpb:.4f}" if isinstance(bpb, int | float) else "unknown"
-    return f"Held-out text at step {event.get('step')}: {value} bits a byte."
+    if isinstance(bpb, int | float):
+        return f"Held-out text at step {event.get('step')}: {bpb:.4f} bits a byte."
+    figures = [
+        f"{name} {value:.4f}"
+        for name, value in event.items()
+        if name not in ("time", "seq", "step") and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    return f"Evaluation at step {event.get('step')}: {', '.join(figures) or 'nothing was measured'}."
 
 
 def _controller_back(event: Event) -> str:
