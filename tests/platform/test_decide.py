@@ -14,7 +14,7 @@ from shoal.decisions.modes import Running
 from shoal.decisions.seating import spares
 from shoal.ladder import Rung
 from shoal.plan import Seat
-from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Failed, Finished, NotSaved, Ready
+from shoal.protocol.said import Ack, Acked, Checkpointed, Committed, Evaluated, Failed, Finished, NotSaved, Ready
 from tests.support.decisions import HOMES, NODES, Run, deeds, one
 
 
@@ -322,6 +322,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_once() -> None:
     assert {form.restore for form in fresh if isinstance(form, Form)} == {20}
     end = one(run.feed(PassedOver(20, None, "a bit")), End)
     assert (end.status, "no older checkpoint is left" in end.reason) == ("failed", True)
+
+
+def test_an_evaluation_of_nothing_is_not_told() -> None:
+    run = Run()
+    generation = run.start().generation
+    assert run.feed(Evaluated("w00", generation, 3, {})) == []
+    assert run.state.evaluated == 3
+    assert run.feed(Evaluated("w00", generation, 4, {"bpb": 2.0})) == [Journal("evaluation", {"step": 4, "bpb": 2.0})]
 
 
 def test_a_step_that_is_no_number_is_counted_in_a_row() -> None:

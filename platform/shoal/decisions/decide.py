@@ -146,7 +146,8 @@ def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
         case Evaluated(_, generation, steps, metrics):
             if generation == state.generation and steps > state.evaluated:
                 state.evaluated = steps
-                actions.append(Journal("evaluation", {"step": steps, **metrics}))
+                if metrics:  # nothing is, without a held-out set
+                    actions.append(Journal("evaluation", {"step": steps, **metrics}))
         case CopyHeld():
             copy_held(state, event)
         case Checkpointed():
