@@ -208,16 +208,11 @@ def _pieces(event: Event) -> str:
 
 
 def _evaluation(event: Event) -> str:
-    bpb, loss = event.get("bpb"), event.get("heldout_loss")
-    if bpb is None and isinstance(loss, int | float):
-        return f"Held-out loss at step {event.get('step')}: {loss:.4f}."
-    if isinstance(bpb, int | float):
-        return f"Held-out text at step {event.get('step')}: {bpb:.4f} bits a byte."
-    figures = [
-        f"{name} {value:.4f}"
-        for name, value in event.items()
-        if name not in ("time", "seq", "step") and isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+    for key, what in (("bpb", "text at step {}: {:.4f} bits a byte"), ("heldout_loss", "loss at step {}: {:.4f}")):
+        if isinstance(event.get(key), int | float):
+            return f"Held-out {what.format(event.get('step'), event[key])}."
+    own = {name: value for name, value in event.items() if name not in ("time", "seq", "step")}
+    figures = [f"{name} {value:.4f}" for name, value in own.items() if isinstance(value, int | float)]
     return f"Evaluation at step {event.get('step')}: {', '.join(figures) or 'nothing was measured'}."
 
 
