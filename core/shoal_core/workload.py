@@ -308,12 +308,15 @@ def load_workload(path: object) -> type[Workload]:
         found = getattr(importlib.import_module(module), name or "Workload")
     except Exception as error:  # whatever a module raises while it is loaded
         raise UserError(
-            f"workload.path: {path!r} cannot be loaded ({type(error).__name__}: {error})", remedy
+            f"workload.path: {path!r} cannot be loaded ({type(error).__name__}: {error})",
+            f"{remedy}; a module in a folder of your own is found with PYTHONPATH=FOLDER"
+            if isinstance(error, ModuleNotFoundError)
+            else remedy,
         ) from error
     config = getattr(found, "Config", None)
     if not (isinstance(found, type) and isinstance(config, type) and issubclass(config, BaseModel)):
         raise UserError(f"workload.path: {path!r} is no workload: it has no pydantic model `Config`", remedy)
-    missing = lacking(found, Workload.__abstractmethods__)
+    missing = lacking(found, {*Workload.__abstractmethods__, *getattr(found, "__abstractmethods__", ())})
     if missing:
         raise UserError(
             f"workload.path: {path!r} is no workload: it lacks {missing}",

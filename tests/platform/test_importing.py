@@ -59,3 +59,10 @@ def test_a_script_that_trains_whenever_it_is_imported_is_refused(
     with pytest.raises(UserError, match="whenever it is imported") as refused:
         path_of(ours)
     assert "if __name__ == '__main__'" in refused.value.remedy
+
+
+def test_a_script_that_python_reads_from_standard_input_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = run_as_main(CLASS, None, monkeypatch)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
+    with pytest.raises(UserError, match="a pipe"):
+        path_of(ours)

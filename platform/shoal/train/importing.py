@@ -37,9 +37,9 @@ def path_of(workload: str | type) -> str:
         return f"{module}:{name}"
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
-    if file is None:
+    if file is None or not Path(file).is_file():  # "<stdin>" where Python reads the script from there
         raise UserError(
-            f"workload: no worker can import {name} of __main__, which is no file (a notebook, or a prompt)",
+            f"workload: no worker can import {name} of __main__, no file (a notebook, a prompt, a pipe)",
             "put the class into a module of its own, a file beside the notebook, and import it from there",
         )
     spec = getattr(main, "__spec__", None)  # of `python -m`

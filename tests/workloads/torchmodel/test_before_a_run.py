@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 from shoal import resume
 from shoal_core.ckpt.folder import Folder
 from shoal_core.errors import UserError
+from shoal_core.workload import load_workload
 from shoal_workloads.torchmodel.order import Items
 from shoal_workloads.torchmodel.workload import TorchWorkload
 from tests.support.torchmodels import Language, Words
@@ -70,6 +73,9 @@ def test_errors_of_their_code_are_told_with_its_line() -> None:
         (lambda total, n: total, "returned a tensor"),
         (lambda total, n: (total, n, {"right": 1}), "returned a tuple of 3"),
         (lambda total, n: (total.expand(2), n), "its sum is a tensor \\[2\\], not one number"),
+        (lambda total, n: (total.reshape(1), n), "its sum is a tensor \\[1\\], not one number"),
+        (lambda total, n: (total, torch.ones(n)), "its count is a tensor \\[1\\], not one number"),
+        (lambda total, n: (total, str(n)), "its count is str, not one number"),
         (lambda total, n: (total.detach(), n), "hangs on no parameter"),
         (lambda total, n: (total, -n), "its count is -1"),
         (lambda total, n: (total / 0, n), "of the first sample it is -?(inf|nan)"),
@@ -121,6 +127,7 @@ def fresh() -> nn.Module:
         (lambda: "model", "returned str", "return the model"),
         (Counter, "buffer calls changes in training", "leave it out"),
         (Drawn, "buffer noise is drawn, and is not kept", "persistent=True"),
+        (lambda: nn.LazyLinear(1), "weight has no shape", "sizes"),
         (fresh, "weight is not the same each time", "generators of torch"),
     ],
 )
@@ -139,9 +146,39 @@ def test_blocks_datasets_figures_and_optimizers_are_looked_at() -> None:
     assert "lr is a figure already" in told(figures=("lr",)).problem
     wrong = told(optimizer=lambda self, parameters: torch.optim.Adafactor(parameters))
     assert "Adafactor does not work element by element" in wrong.problem
+    assert "a int is no torch.optim.Optimizer" in told(optimizer=lambda self, parameters: 3).problem
+    wrong = told(optimizer=lambda self, parameters: torch.optim.LBFGS(parameters))
+    assert "LBFGS does not work element by element" in wrong.problem
+    assert "figures is a text" in told(figures="right").problem
+    counted = {"figures": ("right",), "loss": lambda self, model, batch: (model(batch).sum(), 1, 3)}
+    assert "returned the figures int, the class names ['right']" in told(**counted).problem
+    assert "metrics returned no mapping" in told(metrics=lambda self, sums: {"a": "b"}).problem
+    assert "weights returned PosixPath" in told(weights=lambda self, config: Path("here")).problem
     ragged = {"dataset": lambda self, config: [torch.zeros(n) for n in range(1, 9)]}
     with pytest.raises(UserError, match=r"Wrong.dataset or Wrong.collate raised RuntimeError: stack expects"):
         made(type("Wrong", (Fine,), ragged), micro_batch=2).preflight(1)
+
+
+def test_a_sparse_gradient_is_refused() -> None:
+    table = {"dataset": lambda self, config: torch.arange(8).reshape(4, 2)}
+    refused = told(lambda: nn.EmbeddingBag(9, 2, sparse=True, mode="sum"), **table)
+    assert "the gradient of weight is sparse" in refused.problem
+
+
+def test_an_error_in_the_fingerprint_is_told_with_its_line() -> None:
+    wrong = made(type("Wrong", (Fine,), {"fingerprint": lambda self, dataset: dataset.nothing}))
+    with pytest.raises(UserError, match=r"Wrong\.fingerprint raised AttributeError"):
+        wrong.identity()
+
+
+def test_a_method_that_is_not_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(TorchWorkload):
+        def build_model(self, config: Any) -> nn.Module:
+            return nn.Linear(1, 1)
+
+    monkeypatch.setattr(sys.modules[__name__], "Half", Half, raising=False)
+    with pytest.raises(UserError, match="it lacks dataset, loss"):
+        load_workload(f"{__name__}:Half")
 
 
 def test_parameters_without_a_gradient_are_named() -> None:

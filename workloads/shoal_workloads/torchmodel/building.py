@@ -88,6 +88,10 @@ def _checked(workload: TorchWorkload, model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UserError(f"{who} returned {type(model).__name__}, no torch.nn.Module", "return the model")
     for name, p in model.named_parameters():
+        if nn.parameter.is_lazy(p):
+            raise UserError(
+                f"{who}: parameter {name} has no shape before the model is called", "name its sizes (no Lazy)"
+            )
         if not p.is_floating_point():
             raise UserError(f"{who}: parameter {name} is of type {_dtype(p)}", "train in floating point")
         p.data = p.data.float()

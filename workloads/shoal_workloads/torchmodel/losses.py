@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +44,7 @@ def loss_of(workload: TorchWorkload, model: nn.Module, batch: Any, device: str) 
             f"return the sum of the losses over the batch and what their mean divides by, a tuple of both{more}",
         )
     total, count, *others = found
-    if not isinstance(total, torch.Tensor) or total.numel() != 1:
+    if not isinstance(total, torch.Tensor) or total.dim():
         raise UserError(
             f"{who}: its sum is {_words(total)}, not one number", "sum it over the batch: reduction='sum', or .sum()"
         )
@@ -52,12 +54,17 @@ def loss_of(workload: TorchWorkload, model: nn.Module, batch: Any, device: str) 
             "make it of what the model returns, also where nothing of a batch counts (times 0 then)",
         )
     extra = others[0] if others else {}
-    if set(extra) != set(workload.figures):
+    if not isinstance(extra, Mapping) or set(extra) != set(workload.figures):
+        told = sorted(map(str, extra)) if isinstance(extra, Mapping) else _words(extra)
         raise UserError(
-            f"{who} returned the figures {sorted(extra)}, the class names {sorted(workload.figures)}", "return those"
+            f"{who} returned the figures {told}, the class names {sorted(workload.figures)}",
+            "return those, a mapping from their names to their sums",
         )
-    values = [total, count, *(extra[name] for name in workload.figures)]
-    rows = [torch.as_tensor(value, device=total.device).detach().double().reshape(()) for value in values]
+    values = {"sum": total, "count": count, **{f"figure {name}": extra[name] for name in workload.figures}}
+    for name, value in values.items():
+        if value.dim() if isinstance(value, torch.Tensor) else not isinstance(value, Real):
+            raise UserError(f"{who}: its {name} is {_words(value)}, not one number", "add it up over the batch: .sum()")
+    rows = [torch.as_tensor(value, device=total.device).detach().double().reshape(()) for value in values.values()]
     return Loss(total.reshape(()).float(), torch.stack(rows))
 
 

@@ -67,6 +67,12 @@ class Theirs:
     def __init__(self, parameters: Sequence[torch.Tensor], make: Make) -> None:
         self._parameters = list(parameters)
         self._optimizer = optimizer = make(list(self._parameters))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UserError(
+                f"optimizer: {_words(optimizer)} is no torch.optim.Optimizer", "return one, over `parameters`"
+            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise UserError(*_not_by_element("LBFGS", "it calls for the loss again and looks at all parameters"))
         taken = [id(p) for group in optimizer.param_groups for p in group["params"]]
         if sorted(taken) != sorted(map(id, self._parameters)):
             raise UserError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +38,8 @@ def try_out(workload: TorchWorkload) -> list[str]:
         UserError: something is wrong, told with its line; or something cannot be trained so, and what to do.
     """
     name, config, notes = type(workload).__name__, workload.config, list[str]()
+    if isinstance(workload.figures, str):
+        raise UserError(f"{name}.figures is a text", f'make it a tuple of names: figures = ("{workload.figures}",)')
     if taken := TAKEN & set(workload.figures):
         raise UserError(f"{name}.figures: {', '.join(sorted(taken))} is a figure already", "give it another name")
     empty = hollow(workload, 0)
@@ -73,8 +77,12 @@ def try_out(workload: TorchWorkload) -> list[str]:
     if silent := [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]:
         more = f" and {len(silent) - SHOWN} more" if len(silent) > SHOWN else ""
         notes.append(f"the sample that was tried gives no gradient to {', '.join(silent[:SHOWN])}{more}")
+    if sparse := [key for key, p in model.named_parameters() if p.grad is not None and p.grad.is_sparse]:
+        raise UserError(f"{name}.loss: the gradient of {sparse[0]} is sparse, which FSDP cannot add up", "sparse=False")
     with their_code(f"{name}.metrics"):
-        workload.metrics(dict.fromkeys(("loss", "count", *workload.figures), 1.0))
+        found = workload.metrics(dict.fromkeys(("loss", "count", *workload.figures), 1.0))
+    if not isinstance(found, Mapping) or not all(isinstance(value, Real) for value in found.values()):
+        raise UserError(f"{name}.metrics returned no mapping from names to numbers", "return {NAME: float(value), ...}")
     return notes
 
 

@@ -138,7 +138,9 @@ class TorchWorkload(Workload):
         else:
             state |= kept(self.own_optimizer, shapes)
         state |= {f"{kind}.{name}": (shape, "float32") for kind in kinds for name, shape in shapes.items()}
-        data = {"dataset length": len(self.data), "dataset": self.fingerprint(self.data), "seed": self.config.seed}
+        with their_code(f"{type(self).__name__}.fingerprint"):
+            told = self.fingerprint(self.data)
+        data = {"dataset length": len(self.data), "dataset": told, "seed": self.config.seed}
         return {"state": state | {"guard": ((3,), "float64")}, "data": data}
 
     def remarks(self, start: int, steps: int) -> list[str]:
@@ -231,8 +233,12 @@ class TorchWorkload(Workload):
     @property
     def start(self) -> str | None:
         """Where initial values lie, if the user says so."""
-        with their_code(f"{type(self).__name__}.weights"):
-            return self.weights(self.config)
+        who = f"{type(self).__name__}.weights"
+        with their_code(who):
+            found = self.weights(self.config)
+            if found is None or isinstance(found, str):
+                return found
+            raise UserError(f"{who} returned {type(found).__name__}, no text", "return the folder's address, str(path)")
 
     @property
     def own_optimizer(self) -> Make | None:
