@@ -244,11 +244,13 @@ def test_what_cannot_be_used_is_refused_with_a_remedy(chatml: Path, tmp_path: Pa
     source = str(write_jsonl(tmp_path / "in.jsonl", conversations(2)))
     bare = write_tokenizer(tmp_path / "bare", None)
     (tmp_path / "in.txt").write_text("text")
+    (tmp_path / "broken").write_text("{% for message in messages %}\n{% endif %}")
     for inputs, tokenizer, options, problem in (
         (source, bare, {}, "chat_template is not set"),
         (source, tmp_path, {}, "no folder with tokenizer_config.json"),
         (source, chatml, {"seq_len": 1}, "--seq-len 1"),
         (source, chatml, {"template": str(tmp_path / "none")}, "--template .*No such file"),
+        (source, chatml, {"template": str(tmp_path / "broken")}, "--template .*broken: line 2 .* is no Jinja"),
         (str(tmp_path / "in.txt"), chatml, {}, "conversations are read from JSON lines, Parquet and Arrow"),
     ):
         with pytest.raises(UserError, match=problem) as told:

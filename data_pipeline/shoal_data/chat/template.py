@@ -73,6 +73,8 @@ class ChatTokenizer:
         self._of = _tokenizer(folder)
         if template:
             self._of.chat_template = _text_of(template)
+        if isinstance(self._of.chat_template, str) and not plain:
+            _check_jinja(self._of.chat_template, f"--template {template}" if template else f"--tokenizer {folder}")
         self.answers, self.plain = answers, plain
         if plain and self._of.eos_token_id is None:
             raise UserError(
@@ -231,6 +233,20 @@ def _tokenizer(folder: str | Path) -> Any:
             "name a folder that has one",
         )
     return found
+
+
+def _check_jinja(template: str, named: str) -> None:
+    """See that a template can be compiled: what is wrong with it is no row's fault."""
+    from jinja2 import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        render_jinja_template([], chat_template=template)  # compiles, and renders nothing
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"{named}: line {error.lineno} of the chat template is no Jinja ({error.message})",
+            "mend it, or give another with --template",
+        ) from error
 
 
 def _text_of(file: str) -> str:
