@@ -93,7 +93,7 @@ class Notify(Section):
     @classmethod
     def _without_secrets(cls, command: list[str] | None) -> list[str] | None:
         if command is not None and (not command[0].strip() or has_secret(shlex.join(command))):
-            raise ValueError("is empty, or holds what looks like a credential: name its variable in command_env")
+            raise ValueError("is empty, or holds what looks like a credential; its variable belongs into command_env")
         if command is not None and any("\0" in word for word in command):
             raise ValueError("has a NUL character, which no program can be given")
         return command

@@ -23,6 +23,7 @@ from shoal.decisions.notices import LINES, Gathered, Message, checkpoint_overdue
 from shoal.hooks import Command, HookFailed, Webhook, check
 from shoal.record import layout
 from shoal.record.jsonl import read_json
+from shoal.record.masking import mask_text
 from shoal_core.errors import UserError
 from tests.support.lab import hurry, lab
 
@@ -335,6 +336,7 @@ def test_what_is_wrong_with_the_section_is_named(settings: dict[str, Any], probl
         parse(Job, {"steps": 1, "workload": {}, "notify": settings}, source="job.yaml")
     assert problem in str(caught.value)
     assert "abcdef" not in str(caught.value)
+    assert mask_text(str(caught.value)) == str(caught.value)  # nothing in it looks like a credential itself
 
 
 def test_what_the_environment_lacks_is_said_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
