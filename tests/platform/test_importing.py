@@ -66,3 +66,9 @@ def test_a_script_that_python_reads_from_standard_input_is_no_file(monkeypatch: 
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
     with pytest.raises(UserError, match="a pipe"):
         path_of(ours)
+
+
+@pytest.mark.parametrize("given", [3, None, lambda config: None, object()])
+def test_what_is_no_class_is_refused(given: object) -> None:
+    with pytest.raises(UserError, match="is no class"):
+        path_of(given)  # type: ignore[arg-type]

@@ -201,6 +201,8 @@ def test_a_workload_is_named_by_its_path_or_given_as_a_class_that_workers_import
 
     given = ShoalTrainer(Synthetic, shoal_config={"steps": 1}, run_config=RunConfig(storage_path=str(tmp_path)))
     assert given.job.workload["path"] == SYNTHETIC
+    with pytest.raises(UserError, match="is no config of Ray's"):
+        ShoalTrainer(Synthetic, scaling_config={"num_workers": 2})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no worker can import"):
         ShoalTrainer(Nested.Workload, shoal_config={"steps": 1})
 

@@ -30,6 +30,11 @@ def path_of(workload: str | type) -> str:
     """
     if isinstance(workload, str):
         return workload
+    if not isinstance(workload, type):
+        raise UserError(
+            f"workload: {getattr(workload, '__name__', type(workload).__name__)} is no class",
+            "give the class, or package.module:Class; a training function becomes one (docs/your-model.md)",
+        )
     name, module = workload.__qualname__, workload.__module__
     if not IMPORTED.fullmatch(name):
         raise UserError(f"workload: no worker can import {name} of {module}", APART)

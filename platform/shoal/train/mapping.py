@@ -7,7 +7,7 @@ out: a field that a later Ray adds is refused until it has a rule (and a test th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -298,6 +298,8 @@ def settings(config: Any, rules: Mapping[str, Rule], own: Mapping[str, Any]) -> 
     Raises:
         UserError: a field asks for what Shoal does not do, or is not known here.
     """
+    if not is_dataclass(config):
+        raise UserError(f"{config!r:.200} is no config of Ray's", "make ray.train.ScalingConfig(...), RunConfig(...)")
     found: Settings = {}
     for field in fields(config):
         value = getattr(config, field.name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from shoal import log
 from shoal.protocol.greeting import Greeting
 from shoal.protocol.said import CannotStart, Phase, Where
+from shoal.record.masking import mask_text
 from shoal.timeouts import Timeouts
 from shoal.worker import environment
 from shoal.worker.faults import Fault, meaning
@@ -115,7 +116,8 @@ class Worker:
             greeting = Greeting(setup.name, setup.node, os.getpid(), setup.home, phase=Phase.UNBORN)
             link.connect(meeting.lifeline, meeting.secret, lambda: greeting)
             trace = "".join(traceback.format_exception(error))
-            link.send(CannotStart(setup.name, f"{type(error).__name__}: {error}", trace))
+            message = f"{type(error).__name__}: {error}"
+            link.send(CannotStart(setup.name, mask_text(message), mask_text(trace)))
             link.flush(LAST_WORD)
         except BaseException:  # nobody listens: the end of the process says it
             logger.exception("the controller could not be told")

@@ -28,6 +28,7 @@ from shoal.protocol.said import (
     Ready,
     Where,
 )
+from shoal.record.masking import mask_text
 from shoal.worker.calls import Calls
 from shoal.worker.faults import ENDS, meaning, memory_figures
 from shoal.worker.link import Link
@@ -134,13 +135,15 @@ class Voice:
         self.failed("code", error)
 
     def failed(self, where: Where, error: BaseException, attempt: int = -1, damaged: Damage | None = None) -> None:
-        """Tell what happened; the controller decides what follows."""
+        """Tell what happened, credentials in it masked: it goes on record. The controller decides what follows."""
         self.phase = Phase.FAILED
         self.settle(-1)
         trace = "".join(traceback.format_exception(error)) if where == "code" else ""
         text = memory_figures(str(error)) if where == "memory" else str(error)
         message = f"{type(error).__name__}: {'; '.join(line.strip() for line in text.splitlines())}"
-        self.link.send(Failed(self.name, self.generation, where, message, attempt, trace, damaged))
+        self.link.send(
+            Failed(self.name, self.generation, where, mask_text(message), attempt, mask_text(trace), damaged)
+        )
 
     def settle(self, known: int) -> None:
         """Say the commits that were kept and that the controller may not know of. Any thread."""
