@@ -256,6 +256,9 @@ def test_a_failure_is_told_ever_more_rarely() -> None:
     told = [bool(mishaps.note(fail(ValueError(str(number))))) for number in range(10)]
     assert [number for number, one in enumerate(told, start=1) if one] == [1, 2, 4, 8]
     assert "TypeError: other" in mishaps.note(fail(TypeError("other")))
+    secret = mishaps.note(fail(KeyError("token=sk-verysecret")))
+    assert "KeyError" in secret
+    assert "verysecret" not in secret
 
 
 def test_a_failure_of_its_own_goes_into_the_journal(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ from shoal.control.notifier import Notifier
 from shoal.control.press import Press
 from shoal.control.run import Run
 from shoal.record.lease import LeaseLost
+from shoal.record.masking import mask_text
 from shoal.record.publish import Publisher
 from shoal.record.rundir import RunDir
 from shoal.record.summary import summarize
@@ -103,9 +104,9 @@ def bury(
         notifier.close()
     try:
         run = RunDir(rundir)
-        run.append_event("error", actor=actor, trace="".join(traceback.format_exception(error)))
-        run.append_event("run_ended", status=status, reason=reason)
-        run.write_run(summarize(rundir) | {"status": status, "reason": reason})
+        run.append_event("error", actor=actor, trace=mask_text("".join(traceback.format_exception(error))))
+        run.append_event("run_ended", status=status, reason=mask_text(reason))
+        run.write_run(summarize(rundir) | {"status": status, "reason": mask_text(reason)})
         run.close()
         if publisher is not None:
             publisher.round()

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from shoal.record.masking import mask_text
+
 __all__ = ["Mishaps"]
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class Mishaps:
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         self._times[type(error).__name__, place] += 1
         times = self._times[type(error).__name__, place]
-        return "".join(traceback.format_exception(error)) if times & (times - 1) == 0 else ""
+        return mask_text("".join(traceback.format_exception(error))) if times & (times - 1) == 0 else ""
 
     def tell(self, error: BaseException) -> None:
         """The controller's own code failed."""
