@@ -44,7 +44,9 @@ class Checkpoint(Section):
     )
     keep_every: int = Field(0, ge=0, le=STEPS, description="the first in every span of so many steps stays; 0: none")
     keep_best: int = Field(0, ge=0, le=STEPS, description="how many stay that are the best by their `score`")
-    score: str = Field("bpb", min_length=1, description="figure of the step by which they are: bpb: bits per byte")
+    score: str = Field(
+        "bpb", min_length=1, description="figure by which they are, of the step or the held-out set: bpb, heldout_loss"
+    )
     score_order: Literal["min", "max"] = Field("min", description="whether the least or the most of it is best")
     local: str | None = Field(
         None, description="a folder of each node's own disk: checkpoints are written there, then brought to the storage"

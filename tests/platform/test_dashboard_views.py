@@ -222,6 +222,16 @@ def test_what_is_damaged_is_told_and_what_was_read_before_stays(tmp_path: Path) 
     assert reader.picture.head()["step"] == STEPS
 
 
+def test_a_damaged_journal_hides_no_steps(tmp_path: Path) -> None:
+    run = demo_record(tmp_path)
+    lines = (run.path / layout.EVENTS).read_text().splitlines()
+    (run.path / layout.EVENTS).write_text("\n".join([lines[0], "no json", *lines[2:]]) + "\n")
+    reader = Reader(run.path)
+    reader.look()
+    assert f"{layout.EVENTS}:" in str(reader.problem)
+    assert reader.picture.head()["step"] == STEPS
+
+
 def test_an_event_whose_fields_are_wrong_is_told_and_the_page_goes_on(tmp_path: Path) -> None:
     run = demo_record(tmp_path)
     reader = Reader(run.path)

@@ -26,7 +26,7 @@ for step in range(3):
                   "generation": 1, "tokens": 100, "seconds": 0.25, "worker_seconds": 0.2})
 for event in ({"kind": "death"}, {"kind": "death"}, {"kind": "node_lost"}, {"kind": "decision"},
               {"kind": "rewound", "lost": 2}, {"kind": "recovery", "next_commit": 0.3, "steps_lost": 2},
-              {"kind": "evaluation", "bpb": 1.75},
+              {"kind": "evaluation", "bpb": 1.75}, {"kind": "evaluation", "heldout_loss": 0.5},
               {"kind": "evaluation", "bpb": None}, {"kind": "checkpoint", "step": 3}):
     metrics.event(event)
 print("fed", flush=True)
@@ -36,7 +36,8 @@ ray.shutdown()
 
 EXPECTED = {
     "step": 3.0, "loss": 2.0, "grad_norm": 1.5, "lr": 1e-3, "tokens_per_second": 500.0, "cells": 2.0, "generation": 1.0,
-    "heldout_bpb": 1.75, "checkpoint_step": 3.0, "tokens_total": 300.0, "deaths_total": 2.0, "nodes_lost_total": 1.0,
+    "heldout_bpb": 1.75, "heldout_loss": 0.5, "checkpoint_step": 3.0,
+    "tokens_total": 300.0, "deaths_total": 2.0, "nodes_lost_total": 1.0,
     "recoveries_total": 1.0, "steps_lost_total": 2.0, "step_seconds_total": 0.75, "recovery_seconds_total": 0.3,
 }  # fmt: skip
 

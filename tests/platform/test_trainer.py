@@ -289,3 +289,21 @@ def test_the_controller_of_a_run_that_has_just_ended_is_waited_for_and_no_other(
 def test_to_import_shoal_train_brings_neither_ray_nor_torch() -> None:
     code = "import sys, shoal.train; from shoal.train import ShoalTrainer; print({'ray', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workload_config": 3}, "workload_config: 3 is no dict"),
+        ({"shoal_config": [1]}, r"shoal_config: \[1\] is no dict"),
+        ({"workload_config": {"path": "x:Y"}}, "path is said by the first argument"),
+    ],
+)
+def test_settings_that_are_none_are_refused_by_name(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ShoalTrainer("shoal_workloads.synthetic:Synthetic", **{"shoal_config": {"steps": 1}, **given})
+
+
+def test_a_folder_of_runs_is_none(record: Path) -> None:
+    with pytest.raises(UserError, match="there is no run"):
+        ShoalTrainer.restore(str(record.parent))

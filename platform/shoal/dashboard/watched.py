@@ -35,14 +35,15 @@ class Reader:
         self._path = path
         self._steps, self._events = StepColumns(path), read.tail_events(path)
         self._status: tuple[bytes, bool] = (b"", False)
-        self._damaged: str | None = None
+        self._damaged: dict[str, str] = {}
+        """By file."""
         self._unread: str | None = None
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the record, if something is: what was read before stays. Lines after a damaged one are
-        not read."""
-        return self._damaged or self._unread
+        """What is wrong with the record, if something is: what was read before stays. Lines after a damaged one of its
+        file are not read."""
+        return next(iter(self._damaged.values()), self._unread)
 
     def look(self, now: float | None = None) -> bool:
         """Read what is new; whether the picture changed."""
@@ -52,14 +53,15 @@ class Reader:
             self._unread = None
         except (UserError, OSError) as error:  # it is replaced every second
             self._unread = str(error)
-        if self._damaged is None:
-            try:
-                with read.readable(self._path):
-                    changed |= self._look_at_lines()
-            except UserError as error:
-                self._damaged = str(error)
-            except OSError as error:
-                self._unread = str(error)
+        for file, look in ((layout.EVENTS, self._look_at_events), (layout.STEPS, self._look_at_steps)):
+            if file not in self._damaged:
+                try:
+                    with read.readable(self._path):
+                        changed |= look()
+                except UserError as error:
+                    self._damaged[file] = str(error)
+                except OSError as error:
+                    self._unread = str(error)
         return changed or before != self.problem
 
     @property
@@ -67,15 +69,17 @@ class Reader:
         """Whether the run has ended, as far as is known."""
         return self.picture.head()["status"] in OVER
 
-    def _look_at_lines(self) -> bool:
-        changed = False
-        if events := self._events.read():
+    def _look_at_events(self) -> bool:
+        events = self._events.read()
+        if events:
             self.picture.take_events(events)
-            changed = True
-        if self._steps.look():
+        return bool(events)
+
+    def _look_at_steps(self) -> bool:
+        found = self._steps.look()
+        if found:
             self.picture.columns, self.picture.epoch = self._steps.columns, self._steps.epoch
-            changed = True
-        return changed
+        return found
 
     def _look_at_status(self, now: float) -> bool:
         file = self._path / layout.STATUS

@@ -73,7 +73,8 @@ class ControllerActor:
         threading.Thread(target=self._run, args=arguments, daemon=True, name="controller").start()
 
     def __repr__(self) -> str:
-        return controller_name(self.run_id)
+        """What Ray's dashboard shows the actor as: also by what one watches the run."""
+        return f"{controller_name(self.run_id)} (shoal dashboard {self.run_id})"
 
     def _run(
         self,

@@ -27,6 +27,7 @@ GAUGES = {
     "shoal_cells": "Cells that took part in the last committed step",
     "shoal_generation": "Generation of the last committed step: membership changes so far",
     "shoal_heldout_bpb": "Bits per byte on held-out text at the last evaluation",
+    "shoal_heldout_loss": "Loss on the held-out set at the last evaluation",
     "shoal_checkpoint_step": "Committed steps that the last whole checkpoint holds",
 }
 COUNTERS = {
@@ -50,6 +51,7 @@ OF_STEP = {
     "shoal_cells": "cells",
     "shoal_generation": "generation",
 }
+OF_EVALUATION = {"shoal_heldout_bpb": "bpb", "shoal_heldout_loss": "heldout_loss"}
 
 
 class RunMetrics:
@@ -88,7 +90,9 @@ class RunMetrics:
                     self._counters["shoal_recovery_seconds_total"].inc(event["next_commit"])
             case "rewound" if event.get("lost"):
                 self._counters["shoal_steps_lost_total"].inc(event["lost"])
-            case "evaluation" if event.get("bpb") is not None:
-                self._gauges["shoal_heldout_bpb"].set(float(event["bpb"]))
+            case "evaluation":
+                for name, field in OF_EVALUATION.items():
+                    if event.get(field) is not None:
+                        self._gauges[name].set(float(event[field]))
             case "checkpoint":
                 self._gauges["shoal_checkpoint_step"].set(float(event["step"]))

@@ -58,17 +58,20 @@ class ShoalTrainer:
 
         from shoal.on_ray.callbacks import Given, packed
 
-        own = dict(shoal_config or {})
+        own = settings_of("shoal_config", shoal_config)
+        theirs = settings_of("workload_config", workload_config)
+        if "path" in theirs:
+            raise UserError("workload_config: path is said by the first argument", "name the workload there alone")
         scaling_config, run_config = scaling_config or ScalingConfig(), run_config or RunConfig()
         scaling = mapping.settings(scaling_config, mapping.SCALING, own)
         run = mapping.settings(run_config, mapping.RUN, own)
         own.pop("workers_per_cell", None)  # which the number of workers was divided by
         rays = mapping.merged(scaling, run, "two configs of Ray's say it")
         said = mapping.merged(rays, own, "a config of Ray Train's says it (docs/ray-train.md has which)")
-        said["workload"] = {**(workload_config or {}), "path": path_of(workload)}
+        said["workload"] = {**theirs, "path": path_of(workload)}
         job = parse(Job, {"spares": 0, **said}, source=SOURCE)
         self._is(job.model_copy(update={"storage": settle(job.storage, Path(SOURCE))}), "if begun")
-        self._callbacks = packed(Given(run_config, scaling_config, workload_config or {}))
+        self._callbacks = packed(Given(run_config, scaling_config, theirs))
 
     @classmethod
     def of(cls, job: Job, resume: Resume = "no", allow: Collection[str] = ()) -> Self:
@@ -85,14 +88,14 @@ class ShoalTrainer:
         Raises:
             UserError: there is none, its record is damaged, or a secret among its settings is not on record.
         """
-        from shoal.record import read
+        from shoal.record import layout, read
         from shoal.record.masking import flat_masked
         from shoal.record.place import from_root, local_record
         from shoal_core.store import split
 
         place = from_root(path)
         record = local_record(place)
-        if not record.is_dir():
+        if not (record / layout.EVENTS).exists():
             raise UserError(f"{path}: there is no run", "name storage_path/name of one")
         settings = read.config(record)
         if secrets := [key for key, value in flat_masked(settings).items() if MASK in str(value)]:
@@ -137,3 +140,16 @@ class ShoalTrainer:
         from shoal.train.outcome import result_of
 
         return result_of(self.run(partial(join.connect_or_start, self.job.slot_resource)))
+
+
+def settings_of(name: str, given: object) -> dict[str, Any]:
+    """What was given as the argument of this name.
+
+    Raises:
+        UserError: it is no mapping from names.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise UserError(f"{name}: {given!r} is no dict of settings by name", f'{name}={{"name": value}}')
+    return dict(given)

@@ -21,7 +21,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import BaseModel
 from torch import nn
 from torch.utils.data import default_collate
 
@@ -43,7 +42,9 @@ class TorchWorkload(Workload):
     """A model, its loss and its data, written as for one process. Subclass it: `build_model`, `loss` and `dataset` must
     be there, the other methods under "what you may write" may."""
 
-    Config: type[BaseModel] = TorchConfig
+    class Config(TorchConfig):
+        """Settings of every such workload; subclass it for your own."""
+
     config: Any
     figures: ClassVar[tuple[str, ...]] = ()
     """Names of what `loss` sums beside the loss, such as right answers; each step tells them divided by its count."""
@@ -65,12 +66,12 @@ class TorchWorkload(Workload):
         `figures` also a mapping of their sums. Call the model itself (`model(...)`), not one of its methods."""
 
     @abstractmethod
-    def dataset(self, config: Any) -> Dataset:
+    def dataset(self, config: Any) -> Any:
         """What is trained on: anything with a length and an item at every index. Walked in a seeded permutation."""
 
     # ---- what you may write
 
-    def heldout(self, config: Any) -> Dataset | None:
+    def heldout(self, config: Any) -> Any:
         """What is evaluated on, of which the first `heldout_samples` are taken. Left out: nothing is evaluated."""
         return None
 
