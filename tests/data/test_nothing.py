@@ -232,9 +232,9 @@ def test_planning_and_loading_the_tokenizer_go_on_while_ray_starts(
         assert loaded.wait(60)
         events.append("ray")
 
-    def plan(*given: object) -> list[Part]:
+    def plan(*given: object, **more: object) -> list[Part]:
         events.append("plan")
-        return plan_parts(*given)  # type: ignore[arg-type]
+        return plan_parts(*given, **more)  # type: ignore[arg-type]
 
     def load(path: str | Path) -> Encoder:
         events.append("tokenizer")

@@ -100,7 +100,7 @@ def test_bytes_that_are_not_there_any_more_are_missed(tmp_path: Path) -> None:
 
 
 def test_whatever_a_parser_raises_costs_that_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(piece: Piece, column: str, lost: list[Quarantined]) -> Iterator[Any]:
+    def broken(piece: Piece, column: str, join: str | None, lost: list[Quarantined]) -> Iterator[Any]:
         raise RecursionError("too deep")
         yield
 

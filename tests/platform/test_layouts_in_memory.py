@@ -118,11 +118,12 @@ def one_dies(one: Lab) -> None:
     reshaped(one, 1)
 
 
+@pytest.mark.long
 def test_stages_with_experts_become_experts_alone(tmp_path: Path) -> None:
     """Of a model with MTP and averages: pp 2 x ep 2, then ep 2."""
     workload = section(tmp_path / "corpus", ema_decay=0.9, parallel={"pp": 2, "ep": 2, "schedule": "1f1b"})
     elastic = {"hold_s": 0.0, "cells": [2, 3], "pp": [2, 1], "ep": [2], "fsdp": False}
-    found = check(tmp_path, one_dies, 1, workload=workload, elastic=elastic)
+    found = check(tmp_path, one_dies, 1, workload=workload, elastic=elastic, steps=3 * STEPS)
     assert found == [[1, 4], [3, 2]]
 
 

@@ -10,10 +10,12 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,13 @@ def test_a_run_on_a_store_is_brought_and_shown(empty_storage: str, tmp_path: Pat
     assert "far  running  step 3 of 9" in call("far", "--storage", empty_storage, "--once")
 
 
+def as_a_terminal_does() -> None:
+    """In a process that is about to begin: the terminal is its own, and interrupts are heard, which tests that run in
+    the background are deaf to."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("key", [b"q", b"\x03"])
 def test_it_follows_the_terminals_size_and_ends_in_order(run: RunDir, key: bytes) -> None:
     ours, theirs = pty.openpty()
@@ -292,13 +301,15 @@ def test_it_follows_the_terminals_size_and_ends_in_order(run: RunDir, key: bytes
         stderr=theirs,
         env=environment,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=as_a_terminal_does,
     )
     shown = b""
 
     def until(words: bytes) -> None:
         nonlocal shown
+        deadline = time.monotonic() + 120
         while words not in shown:
+            assert time.monotonic() < deadline, shown
             assert select.select([ours], [], [], 120.0)[0], shown
             shown += os.read(ours, 65536)
 

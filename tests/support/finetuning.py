@@ -29,12 +29,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_model(folder: Path, kind: str = "llama", seed: int = 7) -> Path:
+def write_model(folder: Path, kind: str = "llama", seed: int = 7, **changes: Any) -> Path:
     """A model with random values and its tokenizer, as `save_pretrained` writes them."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(kind, **SHAPE, **KINDS[kind])
+    config = AutoConfig.for_model(kind, **{**SHAPE, **KINDS[kind], **changes})
     AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
     return write_tokenizer(folder, MARKED)
 

@@ -34,7 +34,7 @@ def chat(
     template: Annotated[str, typer.Option(help="File with another chat template (Jinja) than the tokenizer's.")] = "",
     split: Annotated[str | None, typer.Option(help="Which split of a folder that has several.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error, not quarantined.")] = False,
-    show: Annotated[int, typer.Option(min=0, help="How many samples to print, with [[ ]] around what is learnt.")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="How many samples to print, what is learnt in double brackets.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")] = False,
 ) -> None:
     """Conversations (`messages`, or `prompt` and `completion`) to packed samples with loss on answers only.

@@ -13,9 +13,9 @@ from shoal.printable import printable
 
 __all__ = ["EPILOG", "dashboard"]
 
-EPILOG = """Examples: [bold]shoal dashboard[/bold] shows the run last active; [bold]shoal dashboard my-run --open[/bold]
-opens the browser; [bold]shoal dashboard s3://bucket/runs[/bold] shows runs on a store. From another machine:
-[bold]ssh -L 8400:localhost:8400 HOST[/bold], and there [bold]shoal dashboard --port 8400[/bold]."""
+EPILOG = """Examples: shoal dashboard shows the run last active; shoal dashboard my-run --open
+opens the browser; shoal dashboard s3://bucket/runs shows runs on a store. From another machine:
+ssh -L 8400:localhost:8400 HOST, and there shoal dashboard --port 8400."""
 
 
 def dashboard(

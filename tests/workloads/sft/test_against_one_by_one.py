@@ -103,13 +103,14 @@ def test_what_does_not_fit_is_refused_before_a_run(tmp_path: Path) -> None:
             '"max_position_embeddings": 128',
             r"256 positions .seq_len., the model .* 128",
         ),
-        ('"vocab_size": 320', '"vocab_size": 300', "320 token ids, the model .* 300"),
         ('"model_type": "llama"', '"model_type": "gpt2"', "a model of type 'gpt2'; fine-tuned are llama, "),
         ('"model_type": "llama"', '"model_type": "deepseek_v3"', "a model of type 'deepseek_v3'"),
     ):
         assert before in text
         config.write_text(text.replace(before, after))
         refused(problem)
+    config.write_text(text)
+    refused("320 token ids, the model .* 300", model=str(write_model(tmp_path / "few", vocab_size=300)))
     other = write_tokenizer(tmp_path / "other", CHATML)
     prepare([str(tmp_path / "in.jsonl")], str(other), str(tmp_path / "others"), ChatOptions(256))
     config.write_text(text)

@@ -19,12 +19,15 @@ def workload(kind: str = "Language", **settings: Any) -> dict[str, Any]:
 
 def test_a_worker_is_killed_and_no_loss_is_another(tmp_path: Path) -> None:
     """2 cells of 2 workers, whose shards end in the middle of its matrices; by dropout that hangs on nobody's place."""
-    steps = 20
+    steps, hurry = 20, tmp_path / "hurry"
+    settings = workload(seconds=0.05, hurry=str(hurry))
     with lab(
-        tmp_path, dict.fromkeys(("a", "b", "c"), 2), steps=steps, workload=workload(), audit={"samples": True}
+        tmp_path, dict.fromkeys(("a", "b", "c"), 2), steps=steps, workload=settings, audit={"samples": True}
     ) as run:
         run.full(steps=3, spares=2)
         run.kill(run.members(cell=1)[0])
+        run.until(lambda: run.events("death"))
+        hurry.touch()
         summary = run.finished()
     assert (summary["status"], summary["steps_lost"], len(run.events("death"))) == ("done", 0, 1), run.story()
     assert_exactly_once(run.path, steps)
