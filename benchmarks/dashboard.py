@@ -28,6 +28,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tests
+
+from overhead import cpu_seconds
 from shoal.record.rundir import RunDir
 from tests.platform.test_dashboard_views import line
 from tests.support.browser import Browser, browser
@@ -134,12 +137,13 @@ def cost(folder: Path, pairs: int, seconds: float) -> dict[str, Any]:
                         url, process = stack.enter_context(dashboard(one.path))
                         threading.Thread(target=read_stream, args=(url,), daemon=True).start()
                         time.sleep(3.0)
-                    before = (time.monotonic(), one.committed(), cpu(process))
+                    began, done = time.monotonic(), one.committed()
+                    busy = 0.0 if process is None else cpu_seconds(process)
                     time.sleep(seconds)
-                    took = time.monotonic() - before[0]
-                    rates[watched] = (one.committed() - before[1]) / took
-                    if watched:
-                        used.append((cpu(process) - before[2]) / took)
+                    took = time.monotonic() - began
+                    rates[watched] = (one.committed() - done) / took
+                    if process is not None:
+                        used.append((cpu_seconds(process) - busy) / took)
             ratios.append(rates[True] / rates[False])
     return {"pairs": pairs, "ratio_median": median(ratios), "ratios": ratios, "processor_share": median(used),
             "cores": os.cpu_count()}  # fmt: skip
@@ -157,14 +161,6 @@ def read_stream(url: str) -> None:
     with contextlib.suppress(OSError, http.client.HTTPException):
         while answer.readline():
             pass
-
-
-def cpu(process: int | None) -> float:
-    """Seconds of processor that a process has taken."""
-    if process is None:
-        return 0.0
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def told(figures: dict[str, Any]) -> dict[str, Any]:

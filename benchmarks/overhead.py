@@ -22,11 +22,12 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from statistics import median, quantiles
@@ -75,15 +76,42 @@ def settings(folder: Path) -> dict[str, Setting]:
     return {"sleep": Setting(3, 2, sleep), "pretrain": Setting(2, 1, pretrain)}
 
 
-def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, answer: Any) -> None:
-    """One process of the bare loop; sends the seconds of each step, and of a processor from the first to the last."""
+def store_at(port: int, *, first: bool) -> Any:
+    """Where the processes of a bare loop meet, one thread each; the `first` of them holds it."""
     import torch
     import torch.distributed as dist
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
+    return dist.TCPStore(ADDRESS, port, is_master=first, wait_for_workers=False)
+
+
+class Clock:
+    """The seconds of each step, and those of a processor after the first WARM + 1."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._since, self._busy = time.monotonic(), 0.0
+
+    def step_done(self) -> None:
+        now = time.monotonic()
+        self.seconds.append(now - self._since)
+        self._since = now
+        if len(self.seconds) == WARM + 1:
+            self._busy = time.process_time()
+
+    def cpu(self) -> float:
+        """Of a processor, for one step."""
+        return (time.process_time() - self._busy) / (len(self.seconds) - 1 - WARM)
+
+
+def bare_worker(setting: Setting, steps: int, cell: int, rank: int, port: int, answer: Any) -> None:
+    """One process of the bare loop; sends its `Figures`."""
+    import torch
+    import torch.distributed as dist
+
     place, everybody = cell * setting.workers + rank, setting.cells * setting.workers
-    store = dist.TCPStore(ADDRESS, port, is_master=place == 0, wait_for_workers=False)
+    store = store_at(port, first=place == 0)
     cell_store = dist.PrefixStore(f"cell/{cell}", store)
     dist.init_process_group("gloo", store=cell_store, rank=rank, world_size=setting.workers)
     minute = timedelta(seconds=60)
@@ -91,7 +119,7 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
     everyone: Any = dist.ProcessGroupGloo(dist.PrefixStore("all", store), place, everybody, minute)
     workload = make_workload(setting.workload)
     replica = workload.build(0)
-    seconds, since, busy = [], time.monotonic(), 0.0
+    clock = Clock()
     for step in range(steps):
         first, last = workload.samples(step)
         micro_batches = batching.count(first, last, setting.workers, workload.micro_batch)
@@ -104,32 +132,24 @@ def bare_worker(setting: Setting, cell: int, rank: int, port: int, steps: int, a
         everyone.allreduce([figures]).wait()
         *stats, norm_sq = figures.tolist()
         replica.commit(total, stats, norm_sq)
-        now = time.monotonic()
-        seconds.append(now - since)
-        since = now
-        if step == WARM:
-            busy = time.process_time()
-    answer.send((seconds, time.process_time() - busy))
+        clock.step_done()
+    answer.send(Figures(clock.seconds[WARM:], clock.cpu()))
 
 
-def bare(setting: Setting, steps: int) -> Figures:
-    """The bare loop."""
-    import socket
-
+def bare(worker: Callable[..., None], setting: Setting, steps: int) -> Figures:
+    """The bare loop, in a process of `worker(setting, steps, cell, rank, port, answer)` for each."""
     with socket.create_server((ADDRESS, 0)) as probe:
         port = probe.getsockname()[1]
     here, there = FORK.Pipe()
     crew = [(cell, rank) for cell in range(setting.cells) for rank in range(setting.workers)]
-    processes = [
-        FORK.Process(target=bare_worker, args=(setting, *one, port, steps, there), daemon=True) for one in crew
-    ]
+    processes = [FORK.Process(target=worker, args=(setting, steps, *one, port, there), daemon=True) for one in crew]
     for process in processes:
         process.start()
     there.close()  # so that nobody waits for who died
     answers = [here.recv() for _ in processes]
     for process in processes:
         process.join()
-    return Figures(answers[0][0][WARM:], median(busy for _, busy in answers) / (steps - 1 - WARM))
+    return replace(answers[0], cpu=median(one.cpu for one in answers))
 
 
 def with_shoal(setting: Setting, steps: int, reduce: str) -> Figures:
@@ -217,7 +237,7 @@ def main() -> None:
         for what in asked.what.split(","):
             rounds: dict[str, list[Figures]] = {"bare": [], "fast": [], "exact": []}
             for _ in range(asked.rounds):
-                rounds["bare"].append(bare(choices[what], asked.steps))
+                rounds["bare"].append(bare(bare_worker, choices[what], asked.steps))
                 for reduce in ("fast", "exact"):
                     rounds[reduce].append(with_shoal(choices[what], asked.steps, reduce))
                 found[what] = compare(rounds)

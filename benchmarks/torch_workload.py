@@ -16,10 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import sys
-import time
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -27,16 +24,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for docs.examples and tests.support, in workers too
 
-from overhead import WARM, Figures, Setting, with_shoal, write
-from shoal.testing.processes import ADDRESS, FORK, preload
+from overhead import WARM, Clock, Figures, Setting, bare, store_at, with_shoal, write
+from shoal.testing.processes import preload
+from shoal_core.workload import own_settings
 
 WORKERS, MICRO_BATCH = 2, 4
 PATH = "docs.examples.gpt:GPT"
 preload("docs.examples.gpt")
 
 
-def bare_worker(section: Mapping[str, Any], rank: int, port: int, steps: int, answer: Any) -> None:
-    """One process of the bare loop; sends the seconds of each step, of a processor for one, and the losses."""
+def bare_worker(setting: Setting, steps: int, cell: int, rank: int, port: int, answer: Any) -> None:
+    """One process of the bare loop; sends its `Figures`."""
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -47,11 +45,8 @@ def bare_worker(section: Mapping[str, Any], rank: int, port: int, steps: int, an
     from docs.examples.gpt import GPT
     from shoal_data.reading.order import SampleOrder
 
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    store = dist.TCPStore(ADDRESS, port, is_master=rank == 0, wait_for_workers=False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
-    config = GPT.Config.model_validate({key: value for key, value in section.items() if key != "path"})
+    dist.init_process_group("gloo", store=store_at(port, first=rank == 0), rank=rank, world_size=WORKERS)
+    config = GPT.Config.model_validate(own_settings(setting.workload))
     made = GPT(config)
     torch.manual_seed(0)
     model, dataset = made.build_model(config), made.dataset(config)
@@ -62,7 +57,7 @@ def bare_worker(section: Mapping[str, Any], rank: int, port: int, steps: int, an
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     micro_batches = config.global_batch // config.micro_batch // WORKERS
-    seconds, losses, since, busy = [], [], time.monotonic(), 0.0
+    losses, clock = [], Clock()
     for step in range(steps):
         total = torch.zeros(())
         for number in range(micro_batches):
@@ -78,32 +73,8 @@ def bare_worker(section: Mapping[str, Any], rank: int, port: int, steps: int, an
         optimizer.zero_grad()
         dist.all_reduce(total)
         losses.append(total.item() / WORKERS)
-        now = time.monotonic()
-        seconds.append(now - since)
-        since = now
-        if step == WARM:
-            busy = time.process_time()
-    answer.send((seconds, time.process_time() - busy, losses))
-
-
-def bare(setting: Setting, steps: int) -> Figures:
-    """The bare loop."""
-    with socket.create_server((ADDRESS, 0)) as probe:
-        port = probe.getsockname()[1]
-    here, there = FORK.Pipe()
-    ranks = range(setting.workers)
-    processes = [
-        FORK.Process(target=bare_worker, args=(dict(setting.workload), rank, port, steps, there), daemon=True)
-        for rank in ranks
-    ]
-    for process in processes:
-        process.start()
-    there.close()  # so that nobody waits for who died
-    answers = [here.recv() for _ in processes]
-    for process in processes:
-        process.join()
-    seconds, _, losses = answers[0]
-    return Figures(seconds[WARM:], median(cpu for _, cpu, _ in answers) / (steps - 1 - WARM), losses)
+        clock.step_done()
+    answer.send(Figures(clock.seconds[WARM:], clock.cpu(), losses))
 
 
 def main() -> None:
@@ -122,9 +93,9 @@ def main() -> None:
     found: dict[str, Any] = {"date": date.today().isoformat(), "load": [os.getloadavg()[0]], "rounds": []}
     for number in range(asked.rounds):
         if number % 2 == 0:
-            plain, ours = bare(setting, asked.steps), with_shoal(setting, asked.steps, "fast")
+            plain, ours = bare(bare_worker, setting, asked.steps), with_shoal(setting, asked.steps, "fast")
         else:
-            ours, plain = with_shoal(setting, asked.steps, "fast"), bare(setting, asked.steps)
+            ours, plain = with_shoal(setting, asked.steps, "fast"), bare(bare_worker, setting, asked.steps)
         apart = max(abs(a - b) for a, b in zip(plain.losses, ours.losses, strict=True))
         assert apart < 1e-3, f"the two do not train the same: losses differ by {apart}"
         walls = median(plain.seconds), median(ours.seconds)
