@@ -18,7 +18,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from types import new_class
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, cast
 
 from pydantic import BaseModel
 
@@ -172,6 +172,8 @@ class Workload(ABC):
     The class attribute `Config` is the pydantic model of the job file's `workload` section (less `path`)."""
 
     Config: type[BaseModel]
+    if_lacking: ClassVar[str] = "give it what shoal_core.workload.Workload asks for, best as a subclass of it"
+    """What to do about a class that lacks some of what must be written."""
 
     def __init__(self, config: Any) -> None:  # noqa: B027 (says what it is called with)
         """config: an instance of `Config`."""
@@ -320,7 +322,7 @@ def load_workload(path: object) -> type[Workload]:
     if missing:
         raise UserError(
             f"workload.path: {path!r} is no workload: it lacks {missing}",
-            "give it what shoal_core.workload.Workload asks for, best as a subclass of it",
+            getattr(found, "if_lacking", Workload.if_lacking),
         )
     if issubclass(found, Workload):
         return found

@@ -23,6 +23,8 @@ from shoal_core.workload import ORIGIN, Workload, load_workload, own_settings
 
 __all__ = ["Preflight", "preflight", "settled"]
 
+GIVEN = "the job file, or workload_config"
+"""Where a workload's settings come from: a file or, from Python, an argument."""
 WORDS = ("amber", "brisk", "calm", "deft", "eager", "fleet", "glad", "keen", "lucid", "merry", "nimble", "quick")
 FISH = (
     "anchovy",
@@ -85,7 +87,7 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
     if "path" not in job.workload:
         raise UserError("'workload.path' is missing", "name the workload's class as package.module:Class")
     kind = load_workload(job.workload["path"])
-    config = parse(kind.Config, own_settings(job.workload), source="the job file", prefix="workload.")
+    config = parse(kind.Config, own_settings(job.workload), source=GIVEN, prefix="workload.")
     workload = kind(config)
     if workload.runs_on == "cuda" and job.slot_resource != "GPU":
         raise UserError(
@@ -102,7 +104,7 @@ def preflight(job: Job, *, resume: bool, allow: Collection[str] = ()) -> Preflig
         raise UserError(
             "reduce: exact rounds the gradients of each micro-batch by themselves, and the workload would reduce those "
             "of all at once",
-            "set reduce=fast, or workload.parallel.reduce_once=false",
+            "set reduce=fast, or reduce_once=false of the workload (workload.parallel.reduce_once=false of Pretrain)",
         )
     about = workload.preflight(job.workers_per_cell)
     mesh = cell_mesh(workload, job.workers_per_cell)  # refuses a cell that its axes do not divide

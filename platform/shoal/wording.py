@@ -38,7 +38,10 @@ def explain(model: type[BaseModel], where: tuple[int | str, ...], kind: str, mes
         return f"unknown key {key!r}" + (f", did you mean {nearest!r}?" if nearest else "")
     if kind == "missing":
         return f"{key!r} is missing"
-    return f"{key!r}: {message.removeprefix('Value error, ')}{allowed(model, where)}"
+    why = message.removeprefix("Value error, ")
+    if not where:  # of several fields together: it names them itself
+        return f"{prefix}{why}" if why.partition(":")[0].partition(".")[0] in model.model_fields else why
+    return f"{key!r}: {why}{allowed(model, where)}"
 
 
 def allowed(model: type[BaseModel], where: tuple[int | str, ...]) -> str:

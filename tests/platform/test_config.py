@@ -84,6 +84,18 @@ def test_gradients_that_are_reduced_once_are_refused_in_exact_runs(tmp_path: Pat
     with pytest.raises(UserError, match="reduce: exact rounds the gradients of each micro-batch") as refused:
         preflight(parse(Job, {**settings, "reduce": "exact"}, source="job.yaml"), resume=False)
     assert "workload.parallel.reduce_once=false" in refused.value.remedy
+    own = {"path": "tests.support.torchmodels:Language", "global_batch": 8, "reduce_once": True}
+    with pytest.raises(UserError, match="reduce: exact rounds the gradients of each micro-batch"):
+        preflight(parse(Job, {**settings, "workload": own, "reduce": "exact"}, source="job.yaml"), resume=False)
+
+
+def test_what_is_wrong_with_several_fields_together_is_told_by_their_names(tmp_path: Path) -> None:
+    workload = {"path": "tests.support.torchmodels:Language", "global_batch": 3, "micro_batch": 2}
+    settings = {"steps": 1, "storage": tmp_path, "workload": workload, "mlflow": {"enabled": False}}
+    with pytest.raises(UserError) as refused:
+        preflight(parse(Job, settings, source=""), resume=False)
+    told = "the job file, or workload_config: workload.micro_batch: 2 does not divide global_batch 3"
+    assert refused.value.problem == told
 
 
 @pytest.mark.parametrize(

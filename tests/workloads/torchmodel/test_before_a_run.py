@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from shoal import resume
+from shoal.record import layout
 from shoal_core.ckpt.folder import Folder
 from shoal_core.errors import UserError
 from shoal_core.workload import load_workload
@@ -143,7 +144,10 @@ def test_blocks_datasets_figures_and_optimizers_are_looked_at() -> None:
     assert "is never called itself" in told(**lists, blocks=lambda self, model: [model[1]]).problem
     assert "there is nothing in it" in told(dataset=lambda self, config: []).problem
     assert "takes an index" in told(dataset=lambda self, config: iter([1])).remedy
-    assert "lr is a figure already" in told(figures=("lr",)).problem
+    for taken in {*layout.STEP_FIELDS, *layout.INNER, *layout.GPU_FIGURES, "worker_seconds", "kind"}:
+        assert f"{taken} is a figure already" in told(figures=(taken,)).problem
+        metrics = {"metrics": lambda self, sums, name=taken: {name: 1.0}}
+        assert f"{taken} is a figure of every step" in told(**metrics).problem
     wrong = told(optimizer=lambda self, parameters: torch.optim.Adafactor(parameters))
     assert "Adafactor does not work element by element" in wrong.problem
     assert "a int is no torch.optim.Optimizer" in told(optimizer=lambda self, parameters: 3).problem
@@ -177,8 +181,9 @@ def test_a_method_that_is_not_written_is_named(monkeypatch: pytest.MonkeyPatch) 
             return nn.Linear(1, 1)
 
     monkeypatch.setattr(sys.modules[__name__], "Half", Half, raising=False)
-    with pytest.raises(UserError, match="it lacks dataset, loss"):
+    with pytest.raises(UserError, match="it lacks dataset, loss") as refused:
         load_workload(f"{__name__}:Half")
+    assert "docs/your-model.md" in refused.value.remedy
 
 
 def test_parameters_without_a_gradient_are_named() -> None:

@@ -61,8 +61,6 @@ class Sft(TorchWorkload):
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         """See `TorchWorkload`."""
         about = super().preflight(workers_per_cell)
-        if self.config.heldout is not None:
-            about["heldout_samples"] = self.heldout_length
         self._check_tokenizers()
         return about
 

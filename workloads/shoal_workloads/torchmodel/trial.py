@@ -27,8 +27,12 @@ __all__ = ["LARGEST", "try_out"]
 LARGEST = 100_000_000
 """Parameters of the largest model that is built whole here."""
 SHOWN = 3
-TAKEN = {"loss", "lm_loss", "mtp_loss", "grad_norm", "lr", "tokens", "fault", "roll_back", "count"}
-"""Names of figures that every step has."""
+TAKEN = {
+    *("step", "time", "kind", "samples", "cells", "generation", "seconds", "worker_seconds", "stats", "norm_sq"),
+    *("loss", "lm_loss", "mtp_loss", "grad_norm", "lr", "tokens", "fault", "roll_back", "count"),
+    *("tokens_per_second_per_gpu", "mfu", "peak_memory_bytes"),
+}
+"""Names that the record of a step or of an evaluation has for something else."""
 
 
 def try_out(workload: TorchWorkload) -> list[str]:
@@ -83,6 +87,8 @@ def try_out(workload: TorchWorkload) -> list[str]:
         found = workload.metrics(dict.fromkeys(("loss", "count", *workload.figures), 1.0))
     if not isinstance(found, Mapping) or not all(isinstance(value, Real) for value in found.values()):
         raise UserError(f"{name}.metrics returned no mapping from names to numbers", "return {NAME: float(value), ...}")
+    if taken := (TAKEN | set(workload.figures)) & set(found):
+        raise UserError(f"{name}.metrics: {', '.join(sorted(taken))} is a figure of every step", "give it another name")
     return notes
 
 

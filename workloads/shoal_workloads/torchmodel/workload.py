@@ -45,6 +45,7 @@ class TorchWorkload(Workload):
     class Config(TorchConfig):
         """Settings of every such workload; subclass it for your own."""
 
+    if_lacking = "write it: docs/your-model.md shows how"
     config: Any
     figures: ClassVar[tuple[str, ...]] = ()
     """Names of what `loss` sums beside the loss, such as right answers; each step tells them divided by its count."""
@@ -85,8 +86,9 @@ class TorchWorkload(Workload):
         return default_blocks(model)
 
     def optimizer(self, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-        """An optimizer that works element by element, over the rows of the parameters that a worker has. Its learning
-        rates are the peak, which the schedule scales. Left out: Shoal's AdamW, as the settings say."""
+        """An optimizer that works element by element, over the rows of the parameters that a worker has: of all that
+        are trained, as `build_model(...).parameters()` has them, but those without dimensions last. Its learning rates
+        are the peak, which the schedule scales. Left out: Shoal's AdamW, as the settings say."""
         raise NotImplementedError
 
     def weights(self, config: Any) -> str | None:
@@ -115,6 +117,8 @@ class TorchWorkload(Workload):
         about = {"parameters": found.parameters, "samples": length, "samples_per_step": batch}
         if trained != found.parameters:
             about["trained_parameters"] = trained
+        if self.heldout_length:
+            about["heldout_samples"] = self.heldout_length
         return {**about, "steps_per_epoch": length / batch}
 
     def samples(self, step: int) -> tuple[int, int]:
@@ -194,6 +198,11 @@ class TorchWorkload(Workload):
     def rolls_back(self) -> bool:
         """See `Workload`."""
         return bool(self.config.guard.action == "roll_back")
+
+    @property
+    def reduces_once(self) -> bool:
+        """See `Workload`."""
+        return bool(self.config.reduce_once)
 
     def build(self, seed: int) -> TorchShard:
         """See `Workload`."""
