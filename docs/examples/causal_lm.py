@@ -39,7 +39,8 @@ class CausalLM(TorchWorkload):
 
 
 if __name__ == "__main__":
-    shape, storage = (*sys.argv[1:], *("llama", None)[len(sys.argv) - 1 :])
+    shape = sys.argv[1] if len(sys.argv) > 1 else "llama"
+    storage = sys.argv[2] if len(sys.argv) > 2 else None
     result = ShoalTrainer(
         CausalLM,
         workload_config={"shape": shape, "global_batch": 16, "micro_batch": 4, "lr": 1e-3, "warmup_steps": 20},

@@ -6,10 +6,11 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from shoal_core.errors import UserError
 from shoal_workloads.torchmodel.randomness import seeded
@@ -18,7 +19,7 @@ from shoal_workloads.torchmodel.theirs import their_code
 if TYPE_CHECKING:
     from shoal_workloads.torchmodel.workload import TorchWorkload
 
-__all__ = ["Blueprint", "blueprint", "built", "hollow", "kept_buffers"]
+__all__ = ["Blueprint", "blueprint", "built", "dtype_name", "hollow", "kept_buffers"]
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 
@@ -69,8 +70,10 @@ def blueprint(workload: TorchWorkload) -> Blueprint:
     trained: dict[str, tuple[tuple[int, ...], str]] = {}
     frozen: dict[str, tuple[tuple[int, ...], str]] = {}
     for name, p in model.named_parameters():
-        (trained if p.requires_grad else frozen)[name] = tuple(p.shape), _dtype(p)
-    return Blueprint(trained, frozen, {name: (tuple(b.shape), _dtype(b)) for name, b in kept_buffers(model).items()})
+        (trained if p.requires_grad else frozen)[name] = tuple(p.shape), dtype_name(p)
+    return Blueprint(
+        trained, frozen, {name: (tuple(b.shape), dtype_name(b)) for name, b in kept_buffers(model).items()}
+    )
 
 
 def kept_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -93,7 +96,7 @@ def _checked(workload: TorchWorkload, model: object) -> nn.Module:
                 f"{who}: parameter {name} has no shape before the model is called", "name its sizes (no Lazy)"
             )
         if not p.is_floating_point():
-            raise UserError(f"{who}: parameter {name} is of type {_dtype(p)}", "train in floating point")
+            raise UserError(f"{who}: parameter {name} is of type {dtype_name(p)}", "train in floating point")
         p.data = p.data.float()
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError(f"{who}: no parameter requires a gradient", "leave some of them to be trained")
@@ -122,25 +125,22 @@ def _on_meta(workload: TorchWorkload, seed: int) -> nn.Module | None:
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Inside, a parameter loses its values when it becomes a module's. One that becomes several modules' stays one."""
-    register = nn.Module.register_parameter
     known: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
 
-    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(module, name, param)
-        if param is None or param.is_meta:
-            return
+    def on_meta(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter:
+        if param.is_meta:
+            return param
         was, empty = known.get(id(param), (None, None))
         if was is None or was() is not param or empty is None:
             empty = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
             known[id(param)] = weakref.ref(param), empty
-        module._parameters[name] = empty
+        return empty
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
-    try:
+    hook: Any = on_meta  # PyTorch annotates that it returns nothing, and takes what it returns
+    with register_module_parameter_registration_hook(hook):
         yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _dtype(tensor: torch.Tensor) -> str:
+def dtype_name(tensor: torch.Tensor) -> str:
+    """As safetensors' readers and people say it: `float32`."""
     return str(tensor.dtype).removeprefix("torch.")

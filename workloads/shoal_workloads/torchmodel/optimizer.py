@@ -14,6 +14,7 @@ import torch
 
 from shoal_core.errors import UserError
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
+from shoal_workloads.torchmodel.building import dtype_name
 from shoal_workloads.torchmodel.config import TorchConfig
 
 __all__ = ["Make", "Ours", "Theirs", "Updates", "check_by_element", "kept"]
@@ -157,11 +158,11 @@ def kept(make: Make, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[t
     """Shape and dtype of all that an optimizer keeps of parameters of these shapes, found on small ones."""
     small = [torch.zeros([2] * len(shape)) for shape in shapes.values()]
     one = Theirs(small, make)
-    found = {name: (tuple(tensor.shape), _dtype(tensor)) for name, tensor in one.others().items()}
+    found = {name: (tuple(tensor.shape), dtype_name(tensor)) for name, tensor in one.others().items()}
     for kind, tensors in one.kinds().items():
         for (name, shape), p, tensor in zip(shapes.items(), small, tensors, strict=True):
             if tensor is not None:
-                found[f"{kind}.{name}"] = (shape if tensor.shape == p.shape else (), _dtype(tensor))
+                found[f"{kind}.{name}"] = (shape if tensor.shape == p.shape else (), dtype_name(tensor))
     return found
 
 
@@ -195,10 +196,6 @@ def _not_by_element(name: str, why: str) -> tuple[str, str]:
         f"optimizer: {name} does not work element by element ({why}), and a worker has only some rows of a parameter",
         "use one that does (AdamW, SGD, RMSprop, Adagrad, ...), or Shoal's own",
     )
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _words(value: Any) -> str:

@@ -81,9 +81,10 @@ class TorchShard(ReplicaShard):
     def accumulate(self, micro_batches: Sequence[Sequence[int]]) -> None:
         """See `ReplicaShard`: one micro-batch after the other, of each the part that is this worker's by its rank.
         What is reduced once is so with the last of them, since the sums may be asked for next."""
-        for left, mine in zip(reversed(range(len(micro_batches))), map(self._mine, micro_batches), strict=True):
+        for number, ids in enumerate(micro_batches, 1):
+            mine = self._mine(ids)
             if isinstance(self.model, FSDPModule) and self.config.reduce_once:
-                self.model.set_requires_gradient_sync(left == 0)
+                self.model.set_requires_gradient_sync(number == len(micro_batches))
             with seeded(key_of("step", self.config.seed, self._step, mine[0])):
                 loss = self._loss(self._train, mine)
                 loss.total.backward()
