@@ -70,6 +70,16 @@ def test_what_is_held_is_what_a_shard_holds() -> None:
     assert memory["parameters, gathered"] == 0
 
 
+def test_gradients_that_are_reduced_once_need_room_for_the_whole_and_are_sent_once() -> None:
+    shape = {"global_batch": 64, "micro_batch": 1}
+    each, once = (
+        torch_estimate(GPT(GPT.Config(**shape, reduce_once=said)), H100, workers=4, cells=1) for said in (False, True)
+    )
+    trained = sum(p.numel() for p in GPT(GPT.Config(**shape)).build_model(GPT.Config(**shape)).parameters())
+    assert once.memory["gradients, not reduced yet"] - each.memory["gradients, not reduced yet"] == 4 * trained
+    assert once.step["gather and reduce"] < each.step["gather and reduce"]
+
+
 def test_what_looks_at_values_is_refused_without_them() -> None:
     class Looks(type(two_layers())):  # type: ignore[misc]
         def loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:

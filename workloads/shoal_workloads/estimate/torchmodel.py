@@ -170,13 +170,14 @@ def memory_of(workload: TorchWorkload, found: Counted, workers: int) -> dict[str
     """Bytes of a worker at its fullest: the largest block at work, all that is kept, and its gradients beside it."""
     several = workers > 1
     shard, mine = ceil(found.parameters / workers), ceil(found.trained / workers)
+    unreduced = 2 * found.largest + (found.trained if workload.config.reduce_once else 0)
     together = FP32 * (found.rest + 2 * found.largest) if several else 0  # the next block is gathered meanwhile
     parts = {
         "parameters": FP32 * shard,
         "parameters, gathered": together,
         "buffers": found.buffers,
         "gradients": FP32 * mine,
-        "gradients, not reduced yet": FP32 * 2 * found.largest if several else 0,
+        "gradients, not reduced yet": FP32 * unreduced if several else 0,
         "optimizer": 2 * FP32 * mine,
         "averages": FP32 * mine if workload.config.ema_decay else 0,
         "activations": found.kept,
@@ -197,7 +198,9 @@ def step_of(
     moved_bytes = most * 4 * found.kept / (hardware.memory_tb_s * 1e12 * MOVED)
     step = {"products": products, "element-wise": moved_bytes}
     if workers > 1:  # gathered forward and backward, gradients reduced; behind what computes
-        traffic = most * FP32 * (2 * found.parameters + found.trained) * per_byte(cluster, workers)
+        reductions = 1 if workload.config.reduce_once else most
+        sent = FP32 * (most * 2 * found.parameters + reductions * found.trained)
+        traffic = sent * per_byte(cluster, workers)
         step["gather and reduce"] = max(0.0, traffic - products - moved_bytes)
     step["waiting"] = WAITING / (1 - WAITING) * sum(step.values())
     mine = FP32 * ceil(found.trained / workers)
