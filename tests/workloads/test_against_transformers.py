@@ -11,7 +11,7 @@ import transformers
 
 from shoal_workloads.hf.config import from_hf_config, to_hf_config
 from shoal_workloads.hf.names import parts_of
-from shoal_workloads.hf.weights import cut
+from shoal_workloads.hf.weights import swapped
 from shoal_workloads.model.config import ModelConfig, YarnConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 
@@ -76,7 +76,8 @@ def both(seed: int) -> tuple[DeepSeekV3, Any, torch.Tensor]:
 
 def in_their_names(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The model without its MTP modules; `state`: by our names."""
-    return {part.theirs: cut(part, state[part.ours]) for part in parts_of(config, mtp=False)}
+    parts = [(part, state[part.ours][part.index]) for part in parts_of(config, mtp=False)]
+    return {part.theirs: (swapped(found) if part.swap else found).contiguous() for part, found in parts}
 
 
 def fuse(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

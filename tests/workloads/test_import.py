@@ -252,6 +252,16 @@ def test_what_is_refused_before_anything_is_written(source: Path, tmp_path: Path
         {}, {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [64, 64]}}
     )
     assert "has no weight_map of names to files" in broken({}, index={"model.more": 5})
+    for field, (value, words) in {
+        "architectures": (5, "architectures is 5, expected ['DeepseekV3ForCausalLM']"),
+        "rope_parameters": ([1], "rope_parameters is no object but list"),
+        "rope_scaling": ({"type": "yarn", "factor": 4}, "no field 'original_max_position_embeddings' in rope_scaling"),
+        "q_lora_rank": (-4, "(d_q: Input should be greater than 0)"),
+        "hidden_size": (10**400, f"(d_model: Input should be less than or equal to {1 << 40})"),  # it is not repeated
+    }.items():
+        said = broken({}, {"rope_parameters": None, field: value})
+        assert "config.json" in said
+        assert words in said
     wrong = load_file(source / where[scale])[scale] * torch.nan
     assert f"{WEIGHT} holds values that are not finite" in broken({scale: wrong})
     (tmp_path / "odd").mkdir()
@@ -260,6 +270,13 @@ def test_what_is_refused_before_anything_is_written(source: Path, tmp_path: Path
         (tmp_path / "odd" / "model.safetensors").write_bytes(content)
         with pytest.raises(UserError, match=r"model.safetensors: cannot be read as safetensors"):
             import_checkpoint(tmp_path / "odd", SECTION, tmp_path / "step-00000000")
+    for second, what in ((4, "a and b overlap"), (12, "a and b have bytes between them")):
+        places = {"a": [0, 8], "b": [second, second + 8]}
+        held = {name: {"dtype": "F32", "shape": [2], "data_offsets": place} for name, place in places.items()}
+        head = json.dumps(held).encode()
+        (tmp_path / "odd" / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + b"x" * 20)
+        with pytest.raises(UserError, match=f"model.safetensors: cannot be read as safetensors .{what}"):
+            Files.open(tmp_path / "odd")
 
 
 def test_links_to_files_elsewhere_are_followed(source: Path, tmp_path: Path) -> None:

@@ -88,20 +88,25 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
         UserError: another architecture, or a setting that the model does not have.
     """
     remedy = "give a checkpoint of the DeepSeek-V3 architecture (DeepseekV3ForCausalLM)"
-    if ARCHITECTURE not in (found.get("architectures") or []):
-        raise UserError(f"{where}: architectures is {found.get('architectures')}, expected [{ARCHITECTURE!r}]", remedy)
+    named = found.get("architectures")
+    if not isinstance(named, list) or ARCHITECTURE not in named:
+        raise UserError(f"{where}: architectures is {named}, expected [{ARCHITECTURE!r}]", remedy)
     for name, value in FIXED.items():
         if found.get(name, value) != value:
             raise UserError(f"{where}: {name} is {found[name]!r}, expected {value!r}", remedy)
     missing = [name for name in FIELDS if name not in found and name not in ("q_lora_rank", "initializer_range")]
     if missing:
         raise UserError(f"{where}: no field {missing[0]!r}", remedy)
-    scaled_blocks(found, where)
     fields = {ours: found[theirs] for theirs, ours in FIELDS.items() if theirs in found}
-    rope = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    at = "rope_parameters" if found.get("rope_parameters") else "rope_scaling"
+    rope = found.get(at) or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"{where}: {at} is no object but {type(rope).__name__}", remedy)
     fields["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", 1e4))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "yarn":
+        if lacking := [name for name in ("factor", "original_max_position_embeddings") if name not in rope]:
+            raise UserError(f"{where}: no field {lacking[0]!r} in {at}", remedy)
         fields["yarn"] = YarnConfig(
             factor=rope["factor"],
             alpha=rope.get("beta_slow", 1),

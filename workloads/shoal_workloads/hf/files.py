@@ -155,9 +155,13 @@ def _header(store: Store, entry: Entry) -> Iterator[tuple[str, Stored]]:
         found = [(name, _stored(entry.name, 8 + length, one)) for name, one in said.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError, FileNotFoundError) as error:
         raise UserError(f"{where}: cannot be read as safetensors ({error})", AGAIN) from error
-    end = max((one.at + one.bytes for _, one in found), default=8 + length)
+    last, end = "its header", 8 + length
+    for name, one in sorted(found, key=lambda each: (each[1].at, each[1].bytes)):
+        if one.at != end:
+            what = "overlap" if one.at < end else "have bytes between them that are no tensor's"
+            raise UserError(f"{where}: cannot be read as safetensors ({last} and {name} {what})", AGAIN)
+        last, end = name, end + one.bytes
     if end != entry.bytes:
-        last = max(found, key=lambda one: one[1].at, default=("", None))[0]
         what = "is cut off" if end > entry.bytes else "has bytes after its last tensor"
         raise UserError(f"{where}: {what}: {last} ends at byte {end:,} and the file at {entry.bytes:,}", AGAIN)
     return iter(found)

@@ -57,10 +57,10 @@ def read_config(store: Store) -> tuple[ModelConfig, tuple[int, int]]:
     where = store.where("config.json")
     try:
         return from_hf_config(found, where), scaled_blocks(found, where)
-    except (ValidationError, TypeError, KeyError, AttributeError) as error:
-        why = wrong_fields(error) if isinstance(error, ValidationError) else repr(error)
+    except ValidationError as error:
         raise UserError(
-            f"{where}: is read as no configuration of it ({why})", "give a checkpoint of the DeepSeek-V3 architecture"
+            f"{where}: describes no model of that architecture ({wrong_fields(error)})",
+            "give a checkpoint of the DeepSeek-V3 architecture",
         ) from error
 
 

@@ -11,7 +11,7 @@ from shoal_workloads.hf.names import Part, parts_of
 from shoal_workloads.hf.values import SCALE, check_values, scale_of, values
 from shoal_workloads.model.config import ModelConfig
 
-__all__ = ["box_of", "check", "cut", "part_values", "swapped"]
+__all__ = ["box_of", "check", "part_values", "swapped"]
 
 MANY = 1000
 """Tensors that are missing, beyond which they are not counted."""
@@ -25,12 +25,6 @@ def box_of(part: Part) -> Box:
         tuple(place.start if isinstance(place, slice) else place for place in places),
         tuple(place.stop - place.start if isinstance(place, slice) else 1 for place in places),
     )
-
-
-def cut(part: Part, ours: torch.Tensor) -> torch.Tensor:
-    """The tensor they call `part.theirs`, contiguous, of our tensor `part.ours`."""
-    found = ours[part.index] if part.index else ours
-    return (swapped(found) if part.swap else found).contiguous()
 
 
 def check(c: ModelConfig, files: Files, *, mtp: bool, block: tuple[int, int]) -> None:

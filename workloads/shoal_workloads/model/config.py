@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,9 @@ from shoal_core.errors import UserError
 from shoal_workloads.model.presets import PRESETS
 
 __all__ = ["ModelConfig", "YarnConfig"]
+
+Width = Annotated[int, Field(gt=0, le=1 << 40)]
+"""Beyond it is a slip, or a file of somebody who means harm."""
 
 
 class YarnConfig(BaseModel):
@@ -29,21 +32,23 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = None
-    vocab_size: int = Field(gt=0, description="rows of the embedding and of the head")
-    d_model: int = Field(gt=0)
+    vocab_size: Width = Field(description="rows of the embedding and of the head")
+    d_model: Width
     n_layers: int = Field(gt=0, le=1_000, description="L, dense layers included, MTP modules not")
     n_dense: int = Field(ge=0, description="first layers with a dense FFN")
-    n_heads: int = Field(gt=0)
-    d_head: int = Field(gt=0, description="d_h: a head's width of q and k without RoPE")
-    d_rope: int = Field(gt=0, description="d_h^R: width of the decoupled RoPE part, one key head shared by all")
-    d_v: int = Field(gt=0, description="a head's width of v")
-    d_kv: int = Field(gt=0, description="d_c: rank of the joint key-value latent")
-    d_q: int | None = Field(default=None, description="d_c': rank of the query latent; none: a full-rank query")
+    n_heads: Width
+    d_head: Width = Field(description="d_h: a head's width of q and k without RoPE")
+    d_rope: Width = Field(description="d_h^R: width of the decoupled RoPE part, one key head shared by all")
+    d_v: Width = Field(description="a head's width of v")
+    d_kv: Width = Field(description="d_c: rank of the joint key-value latent")
+    d_q: Width | None = Field(default=None, description="d_c': rank of the query latent; none: a full-rank query")
     n_experts: int = Field(gt=0, le=65_536)
-    n_shared: int = Field(ge=0, description="shared experts, computed as one FFN of n_shared times the width")
-    top_k: int = Field(gt=0)
-    d_expert: int = Field(gt=0, description="an expert's hidden width")
-    d_ffn: int = Field(gt=0, description="a dense layer's hidden width")
+    n_shared: int = Field(
+        ge=0, le=65_536, description="shared experts, computed as one FFN of n_shared times the width"
+    )
+    top_k: Width
+    d_expert: Width = Field(description="an expert's hidden width")
+    d_ffn: Width = Field(description="a dense layer's hidden width")
     n_groups: int = Field(default=1, gt=0, description="expert groups of node-limited routing")
     topk_groups: int = Field(default=1, gt=0, description="groups a token may use (M)")
     route_scale: float = 1.0
