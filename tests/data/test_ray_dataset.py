@@ -62,7 +62,22 @@ def test_rows_are_staged_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     rows = pa.concat_tables(pq.read_table(file) for file in files)
     assert [text.decode() for text in rows["text"].to_pylist()] == TEXTS
     assert set(rows["lang"].to_pylist()) == {"de"}
-    assert json.loads((tmp_path / "s" / "staged.json").read_text()) == {"rows": 3000, "files": 3}
+    noted = {"rows": 3000, "files": 3, "column": "a.lines", "join": " "}
+    assert json.loads((tmp_path / "s" / "staged.json").read_text()) == noted
+    for column, join in (("lang", " "), ("a.lines", "")):  # would be the corpus of another text
+        with pytest.raises(UserError, match=r"text of column 'a\.lines' joined by ' '"):
+            stage(whole, tmp_path / "s", column, join)
+    (tmp_path / "s" / "staged.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        stage(whole, tmp_path / "s", "a.lines", " ")
+    assert whole.runs == 1
+
+
+def test_tags_that_are_the_text_are_no_tags(tmp_path: Path) -> None:
+    """As of files, whose reader knows it."""
+    stage(Rows(TABLE), tmp_path / "s", "lang", None)
+    rows = pq.read_table(tmp_path / "s" / "rows-000000.parquet")
+    assert (set(rows["text"].to_pylist()), set(rows["lang"].to_pylist())) == ({b"de"}, {None})
 
 
 @pytest.mark.parametrize(

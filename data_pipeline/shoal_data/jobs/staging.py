@@ -6,6 +6,7 @@ order of its blocks, and all that follows is made of the files. Where they are c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from shoal_core.errors import UserError
 from shoal_data.files import sweep_temporary, write_json, write_whole
 from shoal_data.place import Place, address_of
 from shoal_data.progress import Count
-from shoal_data.sources.fields import extract, joined, leaf_names, locate, nearest, plain, unfit
+from shoal_data.sources.fields import column_at, joined, leaf_names, locate, locate_tags, nearest, plain, unfit
 
 __all__ = ["stage"]
 
@@ -32,10 +33,13 @@ def stage(dataset: Any, folder: Place, column: str, join: str | None) -> str:
     Their order is that of the dataset's blocks (Ray's `preserve_order`). Columns: `text`, in bytes, and `lang`.
 
     Raises:
-        UserError: it has no such column, or that is no text; other things lie in `folder`; nothing can be written.
+        UserError: it has no such column, or that is no text; other things lie in `folder`, or the text of another
+            column; nothing can be written.
     """
     files = f"{address_of(folder)}/*.parquet"
+    asked = {"column": column, "join": join}
     if (folder / _WHOLE).is_file():
+        _check_same(folder, asked)
         return files
     _clear(folder)
     held: list[pa.Table] = []
@@ -51,8 +55,27 @@ def stage(dataset: Any, folder: Place, column: str, join: str | None) -> str:
                 held, size, number = [], 0, number + 1
     if held or not number:
         _write(folder, number, held)
-    write_json(folder / _WHOLE, {"rows": rows, "files": number + bool(held)})
+    write_json(folder / _WHOLE, {"rows": rows, "files": number + bool(held), **asked})
     return files
+
+
+def _check_same(folder: Place, asked: dict[str, str | None]) -> None:
+    """See that what was staged is what is asked for.
+
+    Raises:
+        UserError: it is the text of another column, or joined otherwise, or that cannot be told.
+    """
+    try:
+        found = json.loads((folder / _WHOLE).read_bytes())
+        there = {name: found[name] for name in asked}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{folder / _WHOLE}: damaged", "delete the folder: the rows are staged again") from error
+    if there != asked:
+        raise UserError(
+            f"{folder}: holds the text of column {there['column']!r} joined by {there['join']!r}, not of "
+            f"{asked['column']!r} by {asked['join']!r}",
+            "delete the folder, or name another with staging=, and another corpus",
+        )
 
 
 def _clear(folder: Place) -> None:
@@ -92,21 +115,17 @@ def _texts(dataset: Any, column: str, join: str | None) -> Iterator[pa.Table]:
                 names = leaf_names(table.schema)
                 remedy = f"name the column with the text{nearest(column, names)}"
                 raise UserError(f"the dataset of Ray: {cause}", remedy)
-            text = _at(table, locate(table.schema, column)[0])
-            yield pa.table({"text": plain(joined(text, join)).cast(pa.large_binary()), "lang": _tags(table)})
+            text = column_at(table, locate(table.schema, column)[0])
+            yield pa.table({"text": plain(joined(text, join)).cast(pa.large_binary()), "lang": _tags(table, column)})
     finally:
         options.preserve_order = before
 
 
-def _at(table: pa.Table, path: list[int]) -> pa.ChunkedArray:
-    return extract(table.column(path[0]), path[1:])
-
-
-def _tags(table: pa.Table) -> pa.ChunkedArray:
-    found = locate(table.schema, "lang")
+def _tags(table: pa.Table, column: str) -> pa.ChunkedArray:
+    found = locate_tags(table.schema, column)
     try:
-        if len(found) == 1:
-            return plain(_at(table, found[0])).cast(pa.string())
+        if found is not None:
+            return plain(column_at(table, found)).cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # what is no text is as good as no tag
     return pa.chunked_array([pa.nulls(len(table), pa.string())])

@@ -18,7 +18,7 @@ import pyarrow.ipc
 from shoal_core.errors import UserError
 from shoal_data.sources.arrow_messages import BrokenArrow, Message, messages
 from shoal_data.sources.columns import Columns, Quarantined, words
-from shoal_data.sources.fields import as_bytes, extract, locate, unfit
+from shoal_data.sources.fields import as_bytes, extract, locate, locate_tags, unfit
 from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import Piece
 
@@ -130,11 +130,11 @@ def columns_of(batch: pa.RecordBatch, column: str, row: int, origin: str) -> Col
         ArrowInvalid: lengths and offsets contradict each other.
     """
     text = _checked(batch, locate(batch.schema, column)[0])
-    tags = locate(batch.schema, "lang") if column != "lang" else []
+    tags = locate_tags(batch.schema, column)
     lang = None
-    if len(tags) == 1:
+    if tags is not None:
         with contextlib.suppress(pa.ArrowException):  # the text may be whole; the tags are not worth it
-            lang = _checked(batch, tags[0])
+            lang = _checked(batch, tags)
     return Columns(text, lang, np.arange(row, row + len(batch)), "null text", origin)
 
 

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["as_bytes", "extract", "joined", "leaf_names", "locate", "nearest", "plain", "unfit"]
+__all__ = [
+    "as_bytes",
+    "column_at",
+    "extract",
+    "joined",
+    "leaf_names",
+    "locate",
+    "locate_tags",
+    "nearest",
+    "plain",
+    "unfit",
+]
 
 
 _BYTES = {
@@ -36,6 +47,12 @@ def locate(schema: pa.Schema | Iterable[pa.Field], column: str) -> list[list[int
             inner = [field.type.field(number) for number in range(field.type.num_fields)]
             found += [[at, *rest] for rest in locate(inner, column[len(field.name) + 1 :])]
     return found
+
+
+def locate_tags(schema: pa.Schema, column: str) -> list[int] | None:
+    """Where the language tags are: in a column `lang`, unless that is `column`, which holds the text; or nowhere."""
+    found = locate(schema, "lang") if column != "lang" else []
+    return found[0] if len(found) == 1 else None
 
 
 def unfit(schema: pa.Schema, column: str, join: str | None) -> str:
@@ -114,6 +131,11 @@ def nearest(wanted: str, names: Iterable[str]) -> str:
 def extract(column: pa.ChunkedArray, path: Sequence[int]) -> pa.ChunkedArray:
     """What lies in a column of structs at `path`; null where a struct on the way is."""
     return pc.struct_field(column, list(path)) if path else column
+
+
+def column_at(table: pa.Table, path: Sequence[int]) -> pa.ChunkedArray:
+    """The column of a table that `locate` found."""
+    return extract(table.column(path[0]), path[1:])
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -17,10 +17,18 @@ from shoal_core.errors import StoreError, UserError
 from shoal_data.sources import hub_files
 from shoal_data.sources.columns import Columns, Quarantined, words
 from shoal_data.sources.dataset_folder import SavedDataset
-from shoal_data.sources.fields import extract, locate, unfit
+from shoal_data.sources.fields import column_at, locate, locate_tags, unfit
 from shoal_data.sources.found import Found
 
-__all__ = ["SCHEME", "STREAMED", "dataset_input", "open_dataset", "streamed_columns", "streamed_schema"]
+__all__ = [
+    "SCHEME",
+    "STREAMED",
+    "dataset_input",
+    "is_first_shard",
+    "open_dataset",
+    "streamed_columns",
+    "streamed_schema",
+]
 
 SCHEME = "dataset://"
 #: the format of a shard that `datasets` streams
@@ -106,6 +114,11 @@ class _Shard:
         yield from dataset.shard(self.count, self.index).with_format("arrow").iter(_BATCH)
 
 
+def is_first_shard(path: str) -> bool:
+    """Whether it is the shard whose columns stand for those of all."""
+    return _Shard.of(path).index == 0
+
+
 def streamed_schema(path: str) -> pa.Schema | None:
     """The columns of a shard, by its first rows; None if it has no rows, or they cannot be read."""
     try:
@@ -136,15 +149,11 @@ def streamed_columns(path: str, column: str, join: str | None, lost: list[Quaran
         if cause := unfit(table.schema, column, join):
             lost.append(Quarantined(path, row, cause, len(table)))
         else:
-            tags = locate(table.schema, "lang") if column != "lang" else []
-            text = _at(table, locate(table.schema, column)[0])
-            lang = _at(table, tags[0]) if len(tags) == 1 else None
+            tags = locate_tags(table.schema, column)
+            text = column_at(table, locate(table.schema, column)[0])
+            lang = None if tags is None else column_at(table, tags)
             yield Columns(text, lang, np.arange(row, row + len(table)), "null text", "rows of datasets")
         row += len(table)
-
-
-def _at(table: pa.Table, path: list[int]) -> pa.ChunkedArray:
-    return extract(table.column(path[0]), path[1:])
 
 
 def _streamed(builder: Any, split: str) -> Any:
@@ -176,9 +185,5 @@ def _builder(name: str, config: str | None, revision: str | None) -> Any:
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
         raise UserError(f"--dataset {name}: {words(error)}", _ACCESS) from error
     except ValueError as error:  # of the configuration: its message names those there are
-        raise UserError(f"--dataset {name}: {words(error)}", f"choose one with --config: {_rest(error)}") from error
-
-
-def _rest(error: Exception) -> str:
-    """What follows the first line of a message, in one line."""
-    return " ".join(str(error).split()) or "see its page"
+        there = " ".join(str(error).split()) or "see its page"
+        raise UserError(f"--dataset {name}: {words(error)}", f"choose one with --config: {there}") from error

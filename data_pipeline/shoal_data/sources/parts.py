@@ -24,7 +24,7 @@ from shoal_data.sources.dataset_folder import MAPPED, data_files
 from shoal_data.sources.filesystem import Found, is_local
 from shoal_data.sources.formats import format_of, is_packed
 from shoal_data.sources.gather import gather
-from shoal_data.sources.hub_dataset import STREAMED
+from shoal_data.sources.hub_dataset import STREAMED, is_first_shard
 from shoal_data.sources.opening import open_file
 from shoal_data.sources.schema import check_column
 
@@ -117,7 +117,7 @@ def _with_columns(file: Found) -> list[str]:
     """The files whose schema is that of a file's rows."""
     if file.format == MAPPED:
         return data_files(file.path.rpartition("/")[0])
-    return [] if file.format == STREAMED and "?shard=0&" not in file.path else [file.path]
+    return [] if file.format == STREAMED and not is_first_shard(file.path) else [file.path]
 
 
 def _grouped(pieces: Sequence[Piece], target: int) -> Iterator[list[Piece]]:
