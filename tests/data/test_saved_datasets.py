@@ -114,9 +114,13 @@ def test_indices_pick_the_rows(tmp_path: Path, target: int) -> None:
 
 
 def test_an_index_past_the_end_costs_its_row(tmp_path: Path) -> None:
-    rows, lost = read([str(mapped(tmp_path, [3, 40, 2]))])
+    rows, lost = read([str(mapped(tmp_path, [3, 40, 2, (1 << 64) - 1]))], target=1 << 20)
     assert [row for _, row, _ in rows] == [0, 2]
-    assert [(entry.row, entry.cause) for entry in lost] == [(1, "index 40 points past the 40 rows of the dataset")]
+    past = "points past the 40 rows of the dataset"
+    assert [(entry.row, entry.cause) for entry in lost] == [
+        (1, f"index 40 {past}"),
+        (3, f"index {(1 << 64) - 1} {past}"),
+    ]
 
 
 def test_indices_over_a_damaged_file_are_refused_by_its_name(tmp_path: Path) -> None:
@@ -150,8 +154,13 @@ def test_a_saved_dataset_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     (folder / "state.json").write_text('{"_data_files": [{"filename": "../../etc/x.arrow"}]}')
     with pytest.raises(UserError, match=r"state\.json: damaged.*outside"):
         plan_parts([str(folder)], "text", 0)
-    (folder / "state.json").write_text("{")
-    with pytest.raises(UserError, match=r"state\.json: damaged"):
+    odd = ({"_data_files": 5}, {"_data_files": [5]}, {"_data_files": [], "_indices_data_files": [{"file": "x"}]})
+    for content in ("{", *map(json.dumps, odd), json.dumps({"_data_files": [], "_indices_data_files": 5})):
+        (folder / "state.json").write_text(content)
+        with pytest.raises(UserError, match=r"state\.json: damaged"):
+            plan_parts([str(folder)], "text", 0)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": 5}')  # beside it, and no list of it
+    with pytest.raises(UserError, match=r"set/state\.json: damaged"):
         plan_parts([str(folder)], "text", 0)
 
 

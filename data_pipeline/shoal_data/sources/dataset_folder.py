@@ -69,7 +69,7 @@ def open_saved(folder: str, split: str | None) -> SavedDataset | None:
     found = SavedDataset(name, chosen=listed is not None)
     for path in data_files(folder, state):
         _add(found, folder, path)
-    indices = state.get("_indices_data_files") or []
+    indices = _names(folder, state, "_indices_data_files") if state.get("_indices_data_files") else []
     if indices and not found.problems:
         found.files = [_mapped(folder, found.files, indices)]
     return found
@@ -77,7 +77,8 @@ def open_saved(folder: str, split: str | None) -> SavedDataset | None:
 
 def _is_split(folder: str) -> bool:
     above, _, name = folder.rpartition("/")
-    return bool(above.rpartition("/")[2]) and name in ((_noted(above, _SPLITS) or {}).get("splits") or ())
+    splits = (_noted(above, _SPLITS) or {}).get("splits") if above.rpartition("/")[2] else None
+    return isinstance(splits, list) and name in splits
 
 
 def data_files(folder: str, state: dict[str, Any] | None = None) -> list[str]:
@@ -87,10 +88,15 @@ def data_files(folder: str, state: dict[str, Any] | None = None) -> list[str]:
         UserError: its state.json is gone or damaged.
     """
     state = _noted(folder, _STATE) if state is None else state
+    return [f"{folder}/{name}" for name in _names(folder, state or {}, "_data_files")]
+
+
+def _names(folder: str, state: dict[str, Any], key: str) -> list[str]:
+    """The names of files that a state.json lists. Raises UserError: it does not."""
     try:
-        return [f"{folder}/{entry['filename']}" for entry in (state or {})["_data_files"]]
+        return [str(entry["filename"]) for entry in state[key]]
     except (KeyError, TypeError) as error:
-        raise _damaged(folder, _STATE, "it names no data files") from error
+        raise _damaged(folder, _STATE, f"{key} names no files") from error
 
 
 def mapped_stamp(indices: str) -> str:
@@ -99,7 +105,7 @@ def mapped_stamp(indices: str) -> str:
     return hashlib.sha256("\n".join(f"{path} {stamp_of(path)}" for path in paths).encode()).hexdigest()
 
 
-def _mapped(folder: str, files: list[Found], indices: list[dict[str, Any]]) -> Found:
+def _mapped(folder: str, files: list[Found], indices: list[str]) -> Found:
     """The file of indices, which stands for the rows that they pick.
 
     Raises:
@@ -111,7 +117,7 @@ def _mapped(folder: str, files: list[Found], indices: list[dict[str, Any]]) -> F
             "datasets wrote",
             "copy it to this machine, load it with that version, call flatten_indices() and save it again",
         )
-    path = f"{folder}/{indices[0]['filename'].rpartition('/')[2]}"
+    path = f"{folder}/{indices[0].rpartition('/')[2]}"
     listing = list_files(path)
     if not listing.files:
         raise UserError(f"{path}: {folder}/{_STATE} names it, and it is not there", "fetch the whole folder again")

@@ -42,9 +42,9 @@ def mapped_columns(piece: Piece, column: str, join: str | None, lost: list[Quara
     batches = _batches(tuple(data_files(folder)), piece.stamp)
     starts = np.cumsum([0, *(batch.message.rows for batch in batches)])
     wanted = _indices(piece)
-    outside = wanted >= starts[-1]
+    outside = (wanted < 0) | (wanted >= starts[-1])  # below 0: what is too large for an int64
     for place in np.flatnonzero(outside):
-        cause = f"index {wanted[place]} points past the {starts[-1]} rows of the dataset"
+        cause = f"index {wanted.view(np.uint64)[place]} points past the {starts[-1]} rows of the dataset"
         lost.append(Quarantined(piece.path, piece.first + int(place), cause))
     kept = np.flatnonzero(~outside)
     whose = np.searchsorted(starts, wanted[kept], side="right") - 1
