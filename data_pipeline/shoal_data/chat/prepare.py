@@ -1,6 +1,7 @@
 """Files of conversations to a folder of packed samples, whole or not at all.
 
-All conversations are held in memory, 5 bytes a token, since any may share a sample with any other.
+All conversations are held in memory, 5 bytes a token, since any may share a sample with any other; and so is the file
+that is made of them: 30 bytes a token in all, at the end.
 """
 
 from __future__ import annotations
@@ -224,7 +225,9 @@ def _write(
     samples = pack(lengths, seq_len)
     order = np.concatenate([np.array(sample, np.int64) for sample in samples])
     sizes = np.array([len(sample) for sample in samples])
-    labels = [_labels(ids, answer) for ids, answer in zip(taken.ids, taken.answer, strict=True)]
+    ids = np.concatenate([taken.ids[at] for at in order])
+    labels = np.where(np.concatenate([taken.answer[at] for at in order]), ids, np.int32(IGNORED))
+    labels[np.cumsum(lengths[order]) - lengths[order]] = IGNORED  # nothing comes before the first of a conversation
     packed = np.concatenate(([0], np.cumsum(np.add.reduceat(lengths[order], np.cumsum(sizes) - sizes))))
     ends = np.concatenate(([0], np.cumsum(sizes)))
 
@@ -232,15 +235,14 @@ def _write(
         return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()))
 
     columns = {
-        "input_ids": lists(np.concatenate([taken.ids[at] for at in order]), packed),
-        "labels": lists(np.concatenate([labels[at] for at in order]), packed),
+        "input_ids": lists(ids, packed),
+        "labels": lists(labels, packed),
         "lengths": lists(lengths[order], ends),
         "file": lists(np.array(taken.file)[order], ends),
         "row": pa.LargeListArray.from_arrays(pa.array(ends), pa.array(np.array(taken.row)[order], pa.int64())),
     }
     write_batches(folder / SAMPLES, [pa.record_batch(columns)])
     write_lines(folder / "quarantine.jsonl", [asdict(entry) for entry in taken.quarantine])
-    answers = sum(int((one != IGNORED).sum()) for one in labels)
     manifest = ChatManifest(
         seq_len=seq_len,
         tokenizer=chat.digest,
@@ -250,7 +252,7 @@ def _write(
             "conversations": len(lengths),
             "samples": len(samples),
             "tokens": int(lengths.sum()),
-            "answers": answers,
+            "answers": int((labels != IGNORED).sum()),
             **{name: taken.counts[name] for name in _COUNTED},
             "quarantined": len(taken.quarantine),
         },
@@ -266,9 +268,3 @@ def _write(
 
 
 _COUNTED = ("dropped", "dropped_tokens", "truncated", "truncated_tokens", "across")
-
-
-def _labels(ids: npt.NDArray[np.int32], answer: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    labels = np.where(answer, ids, np.int32(IGNORED))
-    labels[0] = IGNORED  # nothing comes before it
-    return labels

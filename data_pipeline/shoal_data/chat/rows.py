@@ -13,7 +13,7 @@ from shoal_core.errors import UserError
 from shoal_data.sources.arrow_ipc import batches
 from shoal_data.sources.columns import Quarantined, words
 from shoal_data.sources.documents import check_unchanged
-from shoal_data.sources.jsonl import Gap, stretches
+from shoal_data.sources.jsonl import Gap, stretches, too_long
 from shoal_data.sources.opening import open_file
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import blocks
@@ -60,6 +60,8 @@ def _of_jsonl(piece: Piece, lost: list[Quarantined]) -> Iterator[Row]:
 
 def _object(line: bytes) -> dict[str, Any] | str:
     """What a line of JSON holds, or why it is no object."""
+    if cause := too_long(line):
+        return cause
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:

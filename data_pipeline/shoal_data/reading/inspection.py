@@ -95,8 +95,14 @@ def write_documents(address: str | Path, out: BinaryIO) -> None:
         out.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", line).encode() + b"\n")
 
 
-def figures(address: str | Path, count: int, picture: Place | None = None) -> dict[str, Any]:
-    """What `show` prints, as plain values, with the same picture drawn.
+def figures(
+    address: str | Path, count: int, picture: Place | None = None, fit: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """What a corpus is made of, which is drawn into `picture` too: if None, into `inspect.png` in the corpus's folder,
+    or in the current one where the corpus lies on S3.
+
+    Args:
+        fit: makes names fit for a picture.
 
     Returns:
         `documents`, the first `count`: `source, file, row, lang, bytes, tokens, pieces` (the first 200 tokens' texts);
@@ -109,35 +115,29 @@ def figures(address: str | Path, count: int, picture: Place | None = None) -> di
         fields = {key: row[key] for key in ("source", "file", "row", "lang", "bytes")}
         found.append({**fields, "tokens": len(ids), "pieces": decode.pieces(ids[:_SHOWN])})
     totals = {by: corpus.manifest.totals.get(by, {}) for by in ("by_source", "by_lang")}
-    picture = picture or _place_of_picture(corpus)
-    draw(corpus, picture)
+    if picture is None:
+        picture = (corpus.store.folder if isinstance(corpus.store, LocalStore) else Path()) / "inspect.png"
+    draw(corpus, picture, fit)
     return {"documents": found, **totals, "picture": str(picture)}
 
 
 def show(address: str | Path, count: int, picture: Place | None = None, fit: Callable[[str], str] = str) -> None:
-    """Print the first `count` documents with a bar between tokens, and the composition, and draw it into `picture`: if
-    None, into `inspect.png` in the corpus's folder, or in the current one where the corpus lies on S3.
+    """Print the first `count` documents with a bar between tokens, and the composition, and draw it, as `figures` does.
 
     Args:
         fit: makes texts of documents and names fit for where they are printed.
     """
-    corpus = Corpus.open(address)
-    decode = _Decoder(corpus)
-    for row, ids in itertools.islice(documents(corpus), count):
-        print(fit(f"--- {row['file']} row {row['row']} ({row['lang']}): {row['bytes']:,} bytes, {len(ids):,} tokens"))
-        print(fit("│".join(decode.pieces(ids[:_SHOWN]))))
+    found = figures(address, count, picture, fit)
+    for one in found["documents"]:
+        size = f"{one['bytes']:,} bytes, {one['tokens']:,} tokens"
+        print(fit(f"--- {one['file']} row {one['row']} ({one['lang']}): {size}"))
+        print(fit("│".join(one["pieces"])))
     for by in ("by_source", "by_lang"):
-        for name, counts in corpus.manifest.totals.get(by, {}).items():
-            figures = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
+        for name, counts in found[by].items():
+            said = f"{counts['tokens']:,} tokens, {counts['documents']:,} documents"
             rate = counts["bytes"] / max(1, counts["tokens"])
-            print(fit(f"{by[3:]:>8} {name}: {figures}, {rate:.2f} bytes a token"))
-    picture = picture or _place_of_picture(corpus)
-    draw(corpus, picture, fit)
-    print(fit(f"lengths and composition: {picture}"))
-
-
-def _place_of_picture(corpus: Corpus) -> Path:
-    return (corpus.store.folder if isinstance(corpus.store, LocalStore) else Path()) / "inspect.png"
+            print(fit(f"{by[3:]:>8} {name}: {said}, {rate:.2f} bytes a token"))
+    print(fit(f"lengths and composition: {found['picture']}"))
 
 
 def document_lengths(corpus: Corpus) -> npt.NDArray[np.int64]:

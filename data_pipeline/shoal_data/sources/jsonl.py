@@ -22,7 +22,7 @@ from shoal_data.sources.json_field import JsonField, NoDocument
 from shoal_data.sources.parts import Piece
 from shoal_data.sources.unpack import Damage, blocks
 
-__all__ = ["Gap", "jsonl_columns", "stretches"]
+__all__ = ["Gap", "jsonl_columns", "stretches", "too_long"]
 
 _STRETCH = 1 << 30  # bytes of whole lines that are held, to see whether the checksum of what they come from is right
 _AT_ONCE = 16 << 20  # bytes of lines that Arrow reads at a time
@@ -198,14 +198,19 @@ def _one_by_one(
     yield Columns(column_of_text, column_of_tags, np.array(rows, np.int64), "", _ORIGIN)
 
 
+def too_long(line: bytes) -> str:
+    """Why a line of `stretches` is not read; empty if it is."""
+    return f"a line of more than {_LONGEST >> 20} MiB" if line == _TOO_LONG.strip() else ""
+
+
 def _judged(line: bytes, field: JsonField) -> tuple[str, str | None]:
     """Text and language tag of a line without space around it.
 
     Raises:
         NoDocument: it has none.
     """
-    if line == _TOO_LONG.strip():
-        raise NoDocument(f"a line of more than {_LONGEST >> 20} MiB")
+    if cause := too_long(line):
+        raise NoDocument(cause)
     if line.startswith(b"["):
         raise NoDocument(_NOT_JSON + "a JSON array, not lines (jq -c '.[]' makes lines of it)")
     if not line.startswith(b"{") or line == b"{":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 import typer
+
+from shoal.cli.figures import AsJson, alone, give
 
 __all__ = ["chat"]
 
@@ -35,7 +36,7 @@ def chat(
     split: Annotated[str | None, typer.Option(help="Which split of a folder that has several.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error, not quarantined.")] = False,
     show: Annotated[int, typer.Option(min=0, help="How many samples to print, what is learnt in double brackets.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Conversations (`messages`, or `prompt` and `completion`) to packed samples with loss on answers only.
 
@@ -49,15 +50,15 @@ def chat(
 
     options = ChatOptions(seq_len, too_long, answers, plain, template, strict, split)
     manifest = prepare(inputs, tokenizer, out, options)
-    if as_json:
-        print(json.dumps({"out": out, "seq_len": seq_len, **manifest.totals}))
-    else:
+    with alone(as_json):
         print("\n".join(_lines(out, manifest.totals, seq_len)))
         if show:
             _show(out, tokenizer, template, show)
         if manifest.totals["quarantined"]:
             path = place_at(out) / "quarantine.jsonl"
             print(f"left out: {extent(read_lines(path))}; {path} says which and why")
+    if as_json:
+        give({"out": out, "seq_len": seq_len, **manifest.totals})
 
 
 def _show(out: str, tokenizer: str, template: str, count: int) -> None:

@@ -219,10 +219,11 @@ def inspect(
     from shoal_data.place import place_at
     from shoal_data.reading.inspection import figures, show
 
+    place, fit = place_at(picture) if picture else None, partial(printable, lines=True)
     if as_json:
-        give(figures(corpus, documents, place_at(picture) if picture else None))
+        give(figures(corpus, documents, place, fit))
         return
-    show(corpus, documents, place_at(picture) if picture else None, partial(printable, lines=True))
+    show(corpus, documents, place, fit)
 
 
 @app.command()
