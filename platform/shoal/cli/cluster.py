@@ -99,10 +99,8 @@ def kill_node(
 ) -> None:
     """SIGKILL every process of a node at once, as if its machine had died."""
     kill = local.kill_node(name, node)
-    if as_json:
-        give(asdict(kill))
-        return
-    say(f"{node}: {len(kill.pids)} processes killed at {kill.time:.3f} (unix), gone {kill.seconds * 1e3:.0f} ms later")
+    line = f"{len(kill.pids)} processes killed at {kill.time:.3f} (unix), gone {kill.seconds * 1e3:.0f} ms later"
+    _told(f"{node}: {line}", asdict(kill), as_json)
 
 
 @app.command("restart-head")
@@ -154,10 +152,8 @@ def drain(
     if not node_id:
         raise UserError(f"cluster {name}: no living node {node!r} {found.error}".rstrip(), "shoal cluster status")
     ends = ray_drain.drain_node(found.gcs_address, node_id, deadline, "shoal cluster drain")
-    with alone(as_json):
-        say(f"{node}: drained, to be taken away at {ends:.1f} (unix), in {deadline:.0f} s")
-    if as_json:
-        give({"node": node, "ends": ends, "deadline": deadline})
+    line = f"{node}: drained, to be taken away at {ends:.1f} (unix), in {deadline:.0f} s"
+    _told(line, {"node": node, "ends": ends, "deadline": deadline}, as_json)
 
 
 @app.command("freeze-node")
