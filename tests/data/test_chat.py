@@ -168,7 +168,7 @@ def test_bad_rows_are_told_by_file_row_and_cause(chatml: Path, tmp_path: Path) -
 def test_a_line_that_is_too_long_is_told_as_such(chatml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("jsonl._LONGEST", 1000), ("jsonl._STRETCH", 500), ("unpack._BLOCK", 100)):
         monkeypatch.setattr(f"shoal_data.sources.{name}", size)
-    out = prepared(tmp_path, [{"prompt": "a" * 3000, "completion": "b"}, {"prompt": "a", "completion": "b"}], chatml)
+    out = prepared(tmp_path, [{"prompt": "a" * 9000, "completion": "b"}, {"prompt": "a", "completion": "b"}], chatml)
     assert [(entry["row"], entry["cause"]) for entry in quarantine(out)] == [(0, "a line of more than 0 MiB")]
     assert len(documents(out)) == 1
 
