@@ -143,7 +143,7 @@ def test_what_import_refuses(checkpoint: Path, section: dict[str, Any], tmp_path
     for odd in ({"architectures": 5}, {"rope_parameters": [1]}, {"hidden_size": None}, {"initializer_range": math.inf}):
         assert "config.json" in broken({}, odd)
     said = broken({}, {"hidden_size": -(10**400)})  # the value is not repeated, and pydantic's pages are not advertised
-    assert "(d_model: Input should be greater than 0)" in said
+    assert "(hidden_size: Input should be greater than 0)" in said
     assert "https" not in said
     with pytest.raises(UserError, match="exists"):
         export(checkpoint, tmp_path / "hf")

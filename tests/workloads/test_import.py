@@ -256,8 +256,11 @@ def test_what_is_refused_before_anything_is_written(source: Path, tmp_path: Path
         "architectures": (5, "architectures is 5, expected ['DeepseekV3ForCausalLM']"),
         "rope_parameters": ([1], "rope_parameters is no object but list"),
         "rope_scaling": ({"type": "yarn", "factor": 4}, "no field 'original_max_position_embeddings' in rope_scaling"),
-        "q_lora_rank": (-4, "(d_q: Input should be greater than 0)"),
-        "hidden_size": (10**400, f"(d_model: Input should be less than or equal to {1 << 40})"),  # it is not repeated
+        "q_lora_rank": (-4, "(q_lora_rank: Input should be greater than 0)"),
+        "hidden_size": (
+            10**400,
+            f"(hidden_size: Input should be less than or equal to {1 << 40})",
+        ),  # it is not repeated
     }.items():
         said = broken({}, {"rope_parameters": None, field: value})
         assert "config.json" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -130,11 +131,12 @@ class PretrainConfig(_Section):
         return self
 
 
-def wrong_fields(error: ValidationError) -> str:
-    """Which fields are wrong and why, in one line; their values, which may be as long as they like, are not said."""
+def wrong_fields(error: ValidationError, named: Mapping[str, str] | None = None) -> str:
+    """Which fields are wrong and why, in one line; their values, which may be as long as they like, are not said.
+    named: what fields are called where the user wrote them, if otherwise than here."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     said = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in found[:10]]
-    return "; ".join(f"{where}: {why}" if where else why for where, why in said)
+    return "; ".join(f"{(named or {}).get(where, where)}: {why}" if where else why for where, why in said)
 
 
 def _check_tiles(c: ModelConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from shoal_core.errors import UserError
 from shoal_workloads.model.config import ModelConfig, YarnConfig
 
-__all__ = ["BLOCK", "from_hf_config", "scaled_blocks", "to_hf_config"]
+__all__ = ["BLOCK", "THEIRS", "from_hf_config", "scaled_blocks", "to_hf_config"]
 
 ARCHITECTURE = "DeepseekV3ForCausalLM"
 
@@ -37,6 +37,8 @@ FIELDS = {
     "initializer_range": "init_std",
     "rms_norm_eps": "norm_eps",
 }
+
+THEIRS = {**{ours: theirs for theirs, ours in FIELDS.items()}, "mtp_depth": "num_nextn_predict_layers"}
 
 # What the architecture fixes: written, and refused on import where a checkpoint says otherwise.
 FIXED: dict[str, Any] = {

@@ -27,7 +27,7 @@ from shoal_core.errors import UserError
 from shoal_core.store import Store, open_store
 from shoal_core.workload import own_settings
 from shoal_workloads.config import PretrainConfig, wrong_fields
-from shoal_workloads.hf.config import from_hf_config, scaled_blocks
+from shoal_workloads.hf.config import THEIRS, from_hf_config, scaled_blocks
 from shoal_workloads.hf.files import Files, read_json
 from shoal_workloads.hf.names import Part, parts_of
 from shoal_workloads.hf.weights import box_of, check, part_values
@@ -59,7 +59,7 @@ def read_config(store: Store) -> tuple[ModelConfig, tuple[int, int]]:
         return from_hf_config(found, where), scaled_blocks(found, where)
     except ValidationError as error:
         raise UserError(
-            f"{where}: describes no model of that architecture ({wrong_fields(error)})",
+            f"{where}: describes no model of that architecture ({wrong_fields(error, THEIRS)})",
             "give a checkpoint of the DeepSeek-V3 architecture",
         ) from error
 
