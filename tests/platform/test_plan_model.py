@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.estimate import Asked, config_of
+from shoal.cli.failing import Rates
 from shoal.cli.main import app
 from shoal.report.planned import GROUPS, group_of
 from shoal_workloads.estimate import Cluster, hardware
@@ -88,6 +90,29 @@ def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
     assert "--budget and --days" in str(clash.exception)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ([*SMALL, "--spot"], "--spot"),
+        (["plan", "--scaling", "--cluster", "8x8xH100"], "--scaling: of which model"),
+        (["plan", "job.yaml", "--model", "v3-small-16b"], "both say what is trained"),
+        (["plan", "--cluster", "8x8xH100", "--days", "30", "--failures"], "--failures and --picture: of which model"),
+    ],
+)
+def test_what_would_be_left_out_is_refused(asked: list[str], told: str) -> None:
+    assert told in str(CliRunner().invoke(app, asked).exception)
+
+
+def test_a_spot_price_of_ones_own_table_is_taken_and_said() -> None:
+    gpu = hardware("H100")
+    rates = Rates(rate=1.0, spot=True, spot_price=None, preemptions=0.1, seeds=1, seed=0)
+    assert rates.price(gpu.price, paid=3.0) == (1.5, " (half of the price: assumed; --spot-price says otherwise)")
+    own = gpu.price.model_copy(update={"spot": 0.9, "source": "a quote", "of": "2026-12"})
+    assert rates.price(own, paid=3.0)[0] == 0.9
+    assert "$0.90 a GPU and hour (a quote, 2026-12;" in rates.words(own, paid=3.0)[1]
+    assert replace(rates, spot_price=0.7).price(own, paid=3.0) == (0.7, "")
+
+
 @pytest.mark.long  # every model is searched
 def test_without_a_model_all_are_told_and_where_none_fits_the_smallest_cluster() -> None:
     asked = ["plan", "--cluster", "1x8xA100", "--days", "3", "--precision", "bf16", "--global-batch", "256", "--json"]
@@ -97,7 +122,7 @@ def test_without_a_model_all_are_told_and_where_none_fits_the_smallest_cluster()
     (told,) = re.findall(r"but on (\d+) nodes of 8", rows["deepseek-v3"]["why"])
     nodes = int(told)
     cluster = Cluster(nodes, 8, "A100", hardware("A100"))
-    config = config_of(Asked("deepseek-v3", "", global_batch=256, precision="bf16"))
+    config = config_of(Asked(model="deepseek-v3", cluster="", global_batch=256, precision="bf16"))
     assert search(config, cluster, keep=1).best
     assert not search(config, Cluster(nodes // 2, 8, "A100", hardware("A100")), keep=1).best
 

@@ -62,7 +62,6 @@ def test_a_step_is_its_parts_and_a_bill_its_hours() -> None:
     )
     whole = bill(found, 14.8e12, 2.0)
     assert whole.dollars == pytest.approx(2.0 * 2048 * 14.8e12 / found.tokens_per_second / 3600)
-    assert bill(found, 14.8e12, 2.0, 0.5).days == pytest.approx(2 * whole.days)
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"])
@@ -70,14 +69,16 @@ def test_memory_over_a_step_begins_and_ends_low_and_its_most_is_what_must_fit(sc
     parallel = {"pp": 4, "ep": 8, "schedule": schedule, "recompute": "dispatch"}
     config = job(model={"preset": "v3-small-16b"}, batch={"global_batch": 256}, precision="bf16", parallel=parallel)
     found = estimate(config, Cluster(8, 8, "H800", hardware("H800")), 32)
-    held = [(time, sum(parts.values())) for time, parts in memory_over_step(found)]
-    assert found.timeline is not None
+    over = memory_over_step(found)
+    held = [(time, sum(parts.values())) for time, parts in over]
+    assert found.pipeline is not None
     assert [time for time, _ in held] == sorted(time for time, _ in held)
-    assert held[-1][0] == found.timeline.makespan
+    assert held[-1][0] == found.pipeline.timeline.makespan
     assert max(size for _, size in held) == pytest.approx(found.memory.total, rel=1e-9)
     assert held[-2][1] < held[len(held) // 2][1]  # nothing of a micro-batch is left
-    kept = [name for name in memory_over_step(found)[-2][1] if name.startswith("activations")]
-    assert all(memory_over_step(found)[-2][1][name] == 0 for name in kept)
+    kept = {name: size for name, size in over[-2][1].items() if name.startswith("activations")}
+    assert kept
+    assert not any(kept.values())
 
 
 def test_rows_to_more_experts_stay_as_hidden_and_to_finer_ones_only_node_by_node() -> None:
@@ -141,5 +142,5 @@ def test_hardware_of_ones_own_and_names_that_nobody_knows(tmp_path: Path) -> Non
 def test_without_room_for_a_cell_the_field_is_named() -> None:
     with pytest.raises(UserError, match=r"--cluster: 8 GPUs make no cell of 1024"):
         estimate(job(), Cluster(1, 8, "H800", hardware("H800")), 1024)
-    with pytest.raises(UserError, match="--global-batch: 1000 samples"):
+    with pytest.raises(UserError, match="global_batch: 1000 samples"):
         estimate(job(batch={"global_batch": 1000}), Cluster(256, 8, "H800", hardware("H800")), 1024)

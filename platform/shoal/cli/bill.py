@@ -21,12 +21,12 @@ __all__ = [
     "Priced",
     "Trainable",
     "dollars",
+    "estimate_lines",
+    "estimate_values",
     "layout_of",
     "scaling_table",
-    "shown",
     "trainable_table",
     "validated",
-    "values",
 ]
 
 LEVELS: dict[str, bool | str] = {"none": False, "norms": True, "ffn": "ffn", "dispatch": "dispatch"}
@@ -131,7 +131,9 @@ def number(value: float, unit: str) -> str:
     return f"{said} {unit}".rstrip()
 
 
-def values(found: Estimate, cost: Bill | None, policies: Sequence[Priced], reasons: Sequence[str]) -> dict[str, Any]:
+def estimate_values(
+    found: Estimate, cost: Bill | None, policies: Sequence[Priced], reasons: Sequence[str]
+) -> dict[str, Any]:
     """For a program; bytes, seconds, dollars. What hangs on a number of tokens is null without one."""
     from shoal_workloads.estimate import bill
 
@@ -179,13 +181,15 @@ def finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def shown(model: str, found: Estimate, cost: Bill, whole: bool, policies: Sequence[Priced]) -> Iterator[RenderableType]:
-    """The same for a terminal."""
+def estimate_lines(
+    name: str, found: Estimate, cost: Bill, whole: bool, policies: Sequence[Priced]
+) -> Iterator[RenderableType]:
+    """The same for a terminal. `name`: of model or job; `whole`: the bill is of the run, not of 10^12 tokens."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     cluster = found.cluster
-    yield f"{model} on {cluster.nodes}x{cluster.slots} {cluster.name}: {layout_of(found)}"
+    yield f"{name} on {cluster.nodes}x{cluster.slots} {cluster.name}: {layout_of(found)}"
     fits = "fits" if found.fits else "does NOT fit"
     memory = f"{found.memory.total / 1e9:.1f} of {cluster.hardware.memory_gb:g} GB"
     yield f"memory: {fits}, {memory} of the worker that needs most ({found.memory.words()})"
@@ -196,8 +200,8 @@ def shown(model: str, found: Estimate, cost: Bill, whole: bool, policies: Sequen
     parts = Table("of a step", title_justify="left", box=SIMPLE_HEAD)
     parts.add_column("seconds", justify="right")
     parts.add_column("share", justify="right")
-    for name, seconds in sorted(found.step.items(), key=lambda part: -part[1]):
-        parts.add_row(name, f"{seconds:.3f}", f"{seconds / found.seconds:.1%}")
+    for part, seconds in sorted(found.step.items(), key=lambda part: -part[1]):
+        parts.add_row(part, f"{seconds:.3f}", f"{seconds / found.seconds:.1%}")
     yield parts
     yield f"{cost.gpu_hours_per_trillion_tokens:,.0f} GPU-hours for 10^12 tokens"
     if whole:

@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.bill import LEVELS, Priced, layout_of, shown, values
+from shoal.cli.bill import LEVELS, Priced, estimate_lines, estimate_values, layout_of
 from shoal.cli.failing import Rates, priced
 from shoal.printable import printable
 from shoal_core.errors import UserError
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from shoal_workloads.config import PretrainConfig
     from shoal_workloads.estimate import Bill, Cluster, Estimate
 
-__all__ = ["Asked", "checked", "config_of", "estimated", "of_job", "parse_gpus", "searched", "wanted"]
+__all__ = ["Asked", "checked", "config_of", "estimated", "of_job", "paid", "parse_gpus", "searched", "unused", "wanted"]
 
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The options of `shoal plan --model`; None: what is best, or said by the model."""
+    """The options of `shoal plan --model`; None: what is best, or said by the model, or not asked for. Of a job
+    `model` is its file, and what the file says (layout, batch, precision) is not asked."""
 
     model: str
     cluster: str
@@ -91,28 +92,41 @@ def told(asked: Asked, found: Estimate, reasons: list[str], tokens: float | None
     from shoal_workloads.estimate import bill
 
     cluster = found.cluster
-    price = cluster.hardware.price
-    each = price.dollars if asked.price is None else asked.price
-    if asked.price is None:
-        reasons.append(f"${price.dollars:.2f} a GPU and hour: {price.source}, {price.of} (--price says otherwise)")
+    each, source = paid(asked, cluster)
+    reasons += [*unused(cluster, found.cells * found.mesh.workers), *source]
     length = wanted(asked, found, each) or tokens
     cost = bill(found, length or 1e12, each)
     policies = [] if asked.rates is None else priced(found, cost, asked.rates)
-    reasons += [] if asked.rates is None else asked.rates.words(cluster.hardware)
+    reasons += [] if asked.rates is None else asked.rates.words(cluster.hardware.price, each)
     if policies and (asked.budget or asked.days):
         cost, policies = within(asked, cost, policies)
         reasons.append(f"{policies[0].tried.policy.name}: enough for {cost.tokens:.3g} tokens")
     if asked.picture is not None:
         draw_plan(found, policies, asked.picture)
     if as_json:
-        print(json.dumps(values(found, cost if length else None, policies, reasons), indent=2))
+        print(json.dumps(estimate_values(found, cost if length else None, policies, reasons), indent=2))
         return found.fits
     console = Console(markup=False, highlight=False)
-    for part in shown(asked.model, found, cost, length is not None, policies):
+    for part in estimate_lines(asked.model, found, cost, length is not None, policies):
         console.print(part)
     for reason in reasons:
         console.print(f"- {printable(reason)}")
     return found.fits
+
+
+def paid(asked: Asked, cluster: Cluster) -> tuple[float, list[str]]:
+    """Dollars a GPU and hour, and where they are from if nobody said them."""
+    price = cluster.hardware.price
+    if asked.price is not None:
+        return asked.price, []
+    return price.dollars, [f"${price.dollars:.2f} a GPU and hour: {price.source}, {price.of} (--price says otherwise)"]
+
+
+def unused(cluster: Cluster, workers: int) -> list[str]:
+    """That there are more GPUs than workers, if there are."""
+    if workers == cluster.workers:
+        return []
+    return [f"{workers:,} of {cluster.workers:,} GPUs train; all are paid for, and counted in the MFU"]
 
 
 def draw_plan(found: Estimate, policies: Sequence[Priced], path: Path) -> None:
@@ -126,10 +140,8 @@ def draw_plan(found: Estimate, policies: Sequence[Priced], path: Path) -> None:
     from shoal.report.style import draw
     from shoal_workloads.estimate import memory_over_step
 
-    done = found.timeline
-    lanes = (
-        [] if done is None else [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in done.spans]
-    )
+    ranks = () if found.pipeline is None else found.pipeline.timeline.spans
+    lanes = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in ranks]
     costs = [Cost(one.tried.policy.name, one.dollars, one.least, one.most) for one in policies if one.most < inf]
     memory = memory_over_step(found)
     draw(plan_figure(memory, found.cluster.hardware.memory_gb * 1e9, lanes, costs), "The plan of a run", path)
@@ -249,7 +261,7 @@ def searched(config: PretrainConfig, cluster: Cluster) -> tuple[Estimate, list[s
     found = search(config, cluster)
     if found.best:
         best, *others = found.best
-        reasons = [f"the fastest of {found.tried} layouts that fit: {layout_of(best)}"]
+        reasons = [f"the fastest that fits, of {found.tried:,} layouts: {layout_of(best)}"]
         reasons += [f"then {layout_of(one)}: {one.seconds / best.seconds - 1:+.1%}, {why(one, best)}" for one in others]
         return best, reasons
     more = smallest(config, cluster)
@@ -258,7 +270,7 @@ def searched(config: PretrainConfig, cluster: Cluster) -> tuple[Estimate, list[s
         raise UserError(
             f"--cluster: on {cluster.nodes} nodes of {cluster.slots} {cluster.name} {config.model.preset} fits in no "
             f"layout, {enough}: parameters, gradients and what one micro-batch keeps are more than the memory",
-            "more nodes, or GPUs with more memory"
+            "GPUs with more memory, or a --global-batch that larger cells can share"
             if more is None
             else f"--cluster {more.nodes}x{more.slots}x{more.name}",
         )

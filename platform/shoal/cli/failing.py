@@ -7,10 +7,10 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from shoal.cli.bill import Priced
-from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
-    from shoal_workloads.estimate import Bill, Estimate, Hardware
+    from shoal_workloads.estimate import Bill, Estimate
+    from shoal_workloads.estimate.hardware import Price
 
 __all__ = ["Rates", "priced"]
 
@@ -18,12 +18,15 @@ DAYS = 14.0
 """Simulated at most."""
 CHECKPOINT = 100
 """Steps between two in simulation; what it costs to go back is reckoned from it."""
+SPOT = 0.5
+"""Of the price, what a spot node is assumed to cost."""
 
 
 @dataclass(frozen=True)
 class Rates:
     """What is assumed of failures: `rate`, a factor on those of Llama 3's pre-training; whether there are `spot` nodes,
-    each taken away `preemptions` times a day, at `spot_price` dollars a GPU and hour, None: the table's."""
+    each taken away `preemptions` times a day, at `spot_price` dollars a GPU and hour; None: what the table says, or
+    half of the price. Simulated with so many `seeds`, from `seed` on."""
 
     rate: float
     spot: bool
@@ -32,37 +35,28 @@ class Rates:
     seeds: int
     seed: int
 
-    def price(self, hardware: Hardware) -> float:
-        """Of a spot node.
+    def price(self, price: Price, paid: float) -> tuple[float, str]:
+        """Of a spot node, and where it is from if nobody said it. paid: of another."""
+        if self.spot_price is not None:
+            return self.spot_price, ""
+        if price.spot is not None:
+            return price.spot, f" ({price.source}, {price.of}; --spot-price says otherwise)"
+        return SPOT * paid, " (half of the price: assumed; --spot-price says otherwise)"
 
-        Raises:
-            UserError: the table has none.
-        """
-        each = hardware.price.spot if self.spot_price is None else self.spot_price
-        if each is None:
-            raise UserError("--spot: the table has no spot price of these GPUs", "say it: --spot-price")
-        return each
-
-    def words(self, hardware: Hardware) -> list[str]:
+    def words(self, price: Price, paid: float) -> list[str]:
+        """What is assumed, for people."""
         said = [f"failures at {self.rate:g} x Llama 3's rates (arXiv 2407.21783, 2024-07; --rate says otherwise)"]
         if self.spot:
-            source = (
-                f" (half of the price: assumed, {hardware.price.of}; --spot-price)" if self.spot_price is None else ""
-            )
+            each, source = self.price(price, paid)
             said.append(
-                f"spot nodes at ${self.price(hardware):.2f} a GPU and hour{source}, each taken away "
-                f"{self.preemptions:g} times a day with two minutes' notice, another there in an hour "
-                "(assumed, 2026-11; --preemptions)"
+                f"spot nodes at ${each:.2f} a GPU and hour{source}, each taken away {self.preemptions:g} times a day "
+                "with two minutes' notice, another there in an hour (assumed, 2026-11; --preemptions)"
             )
         return said
 
 
 def priced(found: Estimate, cost: Bill, rates: Rates) -> list[Priced]:
-    """Every policy, the cheapest on average first.
-
-    Raises:
-        UserError: spot nodes have no price.
-    """
+    """Every policy, the cheapest on average first."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -72,19 +66,27 @@ def priced(found: Estimate, cost: Bill, rates: Rates) -> list[Priced]:
     cluster = found.cluster
     across = found.step["sum across cells"] + found.step["optimizer"]
     settings = Settings(
-        cluster.nodes, cluster.slots, found.mesh.workers, min(DAYS, cost.days), 0, found.micro_batches, CHECKPOINT,
-        rates.rate, rates.seed, Times(step=found.seconds, across=across), preemptions=rates.preemptions,
-    )  # fmt: skip
+        nodes=cluster.nodes,
+        slots=cluster.slots,
+        workers=found.mesh.workers,
+        days=min(DAYS, cost.days),
+        spare_nodes=0,
+        micro_batches=found.micro_batches,
+        checkpoint=CHECKPOINT,
+        rate=rates.rate,
+        times=Times(step=found.seconds, across=across),
+        preemptions=rates.preemptions,
+    )
+    spot, _ = rates.price(cluster.hardware.price, cost.price)
     seeds = range(rates.seed, rates.seed + rates.seeds)
-    asked = list(policies(cluster.nodes, spot=rates.spot))
-    told = []
+    ways, tried_ways = list(policies(cluster.nodes, spot=rates.spot)), list[Priced]()
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for policy in progress.track(asked, description="failures, simulated"):
+        for policy in progress.track(ways, description="failures, simulated"):
             tried = simulated(settings, policy, seeds)
-            price = rates.price(cluster.hardware) if policy.spot else cost.price
-            paid = replace(cost, gpus=(cluster.nodes + policy.spare_nodes) * cluster.slots, price=price)
+            gpus = (cluster.nodes + policy.spare_nodes) * cluster.slots
+            paid = replace(cost, gpus=gpus, price=spot if policy.spot else cost.price)
             dollars = [
                 paid.dollars / share if share else inf for share in (tried.mean, max(tried.trains), min(tried.trains))
             ]
-            told.append(Priced(tried, cost.days / tried.mean if tried.mean else inf, *dollars))
-    return sorted(told, key=lambda one: one.dollars)
+            tried_ways.append(Priced(tried, cost.days / tried.mean if tried.mean else inf, *dollars))
+    return sorted(tried_ways, key=lambda one: one.dollars)

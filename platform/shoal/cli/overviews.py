@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from shoal.cli.bill import Trainable, scaling_table, trainable_table
-from shoal.cli.estimate import Asked, checked, config_of, parse_gpus, searched, wanted
+from shoal.cli.estimate import Asked, checked, config_of, paid, parse_gpus, searched, wanted
 from shoal.printable import printable
 from shoal_core.errors import UserError
 
@@ -25,7 +25,7 @@ def trainable(asked: Asked, *, as_json: bool) -> None:
     from shoal_workloads.model.presets import PRESETS
 
     cluster = parse_gpus(asked.cluster, asked.hardware)
-    each = cluster.hardware.price.dollars if asked.price is None else asked.price
+    each, _ = paid(asked, cluster)
     rows = list[Trainable]()
     console = Console(markup=False, highlight=False)
     with Progress(console=Console(stderr=True), transient=True) as progress:

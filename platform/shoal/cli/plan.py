@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +79,9 @@ def plan(
     spot: Annotated[
         bool, typer.Option("--spot", help="With --failures: nodes too that may be taken away at any time.")
     ] = False,
-    spot_price: Annotated[float | None, typer.Option(min=0, help="With --spot; none: the table's.")] = None,
+    spot_price: Annotated[
+        float | None, typer.Option(min=0, help="With --spot: dollars a GPU and hour; none: half of the price.")
+    ] = None,
     preemptions: Annotated[float, typer.Option(min=0, help="With --spot: how often a day a node is taken away.")] = 0.1,
     seeds: Annotated[int, typer.Option(min=1, help="With --failures: simulated so many times.")] = 3,
     seed: Annotated[int, typer.Option(help="With --failures: the first.")] = 0,
@@ -119,14 +120,27 @@ def plan(
         return
     rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None
     asked = Asked(
-        model or "", cluster or "", pp, ep, schedule, workers_per_cell, seq_len, global_batch, micro_batch, precision,
-        recompute, waiting, tokens, budget, days, price, hardware, rates, picture,
+        model=model or str(job_file or ""), cluster=cluster or "", pp=pp, ep=ep, schedule=schedule,
+        workers_per_cell=workers_per_cell, seq_len=seq_len, global_batch=global_batch, micro_batch=micro_batch,
+        precision=precision, recompute=recompute, waiting=waiting, tokens=tokens, budget=budget, days=days, price=price,
+        hardware=hardware, rates=rates, picture=picture,
     )  # fmt: skip
-    if model is not None or (job_file is None and (budget or days)):
-        if scaling and model is not None:
+    if spot and not failures:
+        raise UserError("--spot: what it costs that nodes are taken away is simulated", "--failures --spot")
+    if scaling and model is None:
+        raise UserError("--scaling: of which model?", "shoal plan --scaling --model deepseek-v3 --cluster 256x8xH800")
+    if model is not None and job_file is not None:
+        raise UserError(f"--model {model} and {job_file} both say what is trained", "name one of them")
+    if job_file is None and model is None and (budget or days):
+        if failures or picture:
+            raise UserError(
+                "--failures and --picture: of which model?", "--model NAME, one of those that the table shows"
+            )
+        trainable(asked, as_json=as_json)
+        return
+    if model is not None:
+        if scaling:
             scaled(asked, as_json=as_json)
-        elif model is None:
-            trainable(asked, as_json=as_json)
         elif not estimated(asked, search=search, as_json=as_json):
             raise typer.Exit(2)
         return
@@ -146,7 +160,6 @@ def plan(
     workload = kind(parse(kind.Config, own_settings(job.workload), source=str(job_file), prefix="workload."))
     mesh = cell_mesh(workload, job.workers_per_cell)
     if cluster is not None and cluster.count("x") > 1:
-        asked = replace(asked, model=str(job_file))
         if isinstance(workload, Pretrain):
             fits = of_job(job, workload.config, asked, as_json=as_json)
         elif isinstance(workload, TorchWorkload):

@@ -60,11 +60,11 @@ def policies(nodes: int, *, spot: bool) -> Iterator[Policy]:
         yield Policy(2 * few, spot=taken)
 
 
-def simulated(settings: Settings, policy: Policy, seeds: Sequence[int], stall: float = STALL) -> Tried:
+def simulated(settings: Settings, policy: Policy, seeds: Sequence[int]) -> Tried:
     """What of its time a run trains by a policy. `settings`: of one without spares and shapes, with the preemptions of
-    spot nodes; `stall`: see `STALL`."""
-    kept = settings.preemptions if policy.spot else 0.0
-    asked = replace(settings, spare_nodes=policy.spare_nodes, elastic=policy.elastic, preemptions=kept)
+    spot nodes."""
+    taken = settings.preemptions if policy.spot else 0.0
+    asked = replace(settings, spare_nodes=policy.spare_nodes, elastic=policy.elastic, preemptions=taken)
     found = []
     for seed in seeds:
         run = Simulation(replace(asked, seed=seed))
@@ -72,12 +72,12 @@ def simulated(settings: Settings, policy: Policy, seeds: Sequence[int], stall: f
         found.append((result(run), run.end))
     step = settings.times.step
     redone, seconds = (sum(parts) for parts in zip(*((one["lost"]["redone"], end) for one, end in found), strict=True))
-    every = best_interval(step, settings.checkpoint, redone / seconds, stall)
+    every = best_interval(step, settings.checkpoint, redone / seconds, STALL)
     trains = []
     for one, end in found:
         more = one["lost"]["redone"] / end * (every / settings.checkpoint - 1)  # it undoes so much more, on average
         share = one["steps"] * step / end - more  # a run that ends early trains no more
-        trains.append(max(0.0, share) / (1 + stall / every))
+        trains.append(max(0.0, share) / (1 + STALL / every))
     return Tried(policy, tuple(trains), every, sum(one["outcome"] != "runs on" for one, _ in found))
 
 

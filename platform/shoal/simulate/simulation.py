@@ -10,6 +10,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from random import Random
 from time import thread_time
@@ -82,7 +83,7 @@ class Simulation:
         breaks = draw(nodes * settings.slots, self.end, settings.rate, Random(settings.seed))
         taken = preemptions(nodes, self.end, settings.preemptions, Random(f"preemptions {settings.seed}"))
         for failure in (*breaks, *taken):
-            self.clock.at(failure.time, lambda failure=failure: self.cluster.strike(failure))  # type: ignore[misc]
+            self.clock.at(failure.time, partial(self.cluster.strike, failure))
         while not self.outcome and self.clock.tick(self.end):
             pass
         self.clock.now = self.end if not self.outcome else self.clock.now

@@ -75,9 +75,45 @@ def test_gradients_that_are_reduced_once_need_room_for_the_whole_and_are_sent_on
     each, once = (
         torch_estimate(GPT(GPT.Config(**shape, reduce_once=said)), H100, workers=4, cells=1) for said in (False, True)
     )
-    trained = sum(p.numel() for p in GPT(GPT.Config(**shape)).build_model(GPT.Config(**shape)).parameters())
-    assert once.memory["gradients, not reduced yet"] - each.memory["gradients, not reduced yet"] == 4 * trained
+    model = GPT(GPT.Config(**shape)).build_model(GPT.Config(**shape))
+    in_blocks = sum(p.numel() for p in model.blocks.parameters())  # of the rest they are whole while backward goes
+    assert once.memory["gradients, not reduced yet"] - each.memory["gradients, not reduced yet"] == 4 * in_blocks
     assert once.step["gather and reduce"] < each.step["gather and reduce"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_of_every_parameter_the_first_of_many_holds_the_largest_part(own: bool) -> None:
+    """The first layer, which is frozen, and the bias of the other have no rows for all."""
+
+    class Frozen(type(two_layers())):  # type: ignore[misc]
+        def build_model(self, config: Any) -> nn.Module:
+            model = super().build_model(config)
+            model[0].requires_grad_(False)
+            return model
+
+    class Momentum(Frozen):
+        def optimizer(self, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+    workload = (Momentum if own else Frozen)(Frozen.Config(global_batch=64, micro_batch=4))
+    memory = torch_estimate(workload, H100, 8, 1).memory
+    model = workload.build_model(workload.config)
+    mine = [p.chunk(8)[0].numel() for p in model.parameters()]
+    assert mine == [24, 3, 24, 1]
+    assert memory["parameters"] == 4 * sum(mine)
+    assert memory["gradients"] == memory["gradients, flat"] == 4 * (24 + 1)
+    assert memory["optimizer"] == (4 * (24 + 1) + 8 if own else 2 * 4 * (24 + 1))
+
+
+def test_what_the_loss_raises_is_told_with_its_line() -> None:
+    class Breaks(type(two_layers())):  # type: ignore[misc]
+        def loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
+            return model(batch[0][:, :3]).sum(), 1
+
+    for values in (False, True):
+        with pytest.raises(UserError, match=r"Breaks\.loss raised RuntimeError") as error:
+            counted(Breaks(Breaks.Config(global_batch=8)), values=values)
+        assert "model(batch[0][:, :3])" in error.value.problem
 
 
 def test_what_looks_at_values_is_refused_without_them() -> None:
@@ -105,4 +141,12 @@ def test_a_job_of_ones_own_model_is_priced(tmp_path: Path) -> None:
     assert found["dollars"] == pytest.approx(1000 * found["step_seconds"] / 3600 * 8 * 2)
     assert "1,000 steps" in CliRunner().invoke(app, asked).stdout
     small = CliRunner().invoke(app, [*asked[:3], "1x4xH100"])
-    assert "4 GPUs are too few for 4 cells of 2 workers" in str(small.exception)
+    assert "4 cells of 2 workers: 4 GPUs, and a batch that has 16 shares for such cells, are enough for 2" in str(
+        small.exception
+    )
+    idle = CliRunner().invoke(app, [*asked[:3], "2x8xH100", "--price", "2", "--json"])
+    assert json.loads(idle.stdout)["dollars"] == pytest.approx(2 * found["dollars"])
+    assert "8 of 16 GPUs train" in " ".join(json.loads(idle.stdout)["reasons"])
+    for more in (["--failures"], ["--budget", "10"], ["--picture", "plan.svg"]):
+        refused = CliRunner().invoke(app, [*asked, *more])
+        assert f"{more[0]}: not there yet" in str(refused.exception)

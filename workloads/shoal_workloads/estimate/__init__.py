@@ -3,7 +3,7 @@ the executor walks. Nothing is built, no device is needed."""
 
 from __future__ import annotations
 
-from shoal_workloads.estimate.cost import Bill, bill
+from shoal_workloads.estimate.cost import Bill, Rent, bill
 from shoal_workloads.estimate.hardware import Hardware, hardware, known_hardware
 from shoal_workloads.estimate.step import Cluster, Estimate, estimate, memory_over_step
 
@@ -12,6 +12,7 @@ __all__ = [
     "Cluster",
     "Estimate",
     "Hardware",
+    "Rent",
     "bill",
     "estimate",
     "hardware",

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 from shoal_workloads.estimate.step import Estimate
 
-__all__ = ["Bill", "bill"]
+__all__ = ["Bill", "Rent", "bill"]
 
 HOUR, DAY, TRILLION = 3600.0, 86400.0, 1e12
 
 
 @dataclass(frozen=True)
-class Bill:
-    """Of a run without failures, all GPUs of the cluster paid for; `price`: dollars a GPU and hour."""
+class Rent:
+    """Of all GPUs of a cluster, whether they train or not; `price`: dollars a GPU and hour."""
 
-    tokens: float
     seconds: float
     gpus: int
     price: float
@@ -32,11 +31,18 @@ class Bill:
     def dollars(self) -> float:
         return self.gpu_hours * self.price
 
+
+@dataclass(frozen=True)
+class Bill(Rent):
+    """Of a run of so many tokens without failures."""
+
+    tokens: float
+
     @property
     def gpu_hours_per_trillion_tokens(self) -> float:
         return self.gpu_hours / self.tokens * TRILLION
 
 
-def bill(found: Estimate, tokens: float, price: float, trains: float = 1.0) -> Bill:
-    """trains: of all time, the share in which the run gets on (1: nothing ever fails)."""
-    return Bill(tokens, tokens / found.tokens_per_second / trains, found.cluster.workers, price)
+def bill(found: Estimate, tokens: float, price: float) -> Bill:
+    """price: dollars a GPU and hour."""
+    return Bill(tokens / found.tokens_per_second, found.cluster.workers, price, tokens)

@@ -35,7 +35,8 @@ class Attention(_Entry):
 
 
 class Price(_Entry):
-    """Dollars a GPU and hour, also of one that may be taken away at any time, and of when and where they are."""
+    """Dollars a GPU and hour, and of when and where they are. `spot`: of one that may be taken away at any time, if it
+    is known."""
 
     dollars: float = Field(ge=0)
     spot: float | None = Field(default=None, ge=0)

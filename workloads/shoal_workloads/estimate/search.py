@@ -30,9 +30,9 @@ PAIRS = ("dualpipe", "dualpipev")
 """Schedules that hide the exchange of rows."""
 BUBBLES = {"1f1b": 1.0, "interleaved": 0.5}
 """Micro-batches' time that a schedule's bubble takes at least, a pipeline rank."""
+ZERO_BUBBLE = ("dualpipe", "dualpipev", "zbv", "zb1p")
 MOST = 1 << 17
 """GPUs of a cluster that is looked for."""
-ZERO_BUBBLE = ("dualpipe", "dualpipev", "zbv", "zb1p")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def search(base: PretrainConfig, cluster: Cluster, keep: int = 3) -> Found:
 
 
 def smallest(base: PretrainConfig, cluster: Cluster) -> Cluster | None:
-    """The fewest nodes of this kind on which the job fits in some layout; none up to `MOST` GPUs. Cells are powers of
-    two, of which a batch fills so many at most, so no number between two has a layout that the lower has not."""
+    """The fewest nodes of this kind, more than the cluster has, on which the job fits in some layout; none up to `MOST`
+    GPUs. A layout that fits does so on every cluster that has room for its cell. Cells that are searched are powers of
+    two, and a batch fills no larger ones than it has samples for."""
     for workers in powers(min(MOST, base.batch.global_batch // base.batch.micro_batch)):
         nodes = -(-workers // cluster.slots)
         more = Cluster(nodes, cluster.slots, cluster.name, cluster.hardware)

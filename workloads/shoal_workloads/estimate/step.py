@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
@@ -27,7 +28,7 @@ from shoal_workloads.parallel.schedule import (
 from shoal_workloads.parallel.schedule.actions import Pair
 from shoal_workloads.parallel.schedule.balance import stage_layers
 
-__all__ = ["WAITING", "Cluster", "Estimate", "estimate", "memory_over_step", "per_byte"]
+__all__ = ["WAITING", "Cluster", "Estimate", "estimate", "memory_over_step", "per_byte", "shared"]
 
 WAITING = 0.052
 """Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what
@@ -48,6 +49,13 @@ class Cluster:
         return self.nodes * self.slots
 
 
+class Piped(NamedTuple):
+    """The schedule of a chain's step, and when its ranks do what, in seconds."""
+
+    schedule: Schedule
+    timeline: Timeline
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a step takes. `memory`: of the worker that needs most; `step`: seconds by what takes them, on average over
@@ -64,8 +72,7 @@ class Estimate:
     step: Mapping[str, float]
     phases: Mapping[str, float]
     samples: int
-    timeline: Timeline | None = None
-    """Of the pipeline, in seconds."""
+    pipeline: Piped | None = None
 
     @property
     def fits(self) -> bool:
@@ -100,36 +107,47 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int 
     """
     mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
     config = settled(config, workers)
-    samples, each = config.batch.global_batch, workers * config.batch.micro_batch
+    samples = config.batch.global_batch
+    cells, most = shared(samples, config.batch.micro_batch, cluster, workers, cells)
+    layers = Layers(config, mesh, cluster.hardware, cluster.slots)
+    memory = footprints(config, workers)
+    if mesh.pp == 1:
+        step, phases, pipeline = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float](), None
+    else:
+        step, phases, pipeline = piped(config, mesh, layers, most * mesh.pp)
+    step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
+    step |= committed(cluster, mesh, cells, memory)
+    biggest = max(memory, key=lambda one: one.total)
+    return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, pipeline)
+
+
+def shared(samples: int, micro_batch: int, cluster: Cluster, workers: int, cells: int | None = None) -> tuple[int, int]:
+    """How many cells of `workers` share the samples of a step (`cells`, or as many as there is room for), and how many
+    micro-batches a worker of the cell that has most is given; in a pipeline each chain is.
+
+    Raises:
+        UserError: there is no room for them, or a step cannot be cut for them.
+    """
+    each = workers * micro_batch
     count, rest = divmod(samples, each)
+    if rest:
+        raise UserError(
+            f"global_batch: {samples} samples cannot be cut for cells of {workers} workers, {each} at once",
+            f"a multiple of {each}, or smaller cells",
+        )
     room = min(cluster.workers // workers, count)
+    if not room:
+        raise UserError(
+            f"--cluster: {cluster.workers} GPUs make no cell of {workers}", "more nodes, or smaller cells (pp, ep)"
+        )
     if cells is not None and cells > room:
         raise UserError(
             f"{cells} cells of {workers} workers: {cluster.workers} GPUs, and a batch that has {count} shares for such "
             f"cells, are enough for {room}",
             f"cells={room}, more nodes, or a larger batch",
         )
-    cells = cells or room
-    if rest:
-        raise UserError(
-            f"--global-batch: {samples} samples cannot be cut for cells of {workers} workers, {each} at once",
-            f"a multiple of {each}, or smaller cells",
-        )
-    if not cells:
-        raise UserError(
-            f"--cluster: {cluster.workers} GPUs make no cell of {workers}", "more nodes, or a smaller --pp or --ep"
-        )
-    layers = Layers(config, mesh, cluster.hardware, cluster.slots)
-    most = -(-count // cells)  # of the cell that has most; in a pipeline so many of each chain
-    memory = footprints(config, workers)
-    if mesh.pp == 1:
-        step, phases, done = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float](), None
-    else:
-        step, phases, done = piped(config, mesh, layers, most * mesh.pp)
-    step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
-    step |= committed(cluster, mesh, cells, memory)
-    biggest = max(memory, key=lambda one: one.total)
-    return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, done)
+    found = cells or room
+    return found, -(-count // found)
 
 
 # ---- a pipeline
@@ -137,12 +155,12 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int 
 
 def piped(
     config: PretrainConfig, mesh: Mesh, layers: Layers, micro_batches: int
-) -> tuple[dict[str, float], dict[str, float], Timeline]:
+) -> tuple[dict[str, float], dict[str, float], Piped]:
     """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action;
     and when."""
-    model = config.model
-    schedule = schedule_of(config, mesh, micro_batches)
-    count = schedule.micro_batches
+    parallel, model = config.parallel, config.model
+    count = needed_micro_batches(parallel.schedule, mesh.pp, micro_batches)
+    schedule = bounded(build(parallel.schedule, mesh.pp, count, parallel.virtual), parallel.waiting)
     ranges = stage_layers(model, schedule.stages, config.data.seq_len)
     final = schedule.stages - 1
 
@@ -176,26 +194,22 @@ def piped(
     step = added(parts(span.step) for rank in done.spans for span in rank)
     phases = by_kind(done)
     bubble = sum(done.idle) / mesh.pp
-    return {**{name: seconds * share for name, seconds in step.items()}, "bubble": bubble}, phases, done
-
-
-def schedule_of(config: PretrainConfig, mesh: Mesh, micro_batches: int) -> Schedule:
-    """Of so many micro-batches of a chain, or of as many more as it takes."""
-    parallel = config.parallel
-    count = needed_micro_batches(parallel.schedule, mesh.pp, micro_batches)
-    return bounded(build(parallel.schedule, mesh.pp, count, parallel.virtual), parallel.waiting)
+    return (
+        {**{name: seconds * share for name, seconds in step.items()}, "bubble": bubble},
+        phases,
+        Piped(schedule, done),
+    )
 
 
 def memory_over_step(found: Estimate) -> list[tuple[float, Mapping[str, int]]]:
     """What the worker that needs most holds, by part, and from when on in the step (seconds); without a pipeline what
     it holds when that is most. The last moment is the commit's."""
-    if found.timeline is None:
+    if found.pipeline is None:
         return [(0.0, found.memory.parts)]
-    place = found.memory.place
-    schedule = schedule_of(found.config, found.mesh, found.micro_batches * found.mesh.pp)
+    (schedule, timeline), place = found.pipeline, found.memory.place
     held = over_step(found.config, found.mesh.workers, place, schedule)
-    times = [time for span in found.timeline.spans[place] for time in (span.start, span.end)]
-    return list(zip([*times, found.timeline.makespan], held, strict=True))
+    times = [time for span in timeline.spans[place] for time in (span.start, span.end)]
+    return list(zip([*times, timeline.makespan], held, strict=True))
 
 
 def by_kind(done: Timeline) -> dict[str, float]:

@@ -6,21 +6,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from shoal_core.errors import UserError
 from shoal_workloads.estimate.layer import MOVED
-from shoal_workloads.estimate.step import WAITING, Cluster, per_byte
+from shoal_workloads.estimate.step import WAITING, Cluster, per_byte, shared
 from shoal_workloads.footprint import COMMUNICATORS, CONTEXT, SPARE
 from shoal_workloads.torchmodel.building import built
 from shoal_workloads.torchmodel.losses import loss_of
+from shoal_workloads.torchmodel.optimizer import kept as kept_by
 from shoal_workloads.torchmodel.spread import whole_blocks
+from shoal_workloads.torchmodel.theirs import their_code
 from shoal_workloads.torchmodel.trial import LARGEST
 from shoal_workloads.torchmodel.workload import TorchWorkload
 
@@ -72,8 +74,8 @@ class TorchEstimate:
 
     @property
     def mfu(self) -> float:
-        """Share of bf16's peak that goes into products."""
-        return self.flops / (self.seconds * self.cells * self.workers * self.cluster.hardware.tflops.bf16 * 1e12)
+        """Share of bf16's peak, of all GPUs of the cluster, that goes into products."""
+        return self.flops / (self.seconds * self.cluster.workers * self.cluster.hardware.tflops.bf16 * 1e12)
 
 
 def counted(workload: TorchWorkload, *, values: bool | None = None) -> Counted:
@@ -86,24 +88,25 @@ def counted(workload: TorchWorkload, *, values: bool | None = None) -> Counted:
     """
     if values is None:
         values = workload.blueprint.parameters <= LARGEST
-    first = workload.samples(0)[0]
-    batch = workload.items.batch(range(first, first + workload.micro_batch))
+    name, first = type(workload).__name__, workload.samples(0)[0]
+    with their_code(f"{name}.dataset or {name}.collate"):
+        batch = workload.items.batch(range(first, first + workload.micro_batch))
     fake, flops = FakeTensorMode(), FlopCounterMode(display=False)
     if not values:
         batch = tree_map_only(torch.Tensor, fake.from_tensor, batch)
     try:
-        with nullcontext() if values else fake:
+        with nullcontext() if values else fake, their_code(f"{name}.loss"):
             model = built(workload, 0)
             kept = Kept(model)
             with flops, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
                 total = loss_of(workload, model, batch, "cpu").total
                 size = kept.size
                 total.backward()
-    except RuntimeError as error:
-        if values:
+    except UserError as error:
+        if not isinstance(error.__cause__, (DataDependentOutputException, DynamicOutputShapeException)):
             raise
         raise UserError(
-            f"{type(workload).__name__} looks at values, and cannot be reckoned without them ({error})",
+            f"{name} looks at values, and cannot be reckoned without them ({error.problem})",
             "give the count of its loss as a tensor (no .item(), no branch on what a tensor holds)",
         ) from error
     blocks = whole_blocks(model, workload.blocks(model))
@@ -145,51 +148,57 @@ def torch_estimate(workload: TorchWorkload, cluster: Cluster, workers: int, cell
         UserError: there is no room for them, a batch cannot be cut for them, or `counted` cannot count.
     """
     found, config = counted(workload), workload.config
-    count, rest = divmod(config.global_batch, workers * config.micro_batch)
-    if rest:
-        raise UserError(
-            f"workload.global_batch: {config.global_batch} samples cannot be cut for cells of {workers} workers, "
-            f"{workers * config.micro_batch} at once",
-            f"a multiple of {workers * config.micro_batch}",
-        )
-    if cells * workers > cluster.workers:
-        raise UserError(
-            f"--cluster: {cluster.workers} GPUs are too few for {cells} cells of {workers} workers",
-            f"cells={max(1, cluster.workers // workers)}, or more nodes",
-        )
-    cells = min(cells, count)
-    most = ceil(count / cells)
+    samples = config.global_batch
+    cells, most = shared(samples, config.micro_batch, cluster, workers, cells)
+    flops = found.flops * samples / config.micro_batch
     memory = memory_of(workload, found, workers)
-    return TorchEstimate(
-        cluster, cells, workers, most, config.global_batch, found.flops * count * workers, memory,
-        step_of(workload, found, cluster, workers, cells, most),
-    )  # fmt: skip
+    step = step_of(workload, found, cluster, workers, cells, most, memory)
+    return TorchEstimate(cluster, cells, workers, most, samples, flops, memory, step)
 
 
 def memory_of(workload: TorchWorkload, found: Counted, workers: int) -> dict[str, int]:
-    """Bytes of a worker at its fullest: the largest block at work, all that is kept, and its gradients beside it."""
-    several = workers > 1
-    shard, mine = ceil(found.parameters / workers), ceil(found.trained / workers)
-    unreduced = 2 * found.largest + (found.trained if workload.config.reduce_once else 0)
-    together = FP32 * (found.rest + 2 * found.largest) if several else 0  # the next block is gathered meanwhile
+    """Bytes of the worker that holds most, at its fullest: the largest block at work, all that is kept, and its
+    gradients beside it."""
+    several, blueprint = workers > 1, workload.blueprint
+    trained = {name: rows(shape, workers) for name, (shape, _) in blueprint.trained.items()}
+    mine = FP32 * sum(map(prod, trained.values()))
+    frozen = FP32 * sum(prod(rows(shape, workers)) for shape, _ in blueprint.frozen.values())
+    together = found.rest + 2 * found.largest  # the next block is gathered meanwhile
+    # those of the block before are reduced meanwhile; of what no block has they grow until backward ends
+    unreduced = 2 * found.largest + (found.trained if workload.config.reduce_once else found.rest)
+    moments = 2 * mine
+    if workload.own_optimizer is not None:
+        state = kept_by(workload.own_optimizer, trained)
+        moments = sum(prod(shape) * getattr(torch, dtype).itemsize for shape, dtype in state.values())
     parts = {
-        "parameters": FP32 * shard,
-        "parameters, gathered": together,
+        "parameters": mine + frozen,
+        "parameters, gathered": FP32 * together if several else 0,
         "buffers": found.buffers,
-        "gradients": FP32 * mine,
+        "gradients": mine,
         "gradients, not reduced yet": FP32 * unreduced if several else 0,
-        "optimizer": 2 * FP32 * mine,
-        "averages": FP32 * mine if workload.config.ema_decay else 0,
+        "optimizer": moments,
+        "averages": mine if workload.config.ema_decay else 0,
         "activations": found.kept,
-        "gradients, flat": FP32 * mine,
+        "gradients, flat": mine,
         "context": CONTEXT,
         "communicators": COMMUNICATORS if several else 0,
     }
     return {**parts, "spare": int(SPARE * sum(parts.values()))}
 
 
+def rows(shape: tuple[int, ...], workers: int) -> tuple[int, ...]:
+    """Of a parameter what the first worker holds, none more: see `spread`."""
+    return (ceil(shape[0] / workers), *shape[1:]) if shape else ()
+
+
 def step_of(
-    workload: TorchWorkload, found: Counted, cluster: Cluster, workers: int, cells: int, most: int
+    workload: TorchWorkload,
+    found: Counted,
+    cluster: Cluster,
+    workers: int,
+    cells: int,
+    most: int,
+    memory: Mapping[str, int],
 ) -> dict[str, float]:
     """Seconds by part. What is kept is written once and read once, and its gradients are."""
     hardware = cluster.hardware
@@ -197,13 +206,14 @@ def step_of(
     products = most * found.flops / rate
     moved_bytes = most * 4 * found.kept / (hardware.memory_tb_s * 1e12 * MOVED)
     step = {"products": products, "element-wise": moved_bytes}
-    if workers > 1:  # gathered forward and backward, gradients reduced; behind what computes
-        reductions = 1 if workload.config.reduce_once else most
-        sent = FP32 * (most * 2 * found.parameters + reductions * found.trained)
-        traffic = sent * per_byte(cluster, workers)
+    if workers > 1:  # blocks are gathered forward and backward, the rest once; behind what computes
+        gathered = most * (2 * found.parameters - found.rest)
+        reduced = (1 if workload.config.reduce_once else most) * found.trained
+        traffic = FP32 * (gathered + reduced) * per_byte(cluster, workers)
         step["gather and reduce"] = max(0.0, traffic - products - moved_bytes)
     step["waiting"] = WAITING / (1 - WAITING) * sum(step.values())
-    mine = FP32 * ceil(found.trained / workers)
-    step["sum across cells"] = 2 * (cells - 1) / cells * mine / (hardware.network_gb_s * 1e9)
-    step["optimizer"] = 8 * mine / (hardware.memory_tb_s * 1e12 * MOVED)
+    step["sum across cells"] = 2 * (cells - 1) / cells * memory["gradients"] / (hardware.network_gb_s * 1e9)
+    # of gradients and parameters what is read and written, and of what the optimizer keeps
+    updated = 4 * memory["gradients"] + 2 * memory["optimizer"]
+    step["optimizer"] = updated / (hardware.memory_tb_s * 1e12 * MOVED)
     return step
