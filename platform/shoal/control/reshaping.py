@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.decisions.actions import Reshaped
-from shoal.plan.reshape import size
+from shoal_core.units import size
 
 __all__ = ["Reshaping"]
 

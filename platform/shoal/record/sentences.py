@@ -9,6 +9,7 @@ from shoal.ladder import LADDER, Rung
 from shoal.printable import printable
 from shoal.record.masking import mask_text
 from shoal.saving.deadline import in_words
+from shoal_core.units import size
 
 __all__ = ["count", "gpu_words", "sentence", "short_actor"]
 
@@ -128,8 +129,8 @@ def _recovery(event: Event) -> str:
 
 
 def _checkpoint(event: Event) -> str:
-    size = event.get("bytes")
-    told = f" ({size / 1e6:.1f} MB, {_seconds(event.get('seconds'))} in the background)" if size is not None else ""
+    held = event.get("bytes")
+    told = f" ({size(held)}, {_seconds(event.get('seconds'))} in the background)" if held is not None else ""
     return f"Checkpoint of step {event.get('step')} is whole{told}."
 
 

@@ -21,6 +21,7 @@ from shoal.report.recoveries import recoveries
 from shoal.report.style import cell_colour, svg
 from shoal.report.stylesheet import STYLESHEET
 from shoal.report.timeline import timeline_figure
+from shoal_core.units import duration, size
 
 __all__ = ["page"]
 
@@ -84,12 +85,6 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def header(history: History) -> str:
@@ -246,7 +241,7 @@ def checkpoints(history: History) -> str:
         (
             event["step"],
             f"{history.clock(event['time']):.1f} s",
-            "" if event.get("bytes") is None else f"{event['bytes'] / 1e6:.1f} MB",
+            "" if event.get("bytes") is None else size(event["bytes"]),
             "" if event.get("seconds") is None else f"{event['seconds']:.2f} s",
             event.get("path") or "",
         )

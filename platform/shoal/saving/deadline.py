@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from shoal_core.units import size
+
 __all__ = ["Choice", "Notice", "Speed", "choose", "in_words", "steps_until_last", "weights"]
 
 SPEED = 200e6
@@ -128,7 +130,3 @@ def in_words(event: Mapping[str, Any]) -> str:
     if event["way"] == "copies":
         return f"{what}: the copies in the memory of nodes that stay count; without them {counts}"
     return f"{what}, and nobody who stays has copies: {counts}"
-
-
-def size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -13,8 +13,9 @@ from shoal.printable import printable
 from shoal.record.sentences import count, gpu_words
 from shoal.top.grid import MARKS, grid, troubles
 from shoal.top.view import Stand, View
+from shoal_core.units import duration
 
-__all__ = ["bar", "duration", "frame", "sparkline"]
+__all__ = ["bar", "frame", "sparkline"]
 
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 EVENTS = 4
@@ -142,16 +143,3 @@ def story(events: Sequence[tuple[float, str]], width: int, room: int) -> list[Te
             break
         found = [*map(Text, lines), *found]
     return found[: max(0, room)]
-
-
-def duration(seconds: float) -> str:
-    """In the two largest units.
-
-    >>> duration(9.0), duration(75), duration(7260), duration(200_000)
-    ('9 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    for size, unit, inner, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // inner} {small}"
-    return f"{whole} s"

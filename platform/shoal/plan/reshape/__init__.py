@@ -7,7 +7,6 @@ from shoal.plan.reshape.costs import Costs, Load, busy, speed
 from shoal.plan.reshape.place import Survivor
 from shoal.plan.reshape.room import Room
 from shoal.plan.reshape.seen import Seen, Took, learnt
-from shoal.plan.reshape.words import size
 
 __all__ = [
     "Bounds",
@@ -27,6 +26,5 @@ __all__ = [
     "choose",
     "learnt",
     "remark",
-    "size",
     "speed",
 ]

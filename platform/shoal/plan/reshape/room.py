@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from shoal.plan.reshape.costs import Costs, holds
 from shoal.plan.reshape.place import Survivor
-from shoal.plan.reshape.words import size
 from shoal_core.mesh import Mesh
+from shoal_core.units import size
 
 __all__ = ["ANYWHERE", "Room"]
 

@@ -7,8 +7,9 @@ from math import inf
 
 from shoal.plan.reshape.costs import Costs, lost, undone
 from shoal_core.mesh import Mesh
+from shoal_core.units import size
 
-__all__ = ["Candidate", "in_words", "shape_of", "size", "span"]
+__all__ = ["Candidate", "in_words", "shape_of", "span"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,3 @@ def span(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds / unit:,.1f} {word}"
     return f"{seconds:.1f} s"
-
-
-def size(bytes_: float) -> str:
-    """In the unit that suits it."""
-    for unit, word in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if bytes_ >= unit / 20:
-            return f"{bytes_ / unit:.1f} {word}"
-    return f"{bytes_ / 1e3:.1f} kB" if bytes_ >= 50 else f"{bytes_:.0f} bytes"
