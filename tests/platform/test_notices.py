@@ -201,14 +201,17 @@ def test_a_controller_that_takes_over_tells_what_the_one_before_did_not() -> Non
     before.look()
     before.event("recovery", sentence="Two.")  # it waits for its turn when the controller dies
     before.look()
-    after = Scene(second)
-    after.one.again(before.journal)
+    after = Scene(second, no_progress_s=30.0)
+    after.one.again(before.journal, committed=7)
     after.event("recovery", sentence="Three.")
     after.look()
     assert [said["text"] for said in first.said] == ["a: One."]
     assert [said["text"] for said in second.said] == ["a: recovery 2 x\nTwo.\nThree."]
+    after.look(40.0)
+    assert [line["step"] for line in after.journal if line["kind"] == "no_progress"] == [7]
     later = Scene(Told())
-    later.one.again([*before.journal, {"kind": "run_started", "time": 1.0}])  # another session: that is all told
+    session = {"kind": "run_started", "time": 1.0}
+    later.one.again([*before.journal, session], committed=7)  # another session: that is all told
     later.look()
     assert later.kinds() == []
 

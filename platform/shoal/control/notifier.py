@@ -63,8 +63,9 @@ class Progress:
     saved: int
     saved_at: float
     stood: bool = False
-    """That there is none is on record, or that a checkpoint is overdue."""
+    """That there is none is on record."""
     overdue: bool = False
+    """That a checkpoint is overdue is on record."""
 
 
 class Notifier:
@@ -94,8 +95,9 @@ class Notifier:
             return
         self._channels = [Channel(hook, Gathered(topics, wait)) for hook in found]
 
-    def again(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Another controller had the run before, and wrote this journal."""
+    def again(self, events: Sequence[Mapping[str, Any]], committed: int) -> None:
+        """Another controller had the run before, and wrote this journal; so many steps are committed."""
+        self._progress.committed = committed
         session, told = told_before(events)
         for channel in self._channels:
             channel.gathered.told(told.get(channel.hook.name, 0))

@@ -41,7 +41,7 @@ async def take_over(one: Run) -> None:
     ending = next((event for event in reversed(events) if event["kind"] in ("run_ending", "run_started")), None)
     if ending is not None and ending["kind"] == "run_ending":
         one.end(ending["status"], ending["reason"])
-    one.notifier.again(events)
+    one.notifier.again(events, one.scribe.pen.last_step + 1)
     past = Past.read(events, one.scribe.pen.last_step + 1, max(one.start, saved))
     there = await find_workers(one, since)
     living = {worker: living_of(line.greeting) for worker, line in there.items()}
