@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from shoal.dashboard import desk as desk_module
 from shoal.dashboard import document as document_module
 from shoal.dashboard import server as serving_module
 from shoal.dashboard.desk import opened
@@ -122,6 +123,16 @@ def test_only_listed_runs_are_read_and_no_request_names_a_place(tmp_path: Path) 
             assert ask(server, f"/curves?run=run0&{window}")[0] == 400
         assert ask(server, "/runs?" + "&".join("a=b" for _ in range(99)))[0] == 400
         assert "secret" not in ask(server, "/runs")[2]
+
+
+def test_a_storage_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "LISTED_S", -1.0)
+    storage = tmp_path / "runs"
+    begun(storage)
+    desk = opened(str(storage), None)
+    assert desk.runs()["problem"] is None
+    storage.rename(tmp_path / "away")
+    assert f"what is shown is old: {storage} was there and {storage} is not there" in desk.runs()["problem"]
 
 
 def test_a_line_is_told_once_it_is_whole(tmp_path: Path) -> None:

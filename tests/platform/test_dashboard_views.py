@@ -246,20 +246,37 @@ def test_an_event_whose_fields_are_wrong_is_told_and_the_page_goes_on(tmp_path: 
     }
 
 
+def test_a_folder_that_is_gone_is_told_and_what_was_shown_stays(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "r", {}, resume=False)
+    run.append_event("run_started", run_id="r", steps=9, cells=1, workers_per_cell=1)
+    reader = Reader(run.path)
+    assert reader.look()
+    run.path.rename(tmp_path / "away")
+    assert reader.look()
+    assert not reader.look()
+    assert str(reader.problem).startswith("what is shown is old: the run's folder is gone, and ")
+    assert reader.picture.head()["run_id"] == "r"
+    (tmp_path / "away").rename(run.path)
+    assert reader.look()
+    assert reader.problem is None
+
+
 def test_a_controller_that_says_nothing_is_told(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "r", {}, resume=False)
     run.append_event("run_started", run_id="r", steps=9, cells=1, workers_per_cell=1)
     worker = {"actor": "r/cell0/stage0/shard0@n", "node": "n", "cell": 0, "step": 1, "heartbeat_age": 0.0}
-    run.write_status(
-        {"run_id": "r", "status": "running", "step": 1, "steps": 9, "workers": [worker], "written": 1000.0}
-    )
+    status = {"run_id": "r", "status": "running", "step": 1, "steps": 9, "workers": [worker], "written": 1000.0}
+    run.write_status(status)
     reader = Reader(run.path)
     assert reader.look(now=1001.0)
     assert not reader.look(now=1002.0)
     assert reader.picture.head()["silent"] is False
     assert reader.look(now=1011.0)
     assert reader.picture.head()["silent"] is True
-    assert reader.picture.quiet() == {worker["actor"]: 11.0}
+    assert reader.picture.quiet() == {}  # the controller is silent, not its worker
+    run.write_status(status | {"workers": [worker | {"heartbeat_age": 6.0}], "written": 1012.0})
+    assert reader.look(now=1015.0)
+    assert reader.picture.quiet() == {worker["actor"]: 6.0}
 
 
 SIMULATED = {  # Machado, Oliveira and Fernandes 2009, severity 1

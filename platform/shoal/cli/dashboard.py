@@ -55,16 +55,16 @@ def dashboard(
             file=sys.stderr,
             flush=True,
         )
-    if as_json:
-        told = {"url": server.url, "host": host, "port": server.server_address[1], "storage": desk.storage}
-        print(json.dumps(told | {"run": None if desk.asked is None else desk.asked.name}), flush=True)
-    else:
-        print(f"{printable(server.url)}\n(Ctrl-C ends it)", flush=True)
-    if open_:
-        import webbrowser
+    try:  # Ctrl-C ends it from the moment on that it says so
+        if as_json:
+            told = {"url": server.url, "host": host, "port": server.server_address[1], "storage": desk.storage}
+            print(json.dumps(told | {"run": None if desk.asked is None else desk.asked.name}), flush=True)
+        else:
+            print(f"{printable(server.url)}\n(Ctrl-C ends it)", flush=True)
+        if open_:
+            import webbrowser
 
-        webbrowser.open(server.url)
-    try:
+            webbrowser.open(server.url)
         server.serve_forever()
     except KeyboardInterrupt:
         pass

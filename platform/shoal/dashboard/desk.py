@@ -15,7 +15,7 @@ from shoal.printable import printable
 from shoal.record import finding, layout
 from shoal.record.finding import Found
 from shoal_core.errors import UserError
-from shoal_core.store import local_folder
+from shoal_core.store import local_folder, unmounted
 
 __all__ = ["Desk", "opened"]
 
@@ -94,6 +94,8 @@ class Desk:
             found = finding.runs(self.storage, lambda error: unread.append(error.problem))
         except UserError as error:
             found, unread = [], [error.problem]
+        if self._keys and self.storage is not None and (why := unmounted(self.storage)) is not None:
+            unread.insert(0, f"what is shown is old: {self.storage} was there {why}")
         found = found[:MOST_LISTED]
         asked = self.asked
         if asked is not None:

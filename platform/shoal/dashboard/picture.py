@@ -14,6 +14,7 @@ from shoal.dashboard.crew import Crew
 from shoal.dashboard.story import entry
 from shoal.printable import printable, printable_values
 from shoal.record.columns import Columns
+from shoal.record.status import unheard
 from shoal.report.history import stays
 from shoal.report.lanes import lanes
 
@@ -23,8 +24,6 @@ FIGURES = ("loss", RATE, "grad_norm", "lr")
 """What is drawn unless something else is asked for."""
 LATELY = 50
 """Steps whose median is how fast a run is now."""
-QUIET = 5.0
-"""Seconds without a word after which a worker is shown as quiet."""
 Event = Mapping[str, Any]
 
 
@@ -165,8 +164,8 @@ class Picture:
 
     def quiet(self) -> dict[str, float]:
         """Workers of which nothing was heard for a while: seconds by actor."""
-        workers = (self._status or {}).get("workers") or ()
-        return {one["actor"]: round(one["heartbeat_age"], 1) for one in workers if one["heartbeat_age"] > QUIET}
+        found = {} if self._status is None else unheard(self._status)
+        return {actor: round(seconds, 1) for actor, seconds in found.items()}
 
     def _draw(self) -> dict[str, Any]:
         return {"map": self.crew.picture(), "lanes": self.lanes(), "heldout": self.heldout()}

@@ -17,7 +17,7 @@ from shoal.record.fetch import Copy
 from shoal.record.place import local_record
 from shoal.record.status import OVER, aged
 from shoal_core.errors import UserError
-from shoal_core.store import local_folder, open_store
+from shoal_core.store import local_folder, open_store, unmounted
 
 __all__ = ["Reader", "Watched"]
 
@@ -48,6 +48,10 @@ class Reader:
     def look(self, now: float | None = None) -> bool:
         """Read what is new; whether the picture changed."""
         before, changed = self.problem, False
+        if not self._path.is_dir():  # else it would be shown as it was, as if nothing happened any more
+            why = unmounted(self._path)
+            self._unread = f"what is shown is old: the run's folder is gone{'' if why is None else f', {why}'}"
+            return before != self.problem
         try:
             changed = self._look_at_status(time.time() if now is None else now)
             self._unread = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from shoal.record.jsonl import json_object, read_json
 from shoal.record.summary import summarize
 from shoal_core.errors import UserError
 
-__all__ = ["OVER", "SILENT", "aged", "snapshot"]
+__all__ = ["OVER", "SILENT", "aged", "snapshot", "unheard"]
 
 OVER = ("done", "failed", "stopped")
 FIELDS: dict[str, Any] = {"run_id": str, "status": str, "step": int, "written": int | float, "workers": list}
@@ -22,6 +23,7 @@ WORKER: dict[str, Any] = {"actor": str, "node": str, "heartbeat_age": int | floa
                           "step": int | None}  # fmt: skip
 REMEDY = "remove it: the rest of the record tells the run"
 SILENT = 10.0  # seconds without a new snapshot (it comes every second) after which the controller is taken for silent
+UNHEARD = 5.0  # seconds without a sign of life after which a worker is shown as silent
 
 
 def snapshot(path: Path, now: float | None = None) -> dict[str, Any]:
@@ -65,6 +67,13 @@ def aged(content: bytes, where: str, now: float | None = None) -> dict[str, Any]
     """
     status, age = _aged(json_object(content, where), where, time.time() if now is None else now)
     return {**status, "age": age, "silent": status["status"] not in OVER and age > SILENT}
+
+
+def unheard(now: Mapping[str, Any]) -> dict[str, float]:
+    """Workers of which nothing was heard for long, and for how many seconds, by actor. now: as `snapshot` has it. The
+    time for which the controller wrote nothing counts against none of them."""
+    ages = {one["actor"]: one["heartbeat_age"] - (now["age"] or 0.0) for one in now["workers"]}
+    return {actor: age for actor, age in ages.items() if age > UNHEARD}
 
 
 def _aged(status: dict[str, Any], where: str, now: float) -> tuple[dict[str, Any], float]:

@@ -16,7 +16,7 @@ from shoal.protocol.said import Phase
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.sentences import sentence
-from shoal.record.status import OVER, snapshot
+from shoal.record.status import OVER, snapshot, unheard
 
 __all__ = ["Eye", "Seat", "Stand", "View", "seconds_left"]
 
@@ -24,8 +24,6 @@ STEPS_READ, EVENTS_READ = 1 << 20, 1 << 18
 """Bytes of the ends of the files that are looked at."""
 LATELY = 200
 """Steps by which the time left and the speed are told."""
-SILENT = 5.0
-"""Seconds without a sign of life after which a worker is shown as silent."""
 UNTOLD = frozenset({"worker_ready", "notified", "generation", "drain"})
 """Kinds of events that are not told beside others."""
 HEALING = frozenset({Phase.FORMING, Phase.READY, Phase.JOINING, Phase.LEAVING, Phase.STOPPED, Phase.FAILED})
@@ -111,15 +109,16 @@ def seats_of(
     """Every seat of a run that goes on. shape: cells, stages, and shards of each; dead: nodes of those who last died in
     a seat."""
     cells, stages, shards = shape
-    late = now["age"] or 0.0  # workers are not silent because the controller is
+    quiet = unheard(now)
     found: dict[tuple[int, int, int], Seat] = {}
     for worker in now["workers"]:
         coords = worker.get("coords")
         if worker["cell"] is None or not isinstance(coords, Mapping):
             continue
         at = (worker["cell"], int(coords.get("stage", 0)), int(coords.get("shard", 0)))
-        silent = worker["heartbeat_age"] - late > SILENT
-        stand = Stand.SILENT if silent else Stand.HEALING if worker.get("phase") in HEALING else Stand.ALIVE
+        stand = Stand.HEALING if worker.get("phase") in HEALING else Stand.ALIVE
+        if worker["actor"] in quiet:
+            stand = Stand.SILENT
         found[at] = Seat(*at, worker["node"], stand)
     wanted = [(cell, stage, shard) for cell in range(cells) for stage in range(stages) for shard in range(shards)]
     empty = {at: Seat(*at, dead.get(at, ""), Stand.GONE) for at in wanted if at not in found}

@@ -38,7 +38,7 @@ async function listRuns() {
   }
   drawChoices();
   if (state.chosen.join() !== former) listen();
-  if (!state.list.length) say($("sentence"), "There is no run here yet. This page finds the first one by itself.");
+  if (!state.list.length && !found.problem) say($("sentence"), "There is no run here yet. This page finds the first one by itself.");
 }
 
 /** Opens the stream of the chosen runs; what was there of them is replaced by its first messages. */
