@@ -54,7 +54,7 @@ def check(notify: Notify | None) -> None:
         if not os.environ.get(name):
             raise UserError(f"notify: the environment has no {name}", f"export {name} where `shoal train` runs")
     if notify is not None and notify.url_env is not None:
-        _address(notify.url_env, os.environ[notify.url_env])
+        _check_address(notify.url_env, os.environ[notify.url_env])
     if notify is not None and notify.token_env is not None and not _sendable(os.environ[notify.token_env]):
         raise UserError(
             f"notify.token_env: what {notify.token_env} holds is no token: it has blanks, line ends or characters "
@@ -91,16 +91,17 @@ def hooks_of(notify: Notify | None) -> list[Hook]:
     return found
 
 
-def _address(name: str, address: str) -> str:
-    remedy = f"let {name} be http://HOST/... or https://HOST/..."
+def _check_address(name: str, address: str) -> None:
     try:
         parts = urlsplit(address)
         fit = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and _sendable(address)
     except ValueError:
         fit = False
     if not fit:
-        raise UserError(f"notify.url_env: what {name} holds is no address of HTTP", remedy)
-    return address
+        raise UserError(
+            f"notify.url_env: what {name} holds is no address of HTTP",
+            f"let {name} be http://HOST/... or https://HOST/...",
+        )
 
 
 def _sendable(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from shoal.record import read
 from shoal.record.jsonl import read_json
 from shoal_core.errors import UserError
 from tests.support.jobs import WORKLOAD, alone, assert_reaped, hurry, job_status, submit, train, wait_for, write_job
+from tests.support.on_redis import cluster_on_redis
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 CLUSTER = "test-head"
@@ -27,10 +27,8 @@ SLOWLY = WORKLOAD | {"seconds": 0.2}  # a head that comes back takes 10 s on an 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    assert shutil.which("redis-server"), "apt-get install redis-server"
-    local.up(CLUSTER, nodes=3, slots=2, on_redis=True)
-    yield CLUSTER
-    local.down(CLUSTER)
+    with cluster_on_redis(CLUSTER) as name:
+        yield name
 
 
 def within(seconds: float, found: Callable[[], bool], what: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from shoal.cluster.state import load
 from shoal.record import read
 from shoal.record.jsonl import read_json
 from tests.support.jobs import WORKLOAD, hurry, submit, wait_for, write_job
+from tests.support.on_redis import cluster_on_redis
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 CLUSTER = "test-train-state"
@@ -32,10 +32,8 @@ Run = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    assert shutil.which("redis-server"), "apt-get install redis-server"
-    local.up(CLUSTER, nodes=3, slots=2, on_redis=True)
-    yield CLUSTER
-    local.down(CLUSTER)
+    with cluster_on_redis(CLUSTER) as name:
+        yield name
 
 
 def seen(run_id: str) -> Run | None:

@@ -72,8 +72,8 @@ def until(found: Callable[[], Any], what: str) -> None:
 
 
 def given(*some: UserCallback) -> bytes:
-    config: Any = RunConfig
-    config = config(name="a", storage_path="/tmp/runs", callbacks=list(some))
+    callbacks: Any = list(some)  # Ray's types know Tune's alone
+    config = RunConfig(name="a", storage_path="/tmp/runs", callbacks=callbacks)
     return packed(Given(config, ScalingConfig(num_workers=2), {"lr": 0.1}))
 
 
@@ -95,6 +95,14 @@ class Journal:
         return [line for line in self.lines if line["callback"] == name]
 
 
+def told_of(run: RunDir, *some: UserCallback, session: str = "s", again: bool = False) -> tuple[Callbacks, Journal]:
+    """These callbacks, called from now on with what happens to the run; and what is put on record of them."""
+    journal = Journal()
+    one = Callbacks(given(*some), run.path, session, again=again, journal=journal)
+    one.start()
+    return one, journal
+
+
 def begin(run: RunDir) -> None:
     run.append_event("run_started", run_id="a", steps=9, cells=2, workers_per_cell=1)
     cells, attempts = {"0": CREW[:1], "1": CREW[1:]}, {"0": 0, "1": 0}
@@ -112,9 +120,7 @@ def kinds(kind: str) -> list[Any]:
 
 
 def test_they_hear_of_steps_checkpoints_deaths_and_errors_as_rays_controller_tells_them(run: RunDir) -> None:
-    journal = Journal()
-    one = Callbacks(given(Notes()), run.path, "s7", again=False, journal=journal)
-    one.start()
+    one, journal = told_of(run, Notes(), session="s7")
     begin(run)
     step(run, 0)
     step(run, 1)
@@ -140,9 +146,7 @@ def test_one_that_raises_or_hangs_is_told_and_the_others_are_called(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callbacks, "HANGS", 0.05)
-    journal = Journal()
-    one = Callbacks(given(Raises(), Leaves(), Notes(), Hangs()), run.path, "s", again=False, journal=journal)
-    one.start()
+    one, journal = told_of(run, Raises(), Leaves(), Notes(), Hangs())
     begin(run)
     for number in range(4):
         step(run, number)
@@ -161,9 +165,7 @@ def test_one_that_raises_or_hangs_is_told_and_the_others_are_called(
 
 
 def test_what_the_controller_cannot_make_is_told_once(run: RunDir) -> None:
-    journal = Journal()
-    one = Callbacks(given(Nowhere()), run.path, "s", again=False, journal=journal)
-    one.start()
+    one, journal = told_of(run, Nowhere())
     begin(run)
     step(run, 0)
     step(run, 1)
@@ -177,8 +179,7 @@ def test_a_controller_that_comes_back_goes_on_where_the_one_before_it_was(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callbacks, "NOTED", 0.0)
-    first = Callbacks(given(Notes()), run.path, "s", again=False, journal=Journal())
-    first.start()
+    first, _ = told_of(run, Notes())
     begin(run)
     step(run, 0)
     until(lambda: (run.path / callbacks.POSITION).exists() and kinds("report"), "it was not noted")
@@ -186,8 +187,7 @@ def test_a_controller_that_comes_back_goes_on_where_the_one_before_it_was(
     TOLD.clear()
     step(run, 1)
     run.append_event("death", actor=CREW[1], node="n1", pid=1, cell=1, coords=None, how="so", step=1)
-    again = Callbacks(given(Notes()), run.path, "s", again=True, journal=Journal())
-    again.start()
+    again, _ = told_of(run, Notes(), again=True)
     run.append_event("checkpoint", step=1, path=str(run.path / "checkpoints/step-00000001"), seconds=0.1, bytes=1)
     until(lambda: len(kinds("report")) == 2, "what came meanwhile was not told")
     again.close(60)

@@ -39,6 +39,10 @@ class Crew:
     """The workers of a run and its nodes."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nobody is there yet."""
         self.generation: int | None = None
         self.gone_in_all = 0
         self._here: dict[str, Member] = {}
@@ -56,7 +60,7 @@ class Crew:
         """
         match event["kind"]:
             case "run_started":
-                self.__init__()  # type: ignore[misc]
+                self._begin()  # another session starts its workers anew
             case "worker_ready":
                 self._ready(event)
             case "generation":

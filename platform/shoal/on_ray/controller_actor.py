@@ -137,7 +137,7 @@ class ControllerActor:
 
     def _journal(self, kind: str, **fields: Any) -> None:
         if self.controller is not None and self.controller.loop is not None:
-            self.controller.later(partial(self.controller.scribe.event, kind, **fields))
+            self.controller.later(partial(self.controller.event, kind, **fields))
 
     def _committed(self) -> int:
         return -1 if self.controller is None else self.controller.state.committed

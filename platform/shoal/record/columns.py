@@ -101,14 +101,13 @@ class StepColumns:
         except FileNotFoundError:
             return False
         # an inode is not used again while it is held open: a different one means a different file
-        if self._file is not None:
-            if os.path.samestat(os.fstat(self._file.fileno()), now) and now.st_size >= self._at:
-                return False
-            self.close()
-        else:
-            self._file = open(self.path, "rb")  # noqa: SIM115
+        former = self._file
+        if former is not None and os.path.samestat(os.fstat(former.fileno()), now) and now.st_size >= self._at:
             return False
+        self.close()
         self._file = open(self.path, "rb")  # noqa: SIM115
+        if former is None:
+            return False
         self.columns, self._at, self._lines = Columns(), 0, 0
         self.epoch += 1
         return True

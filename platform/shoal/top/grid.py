@@ -4,7 +4,7 @@ each cell, or for several. Pure; what it says needs no colour."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -61,8 +61,7 @@ def marked(cells: dict[int, list[Seat]]) -> list[str]:
     return _by_cell(cells, lambda stage: "".join(MARKS[seat.stand] for seat in stage), " ")
 
 
-def _by_cell(cells: dict[int, list[Seat]], tell: object, between: str) -> list[str]:
-    assert callable(tell)
+def _by_cell(cells: dict[int, list[Seat]], tell: Callable[[list[Seat]], str], between: str) -> list[str]:
     digits = len(str(max(cells)))
     found = []
     for number, crew in cells.items():
