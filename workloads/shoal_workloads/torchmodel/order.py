@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from shoal_workloads.torchmodel.randomness import key_of, seeded
+from shoal_workloads.torchmodel.randomness import key_of, restored, seed_all, seeded
 
 __all__ = ["Dataset", "Items", "moved"]
 
@@ -46,8 +46,9 @@ class Items:
             with seeded(key_of("items", self._seed, *positions)):
                 return list(self._dataset.__getitems__(self.indices(positions)))
         found = []
-        for position, index in zip(positions, self.indices(positions), strict=True):
-            with seeded(key_of("item", self._seed, position)):
+        with restored():
+            for position, index in zip(positions, self.indices(positions), strict=True):
+                seed_all(key_of("item", self._seed, position))
                 found.append(self._dataset[index])
         return found
 

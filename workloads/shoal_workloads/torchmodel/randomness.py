@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["key_of", "seeded"]
+__all__ = ["key_of", "restored", "seed_all", "seeded"]
 
 
 def key_of(*parts: int | str) -> int:
@@ -21,14 +21,26 @@ def key_of(*parts: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the generators of torch, Python and NumPy start from `seed`; outside they go on where they were, but for
-    a GPU's, which nobody else uses."""
-    python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    """Inside, the generators of torch, Python and NumPy start from `seed`; outside as `restored`."""
+    with restored():
+        seed_all(seed)
+        yield
+
+
+def seed_all(seed: int) -> None:
+    """Have the generators of torch, Python and NumPy start from `seed`."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)  # as `torch.manual_seed`, which takes a hundred times as long
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Outside, the generators go on where they were, but for a GPU's, which nobody else uses. It takes ten times as
+    long as to seed them."""
+    python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
