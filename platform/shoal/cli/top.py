@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +19,7 @@ from shoal.cli.status import Storage, told
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from shoal.top.view import View
+    from shoal.top.view import Eye, View
 
 __all__ = ["top"]
 
@@ -57,7 +56,7 @@ def top(
         console.print(screen(eye.look(), console))
         return
     with followed(path, told):
-        live(path, console)
+        live(eye, console)
 
 
 def facts(view: View) -> dict[str, Any]:
@@ -78,13 +77,10 @@ def screen(view: View, console: Console, keys: str = "", height: int | None = No
     return Group(*lines)
 
 
-def live(path: Path, console: Console) -> None:
+def live(eye: Eye, console: Console) -> None:
     """Show the run until it has ended or somebody says so; its last screen stays."""
     from rich.live import Live
 
-    from shoal.top.view import Eye
-
-    eye = Eye(path)
     view, looked, size = eye.look(), time.monotonic(), console.size
     if not view.over:
         shown = Live(screen(view, console, KEYS), console=console, screen=True, auto_refresh=False)
