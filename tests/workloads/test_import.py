@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,12 @@ def test_what_is_refused_before_anything_is_written(source: Path, tmp_path: Path
         (tmp_path / "odd" / "model.safetensors").write_bytes(content)
         with pytest.raises(UserError, match=r"model.safetensors: cannot be read as safetensors"):
             import_checkpoint(tmp_path / "odd", SECTION, tmp_path / "step-00000000")
+    makers: list[Callable[[Path], object]] = [lambda path: path.symlink_to("nowhere"), os.mkfifo, os.mkdir]
+    for number, make in enumerate(makers):  # for a pipe nobody waits
+        (tmp_path / str(number)).mkdir()
+        make(tmp_path / str(number) / "model.safetensors")
+        with pytest.raises(UserError, match=r"model.safetensors: is no file, nor a link to one"):
+            Files.open(tmp_path / str(number))
     for second, what in ((4, "a and b overlap"), (12, "a and b have bytes between them")):
         places = {"a": [0, 8], "b": [second, second + 8]}
         held = {name: {"dtype": "F32", "shape": [2], "data_offsets": place} for name, place in places.items()}

@@ -19,7 +19,7 @@ from shoal_core.ckpt.cutting import offset
 from shoal_core.ckpt.dtypes import SAFETENSORS, itemsize
 from shoal_core.ckpt.state import bytes_of
 from shoal_core.errors import UserError
-from shoal_core.store import Entry, Store, exists, get_small, open_store
+from shoal_core.store import Entry, Store, exists, get_small, local_folder, open_store
 
 __all__ = ["INDEX", "Files", "Stored", "read_json"]
 
@@ -57,12 +57,16 @@ class Files:
         """The files at `address`: those that its `model.safetensors.index.json` names, or without one all.
 
         Raises:
-            UserError: there is none, one is missing, cut off or no safetensors, a tensor is in two of them or not where
-                the index has it. StoreError: the store does not answer.
+            UserError: there is none, one is missing, cut off, no file or no safetensors, a tensor is in two of them or
+                not where the index has it. StoreError: the store does not answer.
         """
         store = open_store(address)
         entries = {one.name: one for one in store.list() if "/" not in one.name and one.name.endswith(SUFFIX)}
         placed = _index(store)
+        folder = local_folder(address) if placed is None else None
+        for path in () if folder is None else sorted(folder.glob(f"*{SUFFIX}")):
+            if not path.is_file():  # which the store does not list
+                raise UserError(f"{path}: is no file, nor a link to one", f"{AGAIN}, or leave it out")
         names = sorted(entries) if placed is None else sorted(set(placed.values()))
         if not names:
             remedy = "name a folder with config.json and safetensors"
