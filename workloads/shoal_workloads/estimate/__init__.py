@@ -1,5 +1,5 @@
 """What training takes before anything is rented: memory, time, money, in closed form and by walking the orders that
-the executor walks. Nothing is built, no device is needed."""
+the executor walks; of a user's own model by running its code once. No device is needed."""
 
 from __future__ import annotations
 

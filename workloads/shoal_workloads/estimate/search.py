@@ -37,7 +37,7 @@ MOST = 1 << 17
 
 @dataclass(frozen=True)
 class Found:
-    """`best`: layouts that fit, the fastest first. `tried`: layouts that there are. `nearest`: of those that do not fit
+    """`best`: layouts that fit, the fastest first. `tried`: layouts that might fit, by bounds on memory. `nearest`: of those that do not fit
     the one that lacks least memory, if none fits."""
 
     best: tuple[Estimate, ...]
