@@ -37,8 +37,8 @@ MOST = 1 << 17
 
 @dataclass(frozen=True)
 class Found:
-    """`best`: layouts that fit, the fastest first. `tried`: layouts that might fit, by bounds on memory. `nearest`: of those that do not fit
-    the one that lacks least memory, if none fits."""
+    """`best`: layouts that fit, the fastest first. `tried`: how many might, by bounds on their memory. `nearest`: of
+    those that do not fit the one that lacks least memory, if none fits."""
 
     best: tuple[Estimate, ...]
     tried: int
