@@ -88,3 +88,12 @@ def test_a_run_whose_controller_cannot_live_ends_on_record(tmp_path: Path, caplo
     assert (run["status"], run["reason"]) == ("failed", "the controller failed: ValueError: bad")
     bury(tmp_path / "nowhere", "b/controller", ("failed", "bad"), ValueError("bad"))  # is told, and raises nothing
     assert "could not be closed" in caplog.text
+
+
+def test_what_a_workload_calls_its_figures_takes_nothing_from_the_record(tmp_path: Path) -> None:
+    one = a_scribe(tmp_path, 0)
+    one.started(0, {})
+    one.step(a_commit(0, samples=7.0, cells=5.0, generation=3.0, right=0.5), 0)
+    one.ended("stopped", "enough", 1)
+    (line,) = read.steps(tmp_path / "a")
+    assert (line["samples"], line["cells"], line["generation"], line["right"]) == ([0, 4], 2, 0, 0.5)

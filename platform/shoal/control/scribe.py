@@ -104,7 +104,8 @@ class Scribe:
         times = {"seconds": seconds, "worker_seconds": message.seconds}
         figures = {"cells": message.cells, "generation": generation, **times}
         late = {"stats": message.stats, "norm_sq": message.norm_sq}  # what a laggard needs to commit it too
-        record = {"step": step, "time": now, "samples": [first, last], **message.metrics, **figures, **late}
+        own = {"step": step, "time": now, "samples": [first, last], **figures, **late}
+        record = {**message.metrics, **own}  # whatever a workload calls its figures
         self.gap(step)
         entry = self.pen.step(record, self.shares(message, step, first))
         self.figures = {"loss": entry["loss"], "tokens_per_second": entry["tokens"] / max(message.seconds, 1e-9)}

@@ -147,7 +147,7 @@ def take_word(state: State, event: FromWorker, actions: list[Action]) -> bool:
             if generation == state.generation and steps > state.evaluated:
                 state.evaluated = steps
                 if metrics:  # nothing is, without a held-out set
-                    actions.append(Journal("evaluation", {"step": steps, **metrics}))
+                    actions.append(Journal("evaluation", {**metrics, "step": steps}))
         case CopyHeld():
             copy_held(state, event)
         case Checkpointed():

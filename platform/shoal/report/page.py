@@ -264,6 +264,7 @@ def where_next(history: History) -> str:
     run_id, storage = escape(str(history.run["run_id"])), escape(printable(storage_of(history.path)))
     items = [
         f"<code>shoal status {run_id} --storage {storage}</code>: workers, progress, last events",
+        f"<code>shoal dashboard {run_id} --storage {storage}</code>: all of this as it happens, beside other runs",
         f"<code>{layout.STEPS}</code>, <code>{layout.EVENTS}</code>, <code>{layout.PLAN}</code> beside this file: the "
         "record that all of this page is drawn from",
     ]
