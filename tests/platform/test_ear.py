@@ -165,6 +165,7 @@ def test_own_failures_in_a_row_end_the_run_in_order() -> None:
     assert run.state.halt is None
     run.feed(Erred("KeyError: 'x'"))
     assert run.state.halt is not None
+    assert run.state.halt.by_controller
     assert run.state.halt.reason.endswith("over 21 words of workers in a row, the last time KeyError: 'x'")
 
 
@@ -173,6 +174,7 @@ def test_a_record_for_which_there_is_no_room_ends_the_run_in_order() -> None:
     run.start()
     run.feed(RecordFull("No space left", 20_001))
     assert run.state.halt is not None
+    assert run.state.halt.by_controller
     assert run.state.halt.reason == "the record could not be written (No space left) and 20001 lines wait for it"
 
 

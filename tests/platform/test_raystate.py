@@ -116,11 +116,12 @@ def test_a_cell_that_is_healed() -> None:
         ([LEFT, generation(1, WHOLE), decision("retry", 0, 1)], ["RESTARTING", "RUNNING"]),
         ([DIES | {"actor": S, "cell": None}], []),  # a spare
         ([ENDS | {"status": "failed", "reason": "the training code raised"}], ["ERRORED"]),
-        ([ENDS | {"status": "failed", "reason": "the controller failed: OSError"}], ["ABORTED"]),
+        ([ENDS | {"status": "failed", "reason": "KeyError", "by_controller": True}], ["ABORTED"]),
+        ([ENDS | {"status": "failed", "reason": "my-controller/cell0/x@n0: ValueError: bad"}], ["ERRORED"]),
         ([ENDS | {"status": "stopped", "reason": "stopped by SIGINT"}], ["ABORTED"]),
         ([ENDS, STARTED, generation(0, WHOLE)], ["FINISHED", "SCHEDULING", "RUNNING"]),
     ],
-    ids=["shrink", "died", "restore", "reshape", "retry", "spare", "failed", "controller", "stopped", "resumed"],
+    ids=["shrink", "died", "restore", "reshape", "retry", "spare", "failed", "controller", "name", "stopped", "again"],
 )
 def test_the_ways_a_run_goes(events: list[Event], ways: list[str]) -> None:
     assert told(*BEGUN, *events)[1] == ["SCHEDULING", "RUNNING", *ways]

@@ -82,12 +82,28 @@ def test_a_run_whose_controller_cannot_live_ends_on_record(tmp_path: Path, caplo
     error, ended = read.events(tmp_path / "a")
     assert (error["kind"], error["actor"]) == ("error", "a/controller")
     assert "ValueError: bad" in error["trace"]
-    assert (ended["kind"], ended["status"]) == ("run_ended", "failed")
+    assert (ended["kind"], ended["status"], ended["by_controller"]) == ("run_ended", "failed", True)
     run = read_json(tmp_path / "a" / layout.RUN)
     assert run is not None
     assert (run["status"], run["reason"]) == ("failed", "the controller failed: ValueError: bad")
     bury(tmp_path / "nowhere", "b/controller", ("failed", "bad"), ValueError("bad"))  # is told, and raises nothing
     assert "could not be closed" in caplog.text
+
+
+def test_people_are_told_of_such_an_end_once_it_is_on_record(tmp_path: Path) -> None:
+    """Their hook looks at the record, as they would."""
+    told = tmp_path / "told"
+    look = "echo told >> $1.times; cp $0/run.json $1.run && cp $0/events.jsonl $1.events"
+    notify = {"command": ["sh", "-c", look, str(tmp_path / "a"), str(told)], "timeout_s": 60}
+    job = Job.model_validate({"run_id": "a", "steps": 90, "workload": WORKLOAD, "notify": notify})
+    RunDir.create(tmp_path, "a", {}, resume=False).close()
+    bury(tmp_path / "a", "a/controller", ("failed", "it could not live"), ValueError("bad"), job=job)
+    seen = read_json(told.with_suffix(".run"))
+    assert seen is not None
+    assert (seen["status"], seen["reason"]) == ("failed", "it could not live")
+    assert '"run_ended"' in told.with_suffix(".events").read_text()
+    bury(tmp_path / "nowhere", "a/controller", ("failed", "no record at all"), ValueError("bad"), job=job)
+    assert told.with_suffix(".times").read_text() == "told\n" * 2
 
 
 def test_what_a_workload_calls_its_figures_takes_nothing_from_the_record(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from shoal.control.orders import carry_out, sweep
 from shoal.control.press import Press, persistently
 from shoal.control.recovery import Recoveries
 from shoal.control.rendezvous import Rendezvous
+from shoal.control.run import Outcome
 from shoal.control.scribe import Listener, Scribe
 from shoal.control.spawn import Spawner
 from shoal.control.takeover import take_over
@@ -91,7 +92,7 @@ class Controller:
         self.start, self.about = start, about
         self.since = time.time()
         """When the session began."""
-        self.outcome: tuple[str, str] | None = None
+        self.outcome: Outcome | None = None
         self.ended = asyncio.Event()
         # what is done
         self.publisher = None if local_folder(job.place) else persistently(partial(hold, job.place, session, rundir))
@@ -208,7 +209,7 @@ class Controller:
     def leave(self) -> None:
         """End, and leave the run, its workers and its record to the controller that took them over."""
         if self.outcome is None:
-            self.outcome = ("failed", self.lease.lost)
+            self.outcome = Outcome("failed", self.lease.lost)
             self.spawner.started.clear()
             self.desk.close()
             self.ended.set()
@@ -238,11 +239,12 @@ class Controller:
             await keep([watch, *(every(look, failed) for look in looks), *press], self.ended)
         except Exception as error:
             failed(error)
-            self.end("failed", f"the controller failed: {type(error).__name__}: {error}")
+            reason = f"the controller failed: {type(error).__name__}: {error}"
+            self.end(Outcome("failed", reason, by_controller=True))
         finally:
-            outcome = self.outcome or ("failed", "the controller ended early")
-            outcome = await asyncio.to_thread(finish, self, outcome, tracker)
-        return outcome
+            outcome = self.outcome or Outcome("failed", "the controller ended early", by_controller=True)
+            ended = await asyncio.to_thread(finish, self, outcome, tracker)
+        return ended
 
     def begin(self) -> None:
         """Ask for the planned workers of a run that nobody ran before, or that goes on from a checkpoint. Seats whose
@@ -253,10 +255,10 @@ class Controller:
         self.desk.state = State.new(self.state.shape, homes, self.start)
         self.state.seen = Seen(time.monotonic())
 
-    def end(self, status: str, reason: str) -> None:
+    def end(self, outcome: Outcome) -> None:
         """Note the outcome, so that a controller that takes over from here ends the run too."""
         if self.outcome is None:
-            self.outcome = (status, reason)
+            self.outcome = outcome
             self.ended.set()
             self.desk.close()
-            self.scribe.event("run_ending", status=status, reason=reason)
+            self.scribe.event("run_ending", **outcome._asdict())

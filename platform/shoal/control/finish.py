@@ -14,7 +14,7 @@ from shoal import tracking
 from shoal.config import Job
 from shoal.control.notifier import Notifier
 from shoal.control.press import Press
-from shoal.control.run import Run
+from shoal.control.run import Outcome, Run
 from shoal.record.lease import LeaseLost
 from shoal.record.masking import mask_text
 from shoal.record.publish import Publisher
@@ -39,12 +39,12 @@ def mirror(job: Job, rundir: Path) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def finish(one: Run, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] | None) -> tuple[str, str]:
+def finish(one: Run, outcome: Outcome, tracker: subprocess.Popen[bytes] | None) -> tuple[str, str]:
     """Reap every worker, then close the record: nothing of the run is left when `run.json` says that it ended.
 
     Returns (status, reason), the reason with what of the record could not be written.
     """
-    status, reason = outcome
+    status, reason, by_controller = outcome
     one.asker.close(withdraw=not one.lease.succeeded)
     for name in list(one.spawner.started):
         one.spawner.kill(name)
@@ -58,7 +58,7 @@ def finish(one: Run, outcome: tuple[str, str], tracker: subprocess.Popen[bytes] 
             tracker.terminate()
         return status, reason
     try:
-        unwritten = one.scribe.ended(status, reason, one.state.committed)
+        unwritten = one.scribe.ended(status, reason, one.state.committed, by_controller=by_controller)
     except Exception as error:
         unwritten = one.mishaps.note(error)
     if unwritten:
@@ -95,21 +95,22 @@ def bury(
     publisher: Publisher | None = None,
     job: Job | None = None,
 ) -> None:
-    """Close the record of a run whose controller could not live, as far as it can be written, and published; people are
-    told that it ended."""
+    """Close the record of a run whose controller could not live, as far as it can be written, and published; then
+    people are told that it ended: whoever looks at the record at their word finds it closed."""
     status, reason = outcome
-    if job is not None:
-        notifier = Notifier(job, 0, lambda kind, **fields: None)
-        notifier.event({"kind": "run_ended", "time": time.time(), "status": status, "reason": reason})
-        notifier.close()
+    ended = {"status": status, "reason": mask_text(reason), "by_controller": True}
     try:
         run = RunDir(rundir)
         run.append_event("error", actor=actor, trace=mask_text("".join(traceback.format_exception(error))))
-        run.append_event("run_ended", status=status, reason=mask_text(reason))
-        run.write_run(summarize(rundir) | {"status": status, "reason": mask_text(reason)})
+        run.append_event("run_ended", **ended)
+        run.write_run(summarize(rundir) | {"status": status, "reason": ended["reason"]})
         run.close()
         if publisher is not None:
             publisher.round()
             publisher.release()
     except Exception as another:
         logger.warning("the record of the run could not be closed: %s: %s", type(another).__name__, another)
+    if job is not None:
+        notifier = Notifier(job, 0, lambda kind, **fields: None)
+        notifier.event({"kind": "run_ended", "time": time.time(), **ended})
+        notifier.close()

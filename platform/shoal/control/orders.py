@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-from shoal.control.run import Run
+from shoal.control.run import Outcome, Run
 from shoal.decisions.actions import (
     Action,
     CommitLate,
@@ -107,8 +107,8 @@ def carry_out(one: Run, action: Action) -> None:
             one.recoveries.reshaped(action, time.time())
         case Journal(kind, fields):
             one.scribe.event(kind, **fields)
-        case End(status, reason):
-            one.end(status, reason)
+        case End():
+            one.end(Outcome(action.status, action.reason, action.by_controller))
 
 
 # ---- orders

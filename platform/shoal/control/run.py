@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shoal.config import Job
 from shoal.control.asking import Asker
@@ -23,7 +23,15 @@ from shoal.record.lease import Lease
 from shoal.timeouts import Timeouts
 from shoal.worker.setup import Meeting
 
-__all__ = ["Run"]
+__all__ = ["Outcome", "Run"]
+
+
+class Outcome(NamedTuple):
+    """How a run ended. `by_controller`: the controller's own code or disk failed, and no worker."""
+
+    status: str
+    reason: str
+    by_controller: bool = False
 
 
 class Run(Protocol):
@@ -54,5 +62,5 @@ class Run(Protocol):
     def state(self) -> State:
         """What is known of the run."""
 
-    def end(self, status: str, reason: str) -> None:
+    def end(self, outcome: Outcome) -> None:
         """Note the outcome."""

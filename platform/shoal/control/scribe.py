@@ -182,10 +182,10 @@ class Scribe:
             workers,
         )
 
-    def ended(self, status: str, reason: str, committed: int) -> str:
+    def ended(self, status: str, reason: str, committed: int, *, by_controller: bool = False) -> str:
         """Close the record; `run.json` comes last but for the report. Returns what could not be written, "" if all
         was."""
-        self.event("run_ended", status=status, reason=reason)
+        self.event("run_ended", status=status, reason=reason, by_controller=by_controller)
         final: dict[str, Any] = {
             "run_id": self.job.run_id,
             "status": status,

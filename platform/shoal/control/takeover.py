@@ -11,7 +11,7 @@ from typing import Any
 
 from shoal.control.lifelines import Line
 from shoal.control.press import persistently
-from shoal.control.run import Run
+from shoal.control.run import Outcome, Run
 from shoal.decisions import bounds
 from shoal.decisions.events import TakenOver
 from shoal.decisions.figures import not_finite
@@ -40,7 +40,7 @@ async def take_over(one: Run) -> None:
     events, records, saved = await asyncio.to_thread(on_record, one.rundir)
     ending = next((event for event in reversed(events) if event["kind"] in ("run_ending", "run_started")), None)
     if ending is not None and ending["kind"] == "run_ending":
-        one.end(ending["status"], ending["reason"])
+        one.end(Outcome(ending["status"], ending["reason"], bool(ending.get("by_controller"))))
     one.notifier.again(events, one.scribe.pen.last_step + 1)
     past = Past.read(events, one.scribe.pen.last_step + 1, max(one.start, saved))
     there = await find_workers(one, since)

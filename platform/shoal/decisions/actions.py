@@ -244,6 +244,7 @@ class Journal:
 class End:
     status: Status
     reason: str
+    by_controller: bool = False
 
 
 Action = (

@@ -109,10 +109,11 @@ def take(state: State, event: Event, actions: list[Action]) -> bool:
             state.seen = state.seen.changed(took)
             return False
         case RecordFull(reason, lines):
-            give_up(state, f"the record could not be written ({reason}) and {lines} lines wait for it", actions)
+            why = f"the record could not be written ({reason}) and {lines} lines wait for it"
+            give_up(state, why, actions, by_controller=True)
         case Erred(why):
             if reason := bounds.erred(state, why):
-                give_up(state, reason, actions)
+                give_up(state, reason, actions, by_controller=True)
         case Ending(reason, status, at_once):
             if at_once:
                 close(state, End(status, reason), actions)

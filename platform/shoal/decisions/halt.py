@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shoal.decisions.actions import Action, End, PutOnRecord
 from shoal.decisions.modes import Ended, Halt
 from shoal.decisions.state import State
@@ -11,15 +13,17 @@ __all__ = ["close", "end", "end_unsaved", "finish"]
 
 def end(state: State, actions: list[Action]) -> None:
     """The run is over for the reason that it cannot go on."""
-    assert state.halt is not None
+    halt = state.halt
+    assert halt is not None
     saved = f"its state is saved up to step {state.checkpoint} of {state.committed} committed ones"
-    close(state, End(state.halt.status, f"{state.halt.reason}; {saved}"), actions)
+    close(state, End(halt.status, f"{halt.reason}; {saved}", halt.by_controller), actions)
 
 
 def end_unsaved(state: State, why: str, actions: list[Action]) -> None:
     """The last state cannot be saved either."""
-    assert state.halt is not None
-    state.halt = Halt(f"{state.halt.reason}; its state could not be saved ({why})", state.halt.status)
+    halt = state.halt
+    assert halt is not None
+    state.halt = replace(halt, reason=f"{halt.reason}; its state could not be saved ({why})")
     end(state, actions)
 
 

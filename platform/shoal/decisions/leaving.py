@@ -208,14 +208,21 @@ def leaves(state: State, cell: int) -> Leaves:
     return Leaves(cell, tuple(sorted(nodes & state.going.keys())))
 
 
-def give_up(state: State, reason: str, actions: list[Action], status: Literal["failed", "stopped"] = "failed") -> None:
+def give_up(
+    state: State,
+    reason: str,
+    actions: list[Action],
+    status: Literal["failed", "stopped"] = "failed",
+    *,
+    by_controller: bool = False,
+) -> None:
     """The run cannot go on, or is not to: save its state and end it. What fails from now on ends it at once.
 
     One that is only told to stop does so at the next step boundary: nobody owes an answer in the middle of a step.
     """
     if state.halt is not None:
         return
-    state.halt = Halt(reason, status)
+    state.halt = Halt(reason, status, by_controller)
     if isinstance(state.mode, Gathering) and not state.mode.combines and state.mode.filled is None:
         end(state, actions)
     elif status == "stopped" and isinstance(state.mode, Running):

@@ -103,7 +103,9 @@ Mode = Gathering | Running | Pausing | Stopping | Ended
 
 @dataclass(frozen=True)
 class Halt:
-    """Why a run cannot go on: what is left to do is to save its state. `status`: what it ends as."""
+    """Why a run cannot go on: what is left to do is to save its state. `status`: what it ends as; `by_controller`: the
+    controller's own code or disk failed, and no worker."""
 
     reason: str
     status: Literal["failed", "stopped"] = "failed"
+    by_controller: bool = False

@@ -137,6 +137,6 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "error": ("actor", "step", "samples", "trace"),
     "evaluation": ("step", "bpb"),
     "callback_failed": ("callback", "problem", "times"),
-    "run_ending": ("status", "reason"),
-    "run_ended": ("status", "reason"),
+    "run_ending": ("status", "reason", "by_controller"),
+    "run_ended": ("status", "reason", "by_controller"),
 }

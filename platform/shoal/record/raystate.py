@@ -162,8 +162,7 @@ class RunState:
         self.ended, self.detail = event["time"], event.get("reason") or ""
         if self._ending is not None:
             self.leaving += self.ended - self._ending
-        by_controller = "controller" in self.detail.partition(":")[0]
-        self.status = ENDED.get(event["status"], "ABORTED" if by_controller else "ERRORED")
+        self.status = ENDED.get(event["status"], "ABORTED" if event.get("by_controller") else "ERRORED")
         self._close(self.status, self.detail, self.ended)
 
     # ---- what follows from it
