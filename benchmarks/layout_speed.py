@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from shoal.testing import World, world
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.pipeline.pipeline import Pipeline, schedule_of
-from shoal_workloads.parallel.schedule import Span
+from shoal_workloads.parallel.pipeline.pipeline import Pipeline
+from shoal_workloads.parallel.schedule import Span, schedule_of
 from shoal_workloads.parallel.schedule.simulate import simulate
 from tests.support import layouts_world, synthetic
 

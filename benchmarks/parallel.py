@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from layout_speed import speeds
 from shoal.testing import World, world
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.pipeline.pipeline import Pipeline, schedule_of
-from shoal_workloads.parallel.schedule import LAYOUTS, Span
+from shoal_workloads.parallel.pipeline.pipeline import Pipeline
+from shoal_workloads.parallel.schedule import LAYOUTS, Span, schedule_of
 from tests.support import layouts_world, synthetic
 from tests.support.sleeping import Measured, compare, measure
 

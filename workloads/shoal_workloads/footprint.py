@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from shoal_core.mesh import Mesh
 from shoal_workloads.activations import FP32, Manner, layer_bytes, layer_parts, waiting_bytes
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.loss import ROWS, ROWS_ON_GPU
-from shoal_workloads.parallel.schedule import Schedule, actions_of, bounded, build, needed_micro_batches
+from shoal_workloads.parallel.schedule import Schedule, actions_of, schedule_of
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
 from shoal_workloads.params import count_parameters
@@ -200,9 +199,7 @@ class _Sizes:
 
     def stage(self, place: int) -> Footprint:
         """Of a pipeline: see `parallel.pipeline` and `parallel.zero`."""
-        mesh, parallel = self.mesh, self.config.parallel
-        name, count = parallel.schedule, self._micro_batches()
-        schedule = _schedule(name, mesh.pp, count, parallel.virtual, parallel.waiting)
+        schedule = schedule_of(self.config.parallel, self._micro_batches())
         layers = stage_layers(self.model, schedule.stages, self.length)
         computing, committing = self.moments(place, schedule, layers)
         return _larger(place, {**computing, **self._peak(schedule, place, layers)}, committing)
@@ -244,7 +241,7 @@ class _Sizes:
         pp = self.mesh.pp
         first, end = self.config.batch.samples(0, self.length)
         found = (end - first) // (self.mesh.workers * self.sequences) * pp
-        return needed_micro_batches(self.config.parallel.schedule, pp, min(max(found, pp), 4 * pp))
+        return min(max(found, pp), 4 * pp)
 
     def _peak(self, schedule: Schedule, place: int, layers: Sequence[range]) -> Counter[str]:
         """What this rank's micro-batches keep when it is most, walking its order."""
@@ -298,11 +295,6 @@ def over_step(config: PretrainConfig, workers: int, place: int, schedule: Schedu
     sizes = {key: part.total() for key, part in parts.items()}
     walked = [_spared({**computing, **_summed(parts, now)}) for _, now in _walked(schedule, place, sizes)]
     return [*walked, _spared(committing)]
-
-
-@lru_cache(maxsize=64)
-def _schedule(name: str, pp: int, micro_batches: int, virtual: int | None, waiting: int | None) -> Schedule:
-    return bounded(build(name, pp, micro_batches, virtual), waiting)
 
 
 def _larger(place: int, *moments: Mapping[str, int]) -> Footprint:

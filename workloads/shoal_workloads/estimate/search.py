@@ -16,21 +16,20 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.layer import Layers, total
 from shoal_workloads.estimate.step import WAITING, Cluster, Estimate, estimate
 from shoal_workloads.footprint import footprints
-from shoal_workloads.model.recompute import Level
+from shoal_workloads.model.recompute import LEVELS, Level
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.fits import settled
+from shoal_workloads.parallel.schedule import ZERO_BUBBLE
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.params import count_parameters
 
 __all__ = ["Found", "search", "smallest"]
 
 SCHEDULES = ("dualpipe", "dualpipev", "zbv", "zb1p", "interleaved", "1f1b")
-LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
 PAIRS = ("dualpipe", "dualpipev")
 """Schedules that hide the exchange of rows."""
 BUBBLES = {"1f1b": 1.0, "interleaved": 0.5}
 """Micro-batches' time that a schedule's bubble takes at least, a pipeline rank."""
-ZERO_BUBBLE = ("dualpipe", "dualpipev", "zbv", "zb1p")
 MOST = 1 << 17
 """GPUs of a cluster that is looked for."""
 

@@ -20,9 +20,7 @@ from shoal_workloads.parallel.schedule import (
     Step,
     Timeline,
     actions_of,
-    bounded,
-    build,
-    needed_micro_batches,
+    schedule_of,
     simulate,
 )
 from shoal_workloads.parallel.schedule.actions import Pair
@@ -159,8 +157,7 @@ def piped(
     """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action;
     and when."""
     parallel, model = config.parallel, config.model
-    count = needed_micro_batches(parallel.schedule, mesh.pp, micro_batches)
-    schedule = bounded(build(parallel.schedule, mesh.pp, count, parallel.virtual), parallel.waiting)
+    schedule = schedule_of(parallel, micro_batches)
     ranges = stage_layers(model, schedule.stages, config.data.seq_len)
     final = schedule.stages - 1
 
@@ -190,7 +187,8 @@ def piped(
         return parts_of(tuple(numbers), isinstance(step, Pair))
 
     done = simulate(schedule, lambda step: total(parts(step)))
-    share = micro_batches / count / mesh.pp  # fewer micro-batches than the schedule takes are not made up
+    # fewer micro-batches than the schedule takes are not made up
+    share = micro_batches / schedule.micro_batches / mesh.pp
     step = added(parts(span.step) for rank in done.spans for span in rank)
     phases = by_kind(done)
     bubble = sum(done.idle) / mesh.pp

@@ -14,12 +14,14 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["Keep", "Level", "Make", "Recomputed", "at_once"]
+__all__ = ["LEVELS", "Keep", "Level", "Make", "Recomputed", "at_once"]
 
 T = TypeVar("T", bound="torch.Tensor | tuple[torch.Tensor, ...]")
 Level = bool | Literal["ffn", "dispatch"]
 """What is made again, each with what stands before it: nothing (False); norms and MLA's up-projections (True); the
 first product of feed-forward networks; and rows that came from other workers, which travel again."""
+LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
+"""Of ever less memory and ever more time."""
 
 
 class Make(Protocol):

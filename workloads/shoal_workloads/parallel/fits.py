@@ -9,13 +9,12 @@ from typing import Any
 from shoal_core.errors import UserError
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.footprint import GB, Footprint, footprint
-from shoal_workloads.model.recompute import Level
+from shoal_workloads.model.recompute import LEVELS
 from shoal_workloads.parallel.check import check_layout
+from shoal_workloads.parallel.schedule import ZERO_BUBBLE
 
 __all__ = ["check_fits", "nearest", "settled"]
 
-LEVELS: tuple[Level, ...] = (False, True, "ffn", "dispatch")
-ZERO_BUBBLE = ("zb1p", "zbv", "dualpipe", "dualpipev")
 Change = dict[str, Any]
 """Settings that differ, by their path in the job file."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from shoal_core.mesh import Mesh
-from shoal_workloads.config import ParallelConfig, PretrainConfig
+from shoal_workloads.config import PretrainConfig
 from shoal_workloads.model.deepseek import DeepSeekV3
 from shoal_workloads.model.ffn import Experts
 from shoal_workloads.model.linear import Linear
@@ -33,28 +32,15 @@ from shoal_workloads.parallel.schedule import (
     Action,
     Schedule,
     Span,
-    bounded,
-    build,
-    needed_micro_batches,
     picture,
     restrict,
+    schedule_of,
 )
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import Held, Zero
 from shoal_workloads.precision.products import Products
 
-__all__ = ["Pipeline", "schedule_of"]
-
-
-@lru_cache(maxsize=16)
-def schedule_of(parallel: ParallelConfig, micro_batches: int) -> Schedule:
-    """The configured schedule for at least `micro_batches`: as many as it takes.
-
-    Raises:
-        UserError: the settings do not fit the schedule.
-    """
-    count = needed_micro_batches(parallel.schedule, parallel.pp, micro_batches)
-    return bounded(build(parallel.schedule, parallel.pp, count, parallel.virtual), parallel.waiting)
+__all__ = ["Pipeline"]
 
 
 class Pipeline(Engine):

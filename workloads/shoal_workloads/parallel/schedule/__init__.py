@@ -1,9 +1,9 @@
 """Pipeline schedules: who does what in which order, how long it takes, and which layers each stage holds."""
 
-from shoal_workloads.parallel.schedule.actions import LAYOUTS, Action, Kind, Pair, Schedule, Step
+from shoal_workloads.parallel.schedule.actions import LAYOUTS, ZERO_BUBBLE, Action, Kind, Pair, Schedule, Step
 from shoal_workloads.parallel.schedule.balance import split, stage_flops, stage_layers
 from shoal_workloads.parallel.schedule.bounded import bounded
-from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, stages_of_model
+from shoal_workloads.parallel.schedule.build import build, needed_micro_batches, schedule_of, stages_of_model
 from shoal_workloads.parallel.schedule.picture import mean_times, picture
 from shoal_workloads.parallel.schedule.simulate import Costs, Span, Timeline, simulate, timeline
 from shoal_workloads.parallel.schedule.turns import Line, Transfer, Turn, channels, turns
@@ -11,6 +11,7 @@ from shoal_workloads.parallel.schedule.walk import actions_of, check, needs, pro
 
 __all__ = [
     "LAYOUTS",
+    "ZERO_BUBBLE",
     "Action",
     "Costs",
     "Kind",
@@ -33,6 +34,7 @@ __all__ = [
     "picture",
     "product",
     "restrict",
+    "schedule_of",
     "simulate",
     "split",
     "stage_flops",

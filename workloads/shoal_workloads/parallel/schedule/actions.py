@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["LAYOUTS", "Action", "Kind", "Pair", "Schedule", "Step"]
+__all__ = ["LAYOUTS", "ZERO_BUBBLE", "Action", "Kind", "Pair", "Schedule", "Step"]
 
 Kind: TypeAlias = Literal["F", "B", "I", "W"]
 
@@ -24,6 +24,8 @@ LAYOUTS = {
     "dualpipev": "v",
     "dualpipe": "two-way",
 }
+ZERO_BUBBLE = ("dualpipe", "dualpipev", "zbv", "zb1p")
+"""Schedules in which gradients of weights may wait."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import count
+from typing import TYPE_CHECKING
 
 from shoal_core.errors import UserError
 from shoal_workloads.parallel.schedule.actions import LAYOUTS, Schedule, Step
+from shoal_workloads.parallel.schedule.bounded import bounded
 from shoal_workloads.parallel.schedule.dualpipe import dualpipe, dualpipev
 from shoal_workloads.parallel.schedule.one_f_one_b import interleaved, one_f_one_b, rounds
 from shoal_workloads.parallel.schedule.zero_bubble import zb1p, zbv
 
-__all__ = ["build", "needed_micro_batches", "stages_of_model"]
+if TYPE_CHECKING:
+    from shoal_workloads.config import ParallelConfig
+
+__all__ = ["build", "needed_micro_batches", "schedule_of", "stages_of_model"]
 
 
 def stages_of_model(name: str, pp: int, virtual: int | None = None) -> int:
@@ -79,6 +85,21 @@ def build(name: str, pp: int, micro_batches: int, virtual: int | None = None) ->
                 return dualpipe(rank, pp, micro_batches)
 
     return Schedule(name, pp, stages, micro_batches, tuple(tuple(order(rank)) for rank in range(pp)))
+
+
+def schedule_of(parallel: ParallelConfig, micro_batches: int) -> Schedule:
+    """The schedule of a job for at least `micro_batches` of a chain: as many as it takes.
+
+    Raises:
+        UserError: the settings do not fit the schedule.
+    """
+    least = needed_micro_batches(parallel.schedule, parallel.pp, micro_batches)
+    return _scheduled(parallel.schedule, parallel.pp, least, parallel.virtual, parallel.waiting)
+
+
+@lru_cache(maxsize=64)
+def _scheduled(name: str, pp: int, micro_batches: int, virtual: int | None, waiting: int | None) -> Schedule:
+    return bounded(build(name, pp, micro_batches, virtual), waiting)
 
 
 def _misfit(name: str, pp: int, micro_batches: int) -> tuple[str, str]:
