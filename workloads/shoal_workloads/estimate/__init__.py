@@ -4,7 +4,7 @@ the executor walks; of a user's own model by running its code once. No device is
 from __future__ import annotations
 
 from shoal_workloads.estimate.cost import Bill, Rent, bill
-from shoal_workloads.estimate.hardware import Hardware, hardware, known_hardware
+from shoal_workloads.estimate.hardware import Hardware, calibrated, device_name, hardware, known_hardware
 from shoal_workloads.estimate.step import Cluster, Estimate, estimate, memory_over_step
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "Hardware",
     "Rent",
     "bill",
+    "calibrated",
+    "device_name",
     "estimate",
     "hardware",
     "known_hardware",

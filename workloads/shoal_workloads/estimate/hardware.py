@@ -1,8 +1,11 @@
-"""What a GPU can do, as a table that anyone can read and extend: `hardware.yaml`."""
+"""What a device can do, as a table that anyone can read and extend: `hardware.yaml`, beside which lies the user's own,
+that `shoal plan --calibrate` writes."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import platform
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from shoal_core.errors import UserError
 from shoal_workloads.config import wrong_fields
 
-__all__ = ["Hardware", "Price", "hardware", "known_hardware"]
+__all__ = [
+    "Calibration",
+    "Hardware",
+    "Line",
+    "Passes",
+    "Price",
+    "calibrated",
+    "device_name",
+    "entries",
+    "hardware",
+    "known_hardware",
+    "own_file",
+]
+
+OWN = "SHOAL_HARDWARE"
+"""Environment variable that names the user's own table."""
 
 
 class _Entry(BaseModel):
@@ -44,8 +62,67 @@ class Price(_Entry):
     source: str
 
 
+class Line(_Entry):
+    """Seconds of one: `fixed`, and so many for each FLOP and each byte."""
+
+    fixed: float = Field(ge=0)
+    flop: float = Field(ge=0)
+    byte: float = Field(ge=0)
+
+    def seconds(self, flops: float, moved: float) -> float:
+        return self.fixed + self.flop * flops + self.byte * moved
+
+
+class Passes(_Entry):
+    """Lines of a forward pass, of the gradient of the input, and of the gradients of the weights."""
+
+    forward: Line
+    input: Line
+    weight: Line
+
+
+class Calibration(_Entry):
+    """What was measured on the device itself. Where it has no lines of products and attention (a GPU) these are counted
+    by tiles and shares of the peak, which were measured too.
+
+    Attributes:
+        measured: the day. versions: of torch and Shoal.
+        spread: of repeats about their median, relative, at the median. busy: the share of the processors that others
+            took meanwhile.
+        products: a line by precision (fp32, bf16, fp8); the bytes are those of both factors and the product.
+        attention: the core, by the type of activations (fp32, bf16); `weight` is nothing.
+        layers: what a layer takes beside them: `dense` and `moe`; the bytes are those of `layer.Layers`.
+        expert: seconds for each expert that has rows, in a layer.
+        head: output head with the loss, and both gradients.
+        micro_batch, commit: seconds beside what the parts take, of a micro-batch and of a step's end; `update`:
+            seconds for each parameter there.
+        message: between two processes, `fixed` and by byte.
+        collective: the same of an all-to-all, a gather or a sum of theirs, by byte that one sends.
+        crowded: how many times as long computing takes while every core computes.
+        cores: of the machine; workers that are more take turns.
+    """
+
+    measured: str
+    versions: Mapping[str, str]
+    spread: float = Field(ge=0)
+    busy: float = Field(ge=0)
+    products: Mapping[str, Line] = {}
+    attention: Mapping[str, Passes] = {}
+    layers: Mapping[str, Mapping[str, Passes]] = {}
+    expert: Mapping[str, Passes] = {}
+    head: Mapping[str, Line] = {}
+    micro_batch: float = Field(default=0.0, ge=0)
+    commit: float = Field(default=0.0, ge=0)
+    update: float = Field(default=0.0, ge=0)
+    message: Line | None = None
+    collective: Line | None = None
+    crowded: float = Field(default=1.0, ge=1)
+    cores: int = Field(default=1, gt=0)
+
+
 class Hardware(_Entry):
-    """One GPU, with its links. See the head of `hardware.yaml` for units."""
+    """One GPU, or one core of a CPU, with its links. See the head of `hardware.yaml` for units. `device`: what the
+    machine itself calls it, where it was measured."""
 
     tflops: Rates
     reached: Rates
@@ -57,27 +134,65 @@ class Hardware(_Entry):
     sms: int = Field(gt=0)
     exchange_sms: int = Field(default=0, ge=0)
     price: Price
+    device: str | None = None
+    calibration: Calibration | None = None
+
+
+def own_file() -> Path:
+    """Where the user's own table is, or would be: `$SHOAL_HARDWARE`, else `~/.config/shoal/hardware.yaml`
+    (`$XDG_CONFIG_HOME` for `~/.config`)."""
+    named = os.environ.get(OWN)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "shoal" / "hardware.yaml"
 
 
 def known_hardware(own: Path | None = None) -> Mapping[str, Hardware]:
-    """The table by names, with a file of one's own beside it, whose entries win.
+    """The table by names, with the user's own beside it, and a file that was named for this once; later entries win.
 
     Raises:
-        UserError: the file is not there, no YAML, or a field of it is wrong.
+        UserError: a file that was named is not there, one is no YAML, or a field of it is wrong.
     """
     table = entries(files(__package__).joinpath("hardware.yaml").read_text(), "hardware.yaml")
-    if own is None:
-        return table
+    kept = own_file()
+    for path, said in ((kept, OWN), (own, "--hardware")):
+        if path is None or (path is kept and not os.environ.get(OWN) and not path.exists()):
+            continue
+        try:
+            table |= entries(path.read_text(), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{said}: {path} cannot be read ({error})", "name a YAML file of GPUs") from error
+    return table
+
+
+def calibrated(device: str, own: Path | None = None) -> tuple[str, Hardware] | None:
+    """The entry of the user's tables that was measured on a device of this name (`device_name`), and its name there.
+
+    Raises:
+        UserError: as `known_hardware`.
+    """
+    found = [(name, one) for name, one in known_hardware(own).items() if one.calibration and one.device == device]
+    return found[-1] if found else None
+
+
+def device_name(kind: str) -> str:
+    """What this machine calls the device that a worker computes on. kind: cpu or cuda."""
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
     try:
-        return {**table, **entries(own.read_text(), str(own))}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--hardware: {own} cannot be read ({error})", "name a YAML file of GPUs") from error
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named and named[0] else platform.processor() or platform.machine()
 
 
 def entries(text: str, source: str) -> dict[str, Hardware]:
     """Raises: as `known_hardware`."""
     try:
-        return TypeAdapter(dict[str, Hardware]).validate_python(yaml.safe_load(text))
+        return TypeAdapter(dict[str, Hardware]).validate_python(yaml.safe_load(text) or {})
     except yaml.YAMLError as error:
         raise UserError(f"{source}: no YAML ({error})", "write it like the shipped hardware.yaml") from error
     except ValidationError as error:
