@@ -96,7 +96,10 @@ def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
         ([*SMALL, "--spot"], "--spot"),
         (["plan", "--scaling", "--cluster", "8x8xH100"], "--scaling: of which model"),
         (["plan", "job.yaml", "--model", "v3-small-16b"], "both say what is trained"),
-        (["plan", "--cluster", "8x8xH100", "--days", "30", "--failures"], "--failures and --picture: of which model"),
+        (
+            ["plan", "--cluster", "8x8xH100", "--days", "30", "--failures"],
+            "--failures: not for --budget or --days",
+        ),
     ],
 )
 def test_what_would_be_left_out_is_refused(asked: list[str], told: str) -> None:

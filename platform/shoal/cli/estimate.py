@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -35,13 +35,13 @@ class Asked:
     cluster: str
     pp: int | None = None
     ep: int | None = None
-    schedule: str = "dualpipe"
+    schedule: str | None = None
     workers_per_cell: int | None = None
     seq_len: int = 4096
     global_batch: int = 15_360
     micro_batch: int = 1
     precision: str = "fp8"
-    recompute: str = "norms"
+    recompute: str | None = None
     waiting: int | None = None
     tokens: str | None = None
     budget: float | None = None
@@ -59,7 +59,7 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
     cluster, config = parse_gpus(asked.cluster, asked.hardware), config_of(asked)
     reasons = list[str]()
     if search or asked.pp is None or asked.ep is None:
-        found, reasons = searched(config, cluster)
+        found, reasons = searched(config, cluster, held_to(asked))
     else:
         workers = asked.workers_per_cell or asked.pp * asked.ep
         checked(config, workers)
@@ -222,14 +222,14 @@ def config_of(asked: Asked) -> PretrainConfig:
     if asked.model not in PRESETS:
         near = difflib.get_close_matches(asked.model, PRESETS, n=3, cutoff=0.3)
         raise UserError(f"--model: there is no preset {asked.model!r}", f"one of {', '.join(near or PRESETS)}")
-    if asked.recompute not in LEVELS:
+    if asked.recompute is not None and asked.recompute not in LEVELS:
         raise UserError(f"--recompute: {asked.recompute!r} is no level", f"one of {', '.join(LEVELS)}")
     parallel: dict[str, Any] = {
         "pp": asked.pp or 1,
         "ep": asked.ep or 1,
-        "schedule": asked.schedule,
+        "schedule": asked.schedule or "dualpipe",
         "dispatch": "hierarchical",
-        "recompute": LEVELS[asked.recompute],
+        "recompute": LEVELS[asked.recompute or "norms"],
         "waiting": asked.waiting,
     }
     section = {
@@ -250,21 +250,33 @@ def config_of(asked: Asked) -> PretrainConfig:
 # ---- layouts
 
 
-def searched(config: PretrainConfig, cluster: Cluster) -> tuple[Estimate, list[str]]:
-    """The fastest layout that fits, and why it; if none does, the one that lacks least.
+def held_to(asked: Asked) -> dict[str, Any]:
+    """What is said of the layout, to which a search is held."""
+    recompute = None if asked.recompute is None else LEVELS[asked.recompute]
+    found = {
+        "pp": asked.pp, "ep": asked.ep, "schedule": asked.schedule, "recompute": recompute, "waiting": asked.waiting,
+        "workers": asked.workers_per_cell,
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def searched(
+    config: PretrainConfig, cluster: Cluster, held: Mapping[str, Any] | None = None
+) -> tuple[Estimate, list[str]]:
+    """The fastest layout that fits, of those with what is `held`, and why it; if none does, the one that lacks least.
 
     Raises:
         UserError: there is no layout at all.
     """
     from shoal_workloads.estimate.search import search, smallest
 
-    found = search(config, cluster)
+    found = search(config, cluster, held=held)
     if found.best:
         best, *others = found.best
         reasons = [f"the fastest that fits, of {found.tried:,} layouts: {layout_of(best)}"]
         reasons += [f"then {layout_of(one)}: {one.seconds / best.seconds - 1:+.1%}, {why(one, best)}" for one in others]
         return best, reasons
-    more = smallest(config, cluster)
+    more = smallest(config, cluster, held)
     enough = "and on no cluster of them" if more is None else f"but on {more.nodes} nodes of {more.slots}"
     if found.nearest is None:
         raise UserError(

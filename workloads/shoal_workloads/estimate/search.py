@@ -3,7 +3,7 @@ nothing that is left could be faster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -44,9 +44,10 @@ class Found:
     nearest: Estimate | None
 
 
-def search(base: PretrainConfig, cluster: Cluster, keep: int = 3) -> Found:
-    """The `keep` fastest layouts of this job that fit, of all sizes of cell, pipelines, schedules and recomputation."""
-    found = sorted(bounded(base, cluster), key=lambda one: one[0])
+def search(base: PretrainConfig, cluster: Cluster, keep: int = 3, held: Mapping[str, Any] | None = None) -> Found:
+    """The `keep` fastest layouts of this job that fit, of all sizes of cell, pipelines, schedules and recomputation.
+    `held`: settings of `workload.parallel`, and `workers` of a cell, that all of them have."""
+    found = sorted(bounded(base, cluster, held or {}), key=lambda one: one[0])
     best: list[Estimate] = []
     lacking: list[tuple[int, PretrainConfig, int]] = []
     for bound, config, workers in found:
@@ -65,14 +66,18 @@ def search(base: PretrainConfig, cluster: Cluster, keep: int = 3) -> Found:
     return Found(tuple(best), len(found), nearest)
 
 
-def smallest(base: PretrainConfig, cluster: Cluster) -> Cluster | None:
+def smallest(base: PretrainConfig, cluster: Cluster, held: Mapping[str, Any] | None = None) -> Cluster | None:
     """The fewest nodes of this kind, more than the cluster has, on which the job fits in some layout; none up to `MOST`
-    GPUs. A layout that fits does so on every cluster that has room for its cell. Cells that are searched are powers of
-    two, and a batch fills no larger ones than it has samples for."""
-    for workers in powers(min(MOST, base.batch.global_batch // base.batch.micro_batch)):
-        nodes = -(-workers // cluster.slots)
-        more = Cluster(nodes, cluster.slots, cluster.name, cluster.hardware)
-        if nodes > cluster.nodes and search(base, more, keep=1).best:
+    GPUs. A layout that fits does so on every cluster that has room for its cell: so only cells that the cluster has no
+    room for are looked at, the smallest first. Cells that are searched are powers of two (times what is held), and a
+    batch fills no larger ones than it has samples for."""
+    held = held or {}
+    most = min(MOST, base.batch.global_batch // base.batch.micro_batch)
+    given = held.get("pp", 1) * held.get("ep", 1)
+    odd = given // (given & -given)
+    for workers in of(held, "workers", [odd * size for size in powers(most // odd)]):
+        more = Cluster(-(-workers // cluster.slots), cluster.slots, cluster.name, cluster.hardware)
+        if more.nodes > cluster.nodes and search(base, more, 1, {**held, "workers": workers}).best:
             return more
     return None
 
@@ -83,7 +88,9 @@ def least(lacking: list[tuple[int, PretrainConfig, int]], cluster: Cluster) -> t
     return config, cluster, workers
 
 
-def bounded(base: PretrainConfig, cluster: Cluster) -> Iterator[tuple[float, PretrainConfig, int]]:
+def bounded(
+    base: PretrainConfig, cluster: Cluster, held: Mapping[str, Any]
+) -> Iterator[tuple[float, PretrainConfig, int]]:
     """Layouts that may fit, with seconds that a step takes at least: what the workers compute, were all stages equal,
     rows that nothing hides, and the bubble of the schedule."""
 
@@ -124,7 +131,7 @@ def bounded(base: PretrainConfig, cluster: Cluster) -> Iterator[tuple[float, Pre
 
     counted = count_parameters(model)
     experts = model.n_moe * model.n_experts * counted.expert
-    for changes, workers in layouts(base, cluster):
+    for changes, workers in layouts(base, cluster, held):
         count, rest = divmod(base.batch.global_batch, workers * base.batch.micro_batch)
         cells = min(cluster.workers // workers, count)
         if not cells or rest or needed(changes, workers) > cluster.hardware.memory_gb * 1e9:
@@ -140,10 +147,13 @@ def changed(base: PretrainConfig, changes: dict[str, Any]) -> PretrainConfig:
     return base.model_copy(update={"parallel": base.parallel.model_copy(update=changes)})
 
 
-def layouts(base: PretrainConfig, cluster: Cluster) -> Iterator[tuple[dict[str, Any], int]]:
-    """Settings of `workload.parallel`, and workers of a cell."""
-    model = base.model
-    experts = [ep for ep in powers(cluster.workers) if model.n_experts % ep == 0]
+def layouts(
+    base: PretrainConfig, cluster: Cluster, held: Mapping[str, Any] | None = None
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Settings of `workload.parallel`, and workers of a cell. `held`: see `search`; a schedule, and what waits in it,
+    only of those that have a pipeline."""
+    model, held = base.model, held or {}
+    experts = [ep for ep in of(held, "ep", powers(cluster.workers)) if model.n_experts % ep == 0]
 
     @cache
     def fills(name: str, pp: int) -> bool:
@@ -155,18 +165,25 @@ def layouts(base: PretrainConfig, cluster: Cluster) -> Iterator[tuple[dict[str, 
             return False
         return True
 
-    for pp, ep in product(powers(min(cluster.workers, model.n_layers)), experts):
+    for pp, ep in product(of(held, "pp", powers(min(cluster.workers, model.n_layers))), experts):
         for fsdp in powers(cluster.workers // (pp * ep)):
             workers = pp * fsdp * ep
-            for recompute in LEVELS:
+            if workers != held.get("workers", workers):
+                continue
+            for recompute in of(held, "recompute", LEVELS):
                 shared: dict[str, Any] = {"pp": pp, "ep": ep, "recompute": recompute}
                 if pp == 1:
                     yield from (({**shared, "reshard_after_forward": again}, workers) for again in (False, True))
                     continue
-                for name in SCHEDULES:
+                for name in of(held, "schedule", SCHEDULES):
                     if fills(name, pp):
-                        for waiting in (None, 4, 1) if name in ZERO_BUBBLE else (None,):
+                        for waiting in of(held, "waiting", (None, 4, 1) if name in ZERO_BUBBLE else (None,)):
                             yield {**shared, "schedule": name, "waiting": waiting}, workers
+
+
+def of(held: Mapping[str, Any], name: str, every: Sequence[Any]) -> Sequence[Any]:
+    """The one value that is held, or every one."""
+    return [held[name]] if name in held else every
 
 
 def powers(most: int) -> list[int]:
