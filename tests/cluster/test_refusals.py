@@ -114,8 +114,8 @@ def test_no_cluster(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_there(refused: Refused) -> None:
-    refused("status", "no-such-run", "--storage", "nowhere", say="no-such-run")
-    refused("chaos", "no-such-run", "--storage", "nowhere", say="no run 'no-such-run' in nowhere")
+    refused("status", "no-such-run", "--storage", "nowhere", say="storage: nowhere: there is no such folder")
+    refused("chaos", "no-such-run", "--storage", "nowhere", say="storage: nowhere: there is no such folder")
 
 
 def test_a_command_that_is_started_without_standard_streams_has_silent_ones(

@@ -101,8 +101,9 @@ def test_watch_ends_with_the_run(run: RunDir) -> None:
 
 def test_runs_lists_the_last_active_first(tmp_path: Path) -> None:
     assert "no runs" in call("runs", "--storage", tmp_path)
-    with pytest.raises(UserError, match="no such folder"):
-        call("runs", "--storage", tmp_path / "mistyped")
+    for command in (["runs"], ["status"], ["status", "newer"], ["report", "newer"]):
+        with pytest.raises(UserError, match="mistyped: there is no such folder"):
+            call(*command, "--storage", tmp_path / "mistyped")
     for second, name in enumerate(("older", "newer"), start=1):
         made = RunDir.create(tmp_path, name, {}, resume=False)
         os.utime(made.path / layout.EVENTS, (second, second))

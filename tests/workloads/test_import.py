@@ -242,6 +242,7 @@ def test_what_is_refused_before_anything_is_written(source: Path, tmp_path: Path
     said = broken({scale: None})
     assert f"{where[WEIGHT]}: {WEIGHT} is FP8, and its scale {scale} is in none of the files" in said
     assert f"{where[scale]}: {scale} is [1, 1] F32, expected [2, 2] F32" in broken({scale: torch.ones(1, 1)})
+    assert f"{scale} is a scale, and its weight is BF16" in broken({WEIGHT: torch.ones(160, 136, dtype=torch.bfloat16)})
     assert f"{WEIGHT} is missing" in broken({WEIGHT: None})
     assert f"{where[WEIGHT]}: {WEIGHT} has shape [2, 2]" in broken({WEIGHT: torch.ones(2, 2)})
     assert f"{WEIGHT} is of type I8" in broken({WEIGHT: torch.ones(160, 136, dtype=torch.int8)})
@@ -253,16 +254,20 @@ def test_what_is_refused_before_anything_is_written(source: Path, tmp_path: Path
         {}, {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [64, 64]}}
     )
     assert "has no weight_map of names to files" in broken({}, index={"model.more": 5})
-    for field, (value, words) in {
-        "architectures": (5, "architectures is 5, expected ['DeepseekV3ForCausalLM']"),
-        "rope_parameters": ([1], "rope_parameters is no object but list"),
-        "rope_scaling": ({"type": "yarn", "factor": 4}, "no field 'original_max_position_embeddings' in rope_scaling"),
-        "q_lora_rank": (-4, "(q_lora_rank: Input should be greater than 0)"),
-        "hidden_size": (
-            10**400,
-            f"(hidden_size: Input should be less than or equal to {1 << 40})",
-        ),  # it is not repeated
-    }.items():
+    yarn = {"type": "yarn", "factor": 4}
+    scaled = yarn | {"beta_fast": "32", "original_max_position_embeddings": 64}
+    for field, value, words in (
+        ("architectures", 5, "architectures is 5, expected ['DeepseekV3ForCausalLM']"),
+        ("rope_parameters", [1], "rope_parameters is no object but list"),
+        ("rope_scaling", yarn, "no field 'original_max_position_embeddings' in rope_scaling"),
+        ("rope_scaling", scaled, "(beta_fast: Input should be a valid number)"),
+        ("num_hidden_layers", "3", "(num_hidden_layers: Input should be a valid integer)"),
+        ("rms_norm_eps", "1e-6", "(rms_norm_eps: Input should be a valid number)"),
+        ("n_shared_experts", True, "(n_shared_experts: Input should be a valid integer)"),
+        ("q_lora_rank", -4, "(q_lora_rank: Input should be greater than 0)"),
+        # it is not repeated
+        ("hidden_size", 10**400, f"(hidden_size: Input should be less than or equal to {1 << 40})"),
+    ):
         said = broken({}, {"rope_parameters": None, field: value})
         assert "config.json" in said
         assert words in said

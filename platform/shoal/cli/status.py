@@ -88,12 +88,7 @@ def runs(
     from rich.text import Text
 
     from shoal.record import finding
-    from shoal_core.errors import UserError
-    from shoal_core.store import local_folder
 
-    folder = None if storage is None else local_folder(storage)
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"--storage {storage}: there is no such folder", "name the one that runs were started with")
     found = finding.runs(storage, lambda error: told(f"not shown: {error}"))
     listed = [about(one) for one in found]
     if as_json:

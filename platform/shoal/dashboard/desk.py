@@ -95,7 +95,7 @@ class Desk:
         except UserError as error:
             found, unread = [], [error.problem]
         if self._keys and self.storage is not None and (why := unmounted(self.storage)) is not None:
-            unread.insert(0, f"what is shown is old: {self.storage} was there {why}")
+            unread = [f"what is shown is old: {self.storage} was there {why}"]
         found = found[:MOST_LISTED]
         asked = self.asked
         if asked is not None:

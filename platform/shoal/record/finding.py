@@ -61,8 +61,12 @@ def runs(storage: Address | None, unread: Unread | None = None) -> list[Found]:
     store does not answer.
 
     Raises:
-        StoreError: the storage does not answer. UserError: one is damaged, and nobody wants to be told (`unread`).
+        StoreError: the storage does not answer. UserError: there is no such folder; one run is damaged, and nobody
+            wants to be told (`unread`).
     """
+    folder = None if storage is None else local_folder(storage)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"storage: {storage}: there is no such folder", "name the one that runs were started with")
     found = {key(one.address): one for one in _within(HOME if storage is None else storage, unread)}
     for address in index.known() if storage is None else ():
         if (one := _told_of(partial(_run_at, address), unread)) is not None:
@@ -75,7 +79,8 @@ def find(run: Address | None, storage: Address | None) -> Found:
     `runs`.
 
     Raises:
-        UserError: there is none; names the runs that exist. StoreError: the store does not answer.
+        UserError: there is none; names the runs that exist, or says that there is no such storage. StoreError: the
+            store does not answer.
     """
     if run is not None:
         named = os.fspath(run)

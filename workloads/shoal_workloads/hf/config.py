@@ -38,7 +38,14 @@ FIELDS = {
     "rms_norm_eps": "norm_eps",
 }
 
-THEIRS = {**{ours: theirs for theirs, ours in FIELDS.items()}, "mtp_depth": "num_nextn_predict_layers"}
+THEIRS = {
+    **{ours: theirs for theirs, ours in FIELDS.items()},
+    "mtp_depth": "num_nextn_predict_layers",
+    "alpha": "beta_slow",
+    "beta": "beta_fast",
+    "original_length": "original_max_position_embeddings",
+}
+"""What our fields are called there."""
 
 # What the architecture fixes: written, and refused on import where a checkpoint says otherwise.
 FIXED: dict[str, Any] = {
@@ -88,6 +95,7 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
 
     Raises:
         UserError: another architecture, or a setting that the model does not have.
+        ValidationError: a field is out of bounds or of another type: a number in quotes is no number.
     """
     remedy = "give a checkpoint of the DeepSeek-V3 architecture (DeepseekV3ForCausalLM)"
     named = found.get("architectures")
@@ -109,17 +117,18 @@ def from_hf_config(found: dict[str, Any], where: str) -> ModelConfig:
     if kind == "yarn":
         if lacking := [name for name in ("factor", "original_max_position_embeddings") if name not in rope]:
             raise UserError(f"{where}: no field {lacking[0]!r} in {at}", remedy)
-        fields["yarn"] = YarnConfig(
-            factor=rope["factor"],
-            alpha=rope.get("beta_slow", 1),
-            beta=rope.get("beta_fast", 32),
-            original_length=rope["original_max_position_embeddings"],
-        )
+        yarn = {
+            "factor": rope["factor"],
+            "alpha": rope.get("beta_slow", 1),
+            "beta": rope.get("beta_fast", 32),
+            "original_length": rope["original_max_position_embeddings"],
+        }
+        fields["yarn"] = YarnConfig.model_validate(yarn, strict=True)
         if not rope.get("mscale_all_dim") == rope.get("mscale") == 1.0:
             raise UserError(f"{where}: rope mscale other than 1.0 for both is not read", remedy)
     elif kind != "default":
         raise UserError(f"{where}: rope_type is {kind!r}, expected 'default' or 'yarn'", remedy)
-    return ModelConfig.model_validate({**fields, "mtp_depth": found.get("num_nextn_predict_layers", 0)})
+    return ModelConfig.model_validate({**fields, "mtp_depth": found.get("num_nextn_predict_layers", 0)}, strict=True)
 
 
 def scaled_blocks(found: dict[str, Any], where: str) -> tuple[int, int]:

@@ -32,7 +32,8 @@ def check_values(files: Files, name: str, block: tuple[int, int]) -> None:
     """Whether a tensor is of numbers that can be read. block: rows and columns that share a scale.
 
     Raises:
-        UserError: it is of a type that is no weight's, or FP8 without a scale of the right shape.
+        UserError: it is of a type that is no weight's, FP8 without a scale of the right shape, or no FP8 with a scale:
+            whether its values are multiplied out nobody knows.
     """
     stored = files.tensors[name]
     scale = scale_of(name, stored)
@@ -40,6 +41,11 @@ def check_values(files: Files, name: str, block: tuple[int, int]) -> None:
         if stored.dtype not in FLOATS:
             remedy = f"convert it to one of {', '.join((*FLOATS, FP8))}"
             raise UserError(f"{files.where(name)} is of type {stored.dtype}, no weight's", remedy)
+        if f"{name}{SCALE}" in files.tensors:
+            raise UserError(
+                f"{files.where(f'{name}{SCALE}')} is a scale, and its weight is {stored.dtype}, which has none",
+                "leave the scale out if the weight was multiplied by it, else copy the checkpoint again",
+            )
         return
     if len(stored.shape) != 2:
         raise UserError(f"{files.where(name)} is FP8 and no matrix: {list(stored.shape)}", "convert it to BF16")

@@ -8,7 +8,7 @@ from shoal_core.ckpt.boxes import Box
 from shoal_core.errors import UserError
 from shoal_workloads.hf.files import Files
 from shoal_workloads.hf.names import Part, parts_of
-from shoal_workloads.hf.values import SCALE, check_values, scale_of, values
+from shoal_workloads.hf.values import check_values, scale_of, values
 from shoal_workloads.model.config import ModelConfig
 
 __all__ = ["box_of", "check", "part_values", "swapped"]
@@ -57,7 +57,8 @@ def check(c: ModelConfig, files: Files, *, mtp: bool, block: tuple[int, int]) ->
         first = f"{where}: tensor {missing[0].theirs} is missing, expected shape {list(missing[0].shape)}"
         raise UserError(first + _more(len(missing)), "give the checkpoint's own config.json and all of its files")
     for part in parts_of(c, mtp=True):  # MTP modules that are not asked for may stand there
-        left -= {part.theirs, f"{part.theirs}{SCALE}"}
+        if (found := files.tensors.get(part.theirs)) is not None:
+            left -= {part.theirs, scale_of(part.theirs, found) or ""}
     if left:
         name = min(left)
         first = f"{files.store.where(files.tensors[name].file)}: extra tensor {name}"
