@@ -35,7 +35,7 @@ from typing import Any
 
 from shoal import batching
 from shoal.testing.processes import ADDRESS, FORK
-from shoal_core.workload import make_workload
+from shoal_core.loading import make_workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.support.corpora import write_corpus

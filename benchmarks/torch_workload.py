@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for docs.example
 
 from overhead import WARM, Clock, Figures, Setting, bare, store_at, with_shoal, write
 from shoal.testing.processes import preload
-from shoal_core.workload import own_settings
+from shoal_core.loading import own_settings
 
 WORKERS, MICRO_BATCH = 2, 4
 PATH = "docs.examples.gpt:GPT"

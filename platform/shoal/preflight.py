@@ -19,7 +19,8 @@ from shoal.record.rundir import check_run_id
 from shoal.storage import check_writable
 from shoal_core.ckpt.folder import Folder
 from shoal_core.errors import UserError
-from shoal_core.workload import ORIGIN, Workload, load_workload, own_settings
+from shoal_core.loading import load_workload, own_settings
+from shoal_core.workload import ORIGIN, Workload
 
 __all__ = ["Preflight", "preflight", "settled"]
 

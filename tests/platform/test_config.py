@@ -11,7 +11,7 @@ import pytest
 from shoal.config import Job, load_job, merge_overrides, parse
 from shoal.preflight import preflight
 from shoal_core.errors import UserError
-from shoal_core.workload import load_workload
+from shoal_core.loading import load_workload
 
 MINIMAL = {"steps": 10, "workload": {"path": "shoal_workloads.synthetic:Synthetic"}}
 

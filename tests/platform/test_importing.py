@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shoal.record.rundir import RunDir
 from shoal.train.importing import path_of
 from shoal_core.errors import UserError
+from shoal_core.loading import make_workload
 
 CLASS = "class Mine:\n    pass\n"
 
@@ -59,6 +62,25 @@ def test_a_script_that_trains_whenever_it_is_imported_is_refused(
     with pytest.raises(UserError, match="whenever it is imported") as refused:
         path_of(ours)
     assert "if __name__ == '__main__'" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "makes", ["ShoalTrainer.restore(RUN)", "ShoalTrainer('train_mine_6:Mine', workload_config={'lr': 0.1})"]
+)
+def test_a_worker_that_imports_a_script_starts_and_follows_no_run(
+    makes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by a word or on a record, the class is imported first where the run is checked, and then by every worker."""
+    settings: dict[str, Any] = {"steps": 5, "workload": {"path": "train_mine_6:Mine"}}
+    run = RunDir.create(tmp_path, "a", settings, resume=False)
+    run.append_event("run_started")
+    run.close()
+    script = f"from shoal.train import ShoalTrainer\nfrom shoal_workloads.synthetic import Synthetic as Mine\n{makes}\n"
+    (tmp_path / "train_mine_6.py").write_text(script.replace("RUN", repr(str(run.path))))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="train_mine_6: makes its trainer whenever it is imported"):
+        make_workload(settings["workload"])
+    assert "train_mine_6" not in sys.modules
 
 
 def test_a_script_that_python_reads_from_standard_input_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:

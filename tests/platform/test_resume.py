@@ -17,7 +17,8 @@ from shoal_core.ckpt import alone
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.ckpt.marker import MARKER
 from shoal_core.errors import UserError
-from shoal_core.workload import ORIGIN, Workload, make_workload, own_settings
+from shoal_core.loading import make_workload, own_settings
+from shoal_core.workload import ORIGIN, Workload
 
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "parameters": 8, "global_batch": 16}
 

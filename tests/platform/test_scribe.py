@@ -14,7 +14,7 @@ from shoal.protocol.said import Committed
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
 from shoal.record.rundir import RunDir
-from shoal_core.workload import make_workload
+from shoal_core.loading import make_workload
 
 WORKLOAD = {"path": "shoal_workloads.synthetic:Synthetic", "global_batch": 4}
 

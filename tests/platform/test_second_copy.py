@@ -29,8 +29,8 @@ from shoal.plan.reshape import (
     speed,
 )
 from shoal.plan.reshape.costs import step_of
+from shoal_core.loading import make_workload
 from shoal_core.units import size
-from shoal_core.workload import make_workload
 
 GB = 1e9
 TWO = Bounds((Mesh(fsdp=2), Mesh()), Limits(cells=(1, 2)))

@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from shoal_core.errors import UserError
+from shoal_core.loading import build_shard, load_workload, make_workload
 from shoal_core.mesh import Mesh, cell_mesh
-from shoal_core.workload import ReplicaShard, Workload, build_shard, load_workload, make_workload
+from shoal_core.workload import ReplicaShard, Workload
 from shoal_workloads.synthetic import Synthetic
 
 

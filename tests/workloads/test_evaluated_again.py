@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from shoal.testing import World
-from shoal_core.workload import make_workload
+from shoal_core.loading import make_workload
 from tests.platform.test_exact_pretrain import workload as pretrain
 from tests.support.corpora import write_corpus
 

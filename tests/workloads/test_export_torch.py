@@ -16,7 +16,7 @@ from shoal.cli.main import app
 from shoal_core.ckpt import alone
 from shoal_core.ckpt.folder import Folder
 from shoal_core.errors import UserError
-from shoal_core.workload import make_workload
+from shoal_core.loading import make_workload
 from shoal_workloads.hf import writing
 from shoal_workloads.hf.export import export
 from tests.support.torchmodels import Net

@@ -18,7 +18,8 @@ from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.marker import MARKER
 from shoal_core.ckpt.whole import Checkpoint as Stored
 from shoal_core.errors import UserError
-from shoal_core.workload import ORIGIN, own_settings
+from shoal_core.loading import own_settings
+from shoal_core.workload import ORIGIN
 from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.shapes import state_of
 

@@ -13,8 +13,8 @@ from shoal_core.ckpt.among import half_written, remove
 from shoal_core.ckpt.folder import Folder
 from shoal_core.ckpt.together import Uncommitted
 from shoal_core.errors import UserError
+from shoal_core.loading import own_settings
 from shoal_core.store import Store, local_folder, open_store
-from shoal_core.workload import own_settings
 from shoal_workloads.checkpoint import Checkpoint
 from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.evaluate import fill_model

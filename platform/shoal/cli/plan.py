@@ -208,7 +208,7 @@ def read(path: Path, overrides: list[str]) -> tuple[Job, Workload]:
         UserError: as `load_job` and `parse`.
     """
     from shoal.config import load_job, parse
-    from shoal_core.workload import load_workload, own_settings
+    from shoal_core.loading import load_workload, own_settings
 
     job = load_job(path, overrides)
     kind = load_workload(str(job.workload.get("path")))

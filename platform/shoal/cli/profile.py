@@ -101,6 +101,6 @@ def parsed(steps: str) -> tuple[int, int]:
 def device_of(path: Path) -> str:
     """What the run's workers compute on (`Workload.runs_on`), by its recorded job."""
     from shoal.record.read import config
-    from shoal_core.workload import make_workload
+    from shoal_core.loading import make_workload
 
     return make_workload(config(path)["workload"]).runs_on

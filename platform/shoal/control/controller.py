@@ -46,8 +46,8 @@ from shoal.record.lease import Lease, LeaseLost
 from shoal.record.pen import Stall
 from shoal.timeouts import Timeouts
 from shoal.worker.setup import Meeting, Setup
+from shoal_core.loading import make_workload
 from shoal_core.store import local_folder, open_store
-from shoal_core.workload import make_workload
 
 __all__ = ["Controller"]
 

@@ -17,8 +17,8 @@ from shoal.testing.lab import Lab, lab
 from shoal_core.ckpt import among
 from shoal_core.ckpt.alone import read as read_whole
 from shoal_core.ckpt.whole import Checkpoint
+from shoal_core.loading import make_workload
 from shoal_core.store import open_store
-from shoal_core.workload import make_workload
 
 __all__ = ["Outcome", "alone", "assert_exactly_once", "assert_no_trace", "outcome"]
 

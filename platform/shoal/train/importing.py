@@ -5,20 +5,16 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from shoal_core.errors import UserError
+from shoal_core.loading import imported, importing
 
 __all__ = ["check_not_imported", "path_of"]
 
 IMPORTED = re.compile(r"[A-Za-z_]\w*")
 APART = "put the class into a module of its own, beside the script, and import it from there"
 GUARD = "put what runs under `if __name__ == '__main__':`, since every worker imports the script for its class"
-
-_script: str | None = None
-"""The script that is being imported by its name."""
 
 
 def path_of(workload: str | type) -> str:
@@ -54,13 +50,14 @@ def path_of(workload: str | type) -> str:
 
 
 def check_not_imported() -> None:
-    """Called by what must not run while a script is imported by a worker, or to see whether workers can.
+    """Called by what must not run while a script is imported for its workload: by a worker, by a check before the run,
+    or to see whether workers can.
 
     Raises:
         UserError: one is.
     """
-    if _script is not None:
-        raise UserError(f"{_script}: makes its trainer whenever it is imported", GUARD)
+    if (what := imported()) is not None:
+        raise UserError(f"{what}: makes its trainer whenever it is imported", GUARD)
 
 
 def _check(module: str, name: str, script: Path) -> None:
@@ -69,7 +66,7 @@ def _check(module: str, name: str, script: Path) -> None:
     if not all(map(IMPORTED.fullmatch, module.split("."))):
         raise UserError(f"{problem}: {module} is no name of a module", "name the script by letters, digits and _")
     try:
-        with _importing(script):
+        with importing(str(script)):
             found = importlib.import_module(module)
     except UserError:
         raise
@@ -80,13 +77,3 @@ def _check(module: str, name: str, script: Path) -> None:
         raise UserError(f"{problem}: module {module} is {where or 'built in'}", "give the script another name")
     if not isinstance(getattr(found, name, None), type):
         raise UserError(f"{problem}: as a module it has no such class", "define the class at the script's top level")
-
-
-@contextmanager
-def _importing(script: Path) -> Iterator[None]:
-    global _script
-    before, _script = _script, str(script)
-    try:
-        yield
-    finally:
-        _script = before

@@ -88,6 +88,7 @@ class ShoalTrainer:
         Raises:
             UserError: there is none, its record is damaged, or a secret among its settings is not on record.
         """
+        check_not_imported()
         from shoal.record import layout, read
         from shoal.record.masking import flat_masked
         from shoal.record.place import from_root, local_record

@@ -84,7 +84,7 @@ class Worker:
         from shoal.worker.device import take_device
         from shoal.worker.loop import Loop
         from shoal_core.ckpt import state
-        from shoal_core.workload import make_workload
+        from shoal_core.loading import make_workload
 
         job = Job.model_validate(setup.job)
         torch.set_num_threads(job.threads)

@@ -34,9 +34,10 @@ from shoal.worker.thread import TrainingThread
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.errors import StoreError
 from shoal_core.lane import room_for
+from shoal_core.loading import build_shard
 from shoal_core.mesh import cell_mesh
 from shoal_core.store import PAUSES, Store, join, open_store
-from shoal_core.workload import ORIGIN, Workload, build_shard
+from shoal_core.workload import ORIGIN, Workload
 
 __all__ = ["Kit", "RetainedState", "World", "damage_of", "make_room", "not_to_be_had", "park"]
 

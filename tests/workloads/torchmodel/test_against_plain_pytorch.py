@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from shoal.testing import World, alone
 from shoal_core.errors import UserError
 from shoal_core.grid import Grid
-from shoal_core.workload import make_workload
+from shoal_core.loading import make_workload
 from shoal_workloads.torchmodel.building import built
 from shoal_workloads.torchmodel.shard import TorchShard
 from tests.support.torchmodels import Language, WithSgd

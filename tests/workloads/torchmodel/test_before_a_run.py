@@ -15,7 +15,7 @@ from shoal import resume
 from shoal.record import layout
 from shoal_core.ckpt.folder import Folder
 from shoal_core.errors import UserError
-from shoal_core.workload import load_workload
+from shoal_core.loading import load_workload
 from shoal_workloads.torchmodel.order import Items
 from shoal_workloads.torchmodel.workload import TorchWorkload
 from tests.support.torchmodels import Language, Words

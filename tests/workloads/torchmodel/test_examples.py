@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shoal.testing import Lab, assert_exactly_once, lab, preload
-from shoal_core.workload import load_workload
+from shoal_core.loading import load_workload
 from shoal_data.reading.order import SampleOrder
 from tests.support import plain
 

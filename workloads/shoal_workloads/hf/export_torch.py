@@ -16,8 +16,8 @@ from torch import nn
 from shoal_core.ckpt.boxes import whole
 from shoal_core.ckpt.whole import Checkpoint
 from shoal_core.errors import UserError
+from shoal_core.loading import load_workload, make_workload
 from shoal_core.store import open_store
-from shoal_core.workload import load_workload, make_workload
 from shoal_workloads.config import wrong_fields
 from shoal_workloads.hf.writing import Wanted, write_tensors
 from shoal_workloads.torchmodel.building import hollow, kept_buffers

@@ -24,8 +24,8 @@ from shoal_core.ckpt.pieces import Piece, block_bytes
 from shoal_core.ckpt.state import bytes_of
 from shoal_core.ckpt.write import in_order
 from shoal_core.errors import UserError
+from shoal_core.loading import own_settings
 from shoal_core.store import Store, open_store
-from shoal_core.workload import own_settings
 from shoal_workloads.config import PretrainConfig, wrong_fields
 from shoal_workloads.hf.config import THEIRS, from_hf_config, scaled_blocks
 from shoal_workloads.hf.files import Files, read_json
