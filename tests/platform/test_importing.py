@@ -70,7 +70,7 @@ def test_a_script_that_trains_whenever_it_is_imported_is_refused(
 def test_a_worker_that_imports_a_script_starts_and_follows_no_run(
     makes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Named by a word or on a record, the class is imported first where the run is checked, and then by every worker."""
+    """Named by a word or on a record, the class is imported where the run is checked, and by every worker."""
     settings: dict[str, Any] = {"steps": 5, "workload": {"path": "train_mine_6:Mine"}}
     run = RunDir.create(tmp_path, "a", settings, resume=False)
     run.append_event("run_started")
