@@ -20,6 +20,7 @@ __all__ = [
     "Calibration",
     "Hardware",
     "Line",
+    "Messages",
     "Passes",
     "Price",
     "calibrated",
@@ -81,6 +82,26 @@ class Passes(_Entry):
     weight: Line
 
 
+class Messages(_Entry):
+    """Between processes of one machine, by the bytes that a worker takes in from others: see `calibrate_messages`.
+
+    Attributes:
+        gather, reduce: FSDP's, of one unit.
+        holders_gather, holders_reduce: ZeRO-1's, among the holders of a pipeline's stages.
+        exchange: rows to experts, or back.
+        send: hidden states to the next stage.
+        sum: gradients across cells.
+    """
+
+    gather: Line
+    reduce: Line
+    holders_gather: Line
+    holders_reduce: Line
+    exchange: Line
+    send: Line
+    sum: Line
+
+
 class Calibration(_Entry):
     """What was measured on the device itself. Where it has no lines of products and attention (a GPU) these are counted
     by tiles and shares of the peak, which were measured too.
@@ -96,8 +117,7 @@ class Calibration(_Entry):
         head: output head with the loss, and both gradients.
         micro_batch, commit: seconds beside what the parts take, of a micro-batch and of a step's end; `update`:
             seconds for each parameter there.
-        message: between two processes, `fixed` and by byte.
-        collective: the same of an all-to-all, a gather or a sum of theirs, by byte that one sends.
+        messages: between workers of the machine; none of it hides behind computing, since the same cores do both.
         crowded: how many times as long computing takes while every core computes.
         cores: of the machine; workers that are more take turns.
     """
@@ -114,8 +134,7 @@ class Calibration(_Entry):
     micro_batch: float = Field(default=0.0, ge=0)
     commit: float = Field(default=0.0, ge=0)
     update: float = Field(default=0.0, ge=0)
-    message: Line | None = None
-    collective: Line | None = None
+    messages: Messages | None = None
     crowded: float = Field(default=1.0, ge=1)
     cores: int = Field(default=1, gt=0)
 

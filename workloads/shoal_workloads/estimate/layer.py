@@ -62,6 +62,7 @@ class Layers:
         self._recompute = config.parallel.recompute
         self._type: Type = "fp8" if config.precision == "fp8" and hardware.tflops.fp8 else "bf16"
         self._dispatch_fp8 = config.precision == "fp8"
+        self._row = config.model.d_model * (FP32 if config.precision == "fp32" else BF16)
         self._hierarchical = config.parallel.dispatch == "hierarchical"
         self._length = config.data.seq_len
         self.tokens = config.batch.micro_batch * self._length
@@ -196,6 +197,8 @@ class Layers:
         model, hardware = self._model, self._hardware
         if self._mesh.ep == 1:
             return 0.0
+        if hardware.calibration is not None and (lines := hardware.calibration.messages):  # there and back
+            return 2 * lines.exchange.seconds(0.0, self.tokens * model.top_k * (1 - 1 / self._mesh.ep) * self._row)
         each = row_bytes(model.d_model, fp8=self._dispatch_fp8) + row_bytes(model.d_model, fp8=False)
         copies = model.top_k
         if self._hierarchical:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
+from shoal_workloads.estimate import messages
 from shoal_workloads.estimate.hardware import Hardware
 from shoal_workloads.estimate.layer import BF16, FP32, MOVED, Layers, Seconds, total
 from shoal_workloads.flops import token_flops
@@ -112,8 +113,9 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int 
     if mesh.pp == 1:
         step, phases, pipeline = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float](), None
     else:
-        step, phases, pipeline = piped(config, mesh, layers, most * mesh.pp)
-    step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
+        step, phases, pipeline = piped(config, mesh, cluster, layers, most * mesh.pp)
+    if cells * workers > 1 and not messages.lines_of(cluster.hardware):
+        step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
     step |= committed(cluster, mesh, cells, memory)
     biggest = max(memory, key=lambda one: one.total)
     return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, pipeline)
@@ -152,7 +154,7 @@ def shared(samples: int, micro_batch: int, cluster: Cluster, workers: int, cells
 
 
 def piped(
-    config: PretrainConfig, mesh: Mesh, layers: Layers, micro_batches: int
+    config: PretrainConfig, mesh: Mesh, cluster: Cluster, layers: Layers, micro_batches: int
 ) -> tuple[dict[str, float], dict[str, float], Piped]:
     """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action;
     and when."""
@@ -160,6 +162,8 @@ def piped(
     schedule = schedule_of(parallel, micro_batches)
     ranges = stage_layers(model, schedule.stages, config.data.seq_len)
     final = schedule.stages - 1
+    lines = messages.lines_of(cluster.hardware)
+    message = lines.send.seconds(0.0, FP32 * layers.tokens * model.d_model) if lines else 0.0
 
     @cache
     def stage(number: int, kind: str) -> Seconds:
@@ -180,11 +184,13 @@ def piped(
         moe = {number: sum(i >= model.n_dense for i in ranges[number]) for number, _ in numbers}
         passes = {"F": 1, "I": 1, "W": 0}
         beside = computed if pair else sum(layers.beside(passes[kind] * moe[number]) for number, kind in numbers)
-        return {**found, "exchange": max(0.0, exchange - beside)}
+        return {**found, "exchange": exchange if lines else max(0.0, exchange - beside)}
 
     def parts(step: Step) -> Seconds:
         numbers = [(one.stage, kind) for one in actions_of(step) for kind in ("IW" if one.kind == "B" else one.kind)]
-        return parts_of(tuple(numbers), isinstance(step, Pair))
+        found = parts_of(tuple(numbers), isinstance(step, Pair))
+        sent = sum(messages.sends(schedule, one) for one in actions_of(step)) if message else 0
+        return {**found, "send": message * sent} if sent else found
 
     done = simulate(schedule, lambda step: total(parts(step)))
     # fewer micro-batches than the schedule takes are not made up
@@ -231,14 +237,20 @@ def flat(
     blocks = [i < model.n_dense for i in range(model.n_layers)] + [False] * model.mtp_depth
     parts = [one(dense=dense) for dense in blocks for one in (layers.forward, layers.input, layers.weight)]
     each = added([*parts, layers.head(), *[layers.merge()] * model.mtp_depth])
-    each["exchange"] = max(0.0, each.get("exchange", 0.0) - layers.beside(2 * blocks.count(False)))
+    lines = messages.lines_of(cluster.hardware)
+    if not lines:
+        each["exchange"] = max(0.0, each.get("exchange", 0.0) - layers.beside(2 * blocks.count(False)))
     step = {name: seconds * micro_batches for name, seconds in each.items()}
     if mesh.workers > 1:
         width = FP32 if config.precision == "fp32" else BF16
         whole = memory.parts["master parameters"] / FP32 * mesh.workers  # experts that others hold are not gathered
-        own = whole - (mesh.ep - 1) / mesh.ep * expert_parameters(config)
+        elsewhere = (mesh.ep - 1) / mesh.ep if mesh.fsdp > 1 else 1.0  # whole experts lie where they are used
+        own = whole - elsewhere * expert_parameters(config)
         moved = width * own * (2 if parallel.reshard_after_forward else 1)
         reduced = FP32 * own
+        if lines:
+            step["gather and reduce"] = messages.fsdp(lines, config, mesh, moved, reduced, micro_batches)
+            return step
         often = 1 if parallel.reduce_once is True else micro_batches
         seconds = (moved * micro_batches + reduced * often) * per_byte(cluster, mesh.workers)
         step["gather and reduce"] = max(0.0, seconds - sum(step.values()))
@@ -258,9 +270,16 @@ def committed(cluster: Cluster, mesh: Mesh, cells: int, memory: Sequence[Footpri
     hardware = cluster.hardware
     shard = max(one.parts["master parameters"] for one in memory)
     moments = max(one.parts["moments"] for one in memory)
-    across = 2 * (cells - 1) / cells * shard / (hardware.network_gb_s * 1e9)
-    updated = (2 * shard + 2 * moments + 2 * shard) / (hardware.memory_tb_s * 1e12 * MOVED)
-    found = {"sum across cells": across, "optimizer": updated}
+    summed = 2 * (cells - 1) / cells * shard
+    lines = messages.lines_of(hardware)
+    if hardware.calibration is not None and hardware.calibration.update:
+        updated = hardware.calibration.commit + hardware.calibration.update * shard / FP32
+    else:
+        updated = (2 * shard + 2 * moments + 2 * shard) / (hardware.memory_tb_s * 1e12 * MOVED)
+    if lines:
+        found = {"sum across cells": lines.sum.seconds(0.0, summed) if cells > 1 else 0.0, "optimizer": updated}
+        return found | ({"gather and reduce": messages.holders(lines, memory)} if mesh.pp > 1 else {})
+    found = {"sum across cells": summed / (hardware.network_gb_s * 1e9), "optimizer": updated}
     if mesh.pp > 1:  # gradients are reduced to who holds the masters, and parameters gathered, once a step
         shared = max(max(0, one.parts["gradients"] - one.parts["master parameters"]) for one in memory)
         held = max(one.parts["parameters"] for one in memory)

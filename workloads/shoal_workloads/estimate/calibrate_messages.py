@@ -1,0 +1,224 @@
+"""Measures what workers of one machine say to each other (`Messages`), by the product's own means: processes of one
+thread each, over gloo; and what a commit takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
+from shoal_core.errors import UserError
+from shoal_workloads.estimate.hardware import Line, Messages
+from shoal_workloads.parallel.dispatch import Route, Transfer
+from shoal_workloads.parallel.groups import make_groups
+from shoal_workloads.parallel.zero import Held, Zero
+from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
+
+__all__ = ["line", "messages", "update"]
+
+REPEATS = 15
+WIDTHS = (256, 1280)
+"""Of square matrices of float32: 0.26 and 6.6 MB, as layers of models have them that one trains on such a machine."""
+UNITS = 4
+Point = tuple[float, float]
+"""Bytes from others, and seconds."""
+
+
+def messages(workers: int, seconds: float = 120.0) -> Messages | None:
+    """Between `workers` processes; none between fewer than two.
+
+    Raises:
+        UserError: they did not come to an end within `seconds`, or one failed: what it said.
+    """
+    if workers < 2:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        store, out = Path(folder) / "store", Path(folder) / "found"
+        command = [sys.executable, "-m", __spec__.name, str(store), str(out), str(workers)]
+        logs = [(Path(folder) / f"log{rank}").open("w+") for rank in range(workers)]
+        ranks = [
+            subprocess.Popen([*command, str(rank)], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            for rank, log in enumerate(logs)
+        ]
+        try:
+            end = time.monotonic() + seconds
+            for rank, log in zip(ranks, logs, strict=True):
+                if rank.wait(max(0.0, end - time.monotonic())):
+                    log.seek(0)
+                    said = (log.read().strip().splitlines() or ["nothing"])[-1]
+                    raise UserError(f"--calibrate: a process that sends failed ({said})", "see that gloo works here")
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"--calibrate: {workers} processes did not get through their messages in {seconds:.0f} s",
+                "fewer workers, or a machine with less to do",
+            ) from error
+        finally:
+            for rank, log in zip(ranks, logs, strict=True):
+                rank.kill()
+                rank.wait()
+                log.close()
+        found: dict[str, list[Point]] = json.loads(out.read_text())
+    return Messages(**{name: line(points) for name, points in found.items()})
+
+
+def line(points: Sequence[Point]) -> Line:
+    """Through the least and the most bytes; never a fixed part of less than nothing."""
+    (few, soon), (many, late) = min(points), max(points)
+    byte = max(0.0, (late - soon) / (many - few))
+    return Line(fixed=max(0.0, soon - byte * few), flop=0.0, byte=byte)
+
+
+def update(numel: int = 1 << 22) -> float:
+    """Seconds for each parameter that a worker holds: sums copied out, their norm, clipping, AdamW."""
+    torch.set_num_threads(1)
+    side = int(numel**0.5)
+    parameters, grads = ([torch.randn(side, side)] for _ in range(2))
+    adamw = AdamW(parameters, AdamWConfig())
+
+    def step() -> None:
+        total = torch.empty(side * side)
+        torch.mul(grads[0], 1.0, out=total.view(side, side))
+        torch.linalg.vector_norm(total, dtype=torch.float64)
+        adamw.step([total.mul_(0.5).view(side, side)], 1e-9, 1)
+
+    return timed(step) / side**2
+
+
+def timed(run: Callable[[], None]) -> float:
+    """Median seconds, all ranks beginning at once where there are several."""
+    found = []
+    for _ in range(REPEATS + 2):
+        if dist.is_initialized():
+            dist.barrier()
+        start = time.monotonic()
+        run()
+        found.append(time.monotonic() - start)
+    return statistics.median(found[2:])
+
+
+# ---- of a rank
+
+
+def fsdp(width: int, workers: int) -> tuple[Point, Point]:
+    """Gather and reduce of one unit: what a stack of them takes beyond its computing."""
+    stack = nn.Sequential(*[nn.Linear(width, width, bias=False) for _ in range(UNITS)])
+    x = torch.randn(8, width)
+
+    def passes(model: nn.Module) -> tuple[float, float]:
+        out = [torch.zeros(())]
+
+        def forward() -> None:
+            out[0] = model(x).sum()
+
+        def backward() -> None:
+            out[0].backward()
+
+        found: list[tuple[float, float]] = []
+        for _ in range(REPEATS + 2):
+            dist.barrier()
+            start = time.monotonic()
+            forward()
+            between = time.monotonic()
+            backward()
+            found.append((between - start, time.monotonic() - between))
+        return statistics.median(one for one, _ in found[2:]), statistics.median(two for _, two in found[2:])
+
+    alone = passes(stack)
+    for layer in stack:
+        fully_shard(layer, reshard_after_forward=False)
+    fully_shard(stack, reshard_after_forward=False)
+    together = passes(stack)
+    moved = 4.0 * width * width * (workers - 1) / workers
+    gather, reduce = ((two - one) / UNITS for one, two in zip(alone, together, strict=True))
+    return (moved, gather), (moved, reduce)
+
+
+def holders(width: int, rank: int, workers: int) -> tuple[Point, Point]:
+    """Gather and reduce of `UNITS` matrices that all hold."""
+    everybody = tuple(range(workers))
+    groups = make_groups([everybody])
+    each = [nn.Parameter(torch.randn(width, width)) for _ in range(UNITS)]
+    zero = Zero([Held(str(i), one, torch.tensor(everybody)) for i, one in enumerate(each)], groups, rank, "cpu")
+    for one in each:
+        one.grad = torch.randn(width, width)
+    out = [torch.empty_like(shard.local) for shard in zero.shards]
+
+    def gather() -> None:
+        zero.changed()
+        zero.gather()
+
+    moved = 4.0 * UNITS * width * width * (workers - 1) / workers
+    return (moved, timed(gather)), (moved, timed(lambda: zero.scatter(out)))
+
+
+def exchange(rows: int, workers: int, width: int = 256) -> Point:
+    """One way of one pass, with what it says of sizes first."""
+    group = dist.group.WORLD
+    assert group is not None
+    each = [rows // workers] * workers
+    x = torch.randn(sum(each), width)
+
+    def trip() -> None:
+        counts = torch.tensor(each)
+        dist.all_to_all_single(torch.empty_like(counts), counts, group=group)
+        Transfer(x, Route(group, each, each), fp8=(False, False)).land()
+
+    return 4.0 * width * rows * (workers - 1) / workers, timed(trip)
+
+
+def send(numel: int, rank: int) -> Point:
+    """There and back, half of it."""
+    mine, theirs = torch.randn(numel), torch.empty(numel)
+
+    def both() -> None:
+        if rank == 0:
+            dist.send(mine, 1)
+            dist.recv(theirs, 1)
+        elif rank == 1:
+            dist.recv(theirs, 0)
+            dist.send(mine, 0)
+
+    return 4.0 * numel, timed(both) / 2
+
+
+def across(numel: int, workers: int) -> Point:
+    """Bytes: as `step.committed` counts them."""
+    sums = torch.randn(numel)
+    return 2 * 4.0 * numel * (workers - 1) / workers, timed(lambda: dist.all_reduce(sums))
+
+
+def rank_main(store: str, out: str, workers: int, rank: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(store, workers), rank=rank, world_size=workers, timeout=timedelta(seconds=60)
+    )
+    found: dict[str, list[Point]] = {}
+    for width in WIDTHS:
+        found.setdefault("gather", []), found.setdefault("reduce", [])
+        for name, point in zip(("gather", "reduce"), fsdp(width, workers), strict=True):
+            found[name].append(point)
+        for name, point in zip(("holders_gather", "holders_reduce"), holders(width, rank, workers), strict=True):
+            found.setdefault(name, []).append(point)
+    found["exchange"] = [exchange(rows, workers) for rows in (64, 2048)]
+    found["send"] = [send(numel, rank) for numel in (1 << 12, 1 << 18)]
+    found["sum"] = [across(numel, workers) for numel in (1 << 16, 1 << 22)]
+    if rank == 0:
+        Path(out).write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    rank_main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
