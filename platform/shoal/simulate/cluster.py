@@ -66,6 +66,11 @@ class Cluster:
         for _ in range(self.settings.slots):
             self._start(node)
 
+    def stand_by(self, node: str) -> None:
+        """A slot that is nobody's is given a worker."""
+        self.nodes.setdefault(node, set())
+        self._start(node)
+
     def _start(self, node: str) -> None:
         self.clock.at(self.clock.now + self.times.start, lambda: self._join(node) if node in self.nodes else None)
 

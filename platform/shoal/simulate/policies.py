@@ -8,11 +8,21 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean
 
-from shoal.simulate.result import result
 from shoal.simulate.settings import Settings
 from shoal.simulate.simulation import Simulation
 
-__all__ = ["STALL", "Policy", "Tried", "best_interval", "policies", "simulated"]
+__all__ = [
+    "STALL",
+    "Outcome",
+    "Policy",
+    "Tried",
+    "best_interval",
+    "intervals",
+    "policies",
+    "run",
+    "simulated",
+    "weighed",
+]
 
 STALL = 0.04
 """Of a step, that saving takes from training: the copy to memory, measured (docs/checkpoints.md)."""
@@ -60,25 +70,56 @@ def policies(nodes: int, *, spot: bool) -> Iterator[Policy]:
         yield Policy(2 * few, spot=taken)
 
 
-def simulated(settings: Settings, policy: Policy, seeds: Sequence[int]) -> Tried:
-    """What of its time a run trains by a policy. `settings`: of one without spares and shapes, with the preemptions of
-    spot nodes."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a seed's run came to: committed `steps` of `step` seconds, seconds of steps that were done again (`redone`),
+    of all `seconds`, with a checkpoint every `checkpoint` steps; `ended`: it could not go on."""
+
+    steps: int
+    step: float
+    redone: float
+    seconds: float
+    checkpoint: int
+    ended: bool
+
+    def trains(self, every: int) -> float:
+        """Of all time the share in which it got on, had it saved every so many steps: what is done again grows with
+        them, and a run that ends early trains no more."""
+        more = self.redone / self.seconds * (every / self.checkpoint - 1)
+        return max(0.0, self.steps * self.step / self.seconds - more) / (1 + STALL / every)
+
+
+def run(settings: Settings, policy: Policy, seed: int) -> Outcome:
+    """Simulate one seed of a policy. `settings`: of a run without spares and shapes, with the preemptions of spot
+    nodes."""
     taken = settings.preemptions if policy.spot else 0.0
-    asked = replace(settings, spare_nodes=policy.spare_nodes, elastic=policy.elastic, preemptions=taken)
-    found = []
-    for seed in seeds:
-        run = Simulation(replace(asked, seed=seed))
-        run.run()
-        found.append((result(run), run.end))
-    step = settings.times.step
-    redone, seconds = (sum(parts) for parts in zip(*((one["lost"]["redone"], end) for one, end in found), strict=True))
-    every = best_interval(step, settings.checkpoint, redone / seconds, STALL)
-    trains = []
-    for one, end in found:
-        more = one["lost"]["redone"] / end * (every / settings.checkpoint - 1)  # it undoes so much more, on average
-        share = one["steps"] * step / end - more  # a run that ends early trains no more
-        trains.append(max(0.0, share) / (1 + STALL / every))
-    return Tried(policy, tuple(trains), every, sum(one["outcome"] != "runs on" for one, _ in found))
+    asked = replace(
+        settings.by_node(), spare_nodes=policy.spare_nodes, elastic=policy.elastic, preemptions=taken, seed=seed
+    )
+    simulation = Simulation(asked, timed=False)
+    simulation.run()
+    redone = sum(seconds for (_, phase), seconds in simulation.ledger.lost.items() if phase == "redone")
+    step, ended = settings.times.step, bool(simulation.outcome)
+    return Outcome(simulation.ledger.useful, step, redone, simulation.end, settings.checkpoint, ended)
+
+
+def weighed(policy: Policy, runs: Sequence[Outcome]) -> Tried:
+    """What a policy's seeds come to, with checkpoints as often as is best."""
+    first = runs[0]
+    redone = sum(one.redone for one in runs) / sum(one.seconds for one in runs)
+    every = best_interval(first.step, first.checkpoint, redone, STALL)
+    return Tried(policy, tuple(one.trains(every) for one in runs), every, sum(one.ended for one in runs))
+
+
+def simulated(settings: Settings, policy: Policy, seeds: Sequence[int]) -> Tried:
+    """The same, one seed after the other."""
+    return weighed(policy, [run(settings, policy, seed) for seed in seeds])
+
+
+def intervals(step: float, every: int) -> list[int]:
+    """Steps between two checkpoints to be tried around a number of them: a quarter to four times as many."""
+    longest = max(1, int(LONGEST / step))
+    return sorted({min(longest, max(1, round(every * 2.0**power))) for power in (-2, -1, 0, 1, 2)})
 
 
 def best_interval(step: float, checkpoint: int, redone: float, stall: float) -> int:

@@ -131,7 +131,7 @@ class Cells:
 def costs_of(settings: Settings) -> Costs:
     """By the times and failures of a simulation: a shape is counted on until the next failure, on average."""
     times, workers = settings.times, settings.nodes * settings.slots
-    often = failures_a_second(workers, settings.rate)
+    often = failures_a_second(workers * settings.each, settings.rate)
     bandwidth = STATE / settings.workers / max(times.copy, 1e-9)
     horizon = 1 / often if often else settings.days * 86400
     alone, every = workers / often if often else inf, settings.checkpoint * times.step

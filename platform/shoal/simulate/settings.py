@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shoal_core.errors import UserError
 
@@ -60,9 +60,16 @@ class Settings:
     elastic: bool = False
     """Whether cells may take another shape, of half to twice their workers."""
     preemptions: float = 0.0
+    each: int = 1
+    """GPUs that a worker stands for: see `by_node`."""
+    at_most: int | None = None
+    """Cells of the run, if its GPUs are not all of some cell's: who is in none stands by."""
 
     def __post_init__(self) -> None:
-        if self.nodes * self.slots % self.workers:
+        if self.at_most is not None:
+            if self.at_most * self.workers > self.nodes * self.slots:
+                raise ValueError(f"{self.at_most} cells of {self.workers} on {self.nodes} nodes of {self.slots}")
+        elif self.nodes * self.slots % self.workers:
             raise UserError(
                 f"{self.nodes} nodes of {self.slots} slots cannot be cut into cells of {self.workers} workers",
                 "choose --workers-per-cell that divides the number of slots",
@@ -70,7 +77,15 @@ class Settings:
 
     @property
     def cells(self) -> int:
-        return self.nodes * self.slots // self.workers
+        return self.nodes * self.slots // self.workers if self.at_most is None else self.at_most
+
+    def by_node(self) -> Settings:
+        """The same run with the workers of a node as one, where cells are of whole nodes: as many messages fewer as a
+        node has GPUs. Failures are as many and strike the same nodes; but who loses a worker has its whole node warm up
+        again, for a minute, instead of that worker. Else it is returned as it is."""
+        if self.workers % self.slots:
+            return self
+        return replace(self, slots=1, workers=self.workers // self.slots, each=self.each * self.slots)
 
 
 def parse_cluster(text: str) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from math import inf
 from random import Random
@@ -40,9 +39,10 @@ FOREVER = 10**12
 
 
 class Simulation:
-    """One simulated run."""
+    """One simulated run. `timed`: whether the processor time of each decision is measured."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, timed: bool = True) -> None:
+        self.timed = timed
         self.settings, self.times = settings, settings.times
         self.clock, self.end = Clock(), settings.days * 86400
         self.cluster = Cluster(settings, self.clock, self)
@@ -64,6 +64,8 @@ class Simulation:
         share = self.share(cells, settings.workers)
         step = self.seconds(share)
         self.era = Era(0, cells, 0, 0.0, step, step, {}, share, share)
+        for place in range(settings.cells * settings.workers, settings.nodes * settings.slots):
+            self.cluster.stand_by(f"n{place // settings.slots}")
         for spare in range(settings.spare_nodes):
             self.cluster.arrive(f"spare{spare}")
 
@@ -80,7 +82,7 @@ class Simulation:
         """Simulate to the end of the days, or of the run."""
         settings = self.settings
         nodes = settings.nodes + settings.spare_nodes
-        breaks = draw(nodes * settings.slots, self.end, settings.rate, Random(settings.seed))
+        breaks = draw(nodes * settings.slots * settings.each, self.end, settings.rate, Random(settings.seed))
         taken = preemptions(nodes, self.end, settings.preemptions, Random(f"preemptions {settings.seed}"))
         for failure in (*breaks, *taken):
             self.clock.at(failure.time, partial(self.cluster.strike, failure))
@@ -110,9 +112,11 @@ class Simulation:
     # ---- what the controller hears
 
     def tell(self, event: Event) -> None:
-        begin, self.state.now = thread_time(), self.clock.now
+        self.state.now = self.clock.now
+        begin = thread_time() if self.timed else 0.0
         actions = apply(self.state, event)
-        self.spent[type(event).__name__].append(thread_time() - begin)
+        if self.timed:
+            self.spent[type(event).__name__].append(thread_time() - begin)
         for action in actions:
             self.act(action)
         again = self.state.considered.again
@@ -145,7 +149,7 @@ class Simulation:
         """Members answer one by one; a message each."""
         for rank, worker in enumerate(members):
             if worker is not None and self.state.generation == generation and self.cluster.living(worker):
-                self.tell(Acked(worker, generation, replace(ack, rank=rank)))
+                self.tell(Acked(worker, generation, Ack(ack.steps, ack.evaluated, ack.done, ack.out, rank=rank)))
 
     # ---- what the controller orders
 
