@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,31 @@ def test_answers_are_those_that_transformers_marks(marked: Path, tmp_path: Path)
         labels = np.where(whole["assistant_masks"], whole["input_ids"], IGNORED).tolist()
         expected.append((whole["input_ids"], labels))
     assert sorted(documents(prepared(tmp_path, rows, marked))) == sorted(expected)
+
+
+HEADERS = (
+    "{% for message in messages %}{% generation %}{{ '<|im_start|>' + message['role'] }}{% endgeneration %}"
+    "{{ message['content'] + '<|im_end|>' }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (MARKED.replace("== 'assistant'", "== 'user'"), "marks what is no answer (message 1, of role user)"),
+        (MARKED.replace("== 'assistant'", "!= 'nobody'"), "marks what is no answer (message 0, of role system)"),
+        (HEADERS, "marks places where no answer is"),
+    ],
+    ids=["questions", "all", "headers"],
+)
+def test_marks_around_what_is_no_answer_are_refused(tmp_path: Path, template: str, why: str) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer", template)
+    said = [{"role": role, "content": "red fish"} for role in ("system", "user", "assistant")]
+    with pytest.raises(UserError, match=re.escape(why)) as refused:
+        prepared(tmp_path, [{"messages": said}], tokenizer)
+    assert "--template" in refused.value.remedy
+    with pytest.raises(UserError, match=r"no chat\.json"):
+        PackedSamples(tmp_path / "out")
 
 
 def test_answers_of_a_template_without_marks(chatml: Path, tmp_path: Path) -> None:

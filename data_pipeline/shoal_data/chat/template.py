@@ -1,6 +1,7 @@
 """A tokenizer with its own chat template: conversations to token ids, and which of them are answers.
 
-Where the template marks answers (`{% generation %}`), its marks count. Elsewhere an answer is what the template adds to
+Where the template marks answers (`{% generation %}`), its marks count, once they are seen to lie around what the
+assistant says and around nothing that others say. Elsewhere an answer is what the template adds to
 the conversation before it, with the words that ask for an answer (`add_generation_prompt`): that only tells where
 answers are if what comes first is rendered alike with and without what follows, which is checked for each.
 """
@@ -26,6 +27,7 @@ from shoal_data.sources.columns import words
 
 __all__ = ["ChatTokenizer", "Encoded"]
 
+Message = dict[str, Any]
 _MARKS_ANSWERS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
 
 
@@ -82,6 +84,8 @@ class ChatTokenizer:
                 "name one in its tokenizer_config.json, or leave out --plain",
             )
         special = sorted({token.content for token in self._of.added_tokens_decoder.values() if token.special} - {""})
+        self._marks_seen = set[tuple[str, ...]]()
+        """Roles of conversations, in their order, whose marks lie where they should."""
         self._forged = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self.digest = _digest([self._of.backend_tokenizer.to_str(), self._of.special_tokens_map])
         self.template_digest = _digest(self._of.chat_template)
@@ -151,10 +155,10 @@ class ChatTokenizer:
         ]
         turns = turns[-1:] if self.answers == "last" else turns
 
-        def render(until: int, **settings: Any) -> Any:
+        def render(until: int, given: Sequence[Message] = conversation.messages, **settings: Any) -> Any:
             try:
                 return render_jinja_template(
-                    conversations=[conversation.messages[:until]],
+                    conversations=[list(given[:until])],
                     tools=tools,
                     chat_template=template,
                     **{**self._of.special_tokens_map, **settings},
@@ -164,6 +168,11 @@ class ChatTokenizer:
 
         whole = len(conversation.messages)
         if _MARKS_ANSWERS.search(template):
+            if (roles := tuple(message["role"] for message in conversation.messages)) not in self._marks_seen:
+                probed = _probed(conversation.messages)
+                texts, marked = render(whole, probed, return_assistant_tokens_mask=True)
+                _check_marks(self._of.name_or_path, probed, texts[0], marked[0])
+                self._marks_seen.add(roles)
             texts, marked = render(whole, return_assistant_tokens_mask=True)
             return _Rendered(texts[0], _chosen(marked[0], conversation, self.answers))
         text = str(render(whole)[0][0])
@@ -179,6 +188,37 @@ class ChatTokenizer:
                 )
             spans.append((len(before), len(after)))
         return _Rendered(text, spans)
+
+
+def _probed(messages: Sequence[Message]) -> list[Message]:
+    """The messages, each with a word of its own at the end of what it says."""
+    return [
+        {**message, "content": f"{message['content']} {_probe(at)}"} if message.get("content") else message
+        for at, message in enumerate(messages)
+    ]
+
+
+def _probe(at: int) -> str:
+    return f"(message {at} ends)"
+
+
+def _check_marks(tokenizer: str, probed: Sequence[Message], text: str, marked: Iterable[tuple[int, int]]) -> None:
+    """Hold what a template marks against who says it. text: of messages of `_probed`; marked: places in it.
+
+    Raises:
+        UserError: what another says is marked, or nothing that the assistant says.
+    """
+    inside = [text[first:last] for first, last in marked]
+    said = [(at, message["role"]) for at, message in enumerate(probed) if _probe(at) in text]
+    covered = [(at, role) for at, role in said if any(_probe(at) in span for span in inside)]
+    others = [f"message {at}, of role {role}" for at, role in covered if role != "assistant"]
+    if not others and (not inside or covered or all(role != "assistant" for _, role in said)):
+        return
+    what = f"what is no answer ({others[0]})" if others else "places where no answer is"
+    raise UserError(
+        f"{tokenizer}: the chat template marks {what} with {{% generation %}}",
+        "put the marks around what the assistant says, and nothing else, in a --template; or take them out",
+    )
 
 
 def _chosen(marked: Iterable[tuple[int, int]], conversation: Conversation, answers: str) -> list[tuple[int, int]]:
