@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,6 +19,9 @@ from shoal_workloads.config import wrong_fields
 
 __all__ = [
     "Calibration",
+    "Computing",
+    "Core",
+    "Costs",
     "Hardware",
     "Line",
     "Messages",
@@ -63,6 +67,10 @@ class Price(_Entry):
     source: str
 
 
+Costs = Mapping[str, Annotated[float, Field(ge=0)]]
+"""Seconds for one of each thing that `amounts` counts."""
+
+
 class Line(_Entry):
     """Seconds of one: `fixed`, and so many for each FLOP and each byte."""
 
@@ -75,11 +83,37 @@ class Line(_Entry):
 
 
 class Passes(_Entry):
-    """Lines of a forward pass, of the gradient of the input, and of the gradients of the weights."""
+    """Of a layer: a forward pass, the gradient of its input, the gradients of its weights, and both at once."""
 
-    forward: Line
-    input: Line
-    weight: Line
+    forward: Costs
+    input: Costs
+    weight: Costs
+    backward: Costs
+
+
+class Core(_Entry):
+    """Of attention itself."""
+
+    forward: Costs
+    backward: Costs
+
+
+class Computing(_Entry):
+    """What computing takes in one precision, each by the amounts of the function of `amounts` of that name.
+
+    Attributes:
+        product: of a linear layer or an expert.
+        core: attention.
+        dense, moe: what a layer takes beside both.
+        ends: embedding, final norm, output head with the loss, and what Python does for a micro-batch, forward and
+            backward; less the head's products.
+    """
+
+    product: Costs
+    core: Core
+    dense: Passes
+    moe: Passes
+    ends: Costs
 
 
 class Messages(_Entry):
@@ -103,20 +137,16 @@ class Messages(_Entry):
 
 
 class Calibration(_Entry):
-    """What was measured on the device itself. Where it has no lines of products and attention (a GPU) these are counted
-    by tiles and shares of the peak, which were measured too.
+    """What was measured on the device itself. Without `computing` (a GPU) products and attention are counted by
+    tiles and by shares of the peak, which were measured too.
 
     Attributes:
         measured: the day. versions: of torch and Shoal.
-        spread: of repeats about their median, relative, at the median. busy: the share of the processors that others
-            took meanwhile.
-        products: a line by precision (fp32, bf16, fp8); the bytes are those of both factors and the product.
-        attention: the core, by the type of activations (fp32, bf16); `weight` is nothing.
-        layers: what a layer takes beside them: `dense` and `moe`; the bytes are those of `layer.Layers`.
-        expert: seconds for each expert that has rows, in a layer.
-        head: output head with the loss, and both gradients.
-        micro_batch, commit: seconds beside what the parts take, of a micro-batch and of a step's end; `update`:
-            seconds for each parameter there.
+        spread: of repeats about their median, relative, at the median. busy: the share of the time in which the
+            process did not run.
+        computing: by precision.
+        host: seconds of Python for a layer (`dense`, `moe`), by pass, where the device works on behind it.
+        commit: seconds of a step's end beside its parts; `update`: for each parameter there.
         messages: between workers of the machine; none of it hides behind computing, since the same cores do both.
         crowded: how many times as long computing takes while every core computes.
         cores: of the machine; workers that are more take turns.
@@ -126,12 +156,8 @@ class Calibration(_Entry):
     versions: Mapping[str, str]
     spread: float = Field(ge=0)
     busy: float = Field(ge=0)
-    products: Mapping[str, Line] = {}
-    attention: Mapping[str, Passes] = {}
-    layers: Mapping[str, Mapping[str, Passes]] = {}
-    expert: Mapping[str, Passes] = {}
-    head: Mapping[str, Line] = {}
-    micro_batch: float = Field(default=0.0, ge=0)
+    computing: Mapping[str, Computing] = {}
+    host: Mapping[str, Costs] = {}
     commit: float = Field(default=0.0, ge=0)
     update: float = Field(default=0.0, ge=0)
     messages: Messages | None = None

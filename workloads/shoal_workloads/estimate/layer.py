@@ -8,7 +8,7 @@ stands in `hardware.yaml` and here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -79,11 +79,7 @@ class Layers:
     def input(self, *, dense: bool) -> Seconds:
         """The gradient of the input, and what was not kept for it made again."""
         products = self.products(dense)
-        again = list[Product]()
-        if self._recompute:
-            again += products[2 if self._model.d_q else 1 : 4 if self._model.d_q else 3]
-        if self._recompute in ("ffn", "dispatch"):
-            again += products[-4::2] if not dense else products[-2:-1]
+        again = self._again(products, dense)
         core = 2.5 * self._core() * self._hardware.attention.forward / self._hardware.attention.backward
         found = self._computed([*(one.input() for one in products), *again], core, 2 * self._moved(dense))
         if dense:
@@ -99,6 +95,11 @@ class Layers:
         if self._type == "fp8":
             moved += sum(one.m * one.times * (2 * one.k + (BF16 + 1) * one.n) for one in products)
         return self._computed([one.weight() for one in products], 0.0, moved / self._bytes_a_second)
+
+    def backward(self, *, dense: bool) -> Seconds:
+        """Both gradients at once."""
+        parts = self.input(dense=dense), self.weight(dense=dense)
+        return {name: sum(part.get(name, 0.0) for part in parts) for name in {**parts[0], **parts[1]}}
 
     def head(self) -> Seconds:
         """The output head with the loss, once for the model and once for each MTP module: both gradients are made in
@@ -170,6 +171,15 @@ class Layers:
             Product(rows, d, model.d_expert, type_, held),
         ]
         return [*found, *self._shared(), *routed]
+
+    def _again(self, products: Sequence[Product], dense: bool) -> list[Product]:
+        """Of a forward pass's products those that backward makes again."""
+        again = list[Product]()
+        if self._recompute:
+            again += products[2 if self._model.d_q else 1 : 4 if self._model.d_q else 3]
+        if self._recompute in ("ffn", "dispatch"):
+            again += products[-4::2] if not dense else products[-2:-1]
+        return again
 
     def _core(self) -> float:
         """Causal attention, forward."""

@@ -13,6 +13,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate import messages
 from shoal_workloads.estimate.hardware import Hardware
 from shoal_workloads.estimate.layer import BF16, FP32, MOVED, Layers, Seconds, total
+from shoal_workloads.estimate.measured import layers_of
 from shoal_workloads.flops import token_flops
 from shoal_workloads.footprint import Footprint, footprints, over_step
 from shoal_workloads.parallel.fits import settled
@@ -108,7 +109,7 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int 
     config = settled(config, workers)
     samples = config.batch.global_batch
     cells, most = shared(samples, config.batch.micro_batch, cluster, workers, cells)
-    layers = Layers(config, mesh, cluster.hardware, cluster.slots)
+    layers = layers_of(config, mesh, cluster.hardware, cluster.slots, cells)
     memory = footprints(config, workers)
     if mesh.pp == 1:
         step, phases, pipeline = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float](), None
@@ -168,7 +169,8 @@ def piped(
     @cache
     def stage(number: int, kind: str) -> Seconds:
         """Of one of a stage's actions, I and W apart."""
-        one: Callable[..., Seconds] = {"F": layers.forward, "I": layers.input, "W": layers.weight}[kind]
+        passes = {"F": layers.forward, "B": layers.backward, "I": layers.input, "W": layers.weight}
+        one: Callable[..., Seconds] = passes[kind]
         parts = [one(dense=i < model.n_dense) for i in ranges[number]]
         if number == final:
             parts += [one(dense=False)] * model.mtp_depth
@@ -182,12 +184,12 @@ def piped(
         found = added(stage(number, kind) for number, kind in numbers)
         exchange, computed = found.get("exchange", 0.0), total(found, but="exchange")
         moe = {number: sum(i >= model.n_dense for i in ranges[number]) for number, _ in numbers}
-        passes = {"F": 1, "I": 1, "W": 0}
+        passes = {"F": 1, "B": 1, "I": 1, "W": 0}
         beside = computed if pair else sum(layers.beside(passes[kind] * moe[number]) for number, kind in numbers)
         return {**found, "exchange": exchange if lines else max(0.0, exchange - beside)}
 
     def parts(step: Step) -> Seconds:
-        numbers = [(one.stage, kind) for one in actions_of(step) for kind in ("IW" if one.kind == "B" else one.kind)]
+        numbers = [(one.stage, one.kind) for one in actions_of(step)]
         found = parts_of(tuple(numbers), isinstance(step, Pair))
         sent = sum(messages.sends(schedule, one) for one in actions_of(step)) if message else 0
         return {**found, "send": message * sent} if sent else found
@@ -235,7 +237,7 @@ def flat(
     what computes."""
     model, parallel = config.model, config.parallel
     blocks = [i < model.n_dense for i in range(model.n_layers)] + [False] * model.mtp_depth
-    parts = [one(dense=dense) for dense in blocks for one in (layers.forward, layers.input, layers.weight)]
+    parts = [one(dense=dense) for dense in blocks for one in (layers.forward, layers.backward)]
     each = added([*parts, layers.head(), *[layers.merge()] * model.mtp_depth])
     lines = messages.lines_of(cluster.hardware)
     if not lines:
