@@ -144,7 +144,7 @@ def test_a_picture_shows_memory_pipeline_and_cost(tmp_path: Path) -> None:
     ]
     assert CliRunner().invoke(app, asked).exit_code == 0
     drawn = (tmp_path / "p.svg").read_text()
-    for words in ("over a step: 76.8 GB", "80 GB", "gradients of weights that wait", "rank 15"):
+    for words in ("over a step: 76.7 GB", "80 GB", "gradients of weights that wait", "rank 15"):
         assert words in drawn
     policies = [*SMALL, "--failures", "--seeds", "1", "--picture", str(tmp_path / "flat.svg")]
     assert CliRunner().invoke(app, policies).exit_code == 0
@@ -188,7 +188,7 @@ def test_people_are_told_the_layout_the_parts_and_the_bill() -> None:
     assert done.exit_code == 0
     told = " ".join(done.stdout.split())
     assert "deepseek-v3 on 256x8 H800: 2 cells of pp 16 x fsdp 1 x ep 64, dualpipe, waiting 4" in told
-    assert "memory: fits, 76.8 of 80 GB" in told
+    assert "memory: fits at p99 routing, 76.7 of 80 GB" in told
     assert "$5,7" in told
     assert "bubble" in told
 

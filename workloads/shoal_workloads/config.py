@@ -15,6 +15,7 @@ from shoal_workloads.recipe.adamw import AdamWConfig
 from shoal_workloads.recipe.batch import BatchConfig
 from shoal_workloads.recipe.guard import GuardConfig
 from shoal_workloads.recipe.schedule import ScheduleConfig
+from shoal_workloads.routing import RoutingConfig
 
 DispatchKind = Literal["flat", "hierarchical"]
 ScheduleName = Literal["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"]
@@ -121,6 +122,7 @@ class PretrainConfig(_Section):
     )
     device: Literal["cpu", "cuda"] = "cpu"
     device_gb: float = Field(default=80.0, gt=0, description="memory of a GPU, 10^9 bytes, that a worker must fit in")
+    routing: RoutingConfig = RoutingConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -3,7 +3,8 @@
 One arithmetic for whoever must know it: preflight refuses by it what does not fit, and a planner may compare layouts
 by it. Two moments of a step count: while it computes (activations, the loss, a layer at work, rows under way), and
 while it is summed up and committed (gradients once more as one flat tensor). What is held all the time and what a layer
-keeps is counted by tests; `CONTEXT`, `COMMUNICATORS`, `SPARE` and `SKEW` are assumptions. Widths: see `params`.
+keeps is counted by tests; `CONTEXT`, `COMMUNICATORS` and `SPARE` are assumptions. Rows of experts are those of the
+worker that gets most, at a quantile: see `routing`. Widths: see `params`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from shoal_workloads.parallel.schedule import Schedule, actions_of, schedule_of
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
 from shoal_workloads.params import count_parameters
+from shoal_workloads.routing import busiest
 
 __all__ = ["COMMUNICATORS", "CONTEXT", "GB", "SPARE", "Footprint", "footprint", "footprints", "over_step"]
 
@@ -37,8 +39,6 @@ _Kept = tuple[int, str]
 BEFORE = {"F": {"kept": 1}, "B": {}, "I": {"kept": -1, "waits": 1}, "W": {}}
 AFTER = {"F": {}, "B": {"kept": -1}, "I": {}, "W": {"waits": -1}}
 """Micro-batches of a stage of which more, or fewer, are held before an action comes to its end, and after."""
-SKEW = 1.25
-"""Rows that a worker's experts get, of the mean, where they are not balanced."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def footprints(config: PretrainConfig, workers: int) -> list[Footprint]:
 
 class _Sizes:
     """The sizes of one job in cells of `mesh`, from which the parts of each worker are counted. `width`: bytes of a
-    number while it computes; `tokens`: of a micro-batch."""
+    number while it computes; `tokens`: of a micro-batch; `load`: rows of the busiest worker's experts, of the mean."""
 
     def __init__(self, config: PretrainConfig, mesh: Mesh) -> None:
         self.config, self.mesh, self.model = config, mesh, config.model
@@ -97,6 +97,7 @@ class _Sizes:
         self.manner = Manner(config.parallel.recompute, self.width, fp8, fused, mesh.ep > 1)
         self.sequences, self.length = config.batch.micro_batch, config.data.seq_len
         self.tokens = self.sequences * self.length
+        self.load = busiest(config.routing, self.model, mesh.ep, mesh.ep * self.sequences, self.length)
 
     # ---- what is held all the time
 
@@ -138,7 +139,7 @@ class _Sizes:
             dense = i < model.n_dense
             parts = layer_parts(model, self.sequences, self.length, dense=dense, manner=self.manner)
             if "rows" in parts and self.mesh.ep > 1:
-                parts["rows"] = int(parts["rows"] * SKEW)
+                parts["rows"] = int(parts["rows"] * self.load)
             kept.update({f"activations: {name}": size for name, size in parts.items()})
         hidden = self.tokens * model.d_model * self.width
         if not last:
@@ -163,7 +164,7 @@ class _Sizes:
         whole = Manner(False, self.width, False, self.manner.fused, self.manner.elsewhere)
         kinds = [dense for dense in (True, False) if (model.n_dense if dense else model.n_moe + model.mtp_depth)]
         layer = max(layer_bytes(model, self.sequences, self.length, dense=dense, manner=whole) for dense in kinds)
-        rows = int(4 * SKEW * self.tokens * model.top_k * model.d_model * self.width) if self.mesh.ep > 1 else 0
+        rows = int(4 * self.load * self.tokens * model.top_k * model.d_model * self.width) if self.mesh.ep > 1 else 0
         block = ROWS_ON_GPU if self.config.device == "cuda" else ROWS
         logits = min(block, self.tokens) * model.vocab_size * (FP32 + 2 * self.width)
         head = model.vocab_size * model.d_model * FP32

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from shoal.cli.routed import at_quantile, routing_values
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -143,6 +145,7 @@ def estimate_values(
         "fits": found.fits,
         "memory_peak_bytes": found.memory.total,
         "memory_parts": dict(found.memory.parts),
+        "routing": routing_values(found),
         "step_seconds": found.seconds,
         "step_parts": dict(found.step),
         "step_phases": dict(found.phases),
@@ -192,7 +195,7 @@ def estimate_lines(
     yield f"{name} on {cluster.nodes}x{cluster.slots} {cluster.name}: {layout_of(found)}"
     fits = "fits" if found.fits else "does NOT fit"
     memory = f"{found.memory.total / 1e9:.1f} of {cluster.hardware.memory_gb:g} GB"
-    yield f"memory: {fits}, {memory} of the worker that needs most ({found.memory.words()})"
+    yield f"memory: {fits}{at_quantile(found)}, {memory} of the worker that needs most ({found.memory.words()})"
     yield (
         f"step: {found.seconds:.2f} s for {found.tokens / 1e6:.1f}M tokens, {found.tokens_per_second:,.0f} tokens/s, "
         f"MFU {found.mfu:.1%}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.cli.bill import LEVELS, Priced, estimate_lines, estimate_values, layout_of
 from shoal.cli.failing import Rates, priced
+from shoal.cli.routed import routed, routing_words
 from shoal.printable import printable
 from shoal_core.errors import UserError
 
@@ -50,6 +51,8 @@ class Asked:
     hardware: Path | None = None
     rates: Rates | None = None
     picture: Path | None = None
+    routing: str | None = None
+    like: str | None = None
 
 
 def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
@@ -74,6 +77,7 @@ def of_job(job: Job, config: PretrainConfig, asked: Asked, *, as_json: bool) -> 
     from shoal_workloads.estimate import estimate
 
     cluster, reasons = parse_gpus(asked.cluster, asked.hardware), list[str]()
+    config = routed(config, asked.routing, asked.like)
     if config.device != "cuda":
         reasons.append("workload.device=cpu: reckoned as if it were cuda")
     if config.precision == "fp32":
@@ -93,7 +97,7 @@ def told(asked: Asked, found: Estimate, reasons: list[str], tokens: float | None
 
     cluster = found.cluster
     each, source = paid(asked, cluster)
-    reasons += [*unused(cluster, found.cells * found.mesh.workers), *source]
+    reasons += [*routing_words(found, asked.like), *unused(cluster, found.cells * found.mesh.workers), *source]
     length = wanted(asked, found, each) or tokens
     cost = bill(found, length or 1e12, each)
     policies = [] if asked.rates is None else priced(found, cost, asked.rates)
@@ -242,9 +246,10 @@ def config_of(asked: Asked) -> PretrainConfig:
         "device": "cuda",
     }
     try:
-        return PretrainConfig.model_validate(section)
+        config = PretrainConfig.model_validate(section)
     except ValidationError as error:
         raise UserError(wrong_fields(error), "see shoal plan --help, and docs/configuration.md") from error
+    return routed(config, asked.routing, asked.like)
 
 
 # ---- layouts

@@ -32,7 +32,7 @@ def of_torch_job(job: Job, workload: TorchWorkload, asked: Asked, *, as_json: bo
 
     options: dict[str, object] = {
         "--failures": asked.rates, "--picture": asked.picture, "--tokens": asked.tokens, "--budget": asked.budget,
-        "--days": asked.days,
+        "--days": asked.days, "--routing": asked.routing, "--like": asked.like,
     }  # fmt: skip
     if unknown := [name for name, value in options.items() if value is not None]:
         raise UserError(

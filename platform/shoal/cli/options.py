@@ -47,6 +47,8 @@ COUNTS: Mapping[str, str] = {
     "micro_batch": "model scaling models",
     "precision": "model scaling models",
     "search": "model",
+    "routing": "model models job",
+    "like": "model models job",
     "scaling": "scaling",
     "hardware": "model scaling models job",
     "tokens": "model job",

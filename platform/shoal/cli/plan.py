@@ -68,6 +68,20 @@ def plan(
         int, typer.Option(min=1, help="Samples a worker takes at a time.", rich_help_panel=FITS)
     ] = 1,
     precision: Annotated[str, typer.Option(help="bf16 or fp8.", rich_help_panel=FITS)] = "fp8",
+    routing: Annotated[
+        str | None,
+        typer.Option(
+            help="A quantile: the share of micro-batches and layers whose rows of experts must fit; none: p99, or as "
+            "the job says.",
+            rich_help_panel=FITS,
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Experts are used as unevenly as in this run, by its MaxVio.", rich_help_panel=FITS
+        ),
+    ] = None,
     search: Annotated[
         bool,
         typer.Option(
@@ -174,7 +188,7 @@ def plan(
         model=model or str(job_file or ""), cluster=cluster or "", pp=pp, ep=ep, schedule=schedule,
         workers_per_cell=workers_per_cell, seq_len=seq_len, global_batch=global_batch, micro_batch=micro_batch,
         precision=precision, recompute=recompute, waiting=waiting, tokens=tokens, budget=budget, days=days, price=price,
-        hardware=hardware, rates=rates, picture=picture,
+        hardware=hardware, rates=rates, picture=picture, routing=routing, like=like,
     )  # fmt: skip
     fits = True
     if way == "models":

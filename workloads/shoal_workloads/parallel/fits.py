@@ -41,10 +41,11 @@ def check_fits(config: PretrainConfig, workers: int) -> Footprint:
     if need.total <= config.device_gb * GB:
         return need
     found = nearest(config, workers)
+    spread = f", at p{100 * config.routing.quantile:g} routing" if config.parallel.ep > 1 else ""
     where = f"a worker on pipeline rank {need.place}" if config.parallel.pp > 1 else "a worker"
     raise UserError(
         f"workload.device_gb: {where} needs {need.total / GB:.1f} GB of the {config.device_gb:g} that a GPU has "
-        f"({need.words()})",
+        f"({need.words()}){spread}",
         "a smaller model, or larger cells with larger pp or ep: no change of recomputation, moments, micro-batch or "
         "size of the cells makes it fit"
         if found is None
