@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import math
 import shutil
 from collections.abc import Callable
@@ -287,6 +288,9 @@ def test_preflight_names_what_is_wrong(section: dict[str, Any]) -> None:
     assert "data.corpus" in refuse(1, model={"vocab_size": 100})
     assert "parallel.ep: 2 does not divide the 3 workers" in refuse(3, parallel={"ep": 2})
     assert "parallel.ep: 3 does not divide 16 experts" in refuse(3, parallel={"ep": 3})
+    relative = {"corpus": os.path.relpath(section["data"]["corpus"])}
+    assert "workload.data.corpus: " in refuse(1, data=relative)
+    assert f"share: {section['data']['corpus']}" in refuse(1, data=relative)
     assert np.isfinite(Pretrain(PretrainConfig.model_validate(section)).preflight(1)["parameters"])
 
 

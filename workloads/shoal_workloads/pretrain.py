@@ -18,6 +18,7 @@ from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.fits import check_fits
 from shoal_workloads.parallel.layout import Layout, shard_model
 from shoal_workloads.params import count_parameters
+from shoal_workloads.places import check_from_root
 from shoal_workloads.recipe.adamw import AdamW, AdamWConfig
 from shoal_workloads.replica import PretrainShard
 from shoal_workloads.shapes import state_of
@@ -51,6 +52,7 @@ class Pretrain(Workload):
             path = getattr(config.data, field)
             if path is None:
                 continue
+            check_from_root(f"workload.data.{field}", path)
             verify(path, full=config.data.reads_all_of(path))
             opened = Corpus.open(path)
             if not opened.samples(config.data.seq_len):

@@ -81,7 +81,7 @@ def test_losses_and_gradients_are_those_of_each_conversation_alone(kind: str, tm
     assert abs(apart - together) > 1e-3 * apart
 
 
-def test_what_does_not_fit_is_refused_before_a_run(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path / "model")
     good = packed(tmp_path, folder)
     data, config = good.config.data, folder / "config.json"
@@ -93,6 +93,9 @@ def test_what_does_not_fit_is_refused_before_a_run(tmp_path: Path) -> None:
         assert told.value.remedy
 
     assert good.preflight(1)["samples"] > 1
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("model", "model"), ("data", "out"), ("heldout", "./out")):  # workers have other folders
+        refused(rf"workload\.{name}: '{value}' is a path from ", **{name: value})
     for name in ("data", "heldout"):
         refused(r"no chat\.json", **{name: str(tmp_path)})
     refused(r"has no config\.json", model=str(tmp_path))

@@ -158,6 +158,7 @@ def test_blocks_datasets_figures_and_optimizers_are_looked_at() -> None:
     assert "returned the figures int, the class names ['right']" in told(**counted).problem
     assert "metrics returned no mapping" in told(metrics=lambda self, sums: {"a": "b"}).problem
     assert "weights returned PosixPath" in told(weights=lambda self, config: Path("here")).problem
+    assert "weights: 'here' is a path from" in told(weights=lambda self, config: "here").problem
     ragged = {"dataset": lambda self, config: [torch.zeros(n) for n in range(1, 9)]}
     with pytest.raises(UserError, match=r"Wrong.dataset or Wrong.collate raised RuntimeError: stack expects"):
         made(type("Wrong", (Fine,), ragged), micro_batch=2).preflight(1)

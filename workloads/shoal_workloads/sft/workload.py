@@ -21,6 +21,7 @@ from shoal_core.errors import UserError
 from shoal_data.chat.samples import IGNORED, ChatManifest, PackedSample, PackedSamples
 from shoal_data.chat.template import ChatTokenizer
 from shoal_data.place import place_at
+from shoal_workloads.places import check_from_root
 from shoal_workloads.sft.causal_lm import build, config_of
 from shoal_workloads.torchmodel.config import TorchConfig
 from shoal_workloads.torchmodel.workload import TorchWorkload
@@ -60,6 +61,9 @@ class Sft(TorchWorkload):
 
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         """See `TorchWorkload`."""
+        for field in ("model", "data", "heldout"):
+            if (address := getattr(self.config, field)) is not None:
+                check_from_root(f"workload.{field}", address)
         about = super().preflight(workers_per_cell)
         self._check_tokenizers()
         return about

@@ -26,6 +26,7 @@ from torch.utils.data import default_collate
 
 from shoal_core.errors import UserError
 from shoal_core.workload import Identity, Workload
+from shoal_workloads.places import check_from_root
 from shoal_workloads.torchmodel.building import Blueprint, blueprint
 from shoal_workloads.torchmodel.config import TorchConfig
 from shoal_workloads.torchmodel.optimizer import Make, kept
@@ -110,6 +111,8 @@ class TorchWorkload(Workload):
 
     def preflight(self, workers_per_cell: int) -> dict[str, Any]:
         """Check what the user wrote, and describe the run."""
+        if self.start is not None:
+            check_from_root(f"{type(self).__name__}.weights", self.start)
         found, batch = self.blueprint, self.config.global_batch
         self._tried = try_out(self)
         length = len(self.data)
