@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
@@ -31,7 +32,7 @@ __all__ = ["line", "messages", "update"]
 REPEATS = 15
 WIDTHS = (256, 1280)
 """Of square matrices of float32: 0.26 and 6.6 MB, as layers of models have them that one trains on such a machine."""
-UNITS = 4
+BUSY, UNITS = 512, 4
 Point = tuple[float, float]
 """Bytes from others, and seconds."""
 
@@ -69,80 +70,100 @@ def messages(workers: int, seconds: float = 120.0) -> Messages | None:
                 rank.kill()
                 rank.wait()
                 log.close()
-        found: dict[str, list[Point]] = json.loads(out.read_text())
-    return Messages(**{name: line(points) for name, points in found.items()})
+        found = json.loads(out.read_text())
+    return Messages(waiting=found["waiting"], **{name: line(points) for name, points in found["lines"].items()})
 
 
 def line(points: Sequence[Point]) -> Line:
-    """Through the least and the most bytes; never a fixed part of less than nothing."""
+    """Through the least and the most bytes; neither part is less than nothing."""
     (few, soon), (many, late) = min(points), max(points)
-    byte = max(0.0, (late - soon) / (many - few))
-    return Line(fixed=max(0.0, soon - byte * few), flop=0.0, byte=byte)
+    byte = (late - soon) / (many - few)
+    if byte <= 0 or byte * few > soon:
+        byte = late / many
+    return Line(fixed=max(0.0, late - byte * many), flop=0.0, byte=byte)
 
 
-def update(numel: int = 1 << 22) -> float:
-    """Seconds for each parameter that a worker holds: sums copied out, their norm, clipping, AdamW."""
+def update(count: int = 12, side: int = 1024) -> float:
+    """Seconds for each parameter that a worker holds, of so many matrices: sums copied out, their norm, clipping,
+    AdamW."""
     torch.set_num_threads(1)
-    side = int(numel**0.5)
-    parameters, grads = ([torch.randn(side, side)] for _ in range(2))
+    parameters, grads = ([torch.randn(side, side) for _ in range(count)] for _ in range(2))
     adamw = AdamW(parameters, AdamWConfig())
 
     def step() -> None:
-        total = torch.empty(side * side)
-        torch.mul(grads[0], 1.0, out=total.view(side, side))
+        total = torch.empty(count * side * side)
+        parts = [part.view(side, side) for part in total.split(side * side)]
+        for part, grad in zip(parts, grads, strict=True):
+            torch.mul(grad, 1.0, out=part)
         torch.linalg.vector_norm(total, dtype=torch.float64)
-        adamw.step([total.mul_(0.5).view(side, side)], 1e-9, 1)
+        total.mul_(0.5)
+        adamw.step(parts, 1e-9, 1)
 
-    return timed(step) / side**2
+    return timed(step) / (count * side**2)
 
 
 def timed(run: Callable[[], None]) -> float:
-    """Median seconds, all ranks beginning at once where there are several."""
+    """Seconds, all ranks beginning at once where there are several: the lower quartile, since what is short and met by
+    other work takes many times as long."""
     found = []
-    for _ in range(REPEATS + 2):
+    for _ in range(2 * REPEATS + 2):
         if dist.is_initialized():
             dist.barrier()
         start = time.monotonic()
         run()
         found.append(time.monotonic() - start)
-    return statistics.median(found[2:])
+    return statistics.quantiles(found[2:], n=4)[0]
 
 
 # ---- of a rank
 
 
-def fsdp(width: int, workers: int) -> tuple[Point, Point]:
-    """Gather and reduce of one unit: what a stack of them takes beyond its computing."""
-    stack = nn.Sequential(*[nn.Linear(width, width, bias=False) for _ in range(UNITS)])
-    x = torch.randn(8, width)
+class Unit(nn.Module):
+    """Multiplies `times` over with one matrix."""
 
-    def passes(model: nn.Module) -> tuple[float, float]:
-        out = [torch.zeros(())]
+    def __init__(self, width: int, times: int) -> None:
+        super().__init__()
+        self.linear, self._times = nn.Linear(width, width, bias=False), times
 
-        def forward() -> None:
-            out[0] = model(x).sum()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self._times):
+            x = F.silu(self.linear(x))
+        return x
 
-        def backward() -> None:
-            out[0].backward()
 
-        found: list[tuple[float, float]] = []
+def fsdp(width: int, rows: int, times: int) -> tuple[list[float], list[float]]:
+    """Seconds of a unit's forward and backward, side by side with others that have nothing to do with it, and what it
+    takes more where they share it."""
+    stack = nn.Sequential(*[Unit(width, times) for _ in range(UNITS)])
+    x = torch.randn(rows, width)
+
+    def passes() -> list[float]:
+        found = []
         for _ in range(REPEATS + 2):
             dist.barrier()
             start = time.monotonic()
-            forward()
+            loss = stack(x).sum()
             between = time.monotonic()
-            backward()
+            loss.backward()
             found.append((between - start, time.monotonic() - between))
-        return statistics.median(one for one, _ in found[2:]), statistics.median(two for _, two in found[2:])
+        return [statistics.median(one) / UNITS for one in zip(*found[2:], strict=True)]
 
-    alone = passes(stack)
-    for layer in stack:
-        fully_shard(layer, reshard_after_forward=False)
+    alone = passes()
+    for unit in stack:
+        fully_shard(unit, reshard_after_forward=False)
     fully_shard(stack, reshard_after_forward=False)
-    together = passes(stack)
-    moved = 4.0 * width * width * (workers - 1) / workers
-    gather, reduce = ((two - one) / UNITS for one, two in zip(alone, together, strict=True))
-    return (moved, gather), (moved, reduce)
+    return alone, [two - one for one, two in zip(alone, passes(), strict=True)]
+
+
+def meetings(workers: int) -> tuple[list[Point], list[Point], float]:
+    """Gather and reduce of units that compute next to nothing; and of units that do compute, the share of it that their
+    workers wait for each other besides."""
+    taken = [4.0 * width * width * (workers - 1) / workers for width in (*WIDTHS, BUSY)]
+    few = [fsdp(width, 8, 1)[1] for width in WIDTHS]
+    gather, reduce = ([(b, one[i]) for b, one in zip(taken, few, strict=False)] for i in range(2))
+    computed, more = fsdp(BUSY, 512, 6)
+    said = sum(line(points).seconds(0.0, taken[-1]) for points in (gather, reduce))
+    return gather, reduce, max(0.0, sum(more) - said) / sum(computed)
 
 
 def holders(width: int, rank: int, workers: int) -> tuple[Point, Point]:
@@ -205,17 +226,15 @@ def rank_main(store: str, out: str, workers: int, rank: int) -> None:
         "gloo", store=dist.FileStore(store, workers), rank=rank, world_size=workers, timeout=timedelta(seconds=60)
     )
     found: dict[str, list[Point]] = {}
+    found["gather"], found["reduce"], waiting = meetings(workers)
     for width in WIDTHS:
-        found.setdefault("gather", []), found.setdefault("reduce", [])
-        for name, point in zip(("gather", "reduce"), fsdp(width, workers), strict=True):
-            found[name].append(point)
         for name, point in zip(("holders_gather", "holders_reduce"), holders(width, rank, workers), strict=True):
             found.setdefault(name, []).append(point)
     found["exchange"] = [exchange(rows, workers) for rows in (64, 2048)]
     found["send"] = [send(numel, rank) for numel in (1 << 12, 1 << 18)]
     found["sum"] = [across(numel, workers) for numel in (1 << 16, 1 << 22)]
     if rank == 0:
-        Path(out).write_text(json.dumps(found))
+        Path(out).write_text(json.dumps({"lines": found, "waiting": waiting}))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -125,6 +125,7 @@ class Messages(_Entry):
         exchange: rows to experts, or back.
         send: hidden states to the next stage.
         sum: gradients across cells.
+        waiting: the share of computing that workers wait for each other besides, where all meet at every layer.
     """
 
     gather: Line
@@ -134,6 +135,7 @@ class Messages(_Entry):
     exchange: Line
     send: Line
     sum: Line
+    waiting: float = Field(ge=0)
 
 
 class Calibration(_Entry):

@@ -251,6 +251,7 @@ def flat(
         moved = width * own * (2 if parallel.reshard_after_forward else 1)
         reduced = FP32 * own
         if lines:
+            step["waiting"] = lines.waiting * total(step, but="exchange")
             step["gather and reduce"] = messages.fsdp(lines, config, mesh, moved, reduced, micro_batches)
             return step
         often = 1 if parallel.reduce_once is True else micro_batches
