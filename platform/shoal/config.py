@@ -249,6 +249,15 @@ class Job(Section):
                         f"{name}: {one} is a folder of this machine, which Ray uploads for a whole job alone: give it "
                         "to ray.init or `ray job submit`, or name it by a URI"
                     )
+        for name in ("pip", "conda", "uv"):
+            if isinstance(given := env.get(name), str) and (name != "conda" or given.endswith((".yaml", ".yml"))):
+                raise ValueError(
+                    f"{name}: {given} is a file, which other nodes may not have: say here what stands in it"
+                )
+        variables = env.get("env_vars")
+        for name, value in variables.items() if isinstance(variables, dict) else ():
+            if not isinstance(value, str):
+                raise ValueError(f"env_vars.{name}: is {type(value).__name__}, no text: put it in quotes")
         try:
             json.dumps(env, allow_nan=False)
         except (TypeError, ValueError) as error:

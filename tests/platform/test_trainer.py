@@ -173,6 +173,8 @@ def test_a_filesystem_becomes_the_address_that_every_worker_opens(tmp_path: Path
         ({}, {}, {"worker_runtime_env": {"working_dir": "."}}, "'worker_runtime_env'"),
         ({}, {}, {"worker_runtime_env": {"py_modules": ["s3://b/x.zip", "/x"]}}, "'worker_runtime_env'"),
         ({}, {}, {"worker_runtime_env": {"pip": object}}, "'worker_runtime_env'"),
+        ({}, {}, {"worker_runtime_env": {"env_vars": {"OMP_NUM_THREADS": 4}}}, "env_vars.OMP_NUM_THREADS: is int, no"),
+        ({}, {}, {"worker_runtime_env": {"pip": "needs.txt"}}, "pip: needs.txt is a file, which other nodes may not"),
         ({}, {}, {"logging_config": LoggingConfig(log_level="CRITICAL")}, "LoggingConfig.log_level='CRITICAL'"),
         ({}, {}, {"failure_config": FailureConfig(controller_failure_limit=2)}, "controller_failure_limit=2"),
         ({"run_id": "b"}, {}, {}, "run_id: a config of Ray Train's says it"),
@@ -259,6 +261,22 @@ def test_who_told_this_process_to_end_a_run_gets_what_python_raises_for_it(tmp_p
     with pytest.raises(SystemExit) as ended:
         outcome.result_of(Ended(job, "stopped", "stopped by SIGTERM", 15))
     assert ended.value.code == 143
+
+
+@pytest.mark.parametrize(
+    ("env", "why"),
+    [
+        ({"env_var": {"A": "b"}}, "Ray has no field 'env_var', did you mean 'env_vars'"),
+        ({"pip": ["x"], "uv": ["y"]}, "Ray refuses it .*cannot be specified at the same time"),
+        ({"pip": {"package": ["x"]}}, "Ray refuses it"),
+        ({"working_dir": "ftp://x/y.zip"}, "Ray refuses it"),
+    ],
+)
+def test_a_runtime_environment_that_ray_would_refuse_is_refused_before_the_run(
+    tmp_path: Path, env: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(UserError, match=rf"worker_runtime_env: {why}"):
+        trainer(tmp_path, worker_runtime_env=env).check()
 
 
 def test_a_run_is_restored_with_the_settings_on_its_record_unless_a_secret_is_missing(record: Path) -> None:

@@ -38,6 +38,10 @@ def check(job: Job, resume: Resume = "no", allow: Collection[str] = ()) -> Prefl
     """
     from shoal.preflight import preflight  # torch: seconds
 
+    if job.worker_runtime_env:
+        from shoal.on_ray.environment import check_environment  # Ray: seconds
+
+        check_environment(job.worker_runtime_env)
     goes_on = resume == "must"
     if resume == "if begun":
         goes_on = on_record(job)
