@@ -12,6 +12,7 @@ from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate import Cluster, bill, estimate, hardware, memory_over_step
 from shoal_workloads.estimate.layer import Layers
+from shoal_workloads.estimate.moved import Moved
 from shoal_workloads.estimate.published import DEEPSEEK_V3, compared, deepseek_v3
 from shoal_workloads.estimate.scaling import scaled
 from shoal_workloads.estimate.search import layouts, search, smallest
@@ -39,19 +40,41 @@ def test_published_figures_come_out_with_two_constants() -> None:
     figures = {one.name: one for one in compared()}
     assert sum(one.fitted for one in figures.values()) == 2
     assert figures["parameters"].error == 0
-    exact = [one for name, one in figures.items() if name.startswith("DualPipe")]
+    exact = [one for one in figures.values() if one.of.startswith("DualPipe")]
     assert len(exact) == 4
     assert all(one.error == 0 for one in exact)
-    for name in (
-        "step",
-        "tokens a day",
-        "MFU, causal, without MTP",
-        "GPU-hours of pre-training",
-        "step: forward alone",
-    ):
-        assert abs(figures[name].error) < 0.05, figures[name]
-    for name in ("step: backward alone", "step: gradients of weights alone", "step: optimizer"):
-        assert abs(figures[name].error) < 0.21, figures[name]  # missed: docs/planning.md says so
+    missed = {"memory, at most", "products", "attention, forward", "all other kernels", "all of it"}
+    for one in figures.values():  # what is missed docs/planning.md tells
+        assert abs(one.error) < (0.29 if one.name in missed else 0.05), one
+
+
+def test_what_a_layer_moves_is_what_its_kernels_read_and_write() -> None:
+    """Counted apart: of one head, one expert a token and FP8, each kernel's inputs and outputs in bytes."""
+    model = job(model={"preset": "deepseek-v3"}).model.model_copy(
+        update={"d_model": 64, "n_heads": 1, "d_head": 16, "d_rope": 8, "d_v": 16, "d_q": 32, "d_kv": 24}
+        | {"n_shared": 1, "d_expert": 40, "top_k": 1}
+    )
+    norm, add, cast = 4, 6, 3  # bytes a number: bf16 in and out; two in, one out; bf16 in, a code out
+    swiglu = 2 * 80 + 40 + cast * 80
+    forward = norm * (64 + 64 + 32 + 24) + 2 * add * 64 + cast * (64 + 64 + 32 + 24 + 16 + 64 + 64) + 4 * 16
+    forward += norm * 8 + norm * 16 + 2 * 8 + norm * 16 + 2 * swiglu + (1 + 1 + 2 + 2) * 64
+    assert Moved(model, fp8=True).forward(dense=False) == forward
+    back = Moved(model, fp8=True)
+    again = norm * (64 + 64 + 32 + 24) + cast * (64 + 64 + 32 + 24) + norm * 8 + norm * 16 + 2 * 8 + norm * 16
+    assert back.input(dense=False, again=True) - back.input(dense=False, again=False) == again
+    assert Moved(model, fp8=False).weight(dense=False) == 0
+    assert Moved(model, fp8=False).forward(dense=False) < forward
+
+
+def test_products_with_a_scale_for_every_row_and_column_add_up_longer() -> None:
+    """DeepSeek's trace, milliseconds a layer: 5.02 forward, 6.87 less 1.22 of adding up float32 for weights."""
+    config = job()
+    layers = Layers(config, Mesh(16, 1, 64), hardware("H800"), 8)
+    forward, weight = (layers.forward(dense=False)["products"], layers.weight(dense=False)["products"])
+    assert weight / forward == pytest.approx((6.87 - 1.22) / 5.02, rel=0.05)
+    wide = hardware("H800").model_copy(update={"tflops": hardware("H800").tflops.model_copy(update={"fp32": None})})
+    bare = Layers(config, Mesh(16, 1, 64), wide, 8)
+    assert bare.weight(dense=False)["products"] == pytest.approx(bare.forward(dense=False)["products"], rel=0.02)
 
 
 def test_a_step_is_its_parts_and_a_bill_its_hours() -> None:

@@ -1,8 +1,7 @@
-"""What `shoal plan --model` and `--validate` print: an estimate and its bill, for people and for programs."""
+"""What `shoal plan --model` prints: an estimate and its bill, for people and for programs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -28,7 +27,6 @@ __all__ = [
     "layout_of",
     "scaling_table",
     "trainable_table",
-    "validated",
 ]
 
 LEVELS: dict[str, bool | str] = {"none": False, "norms": True, "ffn": "ffn", "dispatch": "dispatch"}
@@ -247,23 +245,3 @@ def dollars(value: float) -> str:
     if value < 100_000:
         return f"${value:,.0f}"
     return f"${value / 1e3:.1f}K" if value < 999_950 else f"${value / 1e6:,.3f}M"
-
-
-def validated(as_json: bool) -> None:
-    """Print how far the estimate is from published figures."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from shoal_workloads.estimate.published import compared
-
-    figures = compared()
-    if as_json:
-        print(json.dumps([{**vars(one), "error": one.error} for one in figures], indent=2))
-        return
-    table = Table("figure", title="DeepSeek-V3 on 2,048 H800, from first principles", title_justify="left")
-    for name in ("published", "ours", "error", "source"):
-        table.add_column(name, justify="right")
-    for one in figures:
-        error = "fitted" if one.fitted else f"{one.error:+.1%}"
-        table.add_row(one.name, number(one.published, one.unit), number(one.ours, one.unit), error, one.source)
-    Console().print(table)

@@ -173,7 +173,6 @@ def plan(
 
     Exit code 2: it does not fit; by how much, and the nearest settings that would, is said.
     """
-    from shoal.cli.bill import validated
     from shoal.cli.estimate import Asked, estimated
     from shoal.cli.failing import Rates
     from shoal.cli.overviews import scaling as scaled
@@ -181,6 +180,8 @@ def plan(
 
     way = way_of([name for name in COUNTS if given(context, name)], cluster)
     if way == "validate":
+        from shoal.cli.validate import validated
+
         validated(as_json)
         return
     rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None

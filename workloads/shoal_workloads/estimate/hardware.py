@@ -50,6 +50,12 @@ class Rates(_Entry):
     fp8: float | None = Field(default=None, gt=0)
 
 
+class Peaks(Rates):
+    """`fp32`: of the units that add up FP8's partial sums with their scales; none: its matrix units do."""
+
+    fp32: float | None = Field(default=None, gt=0)
+
+
 class Attention(_Entry):
     """Shares of bf16's peak that attention reaches."""
 
@@ -171,7 +177,7 @@ class Hardware(_Entry):
     """One GPU, or one core of a CPU, with its links. See the head of `hardware.yaml` for units. `device`: what the
     machine itself calls it, where it was measured."""
 
-    tflops: Rates
+    tflops: Peaks
     reached: Rates
     attention: Attention
     memory_gb: float = Field(gt=0)
@@ -194,13 +200,18 @@ def own_file() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "shoal" / "hardware.yaml"
 
 
+def shipped() -> dict[str, Hardware]:
+    """The table of this package alone."""
+    return entries(files(__package__).joinpath("hardware.yaml").read_text(), "hardware.yaml")
+
+
 def known_hardware(own: Path | None = None) -> Mapping[str, Hardware]:
     """The table by names, with the user's own beside it, and a file that was named for this once; later entries win.
 
     Raises:
         UserError: a file that was named is not there, one is no YAML, or a field of it is wrong.
     """
-    table = entries(files(__package__).joinpath("hardware.yaml").read_text(), "hardware.yaml")
+    table = shipped()
     kept = own_file()
     for path, said in ((kept, OWN), (own, "--hardware")):
         if path is None or (path is kept and not os.environ.get(OWN) and not path.exists()):

@@ -2,8 +2,8 @@
 only moves bytes, and the exchange of rows. Seconds; forward F, gradient of the input I, gradients of the weights W.
 
 Of all numbers two are fitted (`FINE`, and `step.WAITING`), on two figures of DeepSeek-V3's measured step (arXiv
-2505.09343, table 4), and tested on its others: see `published`. What else is assumed
-stands in `hardware.yaml` and here.
+2505.09343, table 4), and tested on its others: see `published`. What else is assumed stands in `hardware.yaml` and
+here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.hardware import Hardware
+from shoal_workloads.estimate.moved import BF16, FP32, Moved
 from shoal_workloads.parallel.traffic import row_bytes
 
 __all__ = ["BF16", "FINE", "FP32", "MOVED", "Layers", "Product", "Seconds", "total"]
@@ -24,26 +25,27 @@ Seconds = Mapping[str, float]
 """By what takes them: `products`, `attention`, `element-wise`, `exchange`."""
 Type = Literal["bf16", "fp8"]
 
-FINE = 0.64
-"""Fitted on 1F1B, 13.95 s: of the rate that FP8's best product reaches, the share that products with a scale for every
-128 numbers reach in training."""
+FINE = 0.69
+"""Fitted on 1F1B, 13.95 s: the share of FP8's rate that products reach in training, where experts do not get equally
+many rows, and clocks give way to heat. Alone and balanced, in DeepSeek's trace, it is 0.88 (`published.traced`)."""
 TILE = 128
 """Rows and columns of a product that one processor takes at a time."""
-MOVED = 0.8
-"""Of the memory's peak, that what only moves bytes reaches: assumed."""
-BF16, FP32 = 2, 4
-"""Bytes."""
+MOVED = 0.69
+"""Of the memory's peak, what kernels reach that only move bytes: the 13 that read or write an expert layer's rows in
+DeepSeek's trace on H800 (see `moved`) move 6.5 GB in 2.8 ms."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """`m` x `k` times `k` x `n`, `times` over."""
+    """`m` x `k` times `k` x `n`, `times` over. `scales`: those of FP8 that differ inside a tile, of its rows, or of its
+    columns as well."""
 
     m: float
     n: int
     k: int
     type: Type
     times: int = 1
+    scales: int = 1
 
     def input(self) -> Product:
         """That of the gradient of its input."""
@@ -51,7 +53,7 @@ class Product:
 
     def weight(self) -> Product:
         """That of the gradient of its weights."""
-        return Product(self.n, self.k, ceil(self.m), self.type, self.times)
+        return Product(self.n, self.k, ceil(self.m), self.type, self.times, scales=2)
 
 
 class Layers:
@@ -61,6 +63,7 @@ class Layers:
         self._model, self._hardware, self._mesh, self._slots = config.model, hardware, mesh, slots
         self._recompute = config.parallel.recompute
         self._type: Type = "fp8" if config.precision == "fp8" and hardware.tflops.fp8 else "bf16"
+        self._kernels = Moved(config.model, self._type == "fp8")
         self._dispatch_fp8 = config.precision == "fp8"
         self._row = config.model.d_model * (FP32 if config.precision == "fp32" else BF16)
         self._hierarchical = config.parallel.dispatch == "hierarchical"
@@ -73,41 +76,40 @@ class Layers:
     # ---- the parts
 
     def forward(self, *, dense: bool) -> Seconds:
-        found = self._computed(self.products(dense), self._core(), self._moved(dense))
+        found = self._computed(self.products(dense), self._core(), self._moved(self._kernels.forward(dense=dense)))
         return found if dense else {**found, "exchange": self._exchange()}
 
     def input(self, *, dense: bool) -> Seconds:
         """The gradient of the input, and what was not kept for it made again."""
         products = self.products(dense)
         again = self._again(products, dense)
-        core = 2.5 * self._core() * self._hardware.attention.forward / self._hardware.attention.backward
-        found = self._computed([*(one.input() for one in products), *again], core, 2 * self._moved(dense))
+        moved = self._moved(self._kernels.input(dense=dense, again=bool(self._recompute)))
+        found = self._computed([*(one.input() for one in products), *again], self._core_back(), moved)
         if dense:
             return found
         times = 1.5 if self._recompute == "dispatch" else 1.0
         return {**found, "exchange": times * self._exchange()}
 
     def weight(self, *, dense: bool) -> Seconds:
-        """The gradients of the weights, added up in float32. In FP8 what is multiplied is cut into tiles the other way
-        first: inputs from their codes, outputs' gradients from bf16 (report, section 3.3.2)."""
+        """The gradients of the weights, added up in float32."""
         products = self.products(dense)
-        moved = 2.0 * FP32 * sum(one.n * one.k * one.times for one in products)
-        if self._type == "fp8":
-            moved += sum(one.m * one.times * (2 * one.k + (BF16 + 1) * one.n) for one in products)
-        return self._computed([one.weight() for one in products], 0.0, moved / self._bytes_a_second)
+        summed = 2.0 * FP32 * sum(one.n * one.k * one.times for one in products) / self._bytes_a_second
+        moved = self._moved(self._kernels.weight(dense=dense))
+        return self._computed([one.weight() for one in products], 0.0, summed + moved)
 
     def backward(self, *, dense: bool) -> Seconds:
         """Both gradients at once."""
         parts = self.input(dense=dense), self.weight(dense=dense)
         return {name: sum(part.get(name, 0.0) for part in parts) for name in {**parts[0], **parts[1]}}
 
-    def head(self) -> Seconds:
-        """The output head with the loss, once for the model and once for each MTP module: both gradients are made in
-        the forward pass."""
+    def head(self, kinds: str = "FIW") -> Seconds:
+        """The output head with the loss, once for the model and once for each MTP module. kinds: of F, I and W those
+        that are made."""
         model, times = self._model, 1 + self._model.mtp_depth
         one = Product(self.tokens, model.vocab_size, model.d_model, "bf16", times)
-        moved = times * self.tokens * model.vocab_size * (FP32 + 2 * BF16) / self._bytes_a_second
-        return {"products": sum(map(self._product, (one, one.input(), one.weight()))), "element-wise": moved}
+        each = {"F": one, "I": one.input(), "W": one.weight()}
+        moved = times * self.tokens * model.vocab_size * (FP32 + 2 * BF16) / self._bytes_a_second if "F" in kinds else 0
+        return {"products": sum(self._product(each[kind]) for kind in kinds), "element-wise": moved}
 
     def merge(self) -> Seconds:
         """What an MTP module does before its layer."""
@@ -124,20 +126,24 @@ class Layers:
     def _bytes_a_second(self) -> float:
         return self._hardware.memory_tb_s * 1e12 * MOVED
 
-    def _rate(self, type_: Type) -> float:
+    def _seconds_a_number(self, one: Product) -> float:
+        """Of a product, for one multiplication with its sum. In FP8 partial sums of 128 are scaled and added up on the
+        processors' own units for float32, where the matrix units do not do it: an operation for each, and one more
+        where two scales differ."""
         rates, best = self._hardware.tflops, self._hardware.reached
-        if type_ == "fp8" and rates.fp8 and best.fp8:
-            return 1e12 * rates.fp8 * best.fp8 * FINE
-        return 1e12 * rates.bf16 * best.bf16
+        if one.type != "fp8" or not rates.fp8 or not best.fp8:
+            return 2.0 / (1e12 * rates.bf16 * best.bf16)
+        promoted = 0.0 if rates.fp32 is None else 2.0 * one.scales / TILE / (1e12 * rates.fp32)
+        return (2.0 / (1e12 * rates.fp8 * best.fp8) + promoted) / FINE
 
     def _product(self, one: Product) -> float:
         """A product is cut into tiles that the processors take in waves; the last wave may not be full."""
         tiles = ceil(one.m / TILE) * ceil(one.n / TILE) * one.times
         waves = ceil(tiles / self._sms)
-        flops = waves * self._hardware.sms * (2.0 * TILE * TILE * one.k)
+        numbers = waves * self._hardware.sms * float(TILE * TILE) * one.k
         width = 1 if one.type == "fp8" else BF16
         moved = one.times * (width * (one.m * one.k + one.k * one.n) + BF16 * one.m * one.n)
-        return max(flops / self._rate(one.type), moved / self._bytes_a_second)
+        return max(numbers * self._seconds_a_number(one), moved / self._bytes_a_second)
 
     def _computed(self, products: Iterable[Product], core: float, moved: float) -> dict[str, float]:
         return {"products": sum(map(self._product, products)), "attention": core, "element-wise": moved}
@@ -188,16 +194,15 @@ class Layers:
         rate = 1e12 * self._hardware.tflops.bf16 * self._hardware.attention.forward
         return flops / rate * self._hardware.sms / self._sms
 
-    def _moved(self, dense: bool) -> float:
-        """What norms, residuals, RoPE, the activation, casts and the order of rows read and write, forward."""
+    def _core_back(self) -> float:
+        """Its backward: scores once more, and four gradients."""
         model = self._model
-        d, query, out = model.d_model, model.n_heads * (model.d_head + model.d_rope), model.n_heads * model.d_v
-        hidden = model.d_ffn if dense else (model.n_shared + model.top_k) * model.d_expert
-        each = BF16 * (2 * 3 * d + 2 * 3 * d + 2 * 2 * query + 3 * hidden)
-        if self._type == "fp8":  # read, written as codes
-            each += (BF16 + 1) * (2 * d + out + hidden)
-        if not dense:
-            each += 2 * (BF16 + 1) * model.top_k * d
+        wide, out = model.d_head + model.d_rope, model.d_v
+        shares = self._hardware.attention
+        return self._core() * (3 * wide + 2 * out) / (wide + out) * shares.forward / shares.backward
+
+    def _moved(self, each: float) -> float:
+        """Seconds in which so many bytes a token are read and written."""
         return self.tokens * each / self._bytes_a_second
 
     def _exchange(self) -> float:

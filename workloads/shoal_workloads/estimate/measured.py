@@ -91,11 +91,14 @@ class CpuLayers(Layers):
         products = [*(one.input() for one in self.multiplied(dense)), *self._again(self.products(dense), dense)]
         return self._back("backward", [*products, *(one.weight() for one in self.multiplied(dense))], dense)
 
-    def head(self) -> Seconds:
+    def head(self, kinds: str = "FIW") -> Seconds:
         model = self._model
         one, times = Product(self.tokens, model.vocab_size, model.d_model, self._type), 1 + model.mtp_depth
+        each = {"F": one, "I": one.input(), "W": one.weight()}
+        products = times * sum(self._product(each[kind]) for kind in kinds)
+        if "F" not in kinds:
+            return {"products": products}
         found = self._parts(self._computing.ends, ends(model, self._batch))
-        products = times * sum(map(self._product, (one, one.input(), one.weight())))
         return {"products": products, "host": found["host"], "element-wise": times * found["element-wise"]}
 
     def merge(self) -> Seconds:

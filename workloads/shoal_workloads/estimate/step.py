@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -11,9 +11,11 @@ from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate import messages
+from shoal_workloads.estimate.commit import committed, per_byte
 from shoal_workloads.estimate.hardware import Hardware
-from shoal_workloads.estimate.layer import BF16, FP32, MOVED, Layers, Seconds, total
+from shoal_workloads.estimate.layer import Layers, Seconds, total
 from shoal_workloads.estimate.measured import layers_of
+from shoal_workloads.estimate.moved import BF16, FP32
 from shoal_workloads.flops import token_flops
 from shoal_workloads.footprint import Footprint, footprints, over_step
 from shoal_workloads.parallel.fits import settled
@@ -28,9 +30,9 @@ from shoal_workloads.parallel.schedule import (
 from shoal_workloads.parallel.schedule.actions import Pair
 from shoal_workloads.parallel.schedule.balance import stage_layers
 
-__all__ = ["WAITING", "Cluster", "Estimate", "estimate", "memory_over_step", "per_byte", "shared"]
+__all__ = ["WAITING", "Cluster", "Engine", "Estimate", "by_kind", "estimate", "memory_over_step", "shared"]
 
-WAITING = 0.052
+WAITING = 0.035
 """Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what
 workers wait for each other besides (rows that experts do not get equally, GPUs that are not equally fast)."""
 
@@ -47,6 +49,25 @@ class Cluster:
     @property
     def workers(self) -> int:
         return self.nodes * self.slots
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine of others does otherwise than this product's. `micro_batches`: of a chain; none: as the cells here
+    are given them. `head_in_backward`: gradients of the output head are made with those of its stage's input, not at
+    once in the forward pass."""
+
+    micro_batches: int | None = None
+    head_in_backward: bool = False
+
+    def head(self, kind: str) -> str:
+        """What of the head is made in actions of this kind."""
+        if not self.head_in_backward:
+            return "FIW" if kind == "F" else ""
+        return {"F": "F", "B": "IW", "I": "IW", "W": ""}[kind]
+
+
+OURS = Engine()
 
 
 class Piped(NamedTuple):
@@ -99,7 +120,9 @@ class Estimate:
         return flops / (self.seconds * self.cluster.workers * self.cluster.hardware.tflops.bf16 * 1e12)
 
 
-def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int | None = None) -> Estimate:
+def estimate(
+    config: PretrainConfig, cluster: Cluster, workers: int, cells: int | None = None, engine: Engine = OURS
+) -> Estimate:
     """A step of `config` in so many `cells` of `workers` on a cluster; none: as many as it has room for.
 
     Raises:
@@ -114,10 +137,11 @@ def estimate(config: PretrainConfig, cluster: Cluster, workers: int, cells: int 
     if mesh.pp == 1:
         step, phases, pipeline = flat(config, mesh, cluster, layers, most, memory[0]), dict[str, float](), None
     else:
-        step, phases, pipeline = piped(config, mesh, cluster, layers, most * mesh.pp)
+        chains = engine.micro_batches or most * mesh.pp
+        step, phases, pipeline = piped(config, mesh, cluster, layers, chains, engine)
     if cells * workers > 1 and not messages.lines_of(cluster.hardware):
         step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
-    step |= committed(cluster, mesh, cells, memory)
+    step |= committed(config, cluster, mesh, cells, memory, pipeline and pipeline.schedule)
     biggest = max(memory, key=lambda one: one.total)
     return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, pipeline)
 
@@ -155,7 +179,12 @@ def shared(samples: int, micro_batch: int, cluster: Cluster, workers: int, cells
 
 
 def piped(
-    config: PretrainConfig, mesh: Mesh, cluster: Cluster, layers: Layers, micro_batches: int
+    config: PretrainConfig,
+    mesh: Mesh,
+    cluster: Cluster,
+    layers: Layers,
+    micro_batches: int,
+    engine: Engine = OURS,
 ) -> tuple[dict[str, float], dict[str, float], Piped]:
     """A step of a chain by its schedule: what its ranks do on average, by what takes the time and by kind of action;
     and when."""
@@ -174,7 +203,7 @@ def piped(
         parts = [one(dense=i < model.n_dense) for i in ranges[number]]
         if number == final:
             parts += [one(dense=False)] * model.mtp_depth
-            parts += [layers.head()] if kind == "F" else []
+            parts += [layers.head(engine.head(kind))]
             parts += [layers.merge()] * model.mtp_depth
         return added(parts)
 
@@ -218,13 +247,14 @@ def memory_over_step(found: Estimate) -> list[tuple[float, Mapping[str, int]]]:
     return list(zip([*times, timeline.makespan], held, strict=True))
 
 
-def by_kind(done: Timeline) -> dict[str, float]:
-    """Seconds of a rank, on average."""
-    spans = [span for rank in done.spans for span in rank]
+def by_kind(done: Timeline, rank: int | None = None) -> dict[str, float]:
+    """Seconds of a rank; none: on average."""
+    chosen = range(len(done.spans)) if rank is None else [rank]
+    spans = [span for one in chosen for span in done.spans[one]]
     kinds = ["pair" if isinstance(span.step, Pair) else span.step.kind for span in spans]
     found = added({kind: span.end - span.start} for kind, span in zip(kinds, spans, strict=True))
-    ranks = len(done.spans)
-    return {**{kind: seconds / ranks for kind, seconds in found.items()}, "idle": sum(done.idle) / ranks}
+    found["idle"] = sum(done.idle[one] for one in chosen)
+    return {kind: seconds / len(chosen) for kind, seconds in found.items()}
 
 
 # ---- without one
@@ -263,41 +293,6 @@ def flat(
 def expert_parameters(config: PretrainConfig) -> float:
     model = config.model
     return 3.0 * model.d_model * model.d_expert * model.n_experts * (model.n_moe + model.mtp_depth)
-
-
-# ---- what ends it
-
-
-def committed(cluster: Cluster, mesh: Mesh, cells: int, memory: Sequence[Footprint]) -> dict[str, float]:
-    """The sum across cells, and the optimizer: of the rank that holds most."""
-    hardware = cluster.hardware
-    shard = max(one.parts["master parameters"] for one in memory)
-    moments = max(one.parts["moments"] for one in memory)
-    summed = 2 * (cells - 1) / cells * shard
-    lines = messages.lines_of(hardware)
-    if hardware.calibration is not None and hardware.calibration.update:
-        updated = hardware.calibration.commit + hardware.calibration.update * shard / FP32
-    else:
-        updated = (2 * shard + 2 * moments + 2 * shard) / (hardware.memory_tb_s * 1e12 * MOVED)
-    if lines:
-        found = {"sum across cells": lines.sum.seconds(0.0, summed) if cells > 1 else 0.0, "optimizer": updated}
-        return found | ({"gather and reduce": messages.holders(lines, memory)} if mesh.pp > 1 else {})
-    found = {"sum across cells": summed / (hardware.network_gb_s * 1e9), "optimizer": updated}
-    if mesh.pp > 1:  # gradients are reduced to who holds the masters, and parameters gathered, once a step
-        shared = max(max(0, one.parts["gradients"] - one.parts["master parameters"]) for one in memory)
-        held = max(one.parts["parameters"] for one in memory)
-        found["gather and reduce"] = (shared + held * (shared > 0)) * per_byte(cluster, mesh.per_stage)
-    return found
-
-
-def per_byte(cluster: Cluster, workers: int) -> float:
-    """Seconds a byte of what `workers` side by side gather or reduce: all of a node's links carry it in, and it goes
-    on inside."""
-    hardware = cluster.hardware
-    inside = 1 / (hardware.nvlink_gb_s * 1e9)
-    if workers <= cluster.slots:
-        return inside
-    return max(inside, 1 / (cluster.slots * hardware.network_gb_s * 1e9))
 
 
 def added(parts: Iterable[Seconds]) -> dict[str, float]:

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from shoal_core.errors import UserError
+from shoal_workloads.estimate.commit import per_byte
 from shoal_workloads.estimate.layer import MOVED
-from shoal_workloads.estimate.step import WAITING, Cluster, per_byte, shared
+from shoal_workloads.estimate.step import WAITING, Cluster, shared
 from shoal_workloads.footprint import COMMUNICATORS, CONTEXT, SPARE
 from shoal_workloads.torchmodel.building import built
 from shoal_workloads.torchmodel.losses import loss_of
