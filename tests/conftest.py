@@ -28,6 +28,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Rooms:
     return Rooms(config, log)
 
 
+os.environ["SHOAL_HARDWARE"] = os.devnull  # what a user's own table says of an H100 is nothing to a test
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of an S3 for all tests that do it no harm: they keep to buckets or prefixes of their own, and are let in

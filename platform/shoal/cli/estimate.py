@@ -60,6 +60,7 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
     from shoal_workloads.estimate import estimate
 
     cluster, config = parse_gpus(asked.cluster, asked.hardware), config_of(asked)
+    config = config.model_copy(update={"device": cluster.hardware.kind})
     reasons = list[str]()
     if search or asked.pp is None or asked.ep is None:
         found, reasons = searched(config, cluster, held_to(asked))
@@ -78,11 +79,12 @@ def of_job(job: Job, config: PretrainConfig, asked: Asked, *, as_json: bool) -> 
 
     cluster, reasons = parse_gpus(asked.cluster, asked.hardware), list[str]()
     config = routed(config, asked.routing, asked.like)
-    if config.device != "cuda":
-        reasons.append("workload.device=cpu: reckoned as if it were cuda")
-    if config.precision == "fp32":
+    kind = cluster.hardware.kind
+    if config.device != kind:
+        reasons.append(f"workload.device={config.device}: reckoned as if it were {kind}")
+    if config.precision == "fp32" and kind == "cuda":
         reasons.append("workload.precision=fp32: products are reckoned at the rate of bf16")
-    found = estimate(config.model_copy(update={"device": "cuda"}), cluster, job.workers_per_cell, job.cells)
+    found = estimate(config.model_copy(update={"device": kind}), cluster, job.workers_per_cell, job.cells)
     if not found.fits:
         reasons.append(lacks(found))
     tokens = config.batch.samples(job.steps - 1, config.data.seq_len)[1] * config.data.seq_len

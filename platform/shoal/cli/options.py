@@ -23,6 +23,7 @@ WAYS = {
     "job": "a job on NODESxGPUSxKIND",
     "seats": "a job without a kind of GPU",
     "validate": "--validate",
+    "calibrate": "--calibrate",
 }
 """What can be asked, in the words of a message."""
 
@@ -50,7 +51,7 @@ COUNTS: Mapping[str, str] = {
     "routing": "model models job",
     "like": "model models job",
     "scaling": "scaling",
-    "hardware": "model scaling models job",
+    "hardware": "model scaling models job calibrate",
     "tokens": "model job",
     "budget": "model models job",
     "days": "model models job",
@@ -67,8 +68,10 @@ COUNTS: Mapping[str, str] = {
     "lose": "seats",
     "rows": "seats",
     "validate": "validate",
+    "calibrate": "calibrate",
+    "name": "calibrate",
     "picture": "model scaling job",
-    "as_json": "model models scaling job seats validate",
+    "as_json": "model models scaling job seats validate calibrate",
 }
 """The ways of asking in which each option counts."""
 NEEDS = {
@@ -88,6 +91,8 @@ def way_of(given: Collection[str], cluster: str | None) -> str:
     gpus = cluster is not None and cluster.count("x") > 1
     if "validate" in given:
         way = "validate"
+    elif "calibrate" in given:
+        way = "calibrate"
     elif "scaling" in given:
         if "model" not in given:
             raise UserError(
@@ -103,7 +108,7 @@ def way_of(given: Collection[str], cluster: str | None) -> str:
     else:
         raise UserError("shoal plan: no job and no model", "shoal plan JOB.yaml, or shoal plan --model deepseek-v3 ...")
     refuse(given, way)
-    if cluster is None and way not in ("seats", "validate"):
+    if cluster is None and way not in ("seats", "validate", "calibrate"):
         raise UserError(f"{WAYS[way]}: on which cluster?", "--cluster NODESxGPUSxKIND, such as 8x8xH100")
     return way
 

@@ -38,7 +38,12 @@ def plan(
         ),
     ] = None,
     hardware: Annotated[
-        Path | None, typer.Option(help="A YAML file with GPUs of your own.", rich_help_panel=FITS)
+        Path | None,
+        typer.Option(
+            help="A YAML file with devices of your own, beside the shipped table and ~/.config/shoal/hardware.yaml "
+            "(or $SHOAL_HARDWARE); with --calibrate: the file to write instead of that.",
+            rich_help_panel=FITS,
+        ),
     ] = None,
     pp: Annotated[
         int | None, typer.Option(min=1, help="Pipeline ranks; none: what is best.", rich_help_panel=FITS)
@@ -146,6 +151,18 @@ def plan(
         bool,
         typer.Option("--validate", help="How far such estimates are from published figures.", rich_help_panel=REAL),
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure the device this runs on (a GPU, else one thread of this CPU) in less than two minutes, and "
+            "keep it in your own table, for --cluster NODESxSLOTSxNAME.",
+            rich_help_panel=REAL,
+        ),
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="With --calibrate; none: after the device.", rich_help_panel=REAL)
+    ] = None,
     per_rack: Annotated[int, typer.Option(min=1, help="With --cluster: nodes of a rack.", rich_help_panel=SEATS)] = 16,
     zones: Annotated[
         int, typer.Option(min=1, help="With --cluster: zones, of whole racks.", rich_help_panel=SEATS)
@@ -178,7 +195,12 @@ def plan(
     from shoal.cli.overviews import scaling as scaled
     from shoal.cli.overviews import trainable
 
-    way = way_of([name for name in COUNTS if given(context, name)], cluster)
+    way = way_of([option for option in COUNTS if given(context, option)], cluster)
+    if way == "calibrate":
+        from shoal.cli.calibrate import calibrated
+
+        calibrated(hardware, name, as_json=as_json)
+        return
     if way == "validate":
         from shoal.cli.validate import validated
 

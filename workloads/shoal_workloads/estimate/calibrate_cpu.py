@@ -67,6 +67,7 @@ LAYERS: list[tuple[dict[str, Any], int, int]] = [
     (MIDDLE | shape(128, 4, 128, 128, 256, (16, 2, 4, 128)), 384, 1),
     (MIDDLE | shape(256, 8, 128, None, 640, (8, 1, 4, 128)), 448, 1),
     (MIDDLE | shape(384, 4, 128, 128, 896, (4, 1, 1, 384)), 256, 1),
+    (MIDDLE | shape(256, 4, 128, None, 1152, (16, 0, 2, 256)), 64, 1),
 ]
 """Of widths that FP8's tiles divide."""
 ENDS = [(64, 128, 16), (2048, 128, 64), (512, 384, 256), (3072, 256, 256)]
@@ -127,7 +128,7 @@ def entry_of_cpu(calibration: Calibration, memory: float) -> Hardware:
     """memory: bytes a second. Peaks of products and attention are those that the fits tend to; what the links between
     machines do nobody measured: it is that of messages inside."""
     known = calibration.computing
-    best = 1.0 / (known.get("bf16") or next(iter(known.values()))).product["flop"]
+    best = 1.0 / max((known.get("bf16") or next(iter(known.values()))).product["flop"], 1e-15)
     core = next(iter(known.values())).core
     shares = {
         name: min(1.0, 1.0 / max(costs["flop"] * best, 1.0))
@@ -146,7 +147,7 @@ def entry_of_cpu(calibration: Calibration, memory: float) -> Hardware:
             "nvlink_gb_s": link,
             "network_gb_s": link,
             "sms": 1,
-            "price": Price(dollars=0.0, of=calibration.measured, source="this machine: --price says what it costs"),
+            "price": Price(dollars=0.0, of=calibration.measured, source="one's own machine"),
             "calibration": calibration,
         }
     )

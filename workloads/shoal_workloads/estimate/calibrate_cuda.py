@@ -63,7 +63,7 @@ def calibrate(tell: Callable[[str], None]) -> Hardware:
         **LINKS,
         "tflops": {"bf16": peak / 1e12},
         "sms": properties.multi_processor_count,
-        "price": Price(dollars=0.0, of=day, source="one's own: --price says what it costs"),
+        "price": Price(dollars=0.0, of=day, source="one's own machine"),
         **({} if known is None else known.model_dump()),
     }
     values |= {

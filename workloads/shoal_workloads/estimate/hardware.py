@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -189,6 +189,11 @@ class Hardware(_Entry):
     price: Price
     device: str | None = None
     calibration: Calibration | None = None
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda"]:
+        """What a job calls it."""
+        return "cpu" if self.calibration is not None and self.calibration.computing else "cuda"
 
 
 def own_file() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.amounts import Batch, core, ends, layer, product, seconds
@@ -15,13 +16,23 @@ __all__ = ["CpuLayers", "HostedLayers", "layers_of"]
 
 
 def layers_of(config: PretrainConfig, mesh: Mesh, hardware: Hardware, slots: int, cells: int = 1) -> Layers:
-    """`slots`: workers of a node, if there are as many in all `cells`."""
+    """`slots`: workers of a node, if there are as many in all `cells`.
+
+    Raises:
+        UserError: the device was not measured in the job's precision.
+    """
     calibration = hardware.calibration
     if calibration is None:
         return Layers(config, mesh, hardware, slots)
+    if hardware.kind == "cuda":
+        return HostedLayers(config, mesh, hardware, slots, calibration)
     computing = calibration.computing.get(config.precision)
     if computing is None:
-        return HostedLayers(config, mesh, hardware, slots, calibration)
+        raise UserError(
+            f"precision: {hardware.device} was measured in {', '.join(calibration.computing)}, not in "
+            f"{config.precision}",
+            "shoal plan --calibrate measures all of them",
+        )
     factor = shared_cores(calibration, min(slots, cells * mesh.workers))
     return CpuLayers(config, mesh, hardware, slots, computing, factor)
 

@@ -70,13 +70,13 @@ def clock_of(kind: str) -> Clock:
     return settled
 
 
-def run(works: Sequence[Work], budget: float, least: int = 3) -> list[Found]:
-    """All of them in turns for `budget` seconds, and `least` turns."""
+def run(works: Sequence[Work], budget: float) -> list[Found]:
+    """All of them in turns for `budget` seconds; once at least."""
     for work in works:
         work()
     times: list[list[Sequence[float]]] = [[] for _ in works]
     end, turns = time.monotonic() + budget, 0
-    while turns < least or time.monotonic() < end:
+    while not turns or time.monotonic() < end:
         for work, found in zip(works, times, strict=True):
             work()
             found += [work() for _ in range(REPEATS)]
