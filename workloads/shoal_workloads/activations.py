@@ -13,7 +13,7 @@ from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.precision.fp8 import TILE
 
-__all__ = ["FP32", "Manner", "layer_bytes", "layer_parts", "waiting_bytes"]
+__all__ = ["FP32", "Manner", "layer_bytes", "layer_parts", "row_bytes", "waiting_attention", "waiting_bytes"]
 
 FP32, INT32, INT64 = 4, 4, 8
 
@@ -42,42 +42,78 @@ class Manner:
         return _tiles(width) if self.fp8 else width * self.width
 
     @property
+    def blocks(self) -> bool:
+        """Whether feed-forward networks are computed in blocks of rows."""
+        return not self.fused and not self.fp8
+
+    @property
+    def copies(self) -> bool:
+        """Whether rows of experts that are copies are kept: by FP8 as a CPU emulates it, with nothing made again."""
+        return self.fp8 and not self.fused and not self.recompute
+
+    @property
     def keeps_inner(self) -> bool:
         """Whether the input of SwiGLU's activation is kept."""
         return self.recompute not in ("ffn", "dispatch")
 
 
-def layer_bytes(c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner) -> int:
+def layer_bytes(c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner, load: float = 1.0) -> int:
     """Bytes kept of one layer for a micro-batch of `sequences` of `length` tokens."""
-    return sum(layer_parts(c, sequences, length, dense=dense, manner=manner).values())
+    return sum(layer_parts(c, sequences, length, dense=dense, manner=manner, load=load).values())
 
 
-def layer_parts(c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner) -> dict[str, int]:
-    """The same by what it is of: attention with both norms, feed-forward networks, rows of experts, routing."""
+def layer_parts(
+    c: ModelConfig, sequences: int, length: int, *, dense: bool, manner: Manner, load: float = 1.0
+) -> dict[str, int]:
+    """The same by what it is of: attention with both norms, feed-forward networks, rows of experts, routing. `load`:
+    rows that arrive at the experts here, of the mean."""
     tokens = sequences * length
     if dense:
         return {"attention": tokens * _attention(c, manner), "feed-forward": tokens * _ffn(c, c.d_ffn, manner)}
+    rows = int(load * tokens * c.top_k)
     return {
         "attention": tokens * _attention(c, manner),
-        "feed-forward": tokens * _experts(c, manner),
-        "rows": tokens * _rows(c, manner),
-        "routing": _routing(c, sequences, tokens, manner),
+        "feed-forward": tokens * _beside(c, manner) + rows * _inner(c, manner),
+        "rows": rows * _row(c, manner),
+        "routing": _routing(c, sequences, tokens, manner, load),
     }
 
 
-def waiting_bytes(c: ModelConfig, *, dense: bool, manner: Manner) -> int:
+def row_bytes(c: ModelConfig, manner: Manner) -> int:
+    """Bytes kept of a row of routed experts."""
+    return _inner(c, manner) + _row(c, manner)
+
+
+def waiting_bytes(c: ModelConfig, *, dense: bool, manner: Manner, load: float = 1.0) -> int:
     """Bytes a token that a layer holds between the gradient of its input and those of its weights: inputs of its linear
-    layers, and the gradients of their outputs."""
+    layers, and the gradients of their outputs. `load`: as in `layer_parts`."""
+    one = c.d_ffn if dense else c.n_shared * c.d_expert
+    experts = 0 if dense else load * c.top_k * _waiting_row(c, manner)
+    return int(waiting_attention(c, manner) + _waiting_ffn(c, one, manner) + experts)
+
+
+def waiting_attention(c: ModelConfig, manner: Manner) -> int:
+    """What of that is attention's."""
     query, kv, out = (c.n_heads * width for width in (c.d_head + c.d_rope, c.d_head + c.d_v, c.d_v))
-    inputs = [c.d_model, c.d_q or 0, c.d_kv, out, c.d_model]
+    inputs = [c.d_model, c.d_q or 0, c.d_kv, out]
     outputs = [query, c.d_q or 0, kv, c.d_kv + c.d_rope, c.d_model]
-    for times, hidden in [(1, c.d_ffn)] if dense else [(1, c.n_shared * c.d_expert), (c.top_k, c.d_expert)]:
-        inputs.append(times * hidden)
-        outputs.append(times * (2 * hidden + c.d_model))
-    rows = 0 if dense else c.top_k * manner.linear(c.d_model)
     # In FP8 both products of attention's input have their own, and its output is kept in the bits of a float16.
     more = manner.linear(c.d_model) + out if manner.fp8 else 0
-    return sum(map(manner.linear, inputs)) + more + manner.width * sum(outputs) + rows
+    return sum(map(manner.linear, inputs)) + more + manner.width * sum(outputs)
+
+
+def _waiting_ffn(c: ModelConfig, hidden: int, manner: Manner) -> int:
+    """Bytes a token of a dense network: its input and the gradient of its output; of both products what is between."""
+    between = manner.width * 4 * hidden if manner.blocks else manner.linear(hidden) + manner.width * 2 * hidden
+    return manner.linear(c.d_model) + manner.width * c.d_model + between
+
+
+def _waiting_row(c: ModelConfig, manner: Manner) -> int:
+    """Bytes a row of routed experts. In blocks copies are made once more, by indices that wait, with the gates."""
+    if not manner.blocks:
+        return _waiting_ffn(c, c.d_expert, manner)
+    rows = 2 * c.d_model if manner.elsewhere else 0
+    return manner.width * (4 * c.d_expert + rows) + 3 * INT64 + 2 * FP32
 
 
 def _attention(c: ModelConfig, manner: Manner) -> int:
@@ -90,7 +126,7 @@ def _attention(c: ModelConfig, manner: Manner) -> int:
     if manner.fused:
         kept += heads * FP32
     if manner.fp8 and not manner.fused:  # attention's output in the bits of a float16; a fused kernel keeps its own
-        kept += 2 * out + FP32 * -(-out // TILE)
+        kept += FP32 * -(-out // TILE)
     if not manner.recompute:
         kept += width * (kv + (query if c.d_q else 0))
         kept += (2 if manner.fp8 else 1) * manner.linear(c.d_model)  # in FP8 each linear layer keeps its own copy
@@ -104,28 +140,32 @@ def _ffn(c: ModelConfig, hidden: int, manner: Manner) -> int:
     return x + (manner.linear(2 * hidden) if manner.keeps_inner else 0)
 
 
-def _experts(c: ModelConfig, manner: Manner) -> int:
-    """Bytes a token of shared and routed experts, and of the router's input."""
+def _beside(c: ModelConfig, manner: Manner) -> int:
+    """Bytes a token of shared experts and of the router's input."""
     router = 0 if manner.recompute else manner.width * c.d_model
-    if not manner.keeps_inner:
-        return router
-    return router + manner.linear(2 * c.n_shared * c.d_expert) + c.top_k * manner.linear(2 * c.d_expert)
+    return router + (manner.linear(2 * c.n_shared * c.d_expert) if manner.keeps_inner else 0)
 
 
-def _rows(c: ModelConfig, manner: Manner) -> int:
-    """Bytes a token of the rows that experts take."""
-    kept = manner.elsewhere and manner.recompute != "dispatch"
-    return c.top_k * manner.linear(c.d_model) if kept else 0
+def _inner(c: ModelConfig, manner: Manner) -> int:
+    """Bytes a row of routed experts."""
+    return manner.linear(2 * c.d_expert) if manner.keeps_inner else 0
 
 
-def _routing(c: ModelConfig, sequences: int, tokens: int, manner: Manner) -> int:
+def _row(c: ModelConfig, manner: Manner) -> int:
+    """Bytes of a row that experts take."""
+    kept = manner.recompute != "dispatch" if manner.elsewhere else manner.copies
+    return manner.linear(c.d_model) if kept else 0
+
+
+def _routing(c: ModelConfig, sequences: int, tokens: int, manner: Manner, load: float) -> int:
     """Scores, two sums of them and the share of each expert in a sequence; chosen scores and gates, and three indices
     a choice: its expert, its row, and whose choice a row is; the load. Where rows travel, the last two of choices that
     leave and of rows that come (a dispatch by nodes keeps some more, far less than a row)."""
     choices = tokens * c.top_k
     floats = tokens * (c.n_experts + 2) + 2 * choices + sequences * c.n_experts
     ends = INT32 * c.n_experts if manner.fused else 0
-    return FP32 * floats + INT64 * ((5 if manner.elsewhere else 3) * choices + c.n_experts) + ends
+    arrived = 2 * int(load * choices) if manner.elsewhere else 0
+    return FP32 * floats + INT64 * (3 * choices + arrived + c.n_experts) + ends
 
 
 def _tiles(width: int) -> int:

@@ -9,15 +9,14 @@ worker that gets most, at a quantile: see `routing`. Widths: see `params`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal_core.mesh import Mesh
-from shoal_workloads.activations import FP32, Manner, layer_bytes, layer_parts, waiting_bytes
+from shoal_workloads.activations import FP32
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.model.loss import ROWS, ROWS_ON_GPU
-from shoal_workloads.parallel.schedule import Schedule, actions_of, schedule_of
+from shoal_workloads.in_flight import InFlight
+from shoal_workloads.parallel.schedule import Schedule, schedule_of
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
 from shoal_workloads.params import count_parameters
@@ -34,11 +33,6 @@ SPARE = 0.03
 """Of all the rest, that the allocator cannot use."""
 FLAT = 1
 """Copies of a worker's gradients, float32, when a step commits: the total over cells, which is scaled in place."""
-_Kept = tuple[int, str]
-"""A stage, and of a micro-batch what it keeps (`kept`) or what waits (`waits`)."""
-BEFORE = {"F": {"kept": 1}, "B": {}, "I": {"kept": -1, "waits": 1}, "W": {}}
-AFTER = {"F": {}, "B": {"kept": -1}, "I": {}, "W": {"waits": -1}}
-"""Micro-batches of a stage of which more, or fewer, are held before an action comes to its end, and after."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +81,15 @@ def footprints(config: PretrainConfig, workers: int) -> list[Footprint]:
 
 class _Sizes:
     """The sizes of one job in cells of `mesh`, from which the parts of each worker are counted. `width`: bytes of a
-    number while it computes; `tokens`: of a micro-batch; `load`: rows of the busiest worker's experts, of the mean."""
+    number while it computes; `load`: rows of the busiest worker's experts, of the mean."""
 
     def __init__(self, config: PretrainConfig, mesh: Mesh) -> None:
         self.config, self.mesh, self.model = config, mesh, config.model
         self.width = FP32 if config.precision == "fp32" else 2
         self.count = count_parameters(config.model)
-        fp8, fused = config.precision == "fp8", config.device == "cuda"
-        self.manner = Manner(config.parallel.recompute, self.width, fp8, fused, mesh.ep > 1)
         self.sequences, self.length = config.batch.micro_batch, config.data.seq_len
-        self.tokens = self.sequences * self.length
         self.load = busiest(config.routing, self.model, mesh.ep, mesh.ep * self.sequences, self.length)
+        self.in_flight = InFlight(config, mesh, self.load)
 
     # ---- what is held all the time
 
@@ -113,7 +105,7 @@ class _Sizes:
             yield self.multiplied(held, holders // self.mesh.ep)
 
     def multiplied(self, count: int, holders: int) -> _Weights:
-        return _Weights(count, self.width, holders, codes=count if self.manner.fp8 else 0)
+        return _Weights(count, self.width, holders, codes=count if self.config.precision == "fp8" else 0)
 
     def end(self, holders: int) -> Iterator[_Weights]:
         """The last stage's, less its layers."""
@@ -129,46 +121,6 @@ class _Sizes:
         mine = sum(one.masters for one in weights)
         moment = FP32 if self.config.optim.moments == "fp32" else 2
         return {"master parameters": FP32 * mine, "moments": 2 * moment * mine}
-
-    # ---- what a micro-batch keeps
-
-    def chunk(self, layers: range, *, last: bool) -> Counter[str]:
-        """Of a micro-batch between the forward and the backward pass of some layers, and of what follows the last."""
-        model, kept = self.model, Counter[str]()
-        for i in [*layers, *([model.n_dense] * model.mtp_depth if last else [])]:
-            dense = i < model.n_dense
-            parts = layer_parts(model, self.sequences, self.length, dense=dense, manner=self.manner)
-            if "rows" in parts and self.mesh.ep > 1:
-                parts["rows"] = int(parts["rows"] * self.load)
-            kept.update({f"activations: {name}": size for name, size in parts.items()})
-        hidden = self.tokens * model.d_model * self.width
-        if not last:
-            kept["activations: handed on"] += hidden
-            return kept
-        # of the final norm its input; of an MTP module the inputs of its norms, what is merged, and merged
-        kept["activations: handed on"] += hidden * (1 + 5 * model.mtp_depth)
-        heads = 1 + model.mtp_depth
-        kept["loss"] += heads * (hidden + model.vocab_size * model.d_model * self.width)  # gradients made in forward
-        return kept
-
-    def waiting(self, layers: range, *, last: bool) -> Counter[str]:
-        """Of a micro-batch whose gradients of weights wait."""
-        layered = [*layers, *([self.model.n_dense] * self.model.mtp_depth if last else [])]
-        each = (waiting_bytes(self.model, dense=i < self.model.n_dense, manner=self.manner) for i in layered)
-        return Counter({"activations: weights' gradients that wait": self.tokens * sum(each)})
-
-    def at_work(self, *, last: bool) -> dict[str, int]:
-        """What one layer, the exchange of rows and the head take for a moment: what is made again and the gradients
-        of all that is kept; rows that leave, arrive, come back and are summed."""
-        model = self.model
-        whole = Manner(False, self.width, False, self.manner.fused, self.manner.elsewhere)
-        kinds = [dense for dense in (True, False) if (model.n_dense if dense else model.n_moe + model.mtp_depth)]
-        layer = max(layer_bytes(model, self.sequences, self.length, dense=dense, manner=whole) for dense in kinds)
-        rows = int(4 * self.load * self.tokens * model.top_k * model.d_model * self.width) if self.mesh.ep > 1 else 0
-        block = ROWS_ON_GPU if self.config.device == "cuda" else ROWS
-        logits = min(block, self.tokens) * model.vocab_size * (FP32 + 2 * self.width)
-        head = model.vocab_size * model.d_model * FP32
-        return {"a layer at work": 2 * layer, "rows under way": rows, "logits": logits + head if last else 0}
 
     def outside(self) -> dict[str, int]:
         return {"context": CONTEXT, "communicators": COMMUNICATORS if self.mesh.workers > 1 else 0}
@@ -192,8 +144,7 @@ class _Sizes:
             **always,
             "gradients": FP32 * shards + largest * (self.width + FP32),
             "gradients, not reduced yet": FP32 * whole,  # between two micro-batches of one call
-            **self.chunk(range(model.n_layers), last=True),
-            **self.at_work(last=True),
+            **self.in_flight.whole(range(model.n_layers)),
         }
         committing = {**always, "gradients": FP32 * shards, "gradients, flat": FLAT * FP32 * shards}
         return _larger(0, computing, committing)
@@ -203,10 +154,10 @@ class _Sizes:
         schedule = schedule_of(self.config.parallel, self._micro_batches())
         layers = stage_layers(self.model, schedule.stages, self.length)
         computing, committing = self.moments(place, schedule, layers)
-        return _larger(place, {**computing, **self._peak(schedule, place, layers)}, committing)
+        return _larger(place, {**computing, **self.in_flight.most(schedule, place, layers)}, committing)
 
     def moments(self, place: int, schedule: Schedule, layers: Sequence[range]) -> tuple[dict[str, int], dict[str, int]]:
-        """While it computes, less what its micro-batches keep; and while it commits."""
+        """While it computes, less what is in flight; and while it commits."""
         mesh = self.mesh
         weights, final = list[_Weights](), schedule.stages - 1
         for stage in schedule.stages_of(place):
@@ -228,14 +179,7 @@ class _Sizes:
         }
         mine = sum(one.masters for one in weights)
         bucket = 2 * FP32 * max(BUCKET, self.count.embedding if place in embedders else 0)
-        hidden = self.tokens * self.model.d_model * self.width
-        computing = {
-            **always,
-            **self.at_work(last=final in schedule.stages_of(place)),
-            "pipeline buffers": 4 * hidden,
-        }
-        committing = {**always, "gradients, flat": FLAT * FP32 * mine, "bucket": bucket}
-        return computing, committing
+        return always, {**always, "gradients, flat": FLAT * FP32 * mine, "bucket": bucket}
 
     def _micro_batches(self) -> int:
         """Of a chain: enough to see the most that are in flight."""
@@ -244,57 +188,15 @@ class _Sizes:
         found = (end - first) // (self.mesh.workers * self.sequences) * pp
         return min(max(found, pp), 4 * pp)
 
-    def _peak(self, schedule: Schedule, place: int, layers: Sequence[range]) -> Counter[str]:
-        """What this rank's micro-batches keep when it is most, walking its order."""
-        parts = self.kept(schedule, place, layers)
-        sizes = {key: part.total() for key, part in parts.items()}
-        most, then = 0, dict[_Kept, int]()
-        for held, now in _walked(schedule, place, sizes):
-            if held > most:
-                most, then = held, dict(now)
-        return _summed(parts, then)
-
-    def kept(self, schedule: Schedule, place: int, layers: Sequence[range]) -> dict[_Kept, Counter[str]]:
-        """What a micro-batch keeps of each stage of a rank, until its backward pass, and until its gradients of weights
-        are made."""
-        stages, final = schedule.stages_of(place), schedule.stages - 1
-        found: dict[_Kept, Counter[str]] = {}
-        for stage in stages:
-            found[stage, "kept"] = self.chunk(layers[stage], last=stage == final)
-            found[stage, "waits"] = self.waiting(layers[stage], last=stage == final)
-        return found
-
-
-def _walked(schedule: Schedule, place: int, sizes: Mapping[_Kept, int]) -> Iterator[tuple[int, Counter[_Kept]]]:
-    """A rank's order: before and after each of its steps the bytes that are kept, and micro-batches by what of them
-    is, in the same object each time."""
-    now, held = Counter[_Kept](), 0
-    for step in schedule.orders[place]:
-        for changes in (BEFORE, AFTER):  # of a pair the forward adds before the backward frees
-            for action in actions_of(step):
-                for what, count in changes[action.kind].items():
-                    now[action.stage, what] += count
-                    held += count * sizes[action.stage, what]
-            yield held, now
-
-
-def _summed(parts: Mapping[_Kept, Counter[str]], counts: Mapping[_Kept, int]) -> Counter[str]:
-    total = Counter[str]()
-    for key, count in counts.items():
-        total.update({name: count * size for name, size in parts[key].items()})
-    return total
-
 
 def over_step(config: PretrainConfig, workers: int, place: int, schedule: Schedule) -> list[dict[str, int]]:
-    """Bytes of a worker on pipeline rank `place`, by part, before and after each step of its order; what is at work for
-    a moment is counted all the time, and the moment of the commit comes last."""
+    """Bytes of a worker on pipeline rank `place`, by part, within and after each step of its order; the moment of the
+    commit comes last."""
     mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
     one = _Sizes(config, mesh)
     layers = stage_layers(config.model, schedule.stages, config.data.seq_len)
     computing, committing = one.moments(place, schedule, layers)
-    parts = one.kept(schedule, place, layers)
-    sizes = {key: part.total() for key, part in parts.items()}
-    walked = [_spared({**computing, **_summed(parts, now)}) for _, now in _walked(schedule, place, sizes)]
+    walked = [_spared({**computing, **moment}) for moment in one.in_flight.walked(schedule, place, layers)]
     return [*walked, _spared(committing)]
 
 

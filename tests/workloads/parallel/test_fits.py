@@ -115,8 +115,8 @@ def test_what_does_not_fit_is_refused_before_a_corpus_is_opened() -> None:
     found = re.search(r"needs ([\d.]+) GB of the 80 that a GPU has \((.*)\)", error.value.problem)
     assert found is not None
     assert sum(float(size) for size in re.findall(r"[\d.]+(?=,|$)", found[2])) == pytest.approx(float(found[1]), abs=1)
-    assert error.value.remedy == "it fits with workload.parallel.recompute=dispatch, workload.parallel.waiting=4"
-    check_fits(v3(recompute="dispatch", waiting=4), 1024)
+    assert error.value.remedy == "it fits with workload.parallel.recompute=dispatch, workload.parallel.waiting=2"
+    check_fits(v3(recompute="dispatch", waiting=2), 1024)
 
 
 def test_nearest_settings() -> None:
@@ -124,7 +124,7 @@ def test_nearest_settings() -> None:
     small = {"preset": "v3-small-16b"}
     assert nearest(config(small, {"ep": 8}), 8) is not None
     wide = config(small, {"ep": 8, "recompute": "dispatch"}, batch={"global_batch": 4096, "micro_batch": 32})
-    assert nearest(wide, 64) == {"workload.batch.micro_batch": 8}
+    assert nearest(wide, 64) == {"workload.batch.micro_batch": 16}
     flat = config({"preset": "deepseek-v3"}, {"ep": 64, "recompute": "dispatch"})
     assert nearest(flat, 1024) == {"workload.parallel.reshard_after_forward": True}
     with pytest.raises(UserError, match=r"no change of recomputation"):

@@ -53,7 +53,8 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, gate_up, down, gates, kept, *rest = ctx.saved_tensors
+        saved, gate_up, down, gates, kept, *rest = ctx.saved_tensors
+        x = saved.detach()  # gradients that wait must not hold what x was made of
         routes, dy = Routes(rest[0], rest[1], rest[2], ctx.choices) if rest else None, grads[0].contiguous()
         tokens, scale = _sources(routes, gates)
         inner = kept if ctx.keep_inner else _inner(x, gate_up, tokens, routes)

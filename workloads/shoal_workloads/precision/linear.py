@@ -40,8 +40,10 @@ class _Linear(torch.autograd.Function):
 def _wgrad(
     products: Products, dy: torch.Tensor, kept: Cached, ends: torch.Tensor | None, w: torch.Tensor
 ) -> torch.Tensor | None:
-    """The gradient of w, none if it is put off."""
-    return weight_grads((w,), lambda: (products.wgrad(dy, kept, ends, w.dtype),))[0]
+    """The gradient of w, none if it is put off. A tensor that was an input knows how it was made, and so holds what
+    that began with: what waits must not."""
+    dtype, kept = w.dtype, tuple(part.detach() for part in kept)
+    return weight_grads((w,), lambda: (products.wgrad(dy, kept, ends, dtype),))[0]
 
 
 def linear(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from shoal_workloads.model.deepseek import DeepSeekV3, Losses
 from shoal_workloads.parallel.engine import Factors, Figures
@@ -19,10 +20,11 @@ __all__ = ["ModelStages"]
 
 @dataclass
 class _Kept:
-    """Between the forward and the backward pass of a micro-batch."""
+    """Between the forward and the backward pass of a micro-batch. `out`: where the gradient of what went to the next
+    stage enters, not that itself, which backward has no use for."""
 
     x: torch.Tensor | None
-    out: torch.Tensor
+    out: GradientEdge
     losses: Losses
 
 
@@ -53,7 +55,7 @@ class ModelStages:
             x.requires_grad_()
         out, losses = self._model.stage(layers, tokens, x, last=last, mtp=train)
         if train:
-            self._kept[stage, micro_batch] = _Kept(x, out, losses)
+            self._kept[stage, micro_batch] = _Kept(x, get_gradient_edge(out), losses)
             self._count(layers, losses, last=last)
         elif last:
             self.nats[micro_batch] = losses.lm_each
@@ -69,15 +71,17 @@ class ModelStages:
     def backward(self, stage: int, micro_batch: int, grad: torch.Tensor | None, *, wait: bool) -> torch.Tensor | None:
         kept, factors = self._kept.pop((stage, micro_batch)), self._factors
         assert factors is not None
-        losses, roots, grads = kept.losses, [], []
+        losses = kept.losses
+        roots, grads = list[GradientEdge](), list[torch.Tensor]()
         if grad is None:
-            roots.append(factors.loss(losses))
-            grads.append(torch.ones_like(roots[0]))
+            loss = factors.loss(losses)
+            roots.append(get_gradient_edge(loss))
+            grads.append(torch.ones_like(loss))
         else:
             roots.append(kept.out)
             grads.append(grad)
             if losses.balance.requires_grad:
-                roots.append(losses.balance)
+                roots.append(get_gradient_edge(losses.balance))
                 grads.append(torch.full_like(losses.balance, factors.balance))
         if wait:
             with Waiting() as waiting:
