@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -156,22 +157,21 @@ def fsdp(width: int, rows: int, times: int) -> tuple[list[float], list[float]]:
 
 
 def meetings(workers: int) -> tuple[list[Point], list[Point], float]:
-    """Gather and reduce of units that compute next to nothing; and of units that do compute, the share of it that their
-    workers wait for each other besides."""
+    """Gather and reduce of units that compute next to nothing; and of units that do compute what their workers wait for
+    each other besides, over the root of two meetings a unit in its seconds."""
     taken = [4.0 * width * width * (workers - 1) / workers for width in (*WIDTHS, BUSY)]
     few = [fsdp(width, 8, 1)[1] for width in WIDTHS]
     gather, reduce = ([(b, one[i]) for b, one in zip(taken, few, strict=False)] for i in range(2))
-    computed, more = fsdp(BUSY, 512, 6)
+    computed, more = fsdp(BUSY, 384, 6)
     said = sum(line(points).seconds(0.0, taken[-1]) for points in (gather, reduce))
-    return gather, reduce, max(0.0, sum(more) - said) / sum(computed)
+    return gather, reduce, max(0.0, sum(more) - said) / sqrt(2 * sum(computed))
 
 
-def holders(width: int, rank: int, workers: int) -> tuple[Point, Point]:
-    """Gather and reduce of `UNITS` matrices that all hold."""
-    everybody = tuple(range(workers))
-    groups = make_groups([everybody])
-    each = [nn.Parameter(torch.randn(width, width)) for _ in range(UNITS)]
-    zero = Zero([Held(str(i), one, torch.tensor(everybody)) for i, one in enumerate(each)], groups, rank, "cpu")
+def holders(width: int, count: int, rank: int, ranks: tuple[int, ...]) -> tuple[Point, Point]:
+    """Gather and reduce of so many matrices that all `ranks` hold: by what comes from others, or, of one, by all."""
+    groups = make_groups([ranks]) if len(ranks) > 1 else {}
+    each = [nn.Parameter(torch.randn(width, width)) for _ in range(count)]
+    zero = Zero([Held(str(i), one, torch.tensor(ranks)) for i, one in enumerate(each)], groups, rank, "cpu")
     for one in each:
         one.grad = torch.randn(width, width)
     out = [torch.empty_like(shard.local) for shard in zero.shards]
@@ -180,7 +180,7 @@ def holders(width: int, rank: int, workers: int) -> tuple[Point, Point]:
         zero.changed()
         zero.gather()
 
-    moved = 4.0 * UNITS * width * width * (workers - 1) / workers
+    moved = 4.0 * count * width * width * ((len(ranks) - 1) / len(ranks) if len(ranks) > 1 else 1.0)
     return (moved, timed(gather)), (moved, timed(lambda: zero.scatter(out)))
 
 
@@ -227,9 +227,12 @@ def rank_main(store: str, out: str, workers: int, rank: int) -> None:
     )
     found: dict[str, list[Point]] = {}
     found["gather"], found["reduce"], waiting = meetings(workers)
-    for width in WIDTHS:
-        for name, point in zip(("holders_gather", "holders_reduce"), holders(width, rank, workers), strict=True):
+    for width, count in ((256, 4), (1024, 10)):
+        both = holders(width, count, rank, tuple(range(workers)))
+        for name, point in zip(("holders_gather", "holders_reduce"), both, strict=True):
             found.setdefault(name, []).append(point)
+        (moved, gathered), (_, scattered) = holders(width, count, rank, (rank,))
+        found.setdefault("held", []).append((moved, gathered + scattered))
     found["exchange"] = [exchange(rows, workers) for rows in (64, 2048)]
     found["send"] = [send(numel, rank) for numel in (1 << 12, 1 << 18)]
     found["sum"] = [across(numel, workers) for numel in (1 << 16, 1 << 22)]

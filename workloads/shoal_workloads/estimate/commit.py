@@ -45,7 +45,9 @@ def committed(
         updated = (4 * shard + 2 * moments + held) / (hardware.memory_tb_s * 1e12 * MOVED)
     if lines:
         found = {"sum across cells": lines.sum.seconds(0.0, summed) if cells > 1 else 0.0, "optimizer": updated}
-        return found | ({"gather and reduce": messages.holders(lines, memory)} if mesh.pp > 1 else {})
+        if schedule is not None:
+            found["gather and reduce"] = messages.holders(lines, mesh, schedule, memory)
+        return found
     found = {"sum across cells": summed / (hardware.network_gb_s * 1e9), "optimizer": updated}
     if schedule is not None:
         found["gather and reduce"] = max(reduced(config, cluster, mesh, schedule, one) for one in memory)

@@ -131,7 +131,9 @@ class Messages(_Entry):
         exchange: rows to experts, or back.
         send: hidden states to the next stage.
         sum: gradients across cells.
-        waiting: the share of computing that workers wait for each other besides, where all meet at every layer.
+        held: what ZeRO-1 copies of parameters that one worker holds alone, in a step, by their bytes.
+        waiting: workers that meet n times while each computes for t seconds wait sqrt(n t) of it besides: their times
+            drift apart as a random walk does.
     """
 
     gather: Line
@@ -141,6 +143,7 @@ class Messages(_Entry):
     exchange: Line
     send: Line
     sum: Line
+    held: Line
     waiting: float = Field(ge=0)
 
 

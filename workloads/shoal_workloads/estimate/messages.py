@@ -4,6 +4,7 @@ compute and carry, so that nothing hides behind anything. Seconds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 
 from shoal_core.mesh import Mesh
 from shoal_workloads.config import PretrainConfig
@@ -12,7 +13,7 @@ from shoal_workloads.footprint import Footprint
 from shoal_workloads.parallel.schedule import Schedule
 from shoal_workloads.parallel.schedule.actions import Action
 
-__all__ = ["FP32", "fsdp", "holders", "lines_of", "sends", "units"]
+__all__ = ["FP32", "drifted", "fsdp", "holders", "lines_of", "sends", "units", "waiting"]
 
 FP32 = 4
 
@@ -42,12 +43,35 @@ def fsdp(
     return gather * micro_batches + reduce * often
 
 
-def holders(lines: Messages, memory: Sequence[Footprint]) -> float:
-    """Of a pipeline's step: gradients to who holds the masters, and parameters from there."""
-    shared = max(max(0, one.parts["gradients"] - one.parts["master parameters"]) for one in memory)
-    if not shared:
-        return 0.0
-    return lines.holders_reduce.seconds(0.0, shared) + lines.holders_gather.seconds(0.0, shared)
+def waiting(lines: Messages, config: PretrainConfig, mesh: Mesh, computed: float, micro_batches: int) -> float:
+    """Of a step without a pipeline, in which a worker computes for so many seconds: at every unit that is gathered or
+    reduced, and wherever rows travel, there and back, forward and backward."""
+    model, parallel, count = config.model, config.parallel, units(config, mesh)
+    gathers = count + (count - 1) * parallel.reshard_after_forward
+    rows = 4 * (model.n_moe + model.mtp_depth) if mesh.ep > 1 else 0
+    reduces = count * (1 if parallel.reduce_once is True else micro_batches)
+    return drifted(lines, (gathers + rows) * micro_batches + reduces, computed)
+
+
+def drifted(lines: Messages, meetings: int, computed: float) -> float:
+    """What workers wait for each other who meet so often in as many seconds."""
+    return lines.waiting * sqrt(meetings * computed)
+
+
+def holders(lines: Messages, mesh: Mesh, schedule: Schedule, memory: Sequence[Footprint]) -> float:
+    """Of a pipeline's step: gradients to who holds the masters, and parameters from there; what one holds alone is
+    copied likewise."""
+
+    def one(of: Footprint) -> float:
+        whole, own = (of.parts[name] for name in ("gradients", "master parameters"))
+        taken = max(0, whole - own)
+        copies = lines.held.seconds(0.0, max(0.0, whole - taken * each / (each - 1)))
+        if not taken:
+            return copies
+        return copies + lines.holders_reduce.seconds(0.0, taken) + lines.holders_gather.seconds(0.0, taken)
+
+    each = max(2, mesh.per_stage * len(schedule.holders(0)))
+    return max(map(one, memory))
 
 
 def sends(schedule: Schedule, action: Action) -> int:

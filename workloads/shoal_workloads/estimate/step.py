@@ -139,8 +139,10 @@ def estimate(
     else:
         chains = engine.micro_batches or most * mesh.pp
         step, phases, pipeline = piped(config, mesh, cluster, layers, chains, engine)
-    if cells * workers > 1 and not messages.lines_of(cluster.hardware):
-        step |= {"waiting": WAITING / (1 - WAITING) * sum(step.values())}
+    if (lines := messages.lines_of(cluster.hardware)) and cells > 1:
+        step["waiting"] = step.get("waiting", 0.0) + messages.drifted(lines, 1, sum(step.values()))
+    elif cells * workers > 1 and not lines:
+        step["waiting"] = WAITING / (1 - WAITING) * sum(step.values())
     step |= committed(config, cluster, mesh, cells, memory, pipeline and pipeline.schedule)
     biggest = max(memory, key=lambda one: one.total)
     return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, pipeline)
@@ -281,7 +283,8 @@ def flat(
         moved = width * own * (2 if parallel.reshard_after_forward else 1)
         reduced = FP32 * own
         if lines:
-            step["waiting"] = lines.waiting * total(step, but="exchange")
+            computed = total(step, but="exchange")
+            step["waiting"] = messages.waiting(lines, config, mesh, computed, micro_batches)
             step["gather and reduce"] = messages.fsdp(lines, config, mesh, moved, reduced, micro_batches)
             return step
         often = 1 if parallel.reduce_once is True else micro_batches
