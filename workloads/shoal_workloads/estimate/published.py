@@ -41,17 +41,24 @@ SOURCES = {
     "R": "DeepSeek-V3's technical report, arXiv 2412.19437",
     "I": "a step on 2,048 H800: Insights into DeepSeek-V3, arXiv 2505.09343, table 4",
     "P": "kernels of a forward and a backward at once, experts balanced, 2025-02: github.com/deepseek-ai/profile-data",
+    "N": "DeepSeek-V3 in MXFP8, a GPU: Megatron Bridge, performance summary of 26.04 and 26.04.01",
     "D": "its orders with F 1, B 2, W 1, a pair 3: github.com/deepseek-ai/DualPipe",
 }
 TOKENS, PRICE = 14.8e12, 2.0
 PP_BY_M = {(4, 8): 26, (8, 16): 54, (8, 20): 66, (16, 120): 374}
 """Makespans of DualPipe with F 1, B 2, W 1 and a pair of 3."""
+OTHERS: tuple[tuple[str, int, dict[str, Any], float], ...] = (
+    ("B200", 8, {"pp": 16, "ep": 8, "schedule": "1f1b"}, 2815),
+    ("B200", 8, {"pp": 8, "ep": 32, "schedule": "interleaved", "virtual": 2}, 3328),
+    ("GB200", 64, {"pp": 4, "ep": 64, "schedule": "interleaved", "virtual": 4}, 4256),
+)
+"""Of 256 GPUs, with 4,096 samples a step: which, how many are linked as in a node, layout, tokens a second of one."""
 
 
 @dataclass(frozen=True)
 class Figure:
     """`of`: which run or table it is one of; `fitted`: one of the figures that constants are fitted on, no test of
-    anything."""
+    anything; `least`: what is published is a bound, which ours must reach."""
 
     of: str
     name: str
@@ -60,6 +67,7 @@ class Figure:
     ours: float
     source: str
     fitted: bool = False
+    least: bool = False
 
     @property
     def error(self) -> float:
@@ -77,7 +85,7 @@ def deepseek_v3() -> Estimate:
 def compared() -> list[Figure]:
     """Every figure that there is."""
     found = deepseek_v3()
-    return [*whole_run(found), *its_step(found), *traced(found), *dualpipe()]
+    return [*whole_run(found), *its_step(found), *traced(found), *dualpipe(), *others()]
 
 
 def whole_run(found: Estimate) -> Iterator[Figure]:
@@ -127,3 +135,13 @@ def dualpipe() -> Iterator[Figure]:
     for (pp, count), makespan in PP_BY_M.items():
         ours = simulate(build("dualpipe", pp, count)).makespan
         yield Figure("DualPipe, a step", f"{pp} ranks, {count} batches", "F", makespan, ours, "D")
+
+
+def others() -> Iterator[Figure]:
+    """Runs of others' engines on other GPUs, which nothing is fitted on."""
+    for name, slots, layout, published in OTHERS:
+        parallel = DEEPSEEK_V3["parallel"] | layout
+        config = PretrainConfig.model_validate(DEEPSEEK_V3 | {"batch": {"global_batch": 4096}, "parallel": parallel})
+        found = estimate(config, Cluster(256 // slots, slots, name, shipped()[name]), config.parallel.pp * layout["ep"])
+        shape = f"{name}, pp {layout['pp']}, ep {layout['ep']}"
+        yield Figure("Others, 256 GPUs", shape, "tok/s", published, found.tokens_per_second / 256, "N")
