@@ -86,6 +86,12 @@ def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
     best = failing["policies"][0]
     assert best["dollars"] == pytest.approx(5000)
     assert failing["tokens"] < money["tokens"]
+    ended = json.loads(CliRunner().invoke(app, [*SMALL, "--days", "3", "--failures", "--seeds", "1"]).stdout)[
+        "policies"
+    ]
+    near = [one["dollars"] for one in ended if one["days"] <= 1.005 * min(other["days"] for other in ended)]
+    assert ended[0]["days"] == pytest.approx(3)
+    assert ended[0]["dollars"] == min(near)
     clash = CliRunner().invoke(app, [*SMALL, "--budget", "5000", "--days", "3"])
     assert "--budget and --days" in str(clash.exception)
 
@@ -104,6 +110,26 @@ def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
 )
 def test_what_would_be_left_out_is_refused(asked: list[str], told: str) -> None:
     assert told in str(CliRunner().invoke(app, asked).exception)
+
+
+def test_cells_of_other_sizes_and_intervals_are_priced() -> None:
+    """Each cell in its best layout and by its cheapest policy; the cheapest of all is said, with its checkpoints."""
+    free = ["plan", "--model", "v3-small-16b", "--cluster", "8x8xH100", "--global-batch", "512", "--precision", "bf16"]
+    asked = [*free, "--ep", "8", "--tokens", "20B", "--failures", "--seeds", "1", "--json"]
+    found = json.loads(CliRunner().invoke(app, asked).stdout)
+    cells = {one["layout"]["workers_per_cell"]: one for one in found["cells"]}
+    assert len(cells) == len(found["cells"]) > 1
+    assert list(cells.values()) == sorted(cells.values(), key=lambda one: one["dollars"])
+    own = cells.pop(found["layout"]["workers_per_cell"])
+    assert own["dollars"] == min(one["dollars"] for one in found["policies"])
+    size, one = next(iter(cells.items()))
+    held = [*free, "--ep", "8", "--workers-per-cell", str(size), "--tokens", "20B", "--json", "--failures"]
+    alone = json.loads(CliRunner().invoke(app, [*held, "--seeds", "1"]).stdout)
+    assert alone["layout"] == one["layout"]
+    assert {other["name"]: other["dollars"] for other in alone["policies"]}[one["name"]] == one["dollars"]
+    best = found["cells"][0]
+    assert any(f"the cheapest of all: {best['name']}" in reason for reason in found["reasons"])
+    assert best["checkpoint_every"] in [one["every"] for one in found["intervals"]]
 
 
 def test_a_spot_price_of_ones_own_table_is_taken_and_said() -> None:

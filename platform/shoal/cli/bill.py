@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.cli.routed import at_quantile, routing_values
+from shoal.cli.routed import routing_values
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
     from shoal.simulate.policies import Tried
-    from shoal_workloads.estimate import Bill, Estimate
-    from shoal_workloads.estimate.scaling import Scaled
+    from shoal_workloads.estimate import Bill, Estimate, Reckoned
 
 __all__ = [
     "LEVELS",
+    "Failing",
+    "Interval",
     "Priced",
     "Trainable",
     "dollars",
-    "estimate_lines",
     "estimate_values",
     "layout_of",
-    "scaling_table",
-    "trainable_table",
 ]
 
 LEVELS: dict[str, bool | str] = {"none": False, "norms": True, "ffn": "ffn", "dispatch": "dispatch"}
 """Levels of recomputation, by the words of `--recompute`."""
+WORDS = {str(level): word for word, level in LEVELS.items()}
 
 
 @dataclass(frozen=True)
 class Priced:
-    """A policy with what the run costs by it, its spare nodes paid for: `dollars` on average, `least` of the seed with
-    which it gets on best, `most` of that with which it does worst. A run that gets nowhere costs without end."""
+    """A layout with a policy, and what the run costs so, its spare nodes paid for: `dollars` on average, `least` of the
+    seed with which it gets on best, `most` of that with which it does worst. A run that gets nowhere costs without
+    end."""
 
+    found: Reckoned
     tried: Tried
     days: float
     dollars: float
@@ -46,7 +44,60 @@ class Priced:
 
     def times(self, share: float) -> Priced:
         """The same for so many times the tokens."""
-        return Priced(self.tried, *(share * value for value in (self.days, self.dollars, self.least, self.most)))
+        return Priced(
+            self.found, self.tried, *(share * value for value in (self.days, self.dollars, self.least, self.most))
+        )
+
+
+class Interval(NamedTuple):
+    """Dollars of the run if it saves `every` so many steps: as simulated so, and as Young's formula has it."""
+
+    every: int
+    dollars: float
+    reckoned: float
+
+
+@dataclass(frozen=True)
+class Failing:
+    """What failures make of the cost, the cheapest first: by policy, in the run's own layout; with `cells` of other
+    sizes, each by its cheapest policy; with other `intervals` of saving, of the cheapest of all."""
+
+    policies: Sequence[Priced]
+    cells: Sequence[Priced]
+    intervals: Sequence[Interval]
+
+    def times(self, share: float) -> Failing:
+        """The same for so many times the tokens."""
+        policies, cells = ([one.times(share) for one in found] for found in (self.policies, self.cells))
+        return Failing(
+            policies, cells, [Interval(one.every, share * one.dollars, share * one.reckoned) for one in self.intervals]
+        )
+
+    def words(self) -> list[str]:
+        """What is cheapest of all, and whether the simulation agrees with the formula."""
+        from shoal.simulate.policies import STALL
+
+        best, own = self.cells[0], self.policies[0]
+        if not isfinite(best.dollars):
+            return ["with failures no policy gets anywhere"]
+        said = [
+            f"the cheapest of all: {best.tried.policy.name}, {layout_of(best.found)}, a checkpoint every "
+            f"{best.tried.checkpoint} steps"
+        ]
+        if best.found is not own.found:
+            slower = best.found.seconds / own.found.seconds - 1
+            said.append(
+                f"{1 - best.dollars / own.dollars:.1%} cheaper than the fastest layout: its step takes {slower:+.1%}, "
+                f"but it trains {best.tried.mean:.2%} of the time and not {own.tried.mean:.2%}"
+            )
+        least = min(self.intervals, key=lambda one: one.dollars)
+        young = next(one for one in self.intervals if one.every == best.tried.checkpoint)
+        agree = f"every {least.every} steps costs {1 - least.dollars / young.dollars:.2%} less"
+        said.append(
+            f"how often to save, by Young's formula, with {STALL:.0%} of a step each: of the {len(self.intervals)} "
+            "intervals simulated " + ("none costs less" if least is young else agree)
+        )
+        return said
 
 
 @dataclass(frozen=True)
@@ -78,52 +129,22 @@ class Trainable:
         }
 
 
-def trainable_table(rows: Sequence[Trainable]) -> Table:
-    """A line for each model that could be."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title="without failures", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for name in ("parameters", "tokens", "a parameter", "days", "dollars", "MFU"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in rows:
-        if one.cost is not None and one.found is not None:
-            size, tokens = one.parameters, one.cost.tokens
-            figures = [in_short(size), in_short(tokens), in_short(tokens / size), f"{one.cost.days:.1f}"]
-            table.add_row(one.model, *figures, dollars(one.cost.dollars), f"{one.found.mfu:.0%}")
-    return table
-
-
-def scaling_table(rows: Sequence[Scaled]) -> Table:
-    """A line for each size, both ways to grow one under the other."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    title = "seconds of exchange over seconds of computing: below 1 it can be hidden"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("way", no_wrap=True)
-    for name in ("times", "experts", "a token", "nodes", "size", "flat", "hierarchical"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in rows:
-        sizes = [f"{value:,}" for value in (one.times, one.experts, one.top_k, one.nodes)]
-        table.add_row(one.way, *sizes, in_short(one.parameters), f"{one.flat:.2f}", f"{one.hierarchical:.2f}")
-    return table
-
-
-def layout_of(found: Estimate) -> str:
-    """ "2 cells of pp 16 x fsdp 1 x ep 64, dualpipe, recompute dispatch, waiting 4"."""
-    mesh, parallel = found.mesh, found.config.parallel
-    level = next(name for name, value in LEVELS.items() if value is parallel.recompute or value == parallel.recompute)
-    words = [
-        f"{found.cells} {'cell' if found.cells == 1 else 'cells'} of pp {mesh.pp} x fsdp {mesh.fsdp} x ep {mesh.ep}"
-    ]
-    if mesh.pp > 1:
-        words.append(parallel.schedule)
-        words += [] if parallel.waiting is None else [f"waiting {parallel.waiting}"]
-    elif parallel.reshard_after_forward:
+def layout_of(found: Reckoned) -> str:
+    """ "2 cells of pp 16 x fsdp 1 x ep 64, dualpipe, waiting 4, recompute dispatch"."""
+    layout = found.layout
+    cells = "1 cell" if found.cells == 1 else f"{found.cells} cells"
+    words = [f"{cells} of pp {layout['pp']} x fsdp {layout['fsdp']} x ep {layout['ep']}"]
+    if layout["schedule"] is not None:
+        words.append(layout["schedule"])
+        words += [] if layout["waiting"] is None else [f"waiting {layout['waiting']}"]
+    elif layout["reshard_after_forward"]:
         words.append("reshard_after_forward")
-    return ", ".join([*words, f"recompute {level}"])
+    level = layout["recompute"]
+    if level is not None:
+        words.append(
+            "recompute " + next(name for name, value in LEVELS.items() if type(value) is type(level) and value == level)
+        )
+    return ", ".join(words)
 
 
 def number(value: float, unit: str) -> str:
@@ -132,36 +153,35 @@ def number(value: float, unit: str) -> str:
 
 
 def estimate_values(
-    found: Estimate, cost: Bill | None, policies: Sequence[Priced], reasons: Sequence[str]
+    found: Reckoned, cost: Bill | None, failing: Failing | None, reasons: Sequence[str]
 ) -> dict[str, Any]:
     """For a program; bytes, seconds, dollars. What hangs on a number of tokens is null without one."""
     from shoal_workloads.estimate import bill
 
-    each = bill(found, 1e12, 0.0).gpu_hours_per_trillion_tokens
-    parallel = found.config.parallel
+    policies = [] if failing is None else failing.policies
     return {
         "fits": found.fits,
-        "memory_peak_bytes": found.memory.total,
-        "memory_parts": dict(found.memory.parts),
+        "memory_peak_bytes": found.peak,
+        "memory_parts": dict(found.parts),
         "routing": routing_values(found),
         "step_seconds": found.seconds,
         "step_parts": dict(found.step),
         "step_phases": dict(found.phases),
         "tokens_per_second": found.tokens_per_second,
         "mfu": found.mfu,
-        "gpu_hours_per_trillion_tokens": each,
+        "gpu_hours_per_trillion_tokens": bill(found, 1e12, 0.0).gpu_hours_per_trillion_tokens,
         "gpu_hours": None if cost is None else cost.gpu_hours,
         "days": None if cost is None else cost.days,
         "dollars": None if cost is None else cost.dollars,
         "tokens": None if cost is None else cost.tokens,
         "dollars_with_failures": {one.tried.policy.name: finite(one.dollars) for one in policies} or None,
         "policies": [policy_values(one) for one in policies] or None,
-        "layout": {
-            "cells": found.cells, "workers_per_cell": found.mesh.workers, "pp": found.mesh.pp, "fsdp": found.mesh.fsdp,
-            "ep": found.mesh.ep, "schedule": parallel.schedule if found.mesh.pp > 1 else None,
-            "recompute": parallel.recompute, "waiting": parallel.waiting,
-            "reshard_after_forward": parallel.reshard_after_forward, "micro_batches": found.micro_batches,
-        },
+        "cells": None if failing is None else [policy_values(one) for one in failing.cells],
+        "intervals": None if failing is None else [
+            {"every": one.every, "dollars": finite(one.dollars), "dollars_by_young": finite(one.reckoned)}
+            for one in failing.intervals
+        ],
+        "layout": dict(found.layout),
         "reasons": list(reasons),
     }  # fmt: skip
 
@@ -173,69 +193,13 @@ def policy_values(one: Priced) -> dict[str, Any]:
         "name": policy.name, "spare_nodes": policy.spare_nodes, "elastic": policy.elastic, "spot": policy.spot,
         "checkpoint_every": one.tried.checkpoint, "trains": list(one.tried.trains), "ended": one.tried.ended,
         "days": finite(one.days), "dollars": finite(one.dollars),
-        "dollars_least": finite(one.least), "dollars_most": finite(one.most),
+        "dollars_least": finite(one.least), "dollars_most": finite(one.most), "layout": dict(one.found.layout),
     }  # fmt: skip
 
 
 def finite(value: float) -> float | None:
     """JSON has no infinity."""
     return value if isfinite(value) else None
-
-
-def estimate_lines(
-    name: str, found: Estimate, cost: Bill, whole: bool, policies: Sequence[Priced]
-) -> Iterator[RenderableType]:
-    """The same for a terminal. `name`: of model or job; `whole`: the bill is of the run, not of 10^12 tokens."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    cluster = found.cluster
-    yield f"{name} on {cluster.nodes}x{cluster.slots} {cluster.name}: {layout_of(found)}"
-    fits = "fits" if found.fits else "does NOT fit"
-    memory = f"{found.memory.total / 1e9:.1f} of {cluster.hardware.memory_gb:g} GB"
-    yield f"memory: {fits}{at_quantile(found)}, {memory} of the worker that needs most ({found.memory.words()})"
-    yield (
-        f"step: {found.seconds:.2f} s for {found.tokens / 1e6:.1f}M tokens, {found.tokens_per_second:,.0f} tokens/s, "
-        f"MFU {found.mfu:.1%}"
-    )
-    parts = Table("of a step", title_justify="left", box=SIMPLE_HEAD)
-    parts.add_column("seconds", justify="right")
-    parts.add_column("share", justify="right")
-    for part, seconds in sorted(found.step.items(), key=lambda part: -part[1]):
-        parts.add_row(part, f"{seconds:.3f}", f"{seconds / found.seconds:.1%}")
-    yield parts
-    yield f"{cost.gpu_hours_per_trillion_tokens:,.0f} GPU-hours for 10^12 tokens"
-    if whole:
-        yield f"{cost.tokens:.4g} tokens: {cost.days:.1f} days, {cost.gpu_hours:,.0f} GPU-hours, ${cost.dollars:,.0f}"
-    if policies:
-        yield failing_table(policies, whole)
-
-
-def failing_table(policies: Sequence[Priced], whole: bool) -> Table:
-    """Ways to live with failures, the cheapest first."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    of = "the run" if whole else "10^12 tokens"
-    title = f"{of} with failures, simulated {len(policies[0].tried.trains)} times"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("nodes", no_wrap=True)
-    for name in ("trains", "save every", "days", "dollars", "from", "to"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in policies:
-        ended = f" ({one.tried.ended} ended)" if one.tried.ended else ""
-        steps = f"{one.tried.checkpoint} steps"
-        money = map(dollars, (one.dollars, one.least, one.most))
-        table.add_row(one.tried.policy.name + ended, f"{one.tried.mean:.2%}", steps, f"{one.days:.1f}", *money)
-    return table
-
-
-def in_short(value: float) -> str:
-    """671B, 14.8T."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e4)):
-        if value >= size:
-            return f"{value / (1e3 if unit == 'K' else size):.4g}{unit}"
-    return f"{value:,.0f}"
 
 
 def dollars(value: float) -> str:

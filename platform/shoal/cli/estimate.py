@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.bill import LEVELS, Priced, estimate_lines, estimate_values, layout_of
+from shoal.cli.bill import LEVELS, Failing, estimate_values, layout_of
+from shoal.cli.bill_tables import estimate_lines
 from shoal.cli.failing import Rates, priced
 from shoal.cli.routed import routed, routing_words
 from shoal.printable import printable
@@ -19,11 +20,13 @@ from shoal_core.errors import UserError
 if TYPE_CHECKING:
     from shoal.config import Job
     from shoal_workloads.config import PretrainConfig
-    from shoal_workloads.estimate import Bill, Cluster, Estimate
+    from shoal_workloads.estimate import Bill, Cluster, Estimate, Reckoned
 
 __all__ = ["Asked", "checked", "config_of", "estimated", "of_job", "paid", "parse_gpus", "searched", "unused", "wanted"]
 
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
+NEAR = 0.005
+"""Of the days, by which more is as good."""
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -61,16 +64,17 @@ def estimated(asked: Asked, *, search: bool, as_json: bool) -> bool:
 
     cluster, config = parse_gpus(asked.cluster, asked.hardware), config_of(asked)
     config = config.model_copy(update={"device": cluster.hardware.kind})
-    reasons = list[str]()
+    reasons, held = list[str](), held_to(asked)
     if search or asked.pp is None or asked.ep is None:
-        found, reasons = searched(config, cluster, held_to(asked))
+        found, reasons = searched(config, cluster, held)
     else:
         workers = asked.workers_per_cell or asked.pp * asked.ep
         checked(config, workers)
-        found = estimate(config, cluster, workers)
+        found, held = estimate(config, cluster, workers), dict(vars(config.parallel))
         if not found.fits:
             reasons.append(lacks(found))
-    return told(asked, found, reasons, None, as_json=as_json)
+    others = [] if asked.rates is None or asked.workers_per_cell else other_cells(config, found, held)
+    return told(asked, [found, *others], reasons, None, as_json=as_json)
 
 
 def of_job(job: Job, config: PretrainConfig, asked: Asked, *, as_json: bool) -> bool:
@@ -84,36 +88,42 @@ def of_job(job: Job, config: PretrainConfig, asked: Asked, *, as_json: bool) -> 
         reasons.append(f"workload.device={config.device}: reckoned as if it were {kind}")
     if config.precision == "fp32" and kind == "cuda":
         reasons.append("workload.precision=fp32: products are reckoned at the rate of bf16")
-    found = estimate(config.model_copy(update={"device": kind}), cluster, job.workers_per_cell, job.cells)
+    config = config.model_copy(update={"device": kind})
+    found = estimate(config, cluster, job.workers_per_cell, job.cells)
     if not found.fits:
         reasons.append(lacks(found))
     tokens = config.batch.samples(job.steps - 1, config.data.seq_len)[1] * config.data.seq_len
-    return told(asked, found, reasons, float(tokens), as_json=as_json)
+    others = [] if asked.rates is None else other_cells(config, found, dict(vars(config.parallel)))
+    return told(asked, [found, *others], reasons, float(tokens), as_json=as_json)
 
 
-def told(asked: Asked, found: Estimate, reasons: list[str], tokens: float | None, *, as_json: bool) -> bool:
-    """Print an estimate with its bill, of so many tokens where nothing else is asked for. Returns whether it fits."""
+def told(asked: Asked, cuts: Sequence[Reckoned], reasons: list[str], tokens: float | None, *, as_json: bool) -> bool:
+    """Print an estimate with its bill, of so many tokens where nothing else is asked for. cuts: first the run's own;
+    then the same GPUs in cells of other sizes. Returns whether it fits."""
     from rich.console import Console
 
     from shoal_workloads.estimate import bill
 
+    found = cuts[0]
     cluster = found.cluster
     each, source = paid(asked, cluster)
     reasons += [*routing_words(found, asked.like), *unused(cluster, found.cells * found.mesh.workers), *source]
     length = wanted(asked, found, each) or tokens
-    cost = bill(found, length or 1e12, each)
-    policies = [] if asked.rates is None else priced(found, cost, asked.rates)
-    reasons += [] if asked.rates is None else asked.rates.words(cluster.hardware.price, each)
-    if policies and (asked.budget or asked.days):
-        cost, policies = within(asked, cost, policies)
-        reasons.append(f"{policies[0].tried.policy.name}: enough for {cost.tokens:.3g} tokens")
+    cost, failing = bill(found, length or 1e12, each), None
+    if asked.rates is not None:
+        failing = priced(cuts, cost.tokens, each, asked.rates)
+        reasons += asked.rates.words(cluster.hardware.price, each)
+        if asked.budget or asked.days:
+            cost, failing, said = within(asked, cost, failing)
+            reasons += said
+        reasons += failing.words()
     if asked.picture is not None:
-        draw_plan(found, policies, asked.picture)
+        draw_plan(found, failing, asked.picture)
     if as_json:
-        print(json.dumps(estimate_values(found, cost if length else None, policies, reasons), indent=2))
+        print(json.dumps(estimate_values(found, cost if length else None, failing, reasons), indent=2))
         return found.fits
     console = Console(markup=False, highlight=False)
-    for part in estimate_lines(asked.model, found, cost, length is not None, policies):
+    for part in estimate_lines(asked.model, found, cost, length is not None, failing):
         console.print(part)
     for reason in reasons:
         console.print(f"- {printable(reason)}")
@@ -135,25 +145,31 @@ def unused(cluster: Cluster, workers: int) -> list[str]:
     return [f"{workers:,} of {cluster.workers:,} GPUs train; all are paid for, and counted in the MFU"]
 
 
-def draw_plan(found: Estimate, policies: Sequence[Priced], path: Path) -> None:
+def draw_plan(found: Reckoned, failing: Failing | None, path: Path) -> None:
     """Write the picture of an estimate.
 
     Raises:
         UserError: it cannot be written.
     """
     from shoal.report.pipeline import Bar
-    from shoal.report.planned import Cost, plan_figure
+    from shoal.report.planned import Cost, Saved, plan_figure
     from shoal.report.style import draw
-    from shoal_workloads.estimate import memory_over_step
+    from shoal_workloads.estimate import Estimate, memory_over_step
 
-    ranks = () if found.pipeline is None else found.pipeline.timeline.spans
-    lanes = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in ranks]
+    lanes: list[list[Bar]] = []
+    memory: Sequence[tuple[float, Mapping[str, int]]] = [(0.0, found.parts)]
+    if isinstance(found, Estimate):
+        ranks = () if found.pipeline is None else found.pipeline.timeline.spans
+        lanes = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in ranks]
+        memory = memory_over_step(found)
+    policies, intervals = ([], []) if failing is None else (failing.policies, failing.intervals)
     costs = [Cost(one.tried.policy.name, one.dollars, one.least, one.most) for one in policies if one.most < inf]
-    memory = memory_over_step(found)
-    draw(plan_figure(memory, found.cluster.hardware.memory_gb * 1e9, lanes, costs), "The plan of a run", path)
+    saved = [Saved(one.every, one.dollars, one.reckoned) for one in intervals if one.dollars < inf]
+    figure = plan_figure(memory, found.cluster.hardware.memory_gb * 1e9, lanes, costs, saved)
+    draw(figure, "The plan of a run", path)
 
 
-def wanted(asked: Asked, found: Estimate, price: float) -> float | None:
+def wanted(asked: Asked, found: Reckoned, price: float) -> float | None:
     """Tokens of the run: as said, or as many as the money or the days are enough for where nothing fails.
 
     Raises:
@@ -173,14 +189,25 @@ def wanted(asked: Asked, found: Estimate, price: float) -> float | None:
     return None if asked.tokens is None else count_of(asked.tokens)
 
 
-def within(asked: Asked, cost: Bill, policies: Sequence[Priced]) -> tuple[Bill, list[Priced]]:
-    """As many tokens as the money, or the days, are enough for by the policy with which they are enough for most, which
-    comes first."""
-    key: Callable[[Priced], float] = (lambda one: one.dollars) if asked.budget else (lambda one: one.days)
-    found = sorted(policies, key=key)
-    share = (asked.budget or asked.days or 0.0) / key(found[0])
+def within(asked: Asked, cost: Bill, failing: Failing) -> tuple[Bill, Failing, list[str]]:
+    """As many tokens as the money is enough for by the cheapest policy; or the days, by the cheapest of those that take
+    hardly longer than the fastest. That one comes first.
+
+    Raises:
+        UserError: with no policy the run gets anywhere.
+    """
+    policies = list(failing.policies)
+    fastest = min(one.days for one in policies)
+    if fastest == inf:
+        raise UserError("with failures no policy gets anywhere", "a smaller --rate, fewer --preemptions or more nodes")
+    said = "ordered by dollars"
+    if asked.days:
+        policies.sort(key=lambda one: (one.days > fastest * (1 + NEAR), one.dollars))
+        said = f"ordered by dollars, those first that take at most {NEAR:.1%} longer than the fastest"
+    share = asked.budget / policies[0].dollars if asked.budget else (asked.days or 0.0) / policies[0].days
     whole = replace(cost, tokens=cost.tokens * share, seconds=cost.seconds * share)
-    return whole, [one.times(share) for one in found]
+    first = f"{policies[0].tried.policy.name}: enough for {whole.tokens:.3g} tokens; policies are {said}"
+    return whole, replace(failing, policies=policies).times(share), [first]
 
 
 # ---- what is asked for
@@ -294,6 +321,16 @@ def searched(
             else f"--cluster {more.nodes}x{more.slots}x{more.name}",
         )
     return found.nearest, [f"no layout fits, {enough}: {lacks(found.nearest)}"]
+
+
+def other_cells(config: PretrainConfig, found: Estimate, held: Mapping[str, Any]) -> list[Estimate]:
+    """The same GPUs cut into cells of other sizes, in layouts that are near the best."""
+    from rich.console import Console
+
+    from shoal_workloads.estimate.search import by_cells
+
+    with Console(stderr=True).status("cells of other sizes"):
+        return by_cells(config, found, held)
 
 
 def checked(config: PretrainConfig, workers: int) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import inf
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from shoal.cli.bill import Priced
+from shoal.cli.bill import Failing, Interval, Priced
 
 if TYPE_CHECKING:
-    from shoal_workloads.estimate import Bill, Estimate
+    from shoal.simulate.many import Simulate
+    from shoal.simulate.policies import Outcome, Policy, Tried
+    from shoal.simulate.settings import Settings
+    from shoal_workloads.estimate import Reckoned
     from shoal_workloads.estimate.hardware import Price
 
 __all__ = ["Rates", "priced"]
@@ -18,6 +23,10 @@ DAYS = 14.0
 """Simulated at most."""
 CHECKPOINT = 100
 """Steps between two in simulation; what it costs to go back is reckoned from it."""
+MANY = 64
+"""Nodes from which on runs are simulated in processes of their own."""
+TRIED = 6
+"""Runs of a seed that compare intervals: five, and one of which they are reckoned."""
 SPOT = 0.5
 """Of the price, what a spot node is assumed to cost."""
 
@@ -55,38 +64,116 @@ class Rates:
         return said
 
 
-def priced(found: Estimate, cost: Bill, rates: Rates) -> list[Priced]:
-    """Every policy, the cheapest on average first."""
+def priced(cuts: Sequence[Reckoned], length: float, price: float, rates: Rates) -> Failing:
+    """What failures make of a run of so many tokens. cuts: ways to cut the GPUs into cells, the run's own first; every
+    policy is simulated of that, and of the others those that could cost less than its cheapest."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from shoal.simulate.policies import policies, simulated
-    from shoal.simulate.settings import Settings, Times
+    from shoal.simulate.many import side_by_side
+    from shoal.simulate.policies import policies
 
-    cluster = found.cluster
-    across = found.step["sum across cells"] + found.step["optimizer"]
-    settings = Settings(
-        nodes=cluster.nodes,
-        slots=cluster.slots,
-        workers=found.mesh.workers,
-        days=min(DAYS, cost.days),
-        spare_nodes=0,
-        micro_batches=found.micro_batches,
-        checkpoint=CHECKPOINT,
-        rate=rates.rate,
-        times=Times(step=found.seconds, across=across),
-        preemptions=rates.preemptions,
-    )
-    spot, _ = rates.price(cluster.hardware.price, cost.price)
-    seeds = range(rates.seed, rates.seed + rates.seeds)
-    ways, tried_ways = list(policies(cluster.nodes, spot=rates.spot)), list[Priced]()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for policy in progress.track(ways, description="failures, simulated"):
-            tried = simulated(settings, policy, seeds)
-            gpus = (cluster.nodes + policy.spare_nodes) * cluster.slots
-            paid = replace(cost, gpus=gpus, price=spot if policy.spot else cost.price)
-            dollars = [
-                paid.dollars / share if share else inf for share in (tried.mean, max(tried.trains), min(tried.trains))
-            ]
-            tried_ways.append(Priced(tried, cost.days / tried.mean if tried.mean else inf, *dollars))
-    return sorted(tried_ways, key=lambda one: one.dollars)
+    cluster = cuts[0].cluster
+    ways = list(policies(cluster.nodes, spot=rates.spot))
+    with (
+        Progress(console=Console(stderr=True), transient=True) as progress,
+        side_by_side(worth=cluster.nodes >= MANY) as simulate,
+    ):
+        bar = progress.add_task("failures, simulated", total=rates.seeds * (len(ways) + len(cuts) - 1 + TRIED))
+        pricing = Pricing(length, price, rates, simulate, lambda: progress.advance(bar))
+        own = pricing.all((cuts[0], way, CHECKPOINT) for way in ways)
+        cheapest = own[0]
+        others: list[tuple[Reckoned, Policy, int]] = []
+        for cut in cuts[1:]:
+            may = [way for way in ways if pricing.dollars(cut, way) < cheapest.dollars]
+            others += [(cut, way, CHECKPOINT) for way in may or [cheapest.tried.policy]]
+        progress.update(bar, total=rates.seeds * (len(ways) + len(others) + TRIED))
+        cells = list[Priced]()
+        for one in [cheapest, *pricing.all(others)]:
+            if all(one.found is not known.found for known in cells):  # the cheapest of its kind: they are in order
+                cells.append(one)
+        cells.sort(key=lambda one: one.dollars)
+        return Failing(own, cells, pricing.intervals(cells[0]))
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """What is the same for all that is simulated; `advance` is called after each run."""
+
+    length: float
+    price: float
+    rates: Rates
+    simulate: Simulate
+    advance: Callable[[], None]
+
+    def all(self, wanted: Iterable[tuple[Reckoned, Policy, int]]) -> list[Priced]:
+        """Layouts with a policy each, and steps between two checkpoints of the simulation: the cheapest first."""
+        from shoal.simulate.policies import weighed
+
+        found = [self.of(cut, weighed(policy, runs)) for (cut, policy, _), runs in self.runs(list(wanted))]
+        return sorted(found, key=lambda one: one.dollars)
+
+    def runs(
+        self, wanted: Sequence[tuple[Reckoned, Policy, int]]
+    ) -> Iterator[tuple[tuple[Reckoned, Policy, int], list[Outcome]]]:
+        """The runs of all seeds of each."""
+        from shoal.simulate.many import Task
+
+        seeds = range(self.rates.seed, self.rates.seed + self.rates.seeds)
+        tasks = [Task(self.settings(cut, every), policy, seed) for cut, policy, every in wanted for seed in seeds]
+        found = self.simulate(tasks) if tasks else iter(())
+        for one in wanted:
+            runs: list[Outcome] = []
+            for _ in seeds:
+                runs.append(next(found))
+                self.advance()
+            yield one, runs
+
+    def settings(self, found: Reckoned, every: int) -> Settings:
+        """Of a run without spares and shapes, simulated for `DAYS` at most, and for a day at least."""
+        from shoal.simulate.settings import Settings, Times
+
+        cluster, workers = found.cluster, found.mesh.workers
+        across = sum(found.step.get(name, 0.0) for name in ("sum across cells", "optimizer"))
+        return Settings(
+            nodes=cluster.nodes,
+            slots=cluster.slots,
+            workers=workers,
+            days=min(DAYS, max(1.0, self.length / found.tokens_per_second / 86400)),
+            spare_nodes=0,
+            micro_batches=found.micro_batches,
+            checkpoint=every,
+            rate=self.rates.rate,
+            times=Times(step=found.seconds, across=across),
+            preemptions=self.rates.preemptions,
+            at_most=None if found.cells * workers == cluster.workers else found.cells,
+        )
+
+    def dollars(self, found: Reckoned, policy: Policy) -> float:
+        """Without failures: none cost less."""
+        from shoal_workloads.estimate import bill
+
+        cluster = found.cluster
+        each = self.rates.price(cluster.hardware.price, self.price)[0] if policy.spot else self.price
+        return bill(found, self.length, each).dollars * (cluster.nodes + policy.spare_nodes) / cluster.nodes
+
+    def of(self, found: Reckoned, tried: Tried) -> Priced:
+        """With what is paid."""
+        whole, days = self.dollars(found, tried.policy), self.length / found.tokens_per_second / 86400
+        dollars = [whole / share if share else inf for share in (tried.mean, max(tried.trains), min(tried.trains))]
+        return Priced(found, tried, days / tried.mean if tried.mean else inf, *dollars)
+
+    def intervals(self, best: Priced) -> list[Interval]:
+        """What it costs to save more and less often than Young's formula says, as simulated so, beside what the
+        formula makes of them."""
+        from shoal.simulate.policies import intervals
+
+        policy, whole = best.tried.policy, self.dollars(best.found, best.tried.policy)
+        tried = intervals(best.found.seconds, best.tried.checkpoint)
+        found: list[Interval] = []
+        wanted = [(best.found, policy, every) for every in (CHECKPOINT, *tried)]
+        (_, base), *others = self.runs(wanted)
+        for (_, _, every), runs in others:
+            simulated, reckoned = (fmean(one.trains(every) for one in seeds) for seeds in (runs, base))
+            found.append(Interval(every, *(whole / share if share else inf for share in (simulated, reckoned))))
+        return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from shoal.cli.bill import Trainable, scaling_table, trainable_table
+from shoal.cli.bill import Trainable
+from shoal.cli.bill_tables import scaling_table, trainable_table
 from shoal.cli.estimate import Asked, checked, config_of, paid, parse_gpus, searched, wanted
 from shoal.printable import printable
 from shoal_core.errors import UserError

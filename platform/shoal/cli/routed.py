@@ -12,7 +12,7 @@ from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
     from shoal_workloads.config import PretrainConfig
-    from shoal_workloads.estimate import Estimate
+    from shoal_workloads.estimate import Reckoned
     from shoal_workloads.routing import RoutingConfig
 
 __all__ = ["at_quantile", "routed", "routing_values", "routing_words"]
@@ -81,36 +81,47 @@ def violations(steps: Sequence[dict[str, Any]]) -> Iterator[list[float]]:
             yield [float(value) for value in found if value is not None]
 
 
-def at_quantile(found: Estimate) -> str:
+def at_quantile(found: Reckoned) -> str:
     """ " at p99 routing", where experts are spread over workers."""
-    return f" at p{100 * found.config.routing.quantile:g} routing" if found.mesh.ep > 1 else ""
+    config = config_with_experts(found)
+    return "" if config is None or found.mesh.ep == 1 else f" at p{100 * config.routing.quantile:g} routing"
 
 
-def routing_values(found: Estimate) -> dict[str, float]:
+def config_with_experts(found: Reckoned) -> PretrainConfig | None:
+    """None: a model of one's own, of whose experts nothing is known."""
+    from shoal_workloads.estimate import Estimate
+
+    return found.config if isinstance(found, Estimate) else None
+
+
+def routing_values(found: Reckoned) -> dict[str, float] | None:
     """For a program: the settings, and the rows of the busiest worker over the mean."""
-    return {**found.config.routing.model_dump(), "busiest": busiest_of(found)}
+    config = config_with_experts(found)
+    if config is None:
+        return None
+    return {**config.routing.model_dump(), "busiest": busiest_of(config, found.mesh.ep)}
 
 
-def routing_words(found: Estimate, like: str | None) -> list[str]:
+def routing_words(found: Reckoned, like: str | None) -> list[str]:
     """What it comes to and where it is from, where experts are spread over workers."""
     from shoal_workloads.routing import RoutingConfig
 
-    if found.mesh.ep == 1:
+    config = config_with_experts(found)
+    if config is None or found.mesh.ep == 1:
         return []
-    routing = found.config.routing
+    routing, busiest = config.routing, busiest_of(config, found.mesh.ep)
     assumed = RoutingConfig(quantile=routing.quantile) == routing
     source = (
         f"as in {Path(like).name}" if like else "assumed; --like RUN takes a run's" if assumed else "as the job says"
     )
     return [
         f"routing: in {100 * routing.quantile:g}% of micro-batches and layers the busiest of {found.mesh.ep} workers "
-        f"gets at most {busiest_of(found):.2f} times the mean's rows (workload.routing.lasting={routing.lasting:.3g}, "
+        f"gets at most {busiest:.2f} times the mean's rows (workload.routing.lasting={routing.lasting:.3g}, "
         f"by_text={routing.by_text:.3g}: {source})"
     ]
 
 
-def busiest_of(found: Estimate) -> float:
+def busiest_of(config: PretrainConfig, ep: int) -> float:
     from shoal_workloads.routing import busiest
 
-    config, ep = found.config, found.mesh.ep
     return busiest(config.routing, config.model, ep, ep * config.batch.micro_batch, config.data.seq_len)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from shoal.report.pipeline import Lanes, draw_lanes
 from shoal.report.style import CELLS, INK, LOSS, MUTED, TROUBLE, axes, figure
 
-__all__ = ["Cost", "Ratio", "plan_figure", "scaling_figure"]
+__all__ = ["Cost", "Ratio", "Saved", "plan_figure", "scaling_figure"]
 
 WIDTH = 10.5
 GROUPS = {
@@ -36,6 +36,14 @@ class Cost(NamedTuple):
     mean: float
     least: float
     most: float
+
+
+class Saved(NamedTuple):
+    """Dollars if a checkpoint is saved `every` so many steps: simulated, and by Young's formula."""
+
+    every: int
+    simulated: float
+    reckoned: float
 
 
 class Ratio(NamedTuple):
@@ -74,7 +82,11 @@ def group_of(part: str) -> str:
 
 
 def plan_figure(
-    memory: Sequence[tuple[float, Mapping[str, int]]], capacity: float, lanes: Lanes | None, costs: Sequence[Cost]
+    memory: Sequence[tuple[float, Mapping[str, int]]],
+    capacity: float,
+    lanes: Lanes | None,
+    costs: Sequence[Cost],
+    saved: Sequence[Saved] = (),
 ) -> Figure:
     """Panels one over the other. `memory`: bytes by part from each time on, the commit last; `capacity`: bytes of a
     GPU; `lanes`: of the pipeline's ranks, in seconds; `costs`: what there is of policies, the cheapest first."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import NamedTuple
 
 from shoal.simulate.policies import Outcome, Policy, run
 from shoal.simulate.settings import Settings
 
-__all__ = ["Task", "outcomes"]
-
-WORTH = 4096
-"""Nodes of all runs together from which on processes are started: each takes a second to begin."""
+__all__ = ["Simulate", "Task", "side_by_side"]
 
 
 class Task(NamedTuple):
@@ -25,11 +23,21 @@ class Task(NamedTuple):
     seed: int
 
 
-def outcomes(tasks: Sequence[Task]) -> Iterator[Outcome]:
-    """What becomes of each, in their order: the same wherever it is simulated."""
-    processes = min(len(tasks), os.cpu_count() or 1)
-    if processes < 2 or sum(task.settings.nodes for task in tasks) < WORTH:
-        yield from (run(*task) for task in tasks)
+Simulate = Callable[[Sequence[Task]], Iterator[Outcome]]
+"""What becomes of each task, in their order: the same wherever it is simulated."""
+
+
+@contextmanager
+def side_by_side(*, worth: bool) -> Iterator[Simulate]:
+    """A way to simulate, in as many processes as there are processors if that is `worth` the second in which they
+    start, else in this one."""
+    processes = os.cpu_count() or 1
+    if not worth or processes < 2:
+        yield lambda tasks: (run(*task) for task in tasks)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(run, *zip(*tasks, strict=True))
+        try:
+            yield lambda tasks: pool.map(run, *zip(*tasks, strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

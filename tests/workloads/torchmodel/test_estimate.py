@@ -147,6 +147,63 @@ def test_a_job_of_ones_own_model_is_priced(tmp_path: Path) -> None:
     idle = CliRunner().invoke(app, [*asked[:3], "2x8xH100", "--price", "2", "--json"])
     assert json.loads(idle.stdout)["dollars"] == pytest.approx(2 * found["dollars"])
     assert "8 of 16 GPUs train" in " ".join(json.loads(idle.stdout)["reasons"])
-    for more in (["--failures"], ["--budget", "10"], ["--picture", "plan.svg"]):
-        refused = CliRunner().invoke(app, [*asked, *more])
-        assert f"{more[0]}: not there yet" in str(refused.exception)
+
+
+def test_a_job_of_ones_own_model_is_asked_all_that_a_preset_is(tmp_path: Path) -> None:
+    """Money, days, failures, cells of other sizes, and the picture; by the same keys."""
+    job = {
+        "run_id": "mine", "steps": 1000, "cells": 4, "workers_per_cell": 2, "storage": str(tmp_path),
+        "workload": {"path": "docs.examples.gpt:GPT", "global_batch": 64, "micro_batch": 2},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    asked = ["plan", str(tmp_path / "job.yaml"), "--cluster", "1x8xH100", "--price", "2", "--json"]
+
+    def said(*more: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [*asked, *more])
+        assert done.exit_code == 0, (done.output, done.exception)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    plain, money = said(), said("--budget", "10")
+    model = ["--model", "laptop-1m", "--cluster", "1x8xH100", "--global-batch", "64", "--precision", "bf16", "--json"]
+    assert plain.keys() == json.loads(CliRunner().invoke(app, ["plan", *model]).stdout).keys()
+    assert money["dollars"] == pytest.approx(10)
+    seq_len = 128  # of the example: its loss counts tokens
+    assert plain["tokens"] == 1000 * 64 * seq_len
+    assert money["tokens"] == pytest.approx(10 / plain["dollars"] * plain["tokens"])
+    assert said("--days", "2")["days"] == pytest.approx(2)
+    assert said("--tokens", "1B")["tokens"] == 1e9
+    failing = said("--days", "2", "--failures", "--seeds", "1", "--picture", str(tmp_path / "plan.svg"))
+    assert len(failing["dollars_with_failures"]) == 4
+    sizes = {one["layout"]["workers_per_cell"] for one in failing["cells"]}
+    assert 2 in sizes
+    assert len(sizes) > 1
+    drawn = (tmp_path / "plan.svg").read_text()
+    assert "when it needs most" in drawn
+    assert "other shapes" in drawn
+
+
+def test_what_cannot_fit_says_by_how_much_and_where_it_would(tmp_path: Path) -> None:
+    (tmp_path / "gpus.yaml").write_text(json.dumps({"Small": {**H100.hardware.model_dump(), "memory_gb": 3.7}}))
+    job = {
+        "run_id": "mine", "steps": 10, "cells": 1, "workers_per_cell": 1, "storage": str(tmp_path),
+        "workload": {"path": "docs.examples.gpt:GPT", "global_batch": 64, "micro_batch": 2, "width": 2048},
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    asked = ["plan", str(tmp_path / "job.yaml"), "--hardware", str(tmp_path / "gpus.yaml"), "--json"]
+    done = CliRunner().invoke(app, [*asked, "--cluster", "1x1xSmall"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 2
+    assert f"needs {found['memory_peak_bytes'] / 1e9 - 3.7:.1f} GB more" in found["reasons"][0]
+
+
+@pytest.mark.parametrize("values", [True, False])
+def test_what_a_loss_counts_is_known_where_it_hangs_on_no_value(values: bool) -> None:
+    class Masked(type(two_layers())):  # type: ignore[misc]
+        def loss(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            total, _ = super().loss(model, batch)
+            return total, (batch[1] > 0).sum()
+
+    assert counted(two_layers(), values=values).count == 4
+    masked = counted(Masked(Masked.Config(global_batch=64, micro_batch=4)), values=values).count
+    assert (masked is None) == (not values)

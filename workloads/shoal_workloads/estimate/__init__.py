@@ -3,7 +3,7 @@ the executor walks; of a user's own model by running its code once. No device is
 
 from __future__ import annotations
 
-from shoal_workloads.estimate.cost import Bill, Rent, bill
+from shoal_workloads.estimate.cost import Bill, Reckoned, Rent, bill
 from shoal_workloads.estimate.hardware import Hardware, calibrated, device_name, hardware, known_hardware
 from shoal_workloads.estimate.step import Cluster, Estimate, estimate, memory_over_step
 
@@ -12,6 +12,7 @@ __all__ = [
     "Cluster",
     "Estimate",
     "Hardware",
+    "Reckoned",
     "Rent",
     "bill",
     "calibrated",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from math import inf
 from typing import Any
 
 from shoal_core.errors import UserError
@@ -23,13 +24,17 @@ from shoal_workloads.parallel.schedule import ZERO_BUBBLE
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.params import count_parameters
 
-__all__ = ["Found", "search", "smallest"]
+__all__ = ["Found", "by_cells", "search", "smallest"]
 
 SCHEDULES = ("dualpipe", "dualpipev", "zbv", "zb1p", "interleaved", "1f1b")
 PAIRS = ("dualpipe", "dualpipev")
 """Schedules that hide the exchange of rows."""
 BUBBLES = {"1f1b": 1.0, "interleaved": 0.5}
 """Micro-batches' time that a schedule's bubble takes at least, a pipeline rank."""
+HELD = ("pp", "ep", "schedule", "recompute", "waiting")
+"""Settings to which a search can be held."""
+HARDLY = 1.25
+"""Times another's step, up to which a layout is near it."""
 MOST = 1 << 17
 """GPUs of a cluster that is looked for."""
 
@@ -44,14 +49,21 @@ class Found:
     nearest: Estimate | None
 
 
-def search(base: PretrainConfig, cluster: Cluster, keep: int = 3, held: Mapping[str, Any] | None = None) -> Found:
+def search(
+    base: PretrainConfig,
+    cluster: Cluster,
+    keep: int = 3,
+    held: Mapping[str, Any] | None = None,
+    within: float = inf,
+) -> Found:
     """The `keep` fastest layouts of this job that fit, of all sizes of cell, pipelines, schedules and recomputation.
-    `held`: settings of `workload.parallel`, and `workers` of a cell, that all of them have."""
+    `held`: settings of `workload.parallel`, and `workers` of a cell, that all of them have;
+    `within`: seconds of a step that no one is to take."""
     found = sorted(bounded(base, cluster, held or {}), key=lambda one: one[0])
     best: list[Estimate] = []
     lacking: list[tuple[int, PretrainConfig, int]] = []
     for bound, config, workers in found:
-        if len(best) == keep and bound >= best[-1].seconds:
+        if bound >= (best[-1].seconds if len(best) == keep else within):
             break
         try:
             check_layout(config, workers)
@@ -64,6 +76,20 @@ def search(base: PretrainConfig, cluster: Cluster, keep: int = 3, held: Mapping[
             lacking.append((memory, config, workers))
     nearest = None if best or not lacking else estimate(*least(lacking, cluster))
     return Found(tuple(best), len(found), nearest)
+
+
+def by_cells(base: PretrainConfig, than: Estimate, held: Mapping[str, Any]) -> list[Estimate]:
+    """The same GPUs cut into cells of other sizes: of each the fastest layout that fits, if its step takes hardly
+    longer (`HARDLY`) than that of another. held: see `search`; `workers` of it says nothing."""
+    found = list[Estimate]()
+    held = {name: value for name, value in held.items() if name in HELD}
+    given = held.get("pp", 1) * held.get("ep", 1)
+    odd = given // (given & -given)
+    for workers in [odd * size for size in powers(than.cluster.workers // odd)]:
+        if workers != than.mesh.workers:
+            near = search(base, than.cluster, 1, {**held, "workers": workers}, HARDLY * than.seconds)
+            found += [one for one in near.best if one.seconds < HARDLY * than.seconds]
+    return found
 
 
 def smallest(base: PretrainConfig, cluster: Cluster, held: Mapping[str, Any] | None = None) -> Cluster | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
@@ -94,6 +94,27 @@ class Estimate:
     phases: Mapping[str, float]
     samples: int
     pipeline: Piped | None = None
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """Bytes of the worker that needs most."""
+        return self.memory.parts
+
+    @property
+    def peak(self) -> int:
+        """Their sum."""
+        return self.memory.total
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """Cells, and what of `workload.parallel` says how they share the model."""
+        parallel, mesh = self.config.parallel, self.mesh
+        return {
+            "cells": self.cells, "workers_per_cell": mesh.workers, "pp": mesh.pp, "fsdp": mesh.fsdp, "ep": mesh.ep,
+            "schedule": parallel.schedule if mesh.pp > 1 else None, "recompute": parallel.recompute,
+            "waiting": parallel.waiting, "reshard_after_forward": parallel.reshard_after_forward,
+            "micro_batches": self.micro_batches,
+        }  # fmt: skip
 
     @property
     def fits(self) -> bool:

@@ -7,14 +7,21 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from shoal_core.errors import UserError
+from shoal_core.mesh import Mesh
 from shoal_workloads.estimate.commit import per_byte
 from shoal_workloads.estimate.layer import MOVED
 from shoal_workloads.estimate.step import WAITING, Cluster, shared
@@ -36,7 +43,8 @@ FP32 = 4
 class Counted:
     """Of one micro-batch of a worker: `flops` of the products, forward and backward; bytes `kept` between the two. Of
     the model: numbers of `parameters`, of those `trained`, of the largest of its blocks that FSDP gathers by itself,
-    and of the `rest`, which is gathered with the whole; bytes of its `buffers`."""
+    and of the `rest`, which is gathered with the whole; bytes of its `buffers`. `count`: what the mean of its loss
+    divides by (tokens, samples); None: that hangs on values, and there were none."""
 
     flops: float
     kept: int
@@ -45,6 +53,7 @@ class Counted:
     largest: int
     rest: int
     buffers: int
+    count: float | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,40 @@ class TorchEstimate:
     flops: float
     memory: Mapping[str, int]
     step: Mapping[str, float]
+    count: float | None
+    """Of a sample, what the mean of the loss divides by, if it is known."""
+
+    @property
+    def mesh(self) -> Mesh:
+        return Mesh(fsdp=self.workers)
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """The memory, by the name that other estimates have for it."""
+        return self.memory
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """None: there is no pipeline."""
+        return {}
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """As an `Estimate`'s; what is not of such a job is null."""
+        rest = dict.fromkeys(("schedule", "recompute", "waiting", "reshard_after_forward"))
+        return {
+            "cells": self.cells, "workers_per_cell": self.workers, "pp": 1, "fsdp": self.workers, "ep": 1, **rest,
+            "micro_batches": self.micro_batches,
+        }  # fmt: skip
+
+    @property
+    def tokens(self) -> float:
+        """Of a step: what the mean of its loss divides by, or samples, where that is not known."""
+        return self.samples * (self.count or 1.0)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
 
     @property
     def fits(self) -> bool:
@@ -100,9 +143,9 @@ def counted(workload: TorchWorkload, *, values: bool | None = None) -> Counted:
             model = built(workload, 0)
             kept = Kept(model)
             with flops, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-                total = loss_of(workload, model, batch, "cpu").total
+                loss = loss_of(workload, model, batch, "cpu")
                 size = kept.size
-                total.backward()
+                loss.total.backward()
     except UserError as error:
         if not isinstance(error.__cause__, (DataDependentOutputException, DynamicOutputShapeException)):
             raise
@@ -116,7 +159,9 @@ def counted(workload: TorchWorkload, *, values: bool | None = None) -> Counted:
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     largest, rest = max(sizes, default=0), parameters - sum(sizes)
-    return Counted(float(flops.get_total_flops()), size, parameters, trained, largest, rest, buffers)
+    known = loss.count.constant if isinstance(loss.count, FakeTensor) else loss.count
+    count = None if known is None else float(known)
+    return Counted(float(flops.get_total_flops()), size, parameters, trained, largest, rest, buffers, count)
 
 
 class Kept:
@@ -142,19 +187,23 @@ def storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def torch_estimate(workload: TorchWorkload, cluster: Cluster, workers: int, cells: int) -> TorchEstimate:
-    """A step of a user's model in so many cells.
+def torch_estimate(
+    workload: TorchWorkload, cluster: Cluster, workers: int, cells: int | None, known: Counted | None = None
+) -> TorchEstimate:
+    """A step of a user's model in so many cells; None: as many as there is room for. `known`: what `counted` said of it
+    before.
 
     Raises:
         UserError: there is no room for them, a batch cannot be cut for them, or `counted` cannot count.
     """
-    found, config = counted(workload), workload.config
+    found, config = known or counted(workload), workload.config
     samples = config.global_batch
     cells, most = shared(samples, config.micro_batch, cluster, workers, cells)
     flops = found.flops * samples / config.micro_batch
     memory = memory_of(workload, found, workers)
     step = step_of(workload, found, cluster, workers, cells, most, memory)
-    return TorchEstimate(cluster, cells, workers, most, samples, flops, memory, step)
+    each = None if found.count is None else found.count / config.micro_batch
+    return TorchEstimate(cluster, cells, workers, most, samples, flops, memory, step, each)
 
 
 def memory_of(workload: TorchWorkload, found: Counted, workers: int) -> dict[str, int]:

@@ -20,10 +20,11 @@ __all__ = ["Loss", "loss_of"]
 
 @dataclass(frozen=True)
 class Loss:
-    """`total`: the sum of the losses, to be differentiated; `figures`: it, the count and the workload's further
-    figures, (2 + n,) float64."""
+    """`total`: the sum of the losses, to be differentiated; `count`: what their mean divides by, float64; `figures`:
+    both and the workload's further figures, (2 + n,) float64."""
 
     total: torch.Tensor
+    count: torch.Tensor
     figures: torch.Tensor
 
 
@@ -65,7 +66,7 @@ def loss_of(workload: TorchWorkload, model: nn.Module, batch: Any, device: str) 
         if value.dim() if isinstance(value, torch.Tensor) else not isinstance(value, Real):
             raise UserError(f"{who}: its {name} is {_words(value)}, not one number", "add it up over the batch: .sum()")
     rows = [torch.as_tensor(value, device=total.device).detach().double().reshape(()) for value in values.values()]
-    return Loss(total.reshape(()).float(), torch.stack(rows))
+    return Loss(total.reshape(()).float(), rows[1], torch.stack(rows))
 
 
 def _words(value: Any) -> str:
