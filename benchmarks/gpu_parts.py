@@ -115,7 +115,7 @@ def section(device: str, precision: str, *, tiny: bool) -> dict[str, Any]:
 def three_commits(device: str, precision: str, *, tiny: bool) -> list[float]:
     """Losses of three steps, through every call that the platform makes."""
     workload = OverGloo(PretrainConfig.model_validate(section(device, precision, tiny=tiny)))
-    workload.warm_up()
+    workload.warm_up(1)
     shard, losses = workload.build(0), []
     for step in range(3):
         first, last = workload.samples(step)

@@ -265,6 +265,6 @@ class Workload(ABC):
         which sums in fixed point cannot. Left out: no."""
         return False
 
-    def warm_up(self) -> None:  # noqa: B027 (may be left out)
-        """Pay for imports, kernels and thread pools in a spare, before it is needed. No collectives. Left out: a spare
-        pays for them when it is given a seat."""
+    def warm_up(self, workers: int) -> None:  # noqa: B027 (may be left out)
+        """Pay for imports, kernels and thread pools in a spare, before it is needed. workers: of a cell. No collectives.
+        Left out: a spare pays for them when it is given a seat."""

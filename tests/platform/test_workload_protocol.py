@@ -47,7 +47,7 @@ class Partly(Workload):
 class Nothing:
     Config = Plain.Config
 
-    def warm_up(self) -> None:
+    def warm_up(self, workers: int) -> None:
         raise AssertionError
 
 
@@ -67,7 +67,7 @@ def test_a_workload_need_not_inherit_and_then_has_what_it_left_out() -> None:
     assert workload.samples(2) == (16, 24)
     assert (workload.identity(), workload.remarks(0, 5), workload.rolls_back) == (None, [], False)
     assert cell_mesh(workload, 6) == Mesh(ep=6)
-    workload.warm_up()
+    workload.warm_up(2)
     with pytest.raises(UserError, match="3 steps consumed 12 samples, by the job's batches it would be 24"):
         workload.go_on(3, 12)
 

@@ -15,14 +15,14 @@ from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
 
 
 class NoAccelerator(Synthetic):
-    def warm_up(self) -> None:
+    def warm_up(self, workers: int) -> None:
         raise RuntimeError("no accelerator here")
 
 
 class Dreaming(Synthetic):
     """It never starts, and raises nothing."""
 
-    def warm_up(self) -> None:
+    def warm_up(self, workers: int) -> None:
         threading.Event().wait()
 
 

@@ -9,5 +9,5 @@ __all__ = ["SlowStorage"]
 
 
 class SlowStorage(Synthetic):
-    def warm_up(self) -> None:
+    def warm_up(self, workers: int) -> None:
         deadline.SPEED = 10.0

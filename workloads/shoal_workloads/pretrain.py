@@ -174,7 +174,7 @@ class Pretrain(Workload):
         """Whether the guard may ask to go back to the last good state."""
         return self.config.guard.action == "roll_back"
 
-    def warm_up(self) -> None:
+    def warm_up(self, workers: int) -> None:
         """One step of a tiny model, without a process group: imports, kernels, thread pools."""
         tiny = ModelConfig.from_preset("demo", d_model=32, n_heads=2, n_layers=2, vocab_size=64)
         model, shards = shard_model(tiny, Layout(), device=self.config.device)

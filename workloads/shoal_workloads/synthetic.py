@@ -173,7 +173,7 @@ class Synthetic(Workload):
     def micro_batch(self) -> int:
         return self.config.micro_batch
 
-    def warm_up(self) -> None:
+    def warm_up(self, workers: int) -> None:
         SyntheticShard(self.config, 0).accumulate([[0]])
 
     def build(self, seed: int) -> SyntheticShard:

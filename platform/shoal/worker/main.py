@@ -90,7 +90,7 @@ class Worker:
         torch.set_num_threads(job.threads)
         workload = make_workload(job.workload)
         take_device(workload.runs_on)
-        workload.warm_up()
+        workload.warm_up(job.workers_per_cell)
         if job.elastic is not None:
             state.warm_up()  # else everybody would wait for it in the first change of shape
         loop = Loop(setup, job, workload, self._address)

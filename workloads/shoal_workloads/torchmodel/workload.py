@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -206,6 +207,13 @@ class TorchWorkload(Workload):
     def reduces_once(self) -> bool:
         """See `Workload`."""
         return bool(self.config.reduce_once)
+
+    def warm_up(self, workers: int) -> None:
+        """See `Workload`: the user's model is not built. FSDP and torch's optimizers import the compiler when they are
+        first used, a second and more."""
+        if workers > 1 or self.own_optimizer is not None:
+            importlib.import_module("torch._dynamo")
+        torch.nn.Linear(8, 8, device=self.config.device)(torch.ones(1, 8, device=self.config.device)).sum().backward()
 
     def build(self, seed: int) -> TorchShard:
         """See `Workload`."""
