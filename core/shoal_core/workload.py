@@ -266,5 +266,5 @@ class Workload(ABC):
         return False
 
     def warm_up(self, workers: int) -> None:  # noqa: B027 (may be left out)
-        """Pay for imports, kernels and thread pools in a spare, before it is needed. workers: of a cell. No collectives.
-        Left out: a spare pays for them when it is given a seat."""
+        """Pay for imports, kernels and thread pools in a spare, before it is needed. workers: of a cell. No
+        collectives. Left out: a spare pays for them when it is given a seat."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +15,10 @@ import pytest
 
 from shoal.on_ray import controller_actor as actor
 from shoal.on_ray.controller_actor import ControllerActor
+from shoal.on_ray.parts import PART, parted, whole
 from shoal.record import read
 from shoal.record.rundir import RunDir
+from shoal_core.errors import UserError
 from tests.support.fleet import FakeFleet
 
 KIND: Any = ControllerActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
@@ -50,7 +55,7 @@ def test_a_job_that_no_controller_can_run_ends_with_the_reason(
         "workload": {"path": "shoal_workloads.synthetic:Synthetic"},
         **changed,
     }
-    one = KIND(job, {}, 0, {})
+    one = KIND({}, "", b"", *parted({"job": job, "seats": [], "start": 0, "about": {}}))
 
     async def ask() -> tuple[tuple[str, str], int]:
         outcome = await one.wait()
@@ -64,3 +69,16 @@ def test_a_job_that_no_controller_can_run_ends_with_the_reason(
     assert fleets[0].runs_ended == ["a"]
     assert [event["kind"] for event in read.events(tmp_path / "a")] == ["error", "run_ended"]
     assert removed.wait(600)
+
+
+def test_what_a_controller_knows_of_thousands_of_workers_travels_in_arguments_that_ray_keeps_with_it() -> None:
+    """Each far below the 100 KiB from which on Ray would keep it in the memory of the driver's node."""
+    nodes = [hashlib.sha256(str(number).encode()).hexdigest()[:56] for number in range(2000)]
+    known = {"seats": [[place // 32, place % 32, nodes[place // 8]] for place in range(16_000)], "start": 3}
+    assert len(json.dumps(known)) > 1_000_000
+    parts = parted(known)
+    assert len(parts) > 1
+    assert {len(part) for part in parts[:-1]} == {PART}
+    assert whole(parts) == known
+    with pytest.raises(UserError, match="are kept with a run's controller"):
+        parted({"job": os.urandom(1 << 20).hex() * 5})

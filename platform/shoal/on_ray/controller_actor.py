@@ -28,6 +28,7 @@ from shoal.on_ray.board import Board
 from shoal.on_ray.callbacks import Callbacks
 from shoal.on_ray.fleet import RayFleet
 from shoal.on_ray.metrics import RunMetrics
+from shoal.on_ray.parts import whole
 from shoal.on_ray.slots import Slot
 from shoal.on_ray.train_state import Myself, TrainState
 from shoal.on_ray.views import View, Views
@@ -46,20 +47,15 @@ TOLD = 5.0
 
 @ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)
 class ControllerActor:
-    """Runs one job; see `Controller` for the arguments. `credentials`: variables of the environment by which the
-    mirror to MLflow is let in, and that the hooks of `notify` need; `callbacks`: `shoal.on_ray.callbacks.packed`."""
+    """Runs one job; see `Controller` for what is known of it. `credentials`: variables of the environment by which the
+    mirror to MLflow is let in, and that the hooks of `notify` need; `callbacks`: `shoal.on_ray.callbacks.packed`;
+    `known`: `parted` of `job`, `seats` (cell, rank, node of each), `start` and `about`."""
 
-    def __init__(
-        self,
-        job: dict[str, Any],
-        seats: dict[tuple[int, int], str],
-        start: int,
-        about: dict[str, Any],
-        credentials: dict[str, str] | None = None,
-        session: str = "",
-        callbacks: bytes = b"",
-    ) -> None:
-        os.environ.update(credentials or {})
+    def __init__(self, credentials: dict[str, str], session: str, callbacks: bytes, *known: bytes) -> None:
+        os.environ.update(credentials)
+        given = whole(known)
+        job, start, about = given["job"], given["start"], given["about"]
+        seats = {(cell, rank): node for cell, rank, node in given["seats"]}
         self.run_id = str(job.get("run_id"))
         place = join(str(job.get("storage")), self.run_id)
         self.rundir = local_folder(place) or own_folder(place)

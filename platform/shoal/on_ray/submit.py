@@ -17,6 +17,7 @@ from shoal.on_ray.controller_actor import ControllerActor
 from shoal.on_ray.fleet import find_actor
 from shoal.on_ray.handle import RayRun
 from shoal.on_ray.nodes import living, near_node, quiet_node
+from shoal.on_ray.parts import parted
 from shoal.on_ray.room import planned_in_time
 from shoal.on_ray.slots import Slot
 from shoal.plan import Wanted, cell_mesh
@@ -72,7 +73,8 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
     if publisher is not None:
         publisher.round()
         publisher.close()
-    places = {(seat.cell, seat.rank): node for seat, node in assigned.nodes().items()}
+    seats = [[seat.cell, seat.rank, node] for seat, node in assigned.nodes().items()]
+    known = {"job": job.model_dump(mode="json"), "seats": seats, "start": ready.start, "about": about}
     credentials = tracking.credentials() | hooks.credentials(job.notify)
     controller = ControllerActor.options(  # type: ignore[attr-defined]
         name=name,
@@ -80,7 +82,7 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(slot, ray.get_runtime_context().get_node_id())),
-    ).remote(job.model_dump(mode="json"), places, ready.start, about, credentials, session, callbacks)
+    ).remote(credentials, session, callbacks, *parted(known))
     return RayRun(controller)
 
 
