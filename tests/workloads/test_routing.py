@@ -127,5 +127,5 @@ def test_memory_follows_the_quantile() -> None:
         for one in (RoutingConfig(quantile=0.9), RoutingConfig(quantile=0.999))
     )
     more = {name for name, size in sure.parts.items() if size > plain.parts[name]}
-    assert {"rows under way", "activations: rows"} <= more
+    assert "activations: rows" in more
     assert not {"parameters", "gradients", "master parameters", "moments", "activations: attention"} & more

@@ -9,17 +9,17 @@ worker that gets most, at a quantile: see `routing`. Widths: see `params`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shoal_core.mesh import Mesh
 from shoal_workloads.activations import FP32
 from shoal_workloads.config import PretrainConfig
+from shoal_workloads.held import Held
 from shoal_workloads.in_flight import InFlight
 from shoal_workloads.parallel.schedule import Schedule, schedule_of
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
-from shoal_workloads.params import count_parameters
 from shoal_workloads.routing import busiest
 
 __all__ = ["COMMUNICATORS", "CONTEXT", "GB", "SPARE", "Footprint", "footprint", "footprints", "over_step"]
@@ -41,6 +41,8 @@ class Footprint:
 
     place: int
     parts: Mapping[str, int]
+    averages: int = 0
+    """Bytes of averages of the parameters in the CPU's memory beside a GPU."""
 
     @property
     def total(self) -> int:
@@ -50,21 +52,6 @@ class Footprint:
         """The parts, largest first: "activations: attention 12.3, gradients 10.1"."""
         sizes = sorted(self.parts.items(), key=lambda part: -part[1])
         return ", ".join(f"{name} {size / GB:.1f}" for name, size in sizes if size >= GB // 20)
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Parameters of a kind that a worker computes with: how many, bytes of each, and how many workers share the masters
-    of the same ones. `codes`: those multiplied in FP8, where that is asked for."""
-
-    count: int
-    width: int
-    holders: int
-    codes: int = 0
-
-    @property
-    def masters(self) -> int:
-        return -(-self.count // self.holders)
 
 
 def footprint(config: PretrainConfig, workers: int) -> Footprint:
@@ -86,41 +73,10 @@ class _Sizes:
     def __init__(self, config: PretrainConfig, mesh: Mesh) -> None:
         self.config, self.mesh, self.model = config, mesh, config.model
         self.width = FP32 if config.precision == "fp32" else 2
-        self.count = count_parameters(config.model)
+        self.held = Held(config, mesh)
         self.sequences, self.length = config.batch.micro_batch, config.data.seq_len
         self.load = busiest(config.routing, self.model, mesh.ep, mesh.ep * self.sequences, self.length)
         self.in_flight = InFlight(config, mesh, self.load)
-
-    # ---- what is held all the time
-
-    def layer(self, *, dense: bool, holders: int) -> Iterator[_Weights]:
-        """A layer's; `holders`: workers that compute with the same, of experts as many as there are expert groups."""
-        model, count = self.model, self.count
-        router = 0 if dense else model.n_experts * model.d_model
-        ffn = count.dense_ffn if dense else model.n_shared * count.expert
-        yield self.multiplied(count.attention + ffn, holders)
-        yield _Weights(count.norms + router, FP32, holders)
-        if not dense:
-            held = model.n_experts // self.mesh.ep * count.expert
-            yield self.multiplied(held, holders // self.mesh.ep)
-
-    def multiplied(self, count: int, holders: int) -> _Weights:
-        return _Weights(count, self.width, holders, codes=count if self.config.precision == "fp8" else 0)
-
-    def end(self, holders: int) -> Iterator[_Weights]:
-        """The last stage's, less its layers."""
-        d = self.model.d_model
-        yield _Weights(self.count.embedding, self.width, holders)
-        yield _Weights(d, FP32, holders)
-        for _ in range(self.model.mtp_depth):
-            yield self.multiplied(2 * d * d, holders)
-            yield _Weights(3 * d, FP32, holders)
-            yield from self.layer(dense=False, holders=holders)
-
-    def masters(self, weights: list[_Weights]) -> dict[str, int]:
-        mine = sum(one.masters for one in weights)
-        moment = FP32 if self.config.optim.moments == "fp32" else 2
-        return {"master parameters": FP32 * mine, "moments": 2 * moment * mine}
 
     def outside(self) -> dict[str, int]:
         return {"context": CONTEXT, "communicators": COMMUNICATORS if self.mesh.workers > 1 else 0}
@@ -129,57 +85,42 @@ class _Sizes:
 
     def fsdp(self) -> Footprint:
         """Without pipeline stages: see `parallel.fsdp`."""
-        mesh, model, parallel = self.mesh, self.model, self.config.parallel
-        blocks = [list(self.layer(dense=i < model.n_dense, holders=mesh.workers)) for i in range(model.n_layers)]
-        root = [_Weights(self.count.embedding, self.width, mesh.workers), *self.end(mesh.workers)]
-        weights = [one for block in [*blocks, root] for one in block]
-        gathered = [[one for one in block if one.holders > 1 or self.width < FP32] for block in [*blocks, root]]
-        sizes = [sum(one.count * self.width for one in block) for block in gathered]
-        together = sizes[-1] + sum(sorted(sizes[:-1])[-2:]) if parallel.reshard_after_forward else sum(sizes)
-        shards = sum(one.masters for one in weights)
-        largest = max(sum(one.count for one in block) for block in blocks) if mesh.workers > 1 else 0
-        whole = sum(one.count for one in weights if one.holders > 1) if parallel.reduce_once is True else 0
-        always = {**self.masters(weights), "parameters": together, **self.outside()}
+        once = self.config.parallel.reduce_once is True
+        blocks, held = self.held.blocks(), self.held.flat()
+        whole = [one.whole() for one in blocks]
+        always = {**self.here(held), **self.outside()}
         computing = {
             **always,
-            "gradients": FP32 * shards + largest * (self.width + FP32),
-            "gradients, not reduced yet": FP32 * whole,  # between two micro-batches of one call
-            **self.in_flight.whole(range(model.n_layers)),
+            "gradients of a block": max(whole[:-1]) * (self.width + FP32),
+            "gradients, not reduced yet": FP32 * sum(whole) if once else 0,  # between two micro-batches of one call
+            **self.in_flight.whole(range(self.model.n_layers)),
         }
-        committing = {**always, "gradients": FP32 * shards, "gradients, flat": FLAT * FP32 * shards}
-        return _larger(0, computing, committing)
+        return self.larger(0, held, computing, {**always, "gradients, flat": FLAT * held["gradients, flat"]})
 
     def stage(self, place: int) -> Footprint:
         """Of a pipeline: see `parallel.pipeline` and `parallel.zero`."""
         schedule = schedule_of(self.config.parallel, self._micro_batches())
         layers = stage_layers(self.model, schedule.stages, self.length)
-        computing, committing = self.moments(place, schedule, layers)
-        return _larger(place, {**computing, **self.in_flight.most(schedule, place, layers)}, committing)
+        held = self.held.staged(place * self.mesh.per_stage, schedule, layers)
+        computing, committing = self.moments(place, schedule, held)
+        return self.larger(place, held, {**computing, **self.in_flight.most(schedule, place, layers)}, committing)
 
-    def moments(self, place: int, schedule: Schedule, layers: Sequence[range]) -> tuple[dict[str, int], dict[str, int]]:
+    def here(self, held: Mapping[str, int]) -> dict[str, int]:
+        """Of what is held all the time that which lies in the device's memory."""
+        elsewhere = {"gradients, flat"} | ({"averages"} if self.config.device == "cuda" else set())
+        return {name: size for name, size in held.items() if name not in elsewhere}
+
+    def larger(self, place: int, held: Mapping[str, int], *moments: Mapping[str, int]) -> Footprint:
+        """The moment that takes most, with what the allocator cannot use."""
+        averages = held.get("averages", 0) if self.config.device == "cuda" else 0
+        return Footprint(place, _spared(max(moments, key=lambda parts: sum(parts.values()))), averages)
+
+    def moments(self, place: int, schedule: Schedule, held: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
         """While it computes, less what is in flight; and while it commits."""
-        mesh = self.mesh
-        weights, final = list[_Weights](), schedule.stages - 1
-        for stage in schedule.stages_of(place):
-            holders = len(schedule.holders(stage)) * mesh.per_stage
-            for i in layers[stage]:
-                weights += self.layer(dense=i < self.model.n_dense, holders=holders)
-            if stage == final:
-                weights += self.end(holders)
-        readers = {0, final} if self.model.mtp_depth else {0}
-        embedders = {rank for stage in readers for rank in schedule.holders(stage)}
-        if place in embedders:
-            weights.append(_Weights(self.count.embedding, self.width, len(embedders) * mesh.per_stage))
-        always = {
-            "parameters": sum(one.count * one.width for one in weights),
-            "parameters in FP8": sum(one.codes for one in weights),
-            "gradients": sum(one.count * FP32 for one in weights),
-            **self.masters(weights),
-            **self.outside(),
-        }
-        mine = sum(one.masters for one in weights)
-        bucket = 2 * FP32 * max(BUCKET, self.count.embedding if place in embedders else 0)
-        return always, {**always, "gradients, flat": FLAT * FP32 * mine, "bucket": bucket}
+        always = {**self.here(held), **self.outside()}
+        embedding = self.model.vocab_size * self.model.d_model if self.held.embeds(place, schedule) else 0
+        bucket = 2 * FP32 * max(BUCKET, embedding)
+        return always, {**always, "gradients, flat": FLAT * held["gradients, flat"], "bucket": bucket}
 
     def _micro_batches(self) -> int:
         """Of a chain: enough to see the most that are in flight."""
@@ -195,14 +136,10 @@ def over_step(config: PretrainConfig, workers: int, place: int, schedule: Schedu
     mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
     one = _Sizes(config, mesh)
     layers = stage_layers(config.model, schedule.stages, config.data.seq_len)
-    computing, committing = one.moments(place, schedule, layers)
+    held = one.held.staged(place * mesh.per_stage, schedule, layers)
+    computing, committing = one.moments(place, schedule, held)
     walked = [_spared({**computing, **moment}) for moment in one.in_flight.walked(schedule, place, layers)]
     return [*walked, _spared(committing)]
-
-
-def _larger(place: int, *moments: Mapping[str, int]) -> Footprint:
-    """The moment that takes most, with what the allocator cannot use."""
-    return Footprint(place, _spared(max(moments, key=lambda parts: sum(parts.values()))))
 
 
 def _spared(parts: Mapping[str, int]) -> dict[str, int]:

@@ -92,6 +92,8 @@ def of_job(job: Job, config: PretrainConfig, asked: Asked, *, as_json: bool) -> 
     found = estimate(config, cluster, job.workers_per_cell, job.cells)
     if not found.fits:
         reasons.append(lacks(found))
+    if averages := found.memory.averages:
+        reasons.append(f"averages of the parameters: {averages / 1e9:.1f} GB a worker, in the CPU's memory")
     tokens = config.batch.samples(job.steps - 1, config.data.seq_len)[1] * config.data.seq_len
     others = [] if asked.rates is None else other_cells(config, found, dict(vars(config.parallel)))
     return told(asked, [found, *others], reasons, float(tokens), as_json=as_json)

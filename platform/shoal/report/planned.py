@@ -16,13 +16,13 @@ __all__ = ["Cost", "Ratio", "Saved", "plan_figure", "scaling_figure"]
 WIDTH = 10.5
 GROUPS = {
     "parameters": ("parameters", "parameters in FP8"),
-    "optimizer": ("master parameters", "moments"),
-    "gradients": ("gradients", "gradients, not reduced yet"),
+    "optimizer": ("master parameters", "moments", "averages"),
+    "gradients": ("gradients", "gradients of a block", "gradients, not reduced yet"),
     "activations": ("activations: ",),
     "gradients of weights that wait": ("activations: weights' gradients that wait",),
     "at work": ("a layer at work", "rows under way", "logits", "loss", "pipeline buffers"),
     "commit": ("gradients, flat", "bucket"),
-    "outside": ("context", "communicators", "spare"),
+    "outside": ("context", "communicators", "buffers", "spare"),
 }
 """Parts of the memory by the colour that they share; one that ends in a blank stands for all that begin so."""
 OTHER = "outside"

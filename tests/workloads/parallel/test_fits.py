@@ -23,6 +23,7 @@ from shoal_workloads.parallel.schedule import Action, bounded, build, check
 from shoal_workloads.precision.fp8 import EmulatedFp8
 from shoal_workloads.precision.products import Products
 from shoal_workloads.pretrain import Pretrain
+from tests.support.holding import stored
 
 
 def config(model: dict[str, Any], parallel: dict[str, Any], **more: Any) -> PretrainConfig:
@@ -81,7 +82,7 @@ def test_what_a_pipeline_rank_holds_of_weights_in_fp8() -> None:
             engine = Pipeline(job.model_copy(update={"device": "cpu"}), 2 * place, 8, torch.bfloat16, products)
             engine.updated()
             engine._gather()
-        codes = sum(codes.nbytes for codes, _ in products._settled.values())
+        codes = stored(one for pair in products._settled.values() for one in pair)
         assert footprints(job, 8)[place].parts["parameters in FP8"] == codes > 0
 
 
