@@ -16,7 +16,7 @@ import torch
 from shoal_workloads.model.rope import rope_apply
 from shoal_workloads.precision.products import widened
 
-__all__ = ["attend_in_blocks"]
+__all__ = ["QUERIES", "attend_in_blocks"]
 
 QUERIES = 128  # of a block
 

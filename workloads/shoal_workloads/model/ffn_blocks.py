@@ -17,7 +17,7 @@ from shoal_workloads.model.permute import Routes
 from shoal_workloads.precision.products import add_product, multiply_into, widened
 from shoal_workloads.precision.weight_grads import are_waiting, weight_grads
 
-__all__ = ["swiglu_blocks"]
+__all__ = ["ROWS", "swiglu_blocks"]
 
 ROWS = 512  # of a block: its hidden activations and an expert's weights fit a core's cache at the widths of a laptop
 
