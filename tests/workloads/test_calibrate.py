@@ -164,7 +164,7 @@ def test_what_is_no_table_or_no_name_is_refused(tmp_path: Path) -> None:
 def test_a_calibration_is_an_entry_that_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, some in (("SHAPES", slice(2, None, 4)), ("CORES", slice(3)), ("LAYERS", slice(3)), ("ENDS", slice(2))):
         monkeypatch.setattr(cpu, name, getattr(cpu, name)[some])
-    monkeypatch.setattr(cpu, "update", lambda: update(1 << 12))
+    monkeypatch.setattr(cpu, "update", lambda: update(count=2, side=64))
     said = list[str]()
     found = calibrate("cpu", workers=1, seconds=0.0, precisions=("fp32",), tell=said.append)
     written("here", found, tmp_path / "hardware.yaml")
