@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.callback import ReportCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 
 from shoal.on_ray import callbacks
-from shoal.on_ray.callbacks import Callbacks, Given, packed
+from shoal.on_ray.callbacks import Callbacks, Configs, packed
 from shoal.record.rundir import RunDir
 from shoal.record.sentences import sentence
 from shoal.train import ShoalTrainer
@@ -74,7 +74,7 @@ def until(found: Callable[[], Any], what: str) -> None:
 def given(*some: UserCallback) -> bytes:
     callbacks: Any = list(some)  # Ray's types know Tune's alone
     config = RunConfig(name="a", storage_path="/tmp/runs", callbacks=callbacks)
-    return packed(Given(config, ScalingConfig(num_workers=2), {"lr": 0.1}))
+    return packed(Configs(config, ScalingConfig(num_workers=2), {"lr": 0.1}))
 
 
 @pytest.fixture
@@ -211,4 +211,4 @@ def test_what_cannot_travel_is_refused_before_anything_starts(tmp_path: Path) ->
         trainer(notes)
     with pytest.raises(UserError, match="belongs to Ray Train's own controller"):
         trainer(ReportCallback())
-    assert packed(Given(RunConfig(), ScalingConfig(), {})) == b""
+    assert packed(Configs(RunConfig(), ScalingConfig(), {})) == b""

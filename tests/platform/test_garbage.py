@@ -17,7 +17,8 @@ from shoal.worker.faults import Fault, meaning
 from shoal.worker.groups import Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.nccl import NcclCommunicator, NcclTransport
-from shoal.worker.step import CellBroken, Member, Standing, Step
+from shoal.worker.standing import Member, Standing
+from shoal.worker.step import CellBroken, Step
 from shoal_workloads.synthetic import Synthetic, SyntheticConfig, SyntheticShard
 from tests.support.nccl_workers import LONG, Worker, together
 

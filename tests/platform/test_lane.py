@@ -21,7 +21,8 @@ from shoal.worker.exact import Fixed
 from shoal.worker.membership import Membership
 from shoal.worker.shelf import Shelf
 from shoal.worker.snapshot import Snapshot
-from shoal.worker.step import Member, Standing, Step
+from shoal.worker.standing import Member, Standing
+from shoal.worker.step import Step
 from shoal_core import lane as lane_module
 from shoal_core.grid import UNKNOWN
 from shoal_core.lane import SMALL, DeviceLane, HostLane, Lane, beside, lane_of

@@ -24,7 +24,7 @@ from shoal.worker.lastresort import LastResort
 from shoal.worker.loop import Loop
 from shoal.worker.shelf import Shelf
 from shoal.worker.snapshot import Snapshot, checksum
-from shoal.worker.step import Member
+from shoal.worker.standing import Member
 from shoal.worker.transfer import copy_state
 from shoal.worker.world import RetainedState, World, park, resume
 from shoal_core.ckpt.stage import Stage

@@ -29,7 +29,7 @@ from shoal.storage import arrow_filesystem
 from shoal_core.errors import UserError
 from shoal_core.files import replace_file
 
-__all__ = ["Callbacks", "Given", "packed"]
+__all__ = ["Callbacks", "Configs", "packed"]
 
 logger = logging.getLogger(__name__)
 LARGEST = 64 << 10
@@ -45,7 +45,7 @@ POSITION = ".callbacks.json"
 
 
 @dataclass(frozen=True)
-class Given:
+class Configs:
     """What a driver hands to its run's controller: Ray's configs, with the callbacks in the first, and the workload's
     settings."""
 
@@ -54,7 +54,7 @@ class Given:
     workload: Mapping[str, Any]
 
 
-def packed(given: Given) -> bytes:
+def packed(given: Configs) -> bytes:
     """As it travels in the arguments of the controller's actor, which Ray keeps with the cluster; empty without any.
 
     Raises:

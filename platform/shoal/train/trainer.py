@@ -56,7 +56,7 @@ class ShoalTrainer:
         check_not_imported()
         from ray.train import RunConfig, ScalingConfig  # seconds
 
-        from shoal.on_ray.callbacks import Given, packed
+        from shoal.on_ray.callbacks import Configs, packed
 
         own = settings_of("shoal_config", shoal_config)
         theirs = settings_of("workload_config", workload_config)
@@ -71,7 +71,7 @@ class ShoalTrainer:
         said["workload"] = {**theirs, "path": path_of(workload)}
         job = parse(Job, {"spares": 0, **said}, source=SOURCE)
         self._is(job.model_copy(update={"storage": settle(job.storage, Path(SOURCE))}), "if begun")
-        self._callbacks = packed(Given(run_config, scaling_config, theirs))
+        self._callbacks = packed(Configs(run_config, scaling_config, theirs))
 
     @classmethod
     def of(cls, job: Job, resume: Resume = "no", allow: Collection[str] = ()) -> Self:

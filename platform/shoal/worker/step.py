@@ -33,61 +33,17 @@ from shoal.worker.faults import Fault, meaning
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
 from shoal.worker.snapshot import Snapshot, checksum
+from shoal.worker.standing import Member, Standing
 from shoal.worker.sums import Sums, largest
 from shoal.worker.transport import Transport
 from shoal_core.lane import lane_of
 from shoal_core.workload import ReplicaShard, Workload
 
-__all__ = ["CellBroken", "Commit", "Member", "Standing", "Step", "world_broke"]
+__all__ = ["CellBroken", "Commit", "Step", "world_broke"]
 
 
 class CellBroken(Exception):
     """A collective inside the cell failed: the cell's world is unusable."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """This worker's place: its cell, its rank in it and the cell's size."""
-
-    cell: int
-    rank: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a member stands in a generation. `cells`: those that train together; `crew`: everybody by cell and rank, if
-    samples are audited; `attempts`: which of its formations each cell is; `draw`: see `orders.Generation`."""
-
-    member: Member
-    cells: tuple[int, ...] = ()
-    crew: tuple[str, ...] = ()
-    attempts: tuple[int, ...] = ()
-    draw: str = ""
-
-    @property
-    def in_first_cell(self) -> bool:
-        return self.member.cell == self.cells[0]
-
-    @property
-    def place(self) -> int:
-        """Of the cell among all."""
-        return self.cells.index(self.member.cell)
-
-    @property
-    def formed(self) -> tuple[tuple[int, int], ...]:
-        """The cells, each with which of its formations it is."""
-        return tuple(zip(self.cells, self.attempts, strict=True))
-
-    @property
-    def index(self) -> int:
-        """Of this worker among all."""
-        return self.place * self.member.size + self.member.rank
-
-    @property
-    def count(self) -> int:
-        """Of all workers."""
-        return len(self.cells) * self.member.size
 
 
 @dataclass(frozen=True)

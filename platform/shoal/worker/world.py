@@ -29,7 +29,8 @@ from shoal.worker.inject import Injector
 from shoal.worker.lastresort import LastResort
 from shoal.worker.profiler import Profiler
 from shoal.worker.sockets import Sockets
-from shoal.worker.step import Member, Step, world_broke
+from shoal.worker.standing import Member
+from shoal.worker.step import Step, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal_core.ckpt.folder import Folder, name_of
 from shoal_core.errors import StoreError
