@@ -1,8 +1,11 @@
-"""What is known of devices without measuring."""
+"""What devices are called, and what is known of them without measuring."""
 
 from __future__ import annotations
 
-__all__ = ["bf16_peak"]
+import platform
+from pathlib import Path
+
+__all__ = ["bf16_peak", "device_name"]
 
 PEAKS = {
     "A100": 312e12,
@@ -26,3 +29,17 @@ def bf16_peak(device: str) -> float | None:
     words = device.replace("-", " ").split()
     known = [name for name in PEAKS if set(name.split()) <= set(words)]
     return PEAKS[max(known, key=len)] if known else None
+
+
+def device_name(kind: str) -> str:
+    """What this machine calls the device that a worker computes on. kind: cpu or cuda."""
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named and named[0] else platform.processor() or platform.machine()

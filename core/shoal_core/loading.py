@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from shoal_core.errors import UserError
 from shoal_core.workload import ORIGIN, ReplicaShard, Workload
 
-__all__ = ["build_shard", "imported", "importing", "load_workload", "make_workload", "own_settings"]
+__all__ = ["build_shard", "imported", "importing", "load_workload", "make_workload", "own_settings", "predicts"]
 
 WORKLOAD_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
 _imported: ContextVar[str | None] = ContextVar("imported", default=None)
@@ -34,6 +34,11 @@ def importing(module: str) -> Iterator[None]:
 def imported() -> str | None:
     """What is imported for its workload just now, as workers and checks do; None: nothing. Who starts runs asks."""
     return _imported.get()
+
+
+def predicts(workload: Workload) -> bool:
+    """Whether it says beforehand what a step takes."""
+    return type(workload).predicted is not Workload.predicted
 
 
 def own_settings(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from pydantic import BaseModel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ORIGIN",
+    "Crew",
     "Identity",
     "ReplicaShard",
     "Workload",
@@ -43,6 +45,18 @@ class Identity(TypedDict):
 
     state: Mapping[str, tuple[tuple[int, ...], str]]
     data: Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who trains: cells of `workers`, spread over `nodes` with at most `slots` of them each. `device`: what each
+    computes on, as `devices.device_name` calls it; `memory`: bytes of it."""
+
+    workers: int
+    nodes: int
+    slots: int
+    device: str
+    memory: int
 
 
 class ReplicaShard(ABC):
@@ -264,6 +278,12 @@ class Workload(ABC):
         """Whether the workers of a cell reduce the gradients of all micro-batches that they are given at once together,
         which sums in fixed point cannot. Left out: no."""
         return False
+
+    def predicted(self, step: int, cells: int, crew: Crew) -> dict[str, Any] | None:
+        """What step `step` is expected to take in so many cells of `crew.workers`, from closed forms: the figures of
+        docs/record.md under `predicted`. Called once for each shape of cells, in a process of its own. Left out:
+        nothing is predicted, and no worker tells how much memory it took."""
+        return None
 
     def warm_up(self, workers: int) -> None:  # noqa: B027 (may be left out)
         """Pay for imports, kernels and thread pools in a spare, before it is needed. workers: of a cell. No

@@ -187,6 +187,10 @@ class Job(Section):
     not_finite: int = Field(
         10, ge=0, description="steps in a row whose loss or gradient norm may be no number; one more ends the run"
     )
+    predict: bool = Field(
+        True,
+        description="tell what a step should take, where the workload can say, and at the end how right it was",
+    )
     inject: list[Injection] = Field([], description="faults on order, for drills")
     mlflow: Mlflow = Mlflow()
     notify: Notify | None = Field(None, description="who is told what happens to the run; left out: nobody")

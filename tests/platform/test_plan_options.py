@@ -31,11 +31,11 @@ def test_what_does_not_count_is_refused_by_its_name(way: str) -> None:
     base = {
         "model": ["model", "cluster"], "scaling": ["model", "scaling", "cluster"], "models": ["days", "cluster"],
         "job": ["job_file", "cluster"], "seats": ["job_file"], "validate": ["validate"],
-        "calibrate": ["calibrate"],
+        "calibrate": ["calibrate"], "learn": ["learn"],
     }[way]  # fmt: skip
-    cluster = None if way in ("seats", "validate", "calibrate") else "8x8xH100"
+    cluster = None if way in ("seats", "validate", "calibrate", "learn") else "8x8xH100"
     assert way_of(base, cluster) == way
-    asks = {"job_file", "model", "scaling", "validate", "calibrate"}  # these ask for something else
+    asks = {"job_file", "model", "scaling", "validate", "calibrate", "learn"}  # these ask for something else
     for name, ways in COUNTS.items():
         if way in ways.split() or name in asks:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from shoal_core.errors import UserError
-from shoal_core.workload import Identity, Workload
+from shoal_core.workload import Crew, Identity, Workload
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.flops import token_flops
 from shoal_workloads.footprint import GB
@@ -173,6 +173,13 @@ class Pretrain(Workload):
     def rolls_back(self) -> bool:
         """Whether the guard may ask to go back to the last good state."""
         return self.config.guard.action == "roll_back"
+
+    def predicted(self, step: int, cells: int, crew: Crew) -> dict[str, Any]:
+        """See `Workload`."""
+        from shoal_workloads.estimate.expected import expected
+
+        first, last = self.samples(step)
+        return expected(self.config, last - first, cells, crew)
 
     def warm_up(self, workers: int) -> None:
         """One step of a tiny model, without a process group: imports, kernels, thread pools."""

@@ -110,6 +110,7 @@ def told(asked: Asked, cuts: Sequence[Reckoned], reasons: list[str], tokens: flo
     cluster = found.cluster
     each, source = paid(asked, cluster)
     reasons += [*routing_words(found, asked.like), *unused(cluster, found.cells * found.mesh.workers), *source]
+    reasons += corrected(cluster)
     length = wanted(asked, found, each) or tokens
     cost, failing = bill(found, length or 1e12, each), None
     if asked.rates is not None:
@@ -138,6 +139,12 @@ def paid(asked: Asked, cluster: Cluster) -> tuple[float, list[str]]:
     if asked.price is not None:
         return asked.price, []
     return price.dollars, [f"${price.dollars:.2f} a GPU and hour: {price.source}, {price.of} (--price says otherwise)"]
+
+
+def corrected(cluster: Cluster) -> list[str]:
+    """That estimates are corrected by what runs took, if they are."""
+    learned = cluster.hardware.learned
+    return [] if learned is None else [f"corrected {learned.words} (shoal plan --learn)"]
 
 
 def unused(cluster: Cluster, workers: int) -> list[str]:

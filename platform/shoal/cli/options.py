@@ -24,6 +24,7 @@ WAYS = {
     "seats": "a job without a kind of GPU",
     "validate": "--validate",
     "calibrate": "--calibrate",
+    "learn": "--learn",
 }
 """What can be asked, in the words of a message."""
 
@@ -33,8 +34,8 @@ LAYOUT = (
 )  # fmt: skip
 """Options whose values a job's file gives."""
 COUNTS: Mapping[str, str] = {
-    "job_file": "job seats",
-    "overrides": "job seats",
+    "job_file": "job seats validate learn",
+    "overrides": "job seats validate learn",
     "cluster": "model scaling models job seats",
     "model": "model scaling",
     "pp": "model",
@@ -70,8 +71,10 @@ COUNTS: Mapping[str, str] = {
     "validate": "validate",
     "calibrate": "calibrate",
     "name": "calibrate",
+    "learn": "learn",
+    "storage": "validate learn",
     "picture": "model scaling job",
-    "as_json": "model models scaling job seats validate calibrate",
+    "as_json": "model models scaling job seats validate calibrate learn",
 }
 """The ways of asking in which each option counts."""
 NEEDS = {
@@ -89,10 +92,9 @@ def way_of(given: Collection[str], cluster: str | None) -> str:
         UserError: something is asked of nothing, or an option would be left out.
     """
     gpus = cluster is not None and cluster.count("x") > 1
-    if "validate" in given:
-        way = "validate"
-    elif "calibrate" in given:
-        way = "calibrate"
+    of_itself = [one for one in ("validate", "calibrate", "learn") if one in given]
+    if of_itself:
+        way = of_itself[0]
     elif "scaling" in given:
         if "model" not in given:
             raise UserError(
@@ -108,7 +110,7 @@ def way_of(given: Collection[str], cluster: str | None) -> str:
     else:
         raise UserError("shoal plan: no job and no model", "shoal plan JOB.yaml, or shoal plan --model deepseek-v3 ...")
     refuse(given, way)
-    if cluster is None and way not in ("seats", "validate", "calibrate"):
+    if cluster is None and way not in ("seats", "validate", "calibrate", "learn"):
         raise UserError(f"{WAYS[way]}: on which cluster?", "--cluster NODESxGPUSxKIND, such as 8x8xH100")
     return way
 

@@ -149,7 +149,12 @@ def plan(
     seed: Annotated[int, typer.Option(help="The first.", rich_help_panel=FAILURES)] = 0,
     validate: Annotated[
         bool,
-        typer.Option("--validate", help="How far such estimates are from published figures.", rich_help_panel=REAL),
+        typer.Option(
+            "--validate",
+            help="How far such estimates are from published figures; of runs that are named in the job's place, or of "
+            "all in --storage, how far what was predicted as they began is from what they took.",
+            rich_help_panel=REAL,
+        ),
     ] = False,
     calibrate: Annotated[
         bool,
@@ -162,6 +167,18 @@ def plan(
     ] = False,
     name: Annotated[
         str | None, typer.Option(help="With --calibrate; none: after the device.", rich_help_panel=REAL)
+    ] = None,
+    learn: Annotated[
+        bool,
+        typer.Option(
+            "--learn",
+            help="Correct later plans by what the runs that are named, or all in --storage, took of what was "
+            "predicted: factors in your own table of hardware.",
+            rich_help_panel=REAL,
+        ),
+    ] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="With --learn or --validate: where the runs lie.", rich_help_panel=REAL)
     ] = None,
     per_rack: Annotated[int, typer.Option(min=1, help="With --cluster: nodes of a rack.", rich_help_panel=SEATS)] = 16,
     zones: Annotated[
@@ -192,8 +209,10 @@ def plan(
     """
     from shoal.cli.estimate import Asked, estimated
     from shoal.cli.failing import Rates
+    from shoal.cli.learned import learn as learned
     from shoal.cli.overviews import scaling as scaled
     from shoal.cli.overviews import trainable
+    from shoal.cli.validate import validated
 
     way = way_of([option for option in COUNTS if given(context, option)], cluster)
     if way == "calibrate":
@@ -201,10 +220,12 @@ def plan(
 
         calibrated(hardware, name, as_json=as_json)
         return
-    if way == "validate":
-        from shoal.cli.validate import validated
-
-        validated(as_json)
+    if way in ("validate", "learn"):
+        runs = [] if job_file is None else [str(job_file), *(overrides or [])]
+        if way == "learn":
+            learned(runs, storage, as_json)
+        else:
+            validated(as_json, runs, storage)
         return
     rates = Rates(rate, spot, spot_price, preemptions, seeds, seed) if failures else None
     asked = Asked(

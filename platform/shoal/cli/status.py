@@ -167,7 +167,19 @@ def picture(path: Path, now: Mapping[str, Any]) -> RenderableType:
         parts.append(Text(f"{asked}, since {since}.", style="dim"))
     if now["workers"]:
         parts += [Text(), workers(now)]
-    return Group(*parts, *shapes_of(path), Text(), story(path))
+    return Group(*parts, *shapes_of(path), Text(), story(path), *as_predicted(path))
+
+
+def as_predicted(path: Path) -> list[RenderableType]:
+    """What was predicted of an ended run, and what it took."""
+    from rich.text import Text
+
+    from shoal.record import layout
+    from shoal.record.expected import told
+    from shoal.record.jsonl import read_json
+
+    lines = told(read_json(path / layout.RUN) or {})
+    return [Text(), *(Text(printable(line)) for line in lines)] if lines else []
 
 
 def shapes_of(path: Path, count: int = 6) -> list[RenderableType]:
@@ -265,12 +277,12 @@ def story(path: Path, count: int = 8) -> RenderableType:
     from rich.text import Text
 
     from shoal.record.read import events
-    from shoal.record.sentences import sentence
+    from shoal.record.sentences import BACKGROUND, sentence
 
     told = [
         (event["time"], text)
         for event in events(path)
-        if event["kind"] != "worker_ready" and (text := sentence(event)) is not None
+        if event["kind"] not in BACKGROUND and (text := sentence(event)) is not None
     ]
     rows = Table.grid(padding=(0, 2))
     for when, text in told[-count:]:

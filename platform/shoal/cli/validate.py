@@ -1,4 +1,4 @@
-"""What `shoal plan --validate` prints: how far estimates are from published figures."""
+"""What `shoal plan --validate` prints: how far estimates are from published figures, and from what runs took."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from shoal.cli.bill import number
+from shoal.cli.learned import measured, runs_table, runs_values
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,22 +24,31 @@ STEP, SAVED, SPARES = 6.2, 100, 32
 stand by: the last two are assumed."""
 
 
-def validated(as_json: bool) -> None:
-    """Print how far the estimate is from published figures."""
+def validated(as_json: bool, runs: Sequence[str] = (), storage: str | None = None) -> None:
+    """Print how far the estimate is from published figures; and what was predicted of `runs`, or of all in `storage`,
+    from what they took, if one of both is said.
+
+    Raises:
+        UserError: as `measured`.
+    """
     from rich.console import Console
 
     from shoal_workloads.estimate.published import SOURCES, compared
 
+    own = measured(runs, storage) if runs or storage else []
     with Console(stderr=True).status("Llama 3's 54 days, simulated"):
         figures = [*compared(), *interrupted()]
     if as_json:
-        print(json.dumps([{**vars(one), "error": one.error} for one in figures], indent=2))
+        published = [{**vars(one), "error": one.error} for one in figures]
+        print(json.dumps({"published": published, "runs": runs_values(own)} if own else published, indent=2))
         return
     console = Console(markup=False, highlight=False)
     for of, some in groupby(figures, lambda one: one.of):
         console.print(table_of(of, list(some)))
     for short, source in {**SOURCES, "L": LLAMA}.items():
         console.print(f"{short}: {source}")
+    if own:
+        console.print(runs_table(own))
 
 
 def interrupted() -> Iterator[Figure]:

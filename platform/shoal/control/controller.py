@@ -21,6 +21,7 @@ from shoal.control.asking import Asker, Autoscaler
 from shoal.control.desk import Desk, Ear
 from shoal.control.finish import finish, mirror
 from shoal.control.fleet import Fleet
+from shoal.control.forecast import Forecast
 from shoal.control.lifelines import Lifelines, Line
 from shoal.control.mishaps import Mishaps
 from shoal.control.notifier import Notifier
@@ -98,7 +99,9 @@ class Controller:
         self.publisher = None if local_folder(job.place) else persistently(partial(hold, job.place, session, rundir))
         self.lease = Lease(rundir, session)
         self.notifier = Notifier(job, start, self.event)
-        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, (*listeners, self.notifier))
+        self.forecast = Forecast(job, lambda: self.state, self.event)
+        told = (*listeners, self.notifier, self.forecast)
+        self.scribe = Scribe(job, rundir, self.workload, self.lease.guard, told)
         self.mishaps = Mishaps(self.failed)
         self.recoveries, self.rendezvous = Recoveries(job.cells), Rendezvous()
         self.spawner = Spawner(fleet, self.setup, self.unborn, self.run_id, self.mesh)
@@ -234,7 +237,8 @@ class Controller:
                 await sweep(self)
                 self.begin()
             press = () if self.press is None else (every(self.press.look, failed),)
-            looks = (self.survey.look, self.asker.look, self.bulletin.look, self.wishes.look, self.notifier.look)
+            looks = [self.survey.look, self.asker.look, self.bulletin.look, self.wishes.look]
+            looks += [self.notifier.look, self.forecast.look]
             watch = every(self.watch.look, failed, IN_A_ROW)
             await keep([watch, *(every(look, failed) for look in looks), *press], self.ended)
         except Exception as error:

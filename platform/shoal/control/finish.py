@@ -58,6 +58,10 @@ def finish(one: Run, outcome: Outcome, tracker: subprocess.Popen[bytes] | None) 
             tracker.terminate()
         return status, reason
     try:
+        one.forecast.close()
+    except Exception as error:
+        one.mishaps.note(error)
+    try:
         unwritten = one.scribe.ended(status, reason, one.state.committed, by_controller=by_controller)
     except Exception as error:
         unwritten = one.mishaps.note(error)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from shoal.config import Job
 from shoal.control.asking import Asker
 from shoal.control.desk import Desk, Ear
+from shoal.control.forecast import Forecast
 from shoal.control.lifelines import Lifelines
 from shoal.control.mishaps import Mishaps
 from shoal.control.notifier import Notifier
@@ -46,6 +47,7 @@ class Run(Protocol):
     meeting: Meeting
     asker: Asker
     desk: Desk
+    forecast: Forecast
     ear: Ear
     lease: Lease
     lifelines: Lifelines

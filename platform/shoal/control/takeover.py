@@ -56,6 +56,7 @@ async def take_over(one: Run) -> None:
     catch_up(one, records, lived.committed, [message for _, message in early if isinstance(message, Committed)])
     one.since, one.state.tally.failures = failed_before(events, one.since)
     one.state.seen = seen_before(events, time.monotonic() - (time.time() - one.since))
+    one.forecast.again(events)
     one.scribe.event("controller_back", seconds=time.monotonic() - since, workers=len(living))
     for line in there.values():
         one.ear.known(line)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.printable import printable
-from shoal.record.sentences import sentence
+from shoal.record.sentences import BACKGROUND, sentence
 from shoal.report.phases import lasted, phases_of
 
 __all__ = ["GROUPS", "entry"]
@@ -22,7 +22,6 @@ GROUPS: dict[str, str] = {
     **dict.fromkeys(("run_started", "run_ended", "run_ending"), "run"),
 }
 """What kinds of events have a mark of their own in the picture; the others are only listed."""
-QUIET = {"worker_ready"}
 
 
 def entry(event: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -31,7 +30,7 @@ def entry(event: Mapping[str, Any]) -> dict[str, Any] | None:
     `time`, `kind`, `group`, `text`; of recoveries and changes of shape also `rung`, when it `began`, its `seconds` and
     `phases`, `next_commit` and the steps `lost`."""
     kind = str(event["kind"])
-    if kind in QUIET or (text := sentence(event)) is None:
+    if kind in BACKGROUND or (text := sentence(event)) is None:
         return None
     told: dict[str, Any] = {"time": event["time"], "kind": printable(kind), "group": GROUPS.get(kind, "other")}
     told |= {"text": text, "step": event.get("step") if isinstance(event.get("step"), int) else None}

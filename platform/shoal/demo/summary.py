@@ -13,6 +13,7 @@ from rich.table import Table
 from shoal import tracking
 from shoal.demo.run import CLUSTER, Killed, Outcome
 from shoal.record import layout, read
+from shoal.record.expected import told
 from shoal.record.jsonl import read_json
 from shoal.record.place import address_of
 from shoal_core.errors import UserError
@@ -68,6 +69,8 @@ def show(outcome: Outcome, console: Console, keep: bool) -> None:
     for event in run["recovery_events"]:
         phases = ", ".join(f"{name} {took:.2f}" for name, took in event["phases"].items() if took is not None)
         console.print(f"  {event['sentence']}\n    phases (s): {phases}", highlight=False)
+    for line in told(run):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     console.print("\nWhere to look next", style="bold")
     mirror = read_json(path / layout.MLFLOW)
     console.print(f"  report    {path / layout.REPORT}", highlight=False, soft_wrap=True)

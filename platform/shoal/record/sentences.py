@@ -11,7 +11,7 @@ from shoal.record.masking import mask_text
 from shoal.saving.deadline import in_words
 from shoal_core.units import size
 
-__all__ = ["count", "gpu_words", "sentence", "short_actor"]
+__all__ = ["BACKGROUND", "count", "gpu_words", "sentence", "short_actor"]
 
 Event = Mapping[str, Any]
 
@@ -282,6 +282,25 @@ def _pipeline_step(event: Event) -> str:
     )
 
 
+def _device(event: Event) -> str:
+    return f"Worker {short_actor(event.get('actor'))} computes on {event.get('device')} ({size(event['memory'])})."
+
+
+def _predicted(event: Event) -> str:
+    figures, told = event.get("figures") or {}, []
+    if figures.get("step_seconds") is not None:
+        told.append(f"a step of {figures['step_seconds']:.3g} s")
+    if figures.get("memory_peak_bytes") is not None:
+        told.append(f"{size(figures['memory_peak_bytes'])} of memory at most")
+    why = [str(one) for one in figures.get("why") or ()]
+    shape = f"{count(event.get('cells'), 'cell')} of {count(event.get('workers'), 'worker')}"
+    return "; ".join([f"Predicted for {shape}: {' and '.join(told) or 'nothing'}", *why]) + "."
+
+
+def _memory(event: Event) -> str:
+    return f"Worker {short_actor(event.get('actor'))} took {size(event['bytes'])} at most."
+
+
 def _experts_placed(event: Event) -> str:
     before, after = (max(event.get(key) or [0.0]) for key in ("before", "after"))
     loads = count(event.get("measured"), "step")
@@ -291,6 +310,8 @@ def _experts_placed(event: Event) -> str:
     )
 
 
+BACKGROUND = frozenset({"worker_ready", "device", "memory"})
+"""Kinds of events that are of interest in the journal, not to a reader of the story."""
 _SENTENCES: dict[str, Callable[[Event], str]] = {
     "run_started": _run_started,
     "config_changed": _config_changed,
@@ -344,6 +365,9 @@ _SENTENCES: dict[str, Callable[[Event], str]] = {
     "profile_wanted": _profile_wanted,
     "profile": _profile,
     "pipeline_step": _pipeline_step,
+    "device": _device,
+    "predicted": _predicted,
+    "memory": _memory,
     "experts_placed": _experts_placed,
     "nothing_counted": lambda event: f"Of the samples of step {event.get('step')} nothing counts: it changes nothing.",
     "run_ending": lambda event: f"The run is about to end ({event.get('status')}){_because(event)}.",

@@ -12,6 +12,7 @@ from typing import Any
 
 from shoal.record import layout, read
 from shoal.record.audit import committed_ids_audit
+from shoal.record.expected import compare
 from shoal.record.jsonl import read_json
 
 __all__ = ["gpu_figures", "sessions", "summarize"]
@@ -78,6 +79,7 @@ def _figures(path: Path) -> dict[str, Any]:
         "tokens_per_second": tokens / training if training > 0 else None,
         "step_seconds_median": median(step["seconds"] for step in steps) if steps else None,
         "gpu": gpu_figures(steps),
+        **compare(steps, events, sum(span["seconds"] for span in spans)),
         "mlflow_run_id": (read_json(path / layout.MLFLOW) or {}).get("mlflow_run_id"),
     }
 

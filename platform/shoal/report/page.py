@@ -12,11 +12,12 @@ import numpy as np
 from shoal.printable import printable
 from shoal.record import layout
 from shoal.record.place import storage_of
-from shoal.record.sentences import gpu_words, sentence
+from shoal.record.sentences import BACKGROUND, gpu_words, sentence
 from shoal.report.figures import loss_figure, optimizer_figure
 from shoal.report.heatmap import balance_figure, violations
 from shoal.report.history import History
 from shoal.report.pipeline import Bar, Lanes, pipeline_figure
+from shoal.report.predicted import as_predicted, figures_of
 from shoal.report.recoveries import recoveries
 from shoal.report.style import cell_colour, svg
 from shoal.report.stylesheet import STYLESHEET
@@ -27,7 +28,6 @@ __all__ = ["page"]
 
 NAMED = 8
 """Steps that are named before the rest are only counted."""
-QUIET = {"worker_ready"}  # of interest in the journal, not to a reader of the story
 
 
 def page(history: History) -> str:
@@ -42,6 +42,7 @@ def page(history: History) -> str:
             section(
                 "Steps", svg(optimizer_figure(history), "seconds, gradient norm and learning rate") + waits(history)
             ),
+            predicted(history),
             balance(history),
             pipeline(history),
             section("Checkpoints", checkpoints(history)),
@@ -204,6 +205,12 @@ def balance(history: History) -> str:
     return section("Are the experts evenly used?", text)
 
 
+def predicted(history: History) -> str:
+    """Nothing where nothing was."""
+    content = as_predicted(history)
+    return section("As predicted?", content) if content else ""
+
+
 def pipeline(history: History) -> str:
     """The last step that was measured; nothing for a workload without pipeline stages."""
     measured = history.kind("pipeline_step")
@@ -211,8 +218,12 @@ def pipeline(history: History) -> str:
         return ""
     event = measured[-1]
     planned, seen = (pipeline_lanes(event[key]) for key in ("planned", "measured"))
-    text = svg(pipeline_figure(planned, seen, "s"), "a pipeline step, planned and measured") + (
+    lanes = figures_of(history).get("pipeline")
+    expected = None if lanes is None else pipeline_lanes(lanes)
+    drawn = pipeline_figure(planned, seen, "s", expected)
+    text = svg(drawn, "a pipeline step, planned and measured") + (
         f"<p>Step {event['step'] + 1:,} of cell {escape(str(event['cell']))}, schedule {escape(event['schedule'])}. "
+        f"{'' if expected is None else 'Predicted: as the run began. '}"
         f"Planned: every action takes its mean measured time, messages take none. Its ranks would wait "
         f"{event['planned_idle']:.1%} of the time; they waited {event['measured_idle']:.1%}.</p>"
     )
@@ -254,7 +265,7 @@ def story(history: History) -> str:
     rows = [
         (f"{history.clock(event['time']):.2f}", history.committed(event["time"]), text)
         for event in history.events
-        if event["kind"] not in QUIET and (text := sentence(event)) is not None
+        if event["kind"] not in BACKGROUND and (text := sentence(event)) is not None
     ]
     return table(("seconds", "steps", "what"), rows)
 

@@ -34,10 +34,13 @@ class Bar(NamedTuple):
 Lanes = Sequence[Sequence[Bar]]  # by rank
 
 
-def pipeline_figure(planned: Lanes, measured: Lanes | None = None, unit: str = "") -> Figure:
+def pipeline_figure(
+    planned: Lanes, measured: Lanes | None = None, unit: str = "", predicted: Lanes | None = None
+) -> Figure:
     """A lane a rank, its steps coloured by kind and numbered by micro-batch where there is room; paler is the second
-    stage of a rank or the second direction. Planned and measured share the axis of time, in `unit`."""
-    panels = [("Planned", planned)] + ([("Measured", measured)] if measured is not None else [])
+    stage of a rank or the second direction. All share the axis of time, in `unit`. `predicted`: as the run began."""
+    named = (("Predicted", predicted), ("Planned", planned), ("Measured", measured))
+    panels = [(title, lanes) for title, lanes in named if lanes is not None]
     height = 0.27 * len(planned) + 0.75
     fig = figure(WIDTH, height * len(panels) + 0.35)
     span = max(_end(lanes) - _begin(lanes) for _, lanes in panels)

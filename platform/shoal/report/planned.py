@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from shoal.report.pipeline import Lanes, draw_lanes
 from shoal.report.style import CELLS, INK, LOSS, MUTED, TROUBLE, axes, figure
 
-__all__ = ["Cost", "Ratio", "Saved", "plan_figure", "scaling_figure"]
+__all__ = ["Cost", "Ratio", "Saved", "memory_figure", "plan_figure", "scaling_figure"]
 
 WIDTH = 10.5
 GROUPS = {
@@ -104,26 +104,39 @@ def plan_figure(
     return fig
 
 
-def draw_memory(ax: Axes, memory: Sequence[tuple[float, Mapping[str, int]]], capacity: float) -> None:
-    """What lies on top of what, in the order of `GROUPS`; what changes least lies lowest."""
+def memory_figure(memory: Sequence[tuple[float, Mapping[str, int]]], measured: int | None) -> Figure:
+    """Of a run: as predicted, with the peak that was measured (bytes) as a line."""
+    fig = figure(WIDTH, 2.9)
+    draw_memory(axes(fig)[0], memory, measured, "measured: ")
+    return fig
+
+
+def draw_memory(
+    ax: Axes, memory: Sequence[tuple[float, Mapping[str, int]]], line: float | None, called: str = ""
+) -> None:
+    """What lies on top of what, in the order of `GROUPS`; what changes least lies lowest. `line`: bytes at which one is
+    drawn, with what they are called."""
+    largest = max(sum(parts.values()) for _, parts in memory)
+    unit, word = (GB, "GB") if max(largest, line or 0) >= GB else (GB / 1e3, "MB")
     end = 1.04 * memory[-1][0] or 1.0
     times = [*(time for time, _ in memory), end]
     grouped = [dict.fromkeys(GROUPS, 0.0) for _ in memory]
     for found, (_, parts) in zip(grouped, memory, strict=True):
         for part, size in parts.items():
-            found[group_of(part)] += size / GB
+            found[group_of(part)] += size / unit
     names = [name for name in GROUPS if any(found[name] for found in grouped)]
     rows = [[*(found[name] for found in grouped), grouped[-1][name]] for name in names]
     colours = dict(zip(GROUPS, CELLS, strict=True))
     ax.stackplot(times, rows, labels=names, colors=[colours[name] for name in names], step="post", linewidth=0)
-    most = max(sum(column) for column in zip(*rows, strict=True))
-    ax.axhline(capacity / GB, color=TROUBLE, linewidth=1.0)
-    ax.text(end, capacity / GB, f"{capacity / GB:g} GB", color=TROUBLE, ha="right", va="bottom", fontsize=9)
+    if line is not None:
+        ax.axhline(line / unit, color=TROUBLE, linewidth=1.0)
+        shown = f"{called}{line / unit:.4g} {word}"
+        ax.text(end, line / unit, shown, color=TROUBLE, ha="right", va="bottom", fontsize=9)
     ax.set_xlim(0, end)
-    ax.set_ylim(0, 1.12 * max(most, capacity / GB))
-    ax.set_ylabel("GB")
+    ax.set_ylim(0, 1.12 * max(largest, line or 0) / unit)
+    ax.set_ylabel(word)
     over = "over a step" if len(memory) > 1 else "when it needs most"
-    ax.set_title(f"Memory of the worker that needs most, {over}: {most:.1f} GB", loc="left")
+    ax.set_title(f"Memory of the worker that needs most, {over}: {largest / unit:.1f} {word}", loc="left")
     ax.set_xlabel("seconds")
     if len(memory) == 1:
         ax.set_xticks([])

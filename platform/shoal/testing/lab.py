@@ -33,7 +33,10 @@ from shoal.testing.cluster import Cluster
 
 __all__ = ["Lab", "lab"]
 
-SWITCHED_OFF = {"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}}
+SWITCHED_OFF = {
+    **{"mlflow": {"enabled": False}, "evaluation": {"enabled": False}, "checkpoint": {"every": 0}},
+    "predict": False,
+}
 PATIENCE = 150.0
 """Seconds; of them follow deadlines that a machine under load keeps: a worker may be silent for three."""
 AFTERMATH = 20.0

@@ -15,7 +15,7 @@ from shoal.printable import printable
 from shoal.protocol.said import Phase
 from shoal.record import layout, read
 from shoal.record.jsonl import read_json
-from shoal.record.sentences import sentence
+from shoal.record.sentences import BACKGROUND, sentence
 from shoal.record.status import OVER, snapshot, unheard
 
 __all__ = ["Eye", "Seat", "Stand", "View", "seconds_left"]
@@ -24,7 +24,7 @@ STEPS_READ, EVENTS_READ = 1 << 20, 1 << 18
 """Bytes of the ends of the files that are looked at."""
 LATELY = 200
 """Steps by which the time left and the speed are told."""
-UNTOLD = frozenset({"worker_ready", "notified", "generation", "drain"})
+UNTOLD = BACKGROUND | {"notified", "generation", "drain"}
 """Kinds of events that are not told beside others."""
 HEALING = frozenset({Phase.FORMING, Phase.READY, Phase.JOINING, Phase.LEAVING, Phase.STOPPED, Phase.FAILED})
 

@@ -208,9 +208,11 @@ def _predicted(run: Mapping[str, Any], at: float) -> list[Metric]:
         return []
     gpu = run.get("gpu")
     came = {**run, **gpu} if isinstance(gpu, Mapping) else run
+    if isinstance(actual := run.get("actual"), Mapping):
+        came = {**came, **actual}
     predicted = {f"predicted.{key}": value for key, value in section.items()}
-    actual = {f"actual.{key}": came[key] for key in section if key in came}
-    return _metrics(predicted | actual, at, int(run.get("steps") or 0))
+    beside = {f"actual.{key}": came[key] for key in section if key in came}
+    return _metrics(predicted | beside, at, int(run.get("steps") or 0))
 
 
 def _step_metrics(line: Mapping[str, Any]) -> list[Metric]:

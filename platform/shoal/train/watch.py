@@ -22,6 +22,9 @@ __all__ = ["Printer", "threads_tell", "watch"]
 def watch(job: Job, run: Run) -> Ended:
     """Show a run to its end, which a signal to this process asks for (`driver.Orders`)."""
     from shoal import driver, tracking
+    from shoal.record import layout
+    from shoal.record.expected import told
+    from shoal.record.jsonl import read_json
     from shoal.record.place import local_record
     from shoal.train.launch import Ended
 
@@ -35,6 +38,9 @@ def watch(job: Job, run: Run) -> Ended:
         orders = inside.enter_context(driver.Orders(run, path))
         status, reason = driver.follow(run, path, printer.show, orders)
     print(f"run {job.run_id}: {status} ({printable(mask_text(reason))}); record: {printable(job.place)}", flush=True)
+    if status != "left":
+        for line in told(read_json(path / layout.RUN) or {}):
+            print(printable(line), flush=True)
     if status != "left" and job.mlflow.enabled and (unmirrored := tracking.behind(path)):
         print(f"shoal: {printable(unmirrored)}", flush=True)
     return Ended(job, status, reason, orders.signal)
@@ -59,9 +65,7 @@ def threads_tell(log: TextIO) -> Iterator[None]:
 class Printer:
     """A line for every event people care about, and for about fifty steps of a run."""
 
-    QUIET = frozenset(
-        {"drain", "generation", "worker_ready", "config_changed", "run_ending", "pipeline_step", "notified"}
-    )
+    QUIET = frozenset({"drain", "generation", "config_changed", "run_ending", "pipeline_step", "notified"})
 
     def __init__(self, steps: int, out: TextIO) -> None:
         self.steps, self.every, self.out = steps, max(1, steps // 50), out
@@ -69,10 +73,10 @@ class Printer:
         """Of the steps since the last line."""
 
     def show(self, kind: str, line: Mapping[str, Any]) -> None:
-        from shoal.record.sentences import sentence
+        from shoal.record.sentences import BACKGROUND, sentence
 
         if kind == "event":
-            text = None if line["kind"] in self.QUIET else sentence(line)
+            text = None if line["kind"] in self.QUIET | BACKGROUND else sentence(line)
             if text:
                 print(f"  {text}", file=self.out, flush=True)
             return

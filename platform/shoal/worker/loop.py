@@ -30,6 +30,7 @@ from shoal.worker.lastresort import LastResort
 from shoal.worker.link import Link
 from shoal.worker.machine import Machine
 from shoal.worker.membership import Membership, ack_of
+from shoal.worker.memory import Meter
 from shoal.worker.profiler import Profiler
 from shoal.worker.rendezvous import Rendezvous
 from shoal.worker.setup import Meeting, Setup
@@ -38,6 +39,7 @@ from shoal.worker.step import CellBroken, world_broke
 from shoal.worker.thread import TrainingThread
 from shoal.worker.voice import Voice
 from shoal.worker.world import Kit, World, damage_of, not_to_be_had
+from shoal_core.loading import predicts
 from shoal_core.store import join, local_folder, open_store
 from shoal_core.workload import Workload
 
@@ -76,7 +78,10 @@ class Loop:
         last = LastResort(timeouts.abort)
         local = job.checkpoint.local
         disk = None if local is None else open_store(join(local, str(job.run_id), setup.node))
-        self.kit = Kit(job, workload, setup.rundir, groups, courier, thread, injector, profiler, last, disk, *told)
+        meter = Meter(workload.runs_on) if job.predict and predicts(workload) else None
+        self.kit = Kit(
+            job, workload, setup.rundir, groups, courier, thread, injector, profiler, last, disk, *told, meter=meter
+        )
         self.world: World | None = None  # until it stands
         self.attempt, self.shape = -1, 0
         self.kept = KeptStates(courier)

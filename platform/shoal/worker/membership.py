@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from shoal.names import node_of
@@ -19,6 +20,7 @@ from shoal.worker.step import CellBroken, Commit, Step
 from shoal.worker.transfer import copy_state
 from shoal.worker.voice import Voice
 from shoal.worker.world import RetainedState, World
+from shoal_core.devices import device_name
 
 __all__ = ["Membership", "ack_of", "ack_without"]
 
@@ -46,6 +48,7 @@ class Membership:
         assert world.saver is not None
         self.step, self.saver, self.kit, self.voice, self.session = world.step, world.saver, world.kit, voice, session
         self.pace, self.shape = world.pace, world.order.shape
+        self.mesh = None if world.order.mesh is None else asdict(world.order.mesh)
         self.leaves: Leaves | None = None
         """Of a cell some of whose nodes are about to go, and that nobody can take over from."""
         self.step.saving = self._saving
@@ -97,9 +100,11 @@ class Membership:
 
         Raises: as `join`.
         """
+        self._introduce()
         while True:
             self._boundary()
             if self.step.steps >= self.kit.job.steps:
+                self._tell_memory(last=True)
                 self.voice.finished()
                 return
             self.voice.phase = Phase.INSIDE
@@ -121,11 +126,29 @@ class Membership:
     def _committed(self, commit: Commit) -> None:
         """A step is committed here: nobody else may rely on it before the controller is told."""
         self.voice.committed(commit, self.step)
+        self._tell_memory()
         if self.kit.job.elastic is not None:
             self.kit.courier.put_away()
         self.pace.stepped(commit.seconds)
         if self.step.rhythm.due(self.step.steps) and commit.rolled_back is None:
             self._copy()
+
+    def _introduce(self) -> None:
+        """Tell what the first cell computes on, and in which shape, for those who predict what that takes."""
+        step, meter = self.step, self.kit.meter
+        first = step.member.rank == 0 and step.standing.in_first_cell
+        if meter is None or not first or not meter.first_in(self.shape):
+            return
+        about = {"device": device_name(self.kit.workload.runs_on), "memory": meter.of_all}
+        shape = {"shape": self.shape, "mesh": self.mesh, "cells": len(step.standing.cells), "workers": step.member.size}
+        self.voice.noted(step.steps, {"kind": "device", **about, **shape})
+
+    def _tell_memory(self, *, last: bool = False) -> None:
+        """Tell how much memory this worker took at most, if there is news of it."""
+        meter = self.kit.meter
+        if meter is not None and (peak := meter.news(last=last)) is not None:
+            what = {"bytes": peak, "measured": meter.measured, "shape": self.shape}
+            self.voice.noted(self.step.steps - 1, {"kind": "memory", **what})
 
     def _copy(self) -> None:
         """Copy the state into memory, and find out what that costs."""

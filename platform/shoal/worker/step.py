@@ -32,6 +32,7 @@ from shoal.worker.exact import Fixed
 from shoal.worker.faults import Fault, meaning
 from shoal.worker.groups import Groups, Stopped
 from shoal.worker.inject import Injector
+from shoal.worker.memory import Meter
 from shoal.worker.snapshot import Snapshot, checksum
 from shoal.worker.standing import Member, Standing
 from shoal.worker.sums import Sums, largest
@@ -123,6 +124,7 @@ class Step:
         self.inside: Callable[[], AbstractContextManager[None]] = nullcontext
         """See `TrainingThread`."""
         self.phase = Phase.INSIDE
+        self.meter: Meter | None = None
 
     def enter(self, order: orders.Generation) -> list[Any]:
         """Build the groups of a generation: matching workers over cells, and everybody. Returns groups for the copies
@@ -262,6 +264,8 @@ class Step:
         self.torn = False
         self.finite = all(math.isfinite(metrics.get(name, 0.0)) for name in ("loss", "grad_norm"))
         seconds, self.since = time.monotonic() - self.since, time.monotonic()
+        if self.meter is not None:
+            self.meter.stepped()
         flops, tokens = self.workload.flops(self.steps), metrics.get("tokens", 0.0)
         metrics |= figures(self.workload.runs_on, tokens, flops, max(seconds, 1e-9), self.standing.count)
         self.steps += 1

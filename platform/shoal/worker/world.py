@@ -27,6 +27,7 @@ from shoal.worker.courier import Courier
 from shoal.worker.groups import WORLD, Groups
 from shoal.worker.inject import Injector
 from shoal.worker.lastresort import LastResort
+from shoal.worker.memory import Meter
 from shoal.worker.profiler import Profiler
 from shoal.worker.sockets import Sockets
 from shoal.worker.standing import Member
@@ -65,6 +66,8 @@ class Kit:
     not_saved: Callable[[int, str, str], None]
     noted: Callable[[int, Mapping[str, Any]], None]
     speed: Speed = field(default_factory=Speed)
+    meter: Meter | None = None
+    """Of a job whose memory was predicted."""
 
     @cached_property
     def place(self) -> Store:
@@ -120,6 +123,8 @@ class World:
         kit.groups.meet("world", order.size)
         self._sockets.mark()
         kit.groups.world("world", order.rank, order.size)
+        if kit.meter is not None:
+            kit.meter.begin()
         shard = build_shard(workload, kit.job.seed, state_follows=state_follows(order, kit.origin))
         kit.groups.meet("beside", order.size)  # some build their shard sooner than others
         group, asking = kit.groups.beside(), kit.groups.beside()
@@ -127,7 +132,7 @@ class World:
         self._sockets.taken(partial(kit.groups.mentioned, WORLD))
         member = Member(order.cell, order.rank, order.size)
         step = self.step = Step(member, workload, shard, kit.groups, kit.job, kit.injector)
-        step.inside = partial(kit.thread.inside, self)
+        step.inside, step.meter = partial(kit.thread.inside, self), kit.meter
         if order.restore is not None:
             self._restore(step, order.restore, group)
         if order.keep:

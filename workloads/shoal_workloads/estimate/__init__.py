@@ -4,7 +4,7 @@ the executor walks; of a user's own model by running its code once. No device is
 from __future__ import annotations
 
 from shoal_workloads.estimate.cost import Bill, Reckoned, Rent, bill
-from shoal_workloads.estimate.hardware import Hardware, calibrated, device_name, hardware, known_hardware
+from shoal_workloads.estimate.hardware import Hardware, calibrated, device_name, entry_of, hardware, known_hardware
 from shoal_workloads.estimate.step import Cluster, Estimate, estimate, memory_over_step
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "bill",
     "calibrated",
     "device_name",
+    "entry_of",
     "estimate",
     "hardware",
     "known_hardware",

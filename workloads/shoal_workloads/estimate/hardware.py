@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import platform
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from shoal_core.devices import device_name
 from shoal_core.errors import UserError
 from shoal_workloads.config import wrong_fields
 
@@ -23,6 +23,7 @@ __all__ = [
     "Core",
     "Costs",
     "Hardware",
+    "Learned",
     "Line",
     "Messages",
     "Passes",
@@ -30,6 +31,7 @@ __all__ = [
     "calibrated",
     "device_name",
     "entries",
+    "entry_of",
     "hardware",
     "known_hardware",
     "own_file",
@@ -176,6 +178,21 @@ class Calibration(_Entry):
     cores: int = Field(default=1, gt=0)
 
 
+class Learned(_Entry):
+    """What runs on the device took, of what was reckoned for them (`shoal plan --learn`): factors on the `step` and on
+    the `memory`; from which `runs`, and the day."""
+
+    step: float = Field(default=1.0, gt=0)
+    memory: float = Field(default=1.0, gt=0)
+    runs: tuple[str, ...]
+    of: str
+
+    @property
+    def words(self) -> str:
+        many = f"{len(self.runs)} runs" if len(self.runs) > 1 else f"run {self.runs[0]}"
+        return f"by what {many} took ({self.of}): step x {self.step:.3g}, memory x {self.memory:.3g}"
+
+
 class Hardware(_Entry):
     """One GPU, or one core of a CPU, with its links. See the head of `hardware.yaml` for units. `device`: what the
     machine itself calls it, where it was measured."""
@@ -192,6 +209,7 @@ class Hardware(_Entry):
     price: Price
     device: str | None = None
     calibration: Calibration | None = None
+    learned: Learned | None = None
 
     @property
     def kind(self) -> Literal["cpu", "cuda"]:
@@ -241,18 +259,19 @@ def calibrated(device: str, own: Path | None = None) -> tuple[str, Hardware] | N
     return found[-1] if found else None
 
 
-def device_name(kind: str) -> str:
-    """What this machine calls the device that a worker computes on. kind: cpu or cuda."""
-    if kind == "cuda":
-        import torch
+def entry_of(device: str, own: Path | None = None) -> tuple[str, Hardware] | None:
+    """The entry for a device of this name, and its own: what was measured on one, else what its name says ("NVIDIA H100
+    80GB HBM3" is an H100). None: there is none.
 
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named and named[0] else platform.processor() or platform.machine()
+    Raises:
+        UserError: as `known_hardware`.
+    """
+    measured = calibrated(device, own)
+    if measured is not None:
+        return measured
+    words, table = set(device.replace("-", " ").split()), known_hardware(own)
+    known = [name for name in table if set(name.split()) <= words]
+    return max(((name, table[name]) for name in known), key=lambda pair: len(pair[0]), default=None)
 
 
 def entries(text: str, source: str) -> dict[str, Hardware]:

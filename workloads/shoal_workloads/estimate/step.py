@@ -14,6 +14,7 @@ from shoal_workloads.estimate import messages
 from shoal_workloads.estimate.commit import committed, per_byte
 from shoal_workloads.estimate.hardware import Hardware
 from shoal_workloads.estimate.layer import Layers, Seconds, total
+from shoal_workloads.estimate.learned import corrected, grown
 from shoal_workloads.estimate.measured import layers_of
 from shoal_workloads.estimate.moved import BF16, FP32
 from shoal_workloads.flops import token_flops
@@ -166,7 +167,7 @@ def estimate(
         step["waiting"] = WAITING / (1 - WAITING) * sum(step.values())
     step |= committed(config, cluster, mesh, cells, memory, pipeline and pipeline.schedule)
     biggest = max(memory, key=lambda one: one.total)
-    return Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, pipeline)
+    return corrected(Estimate(config, cluster, mesh, cells, most, biggest, step, phases, samples, pipeline))
 
 
 def shared(samples: int, micro_batch: int, cluster: Cluster, workers: int, cells: int | None = None) -> tuple[int, int]:
@@ -267,6 +268,9 @@ def memory_over_step(found: Estimate) -> list[tuple[float, Mapping[str, int]]]:
     (schedule, timeline), place = found.pipeline, found.memory.place
     held = over_step(found.config, found.mesh.workers, place, schedule)
     times = [time for span in timeline.spans[place] for time in (span.start, span.end)]
+    learned = found.cluster.hardware.learned
+    if learned is not None:
+        held = [grown(parts, learned.memory) for parts in held]
     return list(zip([*times, timeline.makespan], held, strict=True))
 
 

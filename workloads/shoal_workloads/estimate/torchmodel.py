@@ -24,6 +24,7 @@ from shoal_core.errors import UserError
 from shoal_core.mesh import Mesh
 from shoal_workloads.estimate.commit import per_byte
 from shoal_workloads.estimate.layer import MOVED
+from shoal_workloads.estimate.learned import corrected_torch
 from shoal_workloads.estimate.step import WAITING, Cluster, shared
 from shoal_workloads.footprint import COMMUNICATORS, CONTEXT, SPARE
 from shoal_workloads.torchmodel.building import built
@@ -34,7 +35,7 @@ from shoal_workloads.torchmodel.theirs import their_code
 from shoal_workloads.torchmodel.trial import LARGEST
 from shoal_workloads.torchmodel.workload import TorchWorkload
 
-__all__ = ["Counted", "TorchEstimate", "counted", "torch_estimate"]
+__all__ = ["Counted", "TorchEstimate", "counted", "memory_of", "torch_estimate"]
 
 FP32 = 4
 
@@ -203,7 +204,7 @@ def torch_estimate(
     memory = memory_of(workload, found, workers)
     step = step_of(workload, found, cluster, workers, cells, most, memory)
     each = None if found.count is None else found.count / config.micro_batch
-    return TorchEstimate(cluster, cells, workers, most, samples, flops, memory, step, each)
+    return corrected_torch(TorchEstimate(cluster, cells, workers, most, samples, flops, memory, step, each))
 
 
 def memory_of(workload: TorchWorkload, found: Counted, workers: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from shoal_core.errors import UserError
-from shoal_core.workload import Identity, Workload
+from shoal_core.workload import Crew, Identity, Workload
 from shoal_workloads.places import check_from_root
 from shoal_workloads.torchmodel.building import Blueprint, blueprint
 from shoal_workloads.torchmodel.config import TorchConfig
@@ -207,6 +207,12 @@ class TorchWorkload(Workload):
     def reduces_once(self) -> bool:
         """See `Workload`."""
         return bool(self.config.reduce_once)
+
+    def predicted(self, step: int, cells: int, crew: Crew) -> dict[str, Any]:
+        """See `Workload`."""
+        from shoal_workloads.estimate.expected import torch_expected
+
+        return torch_expected(self, cells, crew)
 
     def warm_up(self, workers: int) -> None:
         """See `Workload`: the user's model is not built. FSDP and torch's optimizers import the compiler when they are
