@@ -13,7 +13,7 @@ from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.recompute import Level
 from shoal_workloads.precision.fp8 import TILE
 
-__all__ = ["FP32", "Manner", "layer_bytes", "layer_parts", "row_bytes", "waiting_attention", "waiting_bytes"]
+__all__ = ["FP32", "INT64", "Manner", "layer_bytes", "layer_parts", "row_bytes", "waiting_attention", "waiting_bytes"]
 
 FP32, INT32, INT64 = 4, 4, 8
 

@@ -13,16 +13,7 @@ if TYPE_CHECKING:
     from shoal.simulate.policies import Tried
     from shoal_workloads.estimate import Bill, Estimate, Reckoned
 
-__all__ = [
-    "LEVELS",
-    "Failing",
-    "Interval",
-    "Priced",
-    "Trainable",
-    "dollars",
-    "estimate_values",
-    "layout_of",
-]
+__all__ = ["LEVELS", "Failing", "Interval", "Priced", "Trainable", "dollars", "estimate_values", "layout_of", "number"]
 
 LEVELS: dict[str, bool | str] = {"none": False, "norms": True, "ffn": "ffn", "dispatch": "dispatch"}
 """Levels of recomputation, by the words of `--recompute`."""

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from shoal_workloads.config import PretrainConfig
     from shoal_workloads.estimate import Bill, Cluster, Estimate, Reckoned
 
-__all__ = ["Asked", "checked", "config_of", "estimated", "of_job", "paid", "parse_gpus", "searched", "unused", "wanted"]
+__all__ = [
+    "Asked",
+    "checked",
+    "config_of",
+    "estimated",
+    "of_job",
+    "paid",
+    "parse_gpus",
+    "searched",
+    "told",
+    "unused",
+    "wanted",
+]
 
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
 NEAR = 0.005

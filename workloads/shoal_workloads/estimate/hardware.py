@@ -35,6 +35,7 @@ __all__ = [
     "hardware",
     "known_hardware",
     "own_file",
+    "shipped",
 ]
 
 OWN = "SHOAL_HARDWARE"

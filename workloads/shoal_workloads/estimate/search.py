@@ -24,7 +24,7 @@ from shoal_workloads.parallel.schedule import ZERO_BUBBLE
 from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.params import count_parameters
 
-__all__ = ["Found", "by_cells", "search", "smallest"]
+__all__ = ["HARDLY", "Found", "by_cells", "search", "smallest"]
 
 SCHEDULES = ("dualpipe", "dualpipev", "zbv", "zb1p", "interleaved", "1f1b")
 PAIRS = ("dualpipe", "dualpipev")
