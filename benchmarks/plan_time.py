@@ -13,7 +13,7 @@ drifts; of a cell's rounds the median counts.
 and by part, predicted/measured: `compute` (forward and backward, with what is said meanwhile), of a pipeline `actions`
 and the `rest` (its bubble, gathering and reducing); `end` (the sum across cells, the vote, the commit). `--profile`
 says which operators take the time. `--state` keeps what is done, for the next call to go on from; `--seconds` ends a
-call early.
+call early; `--record` writes the last round for `shoal plan --validate`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shoal.testing import World, world
 from shoal_workloads.estimate import Cluster, Estimate, Hardware, estimate
 from shoal_workloads.estimate.calibrate import calibrate
+from shoal_workloads.estimate.recorded import Cells, Recorded
 from tests.support.plan_cells import LAYOUTS, MODELS, Layout, Measured, job, measured, profiled, wall
 
 END = ("sum across cells", "optimizer")
@@ -142,6 +144,33 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     return {"cells": each, "median": statistics.median(errors), "worst": errors[-1]}
 
 
+def record(state: dict[str, Any]) -> Recorded:
+    """The last round, as `shoal plan --validate` reads it."""
+    number = max(row["round"] for row in state["rows"])
+    rows = [row for row in state["rows"] if row["round"] == number]
+    seconds: dict[str, dict[str, float]] = {}
+    for row in rows:
+        seconds.setdefault(row["model"], {})[row["layout"]] = round(row["measured"], 4)
+    hardware = Hardware.model_validate(state["hardware"][str(number)])
+    load = statistics.median(row["load"] for row in rows)
+    cells = {name: LAYOUTS[name] for name in dict.fromkeys(row["layout"] for row in rows)}
+    return Recorded(
+        of=f"{date.today().isoformat()}, {hardware.device}, load {load:.0f}",
+        hardware=hardware,
+        models={
+            name: job(MODELS[name], Layout()).model_dump(exclude={"parallel"}, exclude_unset=True, mode="json")
+            for name in seconds
+        },
+        layouts={name: Cells(workers=of.workers, cells=of.cells, parallel=of.parallel) for name, of in cells.items()},
+        seconds=seconds,
+    )
+
+
+def plain(kept: Recorded) -> dict[str, Any]:
+    """As YAML holds it."""
+    return kept.model_dump(mode="json", exclude_defaults=True)
+
+
 def profile(options: argparse.Namespace) -> None:
     """The operators of one rank."""
     for model in options.models:
@@ -163,6 +192,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell after so many")
     parser.add_argument("--profile", action="store_true", help="operators of a step instead")
     parser.add_argument("--state", type=Path, help="what is done, to go on from")
+    parser.add_argument("--record", type=Path, help="write the last round to this file")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     for what, known in (("models", MODELS), ("layouts", LAYOUTS)):
@@ -186,6 +216,8 @@ def main() -> None:
     for name, cell in found["cells"].items():
         print(f"{name:28} {cell['predicted']:.3f} s, measured {cell['measured']:.3f}: {cell['error']:+.1%}")
     print(f"median {found['median']:.1%}, worst {found['worst']:.1%} of {len(found['cells'])} cells")
+    if options.record:
+        options.record.write_text(yaml.safe_dump(plain(record(state)), sort_keys=False, width=120))
     if options.json:
         options.json.write_text(json.dumps({"date": date.today().isoformat(), **found, **state}, indent=2) + "\n")
 

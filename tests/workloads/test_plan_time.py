@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch.distributed as dist
+import yaml
 from torch.distributed.fsdp import FSDPModule
 
 from shoal.testing import World, world
@@ -19,6 +20,7 @@ from shoal_workloads.estimate import Cluster, estimate, hardware
 from shoal_workloads.estimate.calibrate_messages import line
 from shoal_workloads.estimate.hardware import Calibration, Line, Messages
 from shoal_workloads.estimate.messages import sends, units
+from shoal_workloads.estimate.recorded import Recorded, recorded
 from shoal_workloads.parallel.schedule import LAYOUTS, actions_of, schedule_of, turns
 from tests.support import synthetic
 
@@ -111,3 +113,30 @@ def test_figures_are_medians_over_rounds_and_cells(benchmark: ModuleType) -> Non
     found = benchmark.summary(rows)
     assert found["cells"]["m, a"]["error"] == 0.0
     assert (found["median"], found["worst"]) == (pytest.approx(0.05), pytest.approx(0.1))
+
+
+def test_a_round_is_recorded_as_it_was_estimated(benchmark: ModuleType) -> None:
+    """Written as YAML and read again, every cell is the job that was measured, and its estimate the same."""
+    here = hardware("H100").model_copy(update={"device": "a machine"})
+    rows = []
+    for model in benchmark.MODELS:
+        for name in ("one worker", "pp 2 zbv"):
+            found = benchmark.predicted(benchmark.MODELS[model], benchmark.LAYOUTS[name], here)
+            row = benchmark.Row(model, name, 1, found.seconds, 2.0, {}, {}, 0.0)
+            rows += [vars(row), vars(row) | {"round": 0, "measured": 3.0}]
+    kept = benchmark.record({"rows": rows, "hardware": {"1": here.model_dump()}})
+    again = Recorded.model_validate(yaml.safe_load(yaml.safe_dump(benchmark.plain(kept))))
+    assert again == kept
+    ours = {(row["model"], row["layout"]): row["predicted"] for row in rows}
+    compared = {(model, layout): (seconds, mine) for model, layout, seconds, mine in again.compared()}
+    assert compared == {cell: (2.0, pytest.approx(seconds)) for cell, seconds in ours.items()}
+
+
+def test_the_shipped_record_has_every_cell_of_the_benchmark(benchmark: ModuleType) -> None:
+    kept = recorded()
+    for model, each in benchmark.MODELS.items():
+        for name, layout in benchmark.LAYOUTS.items():
+            known = PretrainConfig.model_validate(kept.models[model] | {"parallel": kept.layouts[name].parallel})
+            mine = benchmark.job(each, layout)
+            assert known == mine.model_copy(update={"parallel": known.parallel})
+            assert kept.seconds[model][name] > 0

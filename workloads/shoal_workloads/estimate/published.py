@@ -1,4 +1,5 @@
-"""How far the estimate is from what others have published of their own runs, figure by figure.
+"""How far the estimate is from what others have published of their own runs, and from steps of our own, figure by
+figure.
 
 Sources: `SOURCES`.
 
@@ -17,6 +18,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.cost import bill
 from shoal_workloads.estimate.hardware import shipped
 from shoal_workloads.estimate.layer import Layers, total
+from shoal_workloads.estimate.recorded import recorded
 from shoal_workloads.estimate.step import Cluster, Engine, Estimate, by_kind, estimate
 from shoal_workloads.flops import token_flops
 from shoal_workloads.model.config import ModelConfig
@@ -43,6 +45,7 @@ SOURCES = {
     "P": "kernels of a forward and a backward at once, experts balanced, 2025-02: github.com/deepseek-ai/profile-data",
     "N": "DeepSeek-V3 in MXFP8, a GPU: Megatron Bridge, performance summary of 26.04 and 26.04.01",
     "D": "its orders with F 1, B 2, W 1, a pair 3: github.com/deepseek-ai/DualPipe",
+    "H": "real processes of this product after a calibration there: benchmarks/plan_time.py",
 }
 TOKENS, PRICE = 14.8e12, 2.0
 PP_BY_M = {(4, 8): 26, (8, 16): 54, (8, 20): 66, (16, 120): 374}
@@ -145,3 +148,10 @@ def others() -> Iterator[Figure]:
         found = estimate(config, Cluster(256 // slots, slots, name, shipped()[name]), config.parallel.pp * layout["ep"])
         shape = f"{name}, pp {layout['pp']}, ep {layout['ep']}"
         yield Figure("Others, 256 GPUs", shape, "tok/s", published, found.tokens_per_second / 256, "N")
+
+
+def here() -> Iterator[Figure]:
+    """Steps that were measured on a machine of our own."""
+    kept = recorded()
+    for model, layout, seconds, ours in kept.compared():
+        yield Figure(f"A step of {model}, {kept.of}", layout, "s", seconds, ours, "H")
