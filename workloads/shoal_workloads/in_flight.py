@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 from shoal_core.mesh import Mesh
 from shoal_workloads.activations import FP32, INT64, Manner, layer_parts
 from shoal_workloads.at_work import Layer, head_forward
 from shoal_workloads.config import PretrainConfig
-from shoal_workloads.parallel.schedule import Kind, Schedule, turns
+from shoal_workloads.parallel.schedule import Kind, Schedule, Turn, turns
 
 __all__ = ["InFlight"]
 
@@ -48,6 +49,7 @@ class InFlight:
         self.manner = Manner(config.parallel.recompute, self.width, fp8, fused, mesh.ep > 1)
         self.sequences, self.length = config.batch.micro_batch, config.data.seq_len
         self.hidden = self.sequences * self.length * self.model.d_model * self.width
+        self.layer = cache(self._layer)
 
     # ---- a stage
 
@@ -58,7 +60,7 @@ class InFlight:
         if first:  # one position more is embedded than goes on
             yield _Piece(Counter({"activations: handed on": position + tokens}), backward=table + self.hidden)
         for i in layers:
-            yield self._layer(i < model.n_dense, self.length)
+            yield self.layer(i < model.n_dense, self.length)
         if not last:
             return
         if model.mtp_depth:  # what all modules read
@@ -68,7 +70,7 @@ class InFlight:
         for k in range(1, model.mtp_depth + 1):
             length = self.length - k
             yield self._merge(length)
-            yield self._layer(False, length)
+            yield self.layer(False, length)
             yield self._head(length)
 
     def _layer(self, dense: bool, length: int) -> _Piece:
@@ -145,7 +147,7 @@ class InFlight:
             rises.update({(stage, kind): rise for kind, rise in _rises(pieces).items()})
         counts, sent = Counter[_Key](), False
         held = under_way = self.hidden  # what the executor makes others like
-        for turn in turns(schedule, place):
+        for turn in _turns(schedule, place):
             held, under_way = (size + self.hidden * len(turn.ask) for size in (held, under_way))
             now = most = together = held
             then = under_way
@@ -167,6 +169,12 @@ class InFlight:
                 counts[action.stage, "waits"] += {"I": 1, "W": -1}.get(action.kind, 0)
             held, under_way = now, then
             yield held, under_way, counts
+
+
+@lru_cache(maxsize=1024)
+def _turns(schedule: Schedule, place: int) -> tuple[Turn, ...]:
+    """Kept, since a search asks for those of one schedule in many layouts."""
+    return tuple(turns(schedule, place))
 
 
 def _named(

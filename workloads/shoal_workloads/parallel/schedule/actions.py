@@ -73,6 +73,10 @@ class Schedule:
     micro_batches: int
     orders: tuple[tuple[Step, ...], ...]
 
+    def __hash__(self) -> int:
+        """Of what is short: the orders, of thousands of steps, are looked at where all else is equal."""
+        return hash((self.name, self.ranks, self.stages, self.micro_batches))
+
     def rank_of(self, stage: int, micro_batch: int) -> int:
         """The rank where `micro_batch` meets `stage`."""
         layout = LAYOUTS[self.name]
