@@ -177,13 +177,15 @@ def test_a_picture_shows_memory_pipeline_and_cost(tmp_path: Path) -> None:
     ]
     assert CliRunner().invoke(app, asked).exit_code == 0
     drawn = (tmp_path / "p.svg").read_text()
-    for words in (f"over a step: {need()} GB", "84.9 GB", "gradients of weights that wait", "rank 15"):
+    named = ("exchange, hidden", "exchange, exposed", "sum across cells", "From the middle")
+    for words in (*named, f"over a step: {need()} GB", "84.9 GB", "gradients of weights that wait", "rank 15"):
         assert words in drawn
     policies = [*SMALL, "--failures", "--seeds", "1", "--picture", str(tmp_path / "flat.svg")]
     assert CliRunner().invoke(app, policies).exit_code == 0
     drawn = (tmp_path / "flat.svg").read_text()
     assert "when it needs most" in drawn
     assert "other shapes" in drawn
+    assert "How often to save" in drawn
     assert "rank 0" not in drawn
     wrong = CliRunner().invoke(app, [*V3, "--picture", str(tmp_path / "p.jpg")])
     assert "neither .svg nor .png" in str(wrong.exception)

@@ -87,6 +87,20 @@ def test_a_step_is_its_parts_and_a_bill_its_hours() -> None:
     assert whole.dollars == pytest.approx(2.0 * 2048 * 14.8e12 / found.tokens_per_second / 3600)
 
 
+def test_of_the_exchange_a_step_counts_what_nothing_hides() -> None:
+    found = deepseek_v3()
+    assert found.pipeline is not None
+    exchange, spans = found.pipeline.exchange, found.pipeline.timeline.spans
+    assert [len(rank) for rank in exchange] == [len(rank) for rank in spans]
+    exposed = sum(one.exposed for rank in exchange for one in rank) / len(exchange)
+    assert exposed == pytest.approx(found.step["exchange"])
+    every = [one for rank in exchange for one in rank]
+    assert all(one.hidden >= 0 and one.exposed >= 0 for one in every)
+    paired = [one for rank, row in zip(spans, exchange, strict=True) for span, one in zip(rank, row, strict=True)
+              if "&" in str(span.step)]  # fmt: skip
+    assert sum(one.hidden for one in paired) > 0.9 * sum(one.hidden + one.exposed for one in paired)
+
+
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb1p", "zbv", "dualpipev", "dualpipe"])
 def test_memory_over_a_step_begins_and_ends_low_and_its_most_is_what_must_fit(schedule: str) -> None:
     parallel = {"pp": 4, "ep": 8, "schedule": schedule, "recompute": "dispatch"}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.cli.bill import LEVELS, Failing, estimate_values, layout_of
 from shoal.cli.bill_tables import estimate_lines
 from shoal.cli.failing import Rates, priced
+from shoal.cli.plan_picture import draw_plan
 from shoal.cli.routed import routed, routing_words
 from shoal.printable import printable
 from shoal_core.errors import UserError
@@ -39,6 +40,8 @@ __all__ = [
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
 NEAR = 0.005
 """Of the days, by which more is as good."""
+MOST = 1e18
+"""Tokens: all that were ever written are fewer."""
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -166,30 +169,6 @@ def unused(cluster: Cluster, workers: int) -> list[str]:
     return [f"{workers:,} of {cluster.workers:,} GPUs train; all are paid for, and counted in the MFU"]
 
 
-def draw_plan(found: Reckoned, failing: Failing | None, path: Path) -> None:
-    """Write the picture of an estimate.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    from shoal.report.pipeline import Bar
-    from shoal.report.planned import Cost, Saved, plan_figure
-    from shoal.report.style import draw
-    from shoal_workloads.estimate import Estimate, memory_over_step
-
-    lanes: list[list[Bar]] = []
-    memory: Sequence[tuple[float, Mapping[str, int]]] = [(0.0, found.parts)]
-    if isinstance(found, Estimate):
-        ranks = () if found.pipeline is None else found.pipeline.timeline.spans
-        lanes = [[Bar(str(span.step), span.start, span.end) for span in rank] for rank in ranks]
-        memory = memory_over_step(found)
-    policies, intervals = ([], []) if failing is None else (failing.policies, failing.intervals)
-    costs = [Cost(one.tried.policy.name, one.dollars, one.least, one.most) for one in policies if one.most < inf]
-    saved = [Saved(one.every, one.dollars, one.reckoned) for one in intervals if one.dollars < inf]
-    figure = plan_figure(memory, found.cluster.hardware.memory_gb * 1e9, lanes, costs, saved)
-    draw(figure, "The plan of a run", path)
-
-
 def wanted(asked: Asked, found: Reckoned, price: float) -> float | None:
     """Tokens of the run: as said, or as many as the money or the days are enough for where nothing fails.
 
@@ -255,7 +234,7 @@ def count_of(text: str) -> float:
         UserError: it is none.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmbt]?)", text.strip().lower())
-    if found is None or not float(found[1]):
+    if found is None or not 0 < float(found[1]) <= MOST:
         raise UserError(f"--tokens: {text!r} is no number of tokens", "write it like 14.8T, 300B or 2e12")
     return float(found[1]) * COUNTS[found[2]]
 

@@ -108,6 +108,7 @@ def plan(
         float | None,
         typer.Option(
             min=0.01,
+            max=1e12,
             help="Dollars: how many tokens they are enough for, instead of --tokens; without a model: of which.",
             rich_help_panel=COSTS,
         ),
@@ -116,6 +117,7 @@ def plan(
         float | None,
         typer.Option(
             min=0.01,
+            max=100_000,
             help="How many tokens so many days are enough for, instead of --tokens; without a model: of which.",
             rich_help_panel=COSTS,
         ),
@@ -132,7 +134,9 @@ def plan(
             rich_help_panel=FAILURES,
         ),
     ] = False,
-    rate: Annotated[float, typer.Option(min=0, help="A factor on Llama 3's rates.", rich_help_panel=FAILURES)] = 1.0,
+    rate: Annotated[
+        float, typer.Option(min=0, max=1000, help="A factor on Llama 3's rates.", rich_help_panel=FAILURES)
+    ] = 1.0,
     spot: Annotated[
         bool, typer.Option("--spot", help="Nodes too that may be taken away at any time.", rich_help_panel=FAILURES)
     ] = False,

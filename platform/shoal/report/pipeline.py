@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from shoal.report.style import CELLS, INK, axes, figure
 
-__all__ = ["Bar", "Lanes", "draw_lanes", "pipeline_figure"]
+__all__ = ["COLOURS", "NAMES", "Bar", "Lanes", "draw_lanes", "pipeline_figure"]
 
 COLOURS = {"F": "#e0952f", "B": CELLS[0], "I": "#6fa8d6", "W": CELLS[1]}
 NAMES = {"F": "forward", "B": "backward", "I": "gradient of the input", "W": "gradient of the weights"}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
 
-from shoal.report.pipeline import Lanes, draw_lanes
+from shoal.report.pipeline import COLOURS, NAMES, Lanes, draw_lanes
 from shoal.report.style import CELLS, INK, LOSS, MUTED, TROUBLE, axes, figure
 
 __all__ = ["Cost", "Ratio", "Saved", "memory_figure", "plan_figure", "scaling_figure"]
 
 WIDTH = 10.5
 GROUPS = {
-    "parameters": ("parameters", "parameters in FP8"),
-    "optimizer": ("master parameters", "moments", "averages"),
+    "parameters": ("parameters", "parameters in FP8", "parameters, gathered", "buffers"),
+    "optimizer": ("master parameters", "moments", "optimizer", "averages"),
     "gradients": ("gradients", "gradients of a block", "gradients, not reduced yet"),
-    "activations": ("activations: ",),
+    "activations": ("activations: ", "activations"),
     "gradients of weights that wait": ("activations: weights' gradients that wait",),
     "at work": ("a layer at work", "rows under way", "logits", "loss", "pipeline buffers"),
     "commit": ("gradients, flat", "bucket"),
@@ -26,6 +27,11 @@ GROUPS = {
 }
 """Parts of the memory by the colour that they share; one that ends in a blank stands for all that begin so."""
 OTHER = "outside"
+HIDDEN = "#24323f"
+NEAR, RANKS = 12, 4
+"""Bars of a lane, and lanes, that are drawn larger where there are many."""
+AFTER = ("#8c6bb1", "#5b8c3a", "#8a97a3")
+"""Colours of what comes after the pipeline."""
 GB = 1e9
 
 
@@ -44,6 +50,15 @@ class Saved(NamedTuple):
     every: int
     simulated: float
     reckoned: float
+
+
+class Traffic(NamedTuple):
+    """Of each bar of each lane, seconds of exchange `hidden` behind what is computed, and `exposed` at its end; and
+    what comes `after` the pipeline, by name, in seconds."""
+
+    hidden: Sequence[Sequence[float]]
+    exposed: Sequence[Sequence[float]]
+    after: Mapping[str, float]
 
 
 class Ratio(NamedTuple):
@@ -87,21 +102,97 @@ def plan_figure(
     lanes: Lanes | None,
     costs: Sequence[Cost],
     saved: Sequence[Saved] = (),
+    traffic: Traffic | None = None,
 ) -> Figure:
     """Panels one over the other. `memory`: bytes by part from each time on, the commit last; `capacity`: bytes of a
-    GPU; `lanes`: of the pipeline's ranks, in seconds; `costs`: what there is of policies, the cheapest first."""
-    heights = [2.4, *([0.2 * len(lanes) + 0.5] if lanes else []), *([0.28 * len(costs) + 0.5] if costs else [])]
-    fig = figure(WIDTH, sum(heights) + 0.7)
+    GPU; `lanes`: of the pipeline's ranks, in seconds, with their `traffic`; `costs`: what there is of policies, the
+    cheapest first; `saved`: of intervals."""
+    heights = [2.6, *([max(0.22 * len(lanes) + 0.9, 2.6)] if lanes else [])]
+    near = middle(lanes, traffic) if lanes and traffic is not None else None
+    if near is not None:
+        heights.append(0.34 * len(near[0]) + 0.9)
+    if costs:
+        heights.append(max(0.28 * len(costs), 1.5) + 0.7)
+    fig = figure(WIDTH, sum(heights) + 0.3)
     panels = iter(fig.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
     draw_memory(axes(next(panels))[0], memory, capacity)
     if lanes:
-        (ax,) = axes(next(panels))
-        draw_lanes(ax, lanes)
-        ax.set_title("A step of the pipeline", loc="left")
-        ax.set_xlabel("seconds")
+        draw_pipeline(
+            next(panels), lanes, traffic or Traffic((), (), {}), "A step of the pipeline; paler: a rank's other stage"
+        )
+    if near is not None:
+        draw_pipeline(next(panels), *near, "From the middle of it", legend=False)
     if costs:
-        draw_costs(axes(next(panels))[0], costs)
+        both = axes(next(panels), columns=2 if saved else 1, widths=(3.0, 2.0) if saved else None)
+        draw_costs(both[0], costs)
+        if saved:
+            draw_intervals(both[1], saved)
     return fig
+
+
+def middle(lanes: Lanes, traffic: Traffic) -> tuple[Lanes, Traffic] | None:
+    """A few bars of the first ranks, from the middle of the step; None: all of them can be told apart as they are."""
+    bars = max(map(len, lanes))
+    if bars < 4 * NEAR:
+        return None
+    begin = min(bar.start for lane in lanes for bar in lane)
+    end = max(bar.end for lane in lanes for bar in lane)
+    first = (begin + end) / 2
+    last = first + NEAR * (end - begin) / bars
+    within = [[place for place, bar in enumerate(lane) if first <= bar.start and bar.end <= last] for lane in lanes]
+    few = [rank for rank, found in enumerate(within) if found][:RANKS]
+
+    def of(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        return [[rows[rank][place] for place in within[rank]] for rank in few]
+
+    return (of(lanes), Traffic(of(traffic.hidden), of(traffic.exposed), {})) if few else None
+
+
+def draw_pipeline(fig: SubFigure, lanes: Lanes, traffic: Traffic, title: str, *, legend: bool = True) -> None:
+    """A lane a rank; a strip at the foot of a bar is the exchange that it hides, red at its end what it does not."""
+    (ax,) = axes(fig)
+    begin = min(bar.start for lane in lanes for bar in lane)
+    end = max(bar.end for lane in lanes for bar in lane) - begin
+    whole = end + sum(traffic.after.values())
+    draw_lanes(ax, lanes, whole)
+    for rank, (lane, hidden, exposed) in enumerate(zip(lanes, traffic.hidden, traffic.exposed, strict=False)):
+        behind = [(bar.start - begin, seconds) for bar, seconds in zip(lane, hidden, strict=True)]
+        open_ = [(bar.end - seconds - begin, seconds) for bar, seconds in zip(lane, exposed, strict=True)]
+        ax.broken_barh(behind, (rank + 0.24, 0.16), facecolors=HIDDEN, linewidth=0)
+        ax.broken_barh(open_, (rank - 0.4, 0.8), facecolors=TROUBLE, linewidth=0)
+    for seconds, colour in zip(traffic.after.values(), AFTER, strict=False):
+        ax.broken_barh([(end, seconds)], (-0.4, len(lanes) - 0.2), facecolors=colour, linewidth=0)
+        end += seconds
+    kinds = [kind for kind in COLOURS if any(kind in bar.step for lane in lanes for bar in lane)]
+    handles = [Patch(color=COLOURS[kind], label=NAMES[kind]) for kind in kinds]
+    handles += [Patch(color=HIDDEN, label="exchange, hidden")] if any(map(any, traffic.hidden)) else []
+    handles += [Patch(color=TROUBLE, label="exchange, exposed")] if any(map(any, traffic.exposed)) else []
+    handles += [Patch(color=colour, label=name) for name, colour in zip(traffic.after, AFTER, strict=False)]
+    if legend:
+        ax.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, handlelength=1.0, labelcolor=INK,
+            frameon=False,
+        )  # fmt: skip
+    ax.set_title(title, loc="left")
+    ax.set_xlabel("seconds")
+
+
+def draw_intervals(ax: Axes, saved: Sequence[Saved]) -> None:
+    """What a run costs more than with the best interval, against steps between two checkpoints."""
+    every, least = [one.every for one in saved], min(one.simulated for one in saved)
+    simulated, reckoned = (
+        [100 * (value / least - 1) for value in values]
+        for values in ([one.simulated for one in saved], [one.reckoned for one in saved])
+    )
+    ax.plot(every, reckoned, "--", color=LOSS[1], label="by Young's formula")
+    ax.plot(every, simulated, "o-", color=LOSS[0], markersize=4, label="simulated")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(every, [str(steps) for steps in every])
+    ax.minorticks_off()
+    ax.set_ylim(min(0.0, *reckoned) - 0.02, max(0.5, *simulated, *reckoned) * 1.25)
+    ax.set_xlabel("steps between two checkpoints")
+    ax.set_title("How often to save: % over the least", loc="left")
+    ax.legend(loc="upper center", fontsize=9, labelcolor=INK, frameon=False, ncols=2)
 
 
 def memory_figure(memory: Sequence[tuple[float, Mapping[str, int]]], measured: int | None) -> Figure:

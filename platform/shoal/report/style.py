@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 
 from shoal_core.errors import UserError
@@ -92,7 +92,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def axes(
-    fig: Figure,
+    fig: Figure | SubFigure,
     rows: int = 1,
     columns: int = 1,
     heights: tuple[float, ...] | None = None,

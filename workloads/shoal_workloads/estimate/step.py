@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -71,11 +71,19 @@ class Engine:
 OURS = Engine()
 
 
+class Exchange(NamedTuple):
+    """Seconds in which a step's rows travel: behind what is computed, and while nothing is."""
+
+    hidden: float
+    exposed: float
+
+
 class Piped(NamedTuple):
-    """The schedule of a chain's step, and when its ranks do what, in seconds."""
+    """The schedule of a chain's step, when its ranks do what, in seconds, and the exchange of each `timeline.spans`."""
 
     schedule: Schedule
     timeline: Timeline
+    exchange: Sequence[Sequence[Exchange]]
 
 
 @dataclass(frozen=True)
@@ -241,6 +249,11 @@ def piped(
         beside = computed if pair else sum(layers.beside(passes[kind] * moe[number]) for number, kind in numbers)
         return {**found, "exchange": exchange if lines else max(0.0, exchange - beside)}
 
+    def exchanged(step: Step) -> Exchange:
+        every = sum(stage(one.stage, one.kind).get("exchange", 0.0) for one in actions_of(step))
+        exposed = parts(step).get("exchange", 0.0)
+        return Exchange(every - exposed, exposed)
+
     def parts(step: Step) -> Seconds:
         numbers = [(one.stage, one.kind) for one in actions_of(step)]
         found = parts_of(tuple(numbers), isinstance(step, Pair))
@@ -256,7 +269,7 @@ def piped(
     return (
         {**{name: seconds * share for name, seconds in step.items()}, "bubble": bubble},
         phases,
-        Piped(schedule, done),
+        Piped(schedule, done, [[exchanged(span.step) for span in rank] for rank in done.spans]),
     )
 
 
@@ -265,7 +278,7 @@ def memory_over_step(found: Estimate) -> list[tuple[float, Mapping[str, int]]]:
     it holds when that is most. The last moment is the commit's."""
     if found.pipeline is None:
         return [(0.0, found.memory.parts)]
-    (schedule, timeline), place = found.pipeline, found.memory.place
+    (schedule, timeline, _), place = found.pipeline, found.memory.place
     held = over_step(found.config, found.mesh.workers, place, schedule)
     times = [time for span in timeline.spans[place] for time in (span.start, span.end)]
     learned = found.cluster.hardware.learned
