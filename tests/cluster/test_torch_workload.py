@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.record.jsonl import read_json
 from shoal.testing import alone
 from shoal.train import read_result
 
@@ -62,6 +63,13 @@ def test_a_script_trains_the_class_that_it_defines(tmp_path: Path, monkeypatch: 
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert "parameters 26, samples 40" in told.stdout
+    run = read_json(tmp_path / "runs/mine/run.json") or {}
+    # Half of the rows of (5, 3), 5, (1, 5) and 1, rounded up: 9 + 3 + 5 + 1 numbers of 4 bytes.
+    assert run["predicted"]["memory_parts"]["parameters"] == 72
+    assert run["actual"]["clean_steps"] == 12 - 3
+    assert run["actual"]["memory_peak_bytes"] > 0
+    assert "memory of the worker that needs most" in told.stdout
+    assert "As predicted?" in (tmp_path / "runs/mine/report.html").read_text()
     frame = read_result(str(tmp_path / "runs/mine")).metrics_dataframe
     assert frame is not None
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -103,7 +103,7 @@ def test_figures_that_are_not_known_are_said_to_be_so() -> None:
     assert table["seconds of a step"] == ("-", "0.4", "")
     assert table["memory of the worker that needs most"] == ("900 bytes", "1.0 kB", "-10.0%")
     assert "tokens a second" not in table
-    assert "no table knows 'a chip': shoal plan --calibrate." in told(found)
+    assert "No table knows 'a chip': shoal plan --calibrate." in told(found)
 
 
 def record(storage: Path, *events: dict[str, Any], steps: int = 9) -> RunDir:

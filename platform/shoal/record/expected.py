@@ -154,7 +154,7 @@ def told(run: Mapping[str, Any]) -> list[str]:
 def notes(run: Mapping[str, Any]) -> list[str]:
     """What one should know of these figures, a sentence each."""
     predicted, actual = run["predicted"], run["actual"]
-    found = [f"{one}." for one in predicted.get("why") or ()]
+    found = [f"{one[:1].upper()}{one[1:]}." for one in predicted.get("why") or ()]
     if learned := predicted.get("learned"):
         found.append(
             f"Predicted with what runs before took: step x {learned['step']:g}, memory x {learned['memory']:g}."
