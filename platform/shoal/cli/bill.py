@@ -68,7 +68,7 @@ class Failing:
         """What is cheapest of all, and whether the simulation agrees with the formula."""
         from shoal.simulate.policies import STALL
 
-        best, own = self.cells[0], self.policies[0]
+        best, own = self.cells[0], min(self.policies, key=lambda one: one.dollars)
         if not isfinite(best.dollars):
             return ["with failures no policy gets anywhere"]
         said = [
