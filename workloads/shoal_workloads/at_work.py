@@ -88,10 +88,12 @@ class Layer:
         inner = 0 if manner.keeps_inner else 2  # times the hidden width
         if self.dense:
             return self.kept + manner.width * self.tokens * (made + c.d_model + (1 + inner) * self.hidden)
-        # Rows as they came and by expert; what comes of them, in both orders or beside what it is made of.
-        row = c.d_model * (manner.elsewhere + self.copied) + max(2 * c.d_model, c.d_model + (2 + inner) * c.d_expert)
-        beside = c.d_model if manner.elsewhere else 0  # shared experts come first there
-        return self.kept + manner.width * (self.tokens * (made + beside) + self.rows * row)
+        # Rows as they came and by expert; what comes of them, beside what it is made of, or sorted and added up.
+        rows = self.rows * c.d_model * (manner.elsewhere + self.copied)
+        beside = self.tokens * c.d_model  # shared experts come first where rows travel
+        middle = self.rows * (c.d_model + (2 + inner) * c.d_expert) + beside * manner.elsewhere
+        end = self.rows * 2 * c.d_model + beside
+        return self.kept + manner.width * (self.tokens * made + rows + max(middle, end))
 
     def backward(self) -> int:
         """Of the routed experts, of what all tokens take, and of the attention core, with gradients of weights."""
@@ -106,14 +108,16 @@ class Layer:
         again += 0 if manner.keeps_inner else 2 * width
         ffn = self.kept + manner.width * (rows * (2 * c.d_model + 3 * width + again) + self.tokens * c.d_model)
         later = self.waits - self.tokens * waiting_attention(c, manner)
-        return max(ffn, later + self._core())
+        past = self.tokens * c.d_model * manner.width  # it waits as the gradient of attention's output
+        return max(ffn, later + self._core() - past)
 
     def weights(self) -> int:
-        """The gradients of weights that waited: of the first and the second product of what waited first."""
+        """The gradients of weights that waited, of the first and the second product of what waited first: as they are
+        made, and as autograd copies them."""
         c, w = self.model, self.manner.width
         hidden, rows, held = (c.d_ffn, self.tokens, 1) if self.dense else (c.d_expert, self.rows, self.held)
         one = held * c.d_model * hidden
-        return self.waits + w * max(one, 2 * one - rows * (c.d_model + hidden))
+        return self.waits + w * max(2 * one, 4 * one - rows * (c.d_model + hidden))
 
     def _experts(self) -> int:
         if self.dense:
@@ -138,8 +142,9 @@ class Layer:
         """The core: queries and keys as they were rotated, and the gradients of all it took and gave."""
         c, manner = self.model, self.manner
         parts = layer_parts(c, self.sequences, self.length, dense=self.dense, manner=manner)
-        again = 2 * self.query + (self.kv + c.d_model if manner.recompute else 0)
-        return parts["attention"] + manner.width * self.tokens * (again + 2 * self.query + 2 * self.out)
+        again = 2 * self.query + (self.kv if manner.recompute else 0)
+        grads = 2 * self.query + 2 * self.out + c.d_model  # and of what goes past the layer
+        return parts["attention"] + manner.width * self.tokens * (again + grads)
 
 
 def head_forward(c: ModelConfig, tokens: int, width: int, *, fused: bool) -> int:
