@@ -9,7 +9,7 @@ worker that gets most, at a quantile: see `routing`. Widths: see `params`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from shoal_core.mesh import Mesh
@@ -22,7 +22,7 @@ from shoal_workloads.parallel.schedule.balance import stage_layers
 from shoal_workloads.parallel.zero import BUCKET
 from shoal_workloads.routing import busiest
 
-__all__ = ["COMMUNICATORS", "CONTEXT", "GB", "SPARE", "Footprint", "footprint", "footprints", "over_step"]
+__all__ = ["COMMUNICATORS", "CONTEXT", "GB", "SPARE", "Footprint", "fits", "footprint", "footprints", "over_step"]
 
 GB = 10**9
 CONTEXT = 1 * GB
@@ -61,9 +61,18 @@ def footprint(config: PretrainConfig, workers: int) -> Footprint:
 
 def footprints(config: PretrainConfig, workers: int) -> list[Footprint]:
     """Of a worker on every pipeline rank of a cell of `workers`, for a layout that `check_layout` lets pass."""
+    return list(_each(config, workers))
+
+
+def fits(config: PretrainConfig, workers: int, gb: float) -> bool:
+    """Whether every worker has room in so many 10^9 bytes: looks no further once one has not."""
+    return all(one.total <= gb * GB for one in _each(config, workers))
+
+
+def _each(config: PretrainConfig, workers: int) -> Iterator[Footprint]:
     mesh = Mesh.of({"pp": config.parallel.pp, "ep": config.parallel.ep}, workers)
     one = _Sizes(config, mesh)
-    return [one.fsdp()] if mesh.pp == 1 else [one.stage(place) for place in range(mesh.pp)]
+    yield from [one.fsdp()] if mesh.pp == 1 else (one.stage(place) for place in range(mesh.pp))
 
 
 class _Sizes:

@@ -16,7 +16,7 @@ from shoal_workloads.activations import Manner, layer_bytes
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.layer import Layers, total
 from shoal_workloads.estimate.step import WAITING, Cluster, Estimate, estimate
-from shoal_workloads.footprint import footprints
+from shoal_workloads.footprint import fits, footprint
 from shoal_workloads.model.recompute import LEVELS, Level
 from shoal_workloads.parallel.check import check_layout
 from shoal_workloads.parallel.fits import settled
@@ -61,7 +61,7 @@ def search(
     `within`: seconds of a step that no one is to take."""
     found = sorted(bounded(base, cluster, held or {}), key=lambda one: one[0])
     best: list[Estimate] = []
-    lacking: list[tuple[int, PretrainConfig, int]] = []
+    lacking: list[tuple[PretrainConfig, int]] = []
     for bound, config, workers in found:
         if bound >= (best[-1].seconds if len(best) == keep else within):
             break
@@ -69,11 +69,10 @@ def search(
             check_layout(config, workers)
         except UserError:
             continue
-        memory = max(footprints(settled(config, workers), workers), key=lambda one: one.total).total
-        if memory <= cluster.hardware.memory_gb * 1e9:
+        if fits(settled(config, workers), workers, cluster.hardware.memory_gb):
             best = sorted([*best, estimate(config, cluster, workers)], key=lambda one: one.seconds)[:keep]
         elif not best:
-            lacking.append((memory, config, workers))
+            lacking.append((config, workers))
     nearest = None if best or not lacking else estimate(*least(lacking, cluster))
     return Found(tuple(best), len(found), nearest)
 
@@ -108,9 +107,9 @@ def smallest(base: PretrainConfig, cluster: Cluster, held: Mapping[str, Any] | N
     return None
 
 
-def least(lacking: list[tuple[int, PretrainConfig, int]], cluster: Cluster) -> tuple[PretrainConfig, Cluster, int]:
+def least(lacking: list[tuple[PretrainConfig, int]], cluster: Cluster) -> tuple[PretrainConfig, Cluster, int]:
     """Of those that do not fit the one that lacks least."""
-    _, config, workers = min(lacking, key=lambda one: one[0])
+    config, workers = min(lacking, key=lambda one: footprint(settled(*one), one[1]).total)
     return config, cluster, workers
 
 
