@@ -108,6 +108,7 @@ def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
     [
         ([*SMALL, "--spot"], "--spot"),
         (["plan", "--scaling", "--cluster", "8x8xH100"], "--scaling: of which model"),
+        ([*SMALL, "--tokens", "1e400"], "is no number of tokens"),
         (["plan", "job.yaml", "--model", "v3-small-16b"], "both say what is trained"),
         (
             ["plan", "--cluster", "8x8xH100", "--days", "30", "--failures"],

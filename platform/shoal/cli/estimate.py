@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.bill import LEVELS, Failing, estimate_values, layout_of
+from shoal.cli.bill import LEVELS, estimate_values, layout_of
 from shoal.cli.bill_tables import estimate_lines
-from shoal.cli.failing import Rates, priced
+from shoal.cli.failing import Rates, priced, within
 from shoal.cli.plan_picture import draw_plan
 from shoal.cli.routed import routed, routing_words
 from shoal.printable import printable
@@ -21,7 +20,7 @@ from shoal_core.errors import UserError
 if TYPE_CHECKING:
     from shoal.config import Job
     from shoal_workloads.config import PretrainConfig
-    from shoal_workloads.estimate import Bill, Cluster, Estimate, Reckoned
+    from shoal_workloads.estimate import Cluster, Estimate, Reckoned
 
 __all__ = [
     "Asked",
@@ -38,8 +37,6 @@ __all__ = [
 ]
 
 GPUS = re.compile(r"(\d+)x(\d+)x(\S+)")
-NEAR = 0.005
-"""Of the days, by which more is as good."""
 MOST = 1e18
 """Tokens: all that were ever written are fewer."""
 COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -132,7 +129,7 @@ def told(asked: Asked, cuts: Sequence[Reckoned], reasons: list[str], tokens: flo
         failing = priced(cuts, cost.tokens, each, asked.rates)
         reasons += asked.rates.words(cluster.hardware.price, each)
         if asked.budget or asked.days:
-            cost, failing, said = within(asked, cost, failing)
+            cost, failing, said = within(asked.budget, asked.days, cost, failing)
             reasons += said
         reasons += failing.words()
     if asked.picture is not None:
@@ -187,27 +184,6 @@ def wanted(asked: Asked, found: Reckoned, price: float) -> float | None:
     if asked.days is not None:
         return asked.days * 86400 * found.tokens_per_second
     return None if asked.tokens is None else count_of(asked.tokens)
-
-
-def within(asked: Asked, cost: Bill, failing: Failing) -> tuple[Bill, Failing, list[str]]:
-    """As many tokens as the money is enough for by the cheapest policy; or the days, by the cheapest of those that take
-    hardly longer than the fastest. That one comes first.
-
-    Raises:
-        UserError: with no policy the run gets anywhere.
-    """
-    policies = list(failing.policies)
-    fastest = min(one.days for one in policies)
-    if fastest == inf:
-        raise UserError("with failures no policy gets anywhere", "a smaller --rate, fewer --preemptions or more nodes")
-    said = "ordered by dollars"
-    if asked.days:
-        policies.sort(key=lambda one: (one.days > fastest * (1 + NEAR), one.dollars))
-        said = f"ordered by dollars, those first that take at most {NEAR:.1%} longer than the fastest"
-    share = asked.budget / policies[0].dollars if asked.budget else (asked.days or 0.0) / policies[0].days
-    whole = replace(cost, tokens=cost.tokens * share, seconds=cost.seconds * share)
-    first = f"{policies[0].tried.policy.name}: enough for {whole.tokens:.3g} tokens; policies are {said}"
-    return whole, replace(failing, policies=policies).times(share), [first]
 
 
 # ---- what is asked for

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from shoal.cli.bill import Failing, Interval, Priced
+from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
     from shoal.simulate.many import Simulate
     from shoal.simulate.policies import Outcome, Policy, Tried
     from shoal.simulate.settings import Settings
-    from shoal_workloads.estimate import Reckoned
+    from shoal_workloads.estimate import Bill, Reckoned
     from shoal_workloads.estimate.hardware import Price
 
-__all__ = ["Rates", "priced"]
+__all__ = ["Rates", "priced", "within"]
 
 DAYS = 14.0
 """Simulated at most."""
 CHECKPOINT = 100
 """Steps between two in simulation; what it costs to go back is reckoned from it."""
+NEAR = 0.005
+"""Of the days, by which more is as good."""
 MANY = 64
 """Nodes from which on runs are simulated in processes of their own."""
 TRIED = 6
@@ -177,3 +180,24 @@ class Pricing:
             simulated, reckoned = (fmean(one.trains(every) for one in seeds) for seeds in (runs, base))
             found.append(Interval(every, *(whole / share if share else inf for share in (simulated, reckoned))))
         return found
+
+
+def within(budget: float | None, days: float | None, cost: Bill, failing: Failing) -> tuple[Bill, Failing, list[str]]:
+    """As many tokens as the money is enough for by the cheapest policy; or the days, by the cheapest of those that take
+    hardly longer than the fastest. That one comes first.
+
+    Raises:
+        UserError: with no policy the run gets anywhere.
+    """
+    policies = list(failing.policies)
+    fastest = min(one.days for one in policies)
+    if fastest == inf:
+        raise UserError("with failures no policy gets anywhere", "a smaller --rate, fewer --preemptions or more nodes")
+    said = "ordered by dollars"
+    if days:
+        policies.sort(key=lambda one: (one.days > fastest * (1 + NEAR), one.dollars))
+        said = f"ordered by dollars, those first that take at most {NEAR:.1%} longer than the fastest"
+    share = budget / policies[0].dollars if budget else (days or 0.0) / policies[0].days
+    whole = replace(cost, tokens=cost.tokens * share, seconds=cost.seconds * share)
+    first = f"{policies[0].tried.policy.name}: enough for {whole.tokens:.3g} tokens; policies are {said}"
+    return whole, replace(failing, policies=policies).times(share), [first]
