@@ -281,8 +281,9 @@ class Workload(ABC):
 
     def predicted(self, step: int, cells: int, crew: Crew) -> dict[str, Any] | None:
         """What step `step` is expected to take in so many cells of `crew.workers`, from closed forms: the figures of
-        docs/record.md under `predicted`. Called once for each shape of cells, in a process of its own. Left out:
-        nothing is predicted, and no worker tells how much memory it took."""
+        docs/record.md under `predicted`; with one that is not as written there none is taken, and the run says so.
+        Called once for each shape of cells, in a process of its own. Left out: nothing is predicted, and no worker
+        tells how much memory it took."""
         return None
 
     def warm_up(self, workers: int) -> None:  # noqa: B027 (may be left out)

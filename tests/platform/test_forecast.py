@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shoal.config import Job
-from shoal.control.forecast import Asked, Forecast
+from shoal.control.forecast import END, Asked, Forecast
 from shoal.control.foretell import Question, answer
 from shoal.worker import memory
 from shoal.worker.memory import Meter
@@ -85,6 +85,58 @@ def test_who_takes_over_asks_what_has_no_answer(
     before = [{"kind": "run_started"}, device(1), {"kind": "run_started"}, device(), device(2)]
     one.again([*before, {"kind": "predicted", "shape": 0}])
     assert len(asked) == 1  # of this session shape 2 alone
+
+
+class Slow:
+    """Of a machine that has much to do: an answer that is not there, however long one waits by `clock`."""
+
+    clock = 0.0
+    ended = 0
+
+    def __init__(self, question: Question, shape: dict[str, Any]) -> None:
+        self.shape, self.answer = shape, None
+
+    def wait(self, seconds: float) -> None:
+        Slow.clock += seconds
+
+    def end(self) -> None:
+        Slow.ended += 1
+
+
+def test_the_end_of_a_run_waits_once_for_all_and_says_what_has_no_answer(
+    forecast: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _, told = forecast
+    monkeypatch.setattr("shoal.control.forecast.Asked", Slow)
+    monkeypatch.setattr("shoal.control.forecast.time", SimpleNamespace(monotonic=lambda: Slow.clock))
+    for shape in range(3):
+        one.event(device(shape))
+    one.close()
+    assert (Slow.clock, Slow.ended) == (END, 3)
+    assert [line["shape"] for line in told] == [0, 1, 2]
+    assert all("not reckoned" in line["figures"]["why"][0] for line in told)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ([1.0], "its figures"),
+        ({"step_seconds": "long"}, "step_seconds"),
+        ({"step_seconds": float("nan")}, "step_seconds"),
+        ({"learned": {"step": 1.0}}, "learned.memory"),
+        ({"memory_over_step": {"times": [0.0, 1.0], "parts": {"weights": [5]}}}, "memory_over_step"),
+        ({"why": "no idea"}, "why"),
+    ],
+)
+def test_figures_that_readers_of_the_record_could_not_read_never_reach_it(
+    monkeypatch: pytest.MonkeyPatch, said: Any, problem: str
+) -> None:
+    """One such line, and run.json would be refused as damaged."""
+    workload = SimpleNamespace(predicted=lambda step, cells, crew: said)
+    monkeypatch.setattr("shoal.control.foretell.make_workload", lambda section: workload)
+    found = answer(Question({}, 0, 1, None, CREW))
+    assert list(found) == ["why"]
+    assert f"docs/record.md: {problem}: " in found["why"][0]
 
 
 def test_the_answer_is_the_estimate_of_the_very_job() -> None:

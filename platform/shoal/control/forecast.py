@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from shoal.config import Job
@@ -26,7 +28,7 @@ __all__ = ["Forecast"]
 PATIENCE = 120.0
 """Seconds that an answer may take."""
 END = 30.0
-"""Seconds that the end of a run waits for one: of a run that is over at once, on a machine that has much to do."""
+"""Seconds that the end of a run waits for them: of a run that is over at once, on a machine that has much to do."""
 PERIOD = 0.5
 """Seconds between two looks."""
 
@@ -83,19 +85,24 @@ class Forecast:
         return PERIOD
 
     def close(self) -> None:
-        """The run ends: wait for an answer that is on its way, a little, and for nothing more."""
+        """The run ends: wait for answers that are on their way, a little, and say of the others that there is none."""
+        until = time.monotonic() + END
         for asked in self._asked.values():
-            asked.wait(END)
+            asked.wait(max(0.0, until - time.monotonic()))
         self._put()
-        for asked in self._asked.values():
+        for number, asked in list(self._asked.items()):
             asked.end()
+            self._tell(number, asked, {"why": [f"it was not reckoned within {END:g} s of the run's end"]})
 
     def _put(self) -> None:
         for number, asked in list(self._asked.items()):
             if asked.answer is not None:
-                del self._asked[number]
-                self._told.add(number)
-                self._journal("predicted", **asked.shape, figures=asked.answer)
+                self._tell(number, asked, asked.answer)
+
+    def _tell(self, number: int, asked: Asked, figures: Mapping[str, Any]) -> None:
+        del self._asked[number]
+        self._told.add(number)
+        self._journal("predicted", **asked.shape, figures=figures)
 
 
 class Asked:
@@ -146,9 +153,10 @@ class Asked:
         finally:
             timer.cancel()
             process.kill()
-            process.stdin.close()
-            process.stdout.close()
             code = process.wait()
+            process.stdout.close()
+            with suppress(BrokenPipeError):  # it ended before it had read all
+                process.stdin.close()
         if not said:
             return {"why": [f"the process that reckons it ended without an answer (exit code {code})"]}
         found: dict[str, Any] = json.loads(said)

@@ -11,7 +11,9 @@ import os
 import sys
 import threading
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from shoal.record.masking import mask_text
 from shoal_core.errors import UserError
@@ -42,6 +44,45 @@ class Question:
         return cls(**{**fields, "crew": Crew(**fields["crew"])})
 
 
+class OverStep(BaseModel):
+    """Bytes by part, at `times` of a step."""
+
+    times: list[float]
+    parts: dict[str, list[float]]
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if not self.times or any(len(sizes) != len(self.times) for sizes in self.parts.values()):
+            raise ValueError("each part has a size for each of the times, of which there is one at least")
+        return self
+
+
+class Factors(BaseModel):
+    """What was learned from runs."""
+
+    step: float
+    memory: float
+
+
+class Figures(BaseModel):
+    """What is read of a workload's figures (docs/record.md), each if it is there; others it may have too."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    samples: int | None = None
+    memory_peak_bytes: float | None = None
+    memory_parts: dict[str, float] | None = None
+    memory_over_step: OverStep | None = None
+    step_seconds: float | None = None
+    step_parts: dict[str, float] | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    hardware: str | None = None
+    learned: Factors | None = None
+    pipeline: list[list[tuple[str, float, float]]] | None = None
+    why: list[str] = []
+
+
 def answer(question: Question) -> dict[str, Any]:
     """What is predicted, or why nothing is: nobody waits for it, and nothing hangs on it."""
     try:
@@ -49,7 +90,14 @@ def answer(question: Question) -> dict[str, Any]:
         if question.mesh is not None:
             workload = workload.shaped(question.mesh)
         found = workload.predicted(question.step, question.cells, question.crew)
-        return found or {"why": ["the workload says nothing"]}
+        if not found:
+            return {"why": ["the workload says nothing"]}
+        Figures.model_validate_json(json.dumps(found), strict=True)  # who reads the record later relies on them
+        return found
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "its figures"
+        return {"why": [mask_text(f"what the workload says is none of docs/record.md: {where}: {first['msg']}")]}
     except UserError as error:
         return {"why": [mask_text(f"{error.problem}: {error.remedy}")]}
     except Exception as error:  # whatever a workload's own code raises
