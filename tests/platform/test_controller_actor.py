@@ -10,12 +10,14 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from shoal.on_ray import controller_actor as actor
 from shoal.on_ray.controller_actor import ControllerActor
 from shoal.on_ray.parts import PART, parted, whole
+from shoal.on_ray.submit import submit
 from shoal.record import read
 from shoal.record.rundir import RunDir
 from shoal_core.errors import UserError
@@ -82,3 +84,17 @@ def test_what_a_controller_knows_of_thousands_of_workers_travels_in_arguments_th
     assert whole(parts) == known
     with pytest.raises(UserError, match="are kept with a run's controller"):
         parted({"job": os.urandom(1 << 20).hex() * 5})
+
+
+def test_a_job_that_is_too_large_to_travel_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    job: Any = MagicMock(elastic=None, spares=0)
+    job.model_dump.return_value = {"workload": {"words": os.urandom(1 << 20).hex() * 5}}
+    stands = {name: MagicMock() for name in ("held", "Slot", "cell_mesh", "planned_in_time", "begun", "index")}
+    stands["held"].return_value = False
+    stands["planned_in_time"].return_value = SimpleNamespace(nodes=dict, notes=())
+    for name, stand in stands.items():
+        monkeypatch.setattr(f"shoal.on_ray.submit.{name}", stand)
+    ready: Any = SimpleNamespace(job=job, workload=None, about={}, start=0, passed=())
+    with pytest.raises(UserError, match="are kept with a run's controller"):
+        submit(ready, resume=False)
+    stands["begun"].assert_not_called()

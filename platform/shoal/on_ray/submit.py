@@ -43,7 +43,8 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
     """Start the controller of a checked job. `callbacks`: `shoal.on_ray.callbacks.packed`.
 
     Raises:
-        UserError: too few slots, or the run id is in use, by a controller on another cluster perhaps.
+        UserError: too few slots, the run id is in use, by a controller on another cluster perhaps, or the job is too
+            large to travel.
         StoreError: the storage does not answer.
     """
     job = ready.job
@@ -62,6 +63,8 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
             "wait for nodes, or ask for fewer",
         )
     about = ready.about | {"placement": list(assigned.notes)}
+    seats = [[seat.cell, seat.rank, node] for seat, node in assigned.nodes().items()]
+    known = parted({"job": job.model_dump(mode="json"), "seats": seats, "start": ready.start, "about": about})
     session = secrets.token_hex(8)
     run, publisher = begun(job, session, resume=resume)
     index.note(str(job.run_id), job.place)
@@ -73,8 +76,6 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
     if publisher is not None:
         publisher.round()
         publisher.close()
-    seats = [[seat.cell, seat.rank, node] for seat, node in assigned.nodes().items()]
-    known = {"job": job.model_dump(mode="json"), "seats": seats, "start": ready.start, "about": about}
     credentials = tracking.credentials() | hooks.credentials(job.notify)
     controller = ControllerActor.options(  # type: ignore[attr-defined]
         name=name,
@@ -82,7 +83,7 @@ def submit(ready: Preflight, *, resume: bool, callbacks: bytes = b"") -> RayRun:
         lifetime="detached",
         memory=1,  # a byte: Ray places an actor that asks for nothing anywhere, whatever node it is told
         scheduling_strategy=near_node(quiet_node(slot, ray.get_runtime_context().get_node_id())),
-    ).remote(credentials, session, callbacks, *parted(known))
+    ).remote(credentials, session, callbacks, *known)
     return RayRun(controller)
 
 
