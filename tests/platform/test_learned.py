@@ -155,6 +155,7 @@ def test_runs_stand_beside_what_is_published(tmp_path: Path, monkeypatch: pytest
     [
         (lambda at: ran(at, "a", status="running"), "run a is still running"),
         (lambda at: ran(at, "a", step_seconds=None, why=["no table knows it"]), "not predicted (no table knows it)"),
+        (lambda at: ran(at, "a", hardware=None), "run a: its workload does not say"),
         (lambda at: ran(at, "a", samples=1), "run a: too few steps"),
         (
             lambda at: RunDir.create(at, "a", {}, resume=False).append_event("run_started"),

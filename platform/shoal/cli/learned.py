@@ -128,6 +128,11 @@ def check(one: Measured) -> None:
         raise UserError(
             f"run {one.name}: how long its steps take was not predicted ({why})", "calibrate first, then train"
         )
+    if one.predicted.get("hardware") is None:
+        raise UserError(
+            f"run {one.name}: its workload does not say by which entry of the table it predicted its steps",
+            "name runs whose workload's `predicted` says `hardware`",
+        )
     if one.actual["step_seconds"] is None:
         raise UserError(
             f"run {one.name}: too few steps followed one another undisturbed in the shape that was predicted",

@@ -85,7 +85,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "straggler": ("actor", "node", "seconds", "typical"),
     "profile_wanted": ("steps", "actors", "problem"),
     "profile": ("step", "actor", "steps", "path", "problem"),
-    "device": ("actor", "device", "memory", "shape", "mesh", "cells", "workers"),
+    "device": ("actor", "step", "device", "memory", "shape", "mesh", "cells", "workers"),
     "predicted": ("shape", "cells", "workers", "nodes", "device", "figures"),
     "memory": ("actor", "step", "bytes", "measured", "shape"),
     "pipeline_step": ("step", "cell", "schedule", "planned", "measured", "planned_idle", "measured_idle"),
