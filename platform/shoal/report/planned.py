@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from shoal.report.pipeline import COLOURS, NAMES, Lanes, draw_lanes
 from shoal.report.style import CELLS, INK, LOSS, MUTED, TROUBLE, axes, figure
 
-__all__ = ["Cost", "Ratio", "Saved", "memory_figure", "plan_figure", "scaling_figure"]
+__all__ = ["Cost", "Ratio", "Saved", "Traffic", "memory_figure", "plan_figure", "scaling_figure"]
 
 WIDTH = 10.5
 GROUPS = {
