@@ -13,7 +13,7 @@ from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate import Cluster, bill, estimate, hardware, memory_over_step
 from shoal_workloads.estimate.layer import Layers
 from shoal_workloads.estimate.moved import Moved
-from shoal_workloads.estimate.published import DEEPSEEK_V3, compared, deepseek_v3
+from shoal_workloads.estimate.published import DEEPSEEK_V3, SOURCES, compared, deepseek_v3
 from shoal_workloads.estimate.scaling import scaled
 from shoal_workloads.estimate.search import layouts, search, smallest
 from shoal_workloads.parallel.check import check_layout
@@ -37,7 +37,12 @@ def test_a_layers_products_are_its_flops(preset: str, dense: bool) -> None:
 
 
 def test_published_figures_come_out_with_two_constants() -> None:
-    figures = {one.name: one for one in compared()}
+    every = compared()
+    assert {one.source.split()[0] for one in every} == set(SOURCES)
+    steps = [abs(one.error) for one in every if one.source == "H"]  # of our own, which docs/planning.md sums up
+    assert len(steps) == 33
+    assert max(steps) < 0.17
+    figures = {one.name: one for one in every if one.source != "H"}
     assert sum(one.fitted for one in figures.values()) == 2
     assert figures["parameters"].error == 0
     exact = [one for one in figures.values() if one.of.startswith("DualPipe")]

@@ -88,7 +88,7 @@ def deepseek_v3() -> Estimate:
 def compared() -> list[Figure]:
     """Every figure that there is."""
     found = deepseek_v3()
-    return [*whole_run(found), *its_step(found), *traced(found), *dualpipe(), *others()]
+    return [*whole_run(found), *its_step(found), *traced(found), *dualpipe(), *others(), *here()]
 
 
 def whole_run(found: Estimate) -> Iterator[Figure]:
