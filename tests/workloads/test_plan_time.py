@@ -65,6 +65,16 @@ def test_sends_are_what_the_executor_hands_to_other_ranks(name: str) -> None:
         assert mine == theirs > 0
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_pipeline_multiplies_as_much_as_a_cell_without_one(name: str) -> None:
+    """MTP modules and head among it, whether a schedule makes both gradients at once or apart, on both kinds of device."""
+    each = {"model": {"n_layers": 6, "mtp_depth": 1}, "batch": {"global_batch": 8, "micro_batch": 1}}
+    for here in (hardware("H100"), recorded().hardware):
+        cells = [synthetic.tiny(**each, parallel=parallel) for parallel in ({}, {"pp": 2, "schedule": name})]
+        flat, piped = (estimate(one, Cluster(1, 2, "here", here), 2, 1).step["products"] for one in cells)
+        assert piped == pytest.approx(flat)
+
+
 def test_a_line_goes_through_both_ends_and_no_part_of_it_is_negative() -> None:
     assert line([(100.0, 3.0), (300.0, 5.0)]) == Line(fixed=2.0, flop=0.0, byte=0.01)
     assert line([(100.0, 6.0), (300.0, 3.0)]) == Line(fixed=0.0, flop=0.0, byte=0.01)  # the short one was disturbed

@@ -111,10 +111,11 @@ class Layers:
         moved = times * self.tokens * model.vocab_size * (FP32 + 2 * BF16) / self._bytes_a_second if "F" in kinds else 0
         return {"products": sum(self._product(each[kind]) for kind in kinds), "element-wise": moved}
 
-    def merge(self) -> Seconds:
-        """What an MTP module does before its layer."""
+    def merge(self, kinds: str = "FIW") -> Seconds:
+        """What MTP modules do before their layers. kinds: as of the head."""
         one = Product(self.tokens, self._model.d_model, 2 * self._model.d_model, self._type)
-        return {"products": self._product(one)}
+        each = {"F": one, "I": one.input(), "W": one.weight()}
+        return {"products": self._model.mtp_depth * sum(self._product(each[kind]) for kind in kinds)}
 
     def beside(self, passes: int) -> float:
         """Of the exchange, what runs behind the shared experts, which need no rows of others."""

@@ -112,11 +112,6 @@ class CpuLayers(Layers):
         found = self._parts(self._computing.ends, ends(model, self._batch))
         return {"products": products, "host": found["host"], "element-wise": times * found["element-wise"]}
 
-    def merge(self) -> Seconds:
-        """Both gradients too."""
-        one = Product(self.tokens, self._model.d_model, 2 * self._model.d_model, self._type)
-        return {"products": sum(map(self._product, (one, one.input(), one.weight())))}
-
     def beside(self, passes: int) -> float:
         """Nothing: the same core carries rows."""
         return 0.0

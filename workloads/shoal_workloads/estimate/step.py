@@ -236,7 +236,7 @@ def piped(
         if number == final:
             parts += [one(dense=False)] * model.mtp_depth
             parts += [layers.head(engine.head(kind))]
-            parts += [layers.merge()] * model.mtp_depth
+            parts += [layers.merge("IW" if kind == "B" else kind)]
         return added(parts)
 
     @cache
@@ -308,7 +308,7 @@ def flat(
     model, parallel = config.model, config.parallel
     blocks = [i < model.n_dense for i in range(model.n_layers)] + [False] * model.mtp_depth
     parts = [one(dense=dense) for dense in blocks for one in (layers.forward, layers.backward)]
-    each = added([*parts, layers.head(), *[layers.merge()] * model.mtp_depth])
+    each = added([*parts, layers.head(), layers.merge()])
     lines = messages.lines_of(cluster.hardware)
     if not lines:
         each["exchange"] = max(0.0, each.get("exchange", 0.0) - layers.beside(2 * blocks.count(False)))
