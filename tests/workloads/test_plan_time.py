@@ -76,15 +76,15 @@ def test_a_pipeline_multiplies_as_much_as_a_cell_without_one(name: str) -> None:
 
 
 def test_a_line_goes_through_both_ends_and_no_part_of_it_is_negative() -> None:
-    assert line([(100.0, 3.0), (300.0, 5.0)]) == Line(fixed=2.0, flop=0.0, byte=0.01)
-    assert line([(100.0, 6.0), (300.0, 3.0)]) == Line(fixed=0.0, flop=0.0, byte=0.01)  # the short one was disturbed
-    assert line([(100.0, 0.1), (300.0, 3.0)]) == Line(fixed=0.0, flop=0.0, byte=0.01)
+    assert line([(100.0, 3.0), (300.0, 5.0)]) == Line(fixed=2.0, byte=0.01)
+    assert line([(100.0, 6.0), (300.0, 3.0)]) == Line(fixed=0.0, byte=0.01)  # the short one was disturbed
+    assert line([(100.0, 0.1), (300.0, 3.0)]) == Line(fixed=0.0, byte=0.01)
 
 
 def test_measured_messages_are_added_to_what_computes() -> None:
     """Seconds a call alone, so that calls can be counted: of FSDP a gather and a reduction of every unit."""
-    calls = {name: Line(fixed=0.0, flop=0.0, byte=0.0) for name in Messages.model_fields if name != "waiting"}
-    calls["gather"], calls["reduce"] = (Line(fixed=fixed, flop=0.0, byte=0.0) for fixed in (1.0, 100.0))
+    calls = {name: Line(fixed=0.0, byte=0.0) for name in Messages.model_fields if name != "waiting"}
+    calls["gather"], calls["reduce"] = (Line(fixed=fixed, byte=0.0) for fixed in (1.0, 100.0))
     known = Calibration(measured="now", versions={}, spread=0, busy=0, messages=Messages(waiting=0.0, **calls))
     here = hardware("H100").model_copy(update={"calibration": known})
     each = {"model": {"n_layers": 3, "mtp_depth": 0}, "batch": {"global_batch": 8, "micro_batch": 1}}

@@ -81,7 +81,7 @@ def line(points: Sequence[Point]) -> Line:
     byte = (late - soon) / (many - few)
     if byte <= 0 or byte * few > soon:
         byte = late / many
-    return Line(fixed=max(0.0, late - byte * many), flop=0.0, byte=byte)
+    return Line(fixed=max(0.0, late - byte * many), byte=byte)
 
 
 def update(count: int = 12, side: int = 1024) -> float:
@@ -163,7 +163,7 @@ def meetings(workers: int) -> tuple[list[Point], list[Point], float]:
     few = [fsdp(width, 8, 1)[1] for width in WIDTHS]
     gather, reduce = ([(b, one[i]) for b, one in zip(taken, few, strict=False)] for i in range(2))
     computed, more = fsdp(BUSY, 384, 6)
-    said = sum(line(points).seconds(0.0, taken[-1]) for points in (gather, reduce))
+    said = sum(line(points).seconds(taken[-1]) for points in (gather, reduce))
     return gather, reduce, max(0.0, sum(more) - said) / sqrt(2 * sum(computed))
 
 

@@ -38,13 +38,13 @@ def committed(
     summed = 2 * (cells - 1) / cells * shard
     lines = messages.lines_of(hardware)
     if hardware.calibration is not None and hardware.calibration.update:
-        updated = hardware.calibration.commit + hardware.calibration.update * shard / FP32
+        updated = hardware.calibration.update * shard / FP32
     else:
         passes = {"parameters": 1, "parameters in FP8": 3, "gradients": 1}
         held = max(sum(times * one.parts.get(part, 0) for part, times in passes.items()) for one in memory)
         updated = (4 * shard + 2 * moments + held) / (hardware.memory_tb_s * 1e12 * MOVED)
     if lines:
-        found = {"sum across cells": lines.sum.seconds(0.0, summed) if cells > 1 else 0.0, "optimizer": updated}
+        found = {"sum across cells": lines.sum.seconds(summed) if cells > 1 else 0.0, "optimizer": updated}
         if schedule is not None:
             found["gather and reduce"] = messages.holders(lines, mesh, schedule, memory)
         return found

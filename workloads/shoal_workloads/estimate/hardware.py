@@ -81,14 +81,13 @@ Costs = Mapping[str, Annotated[float, Field(ge=0)]]
 
 
 class Line(_Entry):
-    """Seconds of one: `fixed`, and so many for each FLOP and each byte."""
+    """Seconds of one: `fixed`, and so many for each byte."""
 
     fixed: float = Field(ge=0)
-    flop: float = Field(ge=0)
     byte: float = Field(ge=0)
 
-    def seconds(self, flops: float, moved: float) -> float:
-        return self.fixed + self.flop * flops + self.byte * moved
+    def seconds(self, moved: float) -> float:
+        return self.fixed + self.byte * moved
 
 
 class Passes(_Entry):
@@ -155,12 +154,12 @@ class Calibration(_Entry):
     tiles and by shares of the peak, which were measured too.
 
     Attributes:
-        measured: the day. versions: of torch and Shoal.
+        measured: the day. versions: of torch.
         spread: of repeats about their median, relative, at the median. busy: the share of the time in which the
             process did not run.
         computing: by precision.
         host: seconds of Python for a layer (`dense`, `moe`), by pass, where the device works on behind it.
-        commit: seconds of a step's end beside its parts; `update`: for each parameter there.
+        update: seconds of a step's end for each parameter.
         messages: between workers of the machine; none of it hides behind computing, since the same cores do both.
         crowded: how many times as long computing takes while every core computes.
         cores: of the machine; workers that are more take turns.
@@ -172,7 +171,6 @@ class Calibration(_Entry):
     busy: float = Field(ge=0)
     computing: Mapping[str, Computing] = {}
     host: Mapping[str, Costs] = {}
-    commit: float = Field(default=0.0, ge=0)
     update: float = Field(default=0.0, ge=0)
     messages: Messages | None = None
     crowded: float = Field(default=1.0, ge=1)

@@ -214,7 +214,7 @@ class Layers:
         if self._mesh.ep == 1:
             return 0.0
         if hardware.calibration is not None and (lines := hardware.calibration.messages):  # there and back
-            return 2 * lines.exchange.seconds(0.0, self.tokens * model.top_k * (1 - 1 / self._mesh.ep) * self._row)
+            return 2 * lines.exchange.seconds(self.tokens * model.top_k * (1 - 1 / self._mesh.ep) * self._row)
         each = row_bytes(model.d_model, fp8=self._dispatch_fp8) + row_bytes(model.d_model, fp8=False)
         copies = model.top_k
         if self._hierarchical:

@@ -65,10 +65,10 @@ def holders(lines: Messages, mesh: Mesh, schedule: Schedule, memory: Sequence[Fo
     def one(of: Footprint) -> float:
         whole, own = (of.parts[name] for name in ("gradients", "master parameters"))
         taken = max(0, whole - own)
-        copies = lines.held.seconds(0.0, max(0.0, whole - taken * each / (each - 1)))
+        copies = lines.held.seconds(max(0.0, whole - taken * each / (each - 1)))
         if not taken:
             return copies
-        return copies + lines.holders_reduce.seconds(0.0, taken) + lines.holders_gather.seconds(0.0, taken)
+        return copies + lines.holders_reduce.seconds(taken) + lines.holders_gather.seconds(taken)
 
     each = max(2, mesh.per_stage * len(schedule.holders(0)))
     return max(map(one, memory))

@@ -225,7 +225,7 @@ def piped(
     ranges = stage_layers(model, schedule.stages, config.data.seq_len)
     final = schedule.stages - 1
     lines = messages.lines_of(cluster.hardware)
-    message = lines.send.seconds(0.0, FP32 * layers.tokens * model.d_model) if lines else 0.0
+    message = lines.send.seconds(FP32 * layers.tokens * model.d_model) if lines else 0.0
 
     @cache
     def stage(number: int, kind: str) -> Seconds:
