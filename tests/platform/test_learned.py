@@ -122,14 +122,18 @@ def test_later_plans_are_corrected_in_all_their_parts_and_say_so(tmp_path: Path)
 
 def test_a_pipeline_is_corrected_with_its_times() -> None:
     entry = hardware("H800")
-    piped = config(512, 16).model_copy(update={"parallel": config(512, 16).parallel.model_copy(update={"pp": 4})})
+    piped = config(512, 16).model_copy(
+        update={"parallel": config(512, 16).parallel.model_copy(update={"pp": 2, "ep": 2})}
+    )
     learned = entry.model_copy(update={"learned": Learned(step=2.0, memory=1.5, runs=("a",), of="2026-11-30")})
     one, other = (estimate(piped, Cluster(1, 8, "H800", kind), 4, 2) for kind in (entry, learned))
     assert one.pipeline
     assert other.pipeline
     assert other.pipeline.timeline.makespan == pytest.approx(2 * one.pipeline.timeline.makespan)
-    ends = [span.end for found in (one, other) for span in found.pipeline.timeline.spans[3][-1:] if found.pipeline]
+    ends = [span.end for found in (one, other) for span in found.pipeline.timeline.spans[1][-1:] if found.pipeline]
     assert ends[1] == pytest.approx(2 * ends[0])
+    rows = [sum(sum(both) for rank in found.pipeline.exchange for both in rank) for found in (one, other)]
+    assert rows[1] == pytest.approx(2 * rows[0]) > 0
     most = [max(sum(parts.values()) for _, parts in memory_over_step(found)) for found in (one, other)]
     assert most[1] == pytest.approx(1.5 * most[0], rel=1e-6)
     assert other.memory.total == most[1]

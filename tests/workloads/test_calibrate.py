@@ -19,7 +19,15 @@ from shoal_workloads.estimate.calibrate import calibrate, check_table, written
 from shoal_workloads.estimate.calibrate_cpu import LAYERS, NO_DEVICE
 from shoal_workloads.estimate.calibrate_messages import update
 from shoal_workloads.estimate.fitting import fitted
-from shoal_workloads.estimate.hardware import Calibration, Hardware, calibrated, hardware, known_hardware, own_file
+from shoal_workloads.estimate.hardware import (
+    Calibration,
+    Hardware,
+    Learned,
+    calibrated,
+    hardware,
+    known_hardware,
+    own_file,
+)
 from shoal_workloads.estimate.layer import Product, total
 from shoal_workloads.estimate.measured import CpuLayers, layers_of, shared_cores
 from shoal_workloads.estimate.probes import probe_config
@@ -188,8 +196,19 @@ def test_the_parts_of_a_gpus_calibration_run() -> None:
     host = cuda.host("cpu", 0.0)
     assert set(host) == {"dense", "moe"}
     assert set(host["moe"]) == {"forward", "backward", "input", "weight"}
-    assert cuda.base("NVIDIA H100 80GB HBM3") == hardware("H100")
-    assert cuda.base("NVIDIA GeForce RTX 4090") is None
+
+
+def test_a_gpu_is_measured_beside_its_shipped_entry_not_what_runs_have_taught_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_HARDWARE", str(tmp_path / "hardware.yaml"))
+    (tmp_path / "hardware.yaml").touch()
+    known = hardware("H100")
+    own = known.model_copy(update={"learned": Learned(step=2.0, runs=("a",), of="2026-11-30")})
+    written("H100", own, own_file())
+    assert hardware("H100").learned is not None
+    assert cuda.shipped_of("NVIDIA H100 80GB HBM3") == known
+    assert cuda.shipped_of("NVIDIA GeForce RTX 4090") is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -67,7 +67,7 @@ def test_sends_are_what_the_executor_hands_to_other_ranks(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_pipeline_multiplies_as_much_as_a_cell_without_one(name: str) -> None:
-    """MTP modules and head among it, whether a schedule makes both gradients at once or apart, on both kinds of device."""
+    """MTP modules and head among it, both gradients made at once or apart, on both kinds of device."""
     each = {"model": {"n_layers": 6, "mtp_depth": 1}, "batch": {"global_batch": 8, "micro_batch": 1}}
     for here in (hardware("H100"), recorded().hardware):
         cells = [synthetic.tiny(**each, parallel=parallel) for parallel in ({}, {"pp": 2, "schedule": name})]

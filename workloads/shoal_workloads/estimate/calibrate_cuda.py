@@ -17,11 +17,11 @@ import torch
 from shoal_core.devices import bf16_peak
 from shoal_core.errors import UserError
 from shoal_workloads.estimate import probes
-from shoal_workloads.estimate.hardware import Calibration, Hardware, Price, device_name, known_hardware
+from shoal_workloads.estimate.hardware import Calibration, Hardware, Price, by_words, device_name, shipped
 from shoal_workloads.estimate.layer import BF16, MOVED, Product
 from shoal_workloads.estimate.probes import Found, clock_of, probe_config, timed
 
-__all__ = ["attention", "base", "calibrate", "host", "products"]
+__all__ = ["attention", "calibrate", "host", "products", "shipped_of"]
 
 LARGE = [(8192, 8192, 8192), (8192, 4096, 7168), (16384, 4096, 4096), (4096, 14336, 4096)]
 """Rows, outputs, inputs."""
@@ -43,7 +43,7 @@ def calibrate(tell: Callable[[str], None]) -> Hardware:
     if not torch.cuda.is_available():
         raise UserError("--calibrate: torch sees no GPU here", "run it where there is one, or calibrate the CPU")
     device, spreads = device_name("cuda"), list[float]()
-    known = base(device)
+    known = shipped_of(device)
     tell("products in bf16")
     best, spread = products(LARGE, "cuda", 10.0)
     spreads.append(spread)
@@ -79,10 +79,11 @@ def calibrate(tell: Callable[[str], None]) -> Hardware:
     return Hardware.model_validate(values)
 
 
-def base(device: str) -> Hardware | None:
-    """The shipped entry of a GPU by a word of its name, such as "NVIDIA H100 80GB HBM3"."""
-    words = device.replace("-", " ").split()
-    return next((one for name, one in known_hardware().items() if name in words and one.calibration is None), None)
+def shipped_of(device: str) -> Hardware | None:
+    """The shipped entry of a GPU by its name, such as "NVIDIA H100 80GB HBM3"; none of the user's, which may have
+    learned from runs what an entry that is measured does not."""
+    found = by_words(device, shipped())
+    return None if found is None else found[1]
 
 
 def products(shapes: list[tuple[int, int, int]], kind: str, budget: float) -> tuple[float, float]:

@@ -28,6 +28,7 @@ __all__ = [
     "Messages",
     "Passes",
     "Price",
+    "by_words",
     "calibrated",
     "device_name",
     "entries",
@@ -268,7 +269,12 @@ def entry_of(device: str, own: Path | None = None) -> tuple[str, Hardware] | Non
     measured = calibrated(device, own)
     if measured is not None:
         return measured
-    words, table = set(device.replace("-", " ").split()), known_hardware(own)
+    return by_words(device, known_hardware(own))
+
+
+def by_words(device: str, table: Mapping[str, Hardware]) -> tuple[str, Hardware] | None:
+    """The entry whose name a device's has in it: of several the longest."""
+    words = set(device.replace("-", " ").split())
     known = [name for name in table if set(name.split()) <= words]
     return max(((name, table[name]) for name in known), key=lambda pair: len(pair[0]), default=None)
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shoal_workloads.parallel.schedule import Timeline
-
 if TYPE_CHECKING:
-    from shoal_workloads.estimate.step import Estimate
+    from shoal_workloads.estimate.step import Estimate, Piped
     from shoal_workloads.estimate.torchmodel import TorchEstimate
 
 __all__ = ["corrected", "corrected_torch", "grown"]
@@ -20,7 +18,7 @@ def corrected(found: Estimate) -> Estimate:
     learned = found.cluster.hardware.learned
     if learned is None:
         return found
-    pipeline = found.pipeline and found.pipeline._replace(timeline=slowed(found.pipeline.timeline, learned.step))
+    pipeline = found.pipeline and slowed(found.pipeline, learned.step)
     return replace(
         found,
         memory=replace(found.memory, parts=grown(found.memory.parts, learned.memory)),
@@ -47,10 +45,17 @@ def grown(parts: Mapping[str, int], factor: float) -> dict[str, int]:
     return {name: round(factor * size) for name, size in parts.items()}
 
 
-def slowed(timeline: Timeline, factor: float) -> Timeline:
+def slowed(found: Piped, factor: float) -> Piped:
+    """What is done when, and the exchange of it."""
+    timeline = found.timeline
     spans = tuple(
         tuple(replace(span, start=factor * span.start, end=factor * span.end) for span in rank)
         for rank in timeline.spans
     )
     idle = tuple(factor * seconds for seconds in timeline.idle)
-    return replace(timeline, spans=spans, makespan=factor * timeline.makespan, idle=idle)
+    exchange = [
+        [one._replace(hidden=factor * one.hidden, exposed=factor * one.exposed) for one in rank]
+        for rank in found.exchange
+    ]
+    timeline = replace(timeline, spans=spans, makespan=factor * timeline.makespan, idle=idle)
+    return found._replace(timeline=timeline, exchange=exchange)
