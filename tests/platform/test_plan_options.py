@@ -50,6 +50,7 @@ def test_what_does_not_count_is_refused_by_its_name(way: str) -> None:
     [
         (["--rows", "3"], "--rows: not for --model; leave it out"),
         (["--seeds", "2"], "--seeds says nothing without --failures"),
+        (["--rate", "0"], "--rate says nothing without --failures"),  # zero is a value
         (["--failures", "--spot-price", "1"], "--spot-price says nothing without --spot"),
         (["job.yaml"], "--model and a job both say"),
     ],

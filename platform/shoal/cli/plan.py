@@ -259,8 +259,8 @@ def plan(
 
 def given(context: typer.Context, name: str) -> bool:
     """Whether an option was given, and does not stand as it does by default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT" and context.params[name] not in (None, [], False)
+    source, value = context.get_parameter_source(name), context.params[name]
+    return source is not None and source.name != "DEFAULT" and value is not None and value is not False and value != []
 
 
 def read(path: Path, overrides: list[str]) -> tuple[Job, Workload]:
