@@ -53,9 +53,15 @@ def test_what_does_not_count_is_refused_by_its_name(way: str) -> None:
         (["--rate", "0"], "--rate says nothing without --failures"),  # zero is a value
         (["--failures", "--spot-price", "1"], "--spot-price says nothing without --spot"),
         (["job.yaml"], "--model and a job both say"),
+        (
+            ["--picture", "plan.jpg"],
+            "--picture: plan.jpg is neither .svg nor .png; end the picture's name in .svg or .png",
+        ),
+        (["--picture", "/nowhere/plan.svg"], "--picture: cannot write /nowhere/plan.svg: there is no folder /nowhere"),
     ],
 )
-def test_of_a_model(more: list[str], told: str) -> None:
+def test_of_a_model(more: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.cli.estimate.searched", lambda *_: pytest.fail("it is said before anything is reckoned"))
     error = CliRunner().invoke(app, [*MODEL, *more]).exception
     assert isinstance(error, UserError)
     assert told in f"{error.problem}; {error.remedy}"

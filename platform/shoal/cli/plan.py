@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.options import COSTS, COUNTS, FAILURES, FITS, OUTPUT, REAL, SEATS, way_of
+from shoal.cli.pictures import check_picture
 from shoal.cli.seats import live, mesh_of, seated, thought_of
 from shoal_core.errors import UserError
 
@@ -219,6 +220,7 @@ def plan(
     from shoal.cli.validate import validated
 
     way = way_of([option for option in COUNTS if given(context, option)], cluster)
+    check_picture("--picture", picture)
     if way == "calibrate":
         from shoal.cli.calibrate import calibrated
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli.pictures import check_picture
 from shoal_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ def schedule(
             raise UserError(f"{option}: {value:g} is no time", "a number above 0")
     if w >= b:
         raise UserError(f"--w: {w:g} is not less than the full backward, {b:g}", "--w below --b")
-    if draw is not None and draw.suffix not in (".svg", ".png"):
-        raise UserError(f"--draw: {draw} is neither .svg nor .png", "end the name with one of them")
+    check_picture("--draw", draw)
     built, costs, measured = build(name, pp, microbatches, virtual), Costs(f, b, w, fb), None
     if run is not None:
         measured = _measured(run, storage, pp)

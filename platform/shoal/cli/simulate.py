@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli.pictures import check_picture
 from shoal.simulate.settings import REGROUP
 
 __all__ = ["simulate"]
@@ -59,6 +60,7 @@ def simulate(
     from shoal.simulate.settings import Settings, Times, parse_cluster
     from shoal.simulate.simulation import Simulation
 
+    check_picture("--plot", plot, (".svg",))
     nodes, slots = parse_cluster(cluster)
     times = Times(step, across, closed, silent, regroup, form, copy, restore, start, notice)
     if measured is not None:
