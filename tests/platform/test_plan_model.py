@@ -109,6 +109,10 @@ def test_a_budget_or_days_say_how_far_a_run_gets() -> None:
         ([*SMALL, "--spot"], "--spot"),
         (["plan", "--scaling", "--cluster", "8x8xH100"], "--scaling: of which model"),
         ([*SMALL, "--tokens", "1e400"], "is no number of tokens"),
+        ([*SMALL, "--budget", "0.01"], "not enough for one step"),
+        ([*SMALL, "--tokens", "5"], "not enough for one step"),
+        ([*SMALL, "--failures", "--price", "0"], "at 0 dollars"),
+        ([*SMALL, "--failures", "--spot", "--spot-price", "0"], "at 0 dollars"),
         (["plan", "job.yaml", "--model", "v3-small-16b"], "both say what is trained"),
         (
             ["plan", "--cluster", "8x8xH100", "--days", "30", "--failures"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.cli.bill import LEVELS, estimate_values, layout_of
 from shoal.cli.bill_tables import estimate_lines
-from shoal.cli.failing import Rates, priced, within
+from shoal.cli.failing import Rates, priced, under_a_step, within
 from shoal.cli.plan_picture import draw_plan
 from shoal.cli.routed import routed, routing_words
 from shoal.printable import printable
@@ -123,7 +123,10 @@ def told(asked: Asked, cuts: Sequence[Reckoned], reasons: list[str], tokens: flo
     each, source = paid(asked, cluster)
     reasons += [*routing_words(found, asked.like), *unused(cluster, found.cells * found.mesh.workers), *source]
     reasons += corrected(cluster)
-    length = wanted(asked, found, each) or tokens
+    length = wanted(asked, found, each)
+    if length is not None and (lacking := under_a_step(found, length, each)):
+        raise UserError(lacking, "more of --tokens, --budget or --days, or smaller steps")
+    length = length or tokens
     cost, failing = bill(found, length or 1e12, each), None
     if asked.rates is not None:
         failing = priced(cuts, cost.tokens, each, asked.rates)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shoal_workloads.estimate import Bill, Reckoned
     from shoal_workloads.estimate.hardware import Price
 
-__all__ = ["Rates", "priced", "within"]
+__all__ = ["Rates", "priced", "under_a_step", "within"]
 
 DAYS = 14.0
 """Simulated at most."""
@@ -69,7 +69,11 @@ class Rates:
 
 def priced(cuts: Sequence[Reckoned], length: float, price: float, rates: Rates) -> Failing:
     """What failures make of a run of so many tokens. cuts: ways to cut the GPUs into cells, the run's own first; every
-    policy is simulated of that, and of the others those that could cost less than its cheapest."""
+    policy is simulated of that, and of the others those that could cost less than its cheapest.
+
+    Raises:
+        UserError: GPUs, or spot nodes, cost nothing.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -77,6 +81,11 @@ def priced(cuts: Sequence[Reckoned], length: float, price: float, rates: Rates) 
     from shoal.simulate.policies import policies
 
     cluster = cuts[0].cluster
+    if not price or (rates.spot and not rates.price(cluster.hardware.price, price)[0]):
+        raise UserError(
+            "--failures: at 0 dollars a GPU and hour no policy is cheaper than another",
+            "say what they cost, or would, with --price and --spot-price",
+        )
     ways = list(policies(cluster.nodes, spot=rates.spot))
     with (
         Progress(console=Console(stderr=True), transient=True) as progress,
@@ -180,6 +189,16 @@ class Pricing:
             simulated, reckoned = (fmean(one.trains(every) for one in seeds) for seeds in (runs, base))
             found.append(Interval(every, *(whole / share if share else inf for share in (simulated, reckoned))))
         return found
+
+
+def under_a_step(found: Reckoned, tokens: float, price: float) -> str:
+    """That so many tokens are less than a step has, if they are, and what one takes."""
+    from shoal_workloads.estimate import bill
+
+    if tokens >= found.tokens:
+        return ""
+    cost = bill(found, found.tokens, price).dollars
+    return f"not enough for one step: {found.tokens:,.0f} tokens, {found.seconds:.3g} s, ${cost:,.2f}"
 
 
 def within(budget: float | None, days: float | None, cost: Bill, failing: Failing) -> tuple[Bill, Failing, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from shoal.cli.bill import Trainable
 from shoal.cli.bill_tables import scaling_table, trainable_table
 from shoal.cli.estimate import Asked, checked, config_of, paid, parse_gpus, searched, wanted
+from shoal.cli.failing import under_a_step
 from shoal.printable import printable
 from shoal_core.errors import UserError
 
@@ -36,8 +37,9 @@ def trainable(asked: Asked, *, as_json: bool) -> None:
             except UserError as error:
                 rows.append(Trainable(model, None, None, error.problem))
                 continue
-            cost = bill(found, wanted(asked, found, each) or 0.0, each) if found.fits else None
-            rows.append(Trainable(model, found, cost, "" if found.fits else reasons[0]))
+            length = wanted(asked, found, each) or 0.0
+            why = under_a_step(found, length, each) if found.fits else reasons[0]
+            rows.append(Trainable(model, found, None if why else bill(found, length, each), why))
     if as_json:
         print(json.dumps([one.values() for one in rows], indent=2))
         return
