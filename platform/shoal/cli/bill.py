@@ -1,4 +1,5 @@
-"""What `shoal plan --model` prints: an estimate and its bill, for people and for programs."""
+"""The bill of `shoal plan`: an estimate with what it costs, in words that people read (`bill_tables` lays them out) and
+for programs."""
 
 from __future__ import annotations
 
@@ -130,11 +131,8 @@ def layout_of(found: Reckoned) -> str:
         words += [] if layout["waiting"] is None else [f"waiting {layout['waiting']}"]
     elif layout["reshard_after_forward"]:
         words.append("reshard_after_forward")
-    level = layout["recompute"]
-    if level is not None:
-        words.append(
-            "recompute " + next(name for name, value in LEVELS.items() if type(value) is type(level) and value == level)
-        )
+    if layout["recompute"] is not None:
+        words.append(f"recompute {WORDS[str(layout['recompute'])]}")
     return ", ".join(words)
 
 

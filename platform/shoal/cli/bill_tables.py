@@ -21,7 +21,7 @@ __all__ = ["estimate_lines", "scaling_table", "trainable_table"]
 def estimate_lines(
     name: str, found: Reckoned, cost: Bill, whole: bool, failing: Failing | None
 ) -> Iterator[RenderableType]:
-    """The same for a terminal. `name`: of model or job; `whole`: the bill is of the run, not of 10^12 tokens."""
+    """An estimate and its bill. `name`: of model or job; `whole`: the bill is of the run, not of 10^12 tokens."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

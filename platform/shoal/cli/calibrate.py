@@ -67,12 +67,13 @@ def lines(name: str, found: Hardware, path: Path) -> list[str]:
     rates = {precision: 1e-9 / one.product["flop"] for precision, one in calibration.computing.items()}
     told = ", ".join(f"{rate:,.0f} in {precision}" for precision, rate in rates.items())
     best = told or f"{1e3 * found.tflops.bf16 * found.reached.bf16:,.0f} in bf16"
+    others = f", others took {calibration.busy:.0%} of the time" if calibration.computing else ""  # a CPU's alone
     said = [
         f"{name} ({found.device}): {best} x 10^9 FLOP/s of products; memory {1e3 * found.memory_tb_s:,.1f} x 10^9 "
-        f"bytes/s; repeats differ by {calibration.spread:.1%}, others took {calibration.busy:.0%} of the time",
+        f"bytes/s; repeats differ by {calibration.spread:.1%}{others}",
         f"kept in {path}",
     ]
-    if found.calibration and found.calibration.cores > 1 and calibration.computing:
+    if calibration.cores > 1 and calibration.computing:
         said.append(f"{calibration.cores} workers at once: {calibration.crowded:.2f} times as long each")
     slots = calibration.cores if calibration.computing else 8
     return [*said, f"now: shoal plan JOB.yaml --cluster 1x{slots}x{name}"]

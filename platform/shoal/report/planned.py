@@ -23,7 +23,7 @@ GROUPS = {
     "gradients of weights that wait": ("activations: weights' gradients that wait",),
     "at work": ("a layer at work", "rows under way", "logits", "loss", "pipeline buffers"),
     "commit": ("gradients, flat", "bucket"),
-    "outside": ("context", "communicators", "buffers", "spare"),
+    "outside": ("context", "communicators", "spare"),
 }
 """Parts of the memory by the colour that they share; one that ends in a blank stands for all that begin so."""
 OTHER = "outside"

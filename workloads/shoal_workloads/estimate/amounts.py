@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from shoal_workloads.estimate.layer import Product
+from shoal_workloads.estimate.layer import FP32, Product
 from shoal_workloads.model.attention_cpu import QUERIES
 from shoal_workloads.model.config import ModelConfig
 from shoal_workloads.model.ffn_blocks import ROWS
@@ -21,7 +21,6 @@ __all__ = ["Amounts", "Batch", "core", "ends", "layer", "product", "seconds"]
 Amounts = Mapping[str, float]
 CACHE = 512 << 10
 """Bytes of a block's scores beyond which they do not stay beside the rest in a core's cache: half of one of 1 MiB."""
-FP32 = 4
 
 
 @dataclass(frozen=True)

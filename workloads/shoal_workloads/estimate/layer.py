@@ -22,7 +22,7 @@ from shoal_workloads.parallel.traffic import row_bytes
 __all__ = ["BF16", "FINE", "FP32", "MOVED", "Layers", "Product", "Seconds", "total"]
 
 Seconds = Mapping[str, float]
-"""By what takes them: `products`, `attention`, `element-wise`, `exchange`."""
+"""By what takes them: `products`, `attention`, `element-wise`, `exchange`; where measured, `host`: Python."""
 Type = Literal["bf16", "fp8"]
 
 FINE = 0.69

@@ -13,9 +13,7 @@ from shoal_workloads.footprint import Footprint
 from shoal_workloads.parallel.schedule import Schedule
 from shoal_workloads.parallel.schedule.actions import Action
 
-__all__ = ["FP32", "drifted", "fsdp", "holders", "lines_of", "sends", "units", "waiting"]
-
-FP32 = 4
+__all__ = ["drifted", "fsdp", "holders", "lines_of", "sends", "units", "waiting"]
 
 
 def lines_of(hardware: Hardware) -> Messages | None:

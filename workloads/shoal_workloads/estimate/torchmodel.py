@@ -25,6 +25,7 @@ from shoal_core.mesh import Mesh
 from shoal_workloads.estimate.commit import per_byte
 from shoal_workloads.estimate.layer import MOVED
 from shoal_workloads.estimate.learned import corrected_torch
+from shoal_workloads.estimate.moved import FP32
 from shoal_workloads.estimate.step import WAITING, Cluster, shared
 from shoal_workloads.footprint import COMMUNICATORS, CONTEXT, SPARE
 from shoal_workloads.torchmodel.building import built
@@ -36,8 +37,6 @@ from shoal_workloads.torchmodel.trial import LARGEST
 from shoal_workloads.torchmodel.workload import TorchWorkload
 
 __all__ = ["Counted", "TorchEstimate", "counted", "memory_of", "torch_estimate"]
-
-FP32 = 4
 
 
 @dataclass(frozen=True)
