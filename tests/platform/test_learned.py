@@ -148,7 +148,8 @@ def test_runs_stand_beside_what_is_published(tmp_path: Path, monkeypatch: pytest
     one = found["runs"][0]["step_seconds"]
     assert one["error"] == pytest.approx(one["predicted"] / one["actual"] - 1)
     assert 19.926 in [figure["published"] for figure in found["published"]]  # seconds of V3's step
-    (row,) = measured(["a"], str(tmp_path))
+    monkeypatch.setenv("SHOAL_STORAGE", str(tmp_path))
+    (row,) = measured(["a"], None)
     console = Console(width=200, record=True, file=StringIO())
     console.print(runs_table([row]))
     assert f"{row.error('step_seconds'):+.1%}" in console.export_text()

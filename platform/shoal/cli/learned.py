@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ class Measured(NamedTuple):
 
 
 def measured(names: Sequence[str], storage: str | None) -> list[Measured]:
-    """Runs by their ids or directories; without any, all of the storage that something was predicted of.
+    """Runs by their ids or directories; without any, all of the storage that something was predicted of. storage: none
+    is `$SHOAL_STORAGE`, as of every command that finds runs.
 
     Raises:
         UserError: there is no such run; of a run that is named nothing was predicted; there is none at all.
@@ -52,6 +54,7 @@ def measured(names: Sequence[str], storage: str | None) -> list[Measured]:
     from shoal.record import finding
     from shoal.record.place import local_record
 
+    storage = storage or os.environ.get("SHOAL_STORAGE")
     if not names:
         found = [read(local_record(one.address)) for one in finding.runs(storage, lambda error: None)]
         known = [one for one in found if one is not None]

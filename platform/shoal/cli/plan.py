@@ -183,7 +183,10 @@ def plan(
         ),
     ] = False,
     storage: Annotated[
-        str | None, typer.Option(help="With --learn or --validate: where the runs lie.", rich_help_panel=REAL)
+        str | None,
+        typer.Option(
+            help="With --learn or --validate: where the runs lie; none: $SHOAL_STORAGE, or runs.", rich_help_panel=REAL
+        ),
     ] = None,
     per_rack: Annotated[int, typer.Option(min=1, help="With --cluster: nodes of a rack.", rich_help_panel=SEATS)] = 16,
     zones: Annotated[
