@@ -15,6 +15,7 @@ from shoal_core.mesh import Mesh
 from shoal_workloads.activations import Manner, layer_bytes
 from shoal_workloads.config import PretrainConfig
 from shoal_workloads.estimate.layer import Layers, total
+from shoal_workloads.estimate.messages import lines_of
 from shoal_workloads.estimate.step import WAITING, Cluster, Estimate, estimate
 from shoal_workloads.footprint import fits, footprint
 from shoal_workloads.model.recompute import LEVELS, Level
@@ -164,7 +165,9 @@ def bounded(
         pp, name = changes["pp"], changes.get("schedule", "")
         most = -(-count // cells)  # of a worker; of a chain pp times as many
         each = busiest(changes["ep"], changes["recompute"], name in PAIRS)
-        seconds = each * (most + BUBBLES.get(name, 0.0) * (pp - 1) / pp) / (1 - WAITING)
+        seconds = each * (most + BUBBLES.get(name, 0.0) * (pp - 1) / pp)
+        if cells * workers > 1 and lines_of(cluster.hardware) is None:  # who is alone waits for nobody
+            seconds /= 1 - WAITING
         yield seconds, changed(base, changes), workers
 
 
