@@ -132,7 +132,9 @@ def test_a_pipeline_is_corrected_with_its_times() -> None:
     assert other.pipeline.timeline.makespan == pytest.approx(2 * one.pipeline.timeline.makespan)
     ends = [span.end for found in (one, other) for span in found.pipeline.timeline.spans[1][-1:] if found.pipeline]
     assert ends[1] == pytest.approx(2 * ends[0])
-    rows = [sum(sum(both) for rank in found.pipeline.exchange for both in rank) for found in (one, other)]
+    rows = [
+        sum(both.hidden + both.exposed for rank in found.pipeline.exchange for both in rank) for found in (one, other)
+    ]
     assert rows[1] > 0
     assert rows[1] == pytest.approx(2 * rows[0])
     most = [max(sum(parts.values()) for _, parts in memory_over_step(found)) for found in (one, other)]
