@@ -31,7 +31,7 @@ from shoal_workloads.parallel.schedule import (
 from shoal_workloads.parallel.schedule.actions import Pair
 from shoal_workloads.parallel.schedule.balance import stage_layers
 
-__all__ = ["WAITING", "Cluster", "Engine", "Estimate", "by_kind", "estimate", "memory_over_step", "shared"]
+__all__ = ["WAITING", "Cluster", "Engine", "Estimate", "Piped", "by_kind", "estimate", "memory_over_step", "shared"]
 
 WAITING = 0.035
 """Fitted on the bubble of DeepSeek-V3's step, 2.06 s, of which the schedule explains about half: of a step's time, what
